@@ -1,0 +1,1 @@
+"""A Django project that shows proctree-dagster at work: the month end of two small businesses."""

@@ -1,0 +1,1 @@
+"""Bookkeeping for several organisations: their journals come in, their statements go out."""

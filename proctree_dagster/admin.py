@@ -1,0 +1,32 @@
+"""Trees and schedules in Django's admin."""
+
+from django.contrib import admin
+
+from .models import ProcessTree, ProcessTreeSchedule
+
+
+class ScheduleInline(admin.StackedInline):
+    """A tree's schedule on the tree's page."""
+
+    model = ProcessTreeSchedule
+    readonly_fields = ["last_run", "anchor", "claim"]
+
+
+@admin.register(ProcessTree)
+class ProcessTreeAdmin(admin.ModelAdmin):
+    """Trees; what is saved here is validated like everywhere else."""
+
+    list_display = ["name", "job_name", "description", "updated_at"]
+    search_fields = ["name", "description"]
+    readonly_fields = ["job_name", "created_at", "updated_at"]
+    inlines = [ScheduleInline]
+
+
+@admin.register(ProcessTreeSchedule)
+class ProcessTreeScheduleAdmin(admin.ModelAdmin):
+    """Schedules, all in one list."""
+
+    list_display = ["process_tree", "enabled", "interval_minutes", "start_time", "next_run"]
+    list_filter = ["enabled"]
+    list_select_related = ["process_tree"]
+    readonly_fields = ["last_run", "anchor", "claim"]

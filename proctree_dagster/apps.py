@@ -1,0 +1,18 @@
+"""The Django app."""
+
+from django.apps import AppConfig
+from django.utils.translation import gettext_lazy as _
+
+
+class ProctreeDagsterConfig(AppConfig):
+    """Connects what happens in Django to Dagster; writes nothing and starts nothing."""
+
+    name = "proctree_dagster"
+    verbose_name = _("Process trees")
+    default_auto_field = "django.db.models.BigAutoField"
+
+    def ready(self) -> None:
+        """Register the system checks and the signal receivers."""
+        from . import checks, webserver  # noqa: F401  # importing registers the checks
+
+        webserver.connect_receivers()

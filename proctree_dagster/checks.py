@@ -1,0 +1,55 @@
+"""System checks: what can be known to be wrong before anything runs."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from django.apps import AppConfig
+from django.conf import settings
+from django.core.checks import CheckMessage, Error, Warning, register
+
+from . import conf
+
+
+@register("proctree_dagster")
+def check_settings(
+    app_configs: Sequence[AppConfig] | None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Check ``settings.PROCTREE`` and the settings that schedules depend on."""
+    found: list[CheckMessage] = [
+        Error(problem, id="proctree_dagster.E001")
+        for problem in conf.problems(getattr(settings, "PROCTREE", {}))
+    ]
+    if not settings.USE_TZ:
+        found.append(
+            Error(
+                "Schedules need time zones, and USE_TZ is False.",
+                hint="Set USE_TZ = True.",
+                id="proctree_dagster.E002",
+            )
+        )
+    return found or [*_home_problems(conf.current())]
+
+
+def _home_problems(current: conf.Settings) -> list[CheckMessage]:
+    home, environment = current.DAGSTER_HOME, os.environ.get("DAGSTER_HOME")
+    found: list[CheckMessage] = []
+    if home and environment and Path(home).resolve() != Path(environment).resolve():
+        found.append(
+            Error(
+                f'PROCTREE["DAGSTER_HOME"] is {home!r}, and the environment says '
+                f"{environment!r}: Django and Dagster would keep two histories.",
+                hint="Make them the same, or leave one of them out.",
+                id="proctree_dagster.E003",
+            )
+        )
+    elif home and not Path(home).is_dir():
+        found.append(
+            Warning(
+                f'PROCTREE["DAGSTER_HOME"] is {home!r}, which is not a folder.',
+                hint="Create it, with a dagster.yaml.",
+                id="proctree_dagster.W001",
+            )
+        )
+    return found

@@ -1,0 +1,142 @@
+"""What ``create_command()`` writes: a few lines that subclass one tested base command."""
+
+import keyword
+import sysconfig
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from django.apps import AppConfig, apps
+from django.core.management import get_commands
+
+from . import conf
+from .exceptions import CommandError
+
+MARKER = "# Written by create_command() of proctree-dagster; it may write this file again."
+
+_TEMPLATE = """\
+{marker}
+from proctree_dagster.management.base import TreeCommand
+
+
+class Command(TreeCommand):
+    tree_name = {tree_name!r}
+"""
+
+
+def write_command(
+    tree_name: str,
+    first_function: Callable[..., Any] | None,
+    command_name: str | None = None,
+    output_path: str | Path | None = None,
+) -> Path:
+    """Write the command of a tree and return the file's path.
+
+    Parameters
+    ----------
+    tree_name:
+        Any string; it goes into the file as a literal.
+    first_function:
+        The tree's first function; its app owns the command.
+    command_name, output_path:
+        As for ``ProcessTreeInstance.create_command``.
+
+    Raises
+    ------
+    CommandError
+        The name is no module name or is taken, the place is no good, or a file is there that
+        was not generated for this tree.
+    """
+    target = None if output_path is None else Path(output_path)
+    if target is not None and target.suffix == ".py":
+        if command_name is not None and command_name != target.stem:
+            raise CommandError(
+                f"command_name is {command_name!r}, and output_path names the file {target.name!r}; "
+                "give one of them."
+            )
+        command_name, target = target.stem, target.parent
+    name = tree_name if command_name is None else command_name
+    _check_name(name, given=command_name is not None)
+    app = None
+    if target is None:
+        app = _app(first_function)
+        target = Path(app.path) / "management" / "commands"
+    path = target / f"{name}.py"
+    content = _TEMPLATE.format(marker=MARKER, tree_name=tree_name)
+    _check_file(path, content, tree_name)
+    _check_not_taken(name, app, path)
+    _make_packages(target)
+    path.write_text(content, encoding="utf-8")
+    return path
+
+
+def _check_name(name: str, *, given: bool) -> None:
+    if name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("_"):
+        return
+    hint = "" if given else " The tree's name is none; give one as command_name='…'."
+    raise CommandError(
+        f"{name!r} is no name for a command: it must be a Python module name, such as 'sync_all', "
+        f"no keyword, and not begin with an underscore.{hint}"
+    )
+
+
+def _app(first_function: Callable[..., Any] | None) -> AppConfig:
+    label = conf.current().COMMANDS_APP
+    if label is not None:
+        try:
+            return apps.get_app_config(label)
+        except LookupError as error:
+            raise CommandError(f'PROCTREE["COMMANDS_APP"]: {error}') from error
+    module = getattr(first_function, "__module__", None) or ""
+    app = apps.get_containing_app_config(module)
+    elsewhere = 'Set PROCTREE["COMMANDS_APP"] to an app\'s label, or pass output_path.'
+    if app is None:
+        raise CommandError(
+            f"The tree's first function lives in {module!r}, which is in no installed app. "
+            f"{elsewhere}"
+        )
+    installed = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib")}
+    if installed & set(Path(app.path).resolve().parents):
+        raise CommandError(
+            f"The tree's first function lives in the app {app.label!r}, an installed package; a "
+            f"file written there would be lost. {elsewhere}"
+        )
+    return app
+
+
+def _check_file(path: Path, content: str, tree_name: str) -> None:
+    if path.is_dir():
+        raise CommandError(f"{str(path)!r} is a folder.")
+    if not path.exists():
+        return
+    present = path.read_text(encoding="utf-8", errors="replace")
+    if MARKER not in present:
+        raise CommandError(
+            f"{str(path)!r} exists and was not written by create_command(); it is left as it is. "
+            "Choose another command_name."
+        )
+    if content != present and f"tree_name = {tree_name!r}\n" not in present:
+        raise CommandError(
+            f"{str(path)!r} is the command of another tree; it is left as it is. Choose another "
+            "command_name, or delete the file."
+        )
+
+
+def _check_not_taken(name: str, app: AppConfig | None, path: Path) -> None:
+    """Refuse to shadow a command of Django's or of an app; its own file is no other command."""
+    owner = get_commands().get(name)
+    if owner is None:
+        return
+    if path.exists() and (app is None or owner == app.name):
+        return
+    raise CommandError(
+        f"There is a command {name!r} already, in {owner!r}. Choose another command_name."
+    )
+
+
+def _make_packages(folder: Path) -> None:
+    """Make the folder, and packages of ``management`` and ``commands`` if that is what it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if folder.name == "commands" and folder.parent.name == "management":
+        for package in (folder.parent, folder):
+            (package / "__init__.py").touch()

@@ -1,0 +1,124 @@
+"""``settings.PROCTREE``, read lazily and checked.
+
+Read a setting with ``conf.current().DAGSTER_URL``. The dictionary is read anew each time, so
+``override_settings`` works and nothing is read at import.
+"""
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One documented field for each key of ``settings.PROCTREE``; every key is optional."""
+
+    FUNCTION_MODULES: tuple[str, ...] | None = None
+    """Module prefixes that a row may name. ``None``: the packages of ``INSTALLED_APPS``."""
+
+    DEFINITIONS: str = "definitions"
+    """Importable module of the Dagster code location."""
+
+    TRANSLATOR: str = "proctree_dagster.orchestration.translator.ProcessTreeTranslator"
+    """Dotted path of the translator, a ``ProcessTreeTranslator`` or a subclass of it."""
+
+    EXECUTOR: str = "in_process"
+    """An executor's name, or the dotted path of a Dagster ``ExecutorDefinition``."""
+
+    MAX_CONCURRENT: int = 4
+    """How many processes of one run may run at once, where the executor can do so."""
+
+    POOLS: Mapping[str, int] = field(default_factory=dict)
+    """Dagster's concurrency pools and their sizes."""
+
+    DAGSTER_HOME: str | None = None
+    """The Dagster instance's folder. ``None``: the environment's ``DAGSTER_HOME``."""
+
+    DAGSTER_URL: str | None = None
+    """Where the Dagster webserver answers, for reloads and links."""
+
+    SITE_URL: str | None = None
+    """Where the Django site answers, for links from Dagster to the admin."""
+
+    CACHE: str = "default"
+    """Alias in ``CACHES`` for the results of processes."""
+
+    COMMANDS_APP: str | None = None
+    """Label of the app that ``create_command()`` writes into. ``None``: the function's app."""
+
+
+_KEYS = tuple(each.name for each in fields(Settings))
+_TEXT = {"DEFINITIONS", "TRANSLATOR", "EXECUTOR", "CACHE"}
+
+
+def current() -> Settings:
+    """Return the settings as they are now.
+
+    Raises
+    ------
+    ImproperlyConfigured
+        A key is unknown or its value has the wrong type; all of them are named.
+    """
+    given = getattr(settings, "PROCTREE", {})
+    found = problems(given)
+    if found:
+        raise ImproperlyConfigured(" ".join(found))
+    values = dict(given)
+    if values.get("FUNCTION_MODULES") is not None:
+        values["FUNCTION_MODULES"] = tuple(values["FUNCTION_MODULES"])
+    for key in ("DAGSTER_HOME", "DAGSTER_URL", "SITE_URL"):
+        if values.get(key) is not None:
+            values[key] = str(values[key])
+    return Settings(**values)
+
+
+def problems(given: Any) -> list[str]:
+    """Return a sentence for everything that is wrong with the dictionary ``given``."""
+    if not isinstance(given, Mapping):
+        return [f"PROCTREE must be a dictionary, not {type(given).__name__}."]
+    found = []
+    for key, value in given.items():
+        if key not in _KEYS:
+            found.append(_unknown(key))
+        elif complaint := _complaint(key, value):
+            found.append(f"PROCTREE[{key!r}] must be {complaint}, not {value!r}.")
+    return found
+
+
+def _unknown(key: object) -> str:
+    close = difflib.get_close_matches(str(key).upper(), _KEYS, n=1)
+    hint = f" Did you mean {close[0]!r}?" if close else f" Known keys: {', '.join(_KEYS)}."
+    return f"PROCTREE has no key {key!r}.{hint}"
+
+
+def _complaint(key: str, value: Any) -> str | None:
+    """Say what ``value`` should have been, or return ``None`` if it is right."""
+    if key == "FUNCTION_MODULES":
+        good = value is None or (
+            isinstance(value, (list, tuple, set)) and all(_is_text(each) for each in value)
+        )
+        return None if good else "a list of module prefixes"
+    if key == "MAX_CONCURRENT":
+        return None if _is_whole(value) and value >= 1 else "a whole number from 1"
+    if key == "POOLS":
+        good = isinstance(value, Mapping) and all(
+            _is_text(name) and _is_whole(size) and size >= 1 for name, size in value.items()
+        )
+        return None if good else "a dictionary of pool names and sizes from 1"
+    if key in _TEXT:
+        return None if _is_text(value) else "a non-empty string"
+    # A pathlib.Path is welcome for a folder.
+    good = value is None or _is_text(value) or (key == "DAGSTER_HOME" and hasattr(value, "is_dir"))
+    return None if good else "a non-empty string or None"
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)

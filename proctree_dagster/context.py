@@ -1,0 +1,203 @@
+"""Context <-> JSON: the keyword arguments of a run, model instances included.
+
+What JSON can't say is stored as an object with one reserved key, which a person can also type::
+
+    {"$model": "ledger.Organisation", "pk": 1}   {"$date": "2026-03-31"}   {"$decimal": "1.50"}
+
+``encode`` leaves what is encoded already as it is, so encoding twice changes nothing.
+"""
+
+import datetime
+import json
+import math
+import uuid
+from collections.abc import Callable, Mapping
+from decimal import Decimal, InvalidOperation
+from enum import Enum
+from typing import Any
+
+from django.apps import apps
+from django.db import models
+
+from .exceptions import ContextError
+
+Json = Any
+
+MAX_SAFE_INTEGER = 2**53 - 1
+"""The largest whole number that a browser keeps exactly (ECMA-262, Number.MAX_SAFE_INTEGER)."""
+
+
+def _decimal(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation:
+        raise ValueError(f"{text!r} is not a decimal number") from None
+
+
+# datetime comes before date: every datetime is a date.
+_SCALARS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
+    "$datetime": (
+        datetime.datetime,
+        datetime.datetime.isoformat,
+        datetime.datetime.fromisoformat,
+    ),
+    "$date": (datetime.date, datetime.date.isoformat, datetime.date.fromisoformat),
+    "$time": (datetime.time, datetime.time.isoformat, datetime.time.fromisoformat),
+    "$uuid": (uuid.UUID, str, uuid.UUID),
+    "$decimal": (Decimal, str, _decimal),
+    "$int": (int, str, int),
+}
+_MODEL = "$model"
+RESERVED = frozenset({_MODEL, *_SCALARS})
+
+
+def encode(context: Mapping[str, Any]) -> dict[str, Json]:
+    """Return ``context`` as JSON.
+
+    Parameters
+    ----------
+    context:
+        Keyword arguments: JSON values, saved model instances, dates, times, UUIDs and Decimals,
+        nested in lists, tuples and dictionaries with string keys. Tuples become lists.
+
+    Raises
+    ------
+    ContextError
+        A value can't be stored; the message holds its path, such as ``context['a'][2]``.
+    """
+    if not isinstance(context, Mapping):
+        raise ContextError(f"A context is a dictionary, not {type(context).__name__}.")
+    return {key: _encode(value, f"context[{key!r}]") for key, value in _items(context, "context")}
+
+
+def _items(value: Mapping[Any, Any], path: str) -> list[tuple[str, Any]]:
+    for key in value:
+        if not isinstance(key, str):
+            raise ContextError(f"{path} has the key {key!r}; a key must be a string.")
+    return [(str(key), each) for key, each in value.items()]
+
+
+def _encode(value: Any, path: str) -> Json:
+    if isinstance(value, Enum):
+        value = value.value
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, int) and abs(value) <= MAX_SAFE_INTEGER:
+        return int(value)
+    if isinstance(value, float):
+        if not math.isfinite(value):
+            raise ContextError(f"{path} is {value!r}, which JSON can't store.")
+        return float(value)
+    if isinstance(value, models.Model):
+        return _encode_model(value, path)
+    for tag, (kind, to_text, _) in _SCALARS.items():
+        if isinstance(value, kind):
+            return {tag: to_text(value)}
+    if isinstance(value, Mapping):
+        encoded = {key: _encode(each, f"{path}[{key!r}]") for key, each in _items(value, path)}
+        _check_reserved(encoded, path)
+        return encoded
+    if isinstance(value, (list, tuple)):
+        return [_encode(each, f"{path}[{index}]") for index, each in enumerate(value)]
+    raise ContextError(
+        f"{path} is {type(value).__name__}, which can't be stored: {_short(value)}. A context "
+        "holds JSON, saved model instances, dates, times, UUIDs and Decimals."
+    )
+
+
+def _encode_model(instance: models.Model, path: str) -> Json:
+    if instance.pk is None or instance._state.adding:
+        raise ContextError(
+            f"{path} is an unsaved {instance._meta.label}; save it before you pass it on."
+        )
+    return {_MODEL: instance._meta.label, "pk": _encode(instance.pk, f"{path}.pk")}
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:79]}…"
+
+
+def _check_reserved(value: Mapping[str, Json], path: str) -> None:
+    """Refuse a dictionary that uses a reserved key but does not say what the key says."""
+    if RESERVED.isdisjoint(value):
+        return
+    try:
+        _decode_tagged(value, lambda model, pk: None)
+    except (ValueError, TypeError, LookupError) as error:
+        raise ContextError(
+            f"{path} uses a reserved key ({', '.join(sorted(RESERVED & set(value)))}) and is not "
+            f"what the key says: {error}."
+        ) from error
+
+
+def decode(stored: Mapping[str, Json]) -> dict[str, Any]:
+    """Return the keyword arguments that ``encode`` stored; model instances are fetched again.
+
+    Raises
+    ------
+    ContextError
+        A row or a model is gone, or a value is not what its reserved key says.
+    """
+    return {key: _decode(value, f"context[{key!r}]") for key, value in stored.items()}
+
+
+def _decode(value: Json, path: str) -> Any:
+    if isinstance(value, Mapping):
+        if RESERVED.isdisjoint(value):
+            return {key: _decode(each, f"{path}[{key!r}]") for key, each in value.items()}
+        try:
+            return _decode_tagged(value, _fetch)
+        except (ValueError, TypeError, LookupError) as error:
+            raise ContextError(f"{path} can't be restored from {_short(value)}: {error}") from error
+    if isinstance(value, (list, tuple)):
+        return [_decode(each, f"{path}[{index}]") for index, each in enumerate(value)]
+    return value
+
+
+def _decode_tagged(
+    value: Mapping[str, Json], fetch: Callable[[type[models.Model], Any], Any]
+) -> Any:
+    if set(value) == {_MODEL, "pk"}:
+        pk = _decode(value["pk"], "pk")
+        # A composite key is a tuple; JSON has lists only.
+        return fetch(apps.get_model(value[_MODEL]), tuple(pk) if isinstance(pk, list) else pk)
+    if len(value) == 1:
+        [(tag, text)] = value.items()
+        if tag in _SCALARS and isinstance(text, str):
+            return _SCALARS[tag][2](text)
+    raise ValueError(
+        f"it must be {{{_MODEL!r}: label, 'pk': key}} or one reserved key with a string"
+    )
+
+
+def _fetch(model: type[models.Model], pk: Any) -> models.Model:
+    instance = model._base_manager.filter(pk=pk).first()
+    if instance is None:
+        raise LookupError(f"there is no {model._meta.label} with the primary key {pk!r} any more")
+    return instance
+
+
+def parse_json(text: str) -> dict[str, Json]:
+    """Return the context that a person typed as JSON.
+
+    Raises
+    ------
+    ContextError
+        It is not JSON, or not an object; the message says where.
+    """
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise ContextError(
+            f"The context is not valid JSON: {error.msg} at line {error.lineno}, column "
+            f"{error.colno}. Write it like '{{\"tenant_id\": \"123\"}}'."
+        ) from error
+    if not isinstance(value, dict):
+        raise ContextError(
+            f"The context must be a JSON object like '{{\"tenant_id\": \"123\"}}', "
+            f"not {type(value).__name__}."
+        )
+    return encode(value)

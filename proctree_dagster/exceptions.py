@@ -1,0 +1,81 @@
+"""Every error that proctree-dagster raises on purpose.
+
+A class's docstring is its default message; code that knows more passes its own.
+"""
+
+from collections.abc import Iterable
+
+
+class ProctreeError(Exception):
+    """Something went wrong in proctree-dagster."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip().splitlines()[0])
+
+
+class InvalidTree(ProctreeError, ValueError):
+    """The process tree is not valid.
+
+    ``problems`` lists everything that is wrong with it, not the first finding only.
+    """
+
+    def __init__(self, tree_name: str, problems: Iterable[str]) -> None:
+        self.tree_name = tree_name
+        self.problems = list(problems)
+        lines = "".join(f"\n  - {problem}" for problem in self.problems)
+        super().__init__(f"Process tree {tree_name!r} is not valid:{lines}")
+
+    def __reduce__(self) -> tuple[type["InvalidTree"], tuple[str, list[str]]]:
+        return type(self), (self.tree_name, self.problems)
+
+
+class TreeExists(ProctreeError, ValueError):
+    """A process tree of this name exists already."""
+
+
+class TreeNotFound(ProctreeError, LookupError):
+    """There is no process tree of this name."""
+
+
+class TreeNotSaved(ProctreeError):
+    """The process tree must be saved first."""
+
+
+class TreeFailed(ProctreeError, RuntimeError):
+    """The process tree failed."""
+
+
+class FunctionError(ProctreeError):
+    """The function of a process can't be used."""
+
+
+class FunctionNotNameable(FunctionError):
+    """The function can't be named, so no other process can find it."""
+
+
+class FunctionNotAllowed(FunctionError):
+    """The function's module is not under PROCTREE["FUNCTION_MODULES"]."""
+
+
+class FunctionNotFound(FunctionError):
+    """The function can't be found."""
+
+
+class ArgumentError(ProctreeError, TypeError):
+    """A process's function needs an argument that nobody gives it."""
+
+
+class ContextError(ProctreeError, ValueError):
+    """The context can't be stored or restored."""
+
+
+class ScheduleError(ProctreeError, ValueError):
+    """The schedule is not valid."""
+
+
+class CommandError(ProctreeError, ValueError):
+    """The management command can't be written."""
+
+
+class InstanceError(ProctreeError, RuntimeError):
+    """The Dagster instance can't do this."""

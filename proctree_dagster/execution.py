@@ -1,0 +1,268 @@
+"""Run or queue a tree through Dagster, from Python.
+
+Dagster is imported when something runs, not before: a Django process that only has the app
+installed must not pay for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+from . import context as contexts
+from . import tags, webserver
+from .exceptions import InvalidTree, TreeNotFound
+from .models import ProcessTree
+from .process import Outcome, Status
+from .spec import TreeSpec
+
+if TYPE_CHECKING:
+    import datetime as dt
+
+    from .orchestration.records import TreeRecord
+
+Function = Callable[..., Any]
+Progress = Callable[[str, Status], None]
+"""Takes a process's name and the status that it has just come to."""
+
+
+class Results(TypedDict):
+    """What a run came to; each dictionary is keyed by process name."""
+
+    success: bool
+    """Whether the run succeeded."""
+
+    results: dict[str, Any]
+    """What the processes that completed returned."""
+
+    status: dict[str, Status]
+    """The status of every process."""
+
+    errors: dict[str, str]
+    """Why a process failed or was skipped; a fault of the whole tree under the tree's name."""
+
+    execution_times: dict[str, float]
+    """Seconds that each process took that was called."""
+
+    cached: dict[str, bool]
+    """Whether a result came from the cache."""
+
+    run_id: str
+    """The run's id in Dagster."""
+
+
+class SubmittedRun(NamedTuple):
+    """A run that waits for the daemon."""
+
+    run_id: str
+    """The run's id in Dagster."""
+
+    url: str | None
+    """Its page, if ``PROCTREE["DAGSTER_URL"]`` is set."""
+
+
+def get_row(name: str) -> ProcessTree:
+    """Return the saved tree called ``name``, with its schedule.
+
+    Raises
+    ------
+    TreeNotFound
+        There is none.
+    """
+    row = ProcessTree.objects.with_schedules().filter(name=name).first()
+    if row is None:
+        raise TreeNotFound(
+            f"There is no process tree called {name!r}. Save it first, or look up its name with "
+            "ProcessTree.objects.values_list('name')."
+        )
+    return row
+
+
+def execute_row(
+    row: ProcessTree,
+    context: Mapping[str, Any] | None = None,
+    *,
+    registry: Mapping[str, Function] | None = None,
+    triggered_by: tags.Trigger = "python",
+    due: dt.datetime | None = None,
+    on_progress: Progress | None = None,
+) -> Results:
+    """Run a saved tree in the calling process, recorded in Dagster's history.
+
+    Parameters
+    ----------
+    row:
+        The tree.
+    context:
+        Keyword arguments of the run; they update the schedule's default context.
+    registry:
+        Functions that only this process has, by key, reference or process name. A run that is
+        given some can't be re-executed.
+    triggered_by:
+        Who started it.
+    due:
+        The claimed due time that the run stands for.
+    on_progress:
+        Called as processes start and finish.
+
+    Raises
+    ------
+    ContextError
+        The context can't be stored.
+    InstanceError
+        The Dagster instance can't be opened.
+    KeyboardInterrupt
+        It was interrupted; the run is canceled.
+    """
+    from .orchestration import records, runs
+
+    run_tags = {tags.TRIGGERED_BY: triggered_by}
+    if due is not None:
+        run_tags[tags.DUE] = runs.due_tag(due)
+    whole = {**row.default_context, **contexts.encode(context or {})}
+    record = records.from_row(row, registry)
+    return _execute(record, whole, run_tags, bool(registry), on_progress)
+
+
+def execute_spec(
+    spec: TreeSpec,
+    registry: Mapping[str, Function],
+    context: Mapping[str, Any] | None = None,
+    row: ProcessTree | None = None,
+) -> Results:
+    """Run a tree that exists in the calling process only; see ``execute_row``.
+
+    Parameters
+    ----------
+    spec:
+        What the tree says.
+    registry:
+        Its functions, by process name.
+    context:
+        Keyword arguments of the run.
+    row:
+        The saved tree of the same name, whose job the run is listed under.
+    """
+    from .orchestration import records
+
+    default_context = row.default_context if row is not None else {}
+    record = records.from_spec(
+        spec, registry, default_context, job_name=row.job_name if row is not None else None
+    )
+    whole = {**default_context, **contexts.encode(context or {})}
+    return _execute(record, whole, {tags.TRIGGERED_BY: "python"}, True, None)
+
+
+def submit_row(
+    row: ProcessTree,
+    context: Mapping[str, Any] | None = None,
+    *,
+    triggered_by: tags.Trigger = "python",
+) -> SubmittedRun:
+    """Queue a run of a saved tree for the daemon and return at once.
+
+    Raises
+    ------
+    InvalidTree
+        The tree is broken, or a worker can't find its functions.
+    ContextError
+        The context can't be stored.
+    InstanceError
+        Dagster has no home, or the instance no queue.
+    """
+    from .orchestration import records, runs
+    from .orchestration.translator import translator
+
+    whole = {**row.default_context, **contexts.encode(context or {})}
+    record = records.from_row(row)
+    if record.problem is not None:
+        raise InvalidTree(row.name, [record.problem])
+    with runs.open_instance(persistent=True) as instance:
+        runs.check_queue(instance)
+        job = translator().job(record)
+        run = runs.create_run(instance, job, whole, {tags.TRIGGERED_BY: triggered_by})
+        runs.submit(instance, run)
+    return SubmittedRun(run.run_id, webserver.run_url(run.run_id))
+
+
+def _execute(
+    record: TreeRecord,
+    context: Mapping[str, Any],
+    run_tags: Mapping[str, str],
+    in_memory: bool,
+    on_progress: Progress | None,
+) -> Results:
+    from .orchestration import runs
+    from .orchestration.translator import translator
+
+    outcomes: dict[str, Outcome] = {}
+
+    def collect(name: str, outcome: Outcome) -> None:
+        outcomes[name] = outcome
+        if on_progress is not None:
+            on_progress(name, outcome.status)
+
+    job = translator().job(record, local=True, collect=collect)
+    with runs.open_instance() as instance:
+        run = runs.create_run(instance, job, context, run_tags, in_memory=in_memory)
+        ended = runs.execute_here(instance, job, run)
+    return _results(record, outcomes, ended.success, ended.fault, run.run_id)
+
+
+def _results(
+    record: TreeRecord,
+    outcomes: Mapping[str, Outcome],
+    success: bool,
+    fault: str | None,
+    run_id: str,
+) -> Results:
+    """Put the outcomes of a run together; name what never ran truly, too."""
+    if record.spec is None:
+        outcomes = {record.name: Outcome("failed", error=record.problem)}
+        status: dict[str, Status] = {}
+    else:
+        known = {**_never_ran(record.spec, outcomes, fault), **outcomes}
+        outcomes = {process.name: known[process.name] for process in record.spec.processes}
+        status = {name: outcome.status for name, outcome in outcomes.items()}
+    return Results(
+        success=success,
+        results={name: each.result for name, each in outcomes.items() if each.has_result},
+        status=status,
+        errors={name: each.error for name, each in outcomes.items() if each.error},
+        execution_times={
+            name: each.seconds
+            for name, each in outcomes.items()
+            if each.status in ("completed", "failed")
+        },
+        cached={name: each.cached for name, each in outcomes.items()},
+        run_id=run_id,
+    )
+
+
+def _never_ran(
+    spec: TreeSpec, outcomes: Mapping[str, Outcome], fault: str | None
+) -> dict[str, Outcome]:
+    """Say why the processes without an outcome did not run.
+
+    Parameters
+    ----------
+    spec:
+        The tree.
+    outcomes:
+        What the others came to.
+    fault:
+        What stopped the run as a whole.
+    """
+    result: dict[str, Outcome] = {}
+    for process in spec.in_order():
+        if process.name in outcomes:
+            continue
+        failed = [
+            name
+            for name in process.dependencies
+            if name in outcomes and outcomes[name].status == "failed"
+        ]
+        behind = [result[name].error for name in process.dependencies if name in result]
+        error = f"Dependency failed: {failed[0]}" if failed else next(iter(behind), fault)
+        result[process.name] = Outcome("skipped" if error else "pending", error=error)
+    return result

@@ -1,0 +1,96 @@
+"""The command that every generated command is a subclass of."""
+
+import json
+import signal
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from .. import context as contexts
+from .. import execution
+from ..exceptions import ProctreeError
+from ..execution import Results
+from ..process import Status
+
+
+class TreeCommand(BaseCommand):
+    """Run one process tree, in this process or by Dagster's daemon.
+
+    Exits with 0 when the tree succeeds (or is queued), with 1 and the reason when it does not,
+    and with 130 when it is interrupted: the run is canceled then.
+    """
+
+    tree_name: str
+    """The tree's name; a generated command sets it."""
+
+    requires_system_checks = ()
+    """None: they would run the whole project's checks each time a schedule or a person runs it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        """Name the tree in the help, whatever its name holds (argparse would replace ``%(prog)``)."""
+        super().__init__(*args, **kwargs)
+        name = repr(self.tree_name).replace("%(", "% (")
+        self.help = f"Run the process tree {name} and print its results."
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Take ``--context`` and ``--submit``."""
+        parser.add_argument(
+            "--context",
+            metavar="JSON",
+            default="{}",
+            help="Keyword arguments of the run as a JSON object, such as "
+            '\'{"tenant_id": "123"}\'; they update the default context of the tree\'s schedule.',
+        )
+        parser.add_argument(
+            "--submit",
+            action="store_true",
+            help="Queue the run for Dagster's daemon, print its address, and return at once.",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run the tree."""
+        try:
+            context = contexts.parse_json(options["context"])
+            row = execution.get_row(self.tree_name)
+            if options["submit"]:
+                run = execution.submit_row(row, context, triggered_by="command")
+                self.stdout.write(f"Queued run {run.run_id}")
+                if run.url is not None:
+                    self.stdout.write(run.url)
+                return
+            self.stdout.write(f"Running {self.tree_name!r}")
+            # A stopped service must not leave its run as started, no more than Ctrl-C does.
+            signal.signal(signal.SIGTERM, signal.default_int_handler)
+            results = execution.execute_row(
+                row, context, triggered_by="command", on_progress=self._show
+            )
+        except ProctreeError as error:
+            raise CommandError(str(error)) from error
+        except KeyboardInterrupt:
+            raise CommandError("Interrupted; the run is canceled.", returncode=130) from None
+        self._report(results)
+
+    def _show(self, process: str, status: Status) -> None:
+        style = {"completed": self.style.SUCCESS, "failed": self.style.ERROR}.get(status, str)
+        self.stdout.write(f"  {style(f'{status:<9}')} {process}")
+        self.stdout.flush()
+
+    def _report(self, results: Results) -> None:
+        for process, status in results["status"].items():
+            if status in ("skipped", "pending"):
+                self._show(process, status)
+        if results["results"]:
+            self.stdout.write("Results:")
+        for process, result in results["results"].items():
+            self.stdout.write(f"  {process}: {_text(result)}")
+        self.stdout.write(f"Run {results['run_id']}")
+        if not results["success"]:
+            reasons = "".join(f"\n  {name}: {error}" for name, error in results["errors"].items())
+            raise CommandError(f"The process tree {self.tree_name!r} failed:{reasons}")
+
+
+def _text(result: Any) -> str:
+    try:
+        return json.dumps(result, ensure_ascii=False)
+    except (TypeError, ValueError):  # not JSON; a person still wants to see it
+        return repr(result)

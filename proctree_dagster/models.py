@@ -1,0 +1,381 @@
+"""What the database records: process trees and their schedules.
+
+Models only record. Telling Dagster is ``execution``'s and ``webserver``'s business, claiming due
+times is ``claims``'.
+"""
+
+import datetime as dt
+import zoneinfo
+from collections.abc import Iterable
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from . import context as contexts
+from . import intervals, spec
+from .exceptions import ContextError, InvalidTree
+from .names import MAX_NAME_LENGTH, dagster_name
+from .validation import validate_tree
+
+
+class ProcessTreeQuerySet(models.QuerySet["ProcessTree"]):
+    """The queries that the rest of the package asks."""
+
+    def with_schedules(self) -> "ProcessTreeQuerySet":
+        """Every tree with its schedule, in one query, in a stable order."""
+        return self.select_related("schedule").order_by("job_name")
+
+    def unused_job_name(self, name: str) -> str:
+        """Return the job name for a new tree called ``name``.
+
+        It follows from the name alone, unless a renamed tree still holds that job name.
+        """
+        candidate, number = dagster_name(name), 1
+        while self.filter(job_name=candidate).exists():
+            number += 1
+            candidate = dagster_name(f"{name} ({number})")
+        return candidate
+
+
+class ProcessTree(models.Model):
+    """A named DAG of processes; a job in Dagster."""
+
+    name = models.CharField(_("name"), max_length=MAX_NAME_LENGTH, unique=True)
+    job_name = models.CharField(
+        _("job name"),
+        max_length=MAX_NAME_LENGTH + 20,
+        unique=True,
+        editable=False,
+        help_text=_("What Dagster calls it. Set once, so a renamed tree keeps its history."),
+    )
+    description = models.TextField(_("description"), blank=True)
+    cache_enabled = models.BooleanField(_("cache enabled"), default=True)
+    processes = models.JSONField(
+        _("processes"),
+        default=list,
+        help_text=_("The processes as JSON, each with a name, a func and dependencies."),
+    )
+    created_at = models.DateTimeField(_("created at"), auto_now_add=True)
+    updated_at = models.DateTimeField(_("updated at"), auto_now=True)
+
+    objects = ProcessTreeQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("process tree")
+        verbose_name_plural = _("process trees")
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save the row; a new one gets its job name."""
+        if not self.job_name:
+            self.job_name = ProcessTree.objects.unused_job_name(self.name)
+        super().save(*args, **kwargs)
+
+    def clean(self) -> None:
+        """Refuse a tree that is not valid, with all of its problems."""
+        super().clean()
+        try:
+            validate_tree(self.to_dict())
+        except InvalidTree as error:
+            raise ValidationError(
+                {"processes": [ValidationError(problem) for problem in error.problems]}
+            ) from error
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the tree as JSON, as ``spec.parse`` takes it."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "cache_enabled": self.cache_enabled,
+            "processes": self.processes,
+        }
+
+    @property
+    def default_context(self) -> dict[str, Any]:
+        """The schedule's context as JSON; ``{}`` without a schedule."""
+        schedule = self.schedule_or_none
+        return schedule.context if schedule is not None else {}
+
+    @property
+    def schedule_or_none(self) -> "ProcessTreeSchedule | None":
+        """The tree's schedule, if it has one."""
+        try:
+            return self.schedule
+        except ProcessTreeSchedule.DoesNotExist:
+            return None
+
+    @property
+    def revision(self) -> str:
+        """A hash of the tree's content and of its schedule's default context."""
+        return spec.revision(self.to_dict(), self.default_context)
+
+
+class ContextField(models.JSONField):
+    """A context, stored as JSON; what JSON can't say is encoded (see ``context.encode``)."""
+
+    def get_prep_value(self, value: Any) -> Any:
+        """Encode model instances, dates, … on the way to the database."""
+        return super().get_prep_value(
+            contexts.encode(value) if isinstance(value, dict) else value
+        )
+
+
+def validate_timezone(value: str) -> None:
+    """Refuse what is no IANA zone of this machine."""
+    if value:
+        try:
+            zoneinfo.ZoneInfo(value)
+        except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValidationError(
+                _("%(zone)r is not an IANA time zone, such as 'Africa/Johannesburg'."),
+                params={"zone": value},
+            ) from error
+
+
+_CLOCKWORK = frozenset(
+    ["last_run", "next_run", "anchor", "next_run_rule", "claim", "claimed_at", "last_run_id"]
+)
+"""The fields of a schedule that claims write, from whatever process."""
+
+
+class ProcessTreeSchedule(models.Model):
+    """When a tree runs by itself; a schedule in Dagster."""
+
+    process_tree = models.OneToOneField(
+        ProcessTree,
+        on_delete=models.CASCADE,
+        related_name="schedule",
+        verbose_name=_("process tree"),
+    )
+    enabled = models.BooleanField(
+        _("enabled"),
+        default=True,
+        help_text=_("A schedule that is not enabled skips its due times, and says so in Dagster."),
+    )
+    interval_minutes = models.PositiveIntegerField(
+        _("interval in minutes"),
+        default=60,
+        validators=[MinValueValidator(1), MaxValueValidator(intervals.MAX_INTERVAL)],
+        help_text=_("Minutes between two due times, from one to a year."),
+    )
+    start_time = models.TimeField(
+        _("start time"),
+        default=dt.time(0, 0),
+        help_text=_("Wall-clock time of a due time; seconds are dropped."),
+    )
+    timezone = models.CharField(
+        _("time zone"),
+        max_length=64,
+        blank=True,
+        default="",
+        validators=[validate_timezone],
+        help_text=_("IANA zone of the start time. Blank: Django's TIME_ZONE."),
+    )
+    context = ContextField(
+        _("context"),
+        default=dict,
+        blank=True,
+        help_text=_("Default keyword arguments of a run, as JSON."),
+    )
+    last_run = models.DateTimeField(_("last run"), null=True, blank=True, editable=False)
+    next_run = models.DateTimeField(
+        _("next run"),
+        null=True,
+        blank=True,
+        help_text=_("The next due time. Blank: due now."),
+    )
+    anchor = models.DateTimeField(
+        _("anchor"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("The due time from which the others are counted."),
+    )
+    next_run_rule = models.CharField(
+        _("rule of next run"),
+        max_length=150,
+        blank=True,
+        default="",
+        editable=False,
+        help_text=_("The rule that set the next run; another rule sets it anew."),
+    )
+    claim = models.DateTimeField(
+        _("claim"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("The due time that is claimed and has no run yet."),
+    )
+    claimed_at = models.DateTimeField(_("claimed at"), null=True, blank=True, editable=False)
+    last_run_id = models.CharField(
+        _("last run's id"),
+        max_length=64,
+        blank=True,
+        default="",
+        editable=False,
+        help_text=_("Id of the run that took the latest claim."),
+    )
+
+    class Meta:
+        verbose_name = _("process tree schedule")
+        verbose_name_plural = _("process tree schedules")
+        ordering = ["process_tree__name"]
+        indexes = [
+            models.Index(fields=["enabled", "next_run"], name="proctree_schedule_due"),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(interval_minutes__gte=1)
+                & models.Q(interval_minutes__lte=intervals.MAX_INTERVAL),
+                name="proctree_schedule_interval_range",
+                violation_error_message=_(
+                    "The interval must be from 1 minute to 525,600 (a year)."
+                ),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.process_tree}: {self.rule}"
+
+    def clean(self) -> None:
+        """Refuse a context that can't be stored."""
+        super().clean()
+        try:
+            self.context = contexts.encode(self.context)
+        except ContextError as error:
+            raise ValidationError({"context": str(error)}) from error
+
+    def save(
+        self,
+        *args: Any,
+        update_fields: Iterable[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Save the row; a rule that has changed sets ``anchor`` and ``next_run`` anew.
+
+        What the clock writes (``last_run``, ``next_run``, claims, …) is saved only where it was
+        changed on this object: an edit that takes its time must not undo a claim made meanwhile.
+        """
+        self.context = contexts.encode(self.context)
+        moved = self.align(timezone.now())
+        if update_fields is not None:
+            update_fields = {*update_fields, *moved}
+        elif not self._state.adding and not (kwargs.get("force_insert") or args):
+            update_fields = [
+                field.name
+                for field in self._meta.concrete_fields
+                if not field.primary_key
+                and (field.name not in _CLOCKWORK or field.name in self._changed_clockwork())
+            ]
+        super().save(*args, update_fields=update_fields, **kwargs)
+        self._remember_clockwork()
+
+    @classmethod
+    def from_db(cls, *args: Any, **kwargs: Any) -> "ProcessTreeSchedule":
+        """Load the row, and remember what the clock has written."""
+        instance = super().from_db(*args, **kwargs)
+        instance._remember_clockwork()
+        return instance
+
+    def refresh_from_db(self, *args: Any, **kwargs: Any) -> None:
+        """Load the row again, and remember what the clock has written."""
+        super().refresh_from_db(*args, **kwargs)
+        self._remember_clockwork()
+
+    def _remember_clockwork(self) -> None:
+        self._clockwork = {name: self.__dict__.get(name) for name in _CLOCKWORK}
+
+    def _changed_clockwork(self) -> set[str]:
+        before = getattr(self, "_clockwork", {})
+        return {
+            name
+            for name in _CLOCKWORK
+            if name in self.__dict__
+            and (name not in before or before[name] != self.__dict__[name])
+        }
+
+    @property
+    def rule(self) -> intervals.Rule:
+        """When the schedule asks for runs."""
+        return intervals.Rule(
+            self.interval_minutes, self.start_time, self.timezone or settings.TIME_ZONE
+        )
+
+    @property
+    def current_rule(self) -> str:
+        """What ``next_run_rule`` says while it is up to date."""
+        return f"{self.rule}{'' if self.enabled else ' (disabled)'}"
+
+    def align(self, now: dt.datetime) -> list[str]:
+        """Set ``anchor`` and ``next_run`` to the next due time, if the rule is not the one they follow.
+
+        That is so for a new schedule, and for one whose rule or ``enabled`` has changed, by
+        whatever means: there is no backlog and no surprise run.
+
+        Parameters
+        ----------
+        now:
+            Aware.
+
+        Returns
+        -------
+        list[str]
+            The fields that were changed on this object; nothing is saved.
+        """
+        if self.next_run_rule == self.current_rule:
+            return []
+        before = self.next_run_rule.removesuffix(" (disabled)")
+        if not before:
+            due = intervals.first_due(self.rule, now)
+        elif before == str(self.rule) and self.anchor is not None:
+            due = intervals.due_after(self.rule, self.anchor, now)
+        else:
+            due = intervals.restarted_due(self.rule, now)
+        self.anchor = self.next_run = due
+        self.next_run_rule = self.current_rule
+        changed = ["anchor", "next_run", "next_run_rule"]
+        if not self.enabled:
+            # A claim that no run has taken is withdrawn: nothing starts while it is disabled.
+            self.claim = self.claimed_at = None
+            changed += ["claim", "claimed_at"]
+        return changed
+
+    def due_after(self, after: dt.datetime) -> dt.datetime:
+        """Return the first due time after ``after`` (aware)."""
+        anchor = self.anchor or intervals.first_due(self.rule, after)
+        return intervals.due_after(self.rule, anchor, after)
+
+    def should_run(self) -> bool:
+        """Say whether the schedule is due now."""
+        return self.is_due(timezone.now())
+
+    def is_due(self, at: dt.datetime) -> bool:
+        """Say whether the schedule is due at ``at`` (aware): never "is this tick on the grid?"."""
+        return self.enabled and (self.next_run is None or self.next_run <= at)
+
+    def update_next_run_time(self) -> dt.datetime:
+        """Compute ``next_run`` from now, save it and return it."""
+        now = timezone.now()
+        if not self.align(now):
+            self.next_run = self.due_after(now)
+        self.save(update_fields=["anchor", "next_run", "next_run_rule"])
+        return self.next_run  # type: ignore[return-value]  # set by either branch
+
+    def cron(self, now: dt.datetime) -> tuple[list[str], str]:
+        """Return the crons that Dagster ticks by, and their zone.
+
+        A schedule that is overdue or has an open claim ticks every minute until it is settled.
+        """
+        grace = dt.timedelta(seconds=30)  # a tick at the due time itself needs a moment
+        overdue = self.next_run is None or self.next_run < now - grace
+        if overdue or self.claim is not None or self.next_run_rule != self.current_rule:
+            return [intervals.EVERY_MINUTE], self.rule.timezone
+        return intervals.cron_cover(self.rule, self.anchor or now)

@@ -1,0 +1,43 @@
+"""What a tree or a process is called in Dagster. Pure."""
+
+import hashlib
+import keyword
+import re
+
+MAX_NAME_LENGTH = 200
+"""The longest name of a tree or a process, in characters (as long as its column)."""
+
+_TAKEN = frozenset(
+    "context conf config meta arg_dict dict input_arg_dict output_arg_dict "
+    "int str float bool input output type".split()
+) | frozenset(keyword.kwlist)
+_ACCEPTED = re.compile(r"[A-Za-z0-9_]+")
+_REFUSED = re.compile(r"[^A-Za-z0-9_]+")
+
+
+def short_hash(text: str, length: int = 8) -> str:
+    """Return the first ``length`` hex digits of the SHA-256 of ``text``."""
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]
+
+
+def dagster_name(name: str) -> str:
+    """Return the name that stands for ``name`` in Dagster.
+
+    A name that Dagster takes is used as it is. Any other is sanitised and always gets a short
+    hash of itself, so that no name depends on its neighbours. Nothing parses the result back.
+
+    Parameters
+    ----------
+    name:
+        The name as its author wrote it.
+
+    Returns
+    -------
+    str
+        A name that Dagster accepts for a job, an op and an input
+        (``dagster._core.definitions.utils.check_valid_name`` is the rule's source).
+    """
+    if _ACCEPTED.fullmatch(name) and name not in _TAKEN and not name.startswith("__ASSET_JOB"):
+        return name
+    readable = _REFUSED.sub("_", name).strip("_") or "unnamed"
+    return f"{readable}_{short_hash(name)}"

@@ -1,0 +1,130 @@
+"""The table of executors, and what every run does before its first process.
+
+Whatever executor a project chooses is wrapped: the wrapper lets a scheduled run take its claim and
+says when the tree has changed since the run was requested; then the chosen one takes over.
+"""
+
+from collections.abc import Iterator
+
+from dagster import (
+    DagsterEvent,
+    DagsterExecutionInterruptedError,
+    Executor,
+    ExecutorDefinition,
+    InitExecutorContext,
+    in_process_executor,
+    multiprocess_executor,
+)
+from dagster._core.events import EngineEventData
+from dagster._core.execution.context.system import PlanOrchestrationContext
+from dagster._core.execution.plan.plan import ExecutionPlan
+from dagster._core.execution.retries import RetryMode
+from dagster._core.execution.step_dependency_config import StepDependencyConfig
+from dagster._core.storage.dagster_run import DagsterRunStatus
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from .. import conf, tags
+from . import runs
+
+EXECUTORS = {
+    "in_process": in_process_executor,
+    "multiprocess": multiprocess_executor,
+}
+"""Executors by the name that ``PROCTREE["EXECUTOR"]`` gives them."""
+
+
+def tree_executor(job_name: str, revision: str, *, local: bool = False) -> ExecutorDefinition:
+    """Return the executor of a tree's job.
+
+    Parameters
+    ----------
+    job_name, revision:
+        The tree's.
+    local:
+        Whether the run stays in the calling process, where Ctrl-C cancels it.
+    """
+    chosen = in_process_executor if local else configured_executor()
+
+    def create(context: InitExecutorContext) -> Executor:
+        assert chosen.executor_creation_fn is not None
+        return TreeExecutor(chosen.executor_creation_fn(context), revision, local)
+
+    return ExecutorDefinition(
+        name=chosen.name,
+        config_schema=chosen.config_schema,
+        requirements=chosen.get_requirements,
+        executor_creation_fn=create,
+        description=chosen.description,
+    )
+
+
+def configured_executor() -> ExecutorDefinition:
+    """Return the executor that ``PROCTREE["EXECUTOR"]`` names.
+
+    Raises
+    ------
+    ImproperlyConfigured
+        It is neither in the table nor the dotted path of an ``ExecutorDefinition``.
+    """
+    name = conf.current().EXECUTOR
+    if name in EXECUTORS:
+        return EXECUTORS[name]
+    known = f"choose one of {', '.join(EXECUTORS)}, or a dotted path"
+    if "." not in name:
+        raise ImproperlyConfigured(f'PROCTREE["EXECUTOR"] is unknown: {name!r}; {known}.')
+    try:
+        found = import_string(name)
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            f'PROCTREE["EXECUTOR"] can\'t be imported: {error}. Is its package installed?'
+        ) from error
+    if not isinstance(found, ExecutorDefinition):
+        raise ImproperlyConfigured(
+            f'PROCTREE["EXECUTOR"] names {type(found).__name__}, not an executor; {known}.'
+        )
+    return found
+
+
+class TreeExecutor(Executor):
+    """Begins a tree's run, then leaves it to the executor that it wraps."""
+
+    def __init__(self, inner: Executor, revision: str, local: bool) -> None:
+        self._inner = inner
+        self._revision = revision
+        self._local = local
+
+    @property
+    def retries(self) -> RetryMode:
+        """The wrapped executor's."""
+        return self._inner.retries
+
+    @property
+    def step_dependency_config(self) -> StepDependencyConfig:
+        """The wrapped executor's."""
+        return self._inner.step_dependency_config
+
+    def execute(
+        self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
+    ) -> Iterator[DagsterEvent]:
+        """Take the claim, warn of a changed tree, and execute."""
+        run, instance = plan_context.dagster_run, plan_context.instance
+        refusal = runs.take_claim(run)
+        if refusal is not None:
+            yield DagsterEvent.engine_event(plan_context, refusal, EngineEventData())
+            # Dagster ends a run that is interrupted while canceling as canceled, not as failed.
+            instance.report_run_canceling(run, refusal)
+            raise runs.ClaimRefused(refusal)
+        requested = run.tags.get(tags.REVISION)
+        if requested is not None and requested != self._revision:
+            plan_context.log.warning(
+                f"The tree has changed since this run was requested: revision {requested} was "
+                f"asked for, {self._revision} runs."
+            )
+        try:
+            yield from self._inner.execute(plan_context, execution_plan)
+        except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+            current = instance.get_run_by_id(run.run_id)
+            if self._local and current and current.status == DagsterRunStatus.STARTED:
+                instance.report_run_canceling(run, "Interrupted where it was started.")
+            raise

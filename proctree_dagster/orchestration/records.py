@@ -1,0 +1,137 @@
+"""A tree, ready to be translated: its spec and its functions, or what is wrong with it."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from django.urls import NoReverseMatch, reverse
+
+from .. import conf, functions, validation
+from ..models import ProcessTree
+from ..names import dagster_name
+from ..spec import TreeSpec, parse, revision
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class TreeRecord:
+    """What the translator is given: one tree, and neither a query nor an import to do."""
+
+    name: str
+    """The tree's name as written."""
+
+    job_name: str
+    """What Dagster calls it."""
+
+    description: str
+    """The tree's description."""
+
+    revision: str
+    """Hash of the tree's content and of its schedule's default context."""
+
+    default_context: Mapping[str, Any]
+    """The schedule's context as JSON."""
+
+    spec: TreeSpec | None
+    """What the tree says; ``None`` if it is broken."""
+
+    functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    """The function of each process, by the process's name as written."""
+
+    problem: str | None = None
+    """Why the tree is broken."""
+
+    admin_url: str | None = None
+    """Where the Django admin shows the tree, if ``PROCTREE["SITE_URL"]`` is set."""
+
+
+def from_row(
+    row: ProcessTree, registry: Mapping[str, Callable[..., Any]] | None = None
+) -> TreeRecord:
+    """Return the record of a saved tree. A broken tree gives a record that says why.
+
+    Parameters
+    ----------
+    row:
+        The tree; its schedule should be loaded with it.
+    registry:
+        Functions given by the caller, by reference, key or process name; they come first.
+    """
+    spec: TreeSpec | None = None
+    found: dict[str, Callable[..., Any]] = {}
+    problem = None
+    try:
+        if registry is None:
+            spec = validation.validate_tree(row.to_dict())
+        else:
+            spec = parse(row.to_dict())
+        found = _functions(spec, registry or {})
+    except Exception as error:  # one bad tree is one bad job, whatever is wrong with it
+        logger.warning("The process tree %r is broken: %s", row.name, error)
+        spec, problem = None, str(error) or repr(error)
+    return TreeRecord(
+        name=row.name,
+        job_name=row.job_name,
+        description=row.description,
+        revision=row.revision,
+        default_context=row.default_context,
+        spec=spec,
+        functions=found,
+        problem=problem,
+        admin_url=admin_url(row),
+    )
+
+
+def from_spec(
+    spec: TreeSpec,
+    registry: Mapping[str, Callable[..., Any]],
+    default_context: Mapping[str, Any],
+    job_name: str | None = None,
+) -> TreeRecord:
+    """Return the record of a tree that exists in this process only.
+
+    Parameters
+    ----------
+    spec:
+        What it says.
+    registry:
+        Its functions, by process name.
+    default_context:
+        JSON.
+    job_name:
+        The job of the saved tree of the same name, if there is one.
+    """
+    return TreeRecord(
+        name=spec.name,
+        job_name=job_name or dagster_name(spec.name),
+        description=spec.description,
+        revision=revision(spec.to_dict(), default_context),
+        default_context=default_context,
+        spec=spec,
+        functions=_functions(spec, registry),
+    )
+
+
+def _functions(
+    spec: TreeSpec, registry: Mapping[str, Callable[..., Any]]
+) -> dict[str, Callable[..., Any]]:
+    return {
+        process.name: registry.get(process.name)
+        or registry.get(process.func)
+        or functions.resolve(process.func)
+        for process in spec.processes
+    }
+
+
+def admin_url(row: ProcessTree) -> str | None:
+    """Return the address of the tree's page in the Django admin, if the project has one."""
+    site = conf.current().SITE_URL
+    if site is None or row.pk is None:
+        return None
+    try:
+        path = reverse("admin:proctree_dagster_processtree_change", args=[row.pk])
+    except NoReverseMatch:  # the project has no admin, or not for trees
+        return None
+    return site.rstrip("/") + path

@@ -1,0 +1,184 @@
+"""The live repository: Dagster is served what the database says now, without restarts.
+
+Dagster keeps the repository and calls the methods of its data anew, from gRPC threads, at every
+refresh, look-up and tick. A refresh asks many times, so the listing methods share one query for a
+second; a look-up by name reads its one row fresh. Jobs are kept by revision: only what has changed
+is built again.
+"""
+
+import logging
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import AbstractSet  # noqa: UP035  # as the overridden method says it
+
+from dagster import (
+    JobDefinition,
+    RepositoryData,
+    RepositoryDefinition,
+    ResourceDefinition,
+    ScheduleDefinition,
+)
+from dagster._core.errors import DagsterInvariantViolationError
+from django.db import close_old_connections
+
+from .. import tags
+from ..models import ProcessTree
+from ..process import explain
+from .records import from_row
+from .translator import SCHEDULE_SUFFIX, ProcessTreeTranslator, translator
+
+logger = logging.getLogger(__name__)
+
+SNAPSHOT_SECONDS = 1.0
+"""How long one query serves the listing methods."""
+
+Key = tuple[object, ...]
+"""What a job was built of: while it stays the same, so does the job."""
+
+
+@contextmanager
+def _connections() -> Iterator[None]:
+    """Use no database connection that has gone stale, and leave none behind."""
+    close_old_connections()
+    try:
+        yield
+    finally:
+        close_old_connections()
+
+
+class LiveRepositoryData(RepositoryData):
+    """Reads the database whenever it is asked."""
+
+    def __init__(self, translator: ProcessTreeTranslator) -> None:
+        self._translator = translator
+        self._lock = threading.RLock()
+        self._rows: dict[str, ProcessTree] = {}
+        self._read_at: float | None = None
+        self._jobs: dict[str, tuple[Key, JobDefinition]] = {}
+
+    def get_top_level_resources(self) -> Mapping[str, ResourceDefinition]:
+        """None: a tree's run needs its context only."""
+        return {}
+
+    def get_env_vars_by_top_level_resource(self) -> Mapping[str, AbstractSet[str]]:
+        """None."""
+        return {}
+
+    def get_all_jobs(self) -> Sequence[JobDefinition]:
+        """Every tree's job."""
+        return [self._build(row) for row in self._snapshot().values()]
+
+    def get_job_names(self) -> Sequence[str]:
+        """Every tree's job name; builds nothing."""
+        return list(self._snapshot())
+
+    def has_job(self, job_name: str) -> bool:
+        """Whether a tree has that job name."""
+        return not job_name.startswith("__") and (
+            job_name in self._snapshot() or self._fresh(job_name) is not None
+        )
+
+    def get_job(self, job_name: str) -> JobDefinition:
+        """Build one tree's job, as the tree is now."""
+        return self._build(self._get(job_name))
+
+    def get_all_schedules(self) -> Sequence[ScheduleDefinition]:
+        """Every schedule, of disabled and of broken trees too: Dagster forgets what vanishes."""
+        return [
+            self._schedule(row)
+            for row in self._snapshot().values()
+            if row.schedule_or_none is not None
+        ]
+
+    def get_schedule_names(self) -> Sequence[str]:
+        """Every schedule's name; builds nothing."""
+        return [
+            f"{job_name}{SCHEDULE_SUFFIX}"
+            for job_name, row in self._snapshot().items()
+            if row.schedule_or_none is not None
+        ]
+
+    def has_schedule(self, schedule_name: str) -> bool:
+        """Whether a tree has that schedule."""
+        return self._scheduled(schedule_name) is not None
+
+    def get_schedule(self, schedule_name: str) -> ScheduleDefinition:
+        """Build one schedule, as it is now."""
+        row = self._scheduled(schedule_name)
+        if row is None:
+            raise DagsterInvariantViolationError(
+                f"There is no schedule {schedule_name!r}: its process tree was deleted, or has "
+                "no schedule any more."
+            )
+        return self._schedule(row)
+
+    def get_component_tree(self) -> None:
+        """None: nothing here is a component."""
+        return None
+
+    def load_all_definitions(self) -> None:
+        """Build everything once (``dagster definitions validate`` asks for it)."""
+        self.get_all_jobs()
+        self.get_all_schedules()
+
+    def _snapshot(self) -> dict[str, ProcessTree]:
+        with self._lock:
+            now = time.monotonic()
+            if self._read_at is None or now - self._read_at > SNAPSHOT_SECONDS:
+                with _connections():
+                    rows = list(ProcessTree.objects.with_schedules())
+                self._rows = {row.job_name: row for row in rows}
+                self._read_at = now
+                for gone in self._jobs.keys() - self._rows.keys():
+                    del self._jobs[gone]
+            return self._rows
+
+    def _fresh(self, job_name: str) -> ProcessTree | None:
+        with _connections():
+            return ProcessTree.objects.with_schedules().filter(job_name=job_name).first()
+
+    def _get(self, job_name: str) -> ProcessTree:
+        row = self._fresh(job_name)
+        if row is None:
+            raise DagsterInvariantViolationError(
+                f"There is no process tree with the job name {job_name!r}: it was deleted."
+            )
+        return row
+
+    def _scheduled(self, schedule_name: str) -> ProcessTree | None:
+        row = self._fresh(schedule_name.removesuffix(SCHEDULE_SUFFIX))
+        return row if row is not None and row.schedule_or_none is not None else None
+
+    def _build(self, row: ProcessTree) -> JobDefinition:
+        """Build a tree's job, or return the one that was built of the same revision."""
+        key = (row.pk, row.name, row.revision)
+        with self._lock:
+            kept = self._jobs.get(row.job_name)
+            if kept is not None and kept[0] == key:
+                return kept[1]
+            with _connections():  # importing a function's module may ask the database
+                record = from_row(row)
+            try:
+                job = self._translator.job(record)
+            except Exception as error:  # a translator's fault breaks this tree only
+                logger.exception("The process tree %r can't be translated.", row.name)
+                record = replace(record, spec=None, problem=explain(error))
+                job = ProcessTreeTranslator().job(record)
+            if record.problem is None:  # what is broken may be mended without a new revision
+                self._jobs[row.job_name] = (key, job)
+            return job
+
+    def _schedule(self, row: ProcessTree) -> ScheduleDefinition:
+        return self._translator.schedule(row.schedule)
+
+
+def build_repository() -> RepositoryDefinition:
+    """Return the repository of the code location; ``definitions`` hands it to Dagster."""
+    return RepositoryDefinition(
+        tags.REPOSITORY,
+        repository_data=LiveRepositoryData(translator()),
+        description="The process trees in Django's database, as they are now.",
+    )

@@ -1,0 +1,261 @@
+"""The one place where a run is created, and what is asked of runs afterwards."""
+
+import datetime as dt
+import importlib.util
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dagster import (
+    DagsterEventType,
+    DagsterExecutionInterruptedError,
+    DagsterInstance,
+    DagsterRun,
+    JobDefinition,
+    RunsFilter,
+)
+from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run_iterator
+from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
+from dagster._core.remote_origin import (
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+)
+from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
+from dagster._core.storage.dagster_run import DagsterRunStatus
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._utils.error import SerializableErrorInfo
+
+from .. import claims, conf, tags
+from ..exceptions import InstanceError
+from ..models import ProcessTreeSchedule
+
+logger = logging.getLogger(__name__)
+
+ENTRY_POINT = (sys.executable, "-m", "dagster")
+"""How a launcher starts Dagster: a bare ``dagster`` fails where it is not on the PATH."""
+
+
+def dagster_home() -> str | None:
+    """Return the instance's folder: the setting's, else the environment's, else ``None``."""
+    return conf.current().DAGSTER_HOME or os.environ.get("DAGSTER_HOME") or None
+
+
+@contextmanager
+def open_instance(*, persistent: bool = False) -> Iterator[DagsterInstance]:
+    """Open the Dagster instance.
+
+    Parameters
+    ----------
+    persistent:
+        Whether an instance without a folder will not do.
+
+    Raises
+    ------
+    InstanceError
+        There is no such folder, or none is set and ``persistent`` is asked for.
+    """
+    home = dagster_home()
+    if home is None:
+        if persistent:
+            raise InstanceError(
+                'Dagster has no home: set PROCTREE["DAGSTER_HOME"] or the environment variable '
+                "DAGSTER_HOME to the folder of the instance that the daemon uses."
+            )
+        logger.warning(
+            "Dagster has no home (PROCTREE['DAGSTER_HOME'] and DAGSTER_HOME are not set): the "
+            "run's history is not kept."
+        )
+        with DagsterInstance.ephemeral() as instance:
+            yield instance
+        return
+    if not Path(home).is_dir():
+        raise InstanceError(f"Dagster's home {home!r} is not a folder; create it.")
+    with DagsterInstance.from_config(home) as instance:
+        yield instance
+
+
+def create_run(
+    instance: DagsterInstance,
+    job: JobDefinition,
+    context: Mapping[str, Any],
+    run_tags: Mapping[str, str],
+    *,
+    in_memory: bool = False,
+) -> DagsterRun:
+    """Create a run of a tree's job. Every run that Python starts is created here.
+
+    Parameters
+    ----------
+    instance:
+        Where its history is kept.
+    job:
+        The tree's job.
+    context:
+        The whole context as JSON.
+    run_tags:
+        Tags besides the job's own.
+    in_memory:
+        Whether the run uses functions that only this process has: it can't be re-executed then.
+    """
+    return instance.create_run_for_job(
+        job,
+        run_config={"context": dict(context)},
+        tags={**job.run_tags, **run_tags, **({tags.IN_MEMORY: "true"} if in_memory else {})},
+        remote_job_origin=None if in_memory else _remote_origin(job.name),
+        job_code_origin=None if in_memory else _code_origin(job.name),
+    )
+
+
+def _code_origin(job_name: str) -> JobPythonOrigin:
+    """Say how a launcher finds the job's code."""
+    pointer = ModuleCodePointer(conf.current().DEFINITIONS, tags.REPOSITORY, _working_directory())
+    return JobPythonOrigin(
+        job_name,
+        RepositoryPythonOrigin(
+            executable_path=sys.executable, code_pointer=pointer, entry_point=ENTRY_POINT
+        ),
+    )
+
+
+def _remote_origin(job_name: str) -> RemoteJobOrigin:
+    """Say how the UI finds the job; without it a run can't be re-executed there."""
+    target = LoadableTargetOrigin(
+        executable_path=sys.executable,
+        module_name=conf.current().DEFINITIONS,
+        working_directory=_working_directory(),
+        attribute=tags.REPOSITORY,
+    )
+    location = ManagedGrpcPythonEnvCodeLocationOrigin(target, tags.LOCATION)
+    return RemoteJobOrigin(RemoteRepositoryOrigin(location, tags.REPOSITORY), job_name)
+
+
+def _working_directory() -> str:
+    """Return the folder from which the definitions module is imported."""
+    module = conf.current().DEFINITIONS
+    try:
+        found = importlib.util.find_spec(module)
+    except ImportError:
+        found = None
+    if found is None or found.origin is None:
+        raise InstanceError(
+            f'PROCTREE["DEFINITIONS"] names {module!r}, which can\'t be found from '
+            f"{os.getcwd()!r}. It is the module that workspace.yaml names; see the README."
+        )
+    depth = module.count(".") + (2 if found.submodule_search_locations else 1)
+    return str(Path(found.origin).resolve().parents[depth - 1])
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended."""
+
+    success: bool
+    fault: str | None
+    """What stopped the run as a whole, outside of any process."""
+
+
+def execute_here(instance: DagsterInstance, job: JobDefinition, run: DagsterRun) -> Ended:
+    """Execute a run in the calling process.
+
+    However the call ends, the run does not stay as started.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        It was interrupted (Ctrl-C); the run is canceled.
+    """
+    fault: str | None = None
+    interrupted = False
+    try:
+        for event in execute_run_iterator(InMemoryJob(job), run, instance):
+            if event.event_type == DagsterEventType.RUN_FAILURE:
+                fault = _fault(event.job_failure_data.error)
+            elif event.event_type == DagsterEventType.RUN_CANCELED:
+                error = event.job_canceled_data.error
+                refused = error is not None and error.cls_name == ClaimRefused.__name__
+                fault = _fault(error)
+                interrupted = not refused
+    finally:
+        ended = instance.get_run_by_id(run.run_id)
+        if ended is not None and not ended.is_finished:
+            instance.report_run_canceled(ended, "Interrupted where it was started.")
+    if interrupted:
+        raise KeyboardInterrupt
+    return Ended(ended is not None and ended.status == DagsterRunStatus.SUCCESS, fault)
+
+
+def _fault(error: SerializableErrorInfo | None) -> str | None:
+    """Return what a person needs to know of an error: its first cause, on one line."""
+    if error is None:
+        return None
+    while error.cause is not None:
+        error = error.cause
+    return error.message.strip()
+
+
+class ClaimRefused(DagsterExecutionInterruptedError):
+    """A scheduled run could not take its claim: its due time was run already."""
+
+
+def check_queue(instance: DagsterInstance) -> None:
+    """Refuse an instance that has no run queue.
+
+    Raises
+    ------
+    InstanceError
+        It has none.
+    """
+    coordinator = instance.run_coordinator
+    if not isinstance(coordinator, QueuedRunCoordinator):
+        raise InstanceError(
+            f"This instance has no run queue (its run coordinator is "
+            f"{type(coordinator).__name__}): set QueuedRunCoordinator in dagster.yaml."
+        )
+
+
+def submit(instance: DagsterInstance, run: DagsterRun) -> None:
+    """Queue a run for the daemon."""
+    # The queue does not look at the workspace, which only Dagster's own processes have.
+    context = SubmitRunContext(run, workspace=None)  # type: ignore[arg-type]
+    instance.run_coordinator.submit_run(context)
+
+
+def due_tag(due: dt.datetime) -> str:
+    """Return a due time as the value of its tag."""
+    return due.astimezone(dt.timezone.utc).isoformat()
+
+
+def take_claim(run: DagsterRun) -> str | None:
+    """Let a scheduled run take its claim; return why it may not go on, or ``None``.
+
+    A re-execution carries its parent's tags; it has no claim of its own.
+    """
+    due = run.tags.get(tags.DUE)
+    if due is None or run.parent_run_id is not None:
+        return None
+    return claims.take(run.job_name, dt.datetime.fromisoformat(due), run.run_id)
+
+
+def claim_runs(
+    instance: DagsterInstance, schedule_id: int, due: dt.datetime
+) -> Literal["none", "under way", "finished"]:
+    """Tell how far the runs of a claim have come (see ``claims.ClaimRuns``)."""
+    job_name = ProcessTreeSchedule.objects.values_list("process_tree__job_name", flat=True).get(
+        pk=schedule_id
+    )
+    launched = [
+        run
+        for run in instance.get_runs(RunsFilter(job_name=job_name, tags={tags.DUE: due_tag(due)}))
+        if run.parent_run_id is None and run.status != DagsterRunStatus.NOT_STARTED
+    ]
+    if any(not run.is_finished for run in launched):
+        return "under way"
+    return "finished" if launched else "none"

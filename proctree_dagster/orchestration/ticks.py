@@ -1,0 +1,37 @@
+"""One tick of a schedule: what Dagster's daemon asks the code server."""
+
+import datetime as dt
+
+from dagster import RunRequest, ScheduleEvaluationContext, SkipReason
+from django.db import close_old_connections
+
+from .. import claims, tags
+from . import runs
+
+
+def evaluate(context: ScheduleEvaluationContext, schedule_id: int) -> RunRequest | SkipReason:
+    """Return the run that a tick asks for, or why there is none.
+
+    Parameters
+    ----------
+    context:
+        Dagster's; gives the tick's time and the instance.
+    schedule_id:
+        Primary key of the schedule. Its row is read anew.
+    """
+    close_old_connections()
+    try:
+        at = context.scheduled_execution_time.astimezone(dt.timezone.utc)
+        decision = claims.request(
+            schedule_id, at, lambda due: runs.claim_runs(context.instance, schedule_id, due)
+        )
+    finally:
+        close_old_connections()
+    if isinstance(decision, claims.Skip):
+        return SkipReason(decision.reason)
+    due = runs.due_tag(decision.due)
+    return RunRequest(
+        run_key=due,
+        run_config={"context": decision.schedule.context},
+        tags={tags.DUE: due, tags.TRIGGERED_BY: "schedule"},
+    )

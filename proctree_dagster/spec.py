@@ -1,0 +1,338 @@
+"""What a saved tree says: frozen, validated, pure (no Django, no Dagster).
+
+``parse`` turns what the database holds into a ``TreeSpec`` or raises one error that lists every
+problem. Whether the functions that it names exist is not its business: see ``validation``.
+"""
+
+import graphlib
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from .exceptions import InvalidTree
+from .names import MAX_NAME_LENGTH, dagster_name, short_hash
+
+MAX_RETRIES = 1000
+MAX_SECONDS = 366 * 24 * 3600
+RESPONSE_TYPES = ("str", "int", "float", "bool", "list", "dict", "decimal", "date", "datetime")
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """One process of a tree, as saved."""
+
+    name: str
+    """The process's name as written; its result is passed on under it."""
+
+    func: str
+    """Reference to its function: ``module:qualname`` or a registered key."""
+
+    dependencies: tuple[str, ...] = ()
+    """Names of the processes that must finish first."""
+
+    cache_key: str | None = None
+    """Key under which the result is cached; may hold ``{context}`` fields."""
+
+    cache_ttl: int | None = None
+    """Seconds that a cached result lives."""
+
+    validation: tuple[str, ...] = ()
+    """References to the callables that check the result."""
+
+    required: bool = True
+    """Whether the run fails when this process fails."""
+
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """JSON shown with the op in Dagster."""
+
+    response_vars: Mapping[str, Any] = field(default_factory=dict)
+    """Response variables: name -> ``{"type", "default", "key"}``."""
+
+    outdated_check: str | None = None
+    """Reference to the callable that says whether the process is out of date."""
+
+    trigger: str | None = None
+    """Name of the trigger that the process waits for."""
+
+    retries: int = 0
+    """How often a failed process is tried again."""
+
+    retry_delay: float = 0
+    """Seconds between two tries."""
+
+    timeout: float | None = None
+    """Seconds after which the process fails."""
+
+    pool: str | None = None
+    """Name of the Dagster concurrency pool that the process runs in."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON that is saved; options left at their default are left out."""
+        options = {name: getattr(self, name) for name in _DEFAULTS}
+        return {"name": self.name, "func": self.func, **without_defaults(options)}
+
+
+_DEFAULTS: dict[str, Any] = {
+    each.name: each.default_factory() if callable(each.default_factory) else each.default
+    for each in fields(ProcessSpec)
+    if each.name not in ("name", "func")
+}
+
+
+def without_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a process's options without those left at their default, tuples as lists."""
+    plain = {name: _plain(value) for name, value in options.items()}
+    # By repr, not by ==: False is not the default 0, and is to be reported.
+    return {
+        name: value
+        for name, value in plain.items()
+        if name not in _DEFAULTS or repr(value) != repr(_plain(_DEFAULTS[name]))
+    }
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value
+
+
+@dataclass(frozen=True)
+class TreeSpec:
+    """A process tree, as saved."""
+
+    name: str
+    description: str = ""
+    cache_enabled: bool = True
+    processes: tuple[ProcessSpec, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the tree as JSON; ``parse`` takes it back."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "cache_enabled": self.cache_enabled,
+            "processes": [process.to_dict() for process in self.processes],
+        }
+
+    def in_order(self) -> list[ProcessSpec]:
+        """Return the processes, each after those that it depends on."""
+        by_name = {process.name: process for process in self.processes}
+        graph = {process.name: process.dependencies for process in self.processes}
+        return [by_name[name] for name in graphlib.TopologicalSorter(graph).static_order()]
+
+
+def revision(tree: Mapping[str, Any], default_context: Mapping[str, Any]) -> str:
+    """Return a short hash of a tree's content and of its schedule's default context.
+
+    Parameters
+    ----------
+    tree, default_context:
+        JSON, as saved: ``TreeSpec.to_dict()`` and ``ProcessTreeSchedule.context``.
+    """
+    content = json.dumps([tree, default_context], sort_keys=True, default=repr)
+    return short_hash(content, 12)
+
+
+def parse(data: Mapping[str, Any]) -> TreeSpec:
+    """Turn a tree's JSON into a ``TreeSpec``.
+
+    Parameters
+    ----------
+    data:
+        What ``TreeSpec.to_dict`` returns, from whatever source.
+
+    Raises
+    ------
+    InvalidTree
+        With every problem of the tree.
+    """
+    found = problems(data)
+    if found:
+        raise InvalidTree(str(data.get("name", "")), found)
+    return TreeSpec(
+        name=data["name"],
+        description=data.get("description", ""),
+        cache_enabled=data.get("cache_enabled", True),
+        processes=tuple(_process(each) for each in data["processes"]),
+    )
+
+
+def _process(data: Mapping[str, Any]) -> ProcessSpec:
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+    return ProcessSpec(**values)
+
+
+def problems(data: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for everything that is wrong with a tree's JSON."""
+    found = [*_name_problems("The tree", data.get("name"))]
+    if not isinstance(data.get("description", ""), str):
+        found.append("The tree's description must be a string.")
+    if not isinstance(data.get("cache_enabled", True), bool):
+        found.append("The tree's cache_enabled must be true or false.")
+    processes = data.get("processes")
+    if not isinstance(processes, (list, tuple)):
+        return [*found, "The tree's processes must be a list."]
+    if not processes:
+        found.append("The tree has no processes; add at least one.")
+    for position, process in enumerate(processes, 1):
+        if isinstance(process, Mapping):
+            found += _process_problems(position, process)
+        else:
+            found.append(f"Process {position} must be an object with a name and a func.")
+    named = [
+        each
+        for each in processes
+        if isinstance(each, Mapping) and isinstance(each.get("name"), str)
+    ]
+    return [*found, *_duplicates([each["name"] for each in named]), *_graph_problems(named)]
+
+
+def _name_problems(what: str, name: Any) -> Iterable[str]:
+    if not isinstance(name, str) or not name.strip():
+        yield f"{what} must have a name that is not empty, not {name!r}."
+    elif len(name) > MAX_NAME_LENGTH:
+        yield (
+            f"{what}'s name is {len(name)} characters long and may have {MAX_NAME_LENGTH}: "
+            f"{name[:40]!r}…"
+        )
+    elif "\x00" in name:
+        yield f"{what}'s name may not hold a NUL character: {name!r}."
+
+
+def _process_problems(position: int, process: Mapping[str, Any]) -> Iterable[str]:
+    name = process.get("name")
+    yield from _name_problems(f"Process {position}", name)
+    what = f"Process {name!r}" if isinstance(name, str) else f"Process {position}"
+    if not _text(process.get("func")):
+        yield f"{what} has no function."
+    for option, value in process.items():
+        if option in ("name", "func"):
+            continue
+        if option not in _OPTIONS:
+            yield f"{what} has an unknown option {option!r}; known: {', '.join(_OPTIONS)}."
+            continue
+        good, expected = _OPTIONS[option]
+        if not good(value):
+            yield f"{what}: {option} must be {expected}, not {value!r}."
+
+
+def _duplicates(names: list[str]) -> Iterable[str]:
+    for name, count in Counter(names).items():
+        if count > 1:
+            yield f"{count} processes have the name {name!r}; a name may be used once."
+    by_op: dict[str, str] = {}
+    for name in names:
+        other = by_op.setdefault(dagster_name(name), name)
+        if other != name:
+            yield (
+                f"Processes {other!r} and {name!r} would both be the op {dagster_name(name)!r}; "
+                "rename one."
+            )
+
+
+def _graph_problems(processes: list[Mapping[str, Any]]) -> Iterable[str]:
+    names = {process["name"] for process in processes}
+    graph: dict[str, list[str]] = {}
+    for process in processes:
+        dependencies = process.get("dependencies", ())
+        if not _texts(dependencies):
+            continue  # reported as an option
+        for unknown in sorted(set(dependencies) - names):
+            yield f"Process {process['name']!r} depends on {unknown!r}, which is not in the tree."
+        graph.setdefault(process["name"], []).extend(
+            each for each in dependencies if each in names
+        )
+    yield from _circles(graph)
+
+
+def _circles(graph: dict[str, list[str]]) -> Iterable[str]:
+    """Name each circle of dependencies; circles that share a process are named once."""
+    while True:
+        try:
+            graphlib.TopologicalSorter(graph).prepare()
+        except graphlib.CycleError as error:
+            circle: list[str] = error.args[1]
+            # graphlib lists a circle from a dependency to what depends on it.
+            yield "The dependencies go round in a circle: " + " → ".join(map(repr, circle)) + "."
+            graph = {
+                name: [each for each in dependencies if each not in circle]
+                for name, dependencies in graph.items()
+                if name not in circle
+            }
+        else:
+            return
+
+
+def _text(value: Any) -> bool:
+    return isinstance(value, str) and bool(value.strip())
+
+
+def _texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(_text(each) for each in value)
+
+
+def _number(value: Any, low: float, high: float) -> bool:
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and math.isfinite(value)
+        and low <= value <= high
+    )
+
+
+def _whole(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and _number(value, low, high)
+
+
+def _json(value: Any) -> bool:
+    if not isinstance(value, Mapping):
+        return False
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        return False
+    return all(isinstance(key, str) for key in value)
+
+
+def _response_vars(value: Any) -> bool:
+    return _json(value) and all(
+        isinstance(each, Mapping)
+        and set(each) <= {"type", "default", "key"}
+        and each.get("type", "str") in RESPONSE_TYPES
+        and (each.get("key") is None or _text(each["key"]))
+        for each in value.values()
+    )
+
+
+_OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "dependencies": (
+        lambda value: _texts(value) and len(set(value)) == len(value),
+        "a list of process names, each once",
+    ),
+    "cache_key": (lambda value: value is None or _text(value), "a non-empty string"),
+    "cache_ttl": (
+        lambda value: value is None or _whole(value, 1, MAX_SECONDS),
+        f"whole seconds from 1 to {MAX_SECONDS}",
+    ),
+    "validation": (_texts, "a list of functions"),
+    "required": (lambda value: isinstance(value, bool), "true or false"),
+    "metadata": (_json, "a dictionary of JSON values"),
+    "response_vars": (
+        _response_vars,
+        'a dictionary of name -> {"type", "default", "key"}, a type being one of '
+        + ", ".join(RESPONSE_TYPES),
+    ),
+    "outdated_check": (lambda value: value is None or _text(value), "a function"),
+    "trigger": (lambda value: value is None or _text(value), "a trigger's name"),
+    "retries": (lambda value: _whole(value, 0, MAX_RETRIES), f"from 0 to {MAX_RETRIES}"),
+    "retry_delay": (
+        lambda value: _number(value, 0, MAX_SECONDS),
+        f"seconds from 0 to {MAX_SECONDS}",
+    ),
+    "timeout": (
+        lambda value: value is None or (_number(value, 0, MAX_SECONDS) and value > 0),
+        f"seconds above 0, at most {MAX_SECONDS}",
+    ),
+    "pool": (lambda value: value is None or _text(value), "a pool's name"),
+}

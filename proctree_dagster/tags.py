@@ -1,0 +1,25 @@
+"""The names under which Dagster keeps what is ours: tags and metadata of jobs, ops and runs."""
+
+from typing import Literal
+
+TREE = "proctree/tree"
+REVISION = "proctree/revision"
+TRIGGERED_BY = "proctree/triggered_by"
+DUE = "proctree/due"
+IN_MEMORY = "proctree/in_memory"
+PROCESS = "proctree/process"
+FUNCTION = "proctree/function"
+METADATA = "proctree/metadata"
+STATUS = "proctree/status"
+SECONDS = "proctree/seconds"
+RESULT = "proctree/result"
+ADMIN = "proctree/admin"
+
+Trigger = Literal["schedule", "command", "python", "admin", "trigger"]
+"""What can start a run; the values of ``TRIGGERED_BY``."""
+
+LOCATION = "proctree"
+"""The name of Dagster's code location."""
+
+REPOSITORY = "process_trees"
+"""The name of its repository, and of the attribute of the definitions module that holds it."""

@@ -1,0 +1,109 @@
+"""Schedules without Dagster's daemon: for APScheduler, cron and the like.
+
+Both may be live beside the daemon: a due time is claimed by one of them.
+"""
+
+import datetime as dt
+import logging
+from dataclasses import dataclass
+from typing import Literal
+
+from django.db import close_old_connections
+from django.utils import timezone
+
+from . import claims, execution
+from .exceptions import TreeFailed
+from .execution import Results
+from .models import ProcessTreeSchedule
+from .process import explain
+
+logger = logging.getLogger(__name__)
+
+
+def check_and_run_scheduled_tasks() -> dict[str, Results]:
+    """Run every tree that is due, here and now, one after the other.
+
+    Call it every minute, or leave the schedules to Dagster's daemon, or both.
+
+    Returns
+    -------
+    dict
+        The results of each tree that was due, by its name. One that fails stops no other.
+    """
+    results: dict[str, Results] = {}
+    for schedule in ProcessTreeSchedule.objects.select_related("process_tree"):
+        name = schedule.process_tree.name
+        try:
+            outcome = run_if_due(schedule)
+        except Exception as error:  # one tree's fault must not keep the others from running
+            logger.exception("The scheduled process tree %r could not be run.", name)
+            outcome = _failed(name, explain(error))
+        if outcome is not None:
+            results[name] = outcome
+    return results
+
+
+def run_if_due(schedule: ProcessTreeSchedule) -> Results | None:
+    """Claim a schedule's due time and run its tree here; return ``None`` if it is not due."""
+    close_old_connections()
+    decision = claims.request(schedule.pk, timezone.now(), _claim_runs(schedule.pk))
+    if isinstance(decision, claims.Skip):
+        logger.debug("%s: %s", schedule.process_tree, decision.reason)
+        return None
+    row = decision.schedule.process_tree
+    return execution.execute_row(row, triggered_by="schedule", due=decision.due)
+
+
+def _claim_runs(schedule_id: int) -> claims.ClaimRuns:
+    def ask(due: dt.datetime) -> Literal["none", "under way", "finished"]:
+        from .orchestration import runs
+
+        with runs.open_instance() as instance:
+            return runs.claim_runs(instance, schedule_id, due)
+
+    return ask
+
+
+@dataclass(frozen=True)
+class TreeTask:
+    """Runs one tree when it is called; see ``ProcessTreeInstance.create_task_function``.
+
+    A plain object that can be pickled, so a job store may keep it.
+    """
+
+    tree_name: str
+
+    def __call__(self) -> Results | None:
+        """Run the tree if it is due, or if it has no schedule.
+
+        Returns
+        -------
+        Results or None
+            ``None`` if it was not due.
+
+        Raises
+        ------
+        TreeFailed
+            With the reasons.
+        TreeNotFound
+            The tree is gone.
+        """
+        row = execution.get_row(self.tree_name)
+        schedule = row.schedule_or_none
+        results = execution.execute_row(row) if schedule is None else run_if_due(schedule)
+        if results is not None and not results["success"]:
+            reasons = "; ".join(f"{name}: {error}" for name, error in results["errors"].items())
+            raise TreeFailed(f"The process tree {self.tree_name!r} failed. {reasons}")
+        return results
+
+
+def _failed(name: str, error: str) -> Results:
+    return Results(
+        success=False,
+        results={},
+        status={},
+        errors={name: error},
+        execution_times={},
+        cached={},
+        run_id="",
+    )

@@ -1,0 +1,571 @@
+"""Writing trees: build one in Python, save it, schedule it, run it."""
+
+import datetime as dt
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError, transaction
+
+from . import command_files, execution, functions, spec
+from . import context as contexts
+from .exceptions import (
+    FunctionError,
+    FunctionNotNameable,
+    InvalidTree,
+    ProctreeError,
+    ScheduleError,
+    TreeExists,
+    TreeNotSaved,
+)
+from .execution import Results, SubmittedRun
+from .models import ProcessTree, ProcessTreeSchedule
+from .tasks import TreeTask
+
+Function = Callable[..., Any]
+
+
+class UnnameableFunctionWarning(UserWarning):
+    """A tree was saved with a function that no other process can find."""
+
+
+@dataclass
+class _Process:
+    """A process as it was added: its function is still what the author gave."""
+
+    name: str
+    func: Function | str
+    options: dict[str, Any]
+
+
+@dataclass
+class _Export:
+    """A tree turned into JSON, and what stood in the way."""
+
+    data: dict[str, Any]
+    problems: list[str] = field(default_factory=list)
+    """What makes the tree invalid."""
+
+    unnameable: list[str] = field(default_factory=list)
+    """Functions that only this process has."""
+
+
+class ProcessTreeInstance:
+    """A process tree in the hands of its author.
+
+    Parameters
+    ----------
+    name:
+        The tree's name, at most 200 characters, unique.
+    description:
+        What it is for; shown in Dagster.
+    cache_enabled:
+        Whether results may be cached.
+    tree_instance:
+        A saved tree to start from.
+    overwrite:
+        Whether a saved tree of this name is replaced; its row, its schedule and its history stay.
+
+    Raises
+    ------
+    TreeExists
+        A tree of this name is saved, and it is not to be overwritten.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        description: str = "",
+        cache_enabled: bool = True,
+        tree_instance: ProcessTree | None = None,
+        overwrite: bool = False,
+    ) -> None:
+        self.name = name
+        self.description = description
+        self.cache_enabled = cache_enabled
+        self.func_registry: dict[str, Function] = {}
+        self._overwrite = overwrite
+        self._row = tree_instance
+        self._processes: list[_Process] = []
+        if tree_instance is not None:
+            self._take_over(tree_instance)
+        elif not overwrite and ProcessTree.objects.filter(name=name).exists():
+            raise TreeExists(_exists(name))
+
+    @classmethod
+    def load(cls, name: str) -> "ProcessTreeInstance":
+        """Return the saved tree called ``name``, to be changed or run.
+
+        Raises
+        ------
+        TreeNotFound
+            There is none.
+        """
+        row = execution.get_row(name)
+        return cls(row.name, row.description, row.cache_enabled, tree_instance=row)
+
+    def _take_over(self, row: ProcessTree) -> None:
+        for process in row.processes:
+            options = {key: value for key, value in process.items() if key not in ("name", "func")}
+            self._processes.append(_Process(process["name"], process["func"], options))
+
+    def __repr__(self) -> str:
+        return f"<ProcessTreeInstance {self.name!r}: {len(self._processes)} processes>"
+
+    # Writing
+
+    def add_process(
+        self,
+        process_name: str,
+        func: Function | str,
+        dependencies: Sequence[str] | None = None,
+        cache_key: str | None = None,
+        cache_ttl: int | None = None,
+        validation: Function | Sequence[Function] | None = None,
+        required: bool = True,
+        metadata: Mapping[str, Any] | None = None,
+        response_vars: Mapping[str, Any] | None = None,
+        outdated_check: Function | None = None,
+        trigger: str | None = None,
+        retries: int = 0,
+        retry_delay: float = 0,
+        timeout: float | None = None,
+        pool: str | None = None,
+    ) -> "ProcessTreeInstance":
+        """Add a process and return the tree. Problems are reported by ``save()``, all at once.
+
+        Parameters
+        ----------
+        process_name:
+            Unique in the tree; its result reaches the processes behind it under this name.
+        func:
+            The function, or the key or ``module:qualname`` of one.
+        dependencies:
+            Names of the processes that must finish first.
+        cache_key, cache_ttl:
+            Key (may hold ``{context}`` fields) and seconds under which the result is cached.
+        validation:
+            One or several callables on the result; they return a bool or ``(bool, message)``.
+        required:
+            Whether the run fails when the process fails.
+        metadata:
+            JSON shown with the op in Dagster.
+        response_vars:
+            Response variables: name -> ``{"type", "default", "key"}``.
+        outdated_check:
+            Called with the process's arguments; False skips the process.
+        trigger:
+            Name of the trigger that the process waits for.
+        retries, retry_delay:
+            How often it is tried again, and seconds in between.
+        timeout:
+            Seconds after which it fails.
+        pool:
+            Dagster's concurrency pool that it runs in.
+        """
+        several = [validation] if callable(validation) else list(validation or [])
+        options = {
+            "dependencies": [] if dependencies is None else dependencies,
+            "cache_key": cache_key,
+            "cache_ttl": cache_ttl,
+            "validation": several,
+            "required": required,
+            "metadata": dict(metadata or {}),
+            "response_vars": dict(response_vars or {}),
+            "outdated_check": outdated_check,
+            "trigger": trigger,
+            "retries": retries,
+            "retry_delay": retry_delay,
+            "timeout": timeout,
+            "pool": pool,
+        }
+        self._processes.append(_Process(process_name, func, options))
+        return self
+
+    def add_validation(self, process_name: str, validation: Function) -> "ProcessTreeInstance":
+        """Add a callable that checks the result of a process, and return the tree."""
+        process = self._get(process_name)
+        process.options["validation"] = [*process.options.get("validation", []), validation]
+        return self
+
+    def add_function(self, key: str, func: Function) -> "ProcessTreeInstance":
+        """Make ``func`` known to the tree, and to this process, as ``key``; return the tree.
+
+        A worker knows the key too if it imports the module that calls this, such as an app's
+        ``processes`` module.
+
+        Raises
+        ------
+        FunctionError
+            The key is unusable.
+        """
+        functions.offer(key, func)
+        self.func_registry[key] = func
+        return self
+
+    def get_process(self, process_name: str) -> spec.ProcessSpec:
+        """Return a process as it would be saved.
+
+        Raises
+        ------
+        ProctreeError
+            The tree has no such process.
+        """
+        self._get(process_name)
+        return next(each for each in self._spec().processes if each.name == process_name)
+
+    def has_process(self, process_name: str) -> bool:
+        """Say whether the tree has a process of this name."""
+        return any(process.name == process_name for process in self._processes)
+
+    def remove_process(self, process_name: str) -> "ProcessTreeInstance":
+        """Remove a process and return the tree; see ``get_process`` for errors."""
+        self._processes.remove(self._get(process_name))
+        return self
+
+    def set_description(self, description: str) -> "ProcessTreeInstance":
+        """Set the description and return the tree."""
+        self.description = description
+        return self
+
+    def set_cache_enabled(self, cache_enabled: bool) -> "ProcessTreeInstance":
+        """Set whether results may be cached, and return the tree."""
+        self.cache_enabled = cache_enabled
+        return self
+
+    def _get(self, process_name: str) -> _Process:
+        for process in self._processes:
+            if process.name == process_name:
+                return process
+        raise ProctreeError(
+            f"The process tree {self.name!r} has no process {process_name!r}; it has "
+            f"{', '.join(repr(process.name) for process in self._processes) or 'none'}."
+        )
+
+    # Saving
+
+    def save(self) -> ProcessTree:
+        """Save the tree and return its row.
+
+        Raises
+        ------
+        InvalidTree
+            With every problem of the tree; nothing is saved.
+        TreeExists
+            A tree of this name was saved meanwhile.
+
+        Warns
+        -----
+        UnnameableFunctionWarning
+            A function can't be named (a lambda, a nested function, …): the tree is saved, but only
+            this process can run it.
+        """
+        export = self._export()
+        self._check(export)
+        for reason in export.unnameable:
+            warnings.warn(
+                f"{reason} Until then only this process can run the tree.",
+                UnnameableFunctionWarning,
+                stacklevel=2,
+            )
+        row = self._row
+        if row is None and self._overwrite:
+            row = ProcessTree.objects.filter(name=self.name).first()
+        if row is None:
+            row = ProcessTree(name=self.name)
+        if row.pk is None or row.to_dict() != export.data:
+            for attribute, value in export.data.items():
+                setattr(row, attribute, value)
+            try:
+                with transaction.atomic():
+                    row.save()
+            except IntegrityError as error:
+                raise TreeExists(_exists(self.name)) from error
+        self._row = row
+        return row
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the tree as JSON, functions by reference."""
+        return self._export().data
+
+    def _spec(self) -> spec.TreeSpec:
+        """Return the tree as a spec, or raise ``InvalidTree``."""
+        export = self._export()
+        self._check(export)
+        return spec.parse(export.data)
+
+    def _check(self, export: _Export) -> None:
+        found = [*spec.problems(export.data), *export.problems]
+        if found:
+            raise InvalidTree(self.name, found)
+
+    def _export(self) -> _Export:
+        export = _Export(
+            {
+                "name": self.name,
+                "description": self.description,
+                "cache_enabled": self.cache_enabled,
+                "processes": [],
+            }
+        )
+        for process in self._processes:
+            options = dict(process.options)
+            options["validation"] = [
+                self._reference(export, process, each, f"{process.name}_validation_{number}")
+                for number, each in enumerate(options.get("validation", []), 1)
+            ]
+            if callable(options.get("outdated_check")):
+                options["outdated_check"] = self._reference(
+                    export, process, options["outdated_check"], f"{process.name}_outdated_check"
+                )
+            export.data["processes"].append(
+                {
+                    "name": process.name,
+                    "func": self._reference(export, process, process.func, process.name),
+                    **spec.without_defaults(options),
+                }
+            )
+        return export
+
+    def _reference(
+        self, export: _Export, process: _Process, func: Function | str, fallback: str
+    ) -> str:
+        """Return the reference of a function, and note what is wrong with it."""
+        if isinstance(func, str) and func in self.func_registry:
+            fallback, func = func, self.func_registry[func]
+        what = f"Process {process.name!r}"
+        try:
+            if isinstance(func, str):
+                functions.resolve(func)
+                return func
+            if not callable(func):
+                raise FunctionError(f"{func!r} is no function.")
+            return functions.reference_to(func)
+        except FunctionNotNameable as error:
+            export.unnameable.append(f"{what}: {error}")
+            return next(
+                (key for key, each in self.func_registry.items() if each is func),
+                str(fallback).replace(":", "_"),
+            )
+        except FunctionError as error:
+            export.problems.append(f"{what}: {error}")
+            return str(func)
+
+    # Scheduling
+
+    def register_schedule(
+        self,
+        interval_minutes: int = 60,
+        start_time: dt.time = dt.time(0, 0),
+        enabled: bool | None = None,
+        context: Mapping[str, Any] | None = None,
+        timezone: str = "",
+    ) -> ProcessTreeSchedule:
+        """Let the tree run by itself.
+
+        Registering again with the same rule moves nothing: a redeployment does not disturb the
+        due times, nor switch on again what an operator has switched off.
+
+        Parameters
+        ----------
+        interval_minutes:
+            Minutes between two due times, from 1 to 525,600 (a year).
+        start_time:
+            Wall-clock time of the first due time; seconds are dropped.
+        enabled:
+            Whether it is on. Left out: on for a new schedule, unchanged for an existing one.
+        context:
+            Default keyword arguments of a run (see ``context.encode``).
+        timezone:
+            IANA zone of ``start_time``; blank for Django's ``TIME_ZONE``.
+
+        Raises
+        ------
+        TreeNotSaved
+            The tree is not saved.
+        FunctionNotNameable
+            A worker could not find one of its functions.
+        ScheduleError
+            An argument is wrong.
+        ContextError
+            The context can't be stored.
+        """
+        row = self._require_saved()
+        self._require_nameable("scheduled")
+        if isinstance(interval_minutes, bool) or not isinstance(interval_minutes, int):
+            raise ScheduleError(
+                f"interval_minutes must be a whole number of minutes, not {interval_minutes!r}."
+            )
+        if not isinstance(start_time, dt.time) or start_time.tzinfo is not None:
+            raise ScheduleError(
+                f"start_time must be a datetime.time without a zone, not {start_time!r}; say the "
+                "zone as timezone='Africa/Johannesburg'."
+            )
+        schedule = ProcessTreeSchedule.objects.filter(process_tree=row).first()
+        if schedule is None:
+            schedule = ProcessTreeSchedule(process_tree=row)
+        if enabled is not None:
+            schedule.enabled = enabled
+        schedule.interval_minutes = interval_minutes
+        schedule.start_time = start_time.replace(second=0, microsecond=0)
+        schedule.timezone = timezone
+        schedule.context = contexts.encode(context or {})
+        try:
+            schedule.full_clean()
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{name}: {' '.join(messages)}" for name, messages in error.message_dict.items()
+            )
+            raise ScheduleError(f"The schedule of {self.name!r} is not valid: {problems}") from error
+        schedule.save()
+        return schedule
+
+    def _require_saved(self) -> ProcessTree:
+        row = self._row or ProcessTree.objects.filter(name=self.name).first()
+        if row is None or not ProcessTree.objects.filter(pk=row.pk).exists():
+            raise TreeNotSaved(f"The process tree {self.name!r} is not saved; call save() first.")
+        return row
+
+    def _require_nameable(self, purpose: str) -> None:
+        export = self._export()
+        reasons = [*export.unnameable, *export.problems]
+        if reasons:
+            raise FunctionNotNameable(
+                f"The process tree {self.name!r} can't be {purpose}, because a worker would not "
+                f"find its functions: {' '.join(reasons)}"
+            )
+
+    # Running
+
+    def execute(self, context: Mapping[str, Any] | None = None) -> Results:
+        """Run the tree as it is here, saved or not, in the calling process.
+
+        Parameters
+        ----------
+        context:
+            Keyword arguments of the run; they update the schedule's default context.
+
+        Returns
+        -------
+        Results
+            As from ``ProcessTreeManager.execute_tree``.
+        """
+        export = self._export()
+        self._check(export)
+        row = ProcessTree.objects.with_schedules().filter(name=self.name).first()
+        if row is not None and row.to_dict() == export.data and not export.unnameable:
+            return execution.execute_row(row, context)
+        tree = spec.parse(export.data)
+        registry = {
+            process.name: self._callable(process.func) for process in self._processes
+        }
+        return execution.execute_spec(tree, registry, context, row)
+
+    def _callable(self, func: Function | str) -> Function:
+        if isinstance(func, str):
+            return self.func_registry.get(func) or functions.resolve(func)
+        return func
+
+    def create_command(
+        self, command_name: str | None = None, output_path: str | Path | None = None
+    ) -> Path:
+        """Write a management command that runs the tree, and return its path.
+
+        Parameters
+        ----------
+        command_name:
+            The command's name, a Python module name; the tree's name if left out.
+        output_path:
+            A file that ends in ``.py``, or a folder. Left out: the ``management/commands`` of the
+            app that owns the tree's first function, or of ``PROCTREE["COMMANDS_APP"]``.
+
+        Raises
+        ------
+        TreeNotSaved, FunctionNotNameable
+            As for ``register_schedule``.
+        CommandError
+            The name or the place will not do; nothing is overwritten that was not generated.
+        """
+        self._require_saved()
+        self._require_nameable("run by a command")
+        first = self._callable(self._processes[0].func) if self._processes else None
+        return command_files.write_command(self.name, first, command_name, output_path)
+
+    def create_task_function(self) -> TreeTask:
+        """Return a callable without arguments that runs the tree, for APScheduler and the like.
+
+        With a schedule it runs the tree if it is due, and claims the due time first; without one
+        it always runs. It raises ``TreeFailed`` when the tree fails.
+        """
+        self._require_saved()
+        return TreeTask(self.name)
+
+
+def _exists(name: str) -> str:
+    return f"A process tree called {name!r} exists already; pass overwrite=True to replace it."
+
+
+class ProcessTreeManager:
+    """Runs saved trees by name."""
+
+    @staticmethod
+    def get_tree(name: str) -> ProcessTreeInstance:
+        """Return the saved tree called ``name``.
+
+        Raises
+        ------
+        TreeNotFound
+            There is none.
+        """
+        return ProcessTreeInstance.load(name)
+
+    @staticmethod
+    def execute_tree(
+        name: str,
+        context: Mapping[str, Any] | None = None,
+        func_registry: Mapping[str, Function] | None = None,
+    ) -> Results:
+        """Run a saved tree in the calling process, recorded in Dagster's history.
+
+        Parameters
+        ----------
+        name:
+            The tree's name.
+        context:
+            Keyword arguments of the run; they update the schedule's default context.
+        func_registry:
+            Functions that only this process has, by key or process name.
+
+        Returns
+        -------
+        Results
+            ``success``, ``results``, ``status``, ``errors``, ``execution_times``, ``cached`` and
+            ``run_id``. A tree that fails does not raise.
+
+        Raises
+        ------
+        TreeNotFound
+            There is no such tree.
+        ContextError
+            The context can't be stored.
+        """
+        row = execution.get_row(name)
+        return execution.execute_row(row, context, registry=func_registry)
+
+    @staticmethod
+    def submit_tree(name: str, context: Mapping[str, Any] | None = None) -> SubmittedRun:
+        """Queue a run of a saved tree for the daemon; return its id and its page at once.
+
+        Raises
+        ------
+        TreeNotFound, ContextError
+            As for ``execute_tree``.
+        InvalidTree
+            The tree is broken, or a worker can't find its functions.
+        InstanceError
+            Dagster has no home, or its instance no queue.
+        """
+        return execution.submit_row(execution.get_row(name), context)
