@@ -202,10 +202,13 @@ def _execute(
         if on_progress is not None:
             on_progress(name, outcome.status)
 
-    job = translator().job(record, local=True, collect=collect)
+    chosen = translator()
     with runs.open_instance() as instance:
-        run = runs.create_run(instance, job, context, run_tags, in_memory=in_memory)
-        ended = runs.execute_here(instance, job, run)
+        # Recorded as a run of the job that Dagster serves; executed by its twin that stays here.
+        served = chosen.job(record)
+        run = runs.create_run(instance, served, context, run_tags, in_memory=in_memory)
+        local = chosen.job(record, local=True, collect=collect)
+        ended = runs.execute_here(instance, local, run)
     return _results(record, outcomes, ended.success, ended.fault, run.run_id)
 
 

@@ -34,12 +34,12 @@ EXECUTORS = {
 """Executors by the name that ``PROCTREE["EXECUTOR"]`` gives them."""
 
 
-def tree_executor(job_name: str, revision: str, *, local: bool = False) -> ExecutorDefinition:
+def tree_executor(revision: str, *, local: bool = False) -> ExecutorDefinition:
     """Return the executor of a tree's job.
 
     Parameters
     ----------
-    job_name, revision:
+    revision:
         The tree's.
     local:
         Whether the run stays in the calling process, where Ctrl-C cancels it.

@@ -8,7 +8,7 @@ import inspect
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from dagster import (
@@ -80,16 +80,19 @@ class ProcessTreeTranslator:
         collect:
             Called with the outcome of each process.
         """
-        executor = tree_executor(tree.job_name, tree.revision, local=local)
+        executor = tree_executor(tree.revision, local=local)
+        loggers = {"django": _django_logger} if local else {}
         return self.graph(tree).to_job(
             name=tree.job_name,
             description=self.job_description(tree),
-            config=context_mapping(tree.default_context, executor.config_schema.config_type),
+            config=context_mapping(
+                tree.default_context, executor.config_schema.config_type, loggers
+            ),
             tags=self.job_tags(tree),
             metadata=self.job_metadata(tree),
             resource_defs={RUN_RESOURCE: _run_resource(collect)},
             executor_def=executor,
-            logger_defs={"django": _django_logger} if local else None,
+            logger_defs=loggers or None,
         )
 
     def graph(self, tree: TreeRecord) -> GraphDefinition:
@@ -187,7 +190,9 @@ def translator() -> ProcessTreeTranslator:
     return result
 
 
-def context_mapping(default_context: Mapping[str, Any], executor_config: Any) -> ConfigMapping:
+def context_mapping(
+    default_context: Mapping[str, Any], executor_config: Any, loggers: Iterable[str] = ()
+) -> ConfigMapping:
     """Return the mapping that makes the context plain YAML in the Launchpad.
 
     The Launchpad shows ``context:`` with the schedule's default context, and ``execution:``; what
@@ -212,6 +217,8 @@ def context_mapping(default_context: Mapping[str, Any], executor_config: Any) ->
     def to_run_config(value: Mapping[str, Any]) -> dict[str, Any]:
         config = {"context": value.get("context") or {}}
         result: dict[str, Any] = {"resources": {RUN_RESOURCE: {"config": config}}}
+        if loggers:
+            result["loggers"] = {name: {} for name in loggers}  # a logger not named is not used
         if value.get("execution"):
             result["execution"] = value["execution"]
         return result

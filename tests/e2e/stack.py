@@ -1,0 +1,235 @@
+"""A whole stack of real processes, in a folder of its own: the example, ``dagster dev``, a database."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import psutil
+
+TOP = Path(__file__).resolve().parents[2]
+T = TypeVar("T")
+
+SELECTOR = {"repositoryName": "process_trees", "repositoryLocationName": "proctree"}
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def wait_for(what: str, ask: Callable[[], T | None], seconds: float = 60) -> T:
+    """Ask until there is an answer; fail with what was waited for."""
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = ask()
+        if answer:
+            return answer
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
+        time.sleep(0.3)
+
+
+class Stack:
+    """Starts ``dagster dev`` for the example, and talks to it."""
+
+    def __init__(self, folder: Path, *, told_to_reload: bool = True) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.home.mkdir(parents=True)
+        shutil.copy(TOP / "example" / "dagster_home" / "dagster.yaml", self.home)
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = folder / "dagster.log"
+        self.env = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "example.settings",
+            "DAGSTER_HOME": str(self.home),
+            "EXAMPLE_DATABASE": str(folder / "db.sqlite3"),
+            "EXAMPLE_DAGSTER_URL": self.url if told_to_reload else "",
+            "PYTHONPATH": os.pathsep.join([str(folder), str(TOP)]),
+        }
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def manage(
+        self, *args: str, check: bool = True, **env: str
+    ) -> subprocess.CompletedProcess[str]:
+        """Run ``manage.py`` and return what it came to."""
+        done = subprocess.run(
+            [sys.executable, str(TOP / "manage.py"), *args],
+            cwd=TOP,
+            env={**self.env, **env},
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        if check and done.returncode:
+            raise AssertionError(f"manage.py {args} exited {done.returncode}\n{done.stderr}")
+        return done
+
+    def shell(self, code: str) -> str:
+        """Run Python in the project and return what it prints."""
+        prelude = (
+            "import datetime\n"
+            "from django.utils import timezone\n"
+            "from proctree_dagster.models import ProcessTree, ProcessTreeSchedule\n"
+            "from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager\n"
+        )
+        return self.manage("shell", "--no-imports", "-c", prelude + code).stdout.strip()
+
+    def start(self) -> None:
+        """Migrate, set the example up, and wait until Dagster serves it."""
+        self.manage("migrate", "-v0")
+        self.manage("setup_example", EXAMPLE_DAGSTER_URL="")
+        self.start_dagster()
+
+    def start_dagster(self) -> None:
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml"]
+                + ["-h", "127.0.0.1", "-p", str(self.port)],
+                cwd=TOP,
+                env=self.env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        wait_for("Dagster to serve its jobs", self._serves, 120)
+
+    def _serves(self) -> bool:
+        assert self.process is not None
+        if self.process.poll() is not None:
+            raise AssertionError(f"dagster dev ended:\n{self.log.read_text()[-3000:]}")
+        try:
+            return bool(self.job_names())
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def stop(self) -> list[psutil.Process]:
+        """Stop what was started, as Ctrl-C does; return the processes that outlived it."""
+        if self.process is None:
+            return []
+        started = psutil.Process(self.process.pid)
+        family = [started, *started.children(recursive=True)]
+        os.killpg(self.process.pid, signal.SIGINT)
+        _, alive = psutil.wait_procs(family, timeout=30)
+        for each in alive:
+            each.kill()
+        self.process.wait(30)
+        self.process = None
+        return alive
+
+    def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
+        """Ask Dagster's webserver."""
+        request = urllib.request.Request(
+            f"{self.url}/graphql",
+            json.dumps({"query": query, "variables": variables}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as response:
+            answer = json.load(response)
+        if "errors" in answer:
+            raise AssertionError(answer["errors"])
+        data: dict[str, Any] = answer["data"]
+        return data
+
+    def job_names(self) -> list[str]:
+        data = self.graphql(
+            """query ($selector: RepositorySelector!) {
+              repositoryOrError(repositorySelector: $selector) {
+                ... on Repository { jobs { name } } } }""",
+            selector=SELECTOR,
+        )
+        return [job["name"] for job in data["repositoryOrError"]["jobs"]]
+
+    def launch(self, job: str, run_config: dict[str, Any] | None = None) -> str:
+        """Launch a job as the Launchpad does, and return the run's id."""
+        data = self.graphql(
+            """mutation ($params: ExecutionParams!) {
+              launchRun(executionParams: $params) { __typename
+                ... on LaunchRunSuccess { run { runId } }
+                ... on PythonError { message }
+                ... on RunConfigValidationInvalid { errors { message } } } }""",
+            params={
+                "selector": {**SELECTOR, "jobName": job},
+                "runConfigData": json.dumps(run_config or {}),
+            },
+        )
+        assert data["launchRun"]["__typename"] == "LaunchRunSuccess", data
+        run_id: str = data["launchRun"]["run"]["runId"]
+        return run_id
+
+    def reexecute(self, run_id: str, strategy: str) -> str:
+        """Re-execute a run as the UI does (``ALL_STEPS`` or ``FROM_FAILURE``)."""
+        data = self.graphql(
+            """mutation ($params: ReexecutionParams!) {
+              launchRunReexecution(reexecutionParams: $params) { __typename
+                ... on LaunchRunSuccess { run { runId } }
+                ... on PythonError { message } } }""",
+            params={"parentRunId": run_id, "strategy": strategy},
+        )
+        assert data["launchRunReexecution"]["__typename"] == "LaunchRunSuccess", data
+        new_id: str = data["launchRunReexecution"]["run"]["runId"]
+        return new_id
+
+    def run(self, run_id: str) -> dict[str, Any]:
+        """Return what Dagster says of a run."""
+        data = self.graphql(
+            """query ($id: ID!) { runOrError(runId: $id) { __typename
+              ... on Run { runId status jobName parentRunId runConfigYaml
+                tags { key value }
+                stepStats { stepKey status }
+                eventConnection(limit: 1000) { events { __typename
+                  ... on MessageEvent { message level }
+                  ... on ExecutionStepOutputEvent { stepKey metadataEntries { label
+                    ... on TextMetadataEntry { text } } }
+                  ... on ExecutionStepFailureEvent { stepKey error { message cause { message } } }
+                  ... on RunFailureEvent { error { message } } } } } } }""",
+            id=run_id,
+        )
+        found: dict[str, Any] = data["runOrError"]
+        assert found["__typename"] == "Run", data
+        found["tags"] = {tag["key"]: tag["value"] for tag in found["tags"]}
+        return found
+
+    def finished(self, run_id: str, seconds: float = 90) -> dict[str, Any]:
+        """Wait until a run has ended and return it."""
+
+        def ask() -> dict[str, Any] | None:
+            run = self.run(run_id)
+            return run if run["status"] in ("SUCCESS", "FAILURE", "CANCELED") else None
+
+        return wait_for(f"run {run_id} to end", ask, seconds)
+
+    def runs(self, job: str) -> list[dict[str, Any]]:
+        """Return the runs of a job, the newest first."""
+        data = self.graphql(
+            """query ($filter: RunsFilter!) { runsOrError(filter: $filter) {
+              ... on Runs { results { runId status tags { key value } } } } }""",
+            filter={"pipelineName": job},
+        )
+        results: list[dict[str, Any]] = data["runsOrError"]["results"]
+        for run in results:
+            run["tags"] = {tag["key"]: tag["value"] for tag in run["tags"]}
+        return results
+
+    def ticks(self, job: str) -> list[dict[str, Any]]:
+        """Return the ticks of a job's schedule, the newest first."""
+        data = self.graphql(
+            """query ($selector: ScheduleSelector!) { scheduleOrError(scheduleSelector: $selector) {
+              ... on Schedule { scheduleState { ticks(limit: 50) {
+                timestamp status skipReason runIds error { message } } } } } }""",
+            selector={**SELECTOR, "scheduleName": f"{job}_schedule"},
+        )
+        ticks: list[dict[str, Any]] = data["scheduleOrError"]["scheduleState"]["ticks"]
+        return ticks
