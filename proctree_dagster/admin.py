@@ -5,7 +5,7 @@ from django.contrib import admin
 from .models import ProcessTree, ProcessTreeSchedule
 
 
-class ScheduleInline(admin.StackedInline):
+class ScheduleInline(admin.StackedInline):  # type: ignore[type-arg]  # generic in its stubs only
     """A tree's schedule on the tree's page."""
 
     model = ProcessTreeSchedule
@@ -13,7 +13,7 @@ class ScheduleInline(admin.StackedInline):
 
 
 @admin.register(ProcessTree)
-class ProcessTreeAdmin(admin.ModelAdmin):
+class ProcessTreeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Trees; what is saved here is validated like everywhere else."""
 
     list_display = ["name", "job_name", "description", "updated_at"]
@@ -23,7 +23,7 @@ class ProcessTreeAdmin(admin.ModelAdmin):
 
 
 @admin.register(ProcessTreeSchedule)
-class ProcessTreeScheduleAdmin(admin.ModelAdmin):
+class ProcessTreeScheduleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Schedules, all in one list."""
 
     list_display = ["process_tree", "enabled", "interval_minutes", "start_time", "next_run"]

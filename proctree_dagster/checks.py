@@ -13,9 +13,7 @@ from . import conf
 
 
 @register("proctree_dagster")
-def check_settings(
-    app_configs: Sequence[AppConfig] | None, **kwargs: Any
-) -> list[CheckMessage]:
+def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """Check ``settings.PROCTREE`` and the settings that schedules depend on."""
     found: list[CheckMessage] = [
         Error(problem, id="proctree_dagster.E001")

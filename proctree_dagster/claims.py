@@ -20,7 +20,7 @@ REQUEST_AGAIN_AFTER = dt.timedelta(seconds=60)
 """The age at which an open claim without a run is requested again."""
 
 ClaimRuns = Callable[[dt.datetime], Literal["none", "under way", "finished"]]
-"""Tells how far the runs of a claim have come that have no parent; ``none`` if none was launched."""
+"""Tells how far a claim's runs without a parent have come; ``none`` if none was launched."""
 
 
 @dataclass(frozen=True)
@@ -170,4 +170,4 @@ def _claim(schedule: ProcessTreeSchedule, at: dt.datetime) -> Due | Skip:
 
 
 def _say(moment: dt.datetime | None) -> str:
-    return "now" if moment is None else f"{moment.astimezone(dt.timezone.utc):%Y-%m-%d %H:%M} UTC"
+    return "now" if moment is None else f"{moment.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"

@@ -193,11 +193,11 @@ def parse_json(text: str) -> dict[str, Json]:
     except json.JSONDecodeError as error:
         raise ContextError(
             f"The context is not valid JSON: {error.msg} at line {error.lineno}, column "
-            f"{error.colno}. Write it like '{{\"tenant_id\": \"123\"}}'."
+            f'{error.colno}. Write it like \'{{"tenant_id": "123"}}\'.'
         ) from error
     if not isinstance(value, dict):
         raise ContextError(
-            f"The context must be a JSON object like '{{\"tenant_id\": \"123\"}}', "
+            f'The context must be a JSON object like \'{{"tenant_id": "123"}}\', '
             f"not {type(value).__name__}."
         )
     return encode(value)

@@ -116,7 +116,7 @@ def execute_row(
     """
     from .orchestration import records, runs
 
-    run_tags = {tags.TRIGGERED_BY: triggered_by}
+    run_tags: dict[str, str] = {tags.TRIGGERED_BY: triggered_by}
     if due is not None:
         run_tags[tags.DUE] = runs.due_tag(due)
     whole = {**row.default_context, **contexts.encode(context or {})}

@@ -20,7 +20,7 @@ MAX_INTERVAL = 365 * DAY
 """The longest interval, in minutes: a year."""
 
 EVERY_MINUTE = "* * * * *"
-UTC = dt.timezone.utc
+UTC = dt.UTC
 
 
 @dataclass(frozen=True)
@@ -47,9 +47,7 @@ class Rule:
         )
 
     def __str__(self) -> str:
-        return (
-            f"every {self.interval_minutes} min from {self.start_time:%H:%M} in {self.timezone}"
-        )
+        return f"every {self.interval_minutes} min from {self.start_time:%H:%M} in {self.timezone}"
 
     @property
     def zone(self) -> ZoneInfo:
@@ -68,7 +66,7 @@ class Rule:
 
 
 def first_due(rule: Rule, now: dt.datetime) -> dt.datetime:
-    """Return the next occurrence of ``start_time`` after ``now``: a new schedule's first due time."""
+    """Return the next occurrence of ``start_time`` after ``now``: a new schedule begins there."""
     return next(
         due
         for date in _dates(now.astimezone(rule.zone).date() - dt.timedelta(days=1))

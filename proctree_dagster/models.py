@@ -123,9 +123,7 @@ class ContextField(models.JSONField):
 
     def get_prep_value(self, value: Any) -> Any:
         """Encode model instances, dates, … on the way to the database."""
-        return super().get_prep_value(
-            contexts.encode(value) if isinstance(value, dict) else value
-        )
+        return super().get_prep_value(contexts.encode(value) if isinstance(value, dict) else value)
 
 
 def validate_timezone(value: str) -> None:
@@ -245,14 +243,6 @@ class ProcessTreeSchedule(models.Model):
     def __str__(self) -> str:
         return f"{self.process_tree}: {self.rule}"
 
-    def clean(self) -> None:
-        """Refuse a context that can't be stored."""
-        super().clean()
-        try:
-            self.context = contexts.encode(self.context)
-        except ContextError as error:
-            raise ValidationError({"context": str(error)}) from error
-
     def save(
         self,
         *args: Any,
@@ -278,6 +268,14 @@ class ProcessTreeSchedule(models.Model):
         super().save(*args, update_fields=update_fields, **kwargs)
         self._remember_clockwork()
 
+    def clean(self) -> None:
+        """Refuse a context that can't be stored."""
+        super().clean()
+        try:
+            self.context = contexts.encode(self.context)
+        except ContextError as error:
+            raise ValidationError({"context": str(error)}) from error
+
     @classmethod
     def from_db(cls, *args: Any, **kwargs: Any) -> "ProcessTreeSchedule":
         """Load the row, and remember what the clock has written."""
@@ -298,8 +296,7 @@ class ProcessTreeSchedule(models.Model):
         return {
             name
             for name in _CLOCKWORK
-            if name in self.__dict__
-            and (name not in before or before[name] != self.__dict__[name])
+            if name in self.__dict__ and (name not in before or before[name] != self.__dict__[name])
         }
 
     @property
@@ -315,7 +312,7 @@ class ProcessTreeSchedule(models.Model):
         return f"{self.rule}{'' if self.enabled else ' (disabled)'}"
 
     def align(self, now: dt.datetime) -> list[str]:
-        """Set ``anchor`` and ``next_run`` to the next due time, if the rule is not the one they follow.
+        """Set ``anchor`` and ``next_run`` to the next due time if they follow another rule.
 
         That is so for a new schedule, and for one whose rule or ``enabled`` has changed, by
         whatever means: there is no backlog and no surprise run.

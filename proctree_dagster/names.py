@@ -7,10 +7,10 @@ import re
 MAX_NAME_LENGTH = 200
 """The longest name of a tree or a process, in characters (as long as its column)."""
 
-_TAKEN = frozenset(
-    "context conf config meta arg_dict dict input_arg_dict output_arg_dict "
-    "int str float bool input output type".split()
-) | frozenset(keyword.kwlist)
+_TAKEN = frozenset(keyword.kwlist) | {
+    *("context", "conf", "config", "meta", "arg_dict", "dict", "input_arg_dict"),
+    *("output_arg_dict", "int", "str", "float", "bool", "input", "output", "type"),
+}
 _ACCEPTED = re.compile(r"[A-Za-z0-9_]+")
 _REFUSED = re.compile(r"[^A-Za-z0-9_]+")
 

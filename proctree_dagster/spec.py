@@ -159,7 +159,9 @@ def parse(data: Mapping[str, Any]) -> TreeSpec:
 
 
 def _process(data: Mapping[str, Any]) -> ProcessSpec:
-    values = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+    values: dict[str, Any] = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in data.items()
+    }
     return ProcessSpec(**values)
 
 
@@ -240,9 +242,7 @@ def _graph_problems(processes: list[Mapping[str, Any]]) -> Iterable[str]:
             continue  # reported as an option
         for unknown in sorted(set(dependencies) - names):
             yield f"Process {process['name']!r} depends on {unknown!r}, which is not in the tree."
-        graph.setdefault(process["name"], []).extend(
-            each for each in dependencies if each in names
-        )
+        graph.setdefault(process["name"], []).extend(each for each in dependencies if each in names)
     yield from _circles(graph)
 
 

@@ -419,7 +419,9 @@ class ProcessTreeInstance:
             problems = "; ".join(
                 f"{name}: {' '.join(messages)}" for name, messages in error.message_dict.items()
             )
-            raise ScheduleError(f"The schedule of {self.name!r} is not valid: {problems}") from error
+            raise ScheduleError(
+                f"The schedule of {self.name!r} is not valid: {problems}"
+            ) from error
         schedule.save()
         return schedule
 
@@ -459,9 +461,7 @@ class ProcessTreeInstance:
         if row is not None and row.to_dict() == export.data and not export.unnameable:
             return execution.execute_row(row, context)
         tree = spec.parse(export.data)
-        registry = {
-            process.name: self._callable(process.func) for process in self._processes
-        }
+        registry = {process.name: self._callable(process.func) for process in self._processes}
         return execution.execute_spec(tree, registry, context, row)
 
     def _callable(self, func: Function | str) -> Function:

@@ -27,7 +27,7 @@ class TreeCommand(BaseCommand):
     """None: they would run the whole project's checks each time a schedule or a person runs it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Name the tree in the help, whatever its name holds (argparse would replace ``%(prog)``)."""
+        """Name the tree in the help; argparse would replace a ``%(prog)`` in its name."""
         super().__init__(*args, **kwargs)
         name = repr(self.tree_name).replace("%(", "% (")
         self.help = f"Run the process tree {name} and print its results."

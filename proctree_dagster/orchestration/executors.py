@@ -52,7 +52,7 @@ def tree_executor(revision: str, *, local: bool = False) -> ExecutorDefinition:
 
     return ExecutorDefinition(
         name=chosen.name,
-        config_schema=chosen.config_schema,
+        config_schema=chosen.config_schema.as_field(),
         requirements=chosen.get_requirements,
         executor_creation_fn=create,
         description=chosen.description,

@@ -8,8 +8,10 @@ from typing import Any
 from django.urls import NoReverseMatch, reverse
 
 from .. import conf, functions, validation
+from ..exceptions import ProctreeError
 from ..models import ProcessTree
 from ..names import dagster_name
+from ..process import explain
 from ..spec import TreeSpec, parse, revision
 
 logger = logging.getLogger(__name__)
@@ -63,14 +65,14 @@ def from_row(
     found: dict[str, Callable[..., Any]] = {}
     problem = None
     try:
-        if registry is None:
-            spec = validation.validate_tree(row.to_dict())
-        else:
-            spec = parse(row.to_dict())
+        check = validation.validate_tree if registry is None else parse
+        spec = check(row.to_dict())
         found = _functions(spec, registry or {})
+    except ProctreeError as error:
+        spec, problem = None, str(error)
     except Exception as error:  # one bad tree is one bad job, whatever is wrong with it
-        logger.warning("The process tree %r is broken: %s", row.name, error)
-        spec, problem = None, str(error) or repr(error)
+        logger.exception("The process tree %r can't be read.", row.name)
+        spec, problem = None, explain(error)
     return TreeRecord(
         name=row.name,
         job_name=row.job_name,

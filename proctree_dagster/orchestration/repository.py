@@ -27,7 +27,7 @@ from django.db import close_old_connections
 from .. import tags
 from ..models import ProcessTree
 from ..process import explain
-from .records import from_row
+from .records import TreeRecord, from_row
 from .translator import SCHEDULE_SUFFIX, ProcessTreeTranslator, translator
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ class LiveRepositoryData(RepositoryData):
         self._rows: dict[str, ProcessTree] = {}
         self._read_at: float | None = None
         self._jobs: dict[str, tuple[Key, JobDefinition]] = {}
+        self._told: dict[str, str | None] = {}
 
     def get_top_level_resources(self) -> Mapping[str, ResourceDefinition]:
         """None: a tree's run needs its context only."""
@@ -169,7 +170,18 @@ class LiveRepositoryData(RepositoryData):
                 job = ProcessTreeTranslator().job(record)
             if record.problem is None:  # what is broken may be mended without a new revision
                 self._jobs[row.job_name] = (key, job)
+            self._tell(row.job_name, record)
             return job
+
+    def _tell(self, job_name: str, record: TreeRecord) -> None:
+        """Log that a tree is broken, or no longer; once, not at every look."""
+        if self._told.get(job_name) == record.problem:
+            return
+        self._told[job_name] = record.problem
+        if record.problem is None:
+            logger.info("The process tree %r is whole again.", record.name)
+        else:
+            logger.error("The process tree %r is broken: %s", record.name, record.problem)
 
     def _schedule(self, row: ProcessTree) -> ScheduleDefinition:
         return self._translator.schedule(row.schedule)

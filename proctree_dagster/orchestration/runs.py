@@ -31,7 +31,7 @@ from dagster._core.remote_origin import (
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.storage.dagster_run import DagsterRunStatus
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
-from dagster._utils.error import SerializableErrorInfo
+from dagster_shared.error import SerializableErrorInfo
 
 from .. import claims, conf, tags
 from ..exceptions import InstanceError
@@ -147,7 +147,7 @@ def _working_directory() -> str:
     if found is None or found.origin is None:
         raise InstanceError(
             f'PROCTREE["DEFINITIONS"] names {module!r}, which can\'t be found from '
-            f"{os.getcwd()!r}. It is the module that workspace.yaml names; see the README."
+            f"{str(Path.cwd())!r}. It is the module that workspace.yaml names; see the README."
         )
     depth = module.count(".") + (2 if found.submodule_search_locations else 1)
     return str(Path(found.origin).resolve().parents[depth - 1])
@@ -230,7 +230,7 @@ def submit(instance: DagsterInstance, run: DagsterRun) -> None:
 
 def due_tag(due: dt.datetime) -> str:
     """Return a due time as the value of its tag."""
-    return due.astimezone(dt.timezone.utc).isoformat()
+    return due.astimezone(dt.UTC).isoformat()
 
 
 def take_claim(run: DagsterRun) -> str | None:

@@ -21,7 +21,7 @@ def evaluate(context: ScheduleEvaluationContext, schedule_id: int) -> RunRequest
     """
     close_old_connections()
     try:
-        at = context.scheduled_execution_time.astimezone(dt.timezone.utc)
+        at = context.scheduled_execution_time.astimezone(dt.UTC)
         decision = claims.request(
             schedule_id, at, lambda due: runs.claim_runs(context.instance, schedule_id, due)
         )

@@ -1,7 +1,7 @@
 """Tree -> job, process -> op, schedule -> schedule.
 
-Subclass ``ProcessTreeTranslator`` and name the subclass in ``PROCTREE["TRANSLATOR"]`` to change what
-your trees look like in Dagster: call ``super()`` and change what it returns.
+Subclass ``ProcessTreeTranslator`` and name the subclass in ``PROCTREE["TRANSLATOR"]`` to change
+what your trees look like in Dagster: call ``super()`` and change what it returns.
 """
 
 import inspect
@@ -23,6 +23,7 @@ from dagster import (
     InitResourceContext,
     JobDefinition,
     MetadataValue,
+    Noneable,
     OpDefinition,
     OpExecutionContext,
     Out,
@@ -85,9 +86,7 @@ class ProcessTreeTranslator:
         return self.graph(tree).to_job(
             name=tree.job_name,
             description=self.job_description(tree),
-            config=context_mapping(
-                tree.default_context, executor.config_schema.config_type, loggers
-            ),
+            config=context_mapping(tree.default_context, loggers),
             tags=self.job_tags(tree),
             metadata=self.job_metadata(tree),
             resource_defs={RUN_RESOURCE: _run_resource(collect)},
@@ -191,7 +190,7 @@ def translator() -> ProcessTreeTranslator:
 
 
 def context_mapping(
-    default_context: Mapping[str, Any], executor_config: Any, loggers: Iterable[str] = ()
+    default_context: Mapping[str, Any], loggers: Iterable[str] = ()
 ) -> ConfigMapping:
     """Return the mapping that makes the context plain YAML in the Launchpad.
 
@@ -207,7 +206,9 @@ def context_mapping(
                 description="The keyword arguments of the run.",
             ),
             "execution": Field(
-                Shape({"config": Field(executor_config, is_required=False)}),
+                Noneable(
+                    Permissive()
+                ),  # checked by Dagster with the rest; a shape would be prefilled
                 is_required=False,
                 description="The configuration of the executor.",
             ),

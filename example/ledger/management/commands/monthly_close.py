@@ -3,4 +3,4 @@ from proctree_dagster.management.base import TreeCommand
 
 
 class Command(TreeCommand):
-    tree_name = 'monthly_close'
+    tree_name = "monthly_close"

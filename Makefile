@@ -1,0 +1,53 @@
+# Two commands do everything: `make run` and `make test`. Both may be repeated, also after a failure.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+HOME_OF_DAGSTER := $(CURDIR)/example/dagster_home
+PORT ?= 3000
+
+.PHONY: run test check install install-test clean
+.DEFAULT_GOAL := run
+
+# Installs, migrates, saves the example's trees, and starts Dagster on http://localhost:3000.
+# exec: Ctrl-C reaches Dagster itself, which ends every process that it started.
+run: install
+	@EXAMPLE_DAGSTER_URL= $(BIN)/python manage.py migrate --verbosity 0
+	@EXAMPLE_DAGSTER_URL= $(BIN)/python manage.py setup_example
+	@printf '\n%s\n' \
+	  'Dagster is starting: open http://localhost:$(PORT) in a few seconds.' \
+	  '  Click:  Jobs > monthly_close > Launchpad > Launch Run' \
+	  '  Type:   $(BIN)/python manage.py monthly_close      (in another terminal)' \
+	  '  Then:   Runs, where both are listed. Ctrl-C here ends everything.' ''
+	@exec env DAGSTER_HOME=$(HOME_OF_DAGSTER) $(BIN)/python -m dagster dev \
+	  --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
+
+# Lints, types and contracts, then the tests, those of real processes and a real browser included.
+test: check
+	$(BIN)/python -m pytest
+
+check: install-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python manage.py makemigrations --check --dry-run
+	$(BIN)/python manage.py check
+
+install: $(VENV)/installed
+install-test: $(VENV)/installed-test
+
+# The stamp is written last, so an installation that failed half-way is begun again.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/installed-test: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,check]'
+	@touch $(VENV)/installed $@
+
+clean:
+	rm -rf $(VENV) db.sqlite3*
+	git clean -fdXq example/dagster_home

@@ -1,0 +1,100 @@
+"""Plain functions for tests of trees: each does one thing, and says so in its name."""
+
+import asyncio
+import os
+import time
+from functools import partial
+from os import getcwd as imported_function  # noqa: F401  # a way round the allow-list, for a test
+from typing import Any
+
+from proctree_dagster.functions import process_function
+
+
+def one() -> int:
+    """Return 1."""
+    return 1
+
+
+def two() -> int:
+    """Return 2."""
+    return 2
+
+
+def add(**kwargs: Any) -> int:
+    """Add up whatever numbers it is given."""
+    return sum(value for value in kwargs.values() if isinstance(value, int))
+
+
+def echo(**kwargs: Any) -> dict[str, Any]:
+    """Return what it is called with."""
+    return kwargs
+
+
+def nothing() -> None:
+    """Return None."""
+
+
+def zero() -> int:
+    """Return 0."""
+    return 0
+
+
+def fail(**kwargs: Any) -> None:
+    """Raise a ValueError."""
+    raise ValueError("this process always fails")
+
+
+def needs(argument: Any) -> Any:
+    """Return its one argument, without which it can't be called."""
+    return argument
+
+
+def optional(argument: Any = "the default") -> Any:
+    """Return its argument, or the default."""
+    return argument
+
+
+def pause(seconds: float = 0.2) -> float:
+    """Sleep, and return how long."""
+    time.sleep(seconds)
+    return seconds
+
+
+def process_id() -> int:
+    """Return the id of the operating system's process that it runs in."""
+    return os.getpid()
+
+
+async def asynchronous(argument: Any = None) -> Any:
+    """Return its argument, after giving way to others."""
+    await asyncio.sleep(0)
+    return argument
+
+
+class Methods:
+    """Functions that are named by their qualname."""
+
+    @staticmethod
+    def static(argument: Any = "static") -> Any:
+        """Return its argument."""
+        return argument
+
+    @classmethod
+    def of_class(cls, argument: Any = "class") -> Any:
+        """Return the class's name and its argument."""
+        return f"{cls.__name__}: {argument}"
+
+    def bound(self) -> str:
+        """Return a word: nobody can name the instance."""
+        return "bound"
+
+
+@process_function("registered")
+def under_a_key() -> str:
+    """Return a word; rows call it by its key."""
+    return "registered"
+
+
+NOT_A_FUNCTION = 42
+half_of_echo = partial(echo, half=True)
+a_lambda = lambda: 3  # noqa: E731
