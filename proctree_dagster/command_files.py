@@ -51,8 +51,8 @@ def write_command(
     if target is not None and target.suffix == ".py":
         if command_name is not None and command_name != target.stem:
             raise CommandError(
-                f"command_name is {command_name!r}, and output_path names the file {target.name!r}; "
-                "give one of them."
+                f"command_name is {command_name!r}, and output_path names the file "
+                f"{target.name!r}; give one of them."
             )
         command_name, target = target.stem, target.parent
     name = tree_name if command_name is None else command_name

@@ -79,3 +79,7 @@ class CommandError(ProctreeError, ValueError):
 
 class InstanceError(ProctreeError, RuntimeError):
     """The Dagster instance can't do this."""
+
+
+class UnnameableFunctionWarning(UserWarning):
+    """A tree was saved with a function that no other process can find."""

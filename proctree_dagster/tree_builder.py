@@ -20,16 +20,13 @@ from .exceptions import (
     ScheduleError,
     TreeExists,
     TreeNotSaved,
+    UnnameableFunctionWarning,
 )
 from .execution import Results, SubmittedRun
 from .models import ProcessTree, ProcessTreeSchedule
 from .tasks import TreeTask
 
 Function = Callable[..., Any]
-
-
-class UnnameableFunctionWarning(UserWarning):
-    """A tree was saved with a function that no other process can find."""
 
 
 @dataclass

@@ -16,6 +16,7 @@ from dagster import (
     multiprocess_executor,
 )
 from dagster._core.events import EngineEventData
+from dagster._core.execution.api import create_execution_plan
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.retries import RetryMode
@@ -121,10 +122,35 @@ class TreeExecutor(Executor):
                 f"The tree has changed since this run was requested: revision {requested} was "
                 f"asked for, {self._revision} runs."
             )
+            if run.parent_run_id is None:
+                plan_context = _whole_plan(plan_context)
         try:
-            yield from self._inner.execute(plan_context, execution_plan)
+            yield from self._inner.execute(plan_context, plan_context.execution_plan)
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
             current = instance.get_run_by_id(run.run_id)
             if self._local and current and current.status == DagsterRunStatus.STARTED:
                 instance.report_run_canceling(run, "Interrupted where it was started.")
             raise
+
+
+def _whole_plan(plan_context: PlanOrchestrationContext) -> PlanOrchestrationContext:
+    """Let a run execute the tree as it is now.
+
+    A launch from the UI writes down the steps of its time, and a process added since would be
+    left out without a word. (One that was removed fails the run before it gets here.)
+    """
+    instance = plan_context.instance
+    plan = create_execution_plan(
+        plan_context.job,
+        plan_context.run_config,
+        instance_ref=instance.get_ref() if instance.is_persistent else None,
+        tags=plan_context.dagster_run.tags,
+        repository_load_data=plan_context.execution_plan.repository_load_data,
+    )
+    return PlanOrchestrationContext(
+        plan_data=plan_context.plan_data._replace(execution_plan=plan),
+        log_manager=plan_context.log,
+        executor=plan_context.executor,
+        output_capture=plan_context.output_capture,
+        resume_from_failure=plan_context.resume_from_failure,
+    )

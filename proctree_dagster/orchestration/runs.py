@@ -21,7 +21,7 @@ from dagster import (
 )
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.definitions.job_base import InMemoryJob
-from dagster._core.execution.api import execute_run_iterator
+from dagster._core.execution.api import create_execution_plan, execute_run_iterator
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.remote_origin import (
     ManagedGrpcPythonEnvCodeLocationOrigin,
@@ -29,6 +29,7 @@ from dagster._core.remote_origin import (
     RemoteRepositoryOrigin,
 )
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
+from dagster._core.snap import snapshot_from_execution_plan
 from dagster._core.storage.dagster_run import DagsterRunStatus
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_shared.error import SerializableErrorInfo
@@ -105,12 +106,29 @@ def create_run(
     in_memory:
         Whether the run uses functions that only this process has: it can't be re-executed then.
     """
-    return instance.create_run_for_job(
-        job,
-        run_config={"context": dict(context)},
+    run_config = {"context": dict(context)}
+    plan = create_execution_plan(job, run_config)
+    # Not create_run_for_job: it writes down today's steps, and a run executes the tree as it is
+    # when it starts.
+    return instance.create_run(
+        job_name=job.name,
+        run_id=None,
+        run_config=run_config,
+        status=None,
         tags={**job.run_tags, **run_tags, **({tags.IN_MEMORY: "true"} if in_memory else {})},
+        root_run_id=None,
+        parent_run_id=None,
+        step_keys_to_execute=None,
+        execution_plan_snapshot=snapshot_from_execution_plan(plan, job.get_job_snapshot_id()),
+        job_snapshot=job.get_job_snapshot(),
+        parent_job_snapshot=None,
+        asset_selection=None,
+        asset_check_selection=None,
+        resolved_op_selection=None,
+        op_selection=None,
         remote_job_origin=None if in_memory else _remote_origin(job.name),
         job_code_origin=None if in_memory else _code_origin(job.name),
+        asset_graph=job.asset_layer.asset_graph,
     )
 
 

@@ -1,0 +1,320 @@
+"""Running trees from Python: the results, and what Dagster's history says of the run."""
+
+import logging
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus
+from django.db import transaction
+
+from proctree_dagster import execution, tags
+from proctree_dagster.exceptions import (
+    ContextError,
+    InstanceError,
+    InvalidTree,
+    TreeNotFound,
+)
+from proctree_dagster.models import ProcessTree
+from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
+from tests.app import processes
+from tests.app.models import Organisation
+
+pytestmark = pytest.mark.django_db
+
+
+def save(name: str = "sum", **process_functions: Any) -> ProcessTreeInstance:
+    """Save a chain of processes, each behind the one before."""
+    tree = ProcessTreeInstance(name, overwrite=True)
+    before: list[str] = []
+    for process, func in process_functions.items():
+        tree.add_process(process, func=func, dependencies=before)
+        before = [process]
+    tree.save()
+    return tree
+
+
+class TestResults:
+    def test_results_are_passed_on_by_name_and_returned_by_name(
+        self, instance: DagsterInstance
+    ) -> None:
+        (
+            ProcessTreeInstance("sum")
+            .add_process("one", func=processes.one)
+            .add_process("two", func=processes.two)
+            .add_process("total", func=processes.add, dependencies=["one", "two"])
+            .save()
+        )
+        results = ProcessTreeManager.execute_tree("sum", context={"more": 10})
+        times = results["execution_times"]
+        assert {**results, "run_id": "", "execution_times": {}} == {
+            "success": True,
+            "results": {"one": 1, "two": 2, "total": 13},
+            "status": {"one": "completed", "two": "completed", "total": "completed"},
+            "errors": {},
+            "execution_times": {},
+            "cached": {"one": False, "two": False, "total": False},
+            "run_id": "",
+        }
+        assert set(times) == {"one", "two", "total"}
+        assert all(seconds >= 0 for seconds in times.values())
+
+    def test_names_that_dagster_refuses_reach_the_function_as_written(
+        self, instance: DagsterInstance
+    ) -> None:
+        names = ["context", "class", "naïve step!", "type"]
+        tree = ProcessTreeInstance('a "tree"\nwith {braces} %s')
+        for name in names:
+            tree.add_process(name, func=processes.one)
+        tree.add_process("all", func=processes.echo, dependencies=names)
+        tree.save()
+        results = ProcessTreeManager.execute_tree(tree.name)
+        assert results["results"]["all"] == dict.fromkeys(names, 1)
+
+    def test_none_and_zero_are_results_and_are_passed_on(self, instance: DagsterInstance) -> None:
+        (
+            ProcessTreeInstance("falsy")
+            .add_process("nothing", func=processes.nothing)
+            .add_process("zero", func=processes.zero)
+            .add_process("seen", func=processes.echo, dependencies=["nothing", "zero"])
+            .save()
+        )
+        results = ProcessTreeManager.execute_tree("falsy")
+        assert results["results"]["seen"] == {"nothing": None, "zero": 0}
+
+    def test_a_result_wins_over_a_context_key_of_the_same_name(
+        self, instance: DagsterInstance
+    ) -> None:
+        save(one=processes.one, seen=processes.echo)
+        results = ProcessTreeManager.execute_tree("sum", context={"one": "context", "x": 2})
+        assert results["results"]["seen"] == {"one": 1, "x": 2}
+
+    def test_an_async_function_and_methods_work(self, instance: DagsterInstance) -> None:
+        save(
+            asynchronous=processes.asynchronous,
+            static=processes.Methods.static,
+            of_class=processes.Methods.of_class,
+        )
+        results = ProcessTreeManager.execute_tree("sum", context={"argument": "x"})
+        assert results["results"] == {"asynchronous": "x", "static": "x", "of_class": "Methods: x"}
+
+
+class TestContext:
+    def test_a_model_instance_is_fetched_again_when_the_run_starts(
+        self, instance: DagsterInstance
+    ) -> None:
+        organisation = Organisation.objects.create(name="before")
+        save(seen=processes.echo)
+        Organisation.objects.update(name="after")
+        results = ProcessTreeManager.execute_tree("sum", context={"organisation": organisation})
+        seen = results["results"]["seen"]["organisation"]
+        assert seen == organisation
+        assert seen.name == "after"
+
+    def test_a_context_updates_the_schedules_default_context(
+        self, instance: DagsterInstance
+    ) -> None:
+        save(seen=processes.echo).register_schedule(context={"a": 1, "b": Decimal("1.50")})
+        results = ProcessTreeManager.execute_tree("sum", context={"a": 2})
+        assert results["results"]["seen"] == {"a": 2, "b": Decimal("1.50")}
+        run = instance.get_run_by_id(results["run_id"])
+        assert run is not None
+        assert run.run_config == {"context": {"a": 2, "b": {"$decimal": "1.50"}}}
+
+    def test_a_row_that_is_gone_fails_the_run_with_its_reason(
+        self, instance: DagsterInstance
+    ) -> None:
+        organisation = Organisation.objects.create(name="Acme")
+        save(first=processes.one, second=processes.add)
+        context = {"organisation": {"$model": "app.Organisation", "pk": organisation.pk}}
+        organisation.delete()
+        results = ProcessTreeManager.execute_tree("sum", context=context)
+        assert not results["success"]
+        assert results["status"] == {"first": "skipped", "second": "skipped"}
+        assert "there is no app.Organisation" in results["errors"]["first"]
+        run = instance.get_run_by_id(results["run_id"])
+        assert run is not None
+        assert run.status == DagsterRunStatus.FAILURE
+
+    def test_what_cannot_be_stored_is_refused_before_a_run_is_created(
+        self, instance: DagsterInstance
+    ) -> None:
+        save(first=processes.one)
+        with pytest.raises(ContextError, match=r"context\['a'\]\[0\]"):
+            ProcessTreeManager.execute_tree("sum", context={"a": [object()]})
+        assert instance.get_runs() == []
+
+
+class TestFailure:
+    def test_a_failed_process_is_failed_and_what_is_behind_it_skipped(
+        self, instance: DagsterInstance
+    ) -> None:
+        (
+            ProcessTreeInstance("failing")
+            .add_process("bad", func=processes.fail)
+            .add_process("behind", func=processes.echo, dependencies=["bad"])
+            .add_process("far behind", func=processes.echo, dependencies=["behind"])
+            .add_process("beside", func=processes.one)
+            .save()
+        )
+        results = ProcessTreeManager.execute_tree("failing")
+        assert not results["success"]
+        assert results["status"] == {
+            "bad": "failed",
+            "behind": "skipped",
+            "far behind": "skipped",
+            "beside": "completed",
+        }
+        assert results["errors"] == {
+            "bad": "ValueError: this process always fails",
+            "behind": "Dependency failed: bad",
+            "far behind": "Dependency failed: bad",
+        }
+        assert results["results"] == {"beside": 1}
+        run = instance.get_run_by_id(results["run_id"])
+        assert run is not None
+        assert run.status == DagsterRunStatus.FAILURE
+
+    def test_a_missing_argument_names_the_process_the_argument_and_what_was_there(
+        self, instance: DagsterInstance
+    ) -> None:
+        save(needy=processes.needs)
+        results = ProcessTreeManager.execute_tree("sum", context={"other": 1})
+        assert "Process 'needy'" in results["errors"]["needy"]
+        assert "'argument'" in results["errors"]["needy"]
+        assert "gave 'other'" in results["errors"]["needy"]
+
+    def test_a_broken_tree_is_a_failed_run_with_its_reason(self, instance: DagsterInstance) -> None:
+        save(first=processes.one)
+        ProcessTree.objects.update(processes=[{"name": "first", "func": "os:system"}])
+        results = ProcessTreeManager.execute_tree("sum")
+        assert not results["success"]
+        assert "'os:system' is not allowed" in results["errors"]["sum"]
+        events = instance.all_logs(results["run_id"], of_type=DagsterEventType.STEP_FAILURE)
+        assert len(events) == 1
+
+    def test_an_unknown_tree_raises(self) -> None:
+        with pytest.raises(TreeNotFound, match="'nowhere'"):
+            ProcessTreeManager.execute_tree("nowhere")
+
+    def test_a_failed_tree_leaves_the_callers_transaction_usable(
+        self, instance: DagsterInstance
+    ) -> None:
+        save(bad=processes.fail)
+        with transaction.atomic():
+            ProcessTreeManager.execute_tree("sum")
+            Organisation.objects.create(name="after")
+        assert Organisation.objects.filter(name="after").exists()
+
+
+class TestHistory:
+    def test_a_run_is_recorded_so_that_the_ui_can_execute_it_again(
+        self, instance: DagsterInstance
+    ) -> None:
+        save(first=processes.one)
+        run = instance.get_run_by_id(ProcessTreeManager.execute_tree("sum")["run_id"])
+        assert run is not None
+        assert run.tags[tags.TREE] == "sum"
+        assert run.tags[tags.TRIGGERED_BY] == "python"
+        assert run.tags[tags.REVISION] == ProcessTree.objects.get().revision
+        assert run.step_keys_to_execute is None
+        assert run.execution_plan_snapshot_id is not None
+        origin = run.remote_job_origin
+        assert origin is not None
+        assert origin.location_name == "proctree"
+        assert origin.repository_origin.repository_name == "process_trees"
+        code = run.job_code_origin
+        assert code is not None
+        assert code.repository_origin.entry_point is not None
+        assert list(code.repository_origin.entry_point[1:]) == ["-m", "dagster"]
+
+    def test_a_run_with_functions_of_this_process_is_recorded_as_one(
+        self, instance: DagsterInstance
+    ) -> None:
+        save(first=processes.one)
+        results = ProcessTreeManager.execute_tree("sum", func_registry={"first": lambda: "mine"})
+        assert results["results"] == {"first": "mine"}
+        run = instance.get_run_by_id(results["run_id"])
+        assert run is not None
+        assert run.tags[tags.IN_MEMORY] == "true"
+        assert run.remote_job_origin is None
+
+    def test_a_tree_that_is_not_saved_runs_as_it_is_here(self, instance: DagsterInstance) -> None:
+        tree = ProcessTreeInstance("unsaved").add_process("secret", func=lambda: 42)
+        results = tree.execute()
+        assert results["results"] == {"secret": 42}
+        assert not ProcessTree.objects.exists()
+        assert instance.get_run_by_id(results["run_id"]) is not None
+
+    def test_a_saved_tree_runs_as_it_was_saved(self, instance: DagsterInstance) -> None:
+        run_id = save(first=processes.one).execute()["run_id"]
+        run = instance.get_run_by_id(run_id)
+        assert run is not None
+        assert tags.IN_MEMORY not in run.tags
+
+    def test_without_a_home_the_history_is_not_kept_and_the_log_says_so(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        save(first=processes.one)
+        with caplog.at_level(logging.WARNING):
+            assert ProcessTreeManager.execute_tree("sum")["success"]
+        assert "history is not kept" in caplog.text
+
+    def test_a_home_that_is_no_folder_is_an_error(self, settings: Any) -> None:
+        settings.PROCTREE = {"DAGSTER_HOME": "/nowhere/at/all"}
+        save(first=processes.one)
+        with pytest.raises(InstanceError, match="'/nowhere/at/all' is not a folder"):
+            ProcessTreeManager.execute_tree("sum")
+
+    def test_progress_is_told_as_processes_start_and_finish(
+        self, instance: DagsterInstance
+    ) -> None:
+        save(first=processes.one, bad=processes.fail)
+        told: list[tuple[str, str]] = []
+        execution.execute_row(
+            execution.get_row("sum"), on_progress=lambda name, status: told.append((name, status))
+        )
+        assert told == [
+            ("first", "running"),
+            ("first", "completed"),
+            ("bad", "running"),
+            ("bad", "failed"),
+        ]
+
+
+class TestSubmitting:
+    def test_a_submitted_run_is_queued_and_its_page_is_known(
+        self, instance: DagsterInstance, settings: Any
+    ) -> None:
+        settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_URL": "http://dagster.example/"}
+        save(first=processes.one)
+        run_id, url = ProcessTreeManager.submit_tree("sum", context={"a": 1})
+        run = instance.get_run_by_id(run_id)
+        assert run is not None
+        assert run.status == DagsterRunStatus.QUEUED
+        assert run.run_config == {"context": {"a": 1}}
+        assert url == f"http://dagster.example/runs/{run_id}"
+
+    def test_without_a_home_it_refuses(self) -> None:
+        save(first=processes.one)
+        with pytest.raises(InstanceError, match="Dagster has no home"):
+            ProcessTreeManager.submit_tree("sum")
+
+    def test_a_broken_tree_is_refused(self, instance: DagsterInstance) -> None:
+        save(first=processes.one)
+        ProcessTree.objects.update(processes=[])
+        with pytest.raises(InvalidTree, match="no processes"):
+            ProcessTreeManager.submit_tree("sum")
+        assert instance.get_runs() == []
+
+    def test_an_instance_without_a_queue_is_refused(
+        self, instance: DagsterInstance, dagster_home: Any
+    ) -> None:
+        (dagster_home / "dagster.yaml").write_text(
+            "run_coordinator:\n"
+            "  module: dagster._core.run_coordinator\n"
+            "  class: DefaultRunCoordinator\n"
+        )
+        save(first=processes.one)
+        with pytest.raises(InstanceError, match="no run queue"):
+            ProcessTreeManager.submit_tree("sum")

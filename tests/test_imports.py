@@ -1,0 +1,38 @@
+"""What a Django process pays that only has the app installed."""
+
+import subprocess
+import sys
+
+import pytest
+
+SETTINGS = "from django.conf import settings; "
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "import proctree_dagster.tree_builder",
+        "import proctree_dagster.tasks",
+        "from django.core.management import call_command; call_command('check')",
+        "from django.core.management import call_command; call_command('migrate', verbosity=0)",
+    ],
+)
+def test_a_django_process_that_runs_no_tree_imports_no_dagster(code: str) -> None:
+    program = (
+        "import os, sys; os.environ['DJANGO_SETTINGS_MODULE'] = 'tests.settings'; "
+        f"import django; django.setup(); {code}; "
+        "print([name for name in sys.modules if name.split('.')[0].startswith('dagster')])"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip().splitlines()[-1] == "[]", done.stderr
+    assert done.returncode == 0
+
+
+def test_a_django_process_that_runs_no_tree_imports_no_processes_module() -> None:
+    program = (
+        "import os, sys; os.environ['DJANGO_SETTINGS_MODULE'] = 'tests.settings'; "
+        "import django; django.setup(); "
+        "print('tests.app.processes' in sys.modules, 'example.ledger.processes' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "False False", done.stderr

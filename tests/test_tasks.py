@@ -1,0 +1,165 @@
+"""Schedules without Dagster's daemon."""
+
+import datetime as dt
+import pickle
+
+import pytest
+from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from django.utils import timezone
+
+from proctree_dagster import claims, execution, tags
+from proctree_dagster.exceptions import TreeFailed, TreeNotFound
+from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
+from proctree_dagster.orchestration import runs
+from proctree_dagster.tasks import check_and_run_scheduled_tasks
+from proctree_dagster.tree_builder import ProcessTreeInstance
+from tests.app import processes
+
+pytestmark = pytest.mark.django_db
+
+
+def scheduled(name: str, func: object = processes.echo, due: bool = True) -> ProcessTreeSchedule:
+    tree = ProcessTreeInstance(name).add_process("only", func=func)  # type: ignore[arg-type]
+    tree.save()
+    schedule = tree.register_schedule(interval_minutes=60, context={"from": "the schedule"})
+    if due:
+        make_due(schedule)
+    return schedule
+
+
+def make_due(schedule: ProcessTreeSchedule) -> dt.datetime:
+    due = timezone.now() - dt.timedelta(minutes=5)
+    ProcessTreeSchedule.objects.filter(pk=schedule.pk).update(next_run=due)
+    return due
+
+
+def test_what_is_due_runs_once_and_its_row_says_so(instance: DagsterInstance) -> None:
+    schedule = scheduled("due")
+    due = make_due(schedule)
+    scheduled("later", due=False)
+    before = timezone.now()
+    results = check_and_run_scheduled_tasks()
+    assert list(results) == ["due"]
+    assert results["due"]["results"] == {"only": {"from": "the schedule"}}
+    assert check_and_run_scheduled_tasks() == {}
+    schedule.refresh_from_db()
+    assert schedule.last_run is not None
+    assert schedule.last_run >= before
+    assert schedule.next_run is not None
+    assert schedule.next_run > before
+    assert schedule.claim is None
+    [run] = instance.get_runs()
+    assert schedule.last_run_id == run.run_id == results["due"]["run_id"]
+    assert run.tags[tags.TRIGGERED_BY] == "schedule"
+    assert run.tags[tags.DUE] == due.isoformat()
+
+
+def test_one_failure_stops_no_other_and_is_not_tried_again_every_minute(
+    instance: DagsterInstance,
+) -> None:
+    scheduled("a_fails", processes.fail)
+    scheduled("b_broken")
+    ProcessTree.objects.filter(name="b_broken").update(processes=[])
+    scheduled("c_works")
+    results = check_and_run_scheduled_tasks()
+    assert {name: each["success"] for name, each in results.items()} == {
+        "a_fails": False,
+        "b_broken": False,
+        "c_works": True,
+    }
+    assert check_and_run_scheduled_tasks() == {}
+
+
+def test_a_disabled_schedule_does_not_run(instance: DagsterInstance) -> None:
+    schedule = scheduled("disabled")
+    ProcessTreeSchedule.objects.filter(pk=schedule.pk).update(enabled=False)
+    assert check_and_run_scheduled_tasks() == {}
+    assert instance.get_runs() == []
+
+
+def test_a_manual_run_moves_neither_last_run_nor_next_run(instance: DagsterInstance) -> None:
+    schedule = scheduled("manual", due=False)
+    ProcessTreeInstance.load("manual").execute()
+    after = ProcessTreeSchedule.objects.get(pk=schedule.pk)
+    assert (after.last_run, after.next_run) == (schedule.last_run, schedule.next_run)
+
+
+def test_an_open_claim_without_a_run_is_taken_up_after_a_minute(instance: DagsterInstance) -> None:
+    schedule = scheduled("lost")
+    due = make_due(schedule)
+    claimed = claims.request(schedule.pk, timezone.now(), lambda due: "none")
+    assert isinstance(claimed, claims.Due)  # and whoever claimed it was killed
+    assert check_and_run_scheduled_tasks() == {}
+    ProcessTreeSchedule.objects.update(claimed_at=timezone.now() - dt.timedelta(seconds=61))
+    results = check_and_run_scheduled_tasks()
+    assert results["lost"]["success"]
+    [run] = instance.get_runs()
+    assert run.tags[tags.DUE] == due.isoformat()
+
+
+def test_a_run_that_cannot_take_its_claim_calls_no_function(instance: DagsterInstance) -> None:
+    scheduled("twice")
+    first = check_and_run_scheduled_tasks()["twice"]
+    [run] = instance.get_runs()
+    due = dt.datetime.fromisoformat(run.tags[tags.DUE])
+    second = execution.execute_row(
+        ProcessTree.objects.get(name="twice"), triggered_by="schedule", due=due
+    )
+    assert first["success"]
+    assert not second["success"]
+    assert second["status"] == {"only": "skipped"}
+    assert f"Already run by run {first['run_id']}" in second["errors"]["only"]
+    ended = instance.get_run_by_id(second["run_id"])
+    assert ended is not None
+    assert ended.status == DagsterRunStatus.CANCELED
+
+
+def test_a_claim_whose_run_was_canceled_in_the_queue_is_settled(instance: DagsterInstance) -> None:
+    schedule = scheduled("canceled")
+    claimed = claims.request(schedule.pk, timezone.now(), lambda due: "none")
+    assert isinstance(claimed, claims.Due)
+    run_id, _ = execution.submit_row(ProcessTree.objects.get(name="canceled"))
+    instance.add_run_tags(run_id, {tags.DUE: runs.due_tag(claimed.due)})
+    queued = instance.get_run_by_id(run_id)
+    assert queued is not None
+    assert runs.claim_runs(instance, schedule.pk, claimed.due) == "under way"
+    instance.report_run_canceled(queued)
+    assert runs.claim_runs(instance, schedule.pk, claimed.due) == "finished"
+    assert check_and_run_scheduled_tasks() == {}
+    make_due(schedule)
+    assert check_and_run_scheduled_tasks()["canceled"]["success"]
+
+
+class TestTaskFunction:
+    def test_without_a_schedule_it_always_runs(self, instance: DagsterInstance) -> None:
+        tree = ProcessTreeInstance("free").add_process("one", func=processes.one)
+        tree.save()
+        task = tree.create_task_function()
+        for _ in range(2):
+            results = task()
+            assert results is not None
+            assert results["success"]
+        assert len(instance.get_runs()) == 2
+
+    def test_with_a_schedule_it_claims_first(self, instance: DagsterInstance) -> None:
+        scheduled("claimed")
+        task = ProcessTreeInstance.load("claimed").create_task_function()
+        results = task()
+        assert results is not None
+        assert results["success"]
+        assert task() is None
+        assert len(instance.get_runs(RunsFilter(job_name="claimed"))) == 1
+
+    def test_it_raises_when_the_tree_fails(self, instance: DagsterInstance) -> None:
+        tree = ProcessTreeInstance("failing").add_process("bad", func=processes.fail)
+        tree.save()
+        with pytest.raises(TreeFailed, match="bad: ValueError: this process always fails"):
+            tree.create_task_function()()
+
+    def test_it_survives_pickling_and_raises_when_the_tree_is_gone(self) -> None:
+        tree = ProcessTreeInstance("gone").add_process("one", func=processes.one)
+        row = tree.save()
+        task = pickle.loads(pickle.dumps(tree.create_task_function()))
+        row.delete()
+        with pytest.raises(TreeNotFound):
+            task()
