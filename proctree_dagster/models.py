@@ -374,5 +374,5 @@ class ProcessTreeSchedule(models.Model):
         grace = dt.timedelta(seconds=30)  # a tick at the due time itself needs a moment
         overdue = self.next_run is None or self.next_run < now - grace
         if overdue or self.claim is not None or self.next_run_rule != self.current_rule:
-            return [intervals.EVERY_MINUTE], self.rule.timezone
+            return [intervals.EVERY_MINUTE], self.rule.zone.key
         return intervals.cron_cover(self.rule, self.anchor or now)

@@ -184,7 +184,11 @@ class LiveRepositoryData(RepositoryData):
             logger.error("The process tree %r is broken: %s", record.name, record.problem)
 
     def _schedule(self, row: ProcessTree) -> ScheduleDefinition:
-        return self._translator.schedule(row.schedule)
+        try:
+            return self._translator.schedule(row.schedule)
+        except Exception:  # a translator's fault must not make the schedule vanish
+            logger.exception("The schedule of %r can't be translated.", row.name)
+            return ProcessTreeTranslator().schedule(row.schedule)
 
 
 def build_repository() -> RepositoryDefinition:

@@ -1,0 +1,147 @@
+"""What a tree looks like in Dagster."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from dagster import DagsterInstance, JobDefinition, OpDefinition
+
+from proctree_dagster import tags
+from proctree_dagster.models import ProcessTree
+from proctree_dagster.orchestration.records import TreeRecord, from_row
+from proctree_dagster.orchestration.translator import ProcessTreeTranslator, translator
+from proctree_dagster.spec import ProcessSpec
+from proctree_dagster.tree_builder import ProcessTreeInstance
+from tests.app import processes
+
+pytestmark = pytest.mark.django_db
+
+
+def job_of(tree: ProcessTreeInstance) -> JobDefinition:
+    return translator().job(from_row(tree.save()))
+
+
+def diamond(name: str = "diamond") -> ProcessTreeInstance:
+    return (
+        ProcessTreeInstance(name, "One, two, and their sum.")
+        .add_process("one", func=processes.one, metadata={"owner": "books"})
+        .add_process("naïve two!", func=processes.two)
+        .add_process("sum", func=processes.add, dependencies=["one", "naïve two!"])
+    )
+
+
+def test_a_tree_is_a_job_whose_ops_are_wired_by_its_dependencies() -> None:
+    job = job_of(diamond())
+    assert job.name == "diamond"
+    assert job.description == "One, two, and their sum."
+    wired = {
+        (op.name, inputs.input_name, output.node_name)
+        for op in job.graph.nodes
+        for inputs, outputs in job.dependency_structure.input_to_upstream_outputs_for_node(
+            op.name
+        ).items()
+        for output in outputs
+    }
+    [two] = [node.name for node in job.graph.nodes if node.name.startswith("na")]
+    assert wired == {("sum", "one", "one"), ("sum", two, two)}
+
+
+def test_a_functions_docstring_is_its_ops_description() -> None:
+    job = job_of(diamond())
+    op = job.graph.node_named("one").definition
+    assert isinstance(op, OpDefinition)
+    assert op.description == "Return 1."
+
+
+def test_names_as_written_stay_in_the_description_and_the_metadata() -> None:
+    job = job_of(diamond("my diamond?"))
+    assert job.description is not None
+    assert job.description.startswith("my diamond?\n\n")
+    [two] = [node.definition for node in job.graph.nodes if node.name.startswith("na")]
+    assert isinstance(two, OpDefinition)
+    assert two.tags[tags.PROCESS] == "naïve two!"
+    assert two.description is not None
+    assert two.description.startswith("naïve two!")
+
+
+def test_tags_and_metadata_name_the_tree_its_revision_and_its_functions(settings: Any) -> None:
+    settings.PROCTREE = {"SITE_URL": "https://books.example/"}
+    tree = diamond()
+    job = job_of(tree)
+    row = ProcessTree.objects.get()
+    assert job.run_tags[tags.TREE] == "diamond"
+    assert job.run_tags[tags.REVISION] == row.revision
+    link = job.metadata[tags.ADMIN].value
+    assert link == f"https://books.example/admin/proctree_dagster/processtree/{row.pk}/change/"
+    op = job.graph.node_named("one").definition
+    assert isinstance(op, OpDefinition)
+    assert op.tags[tags.FUNCTION] == "tests.app.processes:one"
+    assert op.tags[tags.METADATA] == '{"owner": "books"}'
+
+
+def test_the_revision_changes_with_the_content_and_with_the_default_context() -> None:
+    tree = diamond()
+    before = tree.save().revision
+    tree.register_schedule(context={"a": 1})
+    scheduled = ProcessTree.objects.get().revision
+    tree.add_process("more", func=processes.one).save()
+    changed = ProcessTree.objects.get().revision
+    assert len({before, scheduled, changed}) == 3
+
+
+def test_a_broken_tree_is_a_job_whose_one_op_raises_the_reason(instance: DagsterInstance) -> None:
+    diamond().save()
+    ProcessTree.objects.update(processes=[{"name": "a", "func": "tests.app.processes:gone"}])
+    job = translator().job(from_row(ProcessTree.objects.get()))
+    assert job.name == "diamond"
+    assert job.description is not None
+    assert "'tests.app.processes:gone' names nothing" in job.description
+    result = job.execute_in_process(instance=instance, raise_on_error=False)
+    assert not result.success
+    [failure] = result.get_step_failure_events()
+    data = failure.step_failure_data
+    assert data.user_failure_data is not None
+    assert "names nothing" in str(data.user_failure_data.description)
+
+
+class Shouting(ProcessTreeTranslator):
+    """A project's own translator."""
+
+    def op_description(self, process: ProcessSpec, func: Callable[..., Any]) -> str:
+        return super().op_description(process, func).upper()
+
+    def job_tags(self, tree: TreeRecord) -> dict[str, str]:
+        return {**super().job_tags(tree), "team": "books"}
+
+
+def test_users_change_the_translation_by_subclassing(settings: Any) -> None:
+    settings.PROCTREE = {"TRANSLATOR": "tests.test_translator.Shouting"}
+    job = job_of(diamond())
+    op = job.graph.node_named("one").definition
+    assert isinstance(op, OpDefinition)
+    assert op.description == "RETURN 1."
+    assert job.run_tags["team"] == "books"
+
+
+def test_a_translator_must_be_one(settings: Any) -> None:
+    settings.PROCTREE = {"TRANSLATOR": "tests.app.models.Organisation"}
+    with pytest.raises(TypeError, match="must name a subclass of ProcessTreeTranslator"):
+        translator()
+
+
+@pytest.mark.parametrize(
+    ("executor", "complaint"),
+    [
+        ("thread", "unknown: 'thread'; choose one of in_process, multiprocess"),
+        ("dagster_celery.celery_executor", "Is its package installed"),
+        ("tests.app.processes.one", "not an executor"),
+    ],
+)
+def test_an_unknown_executor_says_what_there_is(
+    settings: Any, executor: str, complaint: str
+) -> None:
+    from django.core.exceptions import ImproperlyConfigured
+
+    settings.PROCTREE = {"EXECUTOR": executor}
+    with pytest.raises(ImproperlyConfigured, match=complaint):
+        job_of(diamond())
