@@ -1,0 +1,436 @@
+"""What a person sees and clicks: the real Dagster UI, in a real browser."""
+
+import json
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser
+
+from . import browser as browsers
+from .browser import Tab
+from .stack import Stack, wait_for
+
+pytestmark = pytest.mark.e2e
+
+SETTINGS = """
+from example.settings import *
+
+INSTALLED_APPS = [*INSTALLED_APPS, "e2e_app"]
+"""
+
+PROCESSES = '''
+from pprint import pformat
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+
+def fetch(**context):
+    return "a file"
+
+
+def convert(*, name, fetch):
+    """Fail when it is called for the first time, and succeed from then on."""
+    called = FOLDER / f"{name} was called"
+    if not called.exists():
+        called.touch()
+        raise RuntimeError("the file is locked")
+    return f"converted {fetch}"
+
+
+def publish(*, convert):
+    return f"published {convert}"
+
+
+def write_down(**context):
+    """Write down exactly what came."""
+    lines = [f"{key} = {pformat(value, width=1000)}" for key, value in sorted(context.items())]
+    (FOLDER / "written_down").write_text("\\n".join(lines), encoding="utf-8")
+'''
+
+TREES = """
+from e2e_app import processes
+
+for name in ("import_by_command", "import_by_schedule"):
+    tree = ProcessTreeInstance(name)
+    tree.add_process("fetch", func=processes.fetch)
+    tree.add_process("convert", func=processes.convert, dependencies=["fetch"])
+    tree.add_process("publish", func=processes.publish, dependencies=["convert"])
+    tree.save()
+    tree.create_command()
+tree.register_schedule(interval_minutes=1440, context={"name": "import_by_schedule"})
+ProcessTreeSchedule.objects.filter(process_tree__name=tree.name).update(next_run=timezone.now())
+"""
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    """The example with one more app, and a tree of it that is due when Dagster starts."""
+    stack = Stack(tmp_path_factory.mktemp("browser"))
+    app = stack.folder / "e2e_app"
+    app.mkdir()
+    (app / "__init__.py").touch()
+    (app / "processes.py").write_text(PROCESSES)
+    (stack.folder / "e2e_settings.py").write_text(SETTINGS)
+    stack.env["DJANGO_SETTINGS_MODULE"] = "e2e_settings"
+    try:
+        stack.manage("migrate", "-v0")
+        stack.manage("setup_example", EXAMPLE_DAGSTER_URL="")
+        stack.shell(TREES)
+        stack.start_dagster()
+        stack.graphql(browsers.SKIP_THE_WELCOME)
+        yield stack
+    finally:
+        outlived = stack.stop()
+    assert outlived == []
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = browsers.chromium()
+    if chromium is None:
+        reason = "There is no Chromium here: apt-get install chromium."
+        if os.environ.get("PROCTREE_REQUIRE_ALL") == "1":
+            pytest.fail(reason)
+        pytest.skip(reason)
+    with browsers.open_browser(chromium) as browser:
+        yield browser
+
+
+@pytest.fixture
+def tab(browser: Browser, stack: Stack) -> Iterator[Tab]:
+    with browsers.open_tab(browser, stack.url) as tab:
+        yield tab
+
+
+@pytest.fixture(scope="module")
+def commanded_run(stack: Stack) -> str:
+    """A run that a management command started, and whose second process failed."""
+    done = stack.manage(
+        "import_by_command", "--context", '{"name": "import_by_command"}', check=False
+    )
+    assert done.returncode == 1
+    assert "the file is locked" in done.stderr
+    [run] = stack.runs("import_by_command")
+    return _failed_at_convert(stack, run, "command")
+
+
+@pytest.fixture(scope="module")
+def scheduled_run(stack: Stack) -> str:
+    """A run that the daemon started when its schedule was due, and whose second process failed."""
+    [run] = wait_for("the daemon to start a run", lambda: stack.runs("import_by_schedule"), 150)
+    return _failed_at_convert(stack, run, "schedule")
+
+
+def _failed_at_convert(stack: Stack, run: dict[str, Any], triggered_by: str) -> str:
+    run_id: str = run["runId"]
+    ended = stack.finished(run_id)
+    assert ended["tags"]["proctree/triggered_by"] == triggered_by
+    assert steps(ended) == {"fetch": "SUCCESS", "convert": "FAILURE"}
+    return run_id
+
+
+def steps(run: dict[str, Any]) -> dict[str, str]:
+    """Return what became of each process that a run called."""
+    return {step["stepKey"]: step["status"] for step in run["stepStats"]}
+
+
+def result(run: dict[str, Any], process: str) -> str:
+    """Return what a run shows of a process's result."""
+    texts: list[str] = [
+        entry["text"]
+        for event in run["eventConnection"]["events"]
+        if event["__typename"] == "ExecutionStepOutputEvent" and event["stepKey"] == process
+        for entry in event["metadataEntries"]
+        if entry["label"] == "proctree/result"
+    ]
+    [text] = texts
+    return text
+
+
+# The page of a job, and the Launchpad
+
+
+def test_a_job_page_shows_the_graph_of_its_tree(tab: Tab) -> None:
+    tab.open_job("monthly_close")
+
+    tab.see_process("fetch_journals")
+    tab.see_process("fetch_manual_journals")
+    tab.see_process("build_trial_balance")
+    tab.see_process("build_profit_and_loss")
+    tab.see_process("publish_statements")
+
+
+def test_the_launchpad_is_prefilled_with_the_default_context(tab: Tab, stack: Stack) -> None:
+    prefilled = tab.open_launchpad("monthly_close")
+
+    assert prefilled == (
+        "context:\n"
+        "  organisation:\n"
+        "    $model: ledger.Organisation\n"
+        "    pk: 1\n"
+        "  period_end:\n"
+        "    $date: 2026-03-31\n"
+    )
+    run_id = tab.launch()
+    tab.see_status("Success")
+    assert "10965.41" in result(stack.run(run_id), "publish_statements")
+
+
+def test_a_launch_uses_what_was_typed_into_the_launchpad(tab: Tab, stack: Stack) -> None:
+    tab.open_launchpad("monthly_close")
+
+    tab.type_config("context:\n  organisation: Harbour Lane Design\n  period_end: '2026-03-31'\n")
+
+    run_id = tab.launch()
+    tab.see_status("Success")
+    assert "5860.79" in result(stack.run(run_id), "publish_statements")
+
+
+SAVE_EVERY_TYPE = """
+import decimal, uuid
+from e2e_app import processes
+from example.ledger.models import Organisation
+
+context = {
+    "organisation": Organisation.objects.get(name="Harbour Lane Design"),
+    "organisations": list(Organisation.objects.all()),
+    "date": datetime.date(2026, 1, 1),
+    "time": datetime.time(7, 30),
+    "moment": datetime.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=datetime.timezone.utc),
+    "naive": datetime.datetime(2026, 1, 2, 3, 4),
+    "amount": decimal.Decimal("1.50"),
+    "uuid": uuid.UUID(int=5),
+    "nested": {"list": [1, 2.5, [], {"dates": [datetime.date(2026, 2, 3), "x"]}], "": {"1": 2}},
+    "like_a_date": "2026-01-01",
+    "like_a_time": "12:30:00",
+    "like_a_number": "123",
+    "like_a_float": "1e3",
+    "like_an_octal_number": "0o17",
+    "like_a_boolean": "yes",
+    "like_nothing": "null",
+    "like_a_comment": "# a: b",
+    "like_an_alias": "*a",
+    "like_a_flow": "{a: [b]}",
+    "like_a_variable": "$HOME ${HOME}",
+    "empty": "",
+    "blank": " ",
+    "padded": "  a  ",
+    "lines": "first\\nsecond\\n\\n  indented\\n",
+    "other_ends": "a\\r\\nb\\tc",
+    "long": "word " * 60,
+    "quotes": "'\\"\\\\",
+    "unicode": "Grüße, 世界 🎉 \\u2028 \\u00a0 \\ufeff \\x07",
+    "keys": {"yes": 1, "2026-01-01": 2, "123": 3, "null": 4, "a: b": 5, "<<": 6, "ü": 7},
+    "beyond_double": 2**53 + 1,
+    "huge": -(10**60),
+    "whole_float": 2.0,
+    "large_float": 1e300,
+    "true": True,
+    "zero": 0,
+}
+tree = ProcessTreeInstance("write_down").add_process("write_down", func=processes.write_down)
+tree.save()
+tree.register_schedule(enabled=False, context=context)
+ProcessTreeManager.execute_tree("write_down")
+"""
+
+
+SAVE_NULLS = """
+from e2e_app import processes
+
+context = {
+    "null": None,
+    "empty": {},
+    "in_a_dictionary": {"null": None, "empty": {}, "kept": 1},
+    "in_a_list": [None, {}],
+}
+tree = ProcessTreeInstance("nulls").add_process("write_down", func=processes.write_down)
+tree.save()
+tree.register_schedule(enabled=False, context=context)
+"""
+
+SAVE_MEANWHILE = """
+from e2e_app import processes
+
+ProcessTreeInstance("saved_meanwhile").add_process("fetch", func=processes.fetch).save()
+"""
+
+SAVE_CYCLE = """
+from e2e_app import processes
+
+tree = ProcessTreeInstance("cycle").add_process("fetch", func=processes.fetch)
+row = tree.save()
+[process] = row.processes
+ProcessTree.objects.filter(pk=row.pk).update(
+    processes=[
+        {**process, "name": "hen", "dependencies": ["egg"]},
+        {**process, "name": "egg", "dependencies": ["hen"]},
+    ]
+)
+"""
+
+
+def written_down(stack: Stack) -> list[str]:
+    """Return what the process wrote down, line by line, and forget it."""
+    file = stack.folder / "e2e_app" / "written_down"
+    lines = file.read_text(encoding="utf-8").split("\n")
+    file.unlink()
+    return lines
+
+
+def test_every_type_comes_through_the_launchpad_as_it_comes_from_python(
+    tab: Tab, stack: Stack
+) -> None:
+    stack.shell(SAVE_EVERY_TYPE)
+    from_python = written_down(stack)
+
+    prefilled = tab.open_launchpad("write_down")
+    tab.launch()
+    tab.see_status("Success")
+
+    assert len(from_python) == 35
+    assert "amount = Decimal('1.50')" in from_python
+    assert "organisation = <Organisation: Harbour Lane Design>" in from_python
+    assert written_down(stack) == from_python, prefilled
+
+
+def test_a_null_or_an_empty_dictionary_is_missing_from_the_prefill(tab: Tab, stack: Stack) -> None:
+    """Dagster leaves both out of what it prefills, except in lists. A schedule's run has them."""
+    stack.shell(SAVE_NULLS)
+
+    assert tab.open_launchpad("nulls") == (
+        "context:\n  in_a_dictionary:\n    kept: 1\n  in_a_list:\n  - null\n  - {}\n"
+    )
+    tab.launch()
+    tab.see_status("Success")
+    assert written_down(stack) == ["in_a_dictionary = {'kept': 1}", "in_a_list = [None, {}]"]
+
+    stack.shell("ProcessTreeManager.execute_tree('nulls')")
+    assert written_down(stack) == [
+        "empty = {}",
+        "in_a_dictionary = {'empty': {}, 'kept': 1, 'null': None}",
+        "in_a_list = [None, {}]",
+        "null = None",
+    ]
+
+
+# The list of jobs
+
+
+def test_a_tree_saved_meanwhile_appears_in_an_open_list_of_jobs_without_a_reload(
+    tab: Tab, stack: Stack
+) -> None:
+    tab.open_jobs()
+    tab.see("monthly_close")
+
+    stack.shell(SAVE_MEANWHILE)
+
+    tab.see("saved_meanwhile", seconds=30)
+    tab.page.reload()
+    tab.see("saved_meanwhile")
+
+
+# Broken trees
+
+
+def test_a_tree_whose_module_fails_says_why_on_its_page_and_its_neighbour_runs(
+    tab: Tab, stack: Stack
+) -> None:
+    (stack.folder / "e2e_app" / "unlicensed.py").write_text(
+        'raise RuntimeError("the licence has expired")'
+    )
+    stack.shell(
+        "ProcessTree(name='unlicensed', processes=["
+        "{'name': 'work', 'func': 'e2e_app.unlicensed:work'}]).save()"
+    )
+    wait_for("Dagster to serve the tree", lambda: "unlicensed" in stack.job_names())
+
+    tab.open_job("unlicensed")
+    tab.see_process("broken_tree")
+    tab.see("the licence has expired")
+
+    tab.open_launchpad("receivables_reminder")
+    tab.launch()
+    tab.see_status("Success")
+
+
+def test_a_run_of_a_tree_with_a_cycle_says_so_and_its_neighbour_runs(
+    tab: Tab, stack: Stack
+) -> None:
+    stack.shell(SAVE_CYCLE)
+
+    tab.open_launchpad("cycle")
+    tab.launch()
+    tab.see_status("Failure")
+    tab.see("cycle")
+
+    tab.open_launchpad("receivables_reminder")
+    tab.launch()
+    tab.see_status("Success")
+
+
+# Re-execution
+
+
+def test_re_execute_all_repeats_a_run_that_a_command_started(tab: Tab, stack: Stack) -> None:
+    stack.manage("monthly_close", "--context", '{"organisation": "Harbour Lane Design"}')
+    run_id = stack.runs("monthly_close")[0]["runId"]
+
+    tab.open_run(run_id)
+    new_id = tab.reexecute_all()
+    tab.see_status("Success")
+
+    run = stack.run(new_id)
+    assert run["parentRunId"] == run_id
+    assert steps(run) == dict.fromkeys(
+        [
+            "fetch_journals",
+            "fetch_manual_journals",
+            "build_trial_balance",
+            "build_profit_and_loss",
+            "publish_statements",
+        ],
+        "SUCCESS",
+    )
+    assert "5860.79" in result(run, "publish_statements")
+
+
+def test_from_failure_mends_a_run_that_a_command_started(
+    tab: Tab, stack: Stack, commanded_run: str
+) -> None:
+    tab.open_run(commanded_run)
+    new_id = tab.reexecute_from_failure()
+    tab.see_status("Success")
+
+    run = stack.run(new_id)
+    assert run["parentRunId"] == commanded_run
+    assert steps(run) == {"convert": "SUCCESS", "publish": "SUCCESS"}
+    assert result(run, "publish") == "'published converted a file'"
+
+
+def test_from_failure_mends_a_run_that_a_schedule_started(
+    tab: Tab, stack: Stack, scheduled_run: str
+) -> None:
+    tab.open_run(scheduled_run)
+    new_id = tab.reexecute_from_failure()
+    tab.see_status("Success")
+
+    run = stack.run(new_id)
+    assert run["parentRunId"] == scheduled_run
+    assert steps(run) == {"convert": "SUCCESS", "publish": "SUCCESS"}
+    assert result(run, "publish") == "'published converted a file'"
+
+
+def test_re_execute_all_repeats_a_run_that_a_schedule_started(
+    tab: Tab, stack: Stack, scheduled_run: str
+) -> None:
+    tab.open_run(scheduled_run)
+    new_id = tab.reexecute_all()
+    tab.see_status("Success")
+
+    run = stack.run(new_id)
+    assert run["parentRunId"] == scheduled_run
+    assert steps(run) == {"fetch": "SUCCESS", "convert": "SUCCESS", "publish": "SUCCESS"}
