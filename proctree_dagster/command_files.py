@@ -1,5 +1,6 @@
 """What ``create_command()`` writes: a few lines that subclass one tested base command."""
 
+import ast
 import keyword
 import sysconfig
 from collections.abc import Callable
@@ -63,10 +64,11 @@ def write_command(
         target = Path(app.path) / "management" / "commands"
     path = target / f"{name}.py"
     content = _TEMPLATE.format(marker=MARKER, tree_name=tree_name)
-    _check_file(path, content, tree_name)
+    present = _present(path, tree_name)
     _check_not_taken(name, app, path)
     _make_packages(target)
-    path.write_text(content, encoding="utf-8")
+    if present is None or not _same_code(present, content):
+        path.write_text(content, encoding="utf-8")
     return path
 
 
@@ -104,22 +106,42 @@ def _app(first_function: Callable[..., Any] | None) -> AppConfig:
     return app
 
 
-def _check_file(path: Path, content: str, tree_name: str) -> None:
+def _present(path: Path, tree_name: str) -> str | None:
+    """Return what the file holds, ``None`` if there is none; refuse one that is not ours."""
     if path.is_dir():
         raise CommandError(f"{str(path)!r} is a folder.")
     if not path.exists():
-        return
+        return None
     present = path.read_text(encoding="utf-8", errors="replace")
     if MARKER not in present:
         raise CommandError(
             f"{str(path)!r} exists and was not written by create_command(); it is left as it is. "
             "Choose another command_name."
         )
-    if content != present and f"tree_name = {tree_name!r}\n" not in present:
+    if tree_name not in _literals(present):
         raise CommandError(
             f"{str(path)!r} is the command of another tree; it is left as it is. Choose another "
             "command_name, or delete the file."
         )
+    return present
+
+
+def _literals(code: str) -> set[str]:
+    """Return the strings in ``code``: a formatter may have changed how they are written."""
+    try:
+        nodes = ast.walk(ast.parse(code))
+    except SyntaxError:
+        return set()
+    return {
+        node.value
+        for node in nodes
+        if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+
+
+def _same_code(one: str, other: str) -> bool:
+    """Say whether two files differ in their layout only; then a formatter's work is kept."""
+    return ast.dump(ast.parse(one)) == ast.dump(ast.parse(other))
 
 
 def _check_not_taken(name: str, app: AppConfig | None, path: Path) -> None:

@@ -92,6 +92,13 @@ class TestWriting:
         first = saved().create_command(output_path=tmp_path)
         assert saved().create_command(output_path=tmp_path) == first
 
+    def test_what_a_formatter_did_to_the_file_is_kept(self, tmp_path: Path) -> None:
+        path = saved().create_command(output_path=tmp_path)
+        formatted = path.read_text().replace("'sync_all'", '"sync_all"')
+        path.write_text(formatted)
+        saved().create_command(output_path=tmp_path)
+        assert path.read_text() == formatted
+
     def test_a_file_that_was_not_generated_is_never_overwritten(self, tmp_path: Path) -> None:
         (tmp_path / "sync_all.py").write_text("# mine\n")
         with pytest.raises(CommandError, match="was not written by create_command"):

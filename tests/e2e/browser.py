@@ -8,10 +8,16 @@ from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from .stack import SELECTOR, wait_for
 
-ARGUMENTS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run "
-    "--disable-background-networking --disable-component-update --disable-sync"
-).split()
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
 
 PATIENCE = 60.0
 """Seconds that a page may take: the machine has other things to do."""
@@ -147,4 +153,7 @@ class Tab:
 
     def _new_run(self, before: str) -> str:
         self.page.wait_for_url(lambda url: "/runs/" in url and url != before)
-        return self.page.url.partition("/runs/")[2].partition("?")[0]
+        run_id = self.page.url.partition("/runs/")[2].partition("?")[0]
+        # Until the page is headed by the new run, it may still show what became of the old one.
+        self.page.get_by_text(run_id[:8], exact=True).first.wait_for()
+        return run_id

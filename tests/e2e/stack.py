@@ -1,4 +1,4 @@
-"""A whole stack of real processes, in a folder of its own: the example, ``dagster dev``, a database."""
+"""A whole stack of real processes, in a folder of its own: a database, ``dagster dev``, commands."""
 
 import json
 import os
@@ -77,7 +77,7 @@ class Stack:
             raise AssertionError(f"manage.py {args} exited {done.returncode}\n{done.stderr}")
         return done
 
-    def shell(self, code: str) -> str:
+    def shell(self, code: str, **env: str) -> str:
         """Run Python in the project and return what it prints."""
         prelude = (
             "import datetime\n"
@@ -85,7 +85,8 @@ class Stack:
             "from proctree_dagster.models import ProcessTree, ProcessTreeSchedule\n"
             "from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager\n"
         )
-        return self.manage("shell", "--no-imports", "-c", prelude + code).stdout.strip()
+        done = self.manage("shell", "--no-imports", "-c", prelude + code, **env)
+        return done.stdout.strip()
 
     def start(self) -> None:
         """Migrate, set the example up, and wait until Dagster serves it."""
@@ -96,8 +97,10 @@ class Stack:
     def start_dagster(self) -> None:
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml"]
-                + ["-h", "127.0.0.1", "-p", str(self.port)],
+                [
+                    *(sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml"),
+                    *("-h", "127.0.0.1", "-p", str(self.port)),
+                ],
                 cwd=TOP,
                 env=self.env,
                 stdout=log,

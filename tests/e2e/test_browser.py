@@ -1,6 +1,5 @@
 """What a person sees and clicks: the real Dagster UI, in a real browser."""
 
-import json
 import os
 from collections.abc import Iterator
 from typing import Any
@@ -176,7 +175,7 @@ def test_the_launchpad_is_prefilled_with_the_default_context(tab: Tab, stack: St
     )
     run_id = tab.launch()
     tab.see_status("Success")
-    assert "10965.41" in result(stack.run(run_id), "publish_statements")
+    assert "10965.41" in result(stack.finished(run_id), "publish_statements")
 
 
 def test_a_launch_uses_what_was_typed_into_the_launchpad(tab: Tab, stack: Stack) -> None:
@@ -186,7 +185,7 @@ def test_a_launch_uses_what_was_typed_into_the_launchpad(tab: Tab, stack: Stack)
 
     run_id = tab.launch()
     tab.see_status("Success")
-    assert "5860.79" in result(stack.run(run_id), "publish_statements")
+    assert "5860.79" in result(stack.finished(run_id), "publish_statements")
 
 
 SAVE_EVERY_TYPE = """
@@ -258,10 +257,10 @@ from e2e_app import processes
 ProcessTreeInstance("saved_meanwhile").add_process("fetch", func=processes.fetch).save()
 """
 
-SAVE_CYCLE = """
+SAVE_CIRCLE = """
 from e2e_app import processes
 
-tree = ProcessTreeInstance("cycle").add_process("fetch", func=processes.fetch)
+tree = ProcessTreeInstance("hen_and_egg").add_process("fetch", func=processes.fetch)
 row = tree.save()
 [process] = row.processes
 ProcessTree.objects.filter(pk=row.pk).update(
@@ -357,15 +356,15 @@ def test_a_tree_whose_module_fails_says_why_on_its_page_and_its_neighbour_runs(
     tab.see_status("Success")
 
 
-def test_a_run_of_a_tree_with_a_cycle_says_so_and_its_neighbour_runs(
+def test_a_run_of_a_tree_that_goes_round_in_a_circle_says_so_and_its_neighbour_runs(
     tab: Tab, stack: Stack
 ) -> None:
-    stack.shell(SAVE_CYCLE)
+    stack.shell(SAVE_CIRCLE)
 
-    tab.open_launchpad("cycle")
+    tab.open_launchpad("hen_and_egg")
     tab.launch()
     tab.see_status("Failure")
-    tab.see("cycle")
+    tab.see("The dependencies go round in a circle: 'hen' → 'egg' → 'hen'.")
 
     tab.open_launchpad("receivables_reminder")
     tab.launch()
@@ -383,7 +382,8 @@ def test_re_execute_all_repeats_a_run_that_a_command_started(tab: Tab, stack: St
     new_id = tab.reexecute_all()
     tab.see_status("Success")
 
-    run = stack.run(new_id)
+    run = stack.finished(new_id)
+    assert run["status"] == "SUCCESS"
     assert run["parentRunId"] == run_id
     assert steps(run) == dict.fromkeys(
         [
@@ -405,7 +405,8 @@ def test_from_failure_mends_a_run_that_a_command_started(
     new_id = tab.reexecute_from_failure()
     tab.see_status("Success")
 
-    run = stack.run(new_id)
+    run = stack.finished(new_id)
+    assert run["status"] == "SUCCESS"
     assert run["parentRunId"] == commanded_run
     assert steps(run) == {"convert": "SUCCESS", "publish": "SUCCESS"}
     assert result(run, "publish") == "'published converted a file'"
@@ -418,7 +419,8 @@ def test_from_failure_mends_a_run_that_a_schedule_started(
     new_id = tab.reexecute_from_failure()
     tab.see_status("Success")
 
-    run = stack.run(new_id)
+    run = stack.finished(new_id)
+    assert run["status"] == "SUCCESS"
     assert run["parentRunId"] == scheduled_run
     assert steps(run) == {"convert": "SUCCESS", "publish": "SUCCESS"}
     assert result(run, "publish") == "'published converted a file'"
@@ -431,6 +433,7 @@ def test_re_execute_all_repeats_a_run_that_a_schedule_started(
     new_id = tab.reexecute_all()
     tab.see_status("Success")
 
-    run = stack.run(new_id)
+    run = stack.finished(new_id)
+    assert run["status"] == "SUCCESS"
     assert run["parentRunId"] == scheduled_run
     assert steps(run) == {"fetch": "SUCCESS", "convert": "SUCCESS", "publish": "SUCCESS"}

@@ -1,0 +1,238 @@
+"""The whole way, with real processes: ``dagster dev``, its daemon, its code server, commands."""
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.e2e.stack import TOP, Stack, wait_for
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+BAD_CONTEXT = '{"organisation": "Acme"}'
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    stack = Stack(tmp_path_factory.mktemp("stack"))
+    functions = stack.folder / "e2e_functions.py"
+    functions.write_text(
+        "import time\ndef slow():\n    time.sleep(60)\ndef quick(**context):\n    return context\n"
+    )
+    (stack.folder / "e2e_settings.py").write_text(
+        "from example.settings import *\n"
+        "PROCTREE = {**PROCTREE, 'FUNCTION_MODULES': ['example.ledger', 'e2e_functions']}\n"
+    )
+    stack.env["DJANGO_SETTINGS_MODULE"] = "e2e_settings"
+    try:
+        stack.start()
+        prepare_schedules(stack)
+        yield stack
+    finally:
+        assert stack.stop() == [], "processes outlived Ctrl-C"
+
+
+def prepare_schedules(stack: Stack) -> None:
+    """Set up what the daemon needs a minute or two to come to; the last tests look at it."""
+    stack.shell(
+        "ProcessTreeSchedule.objects.filter(process_tree__name='receivables_reminder')"
+        ".update(next_run=timezone.now() - datetime.timedelta(hours=3))"
+    )
+    # Nobody tells Dagster of these.
+    stack.shell(
+        "for name in ['held_back', 'unannounced']:\n"
+        "    tree = ProcessTreeInstance(name).add_process('quick', func='e2e_functions:quick')\n"
+        "    tree.save()\n"
+        "    tree.register_schedule(interval_minutes=1)\n"
+        "ProcessTreeSchedule.objects.filter(process_tree__name='held_back').update(enabled=False)",
+        EXAMPLE_DAGSTER_URL="",
+    )
+
+
+def output(run: dict[str, Any], step: str) -> str:
+    """Return what the UI shows as the result of a process."""
+    [event] = [
+        event
+        for event in run["eventConnection"]["events"]
+        if event["__typename"] == "ExecutionStepOutputEvent" and event["stepKey"] == step
+    ]
+    metadata = {entry["label"]: entry.get("text") for entry in event["metadataEntries"]}
+    return metadata["proctree/result"] or ""
+
+
+def test_every_saved_tree_is_served_as_a_job(stack: Stack) -> None:
+    assert {"monthly_close", "receivables_reminder"} <= set(stack.job_names())
+
+
+def test_a_launch_uses_the_schedules_default_context(stack: Stack) -> None:
+    run = stack.finished(stack.launch("monthly_close"))
+    assert run["status"] == "SUCCESS"
+    assert "10965.41" in output(run, "publish_statements")
+
+
+def test_a_launch_with_a_changed_context_uses_it(stack: Stack) -> None:
+    context = {"organisation": "Harbour Lane Design", "period_end": "2026-03-31"}
+    run = stack.finished(stack.launch("monthly_close", {"context": context}))
+    assert run["status"] == "SUCCESS"
+    assert "5860.79" in output(run, "publish_statements")
+
+
+def test_a_command_appears_in_the_same_history_and_is_executed_again(stack: Stack) -> None:
+    done = stack.manage("monthly_close")
+    run_id = done.stdout.split()[-1]
+    run = stack.run(run_id)
+    assert run["status"] == "SUCCESS"
+    assert run["tags"]["proctree/triggered_by"] == "command"
+    again = stack.finished(stack.reexecute(run_id, "ALL_STEPS"))
+    assert again["status"] == "SUCCESS"
+    assert again["parentRunId"] == run_id
+
+
+def test_a_command_that_fails_exits_with_1_and_is_tried_again_from_failure(stack: Stack) -> None:
+    done = stack.manage("monthly_close", "--context", BAD_CONTEXT, check=False)
+    assert done.returncode == 1
+    assert "There is no organisation 'Acme'" in done.stderr
+    run_id = done.stdout.split()[-1]
+    assert stack.run(run_id)["status"] == "FAILURE"
+    again = stack.finished(stack.reexecute(run_id, "FROM_FAILURE"))
+    assert {step["stepKey"] for step in again["stepStats"]} == {
+        "fetch_journals",
+        "fetch_manual_journals",
+    }
+
+
+def test_a_submitted_run_is_run_by_the_daemon(stack: Stack) -> None:
+    done = stack.manage("monthly_close", "--submit")
+    _, _, run_id, url = done.stdout.split()
+    assert url == f"{stack.url}/runs/{run_id}"
+    run = stack.finished(run_id)
+    assert run["status"] == "SUCCESS"
+    assert run["tags"]["proctree/triggered_by"] == "command"
+
+
+def test_a_tree_saved_while_dagster_is_up_is_launched_without_a_restart(stack: Stack) -> None:
+    stack.shell(
+        "ProcessTreeInstance('saved meanwhile', overwrite=True)"
+        ".add_process('quick', func='e2e_functions:quick').save()"
+    )
+
+    def job() -> str | None:
+        return next((name for name in stack.job_names() if "saved_meanwhile" in name), None)
+
+    name = wait_for("the new job", job, 30)
+    run = stack.finished(stack.launch(name, {"context": {"a": [1, None]}}))
+    assert run["status"] == "SUCCESS"
+    assert output(run, "quick") == "{'a': [1, None]}"
+
+
+def test_a_tree_that_is_broken_shows_its_reason_while_its_neighbours_run(stack: Stack) -> None:
+    stack.shell(
+        "ProcessTree.objects.create(name='broken', processes=["
+        "{'name': 'a', 'func': 'e2e_functions:quick', 'dependencies': ['b']},"
+        "{'name': 'b', 'func': 'os:system', 'dependencies': ['a']}])"
+    )
+    wait_for("the broken job", lambda: "broken" in stack.job_names(), 30)
+    run = stack.finished(stack.launch("broken"))
+    assert run["status"] == "FAILURE"
+    [failure] = [
+        event
+        for event in run["eventConnection"]["events"]
+        if event["__typename"] == "ExecutionStepFailureEvent"
+    ]
+    text = json.dumps(failure, ensure_ascii=False)
+    assert "circle: 'a' → 'b' → 'a'" in text
+    assert "'os:system' is not allowed" in text
+    assert stack.finished(stack.launch("monthly_close"))["status"] == "SUCCESS"
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
+def test_a_command_that_is_interrupted_leaves_its_run_canceled(
+    stack: Stack, ending: signal.Signals
+) -> None:
+    stack.shell(
+        "tree = ProcessTreeInstance('slow', overwrite=True)"
+        ".add_process('slow', func='e2e_functions:slow')\n"
+        "tree.save()\n"
+        f"tree.create_command('slow_tree', {str(stack.folder / 'slow_tree.py')!r})"
+    )
+    script = (
+        "import os, sys, django\n"
+        "django.setup()\n"
+        "from slow_tree import Command\n"
+        "Command().run_from_argv(['manage.py', 'slow_tree'])\n"
+    )
+    command = subprocess.Popen(
+        [sys.executable, "-c", script],
+        env=stack.env,
+        cwd=TOP,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert command.stdout is not None
+    for line in command.stdout:
+        if "running" in line:
+            break
+    command.send_signal(ending)
+    _, errors = command.communicate(timeout=30)
+    assert command.returncode == 130, errors
+    assert "Interrupted; the run is canceled." in errors
+    assert stack.runs("slow")[0]["status"] == "CANCELED"
+
+
+def test_the_command_line_of_dagster_knows_the_jobs(stack: Stack) -> None:
+    for arguments, expected in [
+        (["job", "list"], "Job: monthly_close"),
+        (["definitions", "validate"], "All code locations passed validation"),
+    ]:
+        done = subprocess.run(
+            [sys.executable, "-m", "dagster", *arguments, "-w", "workspace.yaml"],
+            env=stack.env,
+            cwd=TOP,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout + done.stderr
+
+
+def scheduled_runs(stack: Stack, job: str) -> list[dict[str, Any]]:
+    """Return the runs of a job that its schedule asked for."""
+    return [run for run in stack.runs(job) if "proctree/due" in run["tags"]]
+
+
+def test_a_schedule_that_is_due_is_run_by_the_daemon_once(stack: Stack) -> None:
+    [run] = wait_for(
+        "the scheduled run", lambda: scheduled_runs(stack, "receivables_reminder"), 150
+    )
+    finished = stack.finished(run["runId"])
+    assert finished["status"] == "SUCCESS"
+    assert finished["tags"]["proctree/triggered_by"] == "schedule"
+    row = stack.shell(
+        "row = ProcessTreeSchedule.objects.get(process_tree__name='receivables_reminder')\n"
+        "print(row.claim, row.last_run_id, row.next_run > timezone.now(), row.last_run is not None)"
+    )
+    assert row == f"None {run['runId']} True True"
+    again = stack.finished(stack.reexecute(run["runId"], "ALL_STEPS"))
+    assert again["status"] == "SUCCESS", "a re-execution has no claim of its own"
+    runs = {each["runId"] for each in scheduled_runs(stack, "receivables_reminder")}
+    assert runs == {run["runId"], again["runId"]}
+
+
+def test_the_daemon_sees_a_new_schedule_that_nobody_told_it_of(stack: Stack) -> None:
+    runs = wait_for("the first run", lambda: scheduled_runs(stack, "unannounced"), 180)
+    assert stack.finished(runs[-1]["runId"])["status"] == "SUCCESS"
+
+
+def test_a_disabled_schedule_skips_and_the_tick_says_why(stack: Stack) -> None:
+    def skipped() -> list[str]:
+        return [tick["skipReason"] for tick in stack.ticks("held_back") if tick["skipReason"]]
+
+    reasons = wait_for("a skipped tick", skipped, 180)
+    assert "Disabled in Django" in reasons[0]
+    assert stack.runs("held_back") == []
