@@ -9,7 +9,7 @@ class ScheduleInline(admin.StackedInline):  # type: ignore[type-arg]  # generic 
     """A tree's schedule on the tree's page."""
 
     model = ProcessTreeSchedule
-    readonly_fields = ["last_run", "anchor", "claim"]
+    readonly_fields = ["next_run", "last_run", "claim"]
 
 
 @admin.register(ProcessTree)
@@ -29,4 +29,4 @@ class ProcessTreeScheduleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ["process_tree", "enabled", "interval_minutes", "start_time", "next_run"]
     list_filter = ["enabled"]
     list_select_related = ["process_tree"]
-    readonly_fields = ["last_run", "anchor", "claim"]
+    readonly_fields = ["next_run", "last_run", "claim"]

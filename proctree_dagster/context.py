@@ -180,6 +180,30 @@ def _fetch(model: type[models.Model], pk: Any) -> models.Model:
     return instance
 
 
+def restore_empty(given: Mapping[str, Json], default: Mapping[str, Json]) -> dict[str, Json]:
+    """Return ``given`` with the nulls and empty dictionaries of ``default`` that it lacks.
+
+    Dagster leaves them out of what it fills into the Launchpad
+    (``dagster._core.snap.snap_to_yaml``); a launch of what is shown must not lose them.
+    """
+    result = dict(given)
+    for key, value in default.items():
+        if value is None or value == {}:
+            result.setdefault(key, value)
+        elif isinstance(value, Mapping) and isinstance(result.get(key, {}), Mapping):
+            restored = restore_empty(result.get(key, {}), value)
+            if key in result or _only_empty(value):
+                result[key] = restored
+    return result
+
+
+def _only_empty(value: Mapping[str, Json]) -> bool:
+    """Say whether nothing of ``value`` would be shown."""
+    return all(
+        each is None or (isinstance(each, Mapping) and _only_empty(each)) for each in value.values()
+    )
+
+
 def parse_json(text: str) -> dict[str, Json]:
     """Return the context that a person typed as JSON.
 

@@ -188,6 +188,7 @@ class ProcessTreeSchedule(models.Model):
         _("next run"),
         null=True,
         blank=True,
+        editable=False,  # a form that was opened before a due time would ask for it again
         help_text=_("The next due time. Blank: due now."),
     )
     anchor = models.DateTimeField(

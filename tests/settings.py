@@ -3,6 +3,6 @@
 from example.settings import *  # noqa: F403
 
 INSTALLED_APPS = [*INSTALLED_APPS, "tests.app"]  # noqa: F405
-PROCTREE: dict[str, object] = {}
+PROCTREE = {}
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]

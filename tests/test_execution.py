@@ -16,6 +16,9 @@ from proctree_dagster.exceptions import (
     TreeNotFound,
 )
 from proctree_dagster.models import ProcessTree
+from proctree_dagster.orchestration import runs
+from proctree_dagster.orchestration.records import from_row
+from proctree_dagster.orchestration.translator import translator
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
 from tests.app.models import Organisation
@@ -280,6 +283,57 @@ class TestHistory:
             ("bad", "running"),
             ("bad", "failed"),
         ]
+
+
+class TestAChangedTree:
+    def launched_before(
+        self, instance: DagsterInstance, steps: list[str] | None, **parents: str
+    ) -> str:
+        """Create a run of the tree as it is, then add a process to the tree."""
+        tree = save(first=processes.one)
+        job = translator().job(from_row(execution.get_row("sum")))
+        run = runs.create_run(instance, job, {}, {})
+        late = run._replace(step_keys_to_execute=steps, **parents)
+        instance.delete_run(run.run_id)
+        instance.add_run(late)
+        tree.add_process("added", func=processes.two).save()
+        return run.run_id
+
+    def execute(self, instance: DagsterInstance, run_id: str) -> None:
+        run = instance.get_run_by_id(run_id)
+        assert run is not None
+        job = translator().job(from_row(execution.get_row("sum")), local=True)
+        runs.execute_here(instance, job, run)
+
+    @pytest.mark.parametrize("steps", [None, ["first"]])
+    def test_a_run_executes_the_tree_as_it_is_when_it_starts_and_says_so(
+        self, instance: DagsterInstance, steps: list[str] | None
+    ) -> None:
+        run_id = self.launched_before(instance, steps)
+        self.execute(instance, run_id)
+        assert succeeded(instance, run_id) == {"first", "added"}
+        warnings = [
+            record.user_message
+            for record in instance.all_logs(run_id)
+            if record.level == logging.WARNING
+        ]
+        assert len(warnings) == 1
+        assert "The tree has changed since this run was requested" in warnings[0]
+        assert ProcessTree.objects.get().revision in warnings[0]
+
+    def test_a_re_execution_keeps_to_its_steps(self, instance: DagsterInstance) -> None:
+        save(first=processes.one)
+        parent_id = ProcessTreeManager.execute_tree("sum")["run_id"]
+        run_id = self.launched_before(
+            instance, ["first"], parent_run_id=parent_id, root_run_id=parent_id
+        )
+        self.execute(instance, run_id)
+        assert succeeded(instance, run_id) == {"first"}
+
+
+def succeeded(instance: DagsterInstance, run_id: str) -> set[str | None]:
+    events = instance.all_logs(run_id, of_type=DagsterEventType.STEP_SUCCESS)
+    return {event.step_key for event in events}
 
 
 class TestSubmitting:

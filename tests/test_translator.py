@@ -4,7 +4,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import yaml
 from dagster import DagsterInstance, JobDefinition, OpDefinition
+from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 
 from proctree_dagster import tags
 from proctree_dagster.models import ProcessTree
@@ -145,3 +147,28 @@ def test_an_unknown_executor_says_what_there_is(
     settings.PROCTREE = {"EXECUTOR": executor}
     with pytest.raises(ImproperlyConfigured, match=complaint):
         job_of(diamond())
+
+
+@pytest.mark.parametrize(
+    "default",
+    [
+        {"a": None, "b": 1},
+        {"a": {}},
+        {"a": {"b": None, "c": {"d": {}}}, "e": [None, {}]},
+        {"a": {"b": {"c": None}}},
+        {},
+    ],
+)
+def test_a_launch_of_what_the_launchpad_shows_loses_no_null_and_no_empty_dictionary(
+    default: dict[str, Any], instance: DagsterInstance
+) -> None:
+    tree = ProcessTreeInstance("seen").add_process("seen", func=processes.echo)
+    tree.save()
+    tree.register_schedule(context=default)
+    job = translator().job(from_row(ProcessTree.objects.get()))
+    snapshot = job.get_job_snapshot().config_schema_snapshot
+    root = snapshot.get_config_snap(job.get_job_snapshot().mode_def_snaps[0].root_config_key or "")
+    shown = yaml.safe_load(default_values_yaml_from_type_snap(snapshot, root)) or {}
+    result = job.execute_in_process(run_config=shown, instance=instance)
+    assert result.output_for_node("seen").result == default
+    assert "execution" not in shown

@@ -216,7 +216,8 @@ def context_mapping(
     )
 
     def to_run_config(value: Mapping[str, Any]) -> dict[str, Any]:
-        config = {"context": value.get("context") or {}}
+        context = contexts.restore_empty(value.get("context") or {}, default_context)
+        config = {"context": context}
         result: dict[str, Any] = {"resources": {RUN_RESOURCE: {"config": config}}}
         if loggers:
             result["loggers"] = {name: {} for name in loggers}  # a logger not named is not used

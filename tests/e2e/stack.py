@@ -1,4 +1,4 @@
-"""A whole stack of real processes, in a folder of its own: a database, ``dagster dev``, commands."""
+"""A whole stack of real processes in a folder of its own: a database, ``dagster dev``, commands."""
 
 import json
 import os
@@ -62,13 +62,16 @@ class Stack:
         self.process: subprocess.Popen[bytes] | None = None
 
     def manage(
-        self, *args: str, check: bool = True, **env: str
+        self, *args: str, check: bool = True, silently: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        """Run ``manage.py`` and return what it came to."""
+        """Run ``manage.py`` and return what it came to.
+
+        ``silently``: without telling Dagster to reload.
+        """
         done = subprocess.run(
             [sys.executable, str(TOP / "manage.py"), *args],
             cwd=TOP,
-            env={**self.env, **env},
+            env={**self.env, "EXAMPLE_DAGSTER_URL": ""} if silently else self.env,
             capture_output=True,
             text=True,
             timeout=120,
@@ -77,7 +80,7 @@ class Stack:
             raise AssertionError(f"manage.py {args} exited {done.returncode}\n{done.stderr}")
         return done
 
-    def shell(self, code: str, **env: str) -> str:
+    def shell(self, code: str, *, silently: bool = False) -> str:
         """Run Python in the project and return what it prints."""
         prelude = (
             "import datetime\n"
@@ -85,13 +88,13 @@ class Stack:
             "from proctree_dagster.models import ProcessTree, ProcessTreeSchedule\n"
             "from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager\n"
         )
-        done = self.manage("shell", "--no-imports", "-c", prelude + code, **env)
+        done = self.manage("shell", "--no-imports", "-c", prelude + code, silently=silently)
         return done.stdout.strip()
 
     def start(self) -> None:
         """Migrate, set the example up, and wait until Dagster serves it."""
         self.manage("migrate", "-v0")
-        self.manage("setup_example", EXAMPLE_DAGSTER_URL="")
+        self.manage("setup_example", silently=True)
         self.start_dagster()
 
     def start_dagster(self) -> None:
@@ -153,7 +156,8 @@ class Stack:
                 ... on Repository { jobs { name } } } }""",
             selector=SELECTOR,
         )
-        return [job["name"] for job in data["repositoryOrError"]["jobs"]]
+        names: list[str] = [job["name"] for job in data["repositoryOrError"]["jobs"]]
+        return names
 
     def launch(self, job: str, run_config: dict[str, Any] | None = None) -> str:
         """Launch a job as the Launchpad does, and return the run's id."""

@@ -76,7 +76,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack.env["DJANGO_SETTINGS_MODULE"] = "e2e_settings"
     try:
         stack.manage("migrate", "-v0")
-        stack.manage("setup_example", EXAMPLE_DAGSTER_URL="")
+        stack.manage("setup_example", silently=True)
         stack.shell(TREES)
         stack.start_dagster()
         stack.graphql(browsers.SKIP_THE_WELCOME)

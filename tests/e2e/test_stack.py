@@ -49,7 +49,7 @@ def prepare_schedules(stack: Stack) -> None:
         "    tree.save()\n"
         "    tree.register_schedule(interval_minutes=1)\n"
         "ProcessTreeSchedule.objects.filter(process_tree__name='held_back').update(enabled=False)",
-        EXAMPLE_DAGSTER_URL="",
+        silently=True,
     )
 
 
