@@ -17,6 +17,7 @@ from enum import Enum
 from typing import Any
 
 from django.apps import apps
+from django.core.exceptions import ValidationError
 from django.db import models
 
 from .exceptions import ContextError
@@ -25,6 +26,12 @@ Json = Any
 
 MAX_SAFE_INTEGER = 2**53 - 1
 """The largest whole number that a browser keeps exactly (ECMA-262, Number.MAX_SAFE_INTEGER)."""
+
+MAX_DEPTH = 50
+"""How deep lists and dictionaries may be nested."""
+
+_UNUSABLE = (ValueError, TypeError, LookupError, AttributeError, ValidationError)
+"""What Python and Django raise when a stored value is not what its key says."""
 
 
 def _decimal(text: str) -> Decimal:
@@ -67,19 +74,32 @@ def encode(context: Mapping[str, Any]) -> dict[str, Json]:
     """
     if not isinstance(context, Mapping):
         raise ContextError(f"A context is a dictionary, not {type(context).__name__}.")
-    return {key: _encode(value, f"context[{key!r}]") for key, value in _items(context, "context")}
+    return {
+        key: _encode(value, f"context[{key!r}]", 1) for key, value in _items(context, "context")
+    }
 
 
 def _items(value: Mapping[Any, Any], path: str) -> list[tuple[str, Any]]:
-    for key in value:
+    items = [(_plain(key), each) for key, each in value.items()]
+    for key, _ in items:
         if not isinstance(key, str):
             raise ContextError(f"{path} has the key {key!r}; a key must be a string.")
-    return [(str(key), each) for key, each in value.items()]
+    return [(str(key), each) for key, each in items]
 
 
-def _encode(value: Any, path: str) -> Json:
-    if isinstance(value, Enum):
+def _plain(value: Any) -> Any:
+    """Return the value that a member of an enumeration stands for."""
+    while isinstance(value, Enum):
         value = value.value
+    return value
+
+
+def _encode(value: Any, path: str, depth: int) -> Json:
+    value = _plain(value)
+    if depth > MAX_DEPTH:
+        raise ContextError(
+            f"{path} is nested more than {MAX_DEPTH} deep, or holds itself; it can't be stored."
+        )
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
@@ -91,28 +111,37 @@ def _encode(value: Any, path: str) -> Json:
             raise ContextError(f"{path} is {value!r}, which JSON can't store.")
         return float(value)
     if isinstance(value, models.Model):
-        return _encode_model(value, path)
+        return _encode_model(value, path, depth)
     for tag, (kind, to_text, _) in _SCALARS.items():
         if isinstance(value, kind):
-            return {tag: to_text(value)}
+            return {tag: _to_text(value, to_text, path)}
     if isinstance(value, Mapping):
-        encoded = {key: _encode(each, f"{path}[{key!r}]") for key, each in _items(value, path)}
+        encoded = {
+            key: _encode(each, f"{path}[{key!r}]", depth + 1) for key, each in _items(value, path)
+        }
         _check_reserved(encoded, path)
         return encoded
     if isinstance(value, (list, tuple)):
-        return [_encode(each, f"{path}[{index}]") for index, each in enumerate(value)]
+        return [_encode(each, f"{path}[{index}]", depth + 1) for index, each in enumerate(value)]
     raise ContextError(
         f"{path} is {type(value).__name__}, which can't be stored: {_short(value)}. A context "
         "holds JSON, saved model instances, dates, times, UUIDs and Decimals."
     )
 
 
-def _encode_model(instance: models.Model, path: str) -> Json:
+def _to_text(value: Any, to_text: Callable[[Any], str], path: str) -> str:
+    try:
+        return to_text(value)
+    except ValueError as error:  # a number of more digits than Python writes
+        raise ContextError(f"{path} can't be stored: {error}.") from error
+
+
+def _encode_model(instance: models.Model, path: str, depth: int) -> Json:
     if instance.pk is None or instance._state.adding:
         raise ContextError(
             f"{path} is an unsaved {instance._meta.label}; save it before you pass it on."
         )
-    return {_MODEL: instance._meta.label, "pk": _encode(instance.pk, f"{path}.pk")}
+    return {_MODEL: instance._meta.label, "pk": _encode(instance.pk, f"{path}.pk", depth + 1)}
 
 
 def _short(value: Any) -> str:
@@ -126,7 +155,7 @@ def _check_reserved(value: Mapping[str, Json], path: str) -> None:
         return
     try:
         _decode_tagged(value, lambda model, pk: None)
-    except (ValueError, TypeError, LookupError) as error:
+    except _UNUSABLE as error:
         raise ContextError(
             f"{path} uses a reserved key ({', '.join(sorted(RESERVED & set(value)))}) and is not "
             f"what the key says: {error}."
@@ -150,7 +179,7 @@ def _decode(value: Json, path: str) -> Any:
             return {key: _decode(each, f"{path}[{key!r}]") for key, each in value.items()}
         try:
             return _decode_tagged(value, _fetch)
-        except (ValueError, TypeError, LookupError) as error:
+        except _UNUSABLE as error:
             raise ContextError(f"{path} can't be restored from {_short(value)}: {error}") from error
     if isinstance(value, (list, tuple)):
         return [_decode(each, f"{path}[{index}]") for index, each in enumerate(value)]
@@ -219,6 +248,8 @@ def parse_json(text: str) -> dict[str, Json]:
             f"The context is not valid JSON: {error.msg} at line {error.lineno}, column "
             f'{error.colno}. Write it like \'{{"tenant_id": "123"}}\'.'
         ) from error
+    except (ValueError, RecursionError) as error:  # too many digits, too many brackets
+        raise ContextError(f"The context can't be read: {error}.") from error
     if not isinstance(value, dict):
         raise ContextError(
             f'The context must be a JSON object like \'{{"tenant_id": "123"}}\', '

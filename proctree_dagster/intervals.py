@@ -122,7 +122,7 @@ def due_after(rule: Rule, anchor: dt.datetime, after: dt.datetime) -> dt.datetim
     local_date = after.astimezone(rule.zone).date()
     if rule.interval_minutes >= DAY:
         step = rule.interval_minutes // DAY
-        first = anchor.astimezone(rule.zone).date()
+        first = _first_date(rule, anchor)
         passed = max(0, (local_date - first).days - 1) // step
         return next(
             due
@@ -140,6 +140,15 @@ def due_after(rule: Rule, anchor: dt.datetime, after: dt.datetime) -> dt.datetim
         for due in _due_times_of(date, rule.interval_minutes, phase, rule.timezone)
         if due > after
     )
+
+
+def _first_date(rule: Rule, anchor: dt.datetime) -> dt.date:
+    """Return the date whose ``start_time`` the anchor is.
+
+    Where a gap holds the start time and midnight, the anchor lies on the date after.
+    """
+    local = anchor.astimezone(rule.zone)
+    return local.date() - dt.timedelta(days=int(local.time() < rule.start_time))
 
 
 def _dates(first: dt.date, step: int = 1) -> Iterator[dt.date]:
@@ -219,7 +228,7 @@ def cron_cover(rule: Rule, anchor: dt.datetime) -> tuple[list[str], str]:
     weekday = "*"
     if rule.interval_minutes % (7 * DAY) == 0:
         # cron counts Sunday as 0, Python as 6.
-        weekday = str((anchor.astimezone(rule.zone).weekday() + 1) % 7)
+        weekday = str((_first_date(rule, anchor).weekday() + 1) % 7)
     crons = [
         f"{_field(sorted(minutes), HOUR)} {_field(list(hours), 24)} * * {weekday}"
         for hours, minutes in sorted(minutes_at.items())

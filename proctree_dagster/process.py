@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from asgiref.sync import async_to_sync
-from django.db import close_old_connections
 
+from .connections import fresh_connections
 from .exceptions import ArgumentError
 
 Status = Literal["pending", "running", "completed", "failed", "skipped", "cached"]
@@ -72,12 +72,9 @@ def run_process(
     """
     results = {key: outcome.result for key, outcome in outcomes.items() if outcome.has_result}
     arguments = bind_arguments(name, func, {**context, **results})
-    close_old_connections()
     started = time.perf_counter()
-    try:
+    with fresh_connections():
         result = _call(func, arguments)
-    finally:
-        close_old_connections()
     return Outcome("completed", result, seconds=time.perf_counter() - started)
 
 

@@ -6,7 +6,6 @@ problem. Whether the functions that it names exist is not its business: see ``va
 
 import graphlib
 import json
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
@@ -273,12 +272,7 @@ def _texts(value: Any) -> bool:
 
 
 def _number(value: Any, low: float, high: float) -> bool:
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and low <= value <= high
-    )
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
 
 
 def _whole(value: Any, low: int, high: int) -> bool:

@@ -8,10 +8,10 @@ import logging
 from dataclasses import dataclass
 from typing import Literal
 
-from django.db import close_old_connections
 from django.utils import timezone
 
 from . import claims, execution
+from .connections import fresh_connections
 from .exceptions import TreeFailed
 from .execution import Results
 from .models import ProcessTreeSchedule
@@ -31,10 +31,13 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
         The results of each tree that was due, by its name. One that fails stops no other.
     """
     results: dict[str, Results] = {}
-    for schedule in ProcessTreeSchedule.objects.select_related("process_tree"):
+    with fresh_connections():
+        schedules = list(ProcessTreeSchedule.objects.select_related("process_tree"))
+    for schedule in schedules:
         name = schedule.process_tree.name
         try:
-            outcome = run_if_due(schedule)
+            with fresh_connections():
+                outcome = run_if_due(schedule)
         except Exception as error:  # one tree's fault must not keep the others from running
             logger.exception("The scheduled process tree %r could not be run.", name)
             outcome = _failed(name, explain(error))
@@ -45,7 +48,6 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
 
 def run_if_due(schedule: ProcessTreeSchedule) -> Results | None:
     """Claim a schedule's due time and run its tree here; return ``None`` if it is not due."""
-    close_old_connections()
     decision = claims.request(schedule.pk, timezone.now(), _claim_runs(schedule.pk))
     if isinstance(decision, claims.Skip):
         logger.debug("%s: %s", schedule.process_tree, decision.reason)
@@ -88,9 +90,10 @@ class TreeTask:
         TreeNotFound
             The tree is gone.
         """
-        row = execution.get_row(self.tree_name)
-        schedule = row.schedule_or_none
-        results = execution.execute_row(row) if schedule is None else run_if_due(schedule)
+        with fresh_connections():
+            row = execution.get_row(self.tree_name)
+            schedule = row.schedule_or_none
+            results = execution.execute_row(row) if schedule is None else run_if_due(schedule)
         if results is not None and not results["success"]:
             reasons = "; ".join(f"{name}: {error}" for name, error in results["errors"].items())
             raise TreeFailed(f"The process tree {self.tree_name!r} failed. {reasons}")

@@ -2,6 +2,9 @@
 
 import json
 import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -59,11 +62,10 @@ class TreeCommand(BaseCommand):
                     self.stdout.write(run.url)
                 return
             self.stdout.write(f"Running {self.tree_name!r}")
-            # A stopped service must not leave its run as started, no more than Ctrl-C does.
-            signal.signal(signal.SIGTERM, signal.default_int_handler)
-            results = execution.execute_row(
-                row, context, triggered_by="command", on_progress=self._show
-            )
+            with _stoppable():
+                results = execution.execute_row(
+                    row, context, triggered_by="command", on_progress=self._show
+                )
         except ProctreeError as error:
             raise CommandError(str(error)) from error
         except KeyboardInterrupt:
@@ -87,6 +89,19 @@ class TreeCommand(BaseCommand):
         if not results["success"]:
             reasons = "".join(f"\n  {name}: {error}" for name, error in results["errors"].items())
             raise CommandError(f"The process tree {self.tree_name!r} failed:{reasons}")
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C: a stopped service must not leave its run as started."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _text(result: Any) -> str:

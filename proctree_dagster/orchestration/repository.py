@@ -9,8 +9,7 @@ is built again.
 import logging
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import AbstractSet  # noqa: UP035  # as the overridden method says it
 
@@ -22,9 +21,9 @@ from dagster import (
     ScheduleDefinition,
 )
 from dagster._core.errors import DagsterInvariantViolationError
-from django.db import close_old_connections
 
 from .. import tags
+from ..connections import fresh_connections
 from ..models import ProcessTree
 from ..process import explain
 from .records import TreeRecord, from_row
@@ -37,16 +36,6 @@ SNAPSHOT_SECONDS = 1.0
 
 Key = tuple[object, ...]
 """What a job was built of: while it stays the same, so does the job."""
-
-
-@contextmanager
-def _connections() -> Iterator[None]:
-    """Use no database connection that has gone stale, and leave none behind."""
-    close_old_connections()
-    try:
-        yield
-    finally:
-        close_old_connections()
 
 
 class LiveRepositoryData(RepositoryData):
@@ -129,7 +118,7 @@ class LiveRepositoryData(RepositoryData):
         with self._lock:
             now = time.monotonic()
             if self._read_at is None or now - self._read_at > SNAPSHOT_SECONDS:
-                with _connections():
+                with fresh_connections():
                     rows = list(ProcessTree.objects.with_schedules())
                 self._rows = {row.job_name: row for row in rows}
                 self._read_at = now
@@ -138,7 +127,7 @@ class LiveRepositoryData(RepositoryData):
             return self._rows
 
     def _fresh(self, job_name: str) -> ProcessTree | None:
-        with _connections():
+        with fresh_connections():
             return ProcessTree.objects.with_schedules().filter(job_name=job_name).first()
 
     def _get(self, job_name: str) -> ProcessTree:
@@ -160,7 +149,7 @@ class LiveRepositoryData(RepositoryData):
             kept = self._jobs.get(row.job_name)
             if kept is not None and kept[0] == key:
                 return kept[1]
-            with _connections():  # importing a function's module may ask the database
+            with fresh_connections():  # importing a function's module may ask the database
                 record = from_row(row)
             try:
                 job = self._translator.job(record)

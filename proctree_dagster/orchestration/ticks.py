@@ -3,9 +3,9 @@
 import datetime as dt
 
 from dagster import RunRequest, ScheduleEvaluationContext, SkipReason
-from django.db import close_old_connections
 
 from .. import claims, tags
+from ..connections import fresh_connections
 from . import runs
 
 
@@ -19,14 +19,11 @@ def evaluate(context: ScheduleEvaluationContext, schedule_id: int) -> RunRequest
     schedule_id:
         Primary key of the schedule. Its row is read anew.
     """
-    close_old_connections()
-    try:
-        at = context.scheduled_execution_time.astimezone(dt.UTC)
+    at = context.scheduled_execution_time.astimezone(dt.UTC)
+    with fresh_connections():
         decision = claims.request(
             schedule_id, at, lambda due: runs.claim_runs(context.instance, schedule_id, due)
         )
-    finally:
-        close_old_connections()
     if isinstance(decision, claims.Skip):
         return SkipReason(decision.reason)
     due = runs.due_tag(decision.due)

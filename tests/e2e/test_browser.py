@@ -77,7 +77,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     try:
         stack.manage("migrate", "-v0")
         stack.manage("setup_example", silently=True)
-        stack.shell(TREES)
+        stack.shell(TREES, silently=True)
         stack.start_dagster()
         stack.graphql(browsers.SKIP_THE_WELCOME)
         yield stack
@@ -233,9 +233,8 @@ context = {
 tree = ProcessTreeInstance("write_down").add_process("write_down", func=processes.write_down)
 tree.save()
 tree.register_schedule(enabled=False, context=context)
-ProcessTreeManager.execute_tree("write_down")
+tree.create_command()
 """
-
 
 SAVE_NULLS = """
 from e2e_app import processes
@@ -249,6 +248,7 @@ context = {
 tree = ProcessTreeInstance("nulls").add_process("write_down", func=processes.write_down)
 tree.save()
 tree.register_schedule(enabled=False, context=context)
+tree.create_command()
 """
 
 SAVE_MEANWHILE = """
@@ -257,19 +257,30 @@ from e2e_app import processes
 ProcessTreeInstance("saved_meanwhile").add_process("fetch", func=processes.fetch).save()
 """
 
-SAVE_CIRCLE = """
+SAVE_UNLICENSED = """
+process = {"name": "work", "func": "e2e_app.unlicensed:work"}
+ProcessTree(name="unlicensed", processes=[process]).save()
+"""
+
+SAVE_HEN_AND_EGG = """
 from e2e_app import processes
 
-tree = ProcessTreeInstance("hen_and_egg").add_process("fetch", func=processes.fetch)
-row = tree.save()
-[process] = row.processes
-ProcessTree.objects.filter(pk=row.pk).update(
-    processes=[
-        {**process, "name": "hen", "dependencies": ["egg"]},
-        {**process, "name": "egg", "dependencies": ["hen"]},
-    ]
-)
+ProcessTreeInstance("hen_and_egg").add_process("fetch", func=processes.fetch).save()
 """
+
+BREAK_HEN_AND_EGG = """
+trees = ProcessTree.objects.filter(name="hen_and_egg")
+[process] = trees.get().processes
+hen = {**process, "name": "hen", "dependencies": ["egg"]}
+egg = {**process, "name": "egg", "dependencies": ["hen"]}
+trees.update(processes=[hen, egg])
+"""
+
+
+def save(stack: Stack, code: str, job: str) -> None:
+    """Save a tree, and wait until Dagster serves it."""
+    stack.shell(code)
+    wait_for(f"Dagster to serve {job}", lambda: job in stack.job_names())
 
 
 def written_down(stack: Stack) -> list[str]:
@@ -280,40 +291,44 @@ def written_down(stack: Stack) -> list[str]:
     return lines
 
 
-def test_every_type_comes_through_the_launchpad_as_it_comes_from_python(
+def test_every_type_comes_through_the_launchpad_as_through_a_command(
     tab: Tab, stack: Stack
 ) -> None:
-    stack.shell(SAVE_EVERY_TYPE)
-    from_python = written_down(stack)
+    save(stack, SAVE_EVERY_TYPE, "write_down")
+    stack.manage("write_down")
+    from_command = written_down(stack)
 
     prefilled = tab.open_launchpad("write_down")
     tab.launch()
     tab.see_status("Success")
 
-    assert len(from_python) == 35
-    assert "amount = Decimal('1.50')" in from_python
-    assert "organisation = <Organisation: Harbour Lane Design>" in from_python
-    assert written_down(stack) == from_python, prefilled
+    assert len(from_command) == 35
+    assert "amount = Decimal('1.50')" in from_command
+    assert "organisation = <Organisation: Harbour Lane Design>" in from_command
+    assert written_down(stack) == from_command, prefilled
 
 
-def test_a_null_or_an_empty_dictionary_is_missing_from_the_prefill(tab: Tab, stack: Stack) -> None:
-    """Dagster leaves both out of what it prefills, except in lists. A schedule's run has them."""
-    stack.shell(SAVE_NULLS)
+def test_a_null_or_an_empty_dictionary_is_not_prefilled_and_comes_through(
+    tab: Tab, stack: Stack
+) -> None:
+    """Dagster leaves both out of what it prefills, except in lists; a launch has them again."""
+    save(stack, SAVE_NULLS, "nulls")
+    stack.manage("nulls")
+    from_command = written_down(stack)
 
     assert tab.open_launchpad("nulls") == (
         "context:\n  in_a_dictionary:\n    kept: 1\n  in_a_list:\n  - null\n  - {}\n"
     )
     tab.launch()
     tab.see_status("Success")
-    assert written_down(stack) == ["in_a_dictionary = {'kept': 1}", "in_a_list = [None, {}]"]
 
-    stack.shell("ProcessTreeManager.execute_tree('nulls')")
-    assert written_down(stack) == [
+    assert from_command == [
         "empty = {}",
         "in_a_dictionary = {'empty': {}, 'kept': 1, 'null': None}",
         "in_a_list = [None, {}]",
         "null = None",
     ]
+    assert written_down(stack) == from_command
 
 
 # The list of jobs
@@ -341,11 +356,7 @@ def test_a_tree_whose_module_fails_says_why_on_its_page_and_its_neighbour_runs(
     (stack.folder / "e2e_app" / "unlicensed.py").write_text(
         'raise RuntimeError("the licence has expired")'
     )
-    stack.shell(
-        "ProcessTree(name='unlicensed', processes=["
-        "{'name': 'work', 'func': 'e2e_app.unlicensed:work'}]).save()"
-    )
-    wait_for("Dagster to serve the tree", lambda: "unlicensed" in stack.job_names())
+    save(stack, SAVE_UNLICENSED, "unlicensed")
 
     tab.open_job("unlicensed")
     tab.see_process("broken_tree")
@@ -359,9 +370,10 @@ def test_a_tree_whose_module_fails_says_why_on_its_page_and_its_neighbour_runs(
 def test_a_run_of_a_tree_that_goes_round_in_a_circle_says_so_and_its_neighbour_runs(
     tab: Tab, stack: Stack
 ) -> None:
-    stack.shell(SAVE_CIRCLE)
-
+    save(stack, SAVE_HEN_AND_EGG, "hen_and_egg")
     tab.open_launchpad("hen_and_egg")
+    stack.shell(BREAK_HEN_AND_EGG)
+
     tab.launch()
     tab.see_status("Failure")
     tab.see("The dependencies go round in a circle: 'hen' → 'egg' → 'hen'.")

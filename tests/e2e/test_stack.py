@@ -48,7 +48,9 @@ def prepare_schedules(stack: Stack) -> None:
         "    tree = ProcessTreeInstance(name).add_process('quick', func='e2e_functions:quick')\n"
         "    tree.save()\n"
         "    tree.register_schedule(interval_minutes=1)\n"
-        "ProcessTreeSchedule.objects.filter(process_tree__name='held_back').update(enabled=False)",
+        "ProcessTreeSchedule.objects.filter(process_tree__name='held_back').update(enabled=False)\n"
+        "ProcessTreeSchedule.objects.filter(process_tree__name='unannounced')"
+        ".update(next_run=timezone.now())",
         silently=True,
     )
 

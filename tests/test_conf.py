@@ -1,0 +1,210 @@
+"""``settings.PROCTREE`` and the system checks."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.core.checks import run_checks
+from django.core.exceptions import ImproperlyConfigured
+from django.test import override_settings
+
+from proctree_dagster import conf
+
+
+def found_by_check() -> dict[str, list[str]]:
+    """Return the messages of our system checks, by their id."""
+    result: dict[str, list[str]] = {}
+    for each in run_checks(tags=["proctree_dagster"]):
+        result.setdefault(str(each.id).removeprefix("proctree_dagster."), []).append(each.msg)
+    return result
+
+
+@pytest.fixture(autouse=True)
+def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+
+
+# --- Reading --------------------------------------------------------------------------------------
+
+
+@override_settings(PROCTREE={})
+def test_every_key_is_optional() -> None:
+    current = conf.current()
+    assert current.FUNCTION_MODULES is None
+    assert current.DEFINITIONS == "definitions"
+    assert current.MAX_CONCURRENT == 4
+    assert current.POOLS == {}
+    assert current.DAGSTER_HOME is None
+    assert current.DAGSTER_URL is None
+    assert current.SITE_URL is None
+    assert current.CACHE == "default"
+    assert current.COMMANDS_APP is None
+    assert found_by_check() == {}
+
+
+def test_a_project_without_the_setting_has_the_defaults() -> None:
+    from django.conf import settings
+
+    with override_settings():
+        del settings.PROCTREE
+        assert conf.current() == conf.Settings()
+        assert found_by_check() == {}
+
+
+def test_the_setting_is_read_anew_each_time() -> None:
+    with override_settings(PROCTREE={"MAX_CONCURRENT": 9}):
+        assert conf.current().MAX_CONCURRENT == 9
+        with override_settings(PROCTREE={"DAGSTER_URL": "http://localhost:3000"}):
+            assert conf.current().MAX_CONCURRENT == 4
+            assert conf.current().DAGSTER_URL == "http://localhost:3000"
+    assert conf.current().DAGSTER_URL is None
+
+
+GOOD: list[tuple[str, Any, Any]] = [
+    ("FUNCTION_MODULES", ["a", "b.c"], ("a", "b.c")),
+    ("FUNCTION_MODULES", ("a",), ("a",)),
+    ("FUNCTION_MODULES", {"a"}, ("a",)),
+    ("FUNCTION_MODULES", [], ()),
+    ("FUNCTION_MODULES", None, None),
+    ("DEFINITIONS", "project.definitions", "project.definitions"),
+    ("TRANSLATOR", "project.Translator", "project.Translator"),
+    ("EXECUTOR", "threads", "threads"),
+    ("MAX_CONCURRENT", 1, 1),
+    ("POOLS", {"xero": 2}, {"xero": 2}),
+    ("DAGSTER_HOME", "/srv/dagster", "/srv/dagster"),
+    ("DAGSTER_HOME", Path("/srv/dagster"), "/srv/dagster"),
+    ("DAGSTER_HOME", None, None),
+    ("DAGSTER_URL", "http://localhost:3000", "http://localhost:3000"),
+    ("SITE_URL", None, None),
+    ("CACHE", "redis", "redis"),
+    ("COMMANDS_APP", "ledger", "ledger"),
+]
+
+
+@pytest.mark.parametrize(("key", "value", "read"), GOOD)
+def test_a_right_value_is_taken(key: str, value: Any, read: Any) -> None:
+    with override_settings(PROCTREE={key: value}):
+        assert getattr(conf.current(), key) == read
+
+
+# --- What is wrong --------------------------------------------------------------------------------
+
+BAD: list[tuple[str, Any]] = [
+    ("FUNCTION_MODULES", "apps"),
+    ("FUNCTION_MODULES", [""]),
+    ("FUNCTION_MODULES", [5]),
+    ("FUNCTION_MODULES", {"a": "b"}),
+    ("DEFINITIONS", None),
+    ("DEFINITIONS", ""),
+    ("TRANSLATOR", object),
+    ("EXECUTOR", 5),
+    ("MAX_CONCURRENT", 0),
+    ("MAX_CONCURRENT", "4"),
+    ("MAX_CONCURRENT", True),
+    ("MAX_CONCURRENT", 2.0),
+    ("MAX_CONCURRENT", None),
+    ("POOLS", None),
+    ("POOLS", ["xero"]),
+    ("POOLS", {"xero": 0}),
+    ("POOLS", {"xero": "2"}),
+    ("POOLS", {"": 1}),
+    ("DAGSTER_HOME", ""),
+    ("DAGSTER_HOME", 5),
+    ("DAGSTER_URL", ""),
+    ("DAGSTER_URL", 3000),
+    ("DAGSTER_URL", Path("/srv")),
+    ("SITE_URL", False),
+    ("CACHE", None),
+    ("COMMANDS_APP", ""),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), BAD)
+def test_a_wrong_value_is_refused_with_what_it_should_be(key: str, value: Any) -> None:
+    with override_settings(PROCTREE={key: value}):
+        with pytest.raises(ImproperlyConfigured) as raised:
+            conf.current()
+        assert str(raised.value).startswith(f"PROCTREE[{key!r}] must be ")
+        assert str(raised.value).endswith(f", not {value!r}.")
+        assert found_by_check() == {"E001": [str(raised.value)]}
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("FUNCTION_MODULE", "Did you mean 'FUNCTION_MODULES'?"),
+        ("dagster_url", "Did you mean 'DAGSTER_URL'?"),
+        ("MAX_CONCURENT", "Did you mean 'MAX_CONCURRENT'?"),
+        ("COLOUR_OF_THE_SKY", "Known keys: FUNCTION_MODULES, DEFINITIONS, "),
+        (5, "Known keys: "),
+    ],
+)
+def test_an_unknown_key_is_refused_with_a_suggestion(key: Any, hint: str) -> None:
+    with override_settings(PROCTREE={key: 1}):
+        with pytest.raises(ImproperlyConfigured) as raised:
+            conf.current()
+        assert f"PROCTREE has no key {key!r}. {hint}" in str(raised.value)
+        assert list(found_by_check()) == ["E001"]
+
+
+@pytest.mark.parametrize("value", [None, [], "threads", 5])
+def test_a_setting_that_is_no_dictionary_is_refused(value: Any) -> None:
+    with override_settings(PROCTREE=value):
+        with pytest.raises(ImproperlyConfigured, match="PROCTREE must be a dictionary, not "):
+            conf.current()
+        assert list(found_by_check()) == ["E001"]
+
+
+def test_everything_that_is_wrong_is_named_at_once() -> None:
+    wrong = {"MAX_CONCURRENT": 0, "COLOUR": 1, "CACHE": ""}
+    with override_settings(PROCTREE=wrong):
+        with pytest.raises(ImproperlyConfigured) as raised:
+            conf.current()
+        assert all(key in str(raised.value) for key in wrong)
+        assert len(found_by_check()["E001"]) == 3
+
+
+# --- System checks --------------------------------------------------------------------------------
+
+
+@override_settings(USE_TZ=False)
+def test_schedules_need_time_zones() -> None:
+    [message] = found_by_check()["E002"]
+    assert "USE_TZ is False" in message
+
+
+def test_a_home_that_is_not_the_environments_is_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "other"))
+    with override_settings(PROCTREE={"DAGSTER_HOME": str(tmp_path)}):
+        [message] = found_by_check()["E003"]
+    assert repr(str(tmp_path)) in message
+    assert repr(str(tmp_path / "other")) in message
+
+
+def test_a_home_that_is_the_environments_by_another_path_is_none(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "link").symlink_to(tmp_path)
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "link"))
+    with override_settings(PROCTREE={"DAGSTER_HOME": tmp_path}):
+        assert found_by_check() == {}
+
+
+def test_a_home_that_is_no_folder_is_a_warning(tmp_path: Path) -> None:
+    with override_settings(PROCTREE={"DAGSTER_HOME": str(tmp_path / "gone")}):
+        assert list(found_by_check()) == ["W001"]
+
+
+@override_settings(USE_TZ=False, PROCTREE={"COLOUR": 1})
+def test_checks_report_everything_at_once() -> None:
+    assert set(found_by_check()) == {"E001", "E002"}
+
+
+def test_time_zones_and_the_home_are_reported_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "other"))
+    with override_settings(USE_TZ=False, PROCTREE={"DAGSTER_HOME": str(tmp_path)}):
+        assert set(found_by_check()) == {"E002", "E003"}
