@@ -5,6 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 HOME_OF_DAGSTER := $(CURDIR)/example/dagster_home
 PORT ?= 3000
+URL := http://localhost:$(PORT)
+
+# What a command typed elsewhere needs to know, if Dagster is not where the settings say.
+SETTING := $(if $(filter-out 3000,$(PORT)),EXAMPLE_DAGSTER_URL=$(URL) )
 
 .PHONY: run test check install install-test clean
 .DEFAULT_GOAL := run
@@ -15,11 +19,11 @@ run: install
 	@EXAMPLE_DAGSTER_URL= $(BIN)/python manage.py migrate --verbosity 0
 	@EXAMPLE_DAGSTER_URL= $(BIN)/python manage.py setup_example
 	@printf '\n%s\n' \
-	  'Dagster is starting: open http://localhost:$(PORT) in a few seconds.' \
+	  'Dagster is starting: open $(URL) in a few seconds.' \
 	  '  Click:  Jobs > monthly_close > Launchpad > Launch Run' \
-	  '  Type:   $(BIN)/python manage.py monthly_close      (in another terminal)' \
+	  '  Type:   $(SETTING)$(BIN)/python manage.py monthly_close      (in another terminal)' \
 	  '  Then:   Runs, where both are listed. Ctrl-C here ends everything.' ''
-	@exec env DAGSTER_HOME=$(HOME_OF_DAGSTER) $(BIN)/python -m dagster dev \
+	@exec env DAGSTER_HOME=$(HOME_OF_DAGSTER) EXAMPLE_DAGSTER_URL=$(URL) $(BIN)/python -m dagster dev \
 	  --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
 
 # Lints, types and contracts, then the tests, those of real processes and a real browser included.

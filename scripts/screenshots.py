@@ -7,6 +7,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from playwright.sync_api import expect
+
 from tests.e2e import browser as browsers
 from tests.e2e.browser import Tab
 from tests.e2e.stack import Stack
@@ -38,17 +40,22 @@ def main() -> None:
 def take(tab: Tab, stack: Stack) -> None:
     """Take the pictures."""
     tab.open_job("monthly_close")
+    tab.page.get_by_role("button", name="Hide navigation").click()
+    tab.open_job("monthly_close")  # fits the graph into the room that there is now
     tab.see_process("publish_statements")
     save(tab, "job")
 
     tab.open_launchpad("monthly_close")
+    expect(tab.launch_button).to_be_enabled()
     tab.see("No errors")
     save(tab, "launchpad")
 
     run_id = tab.launch()
     stack.finished(run_id)
-    tab.see_status("Success")
-    tab.page.get_by_placeholder("Filter…").fill("profit")
+    tab.open_run(run_id)
+    tab.see("Succeeded (5)")
+    show_more_of_the_chart(tab)
+    tab.page.get_by_placeholder("Filter…").fill("Yielded")
     tab.see("10965.41")
     save(tab, "run")
 
@@ -57,8 +64,21 @@ def take(tab: Tab, stack: Stack) -> None:
     save(tab, "schedules")
 
 
+def show_more_of_the_chart(tab: Tab, pixels: int = 90) -> None:
+    """Drag the edge below the chart of a run, then move the mouse away from it."""
+    box = tab.page.get_by_text("Events", exact=True).bounding_box()
+    assert box is not None
+    x, edge = box["x"], box["y"] - 20
+    mouse = tab.page.mouse
+    mouse.move(x, edge)
+    mouse.down()
+    mouse.move(x, edge + pixels, steps=5)
+    mouse.up()
+    mouse.move(0, 0)
+
+
 def save(tab: Tab, name: str) -> None:
-    """Write what the tab shows, once nothing moves in it."""
+    """Write what the tab shows, once nothing is being loaded."""
     tab.page.wait_for_load_state("networkidle")
     path = IMAGES / f"{name}.png"
     picture = tab.page.screenshot(path=path, animations="disabled")

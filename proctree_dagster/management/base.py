@@ -26,8 +26,8 @@ class TreeCommand(BaseCommand):
     tree_name: str
     """The tree's name; a generated command sets it."""
 
-    requires_system_checks = ()
-    """None: they would run the whole project's checks each time a schedule or a person runs it."""
+    requires_system_checks = ("proctree_dagster",)
+    """Ours only: the whole project's would be run each time that somebody runs a tree."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Name the tree in the help; argparse would replace a ``%(prog)`` in its name."""

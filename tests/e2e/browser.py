@@ -127,9 +127,13 @@ class Tab:
         self.page.keyboard.insert_text(text)
         assert self.editor_text == text
 
+    @property
+    def launch_button(self) -> Locator:
+        return self.page.get_by_role("button", name="Launch Run")
+
     def launch(self) -> str:
         """Click "Launch Run" and return the id of the run that it leads to."""
-        self.page.get_by_role("button", name="Launch Run").click()
+        self.launch_button.click()
         return self._new_run("")
 
     # The page of a run
