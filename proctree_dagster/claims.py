@@ -89,7 +89,7 @@ def take(job_name: str, due: dt.datetime, run_id: str) -> str | None:
     if schedule is None:
         return f"The schedule that was due at {_say(due)} is gone."
     taken = ProcessTreeSchedule.objects.filter(pk=schedule.pk, claim=due).update(
-        claim=None, claimed_at=None, last_run_id=run_id
+        claim=None, claimed_at=None, last_run_id=run_id, last_due=due
     )
     now = timezone.now()
     if taken and schedule.next_run is not None and schedule.next_run <= now:
@@ -97,10 +97,15 @@ def take(job_name: str, due: dt.datetime, run_id: str) -> str | None:
         ProcessTreeSchedule.objects.filter(pk=schedule.pk, next_run=schedule.next_run).update(
             next_run=schedule.due_after(now)
         )
-    if taken or schedule.last_run_id == run_id:  # the latter: its worker was started again
+    schedule.refresh_from_db()
+    if schedule.last_run_id == run_id:  # taken now, or before its worker was started again
         return None
-    by = f"run {schedule.last_run_id}" if schedule.last_run_id else "nobody"
-    return f"Already run by {by}: the claim on {_say(due)} is no longer open."
+    if schedule.last_due == due:
+        return f"Already run by run {schedule.last_run_id}, which took the claim on {_say(due)}."
+    return (
+        f"The claim on {_say(due)} is no longer open: the schedule was switched off meanwhile, "
+        "or a later due time was run."
+    )
 
 
 def _align(schedule: ProcessTreeSchedule) -> None:

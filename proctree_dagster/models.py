@@ -139,7 +139,10 @@ def validate_timezone(value: str) -> None:
 
 
 _CLOCKWORK = frozenset(
-    ["last_run", "next_run", "anchor", "next_run_rule", "claim", "claimed_at", "last_run_id"]
+    [
+        *("last_run", "next_run", "anchor", "next_run_rule", "claim", "claimed_at"),
+        *("last_run_id", "last_due"),
+    ]
 )
 """The fields of a schedule that claims write, from whatever process."""
 
@@ -221,6 +224,13 @@ class ProcessTreeSchedule(models.Model):
         default="",
         editable=False,
         help_text=_("Id of the run that took the latest claim."),
+    )
+    last_due = models.DateTimeField(
+        _("last due time"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("The due time that the last run stands for."),
     )
 
     class Meta:

@@ -22,6 +22,7 @@ from proctree_dagster.context import (
     decode,
     encode,
     parse_json,
+    restore_empty,
 )
 from proctree_dagster.exceptions import ContextError
 from tests.app.models import Document, Holding, Organisation, Ticket
@@ -437,6 +438,19 @@ def test_encoding_twice_changes_nothing(context: dict[str, Any]) -> None:
     assert encode(json.loads(json.dumps(once))) == once
 
 
+@pytest.mark.parametrize("depth", [1, 40, 48, 49, 50, 51, 200])
+@pytest.mark.parametrize("value", [1, dt.date(2026, 3, 31), 2**60])
+def test_encoding_twice_changes_nothing_however_deep(depth: int, value: Any) -> None:
+    for _ in range(depth):
+        value = [value]
+    stored, complaint = attempt(encode, {"a": value})
+    if complaint is None:
+        assert encode(stored) == stored
+    else:
+        assert depth > 40
+        assert complaint.startswith("context['a'][0]")
+
+
 anything = st.recursive(
     scalars | st.floats() | st.binary(max_size=3) | st.just(Opaque()) | st.just(Kind.SALE),
     lambda inner: (
@@ -478,6 +492,46 @@ def test_a_context_is_stored_and_restored_or_refused_with_a_path(context: dict[s
     assert encode(json.loads(json.dumps(stored, allow_nan=False))) == stored
     _, complaint = attempt(decode, stored)
     assert complaint is None or "$model" in complaint  # only a row may be gone
+
+
+# --- What the Launchpad leaves out ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given_context", "default", "expected"),
+    [
+        ({}, {"a": None, "b": {}}, {"a": None, "b": {}}),
+        ({"a": 1}, {"a": None}, {"a": 1}),
+        ({}, {"a": 1, "b": []}, {}),  # a person has taken it out
+        ({"a": {"c": 2}}, {"a": {"b": None, "c": 1}}, {"a": {"c": 2, "b": None}}),
+        ({}, {"a": {"b": {"c": None}}}, {"a": {"b": {"c": None}}}),
+        ({}, {"a": {"b": None, "c": 1}}, {}),
+        ({"a": 5}, {"a": {"b": None}}, {"a": 5}),
+        ({"a": None}, {"a": {"b": None}}, {"a": None}),
+        ({"x": 1}, {}, {"x": 1}),
+    ],
+)
+def test_nulls_and_empty_dictionaries_of_the_default_are_put_back(
+    given_context: dict[str, Any], default: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    before = json.dumps([given_context, default])
+    assert restore_empty(given_context, default) == expected
+    assert json.dumps([given_context, default]) == before
+
+
+@settings(max_examples=100, deadline=None)
+@given(contexts)
+def test_a_default_that_comes_back_without_them_is_whole_again(context: dict[str, Any]) -> None:
+    default = encode(context)
+
+    def shown(value: Any) -> Any:
+        # Dagster shows no nulls, and no dictionary in which nothing is left.
+        if not isinstance(value, dict):
+            return value
+        left = {key: shown(each) for key, each in value.items() if each is not None}
+        return {key: each for key, each in left.items() if each != {}}
+
+    assert restore_empty(shown(default), default) == default
 
 
 # --- What a person types --------------------------------------------------------------------------

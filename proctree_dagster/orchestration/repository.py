@@ -7,6 +7,7 @@ is built again.
 """
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from dagster import (
 )
 from dagster._core.errors import DagsterInvariantViolationError
 
-from .. import tags
+from .. import conf, tags
 from ..connections import fresh_connections
 from ..models import ProcessTree
 from ..process import explain
@@ -182,6 +183,13 @@ class LiveRepositoryData(RepositoryData):
 
 def build_repository() -> RepositoryDefinition:
     """Return the repository of the code location; ``definitions`` hands it to Dagster."""
+    home = conf.current().DAGSTER_HOME
+    if home and not os.environ.get("DAGSTER_HOME"):
+        logger.warning(
+            "Dagster was started without DAGSTER_HOME, and PROCTREE['DAGSTER_HOME'] is %r: runs "
+            "from Django and runs from here are kept in two histories.",
+            home,
+        )
     return RepositoryDefinition(
         tags.REPOSITORY,
         repository_data=LiveRepositoryData(translator()),

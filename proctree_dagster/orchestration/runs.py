@@ -46,7 +46,8 @@ ENTRY_POINT = (sys.executable, "-m", "dagster")
 
 def dagster_home() -> str | None:
     """Return the instance's folder: the setting's, else the environment's, else ``None``."""
-    return conf.current().DAGSTER_HOME or os.environ.get("DAGSTER_HOME") or None
+    home = conf.current().DAGSTER_HOME or os.environ.get("DAGSTER_HOME")
+    return str(Path(home).absolute()) if home else None
 
 
 @contextmanager
@@ -211,7 +212,7 @@ def execute_here(instance: DagsterInstance, job: JobDefinition, run: DagsterRun)
 
 
 def _fault(error: SerializableErrorInfo | None) -> str | None:
-    """Return what a person needs to know of an error: its first cause, on one line."""
+    """Return what a person needs to know of an error: the message of its first cause."""
     if error is None:
         return None
     while error.cause is not None:

@@ -206,9 +206,8 @@ def context_mapping(
                 description="The keyword arguments of the run.",
             ),
             "execution": Field(
-                Noneable(
-                    Permissive()
-                ),  # checked by Dagster with the rest; a shape would be prefilled
+                # Dagster checks it with the rest; said more exactly here, it would be filled in.
+                Noneable(Permissive()),
                 is_required=False,
                 description="The configuration of the executor.",
             ),

@@ -1,0 +1,758 @@
+"""Who runs a due time: requested at least once, started exactly once (DESIGN.md, section 7)."""
+
+import datetime as dt
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import pytest
+from django.core.management import call_command
+from django.db import connection, connections
+
+from proctree_dagster.claims import REQUEST_AGAIN_AFTER, Due, Skip, request, take
+from proctree_dagster.intervals import EVERY_MINUTE
+from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
+
+MINUTE = dt.timedelta(minutes=1)
+HOUR = dt.timedelta(hours=1)
+SECOND = dt.timedelta(seconds=1)
+
+database = pytest.mark.django_db
+
+
+def utc(text: str) -> dt.datetime:
+    """Read ``2026-06-10 06:20`` as UTC."""
+    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
+
+
+SEVEN = utc("2026-06-10 07:00")
+"""The first due time of an hourly schedule that starts at 09:00 in Johannesburg (TIME_ZONE)."""
+
+
+class Clock:
+    """Says what time it is: 06:20 UTC until it is set."""
+
+    def __init__(self) -> None:
+        self.now = utc("2026-06-10 06:20")
+
+    def __call__(self) -> dt.datetime:
+        return self.now
+
+
+@pytest.fixture(autouse=True)
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("proctree_dagster.claims.timezone.now", clock)
+    return clock
+
+
+def register(**values: Any) -> ProcessTreeSchedule:
+    """Save a new tree and its schedule: hourly from 09:00 unless ``values`` say otherwise."""
+    tree = ProcessTree.objects.create(
+        name=f"tree_{ProcessTree.objects.count()}",
+        processes=[{"name": "one", "func": "tests.app.processes:one"}],
+    )
+    values = {"interval_minutes": 60, "start_time": dt.time(9, 0), **values}
+    return ProcessTreeSchedule.objects.create(process_tree=tree, **values)
+
+
+def row(schedule: ProcessTreeSchedule) -> ProcessTreeSchedule:
+    """Return the schedule as the database has it."""
+    return ProcessTreeSchedule.objects.get(pk=schedule.pk)
+
+
+def update(schedule: ProcessTreeSchedule, **changes: Any) -> None:
+    """Change the row behind the back of every object."""
+    assert ProcessTreeSchedule.objects.filter(pk=schedule.pk).update(**changes) == 1
+
+
+class Runs:
+    """How far the runs of a claim have come; remembers which claims were asked about."""
+
+    def __init__(self, progress: Literal["none", "under way", "finished"] = "none") -> None:
+        self.progress = progress
+        self.asked: list[dt.datetime] = []
+
+    def __call__(self, due: dt.datetime) -> Literal["none", "under way", "finished"]:
+        self.asked.append(due)
+        return self.progress
+
+
+def tick(
+    schedule: ProcessTreeSchedule,
+    clock: Clock,
+    at: dt.datetime,
+    progress: Literal["none", "under way", "finished"] = "none",
+    delay: dt.timedelta = SECOND,
+) -> Due | Skip:
+    """Evaluate the tick of ``at``, a moment later."""
+    clock.now = at + delay
+    return request(schedule.pk, at, Runs(progress))
+
+
+def started(schedule: ProcessTreeSchedule, due: dt.datetime, run_id: str) -> str | None:
+    return take(schedule.process_tree.job_name, due, run_id)
+
+
+def reason(decision: Due | Skip) -> str:
+    assert isinstance(decision, Skip), decision
+    return decision.reason
+
+
+def due(decision: Due | Skip) -> dt.datetime:
+    assert isinstance(decision, Due), decision
+    return decision.due
+
+
+@contextmanager
+def others_get_in(
+    before: Callable[[], object] | None = None, after: Callable[[], object] | None = None
+) -> Iterator[None]:
+    """Let another process act just before or just after each UPDATE that this one sends."""
+    busy = False
+
+    def around(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
+        nonlocal busy
+        if busy or not sql.startswith("UPDATE"):
+            return execute(sql, *args)
+        busy = True
+        try:
+            if before is not None:
+                before()
+            result = execute(sql, *args)
+            if after is not None:
+                after()
+            return result
+        finally:
+            busy = False
+
+    with connection.execute_wrapper(around):
+        yield
+
+
+# --- Claiming -------------------------------------------------------------------------------------
+
+
+@database
+def test_what_is_due_is_claimed_by_one_update(clock: Clock) -> None:
+    schedule = register()
+    decision = tick(schedule, clock, SEVEN)
+    assert isinstance(decision, Due)
+    assert decision.due == SEVEN
+    assert decision.schedule == schedule
+    stored = row(schedule)
+    assert stored.last_run == SEVEN  # the tick's time, not the clock's
+    assert stored.next_run == SEVEN + HOUR
+    assert stored.claim == SEVEN
+    assert stored.claimed_at == SEVEN + SECOND
+    assert stored.last_run_id == ""
+
+
+@database
+def test_what_is_not_due_is_skipped_and_says_until_when(clock: Clock) -> None:
+    schedule = register()
+    assert reason(tick(schedule, clock, SEVEN - MINUTE)) == "Not due until 2026-06-10 07:00 UTC."
+    assert row(schedule).claim is None
+
+
+@database
+def test_a_next_run_that_is_none_is_due_now(clock: Clock) -> None:
+    schedule = register()
+    update(schedule, next_run=None)
+    at = utc("2026-06-10 06:42")
+    assert due(tick(schedule, clock, at)) == at
+    stored = row(schedule)
+    assert (stored.claim, stored.last_run, stored.next_run) == (at, at, SEVEN)
+
+
+@database
+def test_a_tick_need_not_be_on_the_grid(clock: Clock) -> None:
+    schedule = register(interval_minutes=1440)
+    assert due(tick(schedule, clock, utc("2026-06-10 11:37"))) == SEVEN
+    assert row(schedule).next_run == SEVEN + 24 * HOUR
+
+
+@database
+def test_however_long_the_downtime_one_run_catches_up(clock: Clock) -> None:
+    schedule = register()
+    late = utc("2026-06-24 10:30")
+    assert due(tick(schedule, clock, late)) == SEVEN
+    assert started(schedule, SEVEN, "a") is None
+    stored = row(schedule)
+    assert stored.last_run == late
+    assert stored.next_run == utc("2026-06-24 11:00")
+    assert reason(tick(schedule, clock, late + MINUTE)).startswith("Not due until")
+
+
+@database
+def test_the_interval_does_not_drift_by_the_duration_of_a_run_nor_by_a_late_tick(
+    clock: Clock,
+) -> None:
+    schedule = register(interval_minutes=50)
+    claimed = []
+    for hours in range(4):
+        at = SEVEN + hours * 50 * MINUTE + 3 * MINUTE
+        claimed.append(due(tick(schedule, clock, at)))
+        clock.now += 7 * MINUTE
+        assert started(schedule, claimed[-1], f"run {hours}") is None
+    assert claimed == [SEVEN + number * 50 * MINUTE for number in range(4)]
+
+
+@database
+def test_the_tick_of_a_schedule_that_was_deleted_skips(clock: Clock) -> None:
+    schedule = register()
+    key = schedule.pk
+    schedule.process_tree.delete()
+    assert request(key, SEVEN, Runs()) == Skip("The tree or its schedule was deleted.")
+
+
+# --- One winner -----------------------------------------------------------------------------------
+
+
+@database
+def test_a_second_request_for_a_due_time_is_skipped(clock: Clock) -> None:
+    schedule = register()
+    due(tick(schedule, clock, SEVEN))
+    # Another process: check_and_run_scheduled_tasks(), say, which asks with its own time.
+    before = row(schedule).claimed_at
+    answer = tick(schedule, clock, SEVEN + 5 * SECOND)
+    assert reason(answer) == "The run for 2026-06-10 07:00 UTC has just been requested."
+    assert row(schedule).claimed_at == before
+
+
+@database
+def test_of_two_who_see_the_same_due_time_one_wins(clock: Clock) -> None:
+    schedule = register()
+    clock.now = SEVEN + 2 * SECOND
+    other: list[Due | Skip] = []
+    with others_get_in(
+        before=lambda: other.append(request(schedule.pk, SEVEN + SECOND, Runs("under way")))
+    ):
+        answer = request(schedule.pk, SEVEN, Runs())
+    assert reason(answer) == "The due time 2026-06-10 07:00 UTC was claimed by another process."
+    assert due(other[0]) == SEVEN
+    assert row(schedule).last_run == SEVEN + SECOND
+
+
+@database
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"enabled": False},
+        {"next_run": utc("2026-06-10 07:30")},
+        {"next_run_rule": "another"},
+        {"claim": utc("2026-06-10 05:00")},
+    ],
+)
+def test_a_claim_is_not_made_on_a_row_that_has_changed_since_it_was_looked_at(
+    clock: Clock, changes: dict[str, Any]
+) -> None:
+    schedule = register()
+    before = ProcessTreeSchedule.objects.values().get()
+    clock.now = SEVEN + SECOND
+    with others_get_in(before=lambda: update(schedule, **changes)):
+        assert isinstance(request(schedule.pk, SEVEN, Runs()), Skip)
+    assert ProcessTreeSchedule.objects.values().get() == {**before, **changes}
+
+
+@database
+def test_one_schedules_claim_leaves_the_others_alone(clock: Clock) -> None:
+    one, other = register(), register()
+    due(tick(one, clock, SEVEN))
+    assert row(other).claim is None
+    assert due(tick(other, clock, SEVEN)) == SEVEN
+    assert started(one, SEVEN, "a") is None
+    assert row(other).claim == SEVEN
+
+
+# --- An open claim --------------------------------------------------------------------------------
+
+
+@database
+def test_the_same_tick_evaluated_again_gives_the_same_due_time(clock: Clock) -> None:
+    schedule = register()
+    first = due(tick(schedule, clock, SEVEN))
+    again = due(tick(schedule, clock, SEVEN, delay=2 * SECOND))
+    assert again == first
+    stored = row(schedule)
+    assert stored.next_run == SEVEN + HOUR
+    assert stored.claimed_at == SEVEN + 2 * SECOND
+
+
+@database
+def test_an_open_claim_without_a_run_is_requested_again_when_it_is_a_minute_old(
+    clock: Clock,
+) -> None:
+    schedule = register(interval_minutes=1440)
+    due(tick(schedule, clock, SEVEN, delay=dt.timedelta(0)))
+    young = SEVEN + REQUEST_AGAIN_AFTER - SECOND
+    assert "has just been requested" in reason(tick(schedule, clock, young, delay=dt.timedelta(0)))
+    old = SEVEN + REQUEST_AGAIN_AFTER
+    assert due(tick(schedule, clock, old, delay=dt.timedelta(0))) == SEVEN
+    stored = row(schedule)
+    assert stored.claimed_at == old
+    assert stored.last_run == SEVEN
+    assert stored.next_run == SEVEN + 24 * HOUR
+    # From then on it is young again.
+    assert "has just been requested" in reason(tick(schedule, clock, old + 30 * SECOND))
+
+
+@database
+def test_of_two_who_request_an_old_claim_again_one_wins(clock: Clock) -> None:
+    schedule = register()
+    due(tick(schedule, clock, SEVEN))
+    at = SEVEN + 2 * MINUTE
+    other: list[Due | Skip] = []
+
+    def runs(claim: dt.datetime) -> Literal["none"]:
+        if not other:
+            other.append(Skip("asking"))
+            other.append(request(schedule.pk, at, Runs()))
+        return "none"
+
+    clock.now = at
+    assert "was requested by another process" in reason(request(schedule.pk, at + SECOND, runs))
+    assert due(other[1]) == SEVEN
+
+
+@database
+def test_a_claim_whose_run_is_under_way_is_skipped_however_old_it_is(clock: Clock) -> None:
+    schedule = register()
+    due(tick(schedule, clock, SEVEN))
+    for later in (30 * SECOND, 5 * MINUTE, 3 * HOUR):
+        answer = tick(schedule, clock, SEVEN + later, "under way")
+        assert reason(answer) == "The run for 2026-06-10 07:00 UTC is on its way."
+    assert row(schedule).claim == SEVEN
+    assert row(schedule).next_run == SEVEN + HOUR
+
+
+@database
+def test_the_runs_are_asked_about_the_open_claim_and_only_then(clock: Clock) -> None:
+    schedule = register()
+    runs = Runs()
+    clock.now = SEVEN
+    request(schedule.pk, SEVEN - MINUTE, runs)
+    request(schedule.pk, SEVEN, runs)
+    assert runs.asked == []
+    request(schedule.pk, SEVEN + MINUTE, runs)
+    assert runs.asked == [SEVEN]
+
+
+@database
+def test_a_claim_whose_run_ended_without_taking_it_is_settled_and_the_next_is_made_normally(
+    clock: Clock,
+) -> None:
+    schedule = register()
+    due(tick(schedule, clock, SEVEN))
+    # Cancelled in the queue. Nothing else is due yet …
+    answer = tick(schedule, clock, SEVEN + 2 * MINUTE, "finished")
+    assert reason(answer) == "Not due until 2026-06-10 08:00 UTC."
+    assert (row(schedule).claim, row(schedule).claimed_at) == (None, None)
+    # … and the next due time is claimed as ever.
+    assert due(tick(schedule, clock, SEVEN + HOUR)) == SEVEN + HOUR
+
+
+@database
+def test_what_came_due_behind_a_run_that_ended_without_taking_its_claim_is_claimed_at_once(
+    clock: Clock,
+) -> None:
+    schedule = register()
+    due(tick(schedule, clock, SEVEN))
+    at = SEVEN + 61 * MINUTE
+    assert due(tick(schedule, clock, at, "finished")) == SEVEN + HOUR
+    stored = row(schedule)
+    assert (stored.claim, stored.last_run, stored.next_run) == (
+        SEVEN + HOUR,
+        at,
+        SEVEN + 2 * HOUR,
+    )
+
+
+@database
+def test_while_a_claim_is_open_no_new_one_is_made_and_its_run_stands_for_what_passes(
+    clock: Clock,
+) -> None:
+    schedule = register()
+    due(tick(schedule, clock, SEVEN))
+    for hours in (1, 2, 3):
+        assert isinstance(tick(schedule, clock, SEVEN + hours * HOUR, "under way"), Skip)
+    assert row(schedule).claim == SEVEN
+    clock.now = SEVEN + 3 * HOUR + 10 * MINUTE
+    assert started(schedule, SEVEN, "a") is None
+    assert row(schedule).next_run == SEVEN + 4 * HOUR
+    assert "Not due until" in reason(tick(schedule, clock, clock.now))
+
+
+@database
+def test_no_due_time_that_passed_while_the_claim_was_open_is_claimed_while_its_run_takes_it(
+    clock: Clock,
+) -> None:
+    schedule = register()
+    due(tick(schedule, clock, SEVEN))
+    clock.now = at = SEVEN + HOUR + 10 * MINUTE
+    answers: list[Due | Skip] = []
+
+    def daemon() -> None:
+        answers.append(request(schedule.pk, at, Runs("under way")))
+
+    with others_get_in(before=daemon, after=daemon):
+        assert started(schedule, SEVEN, "a") is None
+    # The run stands for 08:00 too.
+    assert [each for each in answers if isinstance(each, Due)] == []
+    assert row(schedule).claim is None
+    assert row(schedule).next_run == SEVEN + 2 * HOUR
+
+
+@database
+def test_an_open_claim_is_served_every_minute_until_it_is_taken(clock: Clock) -> None:
+    schedule = register(interval_minutes=1440)
+    due(tick(schedule, clock, SEVEN))
+    assert row(schedule).cron(clock.now)[0] == [EVERY_MINUTE]
+    started(schedule, SEVEN, "a")
+    assert row(schedule).cron(clock.now)[0] == ["0 9 * * *"]
+
+
+# --- Taking a claim -------------------------------------------------------------------------------
+
+
+@database
+def test_a_run_takes_its_claim_and_only_one_does(clock: Clock) -> None:
+    schedule = register()
+    due(tick(schedule, clock, SEVEN))
+    assert started(schedule, SEVEN, "first") is None
+    stored = row(schedule)
+    assert (stored.claim, stored.claimed_at, stored.last_run_id) == (None, None, "first")
+    assert stored.last_run == SEVEN
+    assert stored.next_run == SEVEN + HOUR
+    second = started(schedule, SEVEN, "second")
+    assert second is not None
+    assert "Already run by run first" in second
+    assert "2026-06-10 07:00 UTC" in second
+    assert row(schedule).last_run_id == "first"
+
+
+@database
+def test_of_two_runs_that_take_a_claim_at_once_one_wins_and_the_other_names_it(
+    clock: Clock,
+) -> None:
+    schedule = register()
+    due(tick(schedule, clock, SEVEN))
+    assert started(schedule, SEVEN, "run-of-seven") is None
+    due(tick(schedule, clock, SEVEN + HOUR))
+    other: list[str | None] = []
+    with others_get_in(before=lambda: other.append(started(schedule, SEVEN + HOUR, "winner"))):
+        answer = started(schedule, SEVEN + HOUR, "loser")
+    assert other[0] is None
+    assert row(schedule).last_run_id == "winner"
+    assert answer is not None
+    assert "winner" in answer
+    assert "run-of-seven" not in answer
+
+
+@database
+def test_the_same_run_may_take_its_claim_again_when_its_worker_is_started_again(
+    clock: Clock,
+) -> None:
+    schedule = register()
+    due(tick(schedule, clock, SEVEN))
+    assert started(schedule, SEVEN, "first") is None
+    assert started(schedule, SEVEN, "first") is None
+
+
+@database
+def test_a_run_may_take_its_claim_again_after_the_next_due_time_was_taken(clock: Clock) -> None:
+    schedule = register()
+    due(tick(schedule, clock, SEVEN))
+    assert started(schedule, SEVEN, "long run") is None
+    due(tick(schedule, clock, SEVEN + HOUR))
+    assert started(schedule, SEVEN + HOUR, "next run") is None
+    # The worker of the long run dies and is started again: nobody else has run its due time.
+    assert started(schedule, SEVEN, "long run") is None
+
+
+@database
+def test_a_run_does_not_take_the_claim_on_another_due_time(clock: Clock) -> None:
+    schedule = register()
+    due(tick(schedule, clock, SEVEN))
+    assert started(schedule, SEVEN, "first") is None
+    due(tick(schedule, clock, SEVEN + HOUR))
+    assert started(schedule, SEVEN, "late") is not None
+    assert row(schedule).claim == SEVEN + HOUR
+    assert started(schedule, SEVEN + HOUR, "second") is None
+
+
+@database
+def test_a_claim_is_taken_to_the_microsecond(clock: Clock) -> None:
+    schedule = register()
+    at = utc("2026-06-10 06:42") + dt.timedelta(microseconds=123456)
+    update(schedule, next_run=None)
+    claimed = due(tick(schedule, clock, at))
+    assert started(schedule, dt.datetime.fromisoformat(claimed.isoformat()), "a") is None
+
+
+@database
+def test_a_run_whose_schedule_was_deleted_may_not_go_on(clock: Clock) -> None:
+    schedule = register()
+    due(tick(schedule, clock, SEVEN))
+    job_name = schedule.process_tree.job_name
+    schedule.delete()
+    assert take(job_name, SEVEN, "a") == (
+        "The schedule that was due at 2026-06-10 07:00 UTC is gone."
+    )
+
+
+@database
+def test_a_run_that_nobody_claimed_for_may_not_go_on() -> None:
+    schedule = register()
+    answer = started(schedule, SEVEN, "a")
+    assert answer is not None
+    assert "nobody" in answer
+    assert row(schedule).last_run_id == ""
+
+
+@database
+def test_a_claim_that_was_withdrawn_is_not_said_to_have_been_run_by_an_earlier_run(
+    clock: Clock,
+) -> None:
+    schedule = register()
+    due(tick(schedule, clock, SEVEN))
+    assert started(schedule, SEVEN, "run-of-seven") is None
+    due(tick(schedule, clock, SEVEN + HOUR))
+    stored = row(schedule)
+    stored.enabled = False
+    stored.save()
+    answer = started(schedule, SEVEN + HOUR, "run-of-eight")
+    assert answer is not None
+    assert "run-of-seven" not in answer
+
+
+# --- Disabled -------------------------------------------------------------------------------------
+
+
+def save_enabled(schedule: ProcessTreeSchedule, enabled: bool) -> None:
+    stored = row(schedule)
+    stored.enabled = enabled
+    stored.save()
+
+
+def update_enabled(schedule: ProcessTreeSchedule, enabled: bool) -> None:
+    update(schedule, enabled=enabled)
+
+
+means = pytest.mark.parametrize("set_enabled", [save_enabled, update_enabled])
+SetEnabled = Callable[[ProcessTreeSchedule, bool], None]
+
+
+@database
+@means
+def test_a_disabled_due_tick_moves_next_run_on_without_running(
+    clock: Clock, set_enabled: SetEnabled
+) -> None:
+    schedule = register()
+    set_enabled(schedule, False)
+    answer = tick(schedule, clock, SEVEN)
+    assert reason(answer) == "Disabled in Django: the schedule's 'enabled' is off."
+    stored = row(schedule)
+    assert stored.next_run == SEVEN + HOUR
+    assert (stored.last_run, stored.claim) == (None, None)
+    assert isinstance(tick(schedule, clock, SEVEN + 5 * HOUR), Skip)
+    assert row(schedule).next_run == SEVEN + 6 * HOUR
+
+
+@database
+def test_a_disabled_tick_that_is_not_due_moves_nothing(clock: Clock) -> None:
+    schedule = register(enabled=False)
+    before = ProcessTreeSchedule.objects.values().get()
+    assert isinstance(tick(schedule, clock, SEVEN - MINUTE), Skip)
+    assert ProcessTreeSchedule.objects.values().get() == before
+
+
+@database
+def test_a_disabled_schedule_that_is_due_now_is_moved_on_too(clock: Clock) -> None:
+    schedule = register(enabled=False)
+    update(schedule, next_run=None)
+    assert isinstance(tick(schedule, clock, SEVEN - MINUTE), Skip)
+    assert row(schedule).next_run == SEVEN
+
+
+@database
+@means
+def test_a_tick_withdraws_the_open_claim_of_a_disabled_schedule(
+    clock: Clock, set_enabled: SetEnabled
+) -> None:
+    schedule = register()
+    due(tick(schedule, clock, SEVEN))
+    set_enabled(schedule, False)
+    assert isinstance(tick(schedule, clock, SEVEN + 2 * MINUTE), Skip)
+    stored = row(schedule)
+    assert (stored.claim, stored.claimed_at) == (None, None)
+    assert stored.next_run == SEVEN + HOUR
+    assert started(schedule, SEVEN, "a") is not None
+    set_enabled(schedule, True)
+    assert isinstance(tick(schedule, clock, SEVEN + 3 * MINUTE), Skip)
+
+
+@database
+@means
+def test_a_schedule_that_is_enabled_again_has_no_backlog(
+    clock: Clock, set_enabled: SetEnabled
+) -> None:
+    schedule = register()
+    set_enabled(schedule, False)
+    tick(schedule, clock, SEVEN)
+    clock.now = SEVEN + 5 * HOUR + 20 * MINUTE  # nobody ticked meanwhile
+    set_enabled(schedule, True)
+    assert "Not due until" in reason(tick(schedule, clock, clock.now))
+    assert row(schedule).next_run == SEVEN + 6 * HOUR
+    assert due(tick(schedule, clock, SEVEN + 6 * HOUR)) == SEVEN + 6 * HOUR
+
+
+@database
+def test_a_weekly_schedule_keeps_its_day_when_it_is_disabled_and_enabled(clock: Clock) -> None:
+    schedule = register(interval_minutes=7 * 1440)
+    update(schedule, enabled=False)
+    tick(schedule, clock, SEVEN + 26 * HOUR)
+    update(schedule, enabled=True)
+    tick(schedule, clock, SEVEN + 50 * HOUR)
+    assert row(schedule).next_run == SEVEN + 7 * 24 * HOUR
+
+
+# --- A rule that was changed behind save()'s back -------------------------------------------------
+
+
+@database
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"interval_minutes": 30}, "2026-06-10 12:30"),
+        ({"interval_minutes": 50}, "2026-06-10 12:50"),
+        ({"interval_minutes": 1440}, "2026-06-11 07:00"),
+        ({"start_time": dt.time(9, 45)}, "2026-06-10 12:45"),
+        ({"timezone": "Asia/Kathmandu"}, "2026-06-10 13:15"),
+    ],
+)
+def test_a_rule_changed_by_update_moves_to_its_next_due_time_from_now_without_a_backlog(
+    clock: Clock, changes: dict[str, Any], expected: str
+) -> None:
+    schedule = register()
+    update(schedule, **changes)
+    at = utc("2026-06-10 12:20")  # overdue for hours
+    assert "Not due until" in reason(tick(schedule, clock, at))
+    stored = row(schedule)
+    assert stored.next_run == stored.anchor == utc(expected)
+    assert stored.next_run_rule == stored.current_rule
+    assert stored.last_run is None
+    assert due(tick(schedule, clock, utc(expected))) == utc(expected)
+
+
+@database
+def test_a_rule_changed_and_changed_back_between_two_ticks_is_none(clock: Clock) -> None:
+    schedule = register()
+    update(schedule, interval_minutes=30)
+    update(schedule, interval_minutes=60)
+    assert due(tick(schedule, clock, SEVEN)) == SEVEN
+
+
+@database
+def test_a_row_that_was_made_behind_saves_back_is_registered_at_its_first_tick(
+    clock: Clock,
+) -> None:
+    tree = ProcessTree.objects.create(name="bulk", processes=[])
+    [schedule] = ProcessTreeSchedule.objects.bulk_create(
+        [ProcessTreeSchedule(process_tree=tree, start_time=dt.time(9, 0))]
+    )
+    assert row(schedule).next_run is None
+    assert "Not due until" in reason(tick(schedule, clock, utc("2026-06-10 06:30")))
+    assert row(schedule).next_run == row(schedule).anchor == SEVEN
+
+
+@database
+def test_an_open_claim_stays_open_when_the_rule_is_changed(clock: Clock) -> None:
+    schedule = register()
+    due(tick(schedule, clock, SEVEN))
+    update(schedule, interval_minutes=1440)
+    assert isinstance(tick(schedule, clock, SEVEN + 10 * SECOND), Skip)
+    assert row(schedule).claim == SEVEN
+    assert row(schedule).next_run == SEVEN + 24 * HOUR
+    assert due(tick(schedule, clock, SEVEN + 2 * MINUTE)) == SEVEN
+    assert started(schedule, SEVEN, "a") is None
+
+
+@database
+def test_an_edit_by_an_object_loaded_before_the_claim_leaves_it_open(clock: Clock) -> None:
+    schedule = register()
+    stale = row(schedule)
+    due(tick(schedule, clock, SEVEN))
+    stale.context = {"tenant": 2}
+    stale.save()
+    assert isinstance(tick(schedule, clock, SEVEN + 10 * SECOND), Skip)
+    assert started(schedule, SEVEN, "a") is None
+    assert "Not due until" in reason(tick(schedule, clock, SEVEN + MINUTE))
+
+
+# --- At once, with real connections ---------------------------------------------------------------
+
+
+@pytest.fixture
+def database_file(tmp_path: Path, django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """Put the default database into a file of its own, so that each thread has a connection."""
+    kept, settings = connections["default"], connections.settings["default"]
+    changed = {
+        **settings,
+        "NAME": str(tmp_path / "claims.sqlite3"),
+        "OPTIONS": {"timeout": 20, "transaction_mode": "IMMEDIATE"},
+    }
+    with django_db_blocker.unblock():
+        connections.settings["default"] = changed
+        del connections["default"]
+        try:
+            call_command("migrate", verbosity=0)
+            yield
+        finally:
+            connections["default"].close()
+            connections.settings["default"] = settings
+            connections["default"] = kept
+
+
+def at_once(count: int, call: Callable[[int], Any]) -> list[Any]:
+    """Return what ``count`` threads get that call at the same moment."""
+    barrier = threading.Barrier(count)
+    answers: list[Any] = [None] * count
+
+    def work(number: int) -> None:
+        try:
+            barrier.wait()
+            answers[number] = call(number)
+        except Exception as error:  # noqa: BLE001  # shown by the test
+            answers[number] = error
+        finally:
+            connections.close_all()
+
+    threads = [threading.Thread(target=work, args=[number]) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return answers
+
+
+@pytest.mark.usefixtures("database_file")
+def test_of_many_processes_that_ask_at_once_one_claims_and_one_takes(clock: Clock) -> None:
+    schedule = register()
+    job_name = schedule.process_tree.job_name
+    connections["default"].close()
+    for hours in range(3):
+        claim = SEVEN + hours * HOUR
+        clock.now = claim + SECOND
+        # Each asks with a time of its own, as several schedulers do.
+        ticks = [claim + number * dt.timedelta(milliseconds=1) for number in range(8)]
+        answers = at_once(8, lambda number: request(schedule.pk, ticks[number], Runs()))  # noqa: B023
+        assert [each.due for each in answers if isinstance(each, Due)] == [claim], answers
+        assert all(isinstance(each, (Due, Skip)) for each in answers), answers
+        taken = at_once(8, lambda number: take(job_name, claim, f"run {hours}.{number}"))  # noqa: B023
+        assert taken.count(None) == 1, taken
+        assert all(each is None or isinstance(each, str) for each in taken), taken
+        assert row(schedule).last_run_id == f"run {hours}.{taken.index(None)}"
+        connections["default"].close()
