@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from math import gcd
-from zoneinfo import ZoneInfo
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from .exceptions import ScheduleError
 
 HOUR = 60
 DAY = 24 * HOUR
@@ -35,6 +37,11 @@ class Rule:
         Wall-clock time of a due time; its seconds are dropped, schedules go by the minute.
     timezone:
         Key of the IANA zone in which ``start_time`` is meant.
+
+    Raises
+    ------
+    ScheduleError
+        The interval is out of range; or, where the zone is needed, it is unknown.
     """
 
     interval_minutes: int
@@ -42,6 +49,11 @@ class Rule:
     timezone: str
 
     def __post_init__(self) -> None:
+        if not 1 <= self.interval_minutes <= MAX_INTERVAL:
+            raise ScheduleError(
+                f"The interval must be from 1 to {MAX_INTERVAL} minutes (a year), not "
+                f"{self.interval_minutes!r}."
+            )
         object.__setattr__(
             self, "start_time", self.start_time.replace(second=0, microsecond=0, tzinfo=None)
         )
@@ -52,7 +64,12 @@ class Rule:
     @property
     def zone(self) -> ZoneInfo:
         """The zone of ``start_time``."""
-        return ZoneInfo(self.timezone)
+        try:
+            return ZoneInfo(self.timezone)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ScheduleError(
+                f"{self.timezone!r} is not an IANA time zone, such as 'Africa/Johannesburg'."
+            ) from error
 
     @property
     def is_elapsed(self) -> bool:

@@ -252,7 +252,9 @@ class ProcessTreeSchedule(models.Model):
         ]
 
     def __str__(self) -> str:
-        return f"{self.process_tree}: {self.rule}"
+        # Not by its rule: an object that is not valid must be shown, too.
+        start, zone = str(self.start_time)[:5], self.timezone or settings.TIME_ZONE
+        return f"{self.process_tree}: every {self.interval_minutes} min from {start} in {zone}"
 
     def save(
         self,
@@ -270,22 +272,13 @@ class ProcessTreeSchedule(models.Model):
         if update_fields is not None:
             update_fields = {*update_fields, *moved}
         elif not self._state.adding and not (kwargs.get("force_insert") or args):
-            update_fields = [
-                field.name
-                for field in self._meta.concrete_fields
-                if not field.primary_key
-                and (field.name not in _CLOCKWORK or field.name in self._changed_clockwork())
-            ]
+            stale = _CLOCKWORK - self._changed_clockwork() - set(moved)
+            update_fields = {
+                field.name for field in self._meta.concrete_fields if not field.primary_key
+            }
+            update_fields -= stale | self.get_deferred_fields()
         super().save(*args, update_fields=update_fields, **kwargs)
-        self._remember_clockwork()
-
-    def clean(self) -> None:
-        """Refuse a context that can't be stored."""
-        super().clean()
-        try:
-            self.context = contexts.encode(self.context)
-        except ContextError as error:
-            raise ValidationError({"context": str(error)}) from error
+        self._remember_clockwork(update_fields)
 
     @classmethod
     def from_db(cls, *args: Any, **kwargs: Any) -> "ProcessTreeSchedule":
@@ -294,21 +287,37 @@ class ProcessTreeSchedule(models.Model):
         instance._remember_clockwork()
         return instance
 
-    def refresh_from_db(self, *args: Any, **kwargs: Any) -> None:
-        """Load the row again, and remember what the clock has written."""
-        super().refresh_from_db(*args, **kwargs)
-        self._remember_clockwork()
+    def refresh_from_db(
+        self,
+        using: str | None = None,
+        fields: Iterable[str] | None = None,
+        from_queryset: models.QuerySet["ProcessTreeSchedule"] | None = None,
+    ) -> None:
+        """Load the row again, or some fields of it, and remember what the clock has written."""
+        fields = None if fields is None else list(fields)
+        super().refresh_from_db(using, fields, from_queryset)
+        self._remember_clockwork(fields)
 
-    def _remember_clockwork(self) -> None:
-        self._clockwork = {name: self.__dict__.get(name) for name in _CLOCKWORK}
+    def _remember_clockwork(self, fields: Iterable[str] | None = None) -> None:
+        names = _CLOCKWORK if fields is None else _CLOCKWORK & set(fields)
+        known = {name: self.__dict__[name] for name in names if name in self.__dict__}
+        self._clockwork = {**getattr(self, "_clockwork", {}), **known}
 
     def _changed_clockwork(self) -> set[str]:
         before = getattr(self, "_clockwork", {})
         return {
             name
-            for name in _CLOCKWORK
-            if name in self.__dict__ and (name not in before or before[name] != self.__dict__[name])
+            for name in _CLOCKWORK & self.__dict__.keys()
+            if name not in before or before[name] != self.__dict__[name]
         }
+
+    def clean(self) -> None:
+        """Refuse a context that can't be stored."""
+        super().clean()
+        try:
+            self.context = contexts.encode(self.context)
+        except ContextError as error:
+            raise ValidationError({"context": str(error)}) from error
 
     @property
     def rule(self) -> intervals.Rule:

@@ -40,6 +40,7 @@ from django.utils.module_loading import import_string
 
 from .. import conf, intervals, tags
 from .. import context as contexts
+from ..exceptions import ScheduleError
 from ..models import ProcessTreeSchedule
 from ..names import dagster_name
 from ..process import Outcome, explain, run_process
@@ -164,8 +165,8 @@ class ProcessTreeTranslator:
         try:
             crons, zone = schedule.cron(timezone.now())
             rule = str(schedule.rule)
-        except (ValueError, LookupError, OSError) as error:  # an unknown zone, set in SQL
-            crons, zone, rule = [intervals.EVERY_MINUTE], "UTC", explain(error)
+        except ScheduleError as error:  # an unknown zone, set in SQL
+            crons, zone, rule = [intervals.EVERY_MINUTE], "UTC", str(error)
         return ScheduleDefinition(
             name=f"{tree.job_name}{SCHEDULE_SUFFIX}",
             job_name=tree.job_name,

@@ -130,6 +130,20 @@ def _failed_at_convert(stack: Stack, run: dict[str, Any], triggered_by: str) -> 
     return run_id
 
 
+def succeeded(tab: Tab, stack: Stack, run_id: str) -> dict[str, Any]:
+    """Wait until a run has succeeded, and the tab says so; return the run."""
+    run = stack.finished(run_id)
+    assert run["status"] == "SUCCESS", errors(run)
+    tab.see_status("Success")
+    return run
+
+
+def errors(run: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return the events that say why a run failed."""
+    events: list[dict[str, Any]] = run["eventConnection"]["events"]
+    return [event for event in events if event.get("error") or event.get("level") == "ERROR"]
+
+
 def steps(run: dict[str, Any]) -> dict[str, str]:
     """Return what became of each process that a run called."""
     return {step["stepKey"]: step["status"] for step in run["stepStats"]}
@@ -172,9 +186,8 @@ def test_the_launchpad_is_prefilled_with_the_default_context(tab: Tab, stack: St
         "  period_end:\n"
         "    $date: 2026-03-31\n"
     )
-    run_id = tab.launch()
-    tab.see_status("Success")
-    assert "10965.41" in result(stack.finished(run_id), "publish_statements")
+    run = succeeded(tab, stack, tab.launch())
+    assert "10965.41" in result(run, "publish_statements")
 
 
 def test_a_launch_uses_what_was_typed_into_the_launchpad(tab: Tab, stack: Stack) -> None:
@@ -182,9 +195,8 @@ def test_a_launch_uses_what_was_typed_into_the_launchpad(tab: Tab, stack: Stack)
 
     tab.type_config("context:\n  organisation: Harbour Lane Design\n  period_end: '2026-03-31'\n")
 
-    run_id = tab.launch()
-    tab.see_status("Success")
-    assert "5860.79" in result(stack.finished(run_id), "publish_statements")
+    run = succeeded(tab, stack, tab.launch())
+    assert "5860.79" in result(run, "publish_statements")
 
 
 SAVE_EVERY_TYPE = """
@@ -298,8 +310,7 @@ def test_every_type_comes_through_the_launchpad_as_through_a_command(
     from_command = written_down(stack)
 
     prefilled = tab.open_launchpad("write_down")
-    tab.launch()
-    tab.see_status("Success")
+    succeeded(tab, stack, tab.launch())
 
     assert len(from_command) == 35
     assert "amount = Decimal('1.50')" in from_command
@@ -318,8 +329,7 @@ def test_a_null_or_an_empty_dictionary_is_not_prefilled_and_comes_through(
     assert tab.open_launchpad("nulls") == (
         "context:\n  in_a_dictionary:\n    kept: 1\n  in_a_list:\n  - null\n  - {}\n"
     )
-    tab.launch()
-    tab.see_status("Success")
+    succeeded(tab, stack, tab.launch())
 
     assert from_command == [
         "empty = {}",
@@ -362,8 +372,7 @@ def test_a_tree_whose_module_fails_says_why_on_its_page_and_its_neighbour_runs(
     tab.see("the licence has expired")
 
     tab.open_launchpad("receivables_reminder")
-    tab.launch()
-    tab.see_status("Success")
+    succeeded(tab, stack, tab.launch())
 
 
 def test_a_run_of_a_tree_that_goes_round_in_a_circle_says_so_and_its_neighbour_runs(
@@ -378,8 +387,7 @@ def test_a_run_of_a_tree_that_goes_round_in_a_circle_says_so_and_its_neighbour_r
     tab.see("The dependencies go round in a circle: 'hen' → 'egg' → 'hen'.")
 
     tab.open_launchpad("receivables_reminder")
-    tab.launch()
-    tab.see_status("Success")
+    succeeded(tab, stack, tab.launch())
 
 
 # Re-execution
@@ -388,13 +396,10 @@ def test_a_run_of_a_tree_that_goes_round_in_a_circle_says_so_and_its_neighbour_r
 def test_re_execute_all_repeats_a_run_that_a_command_started(tab: Tab, stack: Stack) -> None:
     stack.manage("monthly_close", "--context", '{"organisation": "Harbour Lane Design"}')
     run_id = stack.runs("monthly_close")[0]["runId"]
-
     tab.open_run(run_id)
-    new_id = tab.reexecute_all()
-    tab.see_status("Success")
 
-    run = stack.finished(new_id)
-    assert run["status"] == "SUCCESS"
+    run = succeeded(tab, stack, tab.reexecute_all())
+
     assert run["parentRunId"] == run_id
     assert steps(run) == dict.fromkeys(
         [
@@ -413,11 +418,9 @@ def test_from_failure_mends_a_run_that_a_command_started(
     tab: Tab, stack: Stack, commanded_run: str
 ) -> None:
     tab.open_run(commanded_run)
-    new_id = tab.reexecute_from_failure()
-    tab.see_status("Success")
 
-    run = stack.finished(new_id)
-    assert run["status"] == "SUCCESS"
+    run = succeeded(tab, stack, tab.reexecute_from_failure())
+
     assert run["parentRunId"] == commanded_run
     assert steps(run) == {"convert": "SUCCESS", "publish": "SUCCESS"}
     assert result(run, "publish") == "'published converted a file'"
@@ -427,11 +430,9 @@ def test_from_failure_mends_a_run_that_a_schedule_started(
     tab: Tab, stack: Stack, scheduled_run: str
 ) -> None:
     tab.open_run(scheduled_run)
-    new_id = tab.reexecute_from_failure()
-    tab.see_status("Success")
 
-    run = stack.finished(new_id)
-    assert run["status"] == "SUCCESS"
+    run = succeeded(tab, stack, tab.reexecute_from_failure())
+
     assert run["parentRunId"] == scheduled_run
     assert steps(run) == {"convert": "SUCCESS", "publish": "SUCCESS"}
     assert result(run, "publish") == "'published converted a file'"
@@ -441,10 +442,8 @@ def test_re_execute_all_repeats_a_run_that_a_schedule_started(
     tab: Tab, stack: Stack, scheduled_run: str
 ) -> None:
     tab.open_run(scheduled_run)
-    new_id = tab.reexecute_all()
-    tab.see_status("Success")
 
-    run = stack.finished(new_id)
-    assert run["status"] == "SUCCESS"
+    run = succeeded(tab, stack, tab.reexecute_all())
+
     assert run["parentRunId"] == scheduled_run
     assert steps(run) == {"fetch": "SUCCESS", "convert": "SUCCESS", "publish": "SUCCESS"}
