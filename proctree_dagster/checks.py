@@ -27,7 +27,9 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
                 id="proctree_dagster.E002",
             )
         )
-    return found or [*_home_problems(conf.current())]
+    if any(problem.id == "proctree_dagster.E001" for problem in found):
+        return found  # nothing more can be read
+    return found + _home_problems(conf.current())
 
 
 def _home_problems(current: conf.Settings) -> list[CheckMessage]:

@@ -85,21 +85,30 @@ def take(job_name: str, due: dt.datetime, run_id: str) -> str | None:
     str or None
         Why the run may not go on, or ``None`` if the claim is its own now.
     """
-    schedule = ProcessTreeSchedule.objects.filter(process_tree__job_name=job_name).first()
-    if schedule is None:
-        return f"The schedule that was due at {_say(due)} is gone."
-    taken = ProcessTreeSchedule.objects.filter(pk=schedule.pk, claim=due).update(
-        claim=None, claimed_at=None, last_run_id=run_id, last_due=due
-    )
-    now = timezone.now()
-    if taken and schedule.next_run is not None and schedule.next_run <= now:
-        # The run stands for the due times that passed while its claim was open.
-        ProcessTreeSchedule.objects.filter(pk=schedule.pk, next_run=schedule.next_run).update(
-            next_run=schedule.due_after(now)
-        )
-    schedule.refresh_from_db()
-    if schedule.last_run_id == run_id:  # taken now, or before its worker was started again
-        return None
+    schedules = ProcessTreeSchedule.objects.filter(process_tree__job_name=job_name)
+    while (schedule := schedules.first()) is not None:
+        if schedule.claim != due or not schedule.enabled:
+            return _why_not_taken(schedule, due, run_id)
+        now = timezone.now()
+        changes: dict[str, object] = {
+            **{"claim": None, "claimed_at": None},
+            **{"last_run_id": run_id, "last_due": due},
+        }
+        if schedule.next_run is not None and schedule.next_run <= now:
+            # The run stands for the due times that passed while its claim was open.
+            changes["next_run"] = schedule.due_after(now)
+        taken = ProcessTreeSchedule.objects.filter(
+            pk=schedule.pk, enabled=True, claim=due, next_run=schedule.next_run
+        ).update(**changes)
+        if taken:
+            return None
+        # Somebody has changed the row meanwhile: look again.
+    return f"The schedule that was due at {_say(due)} is gone."
+
+
+def _why_not_taken(schedule: ProcessTreeSchedule, due: dt.datetime, run_id: str) -> str | None:
+    if schedule.last_run_id == run_id:
+        return None  # it was taken by this very run
     if schedule.last_due == due:
         return f"Already run by run {schedule.last_run_id}, which took the claim on {_say(due)}."
     return (

@@ -84,7 +84,7 @@ def _items(value: Mapping[Any, Any], path: str) -> list[tuple[str, Any]]:
     for key, _ in items:
         if not isinstance(key, str):
             raise ContextError(f"{path} has the key {key!r}; a key must be a string.")
-    return [(str(key), each) for key, each in items]
+    return [(_text(key, f"{path}[{key!r}]"), each) for key, each in items]
 
 
 def _plain(value: Any) -> Any:
@@ -96,14 +96,10 @@ def _plain(value: Any) -> Any:
 
 def _encode(value: Any, path: str, depth: int) -> Json:
     value = _plain(value)
-    if depth > MAX_DEPTH:
-        raise ContextError(
-            f"{path} is nested more than {MAX_DEPTH} deep, or holds itself; it can't be stored."
-        )
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, str):
-        return str(value)
+        return _text(value, path)
     if isinstance(value, int) and abs(value) <= MAX_SAFE_INTEGER:
         return int(value)
     if isinstance(value, float):
@@ -115,12 +111,16 @@ def _encode(value: Any, path: str, depth: int) -> Json:
     for tag, (kind, to_text, _) in _SCALARS.items():
         if isinstance(value, kind):
             return {tag: _to_text(value, to_text, path)}
+    if isinstance(value, Mapping) and not RESERVED.isdisjoint(value):
+        return _encode_reserved(value, path)
+    if isinstance(value, (Mapping, list, tuple)) and depth > MAX_DEPTH:
+        raise ContextError(
+            f"{path} is nested more than {MAX_DEPTH} deep, or holds itself; it can't be stored."
+        )
     if isinstance(value, Mapping):
-        encoded = {
+        return {
             key: _encode(each, f"{path}[{key!r}]", depth + 1) for key, each in _items(value, path)
         }
-        _check_reserved(encoded, path)
-        return encoded
     if isinstance(value, (list, tuple)):
         return [_encode(each, f"{path}[{index}]", depth + 1) for index, each in enumerate(value)]
     raise ContextError(
@@ -149,17 +149,28 @@ def _short(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:79]}…"
 
 
-def _check_reserved(value: Mapping[str, Json], path: str) -> None:
-    """Refuse a dictionary that uses a reserved key but does not say what the key says."""
-    if RESERVED.isdisjoint(value):
-        return
+def _encode_reserved(value: Mapping[str, Any], path: str) -> Json:
+    """Return what is encoded already; refuse what uses a reserved key and says something else."""
     try:
         _decode_tagged(value, lambda model, pk: None)
     except _UNUSABLE as error:
+        keys = ", ".join(sorted(map(str, RESERVED & set(value))))
         raise ContextError(
-            f"{path} uses a reserved key ({', '.join(sorted(RESERVED & set(value)))}) and is not "
-            f"what the key says: {error}."
+            f"{path} uses a reserved key ({keys}) and is not what the key says: {error}."
         ) from error
+    return {key: _encode(each, f"{path}[{key!r}]", MAX_DEPTH) for key, each in value.items()}
+
+
+def _text(value: str, path: str) -> str:
+    try:
+        storable = b"\x00" not in value.encode()
+    except UnicodeEncodeError:
+        storable = False
+    if not storable:
+        raise ContextError(
+            f"{path} holds a NUL character or half of a surrogate pair, which databases refuse."
+        )
+    return str(value)
 
 
 def decode(stored: Mapping[str, Json]) -> dict[str, Any]:

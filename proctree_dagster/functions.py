@@ -6,7 +6,6 @@ code, and a module must lie under an allowed prefix, which is checked before any
 """
 
 import importlib
-import importlib.util
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -15,6 +14,7 @@ from types import ModuleType
 from typing import Any, TypeVar
 
 from django.apps import apps
+from django.utils.module_loading import module_has_submodule
 
 from . import conf
 from .exceptions import (
@@ -33,7 +33,7 @@ _registry: dict[str, Function] = {}
 _decorated: set[str] = set()
 _discovery = RLock()
 _discovered = False
-_broken_modules: dict[str, Exception] = {}
+_broken_modules: dict[str, BaseException] = {}
 
 
 def process_function(key: str) -> Callable[[F], F]:
@@ -94,7 +94,8 @@ def reference_to(func: Function) -> str:
     Raises
     ------
     FunctionNotNameable
-        It is a lambda, nested, a partial, from ``__main__``, … and was not registered.
+        It is a lambda, nested, a partial, from ``__main__``, … and was not registered with
+        ``@process_function``.
     FunctionNotAllowed
         Its module is not allowed, and it was not registered.
     """
@@ -159,13 +160,13 @@ def resolve(reference: str) -> Function:
         raise FunctionNotAllowed(_not_allowed(reference, module_name))
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a module may raise anything when it is imported
+    except (Exception, SystemExit) as error:  # a module may do anything when it is imported
         raise FunctionNotFound(
             f"The module of {reference!r} can't be imported: {type(error).__name__}: {error}"
         ) from error
     try:
         func = _attribute(module, qualname)
-    except AttributeError as error:
+    except Exception as error:  # a module's __getattr__ may raise anything
         raise FunctionNotFound(f"{reference!r} names nothing: {error}.") from error
     if not callable(func):
         raise FunctionNotFound(f"{reference!r} is {type(func).__name__}, which can't be called.")
@@ -202,12 +203,12 @@ def autodiscover() -> None:
             return
         _discovered = True
         for app in apps.get_app_configs():
-            name = f"{app.name}.processes"
-            if importlib.util.find_spec(name) is None:
+            if app.module is None or not module_has_submodule(app.module, "processes"):
                 continue
+            name = f"{app.name}.processes"
             try:
                 importlib.import_module(name)
-            except Exception as error:  # one broken app must not take the others' trees down
+            except (Exception, SystemExit) as error:  # a broken app must not take others down
                 logger.exception("The module %s can't be imported.", name)
                 _broken_modules[name] = error
 

@@ -268,6 +268,9 @@ class ProcessTreeSchedule(models.Model):
         changed on this object: an edit that takes its time must not undo a claim made meanwhile.
         """
         self.context = contexts.encode(self.context)
+        for field in self._meta.concrete_fields:
+            if field.name in ("interval_minutes", "start_time"):  # Django takes strings, too
+                setattr(self, field.name, field.to_python(getattr(self, field.name)))
         moved = self.align(timezone.now())
         if update_fields is not None:
             update_fields = {*update_fields, *moved}
@@ -351,12 +354,13 @@ class ProcessTreeSchedule(models.Model):
             return []
         before = self.next_run_rule.removesuffix(" (disabled)")
         if not before:
-            due = intervals.first_due(self.rule, now)
+            self.anchor = intervals.first_due(self.rule, now)
+            due = self.next_run or self.anchor  # a new row may say when it is due first
         elif before == str(self.rule) and self.anchor is not None:
-            due = intervals.due_after(self.rule, self.anchor, now)
+            self.anchor = due = intervals.due_after(self.rule, self.anchor, now)
         else:
-            due = intervals.restarted_due(self.rule, now)
-        self.anchor = self.next_run = due
+            self.anchor = due = intervals.restarted_due(self.rule, now)
+        self.next_run = due
         self.next_run_rule = self.current_rule
         changed = ["anchor", "next_run", "next_run_rule"]
         if not self.enabled:
@@ -376,7 +380,8 @@ class ProcessTreeSchedule(models.Model):
 
     def is_due(self, at: dt.datetime) -> bool:
         """Say whether the schedule is due at ``at`` (aware): never "is this tick on the grid?"."""
-        return self.enabled and (self.next_run is None or self.next_run <= at)
+        up_to_date = self.next_run_rule == self.current_rule
+        return self.enabled and up_to_date and (self.next_run is None or self.next_run <= at)
 
     def update_next_run_time(self) -> dt.datetime:
         """Compute ``next_run`` from now, save it and return it."""

@@ -70,8 +70,9 @@ def run_process(
     Exception
         Whatever the function raises.
     """
-    results = {key: outcome.result for key, outcome in outcomes.items() if outcome.has_result}
-    arguments = bind_arguments(name, func, {**context, **results})
+    available = {key: value for key, value in context.items() if key not in outcomes}
+    available |= {key: outcome.result for key, outcome in outcomes.items() if outcome.has_result}
+    arguments = bind_arguments(name, func, available)
     started = time.perf_counter()
     with fresh_connections():
         result = _call(func, arguments)

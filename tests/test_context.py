@@ -91,6 +91,11 @@ STORED: list[tuple[Any, Any]] = [
 ]
 
 
+def text(max_size: int) -> st.SearchStrategy[str]:
+    """Return strings that every database stores."""
+    return st.text(st.characters(exclude_characters="\x00", codec="utf-8"), max_size=max_size)
+
+
 @pytest.mark.parametrize("value", PLAIN)
 def test_what_json_can_say_is_stored_as_it_is(value: Any) -> None:
     assert encode({"a": value}) == {"a": value}
@@ -381,13 +386,16 @@ def test_other_keys_with_a_dollar_are_ordinary() -> None:
 
 # --- By many examples -----------------------------------------------------------------------------
 
-utc_offsets = st.timedeltas(dt.timedelta(hours=-23), dt.timedelta(hours=23)).map(dt.timezone)
+# Whole seconds: Python itself loses an offset of less than one (``datetime.fromisoformat``).
+utc_offsets = st.integers(-23 * 3600, 23 * 3600).map(
+    lambda seconds: dt.timezone(dt.timedelta(seconds=seconds))
+)
 scalars = (
     st.none()
     | st.booleans()
     | st.integers()
     | st.floats(allow_nan=False, allow_infinity=False)
-    | st.text(max_size=20)
+    | text(max_size=20)
     | st.dates()
     | st.times()
     | st.times(timezones=utc_offsets)
@@ -402,12 +410,12 @@ values = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.text(max_size=8).filter(lambda key: key not in RESERVED), inner, max_size=4
+            text(max_size=8).filter(lambda key: key not in RESERVED), inner, max_size=4
         )
     ),
     max_leaves=12,
 )
-contexts = st.dictionaries(st.text(max_size=8), values, max_size=5)
+contexts = st.dictionaries(text(max_size=8), values, max_size=5)
 
 
 def comparable(value: Any) -> Any:
@@ -458,7 +466,7 @@ anything = st.recursive(
         | st.tuples(inner)
         | st.dictionaries(
             st.sampled_from([*sorted(RESERVED), "pk", "a", 1]),
-            inner | st.text(max_size=5),
+            inner | text(max_size=5),
             max_size=3,
         )
     ),
@@ -483,7 +491,7 @@ def tables(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
 
 @pytest.mark.usefixtures("tables")
 @settings(max_examples=300, deadline=None)
-@given(st.dictionaries(st.text(max_size=4), anything, max_size=3))
+@given(st.dictionaries(text(max_size=4), anything, max_size=3))
 def test_a_context_is_stored_and_restored_or_refused_with_a_path(context: dict[str, Any]) -> None:
     stored, complaint = attempt(encode, context)
     if complaint is not None:
@@ -573,3 +581,9 @@ def test_what_is_not_a_json_object_is_refused_and_the_message_says_where(
 
 def test_a_large_number_that_is_typed_stays_exact() -> None:
     assert decode(parse_json('{"a": 12345678901234567890}')) == {"a": 12345678901234567890}
+
+
+@pytest.mark.parametrize("value", ["a\x00b", "\ud800", {"k\x00": 1}, ["\udfff"]])
+def test_text_that_databases_refuse_is_refused_with_its_path(value: Any) -> None:
+    with pytest.raises(ContextError, match=r"context\['a'\].* databases refuse"):
+        encode({"a": value})

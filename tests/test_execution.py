@@ -19,11 +19,14 @@ from proctree_dagster.models import ProcessTree
 from proctree_dagster.orchestration import runs
 from proctree_dagster.orchestration.records import from_row
 from proctree_dagster.orchestration.translator import translator
+from proctree_dagster.process import Outcome, run_process
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
 from tests.app.models import Organisation
 
 pytestmark = pytest.mark.django_db
+
+SKIPPED = Outcome("skipped", error="Dependency failed: far")
 
 
 def save(name: str = "sum", **process_functions: Any) -> ProcessTreeInstance:
@@ -208,6 +211,14 @@ class TestFailure:
             ProcessTreeManager.execute_tree("sum")
             Organisation.objects.create(name="after")
         assert Organisation.objects.filter(name="after").exists()
+
+    def test_a_context_key_does_not_stand_in_for_a_dependency_that_has_no_result(
+        self,
+    ) -> None:
+        outcome = run_process(
+            "seen", processes.echo, {"before": "from the context", "x": 1}, {"before": SKIPPED}
+        )
+        assert outcome.result == {"x": 1}
 
 
 class TestHistory:

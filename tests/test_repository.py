@@ -70,6 +70,12 @@ def test_a_tree_that_is_saved_changed_or_deleted_is_served_as_it_is() -> None:
         live.get_schedule("one_schedule")
 
 
+def test_a_job_may_begin_with_underscores() -> None:
+    save("__mine")
+    assert data().has_job("__mine")
+    assert not data().has_job("__ASSET_JOB")
+
+
 def test_one_query_serves_a_whole_refresh(
     django_assert_num_queries: DjangoAssertNumQueries,
 ) -> None:

@@ -437,8 +437,11 @@ def test_an_interval_out_of_range_is_refused_by_the_database(interval: int) -> N
     schedule = register()
     with transaction.atomic(), pytest.raises(IntegrityError):
         update(schedule, interval_minutes=interval)
+    tree = ProcessTree.objects.create(name="bulk", processes=[])
     with transaction.atomic(), pytest.raises(IntegrityError):
-        register(interval_minutes=interval)
+        ProcessTreeSchedule.objects.bulk_create(
+            [ProcessTreeSchedule(process_tree=tree, interval_minutes=interval)]
+        )
 
 
 @pytest.mark.parametrize("interval", [0, -5, MAX_INTERVAL + 1])
@@ -449,6 +452,8 @@ def test_an_interval_out_of_range_is_refused_by_save_with_an_error_that_says_so(
     schedule.interval_minutes = interval
     with transaction.atomic(), pytest.raises((IntegrityError, ScheduleError, ValidationError)):
         schedule.save()
+    with transaction.atomic(), pytest.raises((IntegrityError, ScheduleError, ValidationError)):
+        register(interval_minutes=interval)
 
 
 @pytest.mark.parametrize(
@@ -582,3 +587,26 @@ def test_a_disabled_schedule_is_served_too(clock: Clock) -> None:
 def test_a_schedule_says_what_it_is() -> None:
     schedule = register(interval_minutes=90, timezone="Europe/London")
     assert str(schedule) == "tree 0: every 90 min from 09:00 in Europe/London"
+
+
+def test_a_new_row_may_say_when_it_is_due_first(clock: Clock) -> None:
+    schedule = ProcessTreeSchedule.objects.create(
+        process_tree=ProcessTree.objects.create(name="another"),
+        next_run=clock.now,
+    )
+    assert row(schedule).next_run == clock.now
+    assert row(schedule).should_run()
+
+
+def test_what_django_takes_as_a_time_and_a_number_is_saved_as_one() -> None:
+    schedule = register()
+    schedule.start_time = "10:30"
+    schedule.interval_minutes = "30"
+    schedule.save()
+    assert (row(schedule).interval_minutes, str(row(schedule).start_time)) == (30, "10:30:00")
+
+
+def test_a_rule_that_was_changed_behind_its_back_is_not_due_by_the_old_one(clock: Clock) -> None:
+    schedule = register()
+    update(schedule, next_run=clock.now, interval_minutes=45)
+    assert not row(schedule).should_run()

@@ -110,7 +110,8 @@ class TreeExecutor(Executor):
     ) -> Iterator[DagsterEvent]:
         """Take the claim, warn of a changed tree, and execute."""
         run, instance = plan_context.dagster_run, plan_context.instance
-        refusal = runs.take_claim(run)
+        # A run that goes on after its worker died has taken its claim before.
+        refusal = None if plan_context.resume_from_failure else runs.take_claim(run)
         if refusal is not None:
             yield DagsterEvent.engine_event(plan_context, refusal, EngineEventData())
             # Dagster ends a run that is interrupted while canceling as canceled, not as failed.

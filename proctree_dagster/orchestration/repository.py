@@ -68,7 +68,7 @@ class LiveRepositoryData(RepositoryData):
 
     def has_job(self, job_name: str) -> bool:
         """Whether a tree has that job name."""
-        return not job_name.startswith("__") and (
+        return not job_name.startswith("__ASSET_JOB") and (
             job_name in self._snapshot() or self._fresh(job_name) is not None
         )
 
