@@ -224,24 +224,26 @@ def restore_empty(given: Mapping[str, Json], default: Mapping[str, Json]) -> dic
     """Return ``given`` with the nulls and empty dictionaries of ``default`` that it lacks.
 
     Dagster leaves them out of what it fills into the Launchpad
-    (``dagster._core.snap.snap_to_yaml``); a launch of what is shown must not lose them.
+    (``dagster._core.snap.snap_to_yaml``); a launch of what is shown must not lose them. Where a
+    key that was shown is gone, somebody has written something else, and it is left as it is.
     """
     result = dict(given)
+    if not _shown(default).keys() <= given.keys():
+        return result
     for key, value in default.items():
-        if value is None or value == {}:
+        if not isinstance(value, Mapping):
             result.setdefault(key, value)
-        elif isinstance(value, Mapping) and isinstance(result.get(key, {}), Mapping):
-            restored = restore_empty(result.get(key, {}), value)
-            if key in result or _only_empty(value):
-                result[key] = restored
+        elif isinstance(result.setdefault(key, {}), Mapping):
+            result[key] = restore_empty(result[key], value)
     return result
 
 
-def _only_empty(value: Mapping[str, Json]) -> bool:
-    """Say whether nothing of ``value`` would be shown."""
-    return all(
-        each is None or (isinstance(each, Mapping) and _only_empty(each)) for each in value.values()
-    )
+def _shown(value: Mapping[str, Json]) -> dict[str, Json]:
+    """Return what Dagster shows of a dictionary."""
+    shown = {
+        key: _shown(each) if isinstance(each, Mapping) else each for key, each in value.items()
+    }
+    return {key: each for key, each in shown.items() if each is not None and each != {}}
 
 
 def parse_json(text: str) -> dict[str, Json]:

@@ -587,3 +587,18 @@ def test_a_large_number_that_is_typed_stays_exact() -> None:
 def test_text_that_databases_refuse_is_refused_with_its_path(value: Any) -> None:
     with pytest.raises(ContextError, match=r"context\['a'\].* databases refuse"):
         encode({"a": value})
+
+
+@pytest.mark.parametrize(
+    "typed",
+    [
+        {"a": {"$date": "2026-01-01"}},
+        {"a": {"z": 2}},
+        {"other": 1},
+        {},
+    ],
+)
+def test_what_was_typed_in_place_of_a_default_is_left_as_it_is(typed: dict[str, Any]) -> None:
+    default = {"a": {"x": None, "y": 1}, "n": None}
+    assert restore_empty({"b": 1, **typed}, {**default, "b": 1})["b"] == 1
+    assert restore_empty(typed, default).get("a") == typed.get("a")

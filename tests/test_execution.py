@@ -138,6 +138,11 @@ class TestContext:
         assert not results["success"]
         assert results["status"] == {"first": "skipped", "second": "skipped"}
         assert "there is no app.Organisation" in results["errors"]["first"]
+        [failure] = instance.all_logs(results["run_id"], of_type=DagsterEventType.RUN_FAILURE)
+        assert failure.dagster_event is not None
+        error = failure.dagster_event.job_failure_data.error
+        assert error is not None
+        assert "there is no app.Organisation" in error.message
         run = instance.get_run_by_id(results["run_id"])
         assert run is not None
         assert run.status == DagsterRunStatus.FAILURE

@@ -4,7 +4,8 @@ Whatever executor a project chooses is wrapped: the wrapper lets a scheduled run
 says when the tree has changed since the run was requested; then the chosen one takes over.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 from dagster import (
     DagsterEvent,
@@ -22,11 +23,17 @@ from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.execution.retries import RetryMode
 from dagster._core.execution.step_dependency_config import StepDependencyConfig
 from dagster._core.storage.dagster_run import DagsterRunStatus
+from dagster._core.system_config.objects import ResolvedRunConfig
 from django.core.exceptions import ImproperlyConfigured
 from django.utils.module_loading import import_string
 
 from .. import conf, tags
+from .. import context as contexts
+from ..connections import fresh_connections
 from . import runs
+
+RUN_RESOURCE = "tree_run"
+"""The resource that holds a run's context."""
 
 EXECUTORS = {
     "in_process": in_process_executor,
@@ -125,6 +132,9 @@ class TreeExecutor(Executor):
             )
             if run.parent_run_id is None:
                 plan_context = _whole_plan(plan_context)
+        # Decoded once before anything else: a row that is gone is the run's failure, and says so.
+        with fresh_connections():
+            contexts.decode(_run_context(plan_context))
         try:
             yield from self._inner.execute(plan_context, plan_context.execution_plan)
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
@@ -132,6 +142,14 @@ class TreeExecutor(Executor):
             if self._local and current and current.status == DagsterRunStatus.STARTED:
                 instance.report_run_canceling(run, "Interrupted where it was started.")
             raise
+
+
+def _run_context(plan_context: PlanOrchestrationContext) -> Mapping[str, Any]:
+    """Return the run's context, as JSON."""
+    job = plan_context.job.get_definition()
+    config = ResolvedRunConfig.build(job, plan_context.run_config).resources[RUN_RESOURCE].config
+    context: Mapping[str, Any] = config["context"]
+    return context
 
 
 def _whole_plan(plan_context: PlanOrchestrationContext) -> PlanOrchestrationContext:

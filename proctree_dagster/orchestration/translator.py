@@ -45,11 +45,10 @@ from ..models import ProcessTreeSchedule
 from ..names import dagster_name
 from ..process import Outcome, explain, run_process
 from ..spec import ProcessSpec
-from .executors import tree_executor
+from .executors import RUN_RESOURCE, tree_executor
 from .records import TreeRecord
 from .ticks import evaluate
 
-RUN_RESOURCE = "tree_run"
 OUTPUT = "result"
 SCHEDULE_SUFFIX = "_schedule"
 

@@ -151,6 +151,22 @@ def test_a_tree_that_is_broken_shows_its_reason_while_its_neighbours_run(stack: 
     assert stack.finished(stack.launch("monthly_close"))["status"] == "SUCCESS"
 
 
+def test_a_re_execution_whose_step_is_gone_is_refused_with_its_reason(stack: Stack) -> None:
+    run_id = stack.shell(
+        "ProcessTreeInstance('shrunk').add_process('first', func='e2e_functions:quick')"
+        ".add_process('bad', func='e2e_functions:fails', dependencies=['first']).save()\n"
+        "print(ProcessTreeManager.execute_tree('shrunk')['run_id'])"
+    ).split()[-1]
+    wait_for("the job", lambda: "shrunk" in stack.job_names(), 30)
+    stack.shell("ProcessTreeInstance.load('shrunk').remove_process('bad').save()")
+
+    def refusal() -> str | None:
+        answer = stack.reexecution(run_id, "FROM_FAILURE")
+        return answer.get("message") if answer["__typename"] == "PythonError" else None
+
+    assert "unknown step: bad" in wait_for("the refusal", refusal, 30)
+
+
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_that_is_interrupted_leaves_its_run_canceled(
     stack: Stack, ending: signal.Signals
