@@ -29,6 +29,11 @@ def free_port() -> int:
         return port
 
 
+def heed_interrupts() -> None:
+    """Let a child heed Ctrl-C, also where the tests run in the background of a shell."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def wait_for(what: str, ask: Callable[[], T | None], seconds: float = 60) -> T:
     """Ask until there is an answer; fail with what was waited for."""
     deadline = time.monotonic() + seconds
@@ -110,6 +115,7 @@ class Stack:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=heed_interrupts,
             )
         wait_for("Dagster to serve its jobs", self._serves, 120)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.stack import TOP, Stack, wait_for
+from tests.e2e.stack import TOP, Stack, heed_interrupts, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
@@ -190,6 +190,7 @@ def test_a_command_that_is_interrupted_leaves_its_run_canceled(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=heed_interrupts,
     )
     assert command.stdout is not None
     for line in command.stdout:
