@@ -65,6 +65,22 @@ class ArgumentError(ProctreeError, TypeError):
     """A process's function needs an argument that nobody gives it."""
 
 
+class CacheKeyError(ProctreeError, ValueError):
+    """The cache key of a process can't be filled in."""
+
+
+class ValidationFailed(ProctreeError, ValueError):
+    """The result of a process did not pass its checks."""
+
+
+class ProcessTimeout(ProctreeError, TimeoutError):
+    """A process took longer than it may."""
+
+
+class ResponseVariableError(ProctreeError, ValueError):
+    """A response variable can't be extracted from a result."""
+
+
 class ContextError(ProctreeError, ValueError):
     """The context can't be stored or restored."""
 

@@ -47,6 +47,9 @@ class Results(TypedDict):
     cached: dict[str, bool]
     """Whether a result came from the cache."""
 
+    response_variables: dict[str, dict[str, Any]]
+    """What was extracted from the results, by process and variable."""
+
     run_id: str
     """The run's id in Dagster."""
 
@@ -238,6 +241,11 @@ def _results(
             if each.status in ("completed", "failed")
         },
         cached={name: each.cached for name, each in outcomes.items()},
+        response_variables={
+            name: dict(each.response_variables)
+            for name, each in outcomes.items()
+            if each.response_variables
+        },
         run_id=run_id,
     )
 

@@ -1,17 +1,44 @@
-"""Run ONE process: bind its arguments, call its function, say what it came to."""
+"""Run ONE process: arguments, up to date?, cache, call, checks, response variables -> Outcome."""
 
 import inspect
+import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from asgiref.sync import async_to_sync
 
+from . import caching, timeouts
 from .connections import fresh_connections
-from .exceptions import ArgumentError
+from .exceptions import ArgumentError, ValidationFailed
+from .response_variables import extract
+from .spec import ProcessSpec
 
+logger = logging.getLogger(__name__)
+
+Function = Callable[..., Any]
 Status = Literal["pending", "running", "completed", "failed", "skipped", "cached"]
+
+
+@dataclass(frozen=True)
+class Process:
+    """One process, ready to be run: what its spec says, and the callables that it names."""
+
+    spec: ProcessSpec
+    func: Function
+    validations: tuple[Function, ...] = ()
+    outdated_check: Function | None = None
+    required: bool = True
+    """Required in effect: it is, or one that depends on it is."""
+
+    cache_enabled: bool = True
+    """Whether the tree allows results to be cached."""
+
+    @property
+    def name(self) -> str:
+        """The process's name as written."""
+        return self.spec.name
 
 
 @dataclass(frozen=True)
@@ -25,13 +52,19 @@ class Outcome:
     """What the function returned."""
 
     error: str | None = None
-    """Why it failed or was skipped, for people to read."""
+    """Why it failed, or was skipped because something else did, for people to read."""
 
     seconds: float = 0.0
-    """Seconds that the call took."""
+    """Seconds that it took."""
 
     cached: bool = False
     """Whether the result came from the cache."""
+
+    note: str | None = None
+    """Why it was skipped though nothing failed."""
+
+    response_variables: Mapping[str, Any] = field(default_factory=dict)
+    """What was extracted from the result, by name."""
 
     @property
     def has_result(self) -> bool:
@@ -40,19 +73,14 @@ class Outcome:
 
 
 def run_process(
-    name: str,
-    func: Callable[..., Any],
-    context: Mapping[str, Any],
-    outcomes: Mapping[str, Outcome],
+    process: Process, context: Mapping[str, Any], outcomes: Mapping[str, Outcome]
 ) -> Outcome:
-    """Call a process's function and return its outcome.
+    """Run a process and return its outcome.
 
     Parameters
     ----------
-    name:
-        The process's name, for messages.
-    func:
-        Its function; ``async def`` works.
+    process:
+        The process; an ``async def`` function works.
     context:
         The run's keyword arguments, decoded.
     outcomes:
@@ -61,22 +89,90 @@ def run_process(
     Returns
     -------
     Outcome
-        With the status ``completed``.
+        ``completed``, ``cached``, or ``skipped`` if its outdated check says that it is up to date.
 
     Raises
     ------
     ArgumentError
         The function lacks a required argument.
+    CacheKeyError
+        The cache key names a field that the context lacks.
+    ProcessTimeout
+        It took longer than it may.
+    ValidationFailed
+        The result did not pass its checks.
+    ResponseVariableError
+        A response variable can't be extracted.
     Exception
         Whatever the function raises.
     """
     available = {key: value for key, value in context.items() if key not in outcomes}
     available |= {key: outcome.result for key, outcome in outcomes.items() if outcome.has_result}
-    arguments = bind_arguments(name, func, available)
     started = time.perf_counter()
     with fresh_connections():
-        result = _call(func, arguments)
-    return Outcome("completed", result, seconds=time.perf_counter() - started)
+        arguments = bind_arguments(process.name, process.func, available)
+        if not _is_outdated(process, available):
+            return Outcome("skipped", note="Up to date")
+        key = _cache_key(process, context)
+        hit = None if key is None else caching.get(key)
+        if hit is not None:
+            [result] = hit
+        else:
+            result = timeouts.call(
+                lambda: _call(process.func, arguments), process.spec.timeout, process.name
+            )
+            _check(process, result)
+        variables = extract(process.name, process.spec.response_vars, result)
+        if hit is None and key is not None:
+            caching.put(key, result, process.spec.cache_ttl)
+    return Outcome(
+        "completed" if hit is None else "cached",
+        result,
+        seconds=time.perf_counter() - started,
+        cached=hit is not None,
+        response_variables=variables,
+    )
+
+
+def _is_outdated(process: Process, available: Mapping[str, Any]) -> bool:
+    """Ask the process's outdated check; without one, or if it raises, the process runs."""
+    check = process.outdated_check
+    if check is None:
+        return True
+    try:
+        answer = _call(check, bind_arguments(process.name, check, available))
+    except Exception:  # a check that fails must not keep the work from being done
+        logger.exception("The outdated check of process %r raised; the process runs.", process.name)
+        return True
+    return answer is None or bool(answer)
+
+
+def _cache_key(process: Process, context: Mapping[str, Any]) -> str | None:
+    if process.spec.cache_key is None or not process.cache_enabled:
+        return None
+    return caching.render_key(process.name, process.spec.cache_key, context)
+
+
+def _check(process: Process, result: Any) -> None:
+    """Raise one error that holds what every failed validation says."""
+    problems = [
+        problem for check in process.validations if (problem := _problem(check, result)) is not None
+    ]
+    if problems:
+        raise ValidationFailed(
+            f"Process {process.name!r}: its result did not pass: {'; '.join(problems)}"
+        )
+
+
+def _problem(check: Function, result: Any) -> str | None:
+    name = getattr(check, "__qualname__", repr(check))
+    try:
+        answer = _call(check, {}, result)
+    except Exception as error:  # a check that raises has not passed, whatever it raises
+        logger.exception("The validation %s raised.", name)
+        return f"{name} raised {explain(error)}"
+    passed, message = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
+    return None if passed else f"{name}: {message}" if message else f"{name} said no"
 
 
 def bind_arguments(
@@ -117,8 +213,8 @@ def bind_arguments(
     return {key: value for key, value in available.items() if key in accepted}
 
 
-def _call(func: Callable[..., Any], arguments: Mapping[str, Any]) -> Any:
-    result = func(**arguments)
+def _call(func: Function, arguments: Mapping[str, Any], *positional: Any) -> Any:
+    result = func(*positional, **arguments)
     # Asked of the result, not of the function: a decorated ``async def`` works too.
     return async_to_sync(_await)(result) if inspect.iscoroutine(result) else result
 

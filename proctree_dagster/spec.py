@@ -62,6 +62,12 @@ class ProcessSpec:
     retry_delay: float = 0
     """Seconds between two tries."""
 
+    retry_backoff: str | None = None
+    """How the delay grows from try to try: ``linear``, ``exponential``, or not at all."""
+
+    retry_jitter: str | None = None
+    """How the delay is spread: ``full`` (from 0 to the delay), ``plus_minus``, or not at all."""
+
     timeout: float | None = None
     """Seconds after which the process fails."""
 
@@ -79,6 +85,21 @@ _DEFAULTS: dict[str, Any] = {
     for each in fields(ProcessSpec)
     if each.name not in ("name", "func")
 }
+
+
+def required_in_effect(tree: "TreeSpec") -> frozenset[str]:
+    """Return the names of the processes whose failure fails the run.
+
+    They are those that say so, and every process on which one of them depends, directly or not:
+    what is required can't do without it.
+    """
+    required: set[str] = set()
+    for process in reversed(tree.in_order()):
+        if process.required:
+            required.add(process.name)
+        if process.name in required:
+            required.update(process.dependencies)
+    return frozenset(required)
 
 
 def without_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
@@ -323,6 +344,14 @@ _OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "retry_delay": (
         lambda value: _number(value, 0, MAX_SECONDS),
         f"seconds from 0 to {MAX_SECONDS}",
+    ),
+    "retry_backoff": (
+        lambda value: value in (None, "linear", "exponential"),
+        "'linear', 'exponential' or None",
+    ),
+    "retry_jitter": (
+        lambda value: value in (None, "full", "plus_minus"),
+        "'full', 'plus_minus' or None",
     ),
     "timeout": (
         lambda value: value is None or (_number(value, 0, MAX_SECONDS) and value > 0),

@@ -13,6 +13,10 @@ METADATA = "proctree/metadata"
 STATUS = "proctree/status"
 SECONDS = "proctree/seconds"
 RESULT = "proctree/result"
+REASON = "proctree/reason"
+RESPONSE = "proctree/response"
+REQUIRED = "proctree/required"
+FAILED_OPTIONAL = "proctree/failed_optional"
 ADMIN = "proctree/admin"
 
 Trigger = Literal["schedule", "command", "python", "admin", "trigger"]

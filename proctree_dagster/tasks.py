@@ -108,5 +108,6 @@ def _failed(name: str, error: str) -> Results:
         errors={name: error},
         execution_times={},
         cached={},
+        response_variables={},
         run_id="",
     )

@@ -131,6 +131,8 @@ class ProcessTreeInstance:
         retry_delay: float = 0,
         timeout: float | None = None,
         pool: str | None = None,
+        retry_backoff: str | None = None,
+        retry_jitter: str | None = None,
     ) -> "ProcessTreeInstance":
         """Add a process and return the tree. Problems are reported by ``save()``, all at once.
 
@@ -162,6 +164,9 @@ class ProcessTreeInstance:
             Seconds after which it fails.
         pool:
             Dagster's concurrency pool that it runs in.
+        retry_backoff, retry_jitter:
+            How the delay grows (``linear``, ``exponential``) and is spread (``full``,
+            ``plus_minus``).
         """
         several = [validation] if callable(validation) else list(validation or [])
         options = {
@@ -178,6 +183,8 @@ class ProcessTreeInstance:
             "retry_delay": retry_delay,
             "timeout": timeout,
             "pool": pool,
+            "retry_backoff": retry_backoff,
+            "retry_jitter": retry_jitter,
         }
         self._processes.append(_Process(process_name, func, options))
         return self

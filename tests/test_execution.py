@@ -19,7 +19,8 @@ from proctree_dagster.models import ProcessTree
 from proctree_dagster.orchestration import runs
 from proctree_dagster.orchestration.records import from_row
 from proctree_dagster.orchestration.translator import translator
-from proctree_dagster.process import Outcome, run_process
+from proctree_dagster.process import Outcome, Process, run_process
+from proctree_dagster.spec import ProcessSpec
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
 from tests.app.models import Organisation
@@ -60,6 +61,7 @@ class TestResults:
             "errors": {},
             "execution_times": {},
             "cached": {"one": False, "two": False, "total": False},
+            "response_variables": {},
             "run_id": "",
         }
         assert set(times) == {"one", "two", "total"}
@@ -220,9 +222,9 @@ class TestFailure:
     def test_a_context_key_does_not_stand_in_for_a_dependency_that_has_no_result(
         self,
     ) -> None:
-        outcome = run_process(
-            "seen", processes.echo, {"before": "from the context", "x": 1}, {"before": SKIPPED}
-        )
+        seen = Process(ProcessSpec("seen", "tests.app.processes:echo"), processes.echo)
+        context = {"before": "from the context", "x": 1}
+        outcome = run_process(seen, context, {"before": SKIPPED})
         assert outcome.result == {"x": 1}
 
 

@@ -12,7 +12,8 @@ from django.db import connection
 
 from proctree_dagster import process
 from proctree_dagster.exceptions import ArgumentError
-from proctree_dagster.process import Outcome, bind_arguments, explain, run_process
+from proctree_dagster.process import Outcome, Process, bind_arguments, explain, run_process
+from proctree_dagster.spec import ProcessSpec
 from tests.app.processes import Methods, asynchronous, echo, fail, needs, optional
 
 pytestmark = pytest.mark.django_db  # each call looks after the database connections
@@ -22,13 +23,18 @@ def completed(result: Any) -> Outcome:
     return Outcome("completed", result)
 
 
+def called(name: str, func: Callable[..., Any], **options: Any) -> Process:
+    """Return a process, ready to be run."""
+    return Process(ProcessSpec(name, "a:function", **options), func)
+
+
 def run(
     func: Callable[..., Any],
     context: dict[str, Any] | None = None,
     outcomes: dict[str, Outcome] | None = None,
 ) -> Any:
     """Run a process called ``sync`` and return its result."""
-    outcome = run_process("sync", func, context or {}, outcomes or {})
+    outcome = run_process(called("sync", func), context or {}, outcomes or {})
     assert outcome.status == "completed"
     assert outcome.error is None
     assert not outcome.cached
@@ -230,7 +236,7 @@ def test_an_outcome_tells_how_long_the_call_took() -> None:
 
         time.sleep(0.02)
 
-    outcome = run_process("sync", function, {}, {})
+    outcome = run_process(called("sync", function), {}, {})
     assert 0.02 <= outcome.seconds < 5
 
 

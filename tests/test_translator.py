@@ -1,6 +1,5 @@
 """What a tree looks like in Dagster."""
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -12,7 +11,7 @@ from proctree_dagster import tags
 from proctree_dagster.models import ProcessTree
 from proctree_dagster.orchestration.records import TreeRecord, from_row
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator, translator
-from proctree_dagster.spec import ProcessSpec
+from proctree_dagster.process import Process
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
 
@@ -109,8 +108,8 @@ def test_a_broken_tree_is_a_job_whose_one_op_raises_the_reason(instance: Dagster
 class Shouting(ProcessTreeTranslator):
     """A project's own translator."""
 
-    def op_description(self, process: ProcessSpec, func: Callable[..., Any]) -> str:
-        return super().op_description(process, func).upper()
+    def op_description(self, process: Process) -> str:
+        return super().op_description(process).upper()
 
     def job_tags(self, tree: TreeRecord) -> dict[str, str]:
         return {**super().job_tags(tree), "team": "books"}

@@ -1,7 +1,7 @@
 """A tree, ready to be translated: its spec and its functions, or what is wrong with it."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,8 +11,8 @@ from .. import conf, functions, validation
 from ..exceptions import ProctreeError
 from ..models import ProcessTree
 from ..names import dagster_name
-from ..process import explain
-from ..spec import TreeSpec, parse, revision
+from ..process import Function, Process, explain
+from ..spec import TreeSpec, parse, required_in_effect, revision
 
 logger = logging.getLogger(__name__)
 
@@ -39,8 +39,8 @@ class TreeRecord:
     spec: TreeSpec | None
     """What the tree says; ``None`` if it is broken."""
 
-    functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
-    """The function of each process, by the process's name as written."""
+    processes: Mapping[str, Process] = field(default_factory=dict)
+    """The processes, ready to be run, by their names as written."""
 
     problem: str | None = None
     """Why the tree is broken."""
@@ -49,9 +49,7 @@ class TreeRecord:
     """Where the Django admin shows the tree, if ``PROCTREE["SITE_URL"]`` is set."""
 
 
-def from_row(
-    row: ProcessTree, registry: Mapping[str, Callable[..., Any]] | None = None
-) -> TreeRecord:
+def from_row(row: ProcessTree, registry: Mapping[str, Function] | None = None) -> TreeRecord:
     """Return the record of a saved tree. A broken tree gives a record that says why.
 
     Parameters
@@ -62,12 +60,12 @@ def from_row(
         Functions given by the caller, by reference, key or process name; they come first.
     """
     spec: TreeSpec | None = None
-    found: dict[str, Callable[..., Any]] = {}
+    found: dict[str, Process] = {}
     problem = None
     try:
         check = validation.validate_tree if registry is None else parse
         spec = check(row.to_dict())
-        found = _functions(spec, registry or {})
+        found = _processes(spec, registry or {})
     except ProctreeError as error:
         spec, problem = None, str(error)
     except Exception as error:  # one bad tree is one bad job, whatever is wrong with it
@@ -80,7 +78,7 @@ def from_row(
         revision=row.revision,
         default_context=row.default_context,
         spec=spec,
-        functions=found,
+        processes=found,
         problem=problem,
         admin_url=admin_url(row),
     )
@@ -88,7 +86,7 @@ def from_row(
 
 def from_spec(
     spec: TreeSpec,
-    registry: Mapping[str, Callable[..., Any]],
+    registry: Mapping[str, Function],
     default_context: Mapping[str, Any],
     job_name: str | None = None,
 ) -> TreeRecord:
@@ -99,7 +97,7 @@ def from_spec(
     spec:
         What it says.
     registry:
-        Its functions, by process name.
+        Its functions, by process name or reference.
     default_context:
         JSON.
     job_name:
@@ -112,17 +110,24 @@ def from_spec(
         revision=revision(spec.to_dict(), default_context),
         default_context=default_context,
         spec=spec,
-        functions=_functions(spec, registry),
+        processes=_processes(spec, registry),
     )
 
 
-def _functions(
-    spec: TreeSpec, registry: Mapping[str, Callable[..., Any]]
-) -> dict[str, Callable[..., Any]]:
+def _processes(spec: TreeSpec, registry: Mapping[str, Function]) -> dict[str, Process]:
+    def find(reference: str) -> Function:
+        return registry.get(reference) or functions.resolve(reference)
+
+    required = required_in_effect(spec)
     return {
-        process.name: registry.get(process.name)
-        or registry.get(process.func)
-        or functions.resolve(process.func)
+        process.name: Process(
+            spec=process,
+            func=registry.get(process.name) or find(process.func),
+            validations=tuple(find(reference) for reference in process.validation),
+            outdated_check=find(process.outdated_check) if process.outdated_check else None,
+            required=process.name in required,
+            cache_enabled=spec.cache_enabled,
+        )
         for process in spec.processes
     }
 

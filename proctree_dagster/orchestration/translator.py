@@ -8,10 +8,12 @@ import inspect
 import json
 import logging
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from dagster import (
+    Backoff,
     ConfigMapping,
     DefaultScheduleStatus,
     DependencyDefinition,
@@ -21,6 +23,7 @@ from dagster import (
     In,
     InitLoggerContext,
     InitResourceContext,
+    Jitter,
     JobDefinition,
     MetadataValue,
     Noneable,
@@ -43,7 +46,7 @@ from .. import context as contexts
 from ..exceptions import ScheduleError
 from ..models import ProcessTreeSchedule
 from ..names import dagster_name
-from ..process import Outcome, explain, run_process
+from ..process import Outcome, Process, explain, run_process
 from ..spec import ProcessSpec
 from .executors import RUN_RESOURCE, tree_executor
 from .records import TreeRecord
@@ -100,10 +103,7 @@ class ProcessTreeTranslator:
             return GraphDefinition(name=tree.job_name, node_defs=[_broken_op(tree)])
         return GraphDefinition(
             name=tree.job_name,
-            node_defs=[
-                self.op(tree, process, tree.functions[process.name])
-                for process in tree.spec.processes
-            ],
+            node_defs=[self.op(process) for process in tree.processes.values()],
             dependencies={
                 dagster_name(process.name): {
                     dagster_name(name): DependencyDefinition(dagster_name(name), OUTPUT)
@@ -113,17 +113,18 @@ class ProcessTreeTranslator:
             },
         )
 
-    def op(self, tree: TreeRecord, process: ProcessSpec, func: Callable[..., Any]) -> OpDefinition:
+    def op(self, process: Process) -> OpDefinition:
         """Return the op of a process."""
         return OpDefinition(
             name=dagster_name(process.name),
-            compute_fn=_compute(process, func),
-            ins={dagster_name(name): In() for name in process.dependencies},
+            compute_fn=_compute(process),
+            ins={dagster_name(name): In() for name in process.spec.dependencies},
             outs={OUTPUT: Out()},
-            description=self.op_description(process, func),
+            description=self.op_description(process),
             tags=self.op_tags(process),
             required_resource_keys={RUN_RESOURCE},
-            retry_policy=_retry_policy(process),
+            retry_policy=_retry_policy(process.spec),
+            pool=process.spec.pool,
         )
 
     def job_description(self, tree: TreeRecord) -> str:
@@ -142,16 +143,18 @@ class ProcessTreeTranslator:
             metadata[tags.ADMIN] = MetadataValue.url(tree.admin_url)
         return metadata
 
-    def op_description(self, process: ProcessSpec, func: Callable[..., Any]) -> str:
+    def op_description(self, process: Process) -> str:
         """Return the op's description: the docstring of its function."""
         name = "" if process.name == dagster_name(process.name) else f"{process.name}\n\n"
-        return f"{name}{inspect.getdoc(func) or ''}"
+        return f"{name}{inspect.getdoc(process.func) or ''}"
 
-    def op_tags(self, process: ProcessSpec) -> dict[str, str]:
+    def op_tags(self, process: Process) -> dict[str, str]:
         """Return the op's tags, which Dagster shows as its metadata."""
-        result = {tags.PROCESS: process.name, tags.FUNCTION: process.func}
-        if process.metadata:
-            result[tags.METADATA] = json.dumps(process.metadata, sort_keys=True)
+        result = {tags.PROCESS: process.name, tags.FUNCTION: process.spec.func}
+        if not process.required:
+            result[tags.REQUIRED] = "false"
+        if process.spec.metadata:
+            result[tags.METADATA] = json.dumps(process.spec.metadata, sort_keys=True)
         return result
 
     def schedule(self, schedule: ProcessTreeSchedule) -> ScheduleDefinition:
@@ -247,11 +250,16 @@ def _run_resource(collect: Collect | None) -> ResourceDefinition:
 def _retry_policy(process: ProcessSpec) -> RetryPolicy | None:
     if not process.retries:
         return None
-    return RetryPolicy(max_retries=process.retries, delay=process.retry_delay or None)
+    return RetryPolicy(
+        max_retries=process.retries,
+        delay=process.retry_delay or None,
+        backoff=Backoff(process.retry_backoff.upper()) if process.retry_backoff else None,
+        jitter=Jitter(process.retry_jitter.upper()) if process.retry_jitter else None,
+    )
 
 
 def _compute(
-    process: ProcessSpec, func: Callable[..., Any]
+    process: Process,
 ) -> Callable[[OpExecutionContext, Mapping[str, Outcome]], Iterator[Output[Outcome]]]:
     """Return what the op does: run the process, and hand its outcome on."""
 
@@ -259,29 +267,58 @@ def _compute(
         context: OpExecutionContext, inputs: Mapping[str, Outcome]
     ) -> Iterator[Output[Outcome]]:
         run: TreeRun = getattr(context.resources, RUN_RESOURCE)
-        dependencies = {name: inputs[dagster_name(name)] for name in process.dependencies}
+        dependencies = {name: inputs[dagster_name(name)] for name in process.spec.dependencies}
         run.collect(process.name, Outcome("running"))
         started = time.perf_counter()
         try:
-            outcome = run_process(process.name, func, run.context, dependencies)
+            outcome = run_process(process, run.context, dependencies)
         except BaseException as error:
             seconds = time.perf_counter() - started
-            run.collect(process.name, Outcome("failed", error=explain(error), seconds=seconds))
-            raise
-        run.collect(process.name, outcome)
+            outcome = Outcome("failed", error=explain(error), seconds=seconds)
+            run.collect(process.name, outcome)
+            spent = context.retry_number >= process.spec.retries
+            if process.required or not spent or not isinstance(error, Exception):
+                raise
+            _tell_of_allowed_failure(context, process.name)
+        else:
+            run.collect(process.name, outcome)
         yield Output(outcome, OUTPUT, metadata=outcome_metadata(outcome))
 
     return compute
 
 
+def _tell_of_allowed_failure(context: OpExecutionContext, process: str) -> None:
+    """Mark plainly what failed but was allowed to: an ERROR with its traceback, and a tag."""
+    # In the message: Dagster keeps no exception with what is logged.
+    context.log.error(
+        f"Process {process!r} failed. It is not required, so the run goes on without its result."
+        f"\n\n{traceback.format_exc()}"
+    )
+    run = context.instance.get_run_by_id(context.run_id)
+    before = run.tags.get(tags.FAILED_OPTIONAL) if run is not None else None
+    names = f"{before}, {process}" if before else process
+    context.instance.add_run_tags(context.run_id, {tags.FAILED_OPTIONAL: names})
+
+
 def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
     """Return what the UI shows of an outcome."""
-    text = repr(outcome.result)
-    return {
+    metadata: dict[str, Any] = {
         tags.STATUS: outcome.status,
         tags.SECONDS: round(outcome.seconds, 3),
-        tags.RESULT: text if len(text) <= 1000 else f"{text[:1000]}… ({len(text)} characters)",
     }
+    if outcome.has_result:
+        metadata[tags.RESULT] = _short(outcome.result)
+    if outcome.note or outcome.error:
+        metadata[tags.REASON] = outcome.note or outcome.error
+    for name, value in outcome.response_variables.items():
+        shown = value if isinstance(value, (str, int, float)) else _short(value)
+        metadata[f"{tags.RESPONSE}/{name}"] = shown
+    return metadata
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 1000 else f"{text[:1000]}… ({len(text)} characters)"
 
 
 def _broken_op(tree: TreeRecord) -> OpDefinition:

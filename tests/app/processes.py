@@ -98,3 +98,56 @@ def under_a_key() -> str:
 NOT_A_FUNCTION = 42
 half_of_echo = partial(echo, half=True)
 a_lambda = lambda: 3  # noqa: E731
+
+
+calls: list[str] = []
+"""What ``noted`` was called for, in this process."""
+
+
+def noted(name: str = "noted", **kwargs: Any) -> dict[str, Any]:
+    """Note that it was called, and return what it was called with."""
+    calls.append(name)
+    return {"calls": len(calls), **kwargs}
+
+
+def noted_nothing() -> None:
+    """Note that it was called, and return None."""
+    calls.append("nothing")
+
+
+def up_to_date(**kwargs: Any) -> bool:
+    """Say that nothing needs to be done."""
+    return False
+
+
+def out_of_date(**kwargs: Any) -> bool:
+    """Say that something needs to be done."""
+    return True
+
+
+def cannot_tell(**kwargs: Any) -> bool:
+    """Raise instead of saying whether something needs to be done."""
+    raise OSError("the clock is away")
+
+
+def is_positive(result: Any) -> bool:
+    """Say whether a result is above zero."""
+    return bool(result > 0)
+
+
+def is_even(result: Any) -> tuple[bool, str]:
+    """Say whether a result is even, and what is wrong if it is not."""
+    return result % 2 == 0, f"{result} is odd"
+
+
+def raises(result: Any) -> bool:
+    """Raise instead of saying anything of a result."""
+    raise LookupError("no such ledger")
+
+
+def flaky(times: int = 1) -> str:
+    """Fail as often as it is told, then succeed."""
+    calls.append("flaky")
+    if len(calls) <= times:
+        raise ConnectionError(f"try {len(calls)}")
+    return f"after {len(calls)}"

@@ -1,0 +1,295 @@
+"""What a process can say of itself: required, up to date, cached, checked, retried, limited."""
+
+import logging
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus
+from django.core.cache import caches
+
+from proctree_dagster import tags
+from proctree_dagster.execution import Results
+from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
+from tests.app import processes
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture(autouse=True)
+def clean() -> Iterator[None]:
+    processes.calls.clear()
+    caches["default"].clear()
+    yield
+    caches["default"].clear()
+
+
+def execute(context: dict[str, Any] | None = None, **process_options: Any) -> Results:
+    """Run a tree of one process, and one behind it that shows what it is given."""
+    name = "tree"
+    func = process_options.pop("func", processes.noted)
+    (
+        ProcessTreeInstance(name, overwrite=True)
+        .add_process("first", func=func, **process_options)
+        .add_process("behind", func=processes.echo, dependencies=["first"], required=False)
+        .save()
+    )
+    return ProcessTreeManager.execute_tree(name, context=context)
+
+
+def metadata(instance: DagsterInstance, run_id: str, step: str) -> dict[str, Any]:
+    """Return what the UI shows of a process's output."""
+    events = instance.all_logs(run_id, of_type=DagsterEventType.STEP_OUTPUT)
+    [data] = [
+        event.dagster_event.step_output_data
+        for event in events
+        if event.step_key == step and event.dagster_event is not None
+    ]
+    return {key: value.value for key, value in data.metadata.items()}
+
+
+def status(instance: DagsterInstance, run_id: str) -> DagsterRunStatus:
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    return run.status
+
+
+class TestRequired:
+    def test_a_process_that_may_fail_is_plainly_marked_and_the_run_goes_on(
+        self, instance: DagsterInstance
+    ) -> None:
+        results = execute(func=processes.fail, required=False)
+        run_id = results["run_id"]
+        assert results["success"]
+        assert results["status"] == {"first": "failed", "behind": "completed"}
+        assert results["errors"] == {"first": "ValueError: this process always fails"}
+        assert results["results"] == {"behind": {}}
+        assert status(instance, run_id) == DagsterRunStatus.SUCCESS
+        run = instance.get_run_by_id(run_id)
+        assert run is not None
+        assert run.tags[tags.FAILED_OPTIONAL] == "first"
+        shown = metadata(instance, run_id, "first")
+        assert shown[tags.STATUS] == "failed"
+        assert shown[tags.REASON] == "ValueError: this process always fails"
+        [error] = [each for each in instance.all_logs(run_id) if each.level == logging.ERROR]
+        assert "Process 'first' failed. It is not required" in error.user_message
+        assert "Traceback" in error.user_message
+        assert "ValueError: this process always fails" in error.user_message
+
+    def test_a_process_that_a_required_one_depends_on_is_required_in_effect(
+        self, instance: DagsterInstance
+    ) -> None:
+        (
+            ProcessTreeInstance("tree")
+            .add_process("far", func=processes.fail, required=False)
+            .add_process("near", func=processes.echo, dependencies=["far"], required=False)
+            .add_process("needed", func=processes.echo, dependencies=["near"])
+            .save()
+        )
+        results = ProcessTreeManager.execute_tree("tree")
+        assert not results["success"]
+        assert results["status"] == {"far": "failed", "near": "skipped", "needed": "skipped"}
+        assert status(instance, results["run_id"]) == DagsterRunStatus.FAILURE
+
+    def test_what_may_fail_raises_until_its_retries_are_spent(
+        self, instance: DagsterInstance
+    ) -> None:
+        results = execute(
+            {"times": 2}, func=processes.flaky, required=False, retries=1, retry_delay=0
+        )
+        assert processes.calls == ["flaky", "flaky"]
+        assert results["success"]
+        assert results["errors"] == {"first": "ConnectionError: try 2"}
+
+
+class TestOutdatedCheck:
+    @pytest.mark.parametrize(
+        ("check", "expected"),
+        [
+            (processes.up_to_date, "skipped"),
+            (processes.out_of_date, "completed"),
+            (processes.cannot_tell, "completed"),
+            (processes.nothing, "completed"),
+        ],
+    )
+    def test_false_skips_the_process_and_those_after_it_still_run(
+        self, instance: DagsterInstance, check: Any, expected: str
+    ) -> None:
+        results = execute(outdated_check=check)
+        assert results["success"]
+        assert results["status"] == {"first": expected, "behind": "completed"}
+        assert results["errors"] == {}
+        assert ("first" in results["results"]["behind"]) is (expected == "completed")
+        assert len(processes.calls) == (0 if expected == "skipped" else 1)
+        assert metadata(instance, results["run_id"], "first")[tags.STATUS] == expected
+
+    def test_one_that_is_up_to_date_says_so(self, instance: DagsterInstance) -> None:
+        results = execute(outdated_check=processes.up_to_date)
+        assert metadata(instance, results["run_id"], "first")[tags.REASON] == "Up to date"
+
+    def test_one_that_raises_is_logged(
+        self, instance: DagsterInstance, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.ERROR):
+            execute(outdated_check=processes.cannot_tell)
+        assert "the clock is away" in caplog.text
+
+
+class TestCaching:
+    def test_a_hit_does_not_call_the_function_and_says_so(self, instance: DagsterInstance) -> None:
+        first = execute({"tenant": 7}, cache_key="journals-{tenant}", cache_ttl=60)
+        again = execute({"tenant": 7}, cache_key="journals-{tenant}", cache_ttl=60)
+        other = execute({"tenant": 8}, cache_key="journals-{tenant}", cache_ttl=60)
+        assert [each["status"]["first"] for each in (first, again, other)] == [
+            "completed",
+            "cached",
+            "completed",
+        ]
+        assert again["results"]["first"] == first["results"]["first"]
+        assert again["results"]["behind"]["first"] == first["results"]["first"]
+        assert again["cached"] == {"first": True, "behind": False}
+        assert len(processes.calls) == 2
+        assert metadata(instance, again["run_id"], "first")[tags.STATUS] == "cached"
+
+    def test_a_cached_none_is_a_hit(self, instance: DagsterInstance) -> None:
+        for expected in ("completed", "cached"):
+            results = execute(func=processes.noted_nothing, cache_key="nothing")
+            assert results["status"]["first"] == expected
+            assert results["results"]["behind"] == {"first": None}
+        assert len(processes.calls) == 1
+
+    def test_a_key_that_names_a_missing_field_fails_clearly(
+        self, instance: DagsterInstance
+    ) -> None:
+        results = execute({"a": 1}, cache_key="journals-{tenant}")
+        assert results["status"]["first"] == "failed"
+        assert "names a field that the context lacks ('tenant')" in results["errors"]["first"]
+        assert "the context has 'a'" in results["errors"]["first"]
+        assert processes.calls == []
+
+    def test_a_tree_may_switch_its_caching_off(self, instance: DagsterInstance) -> None:
+        tree = ProcessTreeInstance("tree", cache_enabled=False)
+        tree.add_process("first", func=processes.noted, cache_key="k").save()
+        for _ in range(2):
+            assert tree.execute()["status"] == {"first": "completed"}
+
+    def test_a_broken_cache_costs_a_warning_not_the_run(
+        self,
+        instance: DagsterInstance,
+        settings: Any,
+        caplog: pytest.LogCaptureFixture,
+        tmp_path: Any,
+    ) -> None:
+        settings.CACHES = {
+            **settings.CACHES,
+            "away": {
+                "BACKEND": "django.core.cache.backends.redis.RedisCache",
+                "LOCATION": "redis://127.0.0.1:1",
+            },
+        }
+        settings.PROCTREE = {**settings.PROCTREE, "CACHE": "away"}
+        with caplog.at_level(logging.WARNING):
+            results = execute(cache_key="k")
+        assert results["status"]["first"] == "completed"
+        assert "The cache can't be read" in caplog.text
+        assert "could not be cached" in caplog.text
+
+    def test_a_result_that_does_not_pass_its_checks_is_not_cached(
+        self, instance: DagsterInstance
+    ) -> None:
+        for _ in range(2):
+            results = execute(
+                func=processes.one, validation=processes.is_even, cache_key="k", cache_ttl=60
+            )
+            assert results["status"]["first"] == "failed"
+
+
+class TestValidation:
+    def test_a_result_that_passes_is_passed_on(self, instance: DagsterInstance) -> None:
+        results = execute(func=processes.two, validation=[processes.is_positive, processes.is_even])
+        assert results["success"]
+
+    def test_several_problems_are_not_hidden_by_the_first(self, instance: DagsterInstance) -> None:
+        results = execute(
+            func=processes.one,
+            validation=[processes.is_even, processes.is_positive, processes.raises],
+        )
+        assert results["status"]["first"] == "failed"
+        error = results["errors"]["first"]
+        assert "is_even: 1 is odd" in error
+        assert "raises raised LookupError: no such ledger" in error
+        assert "is_positive" not in error
+
+    def test_a_plain_false_names_the_check(self, instance: DagsterInstance) -> None:
+        results = execute(func=processes.zero, validation=processes.is_positive)
+        assert "is_positive said no" in results["errors"]["first"]
+
+
+class TestRetriesAndLimits:
+    def test_a_failed_process_is_tried_again(self, instance: DagsterInstance) -> None:
+        results = execute({"times": 2}, func=processes.flaky, retries=2, retry_delay=0)
+        assert results["success"]
+        assert results["results"]["first"] == "after 3"
+        assert results["errors"] == {}
+        events = instance.all_logs(results["run_id"], of_type=DagsterEventType.STEP_UP_FOR_RETRY)
+        assert len(events) == 2
+
+    def test_retries_that_are_spent_fail_the_process(self, instance: DagsterInstance) -> None:
+        results = execute({"times": 5}, func=processes.flaky, retries=1)
+        assert not results["success"]
+        assert results["errors"]["first"] == "ConnectionError: try 2"
+
+    def test_a_process_that_takes_too_long_fails_and_the_run_goes_on(
+        self, instance: DagsterInstance
+    ) -> None:
+        before = time.monotonic()
+        results = execute({"seconds": 30}, func=processes.pause, timeout=0.2, required=False)
+        assert time.monotonic() - before < 20
+        assert results["status"] == {"first": "failed", "behind": "completed"}
+        assert "longer than its timeout of 0.2 seconds" in results["errors"]["first"]
+
+    def test_one_that_is_in_time_returns_its_result_or_raises_its_error(
+        self, instance: DagsterInstance
+    ) -> None:
+        assert execute(func=processes.one, timeout=30)["results"]["first"] == 1
+        failed = execute(func=processes.fail, timeout=30)
+        assert failed["errors"]["first"] == "ValueError: this process always fails"
+
+
+class TestResponseVariables:
+    def test_they_are_extracted_typed_shown_and_returned(self, instance: DagsterInstance) -> None:
+        results = execute(
+            {"total": "12.50", "nested": {"count": "3"}},
+            func=processes.echo,
+            response_vars={
+                "total": {"type": "decimal"},
+                "how_many": {"type": "int", "key": "nested.count"},
+                "currency": {"default": "ZAR"},
+            },
+        )
+        variables = results["response_variables"]["first"]
+        assert {name: str(value) for name, value in variables.items()} == {
+            "total": "12.50",
+            "how_many": "3",
+            "currency": "ZAR",
+        }
+        shown = metadata(instance, results["run_id"], "first")
+        assert shown[f"{tags.RESPONSE}/how_many"] == 3
+        assert shown[f"{tags.RESPONSE}/currency"] == "ZAR"
+
+    @pytest.mark.parametrize(
+        ("rule", "context", "reason"),
+        [
+            ({"type": "int"}, {"v": "many"}, "'v' is 'many', which is no int"),
+            ({"type": "int"}, {}, "has no 'v' for the response variable 'v'"),
+            ({"type": "date"}, {"v": "soon"}, "which is no date"),
+            ({"type": "bool"}, {"v": "perhaps"}, "which is no bool"),
+        ],
+    )
+    def test_one_that_can_not_be_extracted_fails_the_process(
+        self, instance: DagsterInstance, rule: Any, context: Any, reason: str
+    ) -> None:
+        results = execute(context, func=processes.echo, response_vars={"v": rule})
+        assert results["status"]["first"] == "failed"
+        assert reason in results["errors"]["first"]
