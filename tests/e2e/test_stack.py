@@ -13,6 +13,18 @@ from tests.e2e.stack import TOP, Stack, heed_interrupts, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
+FUNCTIONS = """
+import time
+
+def slow():
+    time.sleep(60)
+
+def quick(**context):
+    return context
+
+def fails(**context):
+    raise ValueError("on purpose")
+"""
 BAD_CONTEXT = '{"organisation": "Acme"}'
 
 
@@ -20,9 +32,7 @@ BAD_CONTEXT = '{"organisation": "Acme"}'
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack = Stack(tmp_path_factory.mktemp("stack"))
     functions = stack.folder / "e2e_functions.py"
-    functions.write_text(
-        "import time\ndef slow():\n    time.sleep(60)\ndef quick(**context):\n    return context\n"
-    )
+    functions.write_text(FUNCTIONS)
     (stack.folder / "e2e_settings.py").write_text(
         "from example.settings import *\n"
         "PROCTREE = {**PROCTREE, 'FUNCTION_MODULES': ['example.ledger', 'e2e_functions']}\n"
