@@ -81,6 +81,10 @@ class ResponseVariableError(ProctreeError, ValueError):
     """A response variable can't be extracted from a result."""
 
 
+class ResultNotStored(ProctreeError, TypeError):
+    """A result that another process needs could not be stored."""
+
+
 class ContextError(ProctreeError, ValueError):
     """The context can't be stored or restored."""
 

@@ -293,3 +293,34 @@ class TestResponseVariables:
         results = execute(context, func=processes.echo, response_vars={"v": rule})
         assert results["status"]["first"] == "failed"
         assert reason in results["errors"]["first"]
+
+
+class TestResults:
+    def test_a_result_that_can_not_be_pickled_is_shown_but_not_stored(
+        self, instance: DagsterInstance
+    ) -> None:
+        ProcessTreeInstance("tree").add_process("lock", func=processes.unpicklable).save()
+        results = ProcessTreeManager.execute_tree("tree")
+        assert results["success"]
+        assert type(results["results"]["lock"]).__name__ == "lock"
+        assert "lock object" in metadata(instance, results["run_id"], "lock")[tags.RESULT]
+
+    def test_it_is_an_error_that_names_the_process_only_if_something_depends_on_it(
+        self, instance: DagsterInstance
+    ) -> None:
+        results = execute(func=processes.unpicklable)
+        assert results["status"]["first"] == "completed"
+        assert results["status"]["behind"] == "failed"
+        assert "The result of process 'first' was not stored" in results["errors"]["behind"]
+        assert "cannot pickle" in results["errors"]["behind"]
+
+    def test_a_large_result_is_passed_on(self, instance: DagsterInstance) -> None:
+        (
+            ProcessTreeInstance("tree")
+            .add_process("large", func=processes.large)
+            .add_process("size", func=processes.size_of, dependencies=["large"])
+            .save()
+        )
+        results = ProcessTreeManager.execute_tree("tree")
+        assert results["results"]["size"] == 50_000_000
+        assert len(metadata(instance, results["run_id"], "large")[tags.RESULT]) < 2000

@@ -50,6 +50,7 @@ from ..process import Outcome, Process, explain, run_process
 from ..spec import ProcessSpec
 from .executors import RUN_RESOURCE, tree_executor
 from .records import TreeRecord
+from .results import result_io_manager
 from .ticks import evaluate
 
 OUTPUT = "result"
@@ -92,7 +93,10 @@ class ProcessTreeTranslator:
             config=context_mapping(tree.default_context, loggers),
             tags=self.job_tags(tree),
             metadata=self.job_metadata(tree),
-            resource_defs={RUN_RESOURCE: _run_resource(collect)},
+            resource_defs={
+                RUN_RESOURCE: _run_resource(collect),
+                "io_manager": result_io_manager,
+            },
             executor_def=executor,
             logger_defs=loggers or None,
         )

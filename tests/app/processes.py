@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 import time
 from functools import partial
 from os import getcwd as imported_function  # noqa: F401  # a way round the allow-list, for a test
@@ -151,3 +152,18 @@ def flaky(times: int = 1) -> str:
     if len(calls) <= times:
         raise ConnectionError(f"try {len(calls)}")
     return f"after {len(calls)}"
+
+
+def unpicklable() -> Any:
+    """Return what can't be pickled."""
+    return threading.Lock()
+
+
+def large() -> bytes:
+    """Return 50 MB."""
+    return b"x" * 50_000_000
+
+
+def size_of(large: bytes) -> int:
+    """Return how large a result is."""
+    return len(large)
