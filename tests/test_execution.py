@@ -195,6 +195,16 @@ class TestFailure:
         assert "'argument'" in results["errors"]["needy"]
         assert "gave 'other'" in results["errors"]["needy"]
 
+    def test_a_result_that_can_not_be_kept_is_a_failure_of_its_process(
+        self, instance: DagsterInstance
+    ) -> None:
+        save(lock=processes.unpicklable, behind=processes.echo)
+        results = ProcessTreeManager.execute_tree("sum")
+        assert not results["success"]
+        assert results["status"] == {"lock": "failed", "behind": "skipped"}
+        assert "cannot pickle" in results["errors"]["lock"]
+        assert results["results"] == {}
+
     def test_a_broken_tree_is_a_failed_run_with_its_reason(self, instance: DagsterInstance) -> None:
         save(first=processes.one)
         ProcessTree.objects.update(processes=[{"name": "first", "func": "os:system"}])

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import threading
 import time
 from functools import partial
 from os import getcwd as imported_function  # noqa: F401  # a way round the allow-list, for a test
@@ -98,3 +99,8 @@ def under_a_key() -> str:
 NOT_A_FUNCTION = 42
 half_of_echo = partial(echo, half=True)
 a_lambda = lambda: 3  # noqa: E731
+
+
+def unpicklable() -> Any:
+    """Return what can't be pickled."""
+    return threading.Lock()
