@@ -13,6 +13,7 @@ from . import context as contexts
 from . import tags, webserver
 from .exceptions import InvalidTree, TreeNotFound
 from .models import ProcessTree
+from .names import dagster_name
 from .process import Outcome, Status
 from .spec import TreeSpec
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     import datetime as dt
 
     from .orchestration.records import TreeRecord
+    from .orchestration.runs import Ended
 
 Function = Callable[..., Any]
 Progress = Callable[[str, Status], None]
@@ -212,14 +214,13 @@ def _execute(
         run = runs.create_run(instance, served, context, run_tags, in_memory=in_memory)
         local = chosen.job(record, local=True, collect=collect)
         ended = runs.execute_here(instance, local, run)
-    return _results(record, outcomes, ended.success, ended.fault, run.run_id)
+    return _results(record, outcomes, ended, run.run_id)
 
 
 def _results(
     record: TreeRecord,
     outcomes: Mapping[str, Outcome],
-    success: bool,
-    fault: str | None,
+    ended: Ended,
     run_id: str,
 ) -> Results:
     """Put the outcomes of a run together; name what never ran truly, too."""
@@ -227,11 +228,12 @@ def _results(
         outcomes = {record.name: Outcome("failed", error=record.problem)}
         status: dict[str, Status] = {}
     else:
-        known = {**_never_ran(record.spec, outcomes, fault), **outcomes}
+        ran = _corrected(record.spec, outcomes, ended.failed_steps)
+        known = {**_never_ran(record.spec, ran, ended.fault), **ran}
         outcomes = {process.name: known[process.name] for process in record.spec.processes}
         status = {name: outcome.status for name, outcome in outcomes.items()}
     return Results(
-        success=success,
+        success=ended.success,
         results={name: each.result for name, each in outcomes.items() if each.has_result},
         status=status,
         errors={name: each.error for name, each in outcomes.items() if each.error},
@@ -248,6 +250,19 @@ def _results(
         },
         run_id=run_id,
     )
+
+
+def _corrected(
+    spec: TreeSpec, outcomes: Mapping[str, Outcome], failed_steps: Mapping[str, str]
+) -> dict[str, Outcome]:
+    """Count what failed outside of its function as failed, such as a result that can't be kept."""
+    failed = {
+        process.name: Outcome("failed", error=failed_steps[dagster_name(process.name)])
+        for process in spec.processes
+        if dagster_name(process.name) in failed_steps
+    }
+    told = {name: outcome for name, outcome in outcomes.items() if outcome.status == "failed"}
+    return {**outcomes, **failed, **told}
 
 
 def _never_ran(

@@ -11,7 +11,7 @@ from asgiref.sync import async_to_sync
 
 from . import caching, timeouts
 from .connections import fresh_connections
-from .exceptions import ArgumentError, ValidationFailed
+from .exceptions import ArgumentError, ResultNotStored, ValidationFailed
 from .response_variables import extract
 from .spec import ProcessSpec
 
@@ -39,6 +39,14 @@ class Process:
     def name(self) -> str:
         """The process's name as written."""
         return self.spec.name
+
+
+@dataclass(frozen=True)
+class NotStored:
+    """Stands for a result that could not be pickled, where it was to be passed on."""
+
+    process: str
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -101,11 +109,20 @@ def run_process(
         It took longer than it may.
     ValidationFailed
         The result did not pass its checks.
+    ResultNotStored
+        A dependency's result could not be pickled.
     ResponseVariableError
         A response variable can't be extracted.
     Exception
         Whatever the function raises.
     """
+    for lost in (outcome.result for outcome in outcomes.values()):
+        if isinstance(lost, NotStored):
+            raise ResultNotStored(
+                f"The result of process {lost.process!r} was not stored, because it can't be "
+                f"pickled ({lost.reason}), so it can't be passed on. Return something that can, "
+                "such as a primary key, a dictionary or a list."
+            )
     available = {key: value for key, value in context.items() if key not in outcomes}
     available |= {key: outcome.result for key, outcome in outcomes.items() if outcome.has_result}
     started = time.perf_counter()

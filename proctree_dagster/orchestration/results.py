@@ -1,27 +1,18 @@
 """How results pass from process to process: through files in the instance's storage folder.
 
-Like Dagster's own ``fs_io_manager``, but for a result that can't be pickled: it is not stored, which
-matters only to a process that depends on it, and that one's error names the process whose it is.
+Like Dagster's own ``fs_io_manager``, but for a result that can't be pickled: that is not stored,
+which matters only to a process that depends on it.
 """
 
 import pickle
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from dagster import InitResourceContext, InputContext, OutputContext, UPathIOManager, io_manager
 from upath import UPath
 
 from .. import tags
-from ..exceptions import ResultNotStored
-from ..process import Outcome, explain
-
-
-@dataclass(frozen=True)
-class NotStored:
-    """Stands for a result that could not be pickled."""
-
-    process: str
-    reason: str
+from ..process import NotStored, Outcome, explain
 
 
 class ResultIOManager(UPathIOManager):
@@ -31,7 +22,7 @@ class ResultIOManager(UPathIOManager):
         """Store an outcome; without its result if that can't be pickled."""
         try:
             data = pickle.dumps(obj, pickle.HIGHEST_PROTOCOL)
-        except Exception as error:  # pickling runs the object's own code, which may raise anything
+        except Exception as error:  # noqa: BLE001  # pickling runs the object's own code
             process = (context.op_def.tags or {}).get(tags.PROCESS, context.step_key)
             context.log.warning(
                 f"The result of process {process!r} can't be pickled, so it is shown but not "
@@ -42,22 +33,8 @@ class ResultIOManager(UPathIOManager):
         path.write_bytes(data)
 
     def load_from_path(self, context: InputContext, path: UPath) -> Any:
-        """Load an outcome for a process that depends on it.
-
-        Raises
-        ------
-        ResultNotStored
-            Its result could not be pickled.
-        """
-        outcome = pickle.loads(path.read_bytes())  # noqa: S301  # written by a run of the instance
-        if isinstance(outcome, Outcome) and isinstance(outcome.result, NotStored):
-            lost = outcome.result
-            raise ResultNotStored(
-                f"The result of process {lost.process!r} was not stored, because it can't be "
-                f"pickled ({lost.reason}), so it can't be passed on. Return something that can, "
-                "such as a primary key, a dictionary or a list."
-            )
-        return outcome
+        """Load an outcome for a process that depends on it."""
+        return pickle.loads(path.read_bytes())  # noqa: S301  # written by a run of the instance
 
 
 @io_manager(description="Keeps the outcomes of processes in the instance's storage folder.")

@@ -180,6 +180,9 @@ class Ended:
     fault: str | None
     """What stopped the run as a whole, outside of any process."""
 
+    failed_steps: Mapping[str, str]
+    """Why a step failed, by its key: also one that failed before or after its function."""
+
 
 def execute_here(instance: DagsterInstance, job: JobDefinition, run: DagsterRun) -> Ended:
     """Execute a run in the calling process.
@@ -192,11 +195,14 @@ def execute_here(instance: DagsterInstance, job: JobDefinition, run: DagsterRun)
         It was interrupted (Ctrl-C); the run is canceled.
     """
     fault: str | None = None
+    failed_steps: dict[str, str] = {}
     interrupted = False
     try:
         for event in execute_run_iterator(InMemoryJob(job), run, instance):
             if event.event_type == DagsterEventType.RUN_FAILURE:
                 fault = _fault(event.job_failure_data.error)
+            elif event.event_type == DagsterEventType.STEP_FAILURE and event.step_key:
+                failed_steps[event.step_key] = _fault(event.step_failure_data.error) or "It failed."
             elif event.event_type == DagsterEventType.RUN_CANCELED:
                 error = event.job_canceled_data.error
                 refused = error is not None and error.cls_name == ClaimRefused.__name__
@@ -208,7 +214,8 @@ def execute_here(instance: DagsterInstance, job: JobDefinition, run: DagsterRun)
             instance.report_run_canceled(ended, "Interrupted where it was started.")
     if interrupted:
         raise KeyboardInterrupt
-    return Ended(ended is not None and ended.status == DagsterRunStatus.SUCCESS, fault)
+    success = ended is not None and ended.status == DagsterRunStatus.SUCCESS
+    return Ended(success, fault, failed_steps)
 
 
 def _fault(error: SerializableErrorInfo | None) -> str | None:
