@@ -7,6 +7,7 @@ installed must not pay for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from . import context as contexts
@@ -15,7 +16,7 @@ from .exceptions import InvalidTree, TreeNotFound
 from .models import ProcessTree
 from .names import dagster_name
 from .process import Outcome, Status
-from .spec import TreeSpec
+from .spec import TreeSpec, with_dependents
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 Function = Callable[..., Any]
 Progress = Callable[[str, Status], None]
 """Takes a process's name and the status that it has just come to."""
+
+SyncCheck = Callable[[str], bool]
+"""Takes a process's name and says whether what it makes is in sync."""
 
 
 class Results(TypedDict):
@@ -66,6 +70,20 @@ class SubmittedRun(NamedTuple):
     """Its page, if ``PROCTREE["DAGSTER_URL"]`` is set."""
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """What runs in a run from Python, and what a failure stops."""
+
+    sync_check_func: SyncCheck | None = None
+    """Says whether a process is in sync; given, only what is not runs, and what depends on it."""
+
+    stop_on_error: bool = True
+    """Whether what is behind a failed process is left out; otherwise it runs without its result."""
+
+    ephemeral: bool = False
+    """Whether the run leaves no trace, whatever ``DAGSTER_HOME`` says (for tests)."""
+
+
 def get_row(name: str) -> ProcessTree:
     """Return the saved tree called ``name``, with its schedule.
 
@@ -91,6 +109,7 @@ def execute_row(
     triggered_by: tags.Trigger = "python",
     due: dt.datetime | None = None,
     on_progress: Progress | None = None,
+    options: RunOptions | None = None,
 ) -> Results:
     """Run a saved tree in the calling process, recorded in Dagster's history.
 
@@ -109,6 +128,8 @@ def execute_row(
         The claimed due time that the run stands for.
     on_progress:
         Called as processes start and finish.
+    options:
+        What runs, and what a failure stops.
 
     Raises
     ------
@@ -126,7 +147,7 @@ def execute_row(
         run_tags[tags.DUE] = runs.due_tag(due)
     whole = {**row.default_context, **contexts.encode(context or {})}
     record = records.from_row(row, registry)
-    return _execute(record, whole, run_tags, bool(registry), on_progress)
+    return _execute(record, whole, run_tags, bool(registry), on_progress, options or RunOptions())
 
 
 def execute_spec(
@@ -134,6 +155,7 @@ def execute_spec(
     registry: Mapping[str, Function],
     context: Mapping[str, Any] | None = None,
     row: ProcessTree | None = None,
+    options: RunOptions | None = None,
 ) -> Results:
     """Run a tree that exists in the calling process only; see ``execute_row``.
 
@@ -147,6 +169,8 @@ def execute_spec(
         Keyword arguments of the run.
     row:
         The saved tree of the same name, whose job the run is listed under.
+    options:
+        What runs, and what a failure stops.
     """
     from .orchestration import records
 
@@ -155,7 +179,9 @@ def execute_spec(
         spec, registry, default_context, job_name=row.job_name if row is not None else None
     )
     whole = {**default_context, **contexts.encode(context or {})}
-    return _execute(record, whole, {tags.TRIGGERED_BY: "python"}, True, None)
+    return _execute(
+        record, whole, {tags.TRIGGERED_BY: "python"}, True, None, options or RunOptions()
+    )
 
 
 def submit_row(
@@ -196,9 +222,10 @@ def _execute(
     run_tags: Mapping[str, str],
     in_memory: bool,
     on_progress: Progress | None,
+    options: RunOptions,
 ) -> Results:
     from .orchestration import runs
-    from .orchestration.translator import translator
+    from .orchestration.translator import Local, translator
 
     outcomes: dict[str, Outcome] = {}
 
@@ -208,13 +235,24 @@ def _execute(
             on_progress(name, outcome.status)
 
     chosen = translator()
-    with runs.open_instance() as instance:
+    local = Local(collect, _in_sync(record, context, options), options.stop_on_error)
+    with runs.open_instance(ephemeral=options.ephemeral) as instance:
         # Recorded as a run of the job that Dagster serves; executed by its twin that stays here.
         served = chosen.job(record)
         run = runs.create_run(instance, served, context, run_tags, in_memory=in_memory)
-        local = chosen.job(record, local=True, collect=collect)
-        ended = runs.execute_here(instance, local, run)
+        job = chosen.job(record, local=local)
+        ended = runs.execute_here(instance, job, run)
     return _results(record, outcomes, ended, run.run_id)
+
+
+def _in_sync(record: TreeRecord, context: Mapping[str, Any], options: RunOptions) -> frozenset[str]:
+    """Return the processes that need not run."""
+    check = options.sync_check_func
+    if check is None or record.spec is None:
+        return frozenset()
+    names = [process.name for process in record.spec.processes]
+    stale = with_dependents(record.spec, [name for name in names if not check(name)])
+    return frozenset(names) - stale
 
 
 def _results(

@@ -151,6 +151,15 @@ def run_process(
     )
 
 
+def in_sync(process: Process, context: Mapping[str, Any]) -> Outcome:
+    """Return the outcome of a process that need not run: its cached result, if it has one."""
+    key = _cache_key(process, context)
+    hit = None if key is None else caching.get(key)
+    if hit is None:
+        return Outcome("skipped", note="In sync")
+    return Outcome("cached", hit[0], cached=True, note="In sync")
+
+
 def _is_outdated(process: Process, available: Mapping[str, Any]) -> bool:
     """Ask the process's outdated check; without one, or if it raises, the process runs."""
     check = process.outdated_check

@@ -102,6 +102,15 @@ def required_in_effect(tree: "TreeSpec") -> frozenset[str]:
     return frozenset(required)
 
 
+def with_dependents(tree: "TreeSpec", names: Iterable[str]) -> frozenset[str]:
+    """Return ``names`` and every process that depends on one of them, directly or not."""
+    found = set(names)
+    for process in tree.in_order():
+        if found.intersection(process.dependencies):
+            found.add(process.name)
+    return frozenset(found)
+
+
 def without_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a process's options without those left at their default, tuples as lists."""
     plain = {name: _plain(value) for name, value in options.items()}

@@ -22,7 +22,7 @@ from .exceptions import (
     TreeNotSaved,
     UnnameableFunctionWarning,
 )
-from .execution import Results, SubmittedRun
+from .execution import Results, RunOptions, SubmittedRun, SyncCheck
 from .models import ProcessTree, ProcessTreeSchedule
 from .tasks import TreeTask
 
@@ -47,7 +47,10 @@ class _Export:
     """What makes the tree invalid."""
 
     unnameable: list[str] = field(default_factory=list)
-    """Functions that only this process has."""
+    """Why some functions can't be found by another process."""
+
+    local: dict[str, Function] = field(default_factory=dict)
+    """Those functions, by the references that stand for them."""
 
 
 class ProcessTreeInstance:
@@ -291,6 +294,10 @@ class ProcessTreeInstance:
         self._row = row
         return row
 
+    def check(self) -> None:
+        """Raise ``InvalidTree`` with every problem of the tree, if it has any."""
+        self._check(self._export())
+
     def to_dict(self) -> dict[str, Any]:
         """Return the tree as JSON, functions by reference."""
         return self._export().data
@@ -350,10 +357,13 @@ class ProcessTreeInstance:
             return functions.reference_to(func)
         except FunctionNotNameable as error:
             export.unnameable.append(f"{what}: {error}")
-            return next(
+            reference = next(
                 (key for key, each in self.func_registry.items() if each is func),
                 str(fallback).replace(":", "_"),
             )
+            if callable(func):  # it is: only a callable raises this
+                export.local[reference] = func
+            return reference
         except FunctionError as error:
             export.problems.append(f"{what}: {error}")
             return str(func)
@@ -446,13 +456,23 @@ class ProcessTreeInstance:
 
     # Running
 
-    def execute(self, context: Mapping[str, Any] | None = None) -> Results:
+    def execute(
+        self,
+        context: Mapping[str, Any] | None = None,
+        *,
+        functions: Mapping[str, Function] | None = None,
+        options: RunOptions | None = None,
+    ) -> Results:
         """Run the tree as it is here, saved or not, in the calling process.
 
         Parameters
         ----------
         context:
             Keyword arguments of the run; they update the schedule's default context.
+        functions:
+            Stand-ins by process name.
+        options:
+            What runs, and what a failure stops.
 
         Returns
         -------
@@ -462,11 +482,10 @@ class ProcessTreeInstance:
         export = self._export()
         self._check(export)
         row = ProcessTree.objects.with_schedules().filter(name=self.name).first()
-        if row is not None and row.to_dict() == export.data and not export.unnameable:
-            return execution.execute_row(row, context)
-        tree = spec.parse(export.data)
-        registry = {process.name: self._callable(process.func) for process in self._processes}
-        return execution.execute_spec(tree, registry, context, row)
+        if row is not None and row.to_dict() == export.data and not export.local:
+            return execution.execute_row(row, context, registry=functions, options=options)
+        registry = {**export.local, **(functions or {})}
+        return execution.execute_spec(spec.parse(export.data), registry, context, row, options)
 
     def _callable(self, func: Function | str) -> Function:
         if isinstance(func, str):
@@ -512,6 +531,48 @@ def _exists(name: str) -> str:
     return f"A process tree called {name!r} exists already; pass overwrite=True to replace it."
 
 
+class ProcessTreeBuilder:
+    """Writes a tree in one expression: ``ProcessTreeBuilder("x").add("a", func).save()``.
+
+    Parameters are those of ``ProcessTreeInstance``.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        description: str = "",
+        cache_enabled: bool = True,
+        overwrite: bool = False,
+    ) -> None:
+        self._tree = ProcessTreeInstance(name, description, cache_enabled, overwrite=overwrite)
+
+    def add(
+        self,
+        process_name: str,
+        func: Function | str,
+        dependencies: Sequence[str] | None = None,
+        **options: Any,
+    ) -> "ProcessTreeBuilder":
+        """Add a process (see ``ProcessTreeInstance.add_process``) and return the builder."""
+        self._tree.add_process(process_name, func, dependencies, **options)
+        return self
+
+    def build(self) -> ProcessTreeInstance:
+        """Return the tree, not saved.
+
+        Raises
+        ------
+        InvalidTree
+            With every problem of the tree.
+        """
+        self._tree.check()
+        return self._tree
+
+    def save(self) -> ProcessTree:
+        """Save the tree and return its row; see ``ProcessTreeInstance.save`` for errors."""
+        return self._tree.save()
+
+
 class ProcessTreeManager:
     """Runs saved trees by name."""
 
@@ -531,6 +592,9 @@ class ProcessTreeManager:
         name: str,
         context: Mapping[str, Any] | None = None,
         func_registry: Mapping[str, Function] | None = None,
+        sync_check_func: SyncCheck | None = None,
+        only_run_out_of_sync: bool = False,
+        stop_on_error: bool = True,
     ) -> Results:
         """Run a saved tree in the calling process, recorded in Dagster's history.
 
@@ -542,12 +606,19 @@ class ProcessTreeManager:
             Keyword arguments of the run; they update the schedule's default context.
         func_registry:
             Functions that only this process has, by key or process name.
+        sync_check_func, only_run_out_of_sync:
+            The function takes a process's name and says whether what it makes is in sync. With
+            ``only_run_out_of_sync`` only what is not is run, and what depends on it, directly or
+            not; the others are skipped, or give their cached result.
+        stop_on_error:
+            False lets what is behind a failed process run without its result. The run fails all
+            the same.
 
         Returns
         -------
         Results
-            ``success``, ``results``, ``status``, ``errors``, ``execution_times``, ``cached`` and
-            ``run_id``. A tree that fails does not raise.
+            ``success``, ``results``, ``status``, ``errors``, ``execution_times``, ``cached``,
+            ``response_variables`` and ``run_id``. A tree that fails does not raise.
 
         Raises
         ------
@@ -556,8 +627,14 @@ class ProcessTreeManager:
         ContextError
             The context can't be stored.
         """
+        if only_run_out_of_sync and sync_check_func is None:
+            raise ProctreeError(
+                "only_run_out_of_sync needs sync_check_func, a function that takes a process's "
+                "name and says whether it is in sync."
+            )
+        options = RunOptions(sync_check_func if only_run_out_of_sync else None, stop_on_error)
         row = execution.get_row(name)
-        return execution.execute_row(row, context, registry=func_registry)
+        return execution.execute_row(row, context, registry=func_registry, options=options)
 
     @staticmethod
     def submit_tree(name: str, context: Mapping[str, Any] | None = None) -> SubmittedRun:

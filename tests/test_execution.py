@@ -18,7 +18,7 @@ from proctree_dagster.exceptions import (
 from proctree_dagster.models import ProcessTree
 from proctree_dagster.orchestration import runs
 from proctree_dagster.orchestration.records import from_row
-from proctree_dagster.orchestration.translator import translator
+from proctree_dagster.orchestration.translator import Local, translator
 from proctree_dagster.process import Outcome, Process, run_process
 from proctree_dagster.spec import ProcessSpec
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
@@ -320,7 +320,8 @@ class TestAChangedTree:
     def execute(self, instance: DagsterInstance, run_id: str) -> None:
         run = instance.get_run_by_id(run_id)
         assert run is not None
-        job = translator().job(from_row(execution.get_row("sum")), local=True)
+        local = Local(collect=lambda name, outcome: None)
+        job = translator().job(from_row(execution.get_row("sum")), local=local)
         runs.execute_here(instance, job, run)
 
     @pytest.mark.parametrize("steps", [None, ["first"]])

@@ -8,11 +8,19 @@ from typing import Any
 import pytest
 from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus
 from django.core.cache import caches
+from django.db import transaction
 
 from proctree_dagster import tags
+from proctree_dagster.exceptions import InvalidTree, ProctreeError
 from proctree_dagster.execution import Results
-from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
+from proctree_dagster.testing import run_tree
+from proctree_dagster.tree_builder import (
+    ProcessTreeBuilder,
+    ProcessTreeInstance,
+    ProcessTreeManager,
+)
 from tests.app import processes
+from tests.app.models import Organisation
 
 pytestmark = pytest.mark.django_db
 
@@ -323,3 +331,130 @@ class TestResults:
         results = ProcessTreeManager.execute_tree("tree")
         assert results["results"]["size"] == 50_000_000
         assert len(metadata(instance, results["run_id"], "large")[tags.RESULT]) < 2000
+
+
+def diamond() -> ProcessTreeInstance:
+    return (
+        ProcessTreeInstance("diamond", overwrite=True)
+        .add_process("top", func=processes.noted)
+        .add_process("left", func=processes.fail, dependencies=["top"])
+        .add_process("right", func=processes.echo, dependencies=["top"])
+        .add_process("bottom", func=processes.echo, dependencies=["left", "right"])
+    )
+
+
+class TestExecuteTree:
+    def test_without_stop_on_error_what_is_behind_a_failure_runs_and_the_run_fails(
+        self, instance: DagsterInstance
+    ) -> None:
+        diamond().save()
+        results = ProcessTreeManager.execute_tree("diamond", stop_on_error=False)
+        assert not results["success"]
+        assert results["status"] == {
+            "top": "completed",
+            "left": "failed",
+            "right": "completed",
+            "bottom": "completed",
+        }
+        assert set(results["results"]["bottom"]) == {"right"}
+        assert status(instance, results["run_id"]) == DagsterRunStatus.FAILURE
+
+    @pytest.mark.parametrize(
+        ("stale", "ran"),
+        [
+            ({"right"}, {"right", "bottom"}),
+            ({"top"}, {"top", "left", "right", "bottom"}),
+            ({"bottom"}, {"bottom"}),
+            (set(), set()),
+        ],
+    )
+    def test_only_what_is_out_of_sync_runs_and_all_that_depends_on_it(
+        self, instance: DagsterInstance, stale: set[str], ran: set[str]
+    ) -> None:
+        tree = diamond().remove_process("left")
+        tree.add_process("left", func=processes.echo, dependencies=["top"]).save()
+        results = ProcessTreeManager.execute_tree(
+            "diamond",
+            sync_check_func=lambda name: name not in stale,
+            only_run_out_of_sync=True,
+        )
+        assert results["success"]
+        assert {name for name, each in results["status"].items() if each == "completed"} == ran
+        assert {name for name, each in results["status"].items() if each == "skipped"} == {
+            "top",
+            "left",
+            "right",
+            "bottom",
+        } - ran
+        assert results["errors"] == {}
+
+    def test_what_is_in_sync_gives_its_cached_result(self, instance: DagsterInstance) -> None:
+        (
+            ProcessTreeInstance("tree")
+            .add_process("first", func=processes.noted, cache_key="first")
+            .add_process("second", func=processes.echo, dependencies=["first"])
+            .save()
+        )
+        ProcessTreeManager.execute_tree("tree")
+        results = ProcessTreeManager.execute_tree(
+            "tree", sync_check_func=lambda name: name == "first", only_run_out_of_sync=True
+        )
+        assert results["status"] == {"first": "cached", "second": "completed"}
+        assert results["results"]["second"] == {"first": {"calls": 1}}
+
+    def test_only_run_out_of_sync_needs_somebody_to_say_what_is(self) -> None:
+        diamond().save()
+        with pytest.raises(ProctreeError, match="needs sync_check_func"):
+            ProcessTreeManager.execute_tree("diamond", only_run_out_of_sync=True)
+
+
+class TestBuilder:
+    def test_it_writes_a_tree_in_one_expression(self) -> None:
+        row = (
+            ProcessTreeBuilder("built", "One and two.")
+            .add("one", processes.one)
+            .add("two", processes.add, dependencies=["one"], retries=1)
+            .save()
+        )
+        assert [process["name"] for process in row.processes] == ["one", "two"]
+
+    def test_build_returns_the_tree_or_all_of_its_problems(self) -> None:
+        assert ProcessTreeBuilder("built").add("one", processes.one).build().has_process("one")
+        with pytest.raises(InvalidTree, match="depends on 'nowhere'"):
+            ProcessTreeBuilder("bad").add("one", processes.one, ["nowhere"]).build()
+
+
+class TestPools:
+    def test_the_sizes_of_pools_are_set_on_the_instance(
+        self, instance: DagsterInstance, settings: Any
+    ) -> None:
+        settings.PROCTREE = {**settings.PROCTREE, "POOLS": {"xero": 5}}
+        results = execute(func=processes.one, pool="xero")
+        assert results["success"]
+        [pool] = instance.event_log_storage.get_pool_limits()
+        assert (pool.name, pool.limit) == ("xero", 5)
+        settings.PROCTREE = {**settings.PROCTREE, "POOLS": {"xero": 2}}
+        execute(func=processes.one, pool="xero")
+        [pool] = instance.event_log_storage.get_pool_limits()
+        assert pool.limit == 2
+
+
+class TestRunTree:
+    def test_a_tree_runs_in_memory_and_leaves_no_trace(self, instance: DagsterInstance) -> None:
+        diamond().save()
+        results = run_tree("diamond", {"a": 1}, functions={"left": lambda: "stand-in"})
+        assert results["success"]
+        assert results["results"]["left"] == "stand-in"
+        assert instance.get_runs() == []
+
+    def test_a_tree_that_is_not_saved_runs_too(self) -> None:
+        tree = ProcessTreeInstance("unsaved").add_process("x", func=lambda a: a + 1)
+        assert run_tree(tree, {"a": 1})["results"] == {"x": 2}
+
+    def test_it_sees_the_transaction_of_the_test(self) -> None:
+        with transaction.atomic():
+            organisation = Organisation.objects.create(name="not committed")
+            tree = ProcessTreeInstance("tree").add_process("seen", func=processes.echo)
+            results = run_tree(tree, {"organisation": organisation})
+            assert results["results"]["seen"]["organisation"].name == "not committed"
+            assert Organisation.objects.count() == 1

@@ -30,6 +30,7 @@ from django.utils.module_loading import import_string
 from .. import conf, tags
 from .. import context as contexts
 from ..connections import fresh_connections
+from ..exceptions import TreeFailed
 from . import runs
 
 RUN_RESOURCE = "tree_run"
@@ -42,21 +43,22 @@ EXECUTORS = {
 """Executors by the name that ``PROCTREE["EXECUTOR"]`` gives them."""
 
 
-def tree_executor(revision: str, *, local: bool = False) -> ExecutorDefinition:
+def tree_executor(revision: str, went_on_after: list[str] | None = None) -> ExecutorDefinition:
     """Return the executor of a tree's job.
 
     Parameters
     ----------
     revision:
         The tree's.
-    local:
-        Whether the run stays in the calling process, where Ctrl-C cancels it.
+    went_on_after:
+        Given if the run stays in the calling process, where Ctrl-C cancels it: the required
+        processes that will have failed without stopping it.
     """
-    chosen = in_process_executor if local else configured_executor()
+    chosen = configured_executor() if went_on_after is None else in_process_executor
 
     def create(context: InitExecutorContext) -> Executor:
         assert chosen.executor_creation_fn is not None
-        return TreeExecutor(chosen.executor_creation_fn(context), revision, local)
+        return TreeExecutor(chosen.executor_creation_fn(context), revision, went_on_after)
 
     return ExecutorDefinition(
         name=chosen.name,
@@ -97,10 +99,13 @@ def configured_executor() -> ExecutorDefinition:
 class TreeExecutor(Executor):
     """Begins a tree's run, then leaves it to the executor that it wraps."""
 
-    def __init__(self, inner: Executor, revision: str, local: bool) -> None:
+    def __init__(
+        self, inner: Executor, revision: str, went_on_after: list[str] | None = None
+    ) -> None:
         self._inner = inner
         self._revision = revision
-        self._local = local
+        self._local = went_on_after is not None
+        self._went_on_after = [] if went_on_after is None else went_on_after
 
     @property
     def retries(self) -> RetryMode:
@@ -142,6 +147,8 @@ class TreeExecutor(Executor):
             if self._local and current and current.status == DagsterRunStatus.STARTED:
                 instance.report_run_canceling(run, "Interrupted where it was started.")
             raise
+        if self._went_on_after:
+            raise TreeFailed(f"Required processes failed: {', '.join(self._went_on_after)}.")
 
 
 def _run_context(plan_context: PlanOrchestrationContext) -> Mapping[str, Any]:

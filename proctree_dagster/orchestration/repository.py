@@ -27,6 +27,7 @@ from .. import conf, tags
 from ..connections import fresh_connections
 from ..models import ProcessTree
 from ..process import explain
+from . import runs
 from .records import TreeRecord, from_row
 from .translator import SCHEDULE_SUFFIX, ProcessTreeTranslator, translator
 
@@ -190,6 +191,9 @@ def build_repository() -> RepositoryDefinition:
             "from Django and runs from here are kept in two histories.",
             home,
         )
+    if conf.current().POOLS and runs.dagster_home() is not None:
+        with runs.open_instance():
+            pass  # opening it sets the sizes of the pools
     return RepositoryDefinition(
         tags.REPOSITORY,
         repository_data=LiveRepositoryData(translator()),

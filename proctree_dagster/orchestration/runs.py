@@ -51,19 +51,27 @@ def dagster_home() -> str | None:
 
 
 @contextmanager
-def open_instance(*, persistent: bool = False) -> Iterator[DagsterInstance]:
+def open_instance(
+    *, persistent: bool = False, ephemeral: bool = False
+) -> Iterator[DagsterInstance]:
     """Open the Dagster instance.
 
     Parameters
     ----------
     persistent:
         Whether an instance without a folder will not do.
+    ephemeral:
+        Whether to open one that keeps nothing, whatever the settings say.
 
     Raises
     ------
     InstanceError
         There is no such folder, or none is set and ``persistent`` is asked for.
     """
+    if ephemeral:
+        with DagsterInstance.ephemeral() as instance:
+            yield instance
+        return
     home = dagster_home()
     if home is None:
         if persistent:
@@ -81,7 +89,20 @@ def open_instance(*, persistent: bool = False) -> Iterator[DagsterInstance]:
     if not Path(home).is_dir():
         raise InstanceError(f"Dagster's home {home!r} is not a folder; create it.")
     with DagsterInstance.from_config(home) as instance:
+        set_pool_sizes(instance)
         yield instance
+
+
+def set_pool_sizes(instance: DagsterInstance) -> None:
+    """Set the sizes of ``PROCTREE["POOLS"]`` on the instance: a pool without one limits nothing."""
+    wanted = conf.current().POOLS
+    if not wanted:
+        return
+    storage = instance.event_log_storage
+    present = {pool.name: pool.limit for pool in storage.get_pool_limits()}
+    for name, size in wanted.items():
+        if present.get(name) != size:
+            storage.set_concurrency_slots(name, size)
 
 
 def create_run(

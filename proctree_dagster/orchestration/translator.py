@@ -10,6 +10,7 @@ import logging
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from dagster import (
@@ -46,7 +47,7 @@ from .. import context as contexts
 from ..exceptions import ScheduleError
 from ..models import ProcessTreeSchedule
 from ..names import dagster_name
-from ..process import Outcome, Process, explain, run_process
+from ..process import Outcome, Process, explain, in_sync, run_process
 from ..spec import ProcessSpec
 from .executors import RUN_RESOURCE, tree_executor
 from .records import TreeRecord
@@ -60,20 +61,40 @@ Collect = Callable[[str, Outcome], None]
 """Takes a process's name and its outcome, in the process that runs it."""
 
 
+@dataclass(frozen=True)
+class Local:
+    """How a run in the calling process differs from one that a worker executes."""
+
+    collect: Collect
+    """Called with the outcome of each process, as it starts and as it ends."""
+
+    in_sync: frozenset[str] = frozenset()
+    """Processes that need not run."""
+
+    stop_on_error: bool = True
+    """Whether what is behind a failure is left out."""
+
+    went_on_after: list[str] = field(default_factory=list)
+    """Required processes that failed without stopping what is behind them."""
+
+
+@dataclass(frozen=True)
 class TreeRun:
     """What the ops of one run share: its context, decoded once a process."""
 
-    def __init__(self, context: Mapping[str, Any], collect: Collect | None = None) -> None:
-        self.context = context
-        self.collect = collect or (lambda name, outcome: None)
+    context: Mapping[str, Any]
+    local: Local | None = None
+
+    def tell(self, process: str, outcome: Outcome) -> None:
+        """Hand the outcome of a process to whoever started the run, if that is in this process."""
+        if self.local is not None:
+            self.local.collect(process, outcome)
 
 
 class ProcessTreeTranslator:
     """Turns records into Dagster's definitions; every method may be overridden."""
 
-    def job(
-        self, tree: TreeRecord, *, local: bool = False, collect: Collect | None = None
-    ) -> JobDefinition:
+    def job(self, tree: TreeRecord, *, local: Local | None = None) -> JobDefinition:
         """Return the job of a tree; of a broken one, a job whose one op fails with the reason.
 
         Parameters
@@ -81,11 +102,10 @@ class ProcessTreeTranslator:
         tree:
             The tree.
         local:
-            Whether the job runs in the calling process, whatever ``PROCTREE["EXECUTOR"]`` says.
-        collect:
-            Called with the outcome of each process.
+            Given if the job runs in the calling process, whatever ``PROCTREE["EXECUTOR"]`` says.
         """
-        executor = tree_executor(tree.revision, local=local)
+        went_on_after = None if local is None else local.went_on_after
+        executor = tree_executor(tree.revision, went_on_after)
         loggers = {"django": _django_logger} if local else {}
         return self.graph(tree).to_job(
             name=tree.job_name,
@@ -94,7 +114,7 @@ class ProcessTreeTranslator:
             tags=self.job_tags(tree),
             metadata=self.job_metadata(tree),
             resource_defs={
-                RUN_RESOURCE: _run_resource(collect),
+                RUN_RESOURCE: _run_resource(local),
                 "io_manager": result_io_manager,
             },
             executor_def=executor,
@@ -240,9 +260,9 @@ def _django_logger(context: InitLoggerContext) -> logging.Logger:
     return logging.getLogger("proctree_dagster.runs")
 
 
-def _run_resource(collect: Collect | None) -> ResourceDefinition:
+def _run_resource(local: Local | None) -> ResourceDefinition:
     def create(context: InitResourceContext) -> TreeRun:
-        return TreeRun(contexts.decode(context.resource_config["context"]), collect)
+        return TreeRun(contexts.decode(context.resource_config["context"]), local)
 
     return ResourceDefinition(
         create,
@@ -272,35 +292,42 @@ def _compute(
     ) -> Iterator[Output[Outcome]]:
         run: TreeRun = getattr(context.resources, RUN_RESOURCE)
         dependencies = {name: inputs[dagster_name(name)] for name in process.spec.dependencies}
-        run.collect(process.name, Outcome("running"))
+        run.tell(process.name, Outcome("running"))
         started = time.perf_counter()
         try:
-            outcome = run_process(process, run.context, dependencies)
+            if run.local is not None and process.name in run.local.in_sync:
+                outcome = in_sync(process, run.context)
+            else:
+                outcome = run_process(process, run.context, dependencies)
         except BaseException as error:
             seconds = time.perf_counter() - started
             outcome = Outcome("failed", error=explain(error), seconds=seconds)
-            run.collect(process.name, outcome)
-            spent = context.retry_number >= process.spec.retries
-            if process.required or not spent or not isinstance(error, Exception):
+            run.tell(process.name, outcome)
+            if not isinstance(error, Exception) or context.retry_number < process.spec.retries:
                 raise
-            _tell_of_allowed_failure(context, process.name)
+            if process.required:
+                if run.local is None or run.local.stop_on_error:
+                    raise
+                run.local.went_on_after.append(process.name)
+            _tell_of_allowed_failure(context, process)
         else:
-            run.collect(process.name, outcome)
+            run.tell(process.name, outcome)
         yield Output(outcome, OUTPUT, metadata=outcome_metadata(outcome))
 
     return compute
 
 
-def _tell_of_allowed_failure(context: OpExecutionContext, process: str) -> None:
+def _tell_of_allowed_failure(context: OpExecutionContext, process: Process) -> None:
     """Mark plainly what failed but was allowed to: an ERROR with its traceback, and a tag."""
+    why = "This run does not stop on errors" if process.required else "It is not required"
     # In the message: Dagster keeps no exception with what is logged.
     context.log.error(
-        f"Process {process!r} failed. It is not required, so the run goes on without its result."
+        f"Process {process.name!r} failed. {why}, so the run goes on without its result."
         f"\n\n{traceback.format_exc()}"
     )
     run = context.instance.get_run_by_id(context.run_id)
     before = run.tags.get(tags.FAILED_OPTIONAL) if run is not None else None
-    names = f"{before}, {process}" if before else process
+    names = f"{before}, {process.name}" if before else process.name
     context.instance.add_run_tags(context.run_id, {tags.FAILED_OPTIONAL: names})
 
 
