@@ -7,9 +7,11 @@ from typing import Any
 
 from django.apps import AppConfig
 from django.conf import settings
-from django.core.checks import CheckMessage, Error, Warning, register
+from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.db import DatabaseError
 
-from . import conf
+from . import caching, conf
+from .models import ProcessTree
 
 
 @register("proctree_dagster")
@@ -30,6 +32,47 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
     if any(problem.id == "proctree_dagster.E001" for problem in found):
         return found  # nothing more can be read
     return found + _home_problems(conf.current())
+
+
+@register(Tags.database)
+def check_cache(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Warn when results are cached where no other process finds them.
+
+    It reads the trees, so it is a database check: ``migrate`` runs it, and ``check --database``.
+    """
+    if not databases or conf.problems(getattr(settings, "PROCTREE", {})):
+        return []
+    alias = conf.current().CACHE
+    backend = settings.CACHES.get(alias, {}).get("BACKEND")
+    if backend is None:
+        return [
+            Error(
+                f'PROCTREE["CACHE"] is {alias!r}, and CACHES has no such alias.',
+                id="proctree_dagster.E004",
+            )
+        ]
+    if backend not in caching.FLEETING:
+        return []
+    try:
+        names = [
+            tree.name
+            for tree in ProcessTree.objects.filter(cache_enabled=True)
+            if any("cache_key" in process for process in tree.processes)
+        ]
+    except (DatabaseError, TypeError):  # not migrated yet, or a row that says anything: not ours
+        return []
+    if not names:
+        return []
+    return [
+        Warning(
+            f"Process trees cache results ({', '.join(map(repr, names))}), and the cache "
+            f"{alias!r} ({backend}) dies with each process: no run finds what another cached.",
+            hint='Name a shared cache in PROCTREE["CACHE"], such as Redis or the database.',
+            id="proctree_dagster.W002",
+        )
+    ]
 
 
 def _home_problems(current: conf.Settings) -> list[CheckMessage]:

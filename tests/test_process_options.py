@@ -11,6 +11,7 @@ from django.core.cache import caches
 from django.db import transaction
 
 from proctree_dagster import tags
+from proctree_dagster.checks import check_cache
 from proctree_dagster.exceptions import InvalidTree, ProctreeError
 from proctree_dagster.execution import Results
 from proctree_dagster.testing import run_tree
@@ -211,6 +212,30 @@ class TestCaching:
                 func=processes.one, validation=processes.is_even, cache_key="k", cache_ttl=60
             )
             assert results["status"]["first"] == "failed"
+
+    @pytest.mark.parametrize(
+        ("backend", "warned"),
+        [
+            ("django.core.cache.backends.locmem.LocMemCache", True),
+            ("django.core.cache.backends.dummy.DummyCache", True),
+            ("django.core.cache.backends.db.DatabaseCache", False),
+        ],
+    )
+    def test_a_check_warns_of_keys_in_a_cache_that_dies_with_its_process(
+        self, settings: Any, backend: str, warned: bool
+    ) -> None:
+        settings.CACHES = {"default": {"BACKEND": backend, "LOCATION": "x"}}
+        assert check_cache(None, databases=["default"]) == []
+        tree = ProcessTreeInstance("tree").add_process("first", processes.noted, cache_key="k")
+        tree.save()
+        found = [message.id for message in check_cache(None, databases=["default"])]
+        assert found == (["proctree_dagster.W002"] if warned else [])
+        assert check_cache(None) == []
+
+    def test_a_check_reports_a_cache_that_there_is_not(self, settings: Any) -> None:
+        settings.PROCTREE = {"CACHE": "nowhere"}
+        [message] = check_cache(None, databases=["default"])
+        assert message.id == "proctree_dagster.E004"
 
 
 class TestValidation:
