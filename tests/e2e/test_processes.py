@@ -1,0 +1,187 @@
+"""What a process can say, with real workers: results, pools, timeouts and bad manners."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.e2e.stack import Stack, wait_for
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+FUNCTIONS = """
+import logging, os, threading, time
+from pathlib import Path
+
+FOLDER = Path(__file__).parent
+
+def one():
+    return 1
+
+def fails():
+    raise ValueError("on purpose")
+
+def up_to_date():
+    return False
+
+def even(result):
+    return result % 2 == 0, f"{result} is odd"
+
+def shown(**context):
+    return sorted(context.items())
+
+def in_the_pool(name, seconds=1.0):
+    with (FOLDER / "pool.txt").open("a") as file:
+        file.write(f"{time.time()} {os.getpid()} {name} begins\\n")
+    time.sleep(seconds)
+    with (FOLDER / "pool.txt").open("a") as file:
+        file.write(f"{time.time()} {os.getpid()} {name} ends\\n")
+
+def outlives(**context):
+    (FOLDER / "outlives.txt").write_text(str(os.getpid()))
+    time.sleep(300)
+
+def ill_mannered():
+    from django.db import transaction
+    from example.ledger.models import Organisation
+    print("printed")
+    logging.getLogger("example").warning("logged")
+    threading.Thread(target=time.sleep, args=(300,), daemon=True).start()
+    transaction.set_autocommit(False)
+    Organisation.objects.create(name="ghost", currency="ZAR")
+
+def ghosts(**context):
+    from example.ledger.models import Organisation
+    return Organisation.objects.filter(name="ghost").count()
+"""
+
+TREES = """
+every = ProcessTreeInstance('everything', overwrite=True)
+every.add_process('one', 'e2e_functions:one', retries=1)
+every.add_process('lost', 'e2e_functions:fails', required=False)
+every.add_process('odd', 'e2e_functions:one', validation=['e2e_functions:even'], required=False)
+every.add_process('fresh', 'e2e_functions:one', outdated_check='e2e_functions:up_to_date')
+every.add_process('seen', 'e2e_functions:shown', ['one', 'lost', 'odd', 'fresh'], required=False)
+every.save()
+every.register_schedule(context={'a': 1})
+pool = ProcessTreeInstance('pool', overwrite=True)
+pool.add_process('in_the_pool', 'e2e_functions:in_the_pool', pool='xero').save()
+late = ProcessTreeInstance('late', overwrite=True)
+late.add_process('outlives', 'e2e_functions:outlives', timeout=1).save()
+ill = ProcessTreeInstance('ill_mannered', overwrite=True)
+ill.add_process('ill', 'e2e_functions:ill_mannered')
+ill.add_process('ghosts', 'e2e_functions:ghosts', ['ill']).save()
+"""
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    stack = Stack(tmp_path_factory.mktemp("processes"))
+    (stack.folder / "e2e_functions.py").write_text(FUNCTIONS)
+    (stack.folder / "e2e_settings.py").write_text(
+        "from example.settings import *\n"
+        "PROCTREE = {**PROCTREE, 'FUNCTION_MODULES': ['example.ledger', 'e2e_functions'],\n"
+        "            'POOLS': {'xero': 1}}\n"
+    )
+    stack.env["DJANGO_SETTINGS_MODULE"] = "e2e_settings"
+    try:
+        stack.manage("migrate", "-v0")
+        stack.shell(TREES, silently=True)
+        stack.shell(
+            "ProcessTreeSchedule.objects.update(next_run=timezone.now())",
+            silently=True,
+        )
+        stack.start_dagster()
+        yield stack
+    finally:
+        assert stack.stop() == [], "processes outlived Ctrl-C"
+
+
+def shown(run: dict[str, Any]) -> dict[str, Any]:
+    """Return the status and the result that the UI shows of each process."""
+    return {
+        event["stepKey"]: {
+            entry["label"]: entry.get("text")
+            for entry in event["metadataEntries"]
+            if entry["label"] != "proctree/seconds"
+        }
+        for event in run["eventConnection"]["events"]
+        if event["__typename"] == "ExecutionStepOutputEvent"
+    }
+
+
+def test_a_tree_comes_to_the_same_whichever_way_it_is_run(stack: Stack) -> None:
+    ways = {
+        "python": stack.shell(
+            "print(ProcessTreeManager.execute_tree('everything')['run_id'])"
+        ).split()[-1],
+        "the UI": stack.launch("everything"),
+        "submit_tree": stack.shell("print(ProcessTreeManager.submit_tree('everything').run_id)"),
+    }
+
+    def scheduled() -> list[str]:
+        runs = stack.runs("everything")
+        return [run["runId"] for run in runs if "proctree/due" in run["tags"]]
+
+    ways["the daemon"] = wait_for("the scheduled run", scheduled, 150)[0]
+    runs = {way: stack.finished(run_id) for way, run_id in ways.items()}
+    assert {way: run["status"] for way, run in runs.items()} == dict.fromkeys(ways, "SUCCESS")
+    outcomes = {way: json.dumps(shown(run), sort_keys=True) for way, run in runs.items()}
+    assert len(set(outcomes.values())) == 1, outcomes
+    one = shown(runs["python"])
+    assert one["seen"]["proctree/result"] == "[('a', 1), ('one', 1)]"
+    assert {step: each["proctree/status"] for step, each in one.items()} == {
+        "one": "completed",
+        "lost": "failed",
+        "odd": "failed",
+        "fresh": "skipped",
+        "seen": "completed",
+    }
+    for run in runs.values():
+        assert set(run["tags"]["proctree/failed_optional"].split(", ")) == {"lost", "odd"}
+
+
+def pool_lines(stack: Stack) -> list[list[str]]:
+    path = stack.folder / "pool.txt"
+    return [line.split() for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def test_a_pool_holds_across_all_runs_and_a_killed_worker_frees_its_slot(stack: Stack) -> None:
+    ids = [stack.launch("pool", {"context": {"name": name}}) for name in ("a", "b", "c")]
+    for run_id in ids:
+        assert stack.finished(run_id, 120)["status"] == "SUCCESS"
+    words = [line[3] for line in pool_lines(stack)]
+    assert words == ["begins", "ends"] * 3, "two were in the pool at once"
+
+    killed = stack.launch("pool", {"context": {"name": "killed", "seconds": 300}})
+    [line] = wait_for(
+        "the worker", lambda: [line for line in pool_lines(stack) if line[2] == "killed"]
+    )
+    os.kill(int(line[1]), signal.SIGKILL)
+    assert stack.finished(killed, 120)["status"] == "FAILURE"
+    after = stack.launch("pool", {"context": {"name": "after"}})
+    assert stack.finished(after, 120)["status"] == "SUCCESS"
+
+
+def test_a_function_that_outlives_its_timeout_does_not_keep_the_worker(stack: Stack) -> None:
+    run = stack.finished(stack.launch("late"))
+    assert run["status"] == "FAILURE"
+    [failure] = [
+        event
+        for event in run["eventConnection"]["events"]
+        if event["__typename"] == "ExecutionStepFailureEvent"
+    ]
+    assert "longer than its timeout of 1 seconds" in json.dumps(failure)
+    pid = int((Path(stack.folder) / "outlives.txt").read_text())
+    wait_for("the worker to end", lambda: not psutil.pid_exists(pid), 10)
+
+
+def test_bad_manners_of_one_process_are_not_the_next_ones_trouble(stack: Stack) -> None:
+    run = stack.finished(stack.launch("ill_mannered"))
+    assert run["status"] == "SUCCESS"
+    assert shown(run)["ghosts"]["proctree/result"] == "0", "the open transaction was kept"
