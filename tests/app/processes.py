@@ -104,3 +104,10 @@ a_lambda = lambda: 3  # noqa: E731
 def unpicklable() -> Any:
     """Return what can't be pickled."""
     return threading.Lock()
+
+
+def count_organisations() -> int:
+    """Return how many organisations it sees."""
+    from tests.app.models import Organisation
+
+    return Organisation.objects.count()
