@@ -10,12 +10,21 @@ URL := http://localhost:$(PORT)
 # What a command typed elsewhere needs to know, if Dagster is not where the settings say.
 SETTING := $(if $(filter-out 3000,$(PORT)),EXAMPLE_DAGSTER_URL=$(URL) )
 
-.PHONY: run test check install install-test clean
+RIGHT_PYTHON = -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
+  "This is Python %d.%d; Python 3.11 or newer is needed: make PYTHON=python3.11 ..." \
+  % tuple(sys.version_info[:2]))'
+
+FREE_PORT = $(BIN)/python -c 'import socket, sys; \
+  sys.exit("Port $(PORT) is taken (is Dagster running already?): PORT=3001 make run" \
+  if socket.socket().connect_ex(("127.0.0.1", $(PORT))) == 0 else 0)'
+
+.PHONY: run test check install install-test venv clean
 .DEFAULT_GOAL := run
 
 # Installs, migrates, saves the example's trees, and starts Dagster on http://localhost:3000.
 # exec: Ctrl-C reaches Dagster itself, which ends every process that it started.
 run: install
+	@$(FREE_PORT)
 	@EXAMPLE_DAGSTER_URL= $(BIN)/python manage.py migrate --verbosity 0
 	@EXAMPLE_DAGSTER_URL= $(BIN)/python manage.py setup_example
 	@printf '\n%s\n' \
@@ -41,14 +50,17 @@ check: install-test
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
 
+# Made anew only if it is of the wrong Python: something may be running in it.
+venv:
+	@$(BIN)/python $(RIGHT_PYTHON) 2>/dev/null || { \
+	  $(PYTHON) $(RIGHT_PYTHON) && $(PYTHON) -m venv --clear $(VENV); }
+
 # The stamp is written last, so an installation that failed half-way is begun again.
-$(VENV)/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+$(VENV)/installed: pyproject.toml constraints.txt | venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
-$(VENV)/installed-test: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
+$(VENV)/installed-test: pyproject.toml constraints.txt | venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,check]'
 	@touch $(VENV)/installed $@
 

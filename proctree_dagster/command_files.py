@@ -75,7 +75,7 @@ def write_command(
 def _check_name(name: str, *, given: bool) -> None:
     if name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("_"):
         return
-    hint = "" if given else " The tree's name is none; give one as command_name='…'."
+    hint = "" if given else " The tree's name won't do; give a command_name."
     raise CommandError(
         f"{name!r} is no name for a command: it must be a Python module name, such as 'sync_all', "
         f"no keyword, and not begin with an underscore.{hint}"

@@ -111,6 +111,9 @@ def _complaint(key: str, value: Any) -> str | None:
         return None if good else "a dictionary of pool names and sizes from 1"
     if key in _TEXT:
         return None if _is_text(value) else "a non-empty string"
+    if key in ("DAGSTER_URL", "SITE_URL"):
+        good = value is None or (_is_text(value) and value.startswith(("http://", "https://")))
+        return None if good else "an address that begins with http:// or https://, or None"
     # A pathlib.Path is welcome for a folder.
     good = value is None or _is_text(value) or (key == "DAGSTER_HOME" and hasattr(value, "is_dir"))
     return None if good else "a non-empty string or None"

@@ -1,19 +1,40 @@
 """Database connections of code that outlives a request: workers, servers, schedulers."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from django.db import close_old_connections
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
 
 
 @contextmanager
 def fresh_connections() -> Iterator[None]:
-    """Use no connection that has gone stale, and leave none behind; do nothing in a transaction.
-
-    (``close_old_connections`` leaves a connection in an atomic block alone.)
-    """
-    close_old_connections()
+    """Use no connection that has gone stale, and leave none behind."""
+    _close_old_connections()
     try:
         yield
     finally:
-        close_old_connections()
+        _close_old_connections()
+
+
+def after_commit(func: Callable[[], None]) -> None:
+    """Call ``func`` when the current transaction commits; at once if there is none.
+
+    The transaction that a ``TestCase`` wraps around a test does not count, as it does not for
+    ``atomic(durable=True)``: a test would wait for its commit in vain.
+    """
+    blocks = connections[DEFAULT_DB_ALIAS].atomic_blocks
+    if all(getattr(block, "_from_testcase", False) for block in blocks):
+        func()
+    else:
+        transaction.on_commit(func)
+
+
+def _close_old_connections() -> None:
+    """Do what Django does between requests, and leave a transaction of the caller's alone.
+
+    Django's own function takes an atomic block on SQLite for a connection that somebody forgot to
+    reset, and closes it: everything in the block would be lost without a word.
+    """
+    for connection in connections.all(initialized_only=True):
+        if not connection.in_atomic_block:
+            connection.close_if_unusable_or_obsolete()

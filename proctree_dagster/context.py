@@ -73,7 +73,7 @@ def encode(context: Mapping[str, Any]) -> dict[str, Json]:
         A value can't be stored; the message holds its path, such as ``context['a'][2]``.
     """
     if not isinstance(context, Mapping):
-        raise ContextError(f"A context is a dictionary, not {type(context).__name__}.")
+        raise ContextError(f"A context is a dictionary (an object in JSON), not {context!r}.")
     return {
         key: _encode(value, f"context[{key!r}]", 1) for key, value in _items(context, "context")
     }

@@ -6,17 +6,20 @@ installed must not pay for it.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from . import context as contexts
 from . import tags, webserver
-from .exceptions import InvalidTree, TreeNotFound
+from .connections import after_commit
+from .exceptions import TreeNotFound
 from .models import ProcessTree
 from .names import dagster_name
 from .process import Outcome, Status
 from .spec import TreeSpec, with_dependents
+from .validation import validate_tree
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -192,6 +195,8 @@ def submit_row(
 ) -> SubmittedRun:
     """Queue a run of a saved tree for the daemon and return at once.
 
+    Inside a transaction it is queued after the commit, and not at all after a rollback.
+
     Raises
     ------
     InvalidTree
@@ -205,15 +210,22 @@ def submit_row(
     from .orchestration.translator import translator
 
     whole = {**row.default_context, **contexts.encode(context or {})}
-    record = records.from_row(row)
-    if record.problem is not None:
-        raise InvalidTree(row.name, [record.problem])
+    validate_tree(row.to_dict())
+    job = translator().job(records.from_row(row))
     with runs.open_instance(persistent=True) as instance:
         runs.check_queue(instance)
-        job = translator().job(record)
-        run = runs.create_run(instance, job, whole, {tags.TRIGGERED_BY: triggered_by})
-        runs.submit(instance, run)
-    return SubmittedRun(run.run_id, webserver.run_url(run.run_id))
+    run_id = str(uuid.uuid4())
+
+    def submit() -> None:
+        with runs.open_instance(persistent=True) as instance:
+            run = runs.create_run(
+                instance, job, whole, {tags.TRIGGERED_BY: triggered_by}, run_id=run_id
+            )
+            runs.submit(instance, run)
+
+    # Not before the commit: the daemon would look for rows that are not there yet.
+    after_commit(submit)
+    return SubmittedRun(run_id, webserver.run_url(run_id))
 
 
 def _execute(

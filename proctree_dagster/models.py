@@ -318,7 +318,7 @@ class ProcessTreeSchedule(models.Model):
         """Refuse a context that can't be stored."""
         super().clean()
         try:
-            self.context = contexts.encode(self.context)
+            self.context = contexts.encode({} if self.context is None else self.context)
         except ContextError as error:
             raise ValidationError({"context": str(error)}) from error
 

@@ -103,11 +103,16 @@ class ProcessTreeInstance:
         ------
         TreeNotFound
             There is none.
+        InvalidTree
+            It was saved without being validated, and makes no sense.
         """
         row = execution.get_row(name)
         return cls(row.name, row.description, row.cache_enabled, tree_instance=row)
 
     def _take_over(self, row: ProcessTree) -> None:
+        found = spec.problems(row.to_dict())
+        if found:
+            raise InvalidTree(row.name, found)
         for process in row.processes:
             options = {key: value for key, value in process.items() if key not in ("name", "func")}
             self._processes.append(_Process(process["name"], process["func"], options))
@@ -419,8 +424,11 @@ class ProcessTreeInstance:
                 "zone as timezone='Africa/Johannesburg'."
             )
         schedule = ProcessTreeSchedule.objects.filter(process_tree=row).first()
+        before = None
         if schedule is None:
             schedule = ProcessTreeSchedule(process_tree=row)
+        else:
+            before = _registered(schedule)
         if enabled is not None:
             schedule.enabled = enabled
         schedule.interval_minutes = interval_minutes
@@ -436,7 +444,8 @@ class ProcessTreeInstance:
             raise ScheduleError(
                 f"The schedule of {self.name!r} is not valid: {problems}"
             ) from error
-        schedule.save()
+        if _registered(schedule) != before:
+            schedule.save()
         return schedule
 
     def _require_saved(self) -> ProcessTree:
@@ -525,6 +534,11 @@ class ProcessTreeInstance:
         """
         self._require_saved()
         return TreeTask(self.name)
+
+
+def _registered(schedule: ProcessTreeSchedule) -> tuple[object, ...]:
+    """Return what ``register_schedule`` says of a schedule."""
+    return (schedule.current_rule, schedule.timezone, schedule.context)
 
 
 def _exists(name: str) -> str:

@@ -117,7 +117,7 @@ class TestWriting:
         assert not list(tmp_path.iterdir())
 
     def test_a_tree_whose_name_is_no_module_name_asks_for_one(self, tmp_path: Path) -> None:
-        with pytest.raises(CommandError, match="give one as command_name"):
+        with pytest.raises(CommandError, match="give a command_name"):
             saved("hourly sync").create_command(output_path=tmp_path)
 
     @pytest.mark.parametrize("name", ["migrate", "runserver", "setup_example", "shell"])

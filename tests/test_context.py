@@ -330,7 +330,9 @@ def test_a_key_that_is_no_string_is_refused(key: Any) -> None:
 
 @pytest.mark.parametrize("context", [None, [], "a", 5, [("a", 1)]])
 def test_a_context_is_a_dictionary(context: Any) -> None:
-    with pytest.raises(ContextError, match="A context is a dictionary, not "):
+    with pytest.raises(
+        ContextError, match=r"A context is a dictionary \(an object in JSON\), not "
+    ):
         encode(context)
 
 

@@ -1,12 +1,16 @@
 """Running trees from Python: the results, and what Dagster's history says of the run."""
 
 import logging
+import subprocess
+import sys
 from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pytest
 from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus
 from django.db import transaction
+from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from proctree_dagster import execution, tags
 from proctree_dagster.exceptions import (
@@ -228,6 +232,39 @@ class TestFailure:
         assert outcome.result == {"x": 1}
 
 
+def test_a_run_inside_a_transaction_on_a_file_leaves_the_transaction_alone(
+    instance: DagsterInstance, tmp_path: Path
+) -> None:
+    """In memory ``close()`` does nothing, so this needs a file."""
+    program = """
+import os
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+import django
+from django.conf import settings
+settings.DATABASES["default"]["NAME"] = DATABASE
+settings.PROCTREE = {"DAGSTER_HOME": HOME}
+django.setup()
+from django.core.management import call_command
+call_command("migrate", run_syncdb=True, verbosity=0)
+from django.db import transaction
+from pytest_django import DjangoCaptureOnCommitCallbacks
+from proctree_dagster.tree_builder import ProcessTreeInstance
+from tests.app import processes
+from tests.app.models import Organisation
+tree = ProcessTreeInstance("tree").add_process("count", processes.count_organisations)
+tree.save()
+with transaction.atomic():
+    Organisation.objects.create(name="not committed yet")
+    results = tree.execute()
+    Organisation.objects.create(name="afterwards")
+print(results["results"], Organisation.objects.count())
+""".replace("= DATABASE", f"= {str(tmp_path / 'db.sqlite3')!r}").replace(
+        "HOME}", f"{instance.root_directory!r}}}"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.stdout.strip() == "{'count': 1} 2", done.stderr
+
+
 class TestHistory:
     def test_a_run_is_recorded_so_that_the_ui_can_execute_it_again(
         self, instance: DagsterInstance
@@ -367,6 +404,20 @@ class TestSubmitting:
         assert run.status == DagsterRunStatus.QUEUED
         assert run.run_config == {"context": {"a": 1}}
         assert url == f"http://dagster.example/runs/{run_id}"
+
+    @pytest.mark.parametrize("commits", [True, False])
+    def test_inside_a_transaction_it_is_queued_after_the_commit_and_not_after_a_rollback(
+        self,
+        instance: DagsterInstance,
+        commits: bool,
+        django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
+    ) -> None:
+        save(first=processes.one)
+        with django_capture_on_commit_callbacks(execute=True), transaction.atomic():
+            run_id, _ = ProcessTreeManager.submit_tree("sum")
+            assert instance.get_runs() == []
+            transaction.set_rollback(not commits)
+        assert [run.run_id for run in instance.get_runs()] == ([run_id] if commits else [])
 
     def test_without_a_home_it_refuses(self) -> None:
         save(first=processes.one)

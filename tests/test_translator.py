@@ -6,6 +6,7 @@ import pytest
 import yaml
 from dagster import DagsterInstance, JobDefinition, OpDefinition
 from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
+from django.core.exceptions import ImproperlyConfigured
 
 from proctree_dagster import tags
 from proctree_dagster.models import ProcessTree
@@ -126,7 +127,10 @@ def test_users_change_the_translation_by_subclassing(settings: Any) -> None:
 
 def test_a_translator_must_be_one(settings: Any) -> None:
     settings.PROCTREE = {"TRANSLATOR": "tests.app.models.Organisation"}
-    with pytest.raises(TypeError, match="must name a subclass of ProcessTreeTranslator"):
+    with pytest.raises(ImproperlyConfigured, match="must name a subclass of ProcessTree"):
+        translator()
+    settings.PROCTREE = {"TRANSLATOR": "tests.nowhere.Translator"}
+    with pytest.raises(ImproperlyConfigured, match="can't be imported"):
         translator()
 
 
@@ -141,8 +145,6 @@ def test_a_translator_must_be_one(settings: Any) -> None:
 def test_an_unknown_executor_says_what_there_is(
     settings: Any, executor: str, complaint: str
 ) -> None:
-    from django.core.exceptions import ImproperlyConfigured
-
     settings.PROCTREE = {"EXECUTOR": executor}
     with pytest.raises(ImproperlyConfigured, match=complaint):
         job_of(diamond())

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.core.exceptions import ValidationError
+from django.db.models.signals import post_save
 
 from proctree_dagster.exceptions import (
     ContextError,
@@ -270,6 +271,24 @@ class TestRegisteringASchedule:
         first = mine.register_schedule(interval_minutes=60)
         again = tree().register_schedule(interval_minutes=60)
         assert (again.pk, again.next_run, again.anchor) == (first.pk, first.next_run, first.anchor)
+
+    def test_registering_what_is_registered_already_writes_nothing(self) -> None:
+        mine = tree()
+        mine.save()
+        mine.register_schedule(interval_minutes=60, context={"a": 1})
+        saved: list[ProcessTreeSchedule] = []
+
+        def note(instance: ProcessTreeSchedule, **kwargs: Any) -> None:
+            saved.append(instance)
+
+        post_save.connect(note, sender=ProcessTreeSchedule)
+        try:
+            mine.register_schedule(interval_minutes=60, context={"a": 1})
+            assert saved == []
+            mine.register_schedule(interval_minutes=60, context={"a": 2})
+            assert len(saved) == 1
+        finally:
+            post_save.disconnect(note, sender=ProcessTreeSchedule)
 
     def test_what_an_operator_switched_off_stays_off(self) -> None:
         mine = tree()

@@ -22,6 +22,7 @@ from dagster import (
     ScheduleDefinition,
 )
 from dagster._core.errors import DagsterInvariantViolationError
+from django.db import DatabaseError
 
 from .. import conf, tags
 from ..connections import fresh_connections
@@ -121,12 +122,21 @@ class LiveRepositoryData(RepositoryData):
             now = time.monotonic()
             if self._read_at is None or now - self._read_at > SNAPSHOT_SECONDS:
                 with fresh_connections():
-                    rows = list(ProcessTree.objects.with_schedules())
+                    rows = self._read()
                 self._rows = {row.job_name: row for row in rows}
                 self._read_at = now
                 for gone in self._jobs.keys() - self._rows.keys():
                     del self._jobs[gone]
             return self._rows
+
+    def _read(self) -> list[ProcessTree]:
+        try:
+            return list(ProcessTree.objects.with_schedules())
+        except DatabaseError as error:
+            raise DagsterInvariantViolationError(
+                f"The process trees can't be read: {error}. Is the database there, and has "
+                "'python manage.py migrate' been run?"
+            ) from error
 
     def _fresh(self, job_name: str) -> ProcessTree | None:
         with fresh_connections():

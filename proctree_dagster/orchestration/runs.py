@@ -112,6 +112,7 @@ def create_run(
     run_tags: Mapping[str, str],
     *,
     in_memory: bool = False,
+    run_id: str | None = None,
 ) -> DagsterRun:
     """Create a run of a tree's job. Every run that Python starts is created here.
 
@@ -127,6 +128,8 @@ def create_run(
         Tags besides the job's own.
     in_memory:
         Whether the run uses functions that only this process has: it can't be re-executed then.
+    run_id:
+        A UUID for the run; left out, Dagster makes one.
     """
     run_config = {"context": dict(context)}
     plan = create_execution_plan(job, run_config)
@@ -134,7 +137,7 @@ def create_run(
     # when it starts.
     return instance.create_run(
         job_name=job.name,
-        run_id=None,
+        run_id=run_id,
         run_config=run_config,
         status=None,
         tags={**job.run_tags, **run_tags, **({tags.IN_MEMORY: "true"} if in_memory else {})},
@@ -187,7 +190,7 @@ def _working_directory() -> str:
     if found is None or found.origin is None:
         raise InstanceError(
             f'PROCTREE["DEFINITIONS"] names {module!r}, which can\'t be found from '
-            f"{str(Path.cwd())!r}. It is the module that workspace.yaml names; see the README."
+            f"{str(Path.cwd())!r}. It is the module that workspace.yaml names; see docs/install.md."
         )
     depth = module.count(".") + (2 if found.submodule_search_locations else 1)
     return str(Path(found.origin).resolve().parents[depth - 1])

@@ -39,6 +39,7 @@ from dagster import (
     Shape,
     logger,
 )
+from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
@@ -207,13 +208,18 @@ class ProcessTreeTranslator:
 
 def translator() -> ProcessTreeTranslator:
     """Return the translator that ``PROCTREE["TRANSLATOR"]`` names."""
-    result = import_string(conf.current().TRANSLATOR)()
-    if not isinstance(result, ProcessTreeTranslator):
-        raise TypeError(
-            f'PROCTREE["TRANSLATOR"] must name a subclass of ProcessTreeTranslator, '
-            f"not {type(result).__name__}."
+    path = conf.current().TRANSLATOR
+    try:
+        found = import_string(path)
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            f'PROCTREE["TRANSLATOR"] can\'t be imported: {error}.'
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, ProcessTreeTranslator)):
+        raise ImproperlyConfigured(
+            f'PROCTREE["TRANSLATOR"] must name a subclass of ProcessTreeTranslator, not {path!r}.'
         )
-    return result
+    return found()
 
 
 def context_mapping(

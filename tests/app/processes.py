@@ -167,3 +167,10 @@ def large() -> bytes:
 def size_of(large: bytes) -> int:
     """Return how large a result is."""
     return len(large)
+
+
+def count_organisations() -> int:
+    """Return how many organisations it sees."""
+    from tests.app.models import Organisation
+
+    return Organisation.objects.count()

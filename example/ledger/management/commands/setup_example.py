@@ -3,9 +3,12 @@
 import datetime
 
 from django.core.management.base import BaseCommand
+from django.utils.timezone import localtime
 
+from example.ledger.models import Organisation
 from example.ledger.sources import load_organisations
 from example.ledger.trees import monthly_close, receivables_reminder
+from proctree_dagster.models import ProcessTreeSchedule
 
 # The books that are shipped end here.
 CLOSING_DATE = datetime.date(2026, 3, 31)
@@ -24,22 +27,24 @@ class Command(BaseCommand):
 
         close = monthly_close()
         close.save()
-        close.register_schedule(
+        schedule = close.register_schedule(
             interval_minutes=60,
             start_time=datetime.time(0, 0),
             context={"organisation": organisation, "period_end": CLOSING_DATE},
         )
         close.create_command()
-        self.stdout.write(f"monthly_close runs every hour for {organisation.name}.")
+        self._say("monthly_close runs every hour", organisation, schedule)
 
         reminder = receivables_reminder()
         reminder.save()
-        reminder.register_schedule(
+        schedule = reminder.register_schedule(
             interval_minutes=1440,
             start_time=datetime.time(7, 30),
             timezone="Africa/Johannesburg",
             context={"organisation": organisation, "as_of": CLOSING_DATE},
         )
-        self.stdout.write(f"receivables_reminder runs daily at 07:30 for {organisation.name}.")
+        self._say("receivables_reminder runs daily at 07:30", organisation, schedule)
 
-        self.stdout.write(self.style.SUCCESS("Run one now: python manage.py monthly_close"))
+    def _say(self, what: str, whose: Organisation, schedule: ProcessTreeSchedule) -> None:
+        when = "" if schedule.next_run is None else f", next at {localtime(schedule.next_run):%c}"
+        self.stdout.write(f"{what} for {whose.name}{when}.")
