@@ -102,7 +102,7 @@ def take(job_name: str, due: dt.datetime, run_id: str) -> str | None:
         ).update(**changes)
         if taken:
             return None
-        # Somebody has changed the row meanwhile: look again.
+        _rewrite_next_run(schedule)  # or somebody has changed the row meanwhile: look again
     return f"The schedule that was due at {_say(due)} is gone."
 
 
@@ -178,9 +178,23 @@ def _claim(schedule: ProcessTreeSchedule, at: dt.datetime) -> Due | Skip:
         claim=due,
         claimed_at=timezone.now(),
     )
-    if not won:
-        return Skip(f"The due time {_say(due)} was claimed by another process.")
-    return Due(schedule, due)
+    if won:
+        return Due(schedule, due)
+    _rewrite_next_run(schedule)
+    return Skip(f"The due time {_say(due)} was claimed by another process.")
+
+
+def _rewrite_next_run(schedule: ProcessTreeSchedule) -> None:
+    """Write ``next_run`` as Django writes it, if nobody else has changed the row.
+
+    On SQLite a time is text, and one that was set in SQL may be written in another way: it can be
+    read, but no update finds it. The next look does, then.
+    """
+    now = ProcessTreeSchedule.objects.filter(pk=schedule.pk).first()
+    if now is not None and (now.claim, now.next_run) == (schedule.claim, schedule.next_run):
+        ProcessTreeSchedule.objects.filter(pk=schedule.pk, claim=schedule.claim).update(
+            next_run=schedule.next_run
+        )
 
 
 def _say(moment: dt.datetime | None) -> str:

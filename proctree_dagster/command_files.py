@@ -12,6 +12,7 @@ from django.core.management import get_commands
 
 from . import conf
 from .exceptions import CommandError
+from .names import MAX_NAME_LENGTH
 
 MARKER = "# Written by create_command() of proctree-dagster; it may write this file again."
 
@@ -73,7 +74,12 @@ def write_command(
 
 
 def _check_name(name: str, *, given: bool) -> None:
-    if name.isidentifier() and not keyword.iskeyword(name) and not name.startswith("_"):
+    if (
+        len(name) <= MAX_NAME_LENGTH
+        and name.isidentifier()
+        and not keyword.iskeyword(name)
+        and not name.startswith("_")
+    ):
         return
     hint = "" if given else " The tree's name won't do; give a command_name."
     raise CommandError(

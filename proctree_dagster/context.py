@@ -30,7 +30,7 @@ MAX_SAFE_INTEGER = 2**53 - 1
 MAX_DEPTH = 50
 """How deep lists and dictionaries may be nested."""
 
-_UNUSABLE = (ValueError, TypeError, LookupError, AttributeError, ValidationError)
+_UNUSABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, ValidationError)
 """What Python and Django raise when a stored value is not what its key says."""
 
 

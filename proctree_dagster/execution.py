@@ -237,6 +237,7 @@ def _execute(
     options: RunOptions,
 ) -> Results:
     from .orchestration import runs
+    from .orchestration.hosting import signals_kept
     from .orchestration.translator import Local, translator
 
     outcomes: dict[str, Outcome] = {}
@@ -248,7 +249,7 @@ def _execute(
 
     chosen = translator()
     local = Local(collect, _in_sync(record, context, options), options.stop_on_error)
-    with runs.open_instance(ephemeral=options.ephemeral) as instance:
+    with signals_kept(), runs.open_instance(ephemeral=options.ephemeral) as instance:
         # Recorded as a run of the job that Dagster serves; executed by its twin that stays here.
         served = chosen.job(record)
         run = runs.create_run(instance, served, context, run_tags, in_memory=in_memory)

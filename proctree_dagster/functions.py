@@ -160,7 +160,9 @@ def resolve(reference: str) -> Function:
         raise FunctionNotAllowed(_not_allowed(reference, module_name))
     try:
         module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # a module may do anything when it is imported
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a module may raise anything at all when it is imported
         raise FunctionNotFound(
             f"The module of {reference!r} can't be imported: {type(error).__name__}: {error}"
         ) from error
@@ -208,7 +210,9 @@ def autodiscover() -> None:
             name = f"{app.name}.processes"
             try:
                 importlib.import_module(name)
-            except (Exception, SystemExit) as error:  # a broken app must not take others down
+            except KeyboardInterrupt:
+                raise
+            except BaseException as error:  # a broken app must not take others down
                 logger.exception("The module %s can't be imported.", name)
                 _broken_modules[name] = error
 

@@ -102,7 +102,8 @@ class ProcessTree(models.Model):
     def default_context(self) -> dict[str, Any]:
         """The schedule's context as JSON; ``{}`` without a schedule."""
         schedule = self.schedule_or_none
-        return schedule.context if schedule is not None else {}
+        context = schedule.context if schedule is not None else {}
+        return context if isinstance(context, dict) else {}  # SQL may have put anything there
 
     @property
     def schedule_or_none(self) -> "ProcessTreeSchedule | None":

@@ -251,5 +251,8 @@ async def _await(coroutine: Coroutine[Any, Any, Any]) -> Any:
 
 def explain(error: BaseException) -> str:
     """Return an exception as one line that a person reads: its type and its message."""
-    text = str(error)
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001  # an exception's own code may fail, too
+        text = "(its message can't be shown)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -32,12 +32,11 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
     """
     results: dict[str, Results] = {}
     with fresh_connections():
-        schedules = list(ProcessTreeSchedule.objects.select_related("process_tree"))
-    for schedule in schedules:
-        name = schedule.process_tree.name
+        schedules = list(ProcessTreeSchedule.objects.values_list("pk", "process_tree__name"))
+    for schedule_id, name in schedules:
         try:
             with fresh_connections():
-                outcome = run_if_due(schedule)
+                outcome = run_if_due(schedule_id)
         except Exception as error:  # one tree's fault must not keep the others from running
             logger.exception("The scheduled process tree %r could not be run.", name)
             outcome = _failed(name, explain(error))
@@ -46,11 +45,11 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
     return results
 
 
-def run_if_due(schedule: ProcessTreeSchedule) -> Results | None:
+def run_if_due(schedule_id: int) -> Results | None:
     """Claim a schedule's due time and run its tree here; return ``None`` if it is not due."""
-    decision = claims.request(schedule.pk, timezone.now(), _claim_runs(schedule.pk))
+    decision = claims.request(schedule_id, timezone.now(), _claim_runs(schedule_id))
     if isinstance(decision, claims.Skip):
-        logger.debug("%s: %s", schedule.process_tree, decision.reason)
+        logger.debug("Schedule %s: %s", schedule_id, decision.reason)
         return None
     row = decision.schedule.process_tree
     return execution.execute_row(row, triggered_by="schedule", due=decision.due)
@@ -93,7 +92,7 @@ class TreeTask:
         with fresh_connections():
             row = execution.get_row(self.tree_name)
             schedule = row.schedule_or_none
-            results = execution.execute_row(row) if schedule is None else run_if_due(schedule)
+            results = execution.execute_row(row) if schedule is None else run_if_due(schedule.pk)
         if results is not None and not results["success"]:
             reasons = "; ".join(f"{name}: {error}" for name, error in results["errors"].items())
             raise TreeFailed(f"The process tree {self.tree_name!r} failed. {reasons}")

@@ -346,6 +346,16 @@ class TestResults:
         assert "The result of process 'first' was not stored" in results["errors"]["behind"]
         assert "cannot pickle" in results["errors"]["behind"]
 
+    def test_a_result_and_an_error_that_can_not_be_shown_are_told_all_the_same(
+        self, instance: DagsterInstance
+    ) -> None:
+        shy = execute(func=processes.shy)
+        assert shy["status"]["first"] == "completed"
+        assert "can't be shown" in metadata(instance, shy["run_id"], "first")[tags.RESULT]
+        mute = execute(func=processes.fails_mutely)
+        assert mute["status"]["first"] == "failed"
+        assert mute["errors"]["first"] == "Mute: (its message can't be shown)"
+
     def test_a_large_result_is_passed_on(self, instance: DagsterInstance) -> None:
         (
             ProcessTreeInstance("tree")

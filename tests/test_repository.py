@@ -13,6 +13,7 @@ from dagster import (
 )
 from dagster._core.errors import DagsterInvariantViolationError
 from dagster._core.remote_representation.external_data import RepositorySnap
+from django.db import connection
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries
 
@@ -216,3 +217,72 @@ class TestSchedules:
         if result.run_requests:
             return result.run_requests[0]
         return SkipReason(result.skip_message)
+
+
+@pytest.mark.usefixtures("fresh")
+class TestRowsThatWereSavedPastTheModel:
+    """Whatever SQL puts into a row, the other trees are served, and the row is a bad job."""
+
+    def served(self) -> dict[str, list[str]]:
+        live = data()
+        jobs = {job.name: [node.name for node in job.graph.nodes] for job in live.get_all_jobs()}
+        for name in live.get_schedule_names():
+            live.get_schedule(name)
+        for name in jobs:
+            live.get_job(name)
+        RepositorySnap.from_def(build_repository())
+        return jobs
+
+    def test_a_tree_without_a_job_name(self) -> None:
+        save("good")
+        one = [{"name": "one", "func": "tests.app.processes:one"}]
+        ProcessTree.objects.bulk_create([ProcessTree(name="bulk", processes=one)])
+        assert self.served() == {"good": ["one"], "bulk": ["one"]}
+
+    @pytest.mark.parametrize("job_name", ["a b", "é", "type"])
+    def test_a_job_name_that_dagster_refuses(self, job_name: str) -> None:
+        save("good")
+        save("bad")
+        ProcessTree.objects.filter(name="bad").update(job_name=job_name)
+        assert len(self.served()) == 2
+
+    @pytest.mark.parametrize(
+        "context", ["[1]", "null", "5", '"abc"', '{"a": {"$date": 1}}', '{"a": ' + "9" * 5000 + "}"]
+    )
+    def test_a_context_that_makes_no_sense(self, context: str) -> None:
+        save("good")
+        save("bad")
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE proctree_dagster_processtreeschedule SET context = %s WHERE "
+                "process_tree_id = %s",
+                [context, ProcessTree.objects.get(name="bad").pk],
+            )
+        assert self.served() == {"good": ["one"], "bad": ["broken_tree"]}
+
+    @pytest.mark.parametrize(
+        "processes_field", ["null", "5", '"x"', "[[[]]]", '[{"name": ' + "9" * 5000 + "}]"]
+    )
+    def test_processes_that_make_no_sense(self, processes_field: str) -> None:
+        save("good")
+        save("bad")
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE proctree_dagster_processtree SET processes = %s WHERE name = 'bad'",
+                [processes_field],
+            )
+        assert self.served() == {"good": ["one"], "bad": ["broken_tree"]}
+
+    @pytest.mark.parametrize(
+        ("column", "value"), [("start_time", "garbage"), ("start_time", ""), ("timezone", "x/y")]
+    )
+    def test_a_schedule_that_makes_no_sense(self, column: str, value: str) -> None:
+        save("good")
+        save("bad")
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"UPDATE proctree_dagster_processtreeschedule SET {column} = %s WHERE "
+                "process_tree_id = %s",
+                [value, ProcessTree.objects.get(name="bad").pk],
+            )
+        assert set(self.served()) == {"good", "bad"}

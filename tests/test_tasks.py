@@ -4,7 +4,14 @@ import datetime as dt
 import pickle
 
 import pytest
-from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
+from dagster import (
+    DagsterEvent,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRunStatus,
+    RunsFilter,
+)
+from django.db import connection
 from django.utils import timezone
 
 from proctree_dagster import claims, execution, tags
@@ -128,6 +135,41 @@ def test_a_claim_whose_run_was_canceled_in_the_queue_is_settled(instance: Dagste
     assert check_and_run_scheduled_tasks() == {}
     make_due(schedule)
     assert check_and_run_scheduled_tasks()["canceled"]["success"]
+
+
+def test_a_claim_whose_run_died_before_it_could_take_it_is_requested_again(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = scheduled("stuck")
+    claimed = claims.request(schedule.pk, timezone.now(), lambda due: "none")
+    assert isinstance(claimed, claims.Due)
+    run_id, _ = execution.submit_row(ProcessTree.objects.get(name="stuck"))
+    instance.add_run_tags(run_id, {tags.DUE: runs.due_tag(claimed.due)})
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    instance.report_dagster_event(
+        DagsterEvent(DagsterEventType.RUN_START.value, run.job_name), run_id=run_id
+    )
+    assert runs.claim_runs(instance, schedule.pk, claimed.due) == "under way"
+    monkeypatch.setattr(runs, "CLAIM_SECONDS", -1.0)
+    assert runs.claim_runs(instance, schedule.pk, claimed.due) == "none"
+    ProcessTreeSchedule.objects.update(claimed_at=timezone.now() - dt.timedelta(seconds=61))
+    assert check_and_run_scheduled_tasks()["stuck"]["success"]
+
+
+@pytest.mark.parametrize(
+    "text", ["2026-01-01", "2026-01-01 00:00", "2026-01-01T00:00:00Z", "2026-01-01 00:00:00.000"]
+)
+def test_a_next_run_that_sql_wrote_in_its_own_way_is_run(
+    instance: DagsterInstance, text: str
+) -> None:
+    scheduled("sql")
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE proctree_dagster_processtreeschedule SET next_run = %s", [text])
+    # One look may be needed to write it as Django does; the next one runs it.
+    results = check_and_run_scheduled_tasks() or check_and_run_scheduled_tasks()
+    assert results["sql"]["success"]
+    assert check_and_run_scheduled_tasks() == {}
 
 
 class TestTaskFunction:

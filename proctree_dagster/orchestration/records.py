@@ -8,6 +8,7 @@ from typing import Any
 from django.urls import NoReverseMatch, reverse
 
 from .. import conf, functions, validation
+from .. import context as contexts
 from ..exceptions import ProctreeError
 from ..models import ProcessTree
 from ..names import dagster_name
@@ -63,6 +64,7 @@ def from_row(row: ProcessTree, registry: Mapping[str, Function] | None = None) -
     found: dict[str, Process] = {}
     problem = None
     try:
+        _check_context(row)
         check = validation.validate_tree if registry is None else parse
         spec = check(row.to_dict())
         found = _processes(spec, registry or {})
@@ -82,6 +84,13 @@ def from_row(row: ProcessTree, registry: Mapping[str, Function] | None = None) -
         problem=problem,
         admin_url=admin_url(row),
     )
+
+
+def _check_context(row: ProcessTree) -> None:
+    """Refuse a default context that was put there past the model, and makes no sense."""
+    schedule = row.schedule_or_none
+    if schedule is not None:
+        contexts.encode(schedule.context)
 
 
 def from_spec(

@@ -27,6 +27,7 @@ from django.db import DatabaseError
 from .. import conf, tags
 from ..connections import fresh_connections
 from ..models import ProcessTree
+from ..names import dagster_name
 from ..process import explain
 from . import runs
 from .records import TreeRecord, from_row
@@ -36,6 +37,9 @@ logger = logging.getLogger(__name__)
 
 SNAPSHOT_SECONDS = 1.0
 """How long one query serves the listing methods."""
+
+_UNREADABLE = (ValueError, TypeError, RecursionError, OverflowError)
+"""What Python raises when SQL has put something into a row that can't be read."""
 
 Key = tuple[object, ...]
 """What a job was built of: while it stays the same, so does the job."""
@@ -123,7 +127,7 @@ class LiveRepositoryData(RepositoryData):
             if self._read_at is None or now - self._read_at > SNAPSHOT_SECONDS:
                 with fresh_connections():
                     rows = self._read()
-                self._rows = {row.job_name: row for row in rows}
+                self._rows = {row.job_name: row for row in map(_named, rows)}
                 self._read_at = now
                 for gone in self._jobs.keys() - self._rows.keys():
                     del self._jobs[gone]
@@ -137,13 +141,20 @@ class LiveRepositoryData(RepositoryData):
                 f"The process trees can't be read: {error}. Is the database there, and has "
                 "'python manage.py migrate' been run?"
             ) from error
+        except Exception:  # one row that can't be read must not hide the others
+            logger.exception("The process trees can't be read together; reading them one by one.")
+            return [_read_one(pk) for pk in ProcessTree.objects.values_list("pk", flat=True)]
 
     def _fresh(self, job_name: str) -> ProcessTree | None:
+        named = ProcessTree.objects.filter(job_name=job_name)
         with fresh_connections():
-            return ProcessTree.objects.with_schedules().filter(job_name=job_name).first()
+            try:
+                return named.with_schedules().first()
+            except _UNREADABLE:
+                return _read_one(named.values_list("pk", flat=True).get())
 
     def _get(self, job_name: str) -> ProcessTree:
-        row = self._fresh(job_name)
+        row = self._fresh(job_name) or self._snapshot().get(job_name)
         if row is None:
             raise DagsterInvariantViolationError(
                 f"There is no process tree with the job name {job_name!r}: it was deleted."
@@ -151,7 +162,8 @@ class LiveRepositoryData(RepositoryData):
         return row
 
     def _scheduled(self, schedule_name: str) -> ProcessTree | None:
-        row = self._fresh(schedule_name.removesuffix(SCHEDULE_SUFFIX))
+        job_name = schedule_name.removesuffix(SCHEDULE_SUFFIX)
+        row = self._fresh(job_name) or self._snapshot().get(job_name)
         return row if row is not None and row.schedule_or_none is not None else None
 
     def _build(self, row: ProcessTree) -> JobDefinition:
@@ -167,7 +179,8 @@ class LiveRepositoryData(RepositoryData):
                 job = self._translator.job(record)
             except Exception as error:  # a translator's fault breaks this tree only
                 logger.exception("The process tree %r can't be translated.", row.name)
-                record = replace(record, spec=None, problem=explain(error))
+                # With nothing of the row but its name: whatever it holds may be at fault.
+                record = replace(record, spec=None, problem=explain(error), default_context={})
                 job = ProcessTreeTranslator().job(record)
             if record.problem is None:  # what is broken may be mended without a new revision
                 self._jobs[row.job_name] = (key, job)
@@ -190,6 +203,25 @@ class LiveRepositoryData(RepositoryData):
         except Exception:  # a translator's fault must not make the schedule vanish
             logger.exception("The schedule of %r can't be translated.", row.name)
             return ProcessTreeTranslator().schedule(row.schedule)
+
+
+def _read_one(pk: int) -> ProcessTree:
+    """Read one tree; of one that can't be read, what can."""
+    try:
+        return ProcessTree.objects.with_schedules().get(pk=pk)
+    except _UNREADABLE as error:
+        row = ProcessTree.objects.only("pk", "name", "job_name").get(pk=pk)
+        row.description, row.cache_enabled = "", True
+        row.processes = f"It can't be read: {explain(error)}"
+        row._state.fields_cache["schedule"] = None
+        return row
+
+
+def _named(row: ProcessTree) -> ProcessTree:
+    """Give a row a job name that Dagster takes, if it has none (it was saved past the model)."""
+    if not row.job_name or dagster_name(row.job_name) != row.job_name:
+        row.job_name = dagster_name(row.job_name or row.name)
+    return row
 
 
 def build_repository() -> RepositoryDefinition:

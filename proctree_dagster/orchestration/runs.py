@@ -5,6 +5,7 @@ import importlib.util
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,11 +13,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dagster import (
+    DagsterEvent,
     DagsterEventType,
     DagsterExecutionInterruptedError,
     DagsterInstance,
     DagsterRun,
     JobDefinition,
+    RunRecord,
     RunsFilter,
 )
 from dagster._core.code_pointer import ModuleCodePointer
@@ -33,12 +36,17 @@ from dagster._core.snap import snapshot_from_execution_plan
 from dagster._core.storage.dagster_run import DagsterRunStatus
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_shared.error import SerializableErrorInfo
+from filelock import FileLock
 
 from .. import claims, conf, tags
 from ..exceptions import InstanceError
 from ..models import ProcessTreeSchedule
+from .hosting import leave_output_alone, tame
 
 logger = logging.getLogger(__name__)
+
+CLAIM_SECONDS = 60.0
+"""How long after its start a run has surely taken its claim."""
 
 ENTRY_POINT = (sys.executable, "-m", "dagster")
 """How a launcher starts Dagster: a bare ``dagster`` fails where it is not on the PATH."""
@@ -70,7 +78,7 @@ def open_instance(
     """
     if ephemeral:
         with DagsterInstance.ephemeral() as instance:
-            yield instance
+            yield tame(instance)
         return
     home = dagster_home()
     if home is None:
@@ -84,13 +92,16 @@ def open_instance(
             "run's history is not kept."
         )
         with DagsterInstance.ephemeral() as instance:
-            yield instance
+            yield tame(instance)
         return
     if not Path(home).is_dir():
         raise InstanceError(f"Dagster's home {home!r} is not a folder; create it.")
-    with DagsterInstance.from_config(home) as instance:
+    with FileLock(Path(home) / ".proctree.lock"):
+        # Two that are the first to open a home would both create its tables.
+        opened = DagsterInstance.from_config(home)
+    with opened as instance:
         set_pool_sizes(instance)
-        yield instance
+        yield tame(instance)
 
 
 def set_pool_sizes(instance: DagsterInstance) -> None:
@@ -218,37 +229,50 @@ def execute_here(instance: DagsterInstance, job: JobDefinition, run: DagsterRun)
     KeyboardInterrupt
         It was interrupted (Ctrl-C); the run is canceled.
     """
-    fault: str | None = None
-    failed_steps: dict[str, str] = {}
-    interrupted = False
+    watch = _Watch()
+    leave_output_alone(instance)
     try:
         for event in execute_run_iterator(InMemoryJob(job), run, instance):
-            if event.event_type == DagsterEventType.RUN_FAILURE:
-                fault = _fault(event.job_failure_data.error)
-            elif event.event_type == DagsterEventType.STEP_FAILURE and event.step_key:
-                failed_steps[event.step_key] = _fault(event.step_failure_data.error) or "It failed."
-            elif event.event_type == DagsterEventType.RUN_CANCELED:
-                error = event.job_canceled_data.error
-                refused = error is not None and error.cls_name == ClaimRefused.__name__
-                fault = _fault(error)
-                interrupted = not refused
+            watch.see(event)
     finally:
         ended = instance.get_run_by_id(run.run_id)
         if ended is not None and not ended.is_finished:
             instance.report_run_canceled(ended, "Interrupted where it was started.")
-    if interrupted:
+    if watch.interrupted:
         raise KeyboardInterrupt
     success = ended is not None and ended.status == DagsterRunStatus.SUCCESS
-    return Ended(success, fault, failed_steps)
+    return Ended(success, watch.fault, watch.failed_steps)
+
+
+class _Watch:
+    """Gathers from a run's events what its results need."""
+
+    def __init__(self) -> None:
+        self.fault: str | None = None
+        self.failed_steps: dict[str, str] = {}
+        self.interrupted = False
+
+    def see(self, event: DagsterEvent) -> None:
+        """Look at one event."""
+        if event.event_type == DagsterEventType.RUN_FAILURE:
+            self.fault = _fault(event.job_failure_data.error)
+        elif event.event_type == DagsterEventType.STEP_FAILURE and event.step_key:
+            self.failed_steps[event.step_key] = (
+                _fault(event.step_failure_data.error) or "It failed."
+            )
+        elif event.event_type == DagsterEventType.RUN_CANCELED:
+            error = event.job_canceled_data.error
+            self.fault = _fault(error)
+            self.interrupted = error is None or error.cls_name != ClaimRefused.__name__
 
 
 def _fault(error: SerializableErrorInfo | None) -> str | None:
-    """Return what a person needs to know of an error: the message of its first cause."""
+    """Return what a person needs to know of an error: what Dagster has wrapped."""
     if error is None:
         return None
-    while error.cause is not None:
+    while error.cause is not None and (error.cls_name or "").startswith("Dagster"):
         error = error.cause
-    return error.message.strip()
+    return error.message.strip().removeprefix("proctree_dagster.exceptions.")
 
 
 class ClaimRefused(DagsterExecutionInterruptedError):
@@ -301,11 +325,26 @@ def claim_runs(
     job_name = ProcessTreeSchedule.objects.values_list("process_tree__job_name", flat=True).get(
         pk=schedule_id
     )
+    records = instance.get_run_records(RunsFilter(job_name=job_name, tags={tags.DUE: due_tag(due)}))
     launched = [
-        run
-        for run in instance.get_runs(RunsFilter(job_name=job_name, tags={tags.DUE: due_tag(due)}))
-        if run.parent_run_id is None and run.status != DagsterRunStatus.NOT_STARTED
+        record
+        for record in records
+        if record.dagster_run.parent_run_id is None
+        and record.dagster_run.status != DagsterRunStatus.NOT_STARTED
     ]
-    if any(not run.is_finished for run in launched):
-        return "under way"
-    return "finished" if launched else "none"
+    if not launched:
+        return "none"
+    if all(record.dagster_run.is_finished for record in launched):
+        return "finished"
+    return "none" if all(map(_died_before_taking, launched)) else "under way"
+
+
+def _died_before_taking(record: RunRecord) -> bool:
+    """Say whether a run has started long enough ago to have taken its claim, and has not.
+
+    It is only asked of the runs of an open claim. To take it is the first that a run does.
+    """
+    if record.dagster_run.is_finished:
+        return True
+    started = record.start_time
+    return started is not None and time.time() - started > CLAIM_SECONDS

@@ -45,7 +45,6 @@ from django.utils.module_loading import import_string
 
 from .. import conf, intervals, tags
 from .. import context as contexts
-from ..exceptions import ScheduleError
 from ..models import ProcessTreeSchedule
 from ..names import dagster_name
 from ..process import Outcome, Process, explain, in_sync, run_process
@@ -192,8 +191,9 @@ class ProcessTreeTranslator:
         try:
             crons, zone = schedule.cron(timezone.now())
             rule = str(schedule.rule)
-        except ScheduleError as error:  # an unknown zone, set in SQL
-            crons, zone, rule = [intervals.EVERY_MINUTE], "UTC", str(error)
+        except Exception as error:  # SQL may have put anything there; its ticks say so, too
+            logging.getLogger(__name__).exception("The schedule of %r makes no sense.", tree.name)
+            crons, zone, rule = [intervals.EVERY_MINUTE], "UTC", explain(error)
         return ScheduleDefinition(
             name=f"{tree.job_name}{SCHEDULE_SUFFIX}",
             job_name=tree.job_name,
@@ -354,7 +354,10 @@ def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception as error:  # noqa: BLE001  # an object's own code may raise anything
+        text = f"<{type(value).__name__} that can't be shown: {explain(error)}>"
     return text if len(text) <= 1000 else f"{text[:1000]}… ({len(text)} characters)"
 
 

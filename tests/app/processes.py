@@ -174,3 +174,27 @@ def count_organisations() -> int:
     from tests.app.models import Organisation
 
     return Organisation.objects.count()
+
+
+class Shy:
+    """Can't be shown."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("not telling")
+
+
+class Mute(Exception):
+    """Has a message that can't be read."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("not telling")
+
+
+def shy() -> Shy:
+    """Return what can't be shown."""
+    return Shy()
+
+
+def fails_mutely() -> None:
+    """Raise what can't be shown."""
+    raise Mute
