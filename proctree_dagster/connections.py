@@ -17,16 +17,21 @@ def fresh_connections() -> Iterator[None]:
 
 
 def after_commit(func: Callable[[], None]) -> None:
-    """Call ``func`` when the current transaction commits; at once if there is none.
+    """Call ``func`` when the current transaction commits; at once if there is none."""
+    if in_transaction():
+        transaction.on_commit(func)
+    else:
+        func()
 
-    The transaction that a ``TestCase`` wraps around a test does not count, as it does not for
+
+def in_transaction() -> bool:
+    """Say whether the caller is inside a transaction that may yet be rolled back.
+
+    The one that a ``TestCase`` wraps around a test does not count, as it does not for
     ``atomic(durable=True)``: a test would wait for its commit in vain.
     """
     blocks = connections[DEFAULT_DB_ALIAS].atomic_blocks
-    if all(getattr(block, "_from_testcase", False) for block in blocks):
-        func()
-    else:
-        transaction.on_commit(func)
+    return not all(getattr(block, "_from_testcase", False) for block in blocks)
 
 
 def _close_old_connections() -> None:

@@ -11,8 +11,8 @@ from typing import Literal
 from django.utils import timezone
 
 from . import claims, execution
-from .connections import fresh_connections
-from .exceptions import TreeFailed
+from .connections import fresh_connections, in_transaction
+from .exceptions import ScheduleError, TreeFailed
 from .execution import Results
 from .models import ProcessTreeSchedule
 from .process import explain
@@ -29,7 +29,13 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
     -------
     dict
         The results of each tree that was due, by its name. One that fails stops no other.
+
+    Raises
+    ------
+    ScheduleError
+        It was called inside a transaction.
     """
+    _refuse_transaction()
     results: dict[str, Results] = {}
     with fresh_connections():
         schedules = list(ProcessTreeSchedule.objects.values_list("pk", "process_tree__name"))
@@ -47,12 +53,21 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
 
 def run_if_due(schedule_id: int) -> Results | None:
     """Claim a schedule's due time and run its tree here; return ``None`` if it is not due."""
+    _refuse_transaction()
     decision = claims.request(schedule_id, timezone.now(), _claim_runs(schedule_id))
     if isinstance(decision, claims.Skip):
         logger.debug("Schedule %s: %s", schedule_id, decision.reason)
         return None
     row = decision.schedule.process_tree
     return execution.execute_row(row, triggered_by="schedule", due=decision.due)
+
+
+def _refuse_transaction() -> None:
+    if in_transaction():
+        raise ScheduleError(
+            "Scheduled trees can't be run inside a transaction: a rollback would undo the claim "
+            "on the due time, and it would be run twice. Call this outside of atomic()."
+        )
 
 
 def _claim_runs(schedule_id: int) -> claims.ClaimRuns:

@@ -11,11 +11,11 @@ from dagster import (
     DagsterRunStatus,
     RunsFilter,
 )
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 
 from proctree_dagster import claims, execution, tags
-from proctree_dagster.exceptions import TreeFailed, TreeNotFound
+from proctree_dagster.exceptions import ScheduleError, TreeFailed, TreeNotFound
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
 from proctree_dagster.orchestration import runs
 from proctree_dagster.tasks import check_and_run_scheduled_tasks
@@ -170,6 +170,18 @@ def test_a_next_run_that_sql_wrote_in_its_own_way_is_run(
     results = check_and_run_scheduled_tasks() or check_and_run_scheduled_tasks()
     assert results["sql"]["success"]
     assert check_and_run_scheduled_tasks() == {}
+
+
+def test_inside_a_transaction_nothing_is_claimed(instance: DagsterInstance) -> None:
+    schedule = scheduled("inside")
+    with transaction.atomic():
+        with pytest.raises(ScheduleError, match="inside a transaction"):
+            check_and_run_scheduled_tasks()
+        with pytest.raises(ScheduleError, match="inside a transaction"):
+            ProcessTreeInstance.load("inside").create_task_function()()
+    schedule.refresh_from_db()
+    assert schedule.claim is None
+    assert check_and_run_scheduled_tasks()["inside"]["success"]
 
 
 class TestTaskFunction:
