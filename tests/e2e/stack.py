@@ -65,7 +65,7 @@ class Stack:
             "EXAMPLE_DAGSTER_URL": self.url if told_to_reload else "",
             "PYTHONPATH": os.pathsep.join([str(folder), str(TOP)]),
         }
-        self.process: subprocess.Popen[bytes] | None = None
+        self.processes: list[subprocess.Popen[bytes]] = []
 
     def manage(
         self, *args: str, check: bool = True, silently: bool = False
@@ -103,26 +103,34 @@ class Stack:
         self.manage("setup_example", silently=True)
         self.start_dagster()
 
-    def start_dagster(self) -> None:
+    def start_dagster(self, *, as_services: bool = False) -> None:
+        """Start Dagster in one of the ways that docs/install.md shows.
+
+        ``as_services``: its webserver and its daemon by themselves, as in production.
+        """
+        at = ("-h", "127.0.0.1", "-p", str(self.port))
+        commands: list[tuple[str, ...]] = [("dagster", "dev", *at)]
+        if as_services:
+            commands = [("dagster_webserver", *at), ("dagster._daemon", "run")]
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "dagster", "dev", "-w", "workspace.yaml"),
-                    *("-h", "127.0.0.1", "-p", str(self.port)),
-                ],
-                cwd=TOP,
-                env=self.env,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                preexec_fn=heed_interrupts,
-            )
+            self.processes = [
+                subprocess.Popen(
+                    [sys.executable, "-m", *command, "-w", "workspace.yaml"],
+                    cwd=TOP,
+                    env=self.env,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    start_new_session=True,
+                    preexec_fn=heed_interrupts,
+                )
+                for command in commands
+            ]
         wait_for("Dagster to serve its jobs", self._serves, 120)
 
     def _serves(self) -> bool:
-        assert self.process is not None
-        if self.process.poll() is not None:
-            raise AssertionError(f"dagster dev ended:\n{self.log.read_text()[-3000:]}")
+        for process in self.processes:
+            if process.poll() is not None:
+                raise AssertionError(f"{process.args!r} ended:\n{self.log.read_text()[-3000:]}")
         try:
             return bool(self.job_names())
         except (OSError, ValueError, KeyError, TypeError):
@@ -130,16 +138,18 @@ class Stack:
 
     def stop(self) -> list[psutil.Process]:
         """Stop what was started, as Ctrl-C does; return the processes that outlived it."""
-        if self.process is None:
-            return []
-        started = psutil.Process(self.process.pid)
-        family = [started, *started.children(recursive=True)]
-        os.killpg(self.process.pid, signal.SIGINT)
+        family = []
+        for process in self.processes:
+            started = psutil.Process(process.pid)
+            family += [started, *started.children(recursive=True)]
+        for process in self.processes:
+            os.killpg(process.pid, signal.SIGINT)
         _, alive = psutil.wait_procs(family, timeout=30)
         for each in alive:
             each.kill()
-        self.process.wait(30)
-        self.process = None
+        for process in self.processes:
+            process.wait(30)
+        self.processes = []
         return alive
 
     def graphql(self, query: str, **variables: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -354,6 +355,29 @@ def test_a_tree_saved_meanwhile_appears_in_an_open_list_of_jobs_without_a_reload
     tab.see("saved_meanwhile", seconds=30)
     tab.page.reload()
     tab.see("saved_meanwhile")
+
+
+def test_a_tree_saved_meanwhile_appears_where_webserver_and_daemon_run_by_themselves(
+    browser: Browser, tmp_path: Path
+) -> None:
+    stack = Stack(tmp_path / "services")
+    try:
+        stack.manage("migrate", "-v0")
+        stack.manage("setup_example", silently=True)
+        stack.start_dagster(as_services=True)
+        stack.graphql(browsers.SKIP_THE_WELCOME)
+        with browsers.open_tab(browser, stack.url) as tab:
+            tab.open_jobs()
+            tab.see("monthly_close")
+            stack.shell(
+                "ProcessTreeInstance('saved_meanwhile').add_process("
+                "'list', 'example.ledger.processes:list_overdue_invoices').save()"
+            )
+            tab.see("saved_meanwhile", seconds=30)
+            tab.page.reload()
+            tab.see("saved_meanwhile")
+    finally:
+        stack.stop()
 
 
 # Broken trees
