@@ -1,6 +1,6 @@
 """Interval + start time + zone -> due times, and the cron that covers them. Pure.
 
-The rules (DESIGN.md, section 7). An interval that divides a day is due at the same wall-clock
+The rules (docs/schedules.md): An interval that divides a day is due at the same wall-clock
 times every day; a multiple of a day is due at ``start_time`` every n-th day from the anchor; any
 other is elapsed time from the anchor. A wall-clock time in a gap is due at the gap's end, and those
 that coincide are one. When an hour comes twice, an interval that divides an hour is due in both,

@@ -1,4 +1,4 @@
-"""Who runs a due time: requested at least once, started exactly once (DESIGN.md, section 7)."""
+"""Who runs a due time: requested at least once, started exactly once."""
 
 import datetime as dt
 import threading
@@ -14,31 +14,15 @@ from django.db import connection, connections
 from proctree_dagster.claims import REQUEST_AGAIN_AFTER, Due, Skip, request, take
 from proctree_dagster.intervals import EVERY_MINUTE
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
+from tests.schedules import HOUR, MINUTE, Clock, register, row, update, utc
 
-MINUTE = dt.timedelta(minutes=1)
-HOUR = dt.timedelta(hours=1)
 SECOND = dt.timedelta(seconds=1)
 
 database = pytest.mark.django_db
 
 
-def utc(text: str) -> dt.datetime:
-    """Read ``2026-06-10 06:20`` as UTC."""
-    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
-
-
 SEVEN = utc("2026-06-10 07:00")
 """The first due time of an hourly schedule that starts at 09:00 in Johannesburg (TIME_ZONE)."""
-
-
-class Clock:
-    """Says what time it is: 06:20 UTC until it is set."""
-
-    def __init__(self) -> None:
-        self.now = utc("2026-06-10 06:20")
-
-    def __call__(self) -> dt.datetime:
-        return self.now
 
 
 @pytest.fixture(autouse=True)
@@ -46,26 +30,6 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr("proctree_dagster.claims.timezone.now", clock)
     return clock
-
-
-def register(**values: Any) -> ProcessTreeSchedule:
-    """Save a new tree and its schedule: hourly from 09:00 unless ``values`` say otherwise."""
-    tree = ProcessTree.objects.create(
-        name=f"tree_{ProcessTree.objects.count()}",
-        processes=[{"name": "one", "func": "tests.app.processes:one"}],
-    )
-    values = {"interval_minutes": 60, "start_time": dt.time(9, 0), **values}
-    return ProcessTreeSchedule.objects.create(process_tree=tree, **values)
-
-
-def row(schedule: ProcessTreeSchedule) -> ProcessTreeSchedule:
-    """Return the schedule as the database has it."""
-    return ProcessTreeSchedule.objects.get(pk=schedule.pk)
-
-
-def update(schedule: ProcessTreeSchedule, **changes: Any) -> None:
-    """Change the row behind the back of every object."""
-    assert ProcessTreeSchedule.objects.filter(pk=schedule.pk).update(**changes) == 1
 
 
 class Runs:

@@ -1,4 +1,4 @@
-"""Due times: the rules of DESIGN.md, section 7, and a clock that is walked minute by minute."""
+"""Due times: the rules of docs/schedules.md, and a clock that is walked minute by minute."""
 
 import datetime as dt
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""The row of a schedule: when it is due, and what moves that (DESIGN.md, section 7)."""
+"""The row of a schedule: when it is due, and what moves that."""
 
 import copy
 import datetime as dt
@@ -15,27 +15,11 @@ from proctree_dagster.exceptions import ContextError, ScheduleError
 from proctree_dagster.intervals import EVERY_MINUTE, MAX_INTERVAL
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
 from tests.app.models import Organisation
+from tests.schedules import HOUR, MINUTE, Clock, register, row, update, utc
 
 pytestmark = pytest.mark.django_db
 
-MINUTE = dt.timedelta(minutes=1)
-HOUR = dt.timedelta(hours=1)
 DAY = dt.timedelta(days=1)
-
-
-def utc(text: str) -> dt.datetime:
-    """Read ``2026-06-10 06:20`` as UTC."""
-    return dt.datetime.fromisoformat(text).replace(tzinfo=dt.UTC)
-
-
-class Clock:
-    """Says what time it is: 08:20 on a Wednesday in Johannesburg (TIME_ZONE), until it is set."""
-
-    def __init__(self) -> None:
-        self.now = utc("2026-06-10 06:20")
-
-    def __call__(self) -> dt.datetime:
-        return self.now
 
 
 @pytest.fixture(autouse=True)
@@ -45,28 +29,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     return clock
 
 
-def register(**values: Any) -> ProcessTreeSchedule:
-    """Save a new tree and its schedule: hourly from 09:00 unless ``values`` say otherwise."""
-    tree = ProcessTree.objects.create(
-        name=f"tree {ProcessTree.objects.count()}",
-        processes=[{"name": "one", "func": "tests.app.processes:one"}],
-    )
-    values = {"interval_minutes": 60, "start_time": dt.time(9, 0), **values}
-    return ProcessTreeSchedule.objects.create(process_tree=tree, **values)
-
-
-def row(schedule: ProcessTreeSchedule) -> ProcessTreeSchedule:
-    """Return the schedule as the database has it."""
-    return ProcessTreeSchedule.objects.get(pk=schedule.pk)
-
-
 def values(schedule: ProcessTreeSchedule) -> dict[str, Any]:
     return dict(ProcessTreeSchedule.objects.values().get(pk=schedule.pk))
-
-
-def update(schedule: ProcessTreeSchedule, **changes: Any) -> None:
-    """Change the row behind the back of every object."""
-    assert ProcessTreeSchedule.objects.filter(pk=schedule.pk).update(**changes) == 1
 
 
 # --- The first registration -----------------------------------------------------------------------
@@ -586,7 +550,7 @@ def test_a_disabled_schedule_is_served_too(clock: Clock) -> None:
 
 def test_a_schedule_says_what_it_is() -> None:
     schedule = register(interval_minutes=90, timezone="Europe/London")
-    assert str(schedule) == "tree 0: every 90 min from 09:00 in Europe/London"
+    assert str(schedule) == "tree_0: every 90 min from 09:00 in Europe/London"
 
 
 def test_a_new_row_may_say_when_it_is_due_first(clock: Clock) -> None:
