@@ -3,7 +3,6 @@
 import datetime as dt
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,8 @@ from django.db import IntegrityError, transaction
 
 from . import command_files, execution, functions, spec
 from . import context as contexts
+from .drafts import DraftProcess, Export, export
 from .exceptions import (
-    FunctionError,
     FunctionNotNameable,
     InvalidTree,
     ProctreeError,
@@ -27,30 +26,6 @@ from .models import ProcessTree, ProcessTreeSchedule
 from .tasks import TreeTask
 
 Function = Callable[..., Any]
-
-
-@dataclass
-class _Process:
-    """A process as it was added: its function is still what the author gave."""
-
-    name: str
-    func: Function | str
-    options: dict[str, Any]
-
-
-@dataclass
-class _Export:
-    """A tree turned into JSON, and what stood in the way."""
-
-    data: dict[str, Any]
-    problems: list[str] = field(default_factory=list)
-    """What makes the tree invalid."""
-
-    unnameable: list[str] = field(default_factory=list)
-    """Why some functions can't be found by another process."""
-
-    local: dict[str, Function] = field(default_factory=dict)
-    """Those functions, by the references that stand for them."""
 
 
 class ProcessTreeInstance:
@@ -89,7 +64,7 @@ class ProcessTreeInstance:
         self.func_registry: dict[str, Function] = {}
         self._overwrite = overwrite
         self._row = tree_instance
-        self._processes: list[_Process] = []
+        self._processes: list[DraftProcess] = []
         if tree_instance is not None:
             self._take_over(tree_instance)
         elif not overwrite and ProcessTree.objects.filter(name=name).exists():
@@ -115,7 +90,7 @@ class ProcessTreeInstance:
             raise InvalidTree(row.name, found)
         for process in row.processes:
             options = {key: value for key, value in process.items() if key not in ("name", "func")}
-            self._processes.append(_Process(process["name"], process["func"], options))
+            self._processes.append(DraftProcess(process["name"], process["func"], options))
 
     def __repr__(self) -> str:
         return f"<ProcessTreeInstance {self.name!r}: {len(self._processes)} processes>"
@@ -194,7 +169,7 @@ class ProcessTreeInstance:
             "retry_backoff": retry_backoff,
             "retry_jitter": retry_jitter,
         }
-        self._processes.append(_Process(process_name, func, options))
+        self._processes.append(DraftProcess(process_name, func, options))
         return self
 
     def add_validation(self, process_name: str, validation: Function) -> "ProcessTreeInstance":
@@ -248,7 +223,7 @@ class ProcessTreeInstance:
         self.cache_enabled = cache_enabled
         return self
 
-    def _get(self, process_name: str) -> _Process:
+    def _get(self, process_name: str) -> DraftProcess:
         for process in self._processes:
             if process.name == process_name:
                 return process
@@ -275,9 +250,9 @@ class ProcessTreeInstance:
             A function can't be named (a lambda, a nested function, …): the tree is saved, but only
             this process can run it.
         """
-        export = self._export()
-        self._check(export)
-        for reason in export.unnameable:
+        draft = self._export()
+        self._check(draft)
+        for reason in draft.unnameable:
             warnings.warn(
                 f"{reason} Until then only this process can run the tree.",
                 UnnameableFunctionWarning,
@@ -288,8 +263,8 @@ class ProcessTreeInstance:
             row = ProcessTree.objects.filter(name=self.name).first()
         if row is None:
             row = ProcessTree(name=self.name)
-        if row.pk is None or row.to_dict() != export.data:
-            for attribute, value in export.data.items():
+        if row.pk is None or row.to_dict() != draft.data:
+            for attribute, value in draft.data.items():
                 setattr(row, attribute, value)
             try:
                 with transaction.atomic():
@@ -309,69 +284,19 @@ class ProcessTreeInstance:
 
     def _spec(self) -> spec.TreeSpec:
         """Return the tree as a spec, or raise ``InvalidTree``."""
-        export = self._export()
-        self._check(export)
-        return spec.parse(export.data)
+        draft = self._export()
+        self._check(draft)
+        return spec.parse(draft.data)
 
-    def _check(self, export: _Export) -> None:
-        found = [*spec.problems(export.data), *export.problems]
+    def _check(self, draft: Export) -> None:
+        found = [*spec.problems(draft.data), *draft.problems]
         if found:
             raise InvalidTree(self.name, found)
 
-    def _export(self) -> _Export:
-        export = _Export(
-            {
-                "name": self.name,
-                "description": self.description,
-                "cache_enabled": self.cache_enabled,
-                "processes": [],
-            }
+    def _export(self) -> Export:
+        return export(
+            self.name, self.description, self.cache_enabled, self._processes, self.func_registry
         )
-        for process in self._processes:
-            options = dict(process.options)
-            options["validation"] = [
-                self._reference(export, process, each, f"{process.name}_validation_{number}")
-                for number, each in enumerate(options.get("validation", []), 1)
-            ]
-            if callable(options.get("outdated_check")):
-                options["outdated_check"] = self._reference(
-                    export, process, options["outdated_check"], f"{process.name}_outdated_check"
-                )
-            export.data["processes"].append(
-                {
-                    "name": process.name,
-                    "func": self._reference(export, process, process.func, process.name),
-                    **spec.without_defaults(options),
-                }
-            )
-        return export
-
-    def _reference(
-        self, export: _Export, process: _Process, func: Function | str, fallback: str
-    ) -> str:
-        """Return the reference of a function, and note what is wrong with it."""
-        if isinstance(func, str) and func in self.func_registry:
-            fallback, func = func, self.func_registry[func]
-        what = f"Process {process.name!r}"
-        try:
-            if isinstance(func, str):
-                functions.resolve(func)
-                return func
-            if not callable(func):
-                raise FunctionError(f"{func!r} is no function.")
-            return functions.reference_to(func)
-        except FunctionNotNameable as error:
-            export.unnameable.append(f"{what}: {error}")
-            reference = next(
-                (key for key, each in self.func_registry.items() if each is func),
-                str(fallback).replace(":", "_"),
-            )
-            if callable(func):  # it is: only a callable raises this
-                export.local[reference] = func
-            return reference
-        except FunctionError as error:
-            export.problems.append(f"{what}: {error}")
-            return str(func)
 
     # Scheduling
 
@@ -455,8 +380,8 @@ class ProcessTreeInstance:
         return row
 
     def _require_nameable(self, purpose: str) -> None:
-        export = self._export()
-        reasons = [*export.unnameable, *export.problems]
+        draft = self._export()
+        reasons = [*draft.unnameable, *draft.problems]
         if reasons:
             raise FunctionNotNameable(
                 f"The process tree {self.name!r} can't be {purpose}, because a worker would not "
@@ -488,13 +413,13 @@ class ProcessTreeInstance:
         Results
             As from ``ProcessTreeManager.execute_tree``.
         """
-        export = self._export()
-        self._check(export)
+        draft = self._export()
+        self._check(draft)
         row = ProcessTree.objects.with_schedules().filter(name=self.name).first()
-        if row is not None and row.to_dict() == export.data and not export.local:
+        if row is not None and row.to_dict() == draft.data and not draft.local:
             return execution.execute_row(row, context, registry=functions, options=options)
-        registry = {**export.local, **(functions or {})}
-        return execution.execute_spec(spec.parse(export.data), registry, context, row, options)
+        registry = {**draft.local, **(functions or {})}
+        return execution.execute_spec(spec.parse(draft.data), registry, context, row, options)
 
     def _callable(self, func: Function | str) -> Function:
         if isinstance(func, str):
