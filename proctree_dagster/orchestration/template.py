@@ -42,7 +42,7 @@ from dagster._utils import get_run_crash_explanation
 from dagster._utils.interrupts import capture_interrupts
 from filelock import FileLock
 
-from . import template_client
+from . import template_client, warmth
 from .workers import Worker, started
 
 logger = logging.getLogger("proctree_dagster.orchestration.template")
@@ -148,6 +148,7 @@ class Template:
 
     def warm_up(self) -> None:
         """Import everything once."""
+        warmth.read_migrations_once()
         load(self.origin)
         self._stamps = stamps(user_modules(), BEGUN_NS)
         gc.collect()
@@ -209,7 +210,7 @@ class Template:
                 for pid, args in self.children.items()
                 if deserialize_value(args, ExecuteRunArgs).run_id == request["run_id"]
             ]
-            _send(connection, {"pid": pids[-1] if pids else None})
+            _send(connection, {"pid": pids[-1] if pids else None, "template": os.getpid()})
         else:
             self._watch(request["owner"])
             if not fresh and self._is_outdated():
@@ -463,7 +464,7 @@ def _work(args: ExecuteRunArgs) -> int:
         sys.modules["numpy"].random.seed()
     with capture_interrupts():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        with _open_instance(args) as instance:
+        with _open_instance(args) as instance, warmth.files_kept_open(instance, args.run_id):
             worker = Worker.of_process(args.run_id, os.getpid())
             instance.add_run_tags(args.run_id, worker.as_tags())
             return _execute_run_command_body(

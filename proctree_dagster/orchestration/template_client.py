@@ -14,9 +14,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
+import psutil
 from dagster._core.origin import RepositoryPythonOrigin
 from dagster._serdes import serialize_value
 from filelock import FileLock
@@ -106,6 +108,20 @@ def ask(
     if "refused" in answer:
         raise Refused(answer["refused"])
     return answer
+
+
+def tell_reloaded(home: str) -> None:
+    """Let a template import anew, if this process is a code server: then the code was reloaded.
+
+    A daemon without a code server of its own starts another every minute; that is no reload.
+    """
+    if sys.argv[1:3] != ["api", "grpc"]:
+        return
+    parent = psutil.Process().parent()
+    if parent is not None and any("daemon" in part for part in parent.cmdline()[:4]):
+        return
+    with suppress(NoAnswer):  # there is none, so nothing is out of date
+        ask(home, {"do": "reload"}, seconds=5.0)
 
 
 def owner() -> Mapping[str, Any]:
