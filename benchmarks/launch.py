@@ -274,10 +274,7 @@ def throughput(make: Callable[[Path], Side], folder: Path, count: int) -> float:
     side = make(folder)
     side.prepare()
     try:
-        side.start_dagster(as_services=True)
-        daemon = side.processes.pop()
-        daemon.terminate()
-        daemon.wait(30)
+        side.start_webserver()
         ids = [side.launch("bench", side.config(uuid.uuid4().hex)) for _ in range(count)]
         side.start_daemon()
         query = """query ($filter: RunsFilter!) { runsOrError(filter: $filter) {
@@ -292,7 +289,7 @@ def throughput(make: Callable[[Path], Side], folder: Path, count: int) -> float:
 
         runs = wait_for("the queue to empty", finished, 600)
         begun = min(run["stats"]["launchTime"] for run in runs)
-        return count * 60 / (max(run["endTime"] for run in runs) - begun)
+        return count * 60.0 / float(max(run["endTime"] for run in runs) - begun)
     finally:
         side.stop()
 

@@ -472,9 +472,27 @@ def test_a_launch_that_nothing_came_of_is_a_failed_run_with_its_reason(
     assert "no more processes" in place.failure(run.run_id)
 
 
-def test_a_template_ends_when_its_home_is_gone_or_nobody_needs_it(
-    place: Place, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_template_ends_when_those_who_use_it_have(place: Place) -> None:
+    (place.home / "dagster.yaml").write_text(f"{CONFIG}  config:\n    linger_seconds: 1\n")
+    run = place.create(sleeps="yes")
+    code = (
+        "import sys\n"
+        "from dagster import DagsterInstance\n"
+        "with DagsterInstance.from_config(sys.argv[1]) as instance:\n"
+        "    instance.launch_run(sys.argv[2], workspace=None)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(place.home), run.run_id], check=True)
+    place.said(run.run_id)
+    process = place.template()
+    time.sleep(2)
+    assert process.is_running(), "it has a child"
+    place.go(run.run_id)
+    process.wait(30)
+    assert place.ended(run.run_id) == DagsterRunStatus.SUCCESS
+    assert not template_client.address(str(place.home)).exists()
+
+
+def test_a_template_ends_when_its_socket_is_gone(place: Place) -> None:
     place.ended(place.launch())
     process = place.template()
     template_client.address(str(place.home)).unlink()

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any, Self
 
-from dagster import DagsterInstance, DagsterRun
+from dagster import DagsterInstance, DagsterRun, Field, IntSource
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.errors import DagsterInvariantViolationError
@@ -37,14 +37,17 @@ logger = logging.getLogger(__name__)
 class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
     """Starts each run in a process forked from one that has Dagster and the trees imported.
 
-    Set it in ``dagster.yaml``; it takes no configuration. It needs no workspace, so runs can be
-    launched by Dagster's daemon, by its webserver, and by a Django process.
+    Set it in ``dagster.yaml``. It needs no workspace, so runs can be launched by Dagster's daemon,
+    by its webserver, and by a Django process.
 
     Where nothing can be forked, runs are started in plain processes, and the log says why, once.
     """
 
-    def __init__(self, inst_data: ConfigurableClassData | None = None) -> None:
+    def __init__(
+        self, inst_data: ConfigurableClassData | None = None, linger_seconds: int = 60
+    ) -> None:
         self._inst_data = inst_data
+        self._linger_seconds = linger_seconds
         self._told: set[str] = set()
         super().__init__()  # type: ignore[no-untyped-call]
 
@@ -55,15 +58,25 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
 
     @classmethod
     def config_type(cls) -> UserConfigSchema:
-        """No configuration."""
-        return {}
+        """Say what may be configured."""
+        return {
+            "linger_seconds": Field(
+                IntSource,
+                is_required=False,
+                default_value=60,
+                description=(
+                    "How long the process that is forked waits for the next user after the last "
+                    "one (the daemon, the webserver) has ended, in seconds."
+                ),
+            )
+        }
 
     @classmethod
     def from_config_value(
         cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
     ) -> Self:
         """Create it as ``dagster.yaml`` says."""
-        return cls(inst_data)
+        return cls(inst_data, **config_value)
 
     def launch_run(self, context: LaunchRunContext) -> None:
         """Start a run's worker.
@@ -109,7 +122,11 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
 
         def ask(output: IO[bytes] | None) -> template_client.Answer:
             return template_client.ask(
-                self._home, request, start=origin.repository_origin, output=output
+                self._home,
+                request,
+                start=origin.repository_origin,
+                output=output,
+                linger=self._linger_seconds,
             )
 
         def ask_again(output: IO[bytes] | None) -> template_client.Answer:

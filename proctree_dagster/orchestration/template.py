@@ -47,9 +47,6 @@ from .workers import Worker, started
 
 logger = logging.getLogger("proctree_dagster.orchestration.template")
 
-LINGER_SECONDS = 60.0
-"""How long it waits for the next user after the last one has ended."""
-
 LOOK_ROUND_SECONDS = 60.0
 """How often it sees whether its home and its socket are still there."""
 
@@ -130,8 +127,9 @@ def load(origin: RepositoryPythonOrigin) -> None:
 class Template:
     """The process that is forked."""
 
-    def __init__(self, home: str, listener: socket.socket, origin: str) -> None:
+    def __init__(self, home: str, listener: socket.socket, origin: str, linger: int) -> None:
         self.home = home
+        self.linger = linger
         self.listener = listener
         self.origin: RepositoryPythonOrigin = deserialize_value(origin, RepositoryPythonOrigin)
         self._origin = origin
@@ -305,7 +303,7 @@ class Template:
             sys.stdout.flush()
             sys.stderr.flush()
             command = template_client.command(
-                self.home, self.listener.fileno(), self._origin, file.fileno()
+                self.home, self.listener.fileno(), self._origin, self.linger, file.fileno()
             )
             os.execv(sys.executable, [sys.executable, *command])  # noqa: S606  # itself
 
@@ -368,7 +366,7 @@ class Template:
 
     def _patience(self) -> float:
         if not self._owners and not self.children:
-            return max(0.0, self._lonely_since + LINGER_SECONDS - time.monotonic())
+            return max(0.0, self._lonely_since + self.linger - time.monotonic())
         return LOOK_ROUND_SECONDS if sys.platform == "linux" else POLL_SECONDS
 
     def _look_round(self) -> None:
@@ -380,7 +378,7 @@ class Template:
                 self._ended = True
         if self._owners:
             self._lonely_since = time.monotonic()
-        elif time.monotonic() - self._lonely_since >= LINGER_SECONDS and not self.children:
+        elif time.monotonic() - self._lonely_since >= self.linger and not self.children:
             self._ended = True
         if not self._is_reachable():
             logger.warning("%s is not this process's any more; ending.", self.address)
@@ -505,6 +503,7 @@ def main() -> None:
     parser.add_argument("--home")
     parser.add_argument("--listener", type=int)
     parser.add_argument("--origin")
+    parser.add_argument("--linger", type=int)
     parser.add_argument("--state", type=int)
     parser.add_argument("--died")
     parser.add_argument("--args")
@@ -514,7 +513,8 @@ def main() -> None:
         return
     # A process that a run starts is not one of dagster dev's.
     os.environ.pop("DAGSTER_IS_DEV_CLI", None)
-    template = Template(given.home, socket.socket(fileno=given.listener), given.origin)
+    listener = socket.socket(fileno=given.listener)
+    template = Template(given.home, listener, given.origin, given.linger)
     state = _read(given.state)
     try:
         template.warm_up()

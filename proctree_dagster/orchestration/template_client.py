@@ -72,6 +72,7 @@ def ask(
     *,
     start: RepositoryPythonOrigin | None = None,
     output: IO[bytes] | None = None,
+    linger: int = 60,
     seconds: float = 60.0,
 ) -> Answer:
     """Ask the template for something and return its answer.
@@ -86,6 +87,8 @@ def ask(
         The code location that a template is started for, if there is none.
     output:
         Where a template that is started writes; left out, where this process does.
+    linger:
+        How long, in seconds, a template that is started waits for a next user without one.
     seconds:
         How long to wait for the answer.
 
@@ -96,7 +99,7 @@ def ask(
         asked for has not happened.
     """
     try:
-        with _reach(home, start, output) as connection:
+        with _reach(home, start, output, linger) as connection:
             connection.settimeout(seconds)
             connection.sendall(json.dumps(request).encode() + b"\n")
             line = connection.makefile("rb").readline()
@@ -132,7 +135,7 @@ def owner() -> Mapping[str, Any]:
 
 
 def _reach(
-    home: str, start: RepositoryPythonOrigin | None, output: IO[bytes] | None
+    home: str, start: RepositoryPythonOrigin | None, output: IO[bytes] | None, linger: int
 ) -> socket.socket:
     """Connect to the template; if there is none, start it."""
     path = address(home)
@@ -143,7 +146,7 @@ def _reach(
             connection = _connect(path)
             if connection is None:
                 with _listen(path) as listener:
-                    _start(home, listener, start, output)
+                    _start(home, listener, start, output, linger)
                 connection = _connect(path)
     if connection is None:
         raise ConnectionRefusedError("There is no template process.")
@@ -181,13 +184,14 @@ def _start(
     listener: socket.socket,
     origin: RepositoryPythonOrigin,
     output: IO[bytes] | None,
+    linger: int,
 ) -> None:
     """Start a template in a session of its own, so no signal to this process's group meets it."""
     folder = getattr(origin.code_pointer, "working_directory", None)
     subprocess.Popen(  # noqa: S603  # itself
         [
             origin.executable_path or sys.executable,
-            *command(home, listener.fileno(), serialize_value(origin)),
+            *command(home, listener.fileno(), serialize_value(origin), linger),
         ],
         cwd=folder if folder and Path(folder).is_dir() else None,
         stdin=subprocess.DEVNULL,
@@ -198,9 +202,12 @@ def _start(
     )
 
 
-def command(home: str, listener: int, origin: str, state: int | None = None) -> list[str]:
+def command(
+    home: str, listener: int, origin: str, linger: int, state: int | None = None
+) -> list[str]:
     """Return what a template's Python is called with."""
     arguments = ["--home", home, "--listener", str(listener), "--origin", origin]
+    arguments += ["--linger", str(linger)]
     if state is not None:
         arguments += ["--state", str(state)]
     return ["-m", MODULE, *arguments]

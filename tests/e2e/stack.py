@@ -113,17 +113,22 @@ class Stack:
         """
         at = ("-h", "127.0.0.1", "-p", str(self.port))
         if as_services:
-            self._start("dagster_webserver", *at)
+            self.start_webserver()
             self.start_daemon()
         else:
             self._start("dagster", "dev", *at)
+            wait_for("Dagster to serve its jobs", self._serves, 120)
+
+    def start_webserver(self) -> None:
+        """Start the webserver by itself, and wait until it serves."""
+        self._start("dagster_webserver", "-h", "127.0.0.1", "-p", str(self.port))
         wait_for("Dagster to serve its jobs", self._serves, 120)
 
-    def start_daemon(self) -> None:
+    def start_daemon(self) -> subprocess.Popen[bytes]:
         """Start the daemon by itself."""
-        self._start("dagster._daemon", "run")
+        return self._start("dagster._daemon", "run")
 
-    def _start(self, *command: str) -> None:
+    def _start(self, *command: str) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", *command, "-w", self.workspace],
@@ -135,6 +140,7 @@ class Stack:
                 preexec_fn=heed_interrupts,
             )
         self.processes.append(process)
+        return process
 
     def _serves(self) -> bool:
         for process in self.processes:
