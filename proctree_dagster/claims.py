@@ -154,6 +154,12 @@ def take(job_name: str, due: dt.datetime, run_id: str, worker: str = "") -> Take
     return Skip(f"The schedule that was due at {_say(due)} is gone.")
 
 
+def resume(due: dt.datetime, run_id: str, worker: str) -> Taken:
+    """Let another worker go on with a run that has taken its claim."""
+    ProcessTreeSchedule.objects.filter(last_run_id=run_id).update(last_run_worker=worker)
+    return Taken(due, 1)
+
+
 def end(run_id: str, status: RunStatus) -> None:
     """Write down what a run that took its claim has come to."""
     ProcessTreeSchedule.objects.filter(last_run_id=run_id).update(last_run_status=status)

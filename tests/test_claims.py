@@ -11,7 +11,16 @@ import pytest
 from django.core.management import call_command
 from django.db import connection, connections
 
-from proctree_dagster.claims import REQUEST_AGAIN_AFTER, Due, Skip, Taken, end, request, take
+from proctree_dagster.claims import (
+    REQUEST_AGAIN_AFTER,
+    Due,
+    Skip,
+    Taken,
+    end,
+    request,
+    resume,
+    take,
+)
 from proctree_dagster.context import decode
 from proctree_dagster.intervals import EVERY_MINUTE
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, RunStatus
@@ -742,7 +751,7 @@ def test_of_many_processes_that_ask_at_once_one_claims_and_one_takes(clock: Cloc
         taken = at_once(8, lambda number: take(job_name, claim, f"run {hours}.{number}"))  # noqa: B023
         assert taken.count(Taken(claim, 1)) == 1, taken
         assert all(isinstance(each, (Taken, Skip)) for each in taken), taken
-        assert row(schedule).last_run_id == f"run {hours}.{taken.index(None)}"
+        assert row(schedule).last_run_id == f"run {hours}.{taken.index(Taken(claim, 1))}"
         connections["default"].close()
 
 
@@ -899,3 +908,12 @@ def test_the_end_of_an_earlier_run_says_nothing_of_the_last_one(clock: Clock) ->
     end("run of 07:00", RunStatus.FAILURE)
     assert row(schedule).last_run_status == RunStatus.STARTED
     assert row(schedule).last_run_id == "run of 08:00"
+
+
+@database
+def test_a_run_that_another_worker_goes_on_with_is_watched_there(clock: Clock) -> None:
+    schedule = register()
+    take(schedule.process_tree.job_name, due(tick(schedule, clock, SEVEN)), "a", "host 1 10")
+    assert row(schedule).last_run_worker == "host 1 10"
+    assert resume(SEVEN, "a", "host 2 20") == Taken(SEVEN, 1)
+    assert row(schedule).last_run_worker == "host 2 20"

@@ -127,8 +127,7 @@ class TreeExecutor(Executor):
     ) -> Iterator[DagsterEvent]:
         """Take the claim, warn of a changed tree, and execute."""
         run, instance = plan_context.dagster_run, plan_context.instance
-        # A run that goes on after its worker died has taken its claim before.
-        claim = None if plan_context.resume_from_failure else runs.take_claim(run)
+        claim = runs.take_claim(run, resumed=plan_context.resume_from_failure)
         if isinstance(claim, claims.Skip):
             yield DagsterEvent.engine_event(plan_context, claim.reason, EngineEventData())
             # Dagster ends a run that is interrupted while canceling as canceled, not as failed.

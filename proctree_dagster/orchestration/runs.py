@@ -308,16 +308,25 @@ def due_tag(due: dt.datetime) -> str:
     return due.astimezone(dt.UTC).isoformat()
 
 
-def take_claim(run: DagsterRun) -> claims.Taken | claims.Skip | None:
+def take_claim(run: DagsterRun, *, resumed: bool) -> claims.Taken | claims.Skip | None:
     """Let a scheduled run take its claim; ``None`` for any other run.
 
     A re-execution carries its parent's tags; it has no claim of its own.
+
+    Parameters
+    ----------
+    run:
+        The run.
+    resumed:
+        Whether it goes on after its worker died: it has taken its claim before.
     """
     due = run.tags.get(tags.DUE)
     if due is None or run.parent_run_id is not None:
         return None
-    moment = dt.datetime.fromisoformat(due)
-    return claims.take(run.job_name, moment, run.run_id, workers.this_worker())
+    moment, worker = dt.datetime.fromisoformat(due), workers.this_worker()
+    if resumed:
+        return claims.resume(moment, run.run_id, worker)
+    return claims.take(run.job_name, moment, run.run_id, worker)
 
 
 @dataclass(frozen=True)
@@ -352,7 +361,7 @@ class ScheduleHistory:
         run = self.instance.get_run_by_id(run_id)
         if run is not None and run.is_finished:
             return _STATUS[run.status]
-        if not workers.has_died(worker):
+        if not workers.has_died(worker) or self.instance.run_will_resume(run_id):
             return RunStatus.STARTED
         if run is not None:
             self.instance.report_run_failed(run, f"The process that ran it is gone: {worker}.")
