@@ -11,9 +11,8 @@ second.
 import datetime as dt
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import lru_cache
-from itertools import takewhile
+from itertools import count, takewhile
 from math import gcd
 from zoneinfo import ZoneInfo
 
@@ -48,8 +47,14 @@ def restarted_due(rule: Rule, now: dt.datetime) -> dt.datetime:
 
 def _next_start(rule: IntervalRule, after: dt.datetime) -> dt.datetime:
     """Return the next occurrence of the start time, whatever the interval."""
-    daily = replace(rule, interval_minutes=DAY)
-    return due_after(daily, after.astimezone(UTC) - 2 * ONE_DAY, after)
+    start = (rule.start_minute,)
+    days = (after.astimezone(UTC).date() + ONE_DAY * number for number in count())
+    return next(
+        due
+        for day in days
+        for due in _wall_clock(_around(day), day, start, rule.timezone, rule.twice)
+        if due > after
+    )
 
 
 def due_after(rule: Rule, anchor: dt.datetime, after: dt.datetime) -> dt.datetime:
@@ -98,10 +103,14 @@ def due_times(
     return takewhile(lambda due: due <= last, walk())
 
 
+def _around(day: dt.date) -> tuple[dt.date, ...]:
+    """Return the local dates that a UTC day can have a part in."""
+    return (day - ONE_DAY, day, day + ONE_DAY)
+
+
 def _due_on(rule: Rule, anchor: dt.datetime, day: dt.date) -> Sequence[dt.datetime]:
     """Return the due times of one UTC day, in order."""
-    around = (day + ONE_DAY * days for days in (-1, 0, 1))
-    dates = tuple(date for date in around if rule.on(date, anchor))
+    dates = tuple(date for date in _around(day) if rule.on(date, anchor))
     return _wall_clock(dates, day, rule.minutes, rule.timezone, rule.twice) if dates else ()
 
 
@@ -156,8 +165,8 @@ def _gap_end(before: dt.datetime, after: dt.datetime, zone: ZoneInfo) -> dt.date
 def cron_cover(rule: Rule, anchor: dt.datetime) -> tuple[list[str], str]:
     """Return the coarsest crons that tick at every due time, and the zone they are meant in.
 
-    The due times of an interval lie on a grid that repeats daily, whose step is the greatest
-    common divisor of the interval and a day: exact for an interval that divides a day.
+    The due times of an interval lie on a grid whose step is the greatest common divisor of the
+    interval and a day: exact for an interval that divides a day, or a week.
 
     Parameters
     ----------

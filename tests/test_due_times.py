@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Literal
 from unittest import mock
 from zoneinfo import ZoneInfo
 
@@ -13,9 +14,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from proctree_dagster.claims import Due, Skip, request, take
+from proctree_dagster.claims import Due, Skip, Taken, request, take
 from proctree_dagster.intervals import EVERY_MINUTE
-from proctree_dagster.models import ProcessTreeSchedule
+from proctree_dagster.models import ProcessTreeSchedule, RunStatus
 from tests.schedules import MINUTE, Clock, register, row, utc
 
 DAY = 24 * 60
@@ -321,11 +322,15 @@ class Simulation:
         return self.runs
 
     def tick(self, tick: Tick) -> None:
-        answer = request(
-            self.schedule.pk, tick.at, lambda due: "none" if self.is_lost else "under way"
-        )
+        answer = request(self.schedule.pk, tick.at, self)
         if self.requests:
             self.check_repeated(tick, answer)
+        elif self.runs and isinstance(answer, Due) and answer.due == self.runs[-1][0]:
+            # The tick of a run that has started already: the run is asked for again, in vain.
+            assert tick.at == self.runs[-1][1].at
+            name = self.schedule.process_tree.job_name
+            assert isinstance(take(name, answer.due, "again"), Skip)
+            return
         if isinstance(answer, Due):
             if not self.requests:
                 self.runs.append((answer.due, tick))
@@ -334,13 +339,21 @@ class Simulation:
                 self.check_claim(row(self.schedule), tick)
             self.requests.append(tick)
 
+    def of_claim(self, due: dt.datetime) -> Literal["none", "under way"]:
+        """Dagster: is the run of the open claim there?"""
+        return "none" if self.is_lost else "under way"
+
+    def of_run(self, run_id: str, worker: str) -> RunStatus:
+        """Dagster: every run has ended when the next one is due."""
+        return RunStatus.SUCCESS
+
     def check_claim(self, claimed: ProcessTreeSchedule, tick: Tick) -> None:
         """The next run is the first due time after the tick; ticks come each minute meanwhile."""
         assert claimed.last_run == tick.at
         assert claimed.claimed_at == tick.evaluated
         next_run = next((due for due in self.due_times if due > tick.at), claimed.next_run)
         assert claimed.next_run == next_run
-        assert claimed.cron(tick.evaluated)[0] == [EVERY_MINUTE]
+        assert claimed.cover(tick.evaluated)[0] == [EVERY_MINUTE]
 
     def check_repeated(self, tick: Tick, answer: Due | Skip) -> None:
         """While a claim is open it is all that is asked for: a minute later, or by its own tick."""
@@ -357,9 +370,12 @@ class Simulation:
         self.clock.now = self.starts_at
         due, name = self.runs[-1][0], self.schedule.process_tree.job_name
         ids = [f"{due} {number}" for number in range(len(self.requests))]
-        refusals = [take(name, due, run_id) for run_id in ids]
-        assert refusals[0] is None
-        assert None not in refusals[1:]
+        taken, *others = [take(name, due, run_id) for run_id in ids]
+        assert isinstance(taken, Taken)
+        assert all(isinstance(other, Skip) for other in others)
+        if self.starts_at < self.due_times[-1]:
+            stands_for = [each for each in self.due_times if due <= each <= self.starts_at]
+            assert taken.count == len(stands_for)
         self.requests = []
 
 
@@ -426,7 +442,7 @@ def field(text: str, count: int) -> set[int]:
 @example(case(2 * WEEK, "00:10", "Europe/London", NEW_YEAR), 0)  # weekly
 @example(case(WEEK, "23:30", "America/Nuuk", "2025-03-29 12:00"), 0)  # first on a Sunday
 def test_crons_tick_at_every_due_time_and_as_seldom_as_can_be(case: Case, other: int) -> None:
-    crons, zone = case.schedule().cron(case.registered)
+    crons, zone = case.schedule().cover(case.registered)
     times = [minutes_of_week(cron) for cron in crons]
     ticks = set().union(*times)
     grid = WEEK if case.interval % WEEK == 0 else math.gcd(DAY, case.interval)
