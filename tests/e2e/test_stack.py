@@ -293,7 +293,7 @@ def test_while_a_scheduled_run_is_running_the_next_due_time_is_kept(stack: Stack
     (stack.folder / "go_on").touch()
     assert stack.finished(first["runId"])["status"] == "SUCCESS"
     wait_for("the next run", lambda: len(scheduled_runs(stack, "takes_long")) > 1, 180)
-    assert "success" in wait_for("its end", lambda: listed(stack, "takes_long"))
+    wait_for("its end", lambda: "success" in listed(stack, "takes_long"))
 
 
 def listed(stack: Stack, tree: str) -> str:
@@ -303,14 +303,14 @@ def listed(stack: Stack, tree: str) -> str:
 
 
 def test_a_schedule_that_is_stopped_in_dagsters_ui_says_so_in_django(stack: Stack) -> None:
-    assert "Dagster" not in listed(stack, "unannounced")
-    stack.switch("unannounced", on=False)
+    assert "Dagster" not in listed(stack, "receivables_reminder")
+    stack.switch("receivables_reminder", on=False)
 
     def noticed() -> bool:
-        asked = "ProcessTreeSchedule.objects.get(process_tree__name='unannounced').held_back_by"
+        asked = "ProcessTreeSchedule.objects.get(process_tree__name='receivables_reminder').held_back_by"
         return stack.shell(f"print({asked})", silently=True) == "Dagster"
 
     wait_for("Django to notice by itself", noticed, 120)
-    assert "its switch in Dagster is off" in listed(stack, "unannounced")
-    stack.switch("unannounced", on=True)
-    assert "Dagster" not in listed(stack, "unannounced")
+    assert "its switch in Dagster is off" in listed(stack, "receivables_reminder")
+    stack.switch("receivables_reminder", on=True)
+    assert "Dagster" not in listed(stack, "receivables_reminder")

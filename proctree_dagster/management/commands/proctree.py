@@ -61,7 +61,7 @@ def _line(tree: ProcessTree, schedule: ProcessTreeSchedule | None) -> tuple[str,
         _say(schedule.next_run) or "now",
         _say(schedule.last_run),
         "requested" if schedule.claim else schedule.last_run_status,
-        schedule.last_run_id,
+        "" if schedule.claim else schedule.last_run_id,
         schedule.held_back_by,
     )
 
