@@ -218,7 +218,7 @@ def _look_at_claim(
     if progress == "under way":
         return Skip(f"The run for {_say(claim)} is on its way.")
     if progress == "finished":
-        # It ended before it could take its claim (cancelled in the queue, worker never came up).
+        # It ended without taking its claim (cancelled in the queue), or too many have failed to.
         mine.update(claim=None, claimed_at=None)
         schedule.refresh_from_db()
         return None

@@ -49,6 +49,9 @@ logger = logging.getLogger(__name__)
 CLAIM_SECONDS = 60.0
 """How long after its start a run has surely taken its claim."""
 
+MAX_LAUNCHES = 3
+"""How many runs of a claim may fail before they take it; then the claim is given up."""
+
 ENTRY_POINT = (sys.executable, "-m", "dagster")
 """How a launcher starts Dagster: a bare ``dagster`` fails where it is not on the PATH."""
 
@@ -350,11 +353,16 @@ class ScheduleHistory:
             if record.dagster_run.parent_run_id is None
             and record.dagster_run.status != DagsterRunStatus.NOT_STARTED
         ]
-        if not launched:
-            return "none"
-        if all(record.dagster_run.is_finished for record in launched):
+        # The claim is still open, so a run that failed has not taken it: the daemon or the code
+        # server died in the launch, or the database was away. One that was canceled was not wanted.
+        alive = [
+            record for record in launched if record.dagster_run.status != DagsterRunStatus.FAILURE
+        ]
+        if not alive:
+            return "none" if len(launched) < MAX_LAUNCHES else "finished"
+        if all(record.dagster_run.is_finished for record in alive):
             return "finished"
-        return "none" if all(map(_died_before_taking, launched)) else "under way"
+        return "none" if all(map(_died_before_taking, alive)) else "under way"
 
     def of_run(self, run_id: str, worker: str) -> RunStatus:
         """Tell what a run has come to; one whose worker is gone has failed, and Dagster is told."""
