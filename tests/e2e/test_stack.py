@@ -307,8 +307,8 @@ def test_a_schedule_that_is_stopped_in_dagsters_ui_says_so_in_django(stack: Stac
     stack.switch("receivables_reminder", on=False)
 
     def noticed() -> bool:
-        asked = "ProcessTreeSchedule.objects.get(process_tree__name='receivables_reminder').held_back_by"
-        return stack.shell(f"print({asked})", silently=True) == "Dagster"
+        row = "ProcessTreeSchedule.objects.get(process_tree__name='receivables_reminder')"
+        return stack.shell(f"print({row}.held_back_by)", silently=True) == "Dagster"
 
     wait_for("Django to notice by itself", noticed, 120)
     assert "its switch in Dagster is off" in listed(stack, "receivables_reminder")
