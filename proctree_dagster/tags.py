@@ -18,6 +18,7 @@ RESPONSE = "proctree/response"
 REQUIRED = "proctree/required"
 FAILED_OPTIONAL = "proctree/failed_optional"
 ADMIN = "proctree/admin"
+WORKER = "proctree/worker"
 
 Trigger = Literal["schedule", "command", "python", "admin", "trigger"]
 """What can start a run; the values of ``TRIGGERED_BY``."""

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus
@@ -14,7 +15,8 @@ from django.utils import timezone
 from proctree_dagster import claims, execution, tags
 from proctree_dagster.functions import process_function
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, RunStatus
-from proctree_dagster.orchestration import runs, workers
+from proctree_dagster.orchestration import runs
+from proctree_dagster.orchestration.workers import Worker
 from proctree_dagster.tasks import check_and_run_scheduled_tasks
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
@@ -108,12 +110,10 @@ def started_elsewhere(instance: DagsterInstance) -> tuple[str, subprocess.Popen[
     )
     assert isinstance(decision, claims.Due)
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    [host, _, _] = workers.this_worker().split()
     run_id, _ = execution.submit_row(ProcessTree.objects.get())
     instance.add_run_tags(run_id, {tags.DUE: runs.due_tag(decision.due)})
-    started = workers._started(process.pid)
-    worker = f"{host} {process.pid} {started}"
-    claims.take("books", decision.due, run_id, worker)
+    worker = Worker.of_process(run_id, process.pid)
+    claims.take("books", decision.due, run_id, worker.as_text())
     return run_id, process
 
 
@@ -135,23 +135,28 @@ def test_a_run_whose_process_was_killed_has_failed_and_dagster_is_told(
 
 
 def test_an_id_that_another_process_has_got_meanwhile_is_no_sign_of_life() -> None:
-    host, pid, started = workers.this_worker().split()
-    assert not workers.has_died(f"{host} {pid} {started}")
-    assert workers.has_died(f"{host} {pid} {int(started) - 1}")
+    worker = Worker.of_process("run", os.getpid())
+    assert not worker.has_died
+    assert replace(worker, started=str(int(worker.started) - 1)).has_died
 
 
 def test_of_a_worker_on_another_host_nothing_is_known() -> None:
-    _, pid, _ = workers.this_worker().split()
-    assert not workers.has_died(f"elsewhere.example {pid} 1")
-    assert not workers.has_died("")
+    worker = Worker.of_process("run", os.getpid())
+    assert not replace(worker, host="elsewhere.example", started="1").has_died
+
+
+def test_a_worker_comes_back_from_text_and_anything_else_is_none() -> None:
+    worker = Worker.of_process("run", os.getpid())
+    assert Worker.from_text(worker.as_text()) == worker
+    for text in ("", "{}", "[1]", "null", "host 1 2", '{"pid": 1}'):
+        assert Worker.from_text(text) is None
 
 
 def test_a_zombie_has_died() -> None:
     process = subprocess.Popen([sys.executable, "-c", ""])
-    [host, _, _] = workers.this_worker().split()
-    worker = f"{host} {process.pid} {workers._started(process.pid)}"
+    worker = Worker.of_process("run", process.pid)
     deadline = time.monotonic() + SECONDS
-    while not workers.has_died(worker):
+    while not worker.has_died:
         assert time.monotonic() < deadline
         time.sleep(0.05)
     process.wait(SECONDS)

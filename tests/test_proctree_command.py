@@ -2,6 +2,8 @@
 
 import datetime as dt
 import logging
+import os
+from dataclasses import replace
 from io import StringIO
 
 import pytest
@@ -21,6 +23,7 @@ from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, RunStatus
 from proctree_dagster.orchestration import runs
 from proctree_dagster.orchestration.repository import LiveRepositoryData
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
+from proctree_dagster.orchestration.workers import Worker
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
 
@@ -102,16 +105,9 @@ def test_a_run_that_dagster_does_not_know_any_more_is_not_listed_as_started(
         last_run=timezone.now(),
         last_run_status=RunStatus.STARTED,
         last_run_id="gone",
-        last_run_worker=_dead_worker(),
+        last_run_worker=replace(Worker.of_process("gone", os.getpid()), started="1").as_text(),
     )
     assert "failure" in listed()
-
-
-def _dead_worker() -> str:
-    from proctree_dagster.orchestration.workers import this_worker
-
-    host, pid, started = this_worker().split()
-    return f"{host} {pid} {int(started) - 1}"
 
 
 def test_without_a_home_of_dagsters_what_the_rows_say_is_listed() -> None:

@@ -29,7 +29,7 @@ from ..connections import fresh_connections
 from ..models import ProcessTree
 from ..names import dagster_name
 from ..process import explain
-from . import runs
+from . import runs, template_client
 from .records import TreeRecord, from_row
 from .switches import look_at_switches
 from .translator import ProcessTreeTranslator, translator
@@ -254,9 +254,11 @@ def build_repository() -> RepositoryDefinition:
             "from Django and runs from here are kept in two histories.",
             home,
         )
-    if conf.current().POOLS and runs.dagster_home() is not None:
-        with runs.open_instance():
-            pass  # opening it sets the sizes of the pools
+    if runs.dagster_home() is not None:
+        if conf.current().POOLS:
+            with runs.open_instance():
+                pass  # opening it sets the sizes of the pools
+        template_client.tell_reloaded(str(runs.dagster_home()))
     return RepositoryDefinition(
         tags.REPOSITORY,
         repository_data=LiveRepositoryData(translator()),

@@ -41,8 +41,8 @@ from filelock import FileLock
 from .. import claims, conf, tags
 from ..exceptions import InstanceError
 from ..models import ProcessTreeSchedule, RunStatus
-from . import workers
 from .hosting import leave_output_alone, tame
+from .workers import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -326,7 +326,8 @@ def take_claim(run: DagsterRun, *, resumed: bool) -> claims.Taken | claims.Skip 
     due = run.tags.get(tags.DUE)
     if due is None or run.parent_run_id is not None:
         return None
-    moment, worker = dt.datetime.fromisoformat(due), workers.this_worker()
+    moment = dt.datetime.fromisoformat(due)
+    worker = Worker.of_process(run.run_id, os.getpid()).as_text()
     if resumed:
         return claims.resume(moment, run.run_id, worker)
     return claims.take(run.job_name, moment, run.run_id, worker)
@@ -369,10 +370,11 @@ class ScheduleHistory:
         run = self.instance.get_run_by_id(run_id)
         if run is not None and run.is_finished:
             return _STATUS[run.status]
-        if not workers.has_died(worker) or self.instance.run_will_resume(run_id):
+        process = Worker.from_text(worker)
+        if process is None or not process.has_died or self.instance.run_will_resume(run_id):
             return RunStatus.STARTED
         if run is not None:
-            self.instance.report_run_failed(run, f"The process that ran it is gone: {worker}.")
+            self.instance.report_run_failed(run, f"The process that ran it is gone: {process}.")
         return RunStatus.FAILURE
 
 

@@ -100,7 +100,7 @@ class Accidents(Stack):
 
     # --- Processes ---
 
-    def _start(self, *command: str, piped: bool = False) -> subprocess.Popen[bytes]:
+    def _run_python(self, *command: str, piped: bool = False) -> subprocess.Popen[bytes]:
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, *command],
@@ -120,7 +120,7 @@ class Accidents(Stack):
         at = ("-h", "127.0.0.1", "-p", str(self._code_port))
         what = ("-m", "definitions", "-a", "process_trees", "-d", str(TOP))
         python = "--use-python-environment-entry-point"
-        server = self._start("-m", "dagster", "api", "grpc", *at, *what, python)
+        server = self._run_python("-m", "dagster", "api", "grpc", *at, *what, python)
 
         def answers() -> bool:
             assert server.poll() is None, self.log.read_text()[-3000:]
@@ -131,11 +131,11 @@ class Accidents(Stack):
         wait_for("the code server", answers, 120)
         return psutil.Process(server.pid)
 
-    def start_daemon(self, dies_at: str = "") -> psutil.Process:
+    def start_a_daemon(self, dies_at: str = "") -> psutil.Process:
         """Start the daemon and wait until it is up; ``dies_at``: a point of ``daemon.POINTS``."""
         if self._daemons is None:
             where = ("-w", str(self._workspace))
-            self._daemons = self._start("-m", "tests.e2e.daemon", "run", *where, piped=True)
+            self._daemons = self._run_python("-m", "tests.e2e.daemon", "run", *where, piped=True)
         assert self._daemons.stdin is not None
         assert self._daemons.stdout is not None
         self._daemons.stdin.write(f"{dies_at}\n".encode())
@@ -144,7 +144,7 @@ class Accidents(Stack):
 
     def start_sixteen(self) -> subprocess.Popen[bytes]:
         """Start sixteen processes that look for due times until ``stop_sixteen``."""
-        return self._start("-m", "tests.e2e.sixteen", str(self.folder / "sixteen_may_end"))
+        return self._run_python("-m", "tests.e2e.sixteen", str(self.folder / "sixteen_may_end"))
 
     def stop_sixteen(self, sixteen: subprocess.Popen[bytes]) -> None:
         """Let the sixteen end what they are doing, and see that each has ended well."""

@@ -60,6 +60,8 @@ def main() -> None:
     from dagster._core.run_coordinator import QueuedRunCoordinator
     from dagster._daemon.cli import main as run_daemon
 
+    from proctree_dagster.orchestration.launcher import WarmRunLauncher
+
     def evaluated(data: Any) -> str:
         return "claimed" if data.run_requests else "skipped"
 
@@ -68,6 +70,7 @@ def main() -> None:
         (DagsterInstance, "create_run", "", lambda result: "created"),
         (QueuedRunCoordinator, "submit_run", "", lambda result: "queued"),
         (DefaultRunLauncher, "launch_run", "launching", lambda result: "launched"),
+        (WarmRunLauncher, "launch_run", "launching", lambda result: "launched"),
     ):
         setattr(owner, name, noted(getattr(owner, name), before, after))
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead need no one who waits for them

@@ -49,6 +49,9 @@ def wait_for(what: str, ask: Callable[[], T | None], seconds: float = 60) -> T:
 class Stack:
     """Starts ``dagster dev`` for the example, and talks to it."""
 
+    workspace = "workspace.yaml"
+    selector = SELECTOR
+
     def __init__(self, folder: Path, *, told_to_reload: bool = True) -> None:
         self.folder = folder
         self.home = folder / "home"
@@ -109,23 +112,35 @@ class Stack:
         ``as_services``: its webserver and its daemon by themselves, as in production.
         """
         at = ("-h", "127.0.0.1", "-p", str(self.port))
-        commands: list[tuple[str, ...]] = [("dagster", "dev", *at)]
         if as_services:
-            commands = [("dagster_webserver", *at), ("dagster._daemon", "run")]
-        with self.log.open("ab") as log:
-            self.processes = [
-                subprocess.Popen(
-                    [sys.executable, "-m", *command, "-w", "workspace.yaml"],
-                    cwd=TOP,
-                    env=self.env,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                    preexec_fn=heed_interrupts,
-                )
-                for command in commands
-            ]
+            self.start_webserver()
+            self.start_daemon()
+        else:
+            self._start("dagster", "dev", *at)
+            wait_for("Dagster to serve its jobs", self._serves, 120)
+
+    def start_webserver(self) -> None:
+        """Start the webserver by itself, and wait until it serves."""
+        self._start("dagster_webserver", "-h", "127.0.0.1", "-p", str(self.port))
         wait_for("Dagster to serve its jobs", self._serves, 120)
+
+    def start_daemon(self) -> subprocess.Popen[bytes]:
+        """Start the daemon by itself."""
+        return self._start("dagster._daemon", "run")
+
+    def _start(self, *command: str) -> subprocess.Popen[bytes]:
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", *command, "-w", self.workspace],
+                cwd=TOP,
+                env=self.env,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                preexec_fn=heed_interrupts,
+            )
+        self.processes.append(process)
+        return process
 
     def _serves(self) -> bool:
         for process in self.processes:
@@ -175,7 +190,7 @@ class Stack:
             """query ($selector: RepositorySelector!) {
               repositoryOrError(repositorySelector: $selector) {
                 ... on Repository { jobs { name } } } }""",
-            selector=SELECTOR,
+            selector=self.selector,
         )
         names: list[str] = [job["name"] for job in data["repositoryOrError"]["jobs"]]
         return names
@@ -189,7 +204,7 @@ class Stack:
                 ... on PythonError { message }
                 ... on RunConfigValidationInvalid { errors { message } } } }""",
             params={
-                "selector": {**SELECTOR, "jobName": job},
+                "selector": {**self.selector, "jobName": job},
                 "runConfigData": json.dumps(run_config or {}),
             },
         )
@@ -263,7 +278,7 @@ class Stack:
             """query ($selector: ScheduleSelector!) { scheduleOrError(scheduleSelector: $selector) {
               ... on Schedule { scheduleState { ticks(limit: 50) {
                 timestamp status skipReason runIds error { message } } } } } }""",
-            selector={**SELECTOR, "scheduleName": f"{job}_schedule"},
+            selector={**self.selector, "scheduleName": f"{job}_schedule"},
         )
         ticks: list[dict[str, Any]] = data["scheduleOrError"]["scheduleState"]["ticks"]
         return ticks

@@ -50,7 +50,7 @@ def test_of_two_hundred_due_times_sixteen_processes_and_a_daemon_run_each_once(
         stack.prepare()
         stack.give_due_times()  # what is overdue is ticked every minute
         stack.start_code_server()
-        stack.start_daemon()
+        stack.start_a_daemon()
         sixteen = stack.start_sixteen()
 
         def all_done() -> bool:
@@ -76,7 +76,7 @@ def test_a_daemon_killed_fifty_times_neither_loses_nor_doubles_a_due_time(tmp_pa
 
     def die(dies_at: str, seconds: float) -> None:
         """Let a daemon live until it comes to a point, or for some seconds."""
-        daemon = stack.start_daemon(dies_at)
+        daemon = stack.start_a_daemon(dies_at)
         stack.give_due_times()
         with suppress(psutil.TimeoutExpired):
             daemon.wait(seconds)
@@ -93,7 +93,7 @@ def test_a_daemon_killed_fifty_times_neither_loses_nor_doubles_a_due_time(tmp_pa
         for point in daemons.POINTS:
             while point not in killed_at:
                 die(point, 90)
-        stack.start_daemon()
+        stack.start_a_daemon()
         wait_for("what is left to be run", stack.settled, 300)
         stack.assert_each_due_time_ran_once()
     finally:
@@ -106,12 +106,16 @@ def test_a_code_server_killed_amid_ticks_and_launches_neither_loses_nor_doubles_
 ) -> None:
     chance = random.Random(0)
     stack = Accidents(tmp_path, trees=12)
-    stack.configure_dagster(run_monitoring={"start_timeout_seconds": 20})
+    stack.configure_dagster(
+        run_monitoring={"start_timeout_seconds": 20},
+        # Stock Dagster's, which asks the code server for each worker.
+        run_launcher={"module": "dagster._core.launcher", "class": "DefaultRunLauncher"},
+    )
     try:
         stack.prepare()
         stack.give_due_times()
         server = stack.start_code_server()
-        stack.start_daemon()
+        stack.start_a_daemon()
         for point in ("ticking", "launching", "launching") * 2:
             passed = stack.progress.read_text().count(point)
             wait_for(point, lambda: stack.progress.read_text().count(point) > passed, 150)  # noqa: B023
@@ -135,7 +139,7 @@ def test_a_database_killed_amid_claims_and_runs_neither_loses_nor_doubles_a_due_
         stack.prepare()
         stack.give_due_times()
         stack.start_code_server()
-        stack.start_daemon()
+        stack.start_a_daemon()
         sixteen = stack.start_sixteen()
         for _ in range(8):
             before = len(stack.calls())

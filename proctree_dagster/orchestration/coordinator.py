@@ -1,0 +1,72 @@
+"""The way past the run queue, for runs that no limit could hold back."""
+
+from typing import Any
+
+from dagster import DagsterInstance, DagsterRun
+from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
+from dagster._core.storage.dagster_run import DagsterRunStatus
+
+from .launcher import WarmRunLauncher
+
+POLL_SECONDS = 0.5
+"""How often the daemon looks at the queue, unless ``dequeue_interval_seconds`` says otherwise."""
+
+
+class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
+    """Launches a run at once if no limit could apply to it, and queues it otherwise.
+
+    No limit can apply if ``max_concurrent_runs`` is -1, there are no ``tag_concurrency_limits``,
+    and no process of the tree has a pool. It takes the configuration of ``QueuedRunCoordinator``;
+    the queue is looked at every half a second, unless ``dequeue_interval_seconds`` is set.
+    """
+
+    def __init__(self, dequeue_interval_seconds: int | None = None, **others: Any) -> None:
+        super().__init__(dequeue_interval_seconds=dequeue_interval_seconds, **others)
+        self._poll_seconds = dequeue_interval_seconds or POLL_SECONDS
+
+    @property
+    def dequeue_interval_seconds(self) -> float:  # type: ignore[override]
+        """How often the daemon looks at the queue, in seconds."""
+        return self._poll_seconds
+
+    def submit_run(self, context: SubmitRunContext) -> DagsterRun:
+        """Launch a run, or queue it."""
+        run = context.dagster_run
+        if run.status == DagsterRunStatus.NOT_STARTED:
+            run = self._without_steps(run)
+            if not self._may_be_limited(run) and self._can_launch(context):
+                return self._instance.launch_run(run.run_id, context.workspace)
+        return super().submit_run(context._replace(dagster_run=run))
+
+    def _may_be_limited(self, run: DagsterRun) -> bool:
+        queue = self._instance.get_concurrency_config().run_queue_config
+        return (
+            queue is None
+            or queue.max_concurrent_runs != -1
+            or bool(queue.tag_concurrency_limits)
+            or run.run_op_concurrency is not None
+        )
+
+    def _can_launch(self, context: SubmitRunContext) -> bool:
+        """Whether the launcher needs nothing that the caller lacks."""
+        return context.workspace is not None or isinstance(
+            self._instance.run_launcher, WarmRunLauncher
+        )
+
+    def _without_steps(self, run: DagsterRun) -> DagsterRun:
+        """Let a run execute the tree as it is when it starts.
+
+        A launch from the UI writes down every step of its time, and a tree that has changed until
+        the run starts would be executed without its new processes, or not at all.
+        """
+        if run.parent_run_id is not None or not run.step_keys_to_execute:
+            return run
+        if run.execution_plan_snapshot_id is None or run.remote_job_origin is None:
+            return run
+        plan = self._instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
+        if {step.key for step in plan.steps} != set(run.step_keys_to_execute):
+            return run  # somebody asked for these steps
+        whole = run._replace(step_keys_to_execute=None)
+        # The one method of Dagster's storage that writes a whole run.
+        self._instance.run_storage.replace_job_origin(whole, run.remote_job_origin)
+        return whole

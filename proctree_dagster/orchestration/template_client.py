@@ -1,0 +1,213 @@
+"""How the template process is found, started and asked (``template.py`` is the process itself).
+
+It listens on a Unix socket in Dagster's home. Whoever finds nobody there starts one: it binds the
+socket and hands it over, so requests queue up from the first moment, and none is lost while the
+template imports. A request is a line of JSON, and so is its answer.
+"""
+
+import hashlib
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+from dagster._core.origin import RepositoryPythonOrigin
+from dagster._serdes import serialize_value
+from filelock import FileLock
+
+from .workers import started
+
+MODULE = "proctree_dagster.orchestration.template"
+LONGEST_ADDRESS = 100
+"""Bytes that the path of a socket may have everywhere (Linux: 107, macOS: 103)."""
+
+Request = dict[str, Any]
+Answer = dict[str, Any]
+
+
+class NoAnswer(Exception):
+    """The template did not answer; nothing was started."""
+
+
+class Refused(NoAnswer):
+    """The template can't work, and said why."""
+
+
+def address(home: str) -> Path:
+    """Return where the template of a Dagster home listens.
+
+    Raises
+    ------
+    PermissionError
+        The home's path is too long for a socket, and the private folder that stands in for it
+        belongs to somebody else.
+    """
+    path = Path(home).resolve() / ".proctree_template.sock"
+    if len(os.fsencode(path)) <= LONGEST_ADDRESS:
+        return path
+    folder = Path(tempfile.gettempdir()) / f"proctree-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        raise PermissionError(f"{folder} must be a folder that only this user can enter.")
+    return folder / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.sock"
+
+
+def lock(home: str) -> Path:
+    """Return the file that is locked by whoever starts or ends a template."""
+    return Path(home) / ".proctree_template.lock"
+
+
+def ask(
+    home: str,
+    request: Request,
+    *,
+    start: RepositoryPythonOrigin | None = None,
+    output: IO[bytes] | None = None,
+    linger: int = 60,
+    seconds: float = 60.0,
+) -> Answer:
+    """Ask the template for something and return its answer.
+
+    Parameters
+    ----------
+    home:
+        Dagster's.
+    request:
+        JSON.
+    start:
+        The code location that a template is started for, if there is none.
+    output:
+        Where a template that is started writes; left out, where this process does.
+    linger:
+        How long, in seconds, a template that is started waits for a next user without one.
+    seconds:
+        How long to wait for the answer.
+
+    Raises
+    ------
+    NoAnswer
+        There is no template and none could be started, or it ended or took too long. What it was
+        asked for has not happened.
+    """
+    try:
+        with _reach(home, start, output, linger) as connection:
+            connection.settimeout(seconds)
+            connection.sendall(json.dumps(request).encode() + b"\n")
+            line = connection.makefile("rb").readline()
+    except OSError as error:
+        raise NoAnswer(f"{type(error).__name__}: {error}") from error
+    if not line:
+        raise NoAnswer("It ended before it answered; its output says why.")
+    answer: Answer = json.loads(line)
+    if "refused" in answer:
+        raise Refused(answer["refused"])
+    return answer
+
+
+def tell_reloaded(home: str) -> None:
+    """Let a template import anew, if this process is a code server: then the code was reloaded.
+
+    A daemon without a code server of its own starts another every minute; that is no reload.
+    """
+    if sys.argv[1:3] != ["api", "grpc"]:
+        return
+    parent = psutil.Process().parent()
+    if parent is not None and any("daemon" in part for part in parent.cmdline()[:4]):
+        return
+    with suppress(NoAnswer):  # there is none, so nothing is out of date
+        ask(home, {"do": "reload"}, seconds=5.0)
+
+
+def owner() -> Mapping[str, Any]:
+    """Return the process with which a template ends: this one, or the ``dagster dev`` above it."""
+    under_dev = bool(os.environ.get("DAGSTER_IS_DEV_CLI"))
+    pid = os.getppid() if under_dev else os.getpid()
+    return {"pid": pid, "started": started(pid), "dev": under_dev}
+
+
+def _reach(
+    home: str, start: RepositoryPythonOrigin | None, output: IO[bytes] | None, linger: int
+) -> socket.socket:
+    """Connect to the template; if there is none, start it."""
+    path = address(home)
+    connection = _connect(path)
+    if connection is None and start is not None:
+        # Of two that come at the same moment, the second finds the first one's.
+        with FileLock(lock(home), timeout=30):
+            connection = _connect(path)
+            if connection is None:
+                with _listen(path) as listener:
+                    _start(home, listener, start, output, linger)
+                connection = _connect(path)
+    if connection is None:
+        raise ConnectionRefusedError("There is no template process.")
+    return connection
+
+
+def _connect(path: Path) -> socket.socket | None:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(str(path))
+    except (FileNotFoundError, ConnectionRefusedError):
+        connection.close()
+        return None
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _listen(path: Path) -> socket.socket:
+    path.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        listener.bind(str(path))
+        path.chmod(0o600)  # before it listens, so nobody else ever gets in
+        listener.listen(4096)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
+
+
+def _start(
+    home: str,
+    listener: socket.socket,
+    origin: RepositoryPythonOrigin,
+    output: IO[bytes] | None,
+    linger: int,
+) -> None:
+    """Start a template in a session of its own, so no signal to this process's group meets it."""
+    folder = getattr(origin.code_pointer, "working_directory", None)
+    subprocess.Popen(  # noqa: S603  # itself
+        [
+            origin.executable_path or sys.executable,
+            *command(home, listener.fileno(), serialize_value(origin), linger),
+        ],
+        cwd=folder if folder and Path(folder).is_dir() else None,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        pass_fds=[listener.fileno()],
+        start_new_session=True,
+    )
+
+
+def command(
+    home: str, listener: int, origin: str, linger: int, state: int | None = None
+) -> list[str]:
+    """Return what a template's Python is called with."""
+    arguments = ["--home", home, "--listener", str(listener), "--origin", origin]
+    arguments += ["--linger", str(linger)]
+    if state is not None:
+        arguments += ["--state", str(state)]
+    return ["-m", MODULE, *arguments]

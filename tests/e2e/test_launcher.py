@@ -1,0 +1,244 @@
+"""The launcher and the way past the queue, with a real daemon, webserver and UI API."""
+
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.e2e.stack import Stack, wait_for
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+FUNCTIONS = """
+import json
+import os
+import time
+
+FOLDER = os.path.dirname(__file__)
+WORD = "before"
+with open(os.path.join(FOLDER, "word")) as file:
+    DATA = file.read()
+
+def speak(name="scheduled", sleeps=False, **context):
+    path = os.path.join(FOLDER, f"{name}.said")
+    with open(path + ".part", "w") as file:
+        json.dump({"pid": os.getpid(), "parent": os.getppid(), "word": WORD, "data": DATA}, file)
+    os.replace(path + ".part", path)
+    while sleeps and not os.path.exists(os.path.join(FOLDER, f"{name}.go")):
+        time.sleep(0.05)
+"""
+
+TREES = """
+for name, pool in (("speak", None), ("pooled", "a_pool"), ("due", None)):
+    ProcessTreeInstance(name).add_process("speak", func="spoken:speak", pool=pool).save()
+ProcessTreeInstance.load("due").register_schedule(interval_minutes=60)
+ProcessTreeSchedule.objects.update(next_run=timezone.now() - datetime.timedelta(minutes=1))
+"""
+
+
+class Speaking(Stack):
+    """A stack whose processes say who they are."""
+
+    def __init__(self, folder: Path, *, max_concurrent_runs: int = 10) -> None:
+        super().__init__(folder)
+        (folder / "spoken.py").write_text(FUNCTIONS)
+        (folder / "word").write_text("one")
+        (folder / "e2e_settings.py").write_text(
+            "from example.settings import *\n"
+            "PROCTREE = {**PROCTREE, 'FUNCTION_MODULES': ['spoken'], 'POOLS': {'a_pool': 1}}\n"
+        )
+        self.env["DJANGO_SETTINGS_MODULE"] = "e2e_settings"
+        settings = self.home / "dagster.yaml"
+        text = settings.read_text()
+        for before, after in (
+            ("max_concurrent_runs: 10", f"max_concurrent_runs: {max_concurrent_runs}"),
+            ("WarmRunLauncher\n", "WarmRunLauncher\n  config:\n    linger_seconds: 5\n"),
+        ):
+            assert before in text
+            text = text.replace(before, after)
+        settings.write_text(text)
+        self.manage("migrate", "-v0")
+        self.shell(TREES, silently=True)
+
+    def launch_named(self, name: str, *, job: str = "speak", sleeps: bool = False) -> str:
+        return self.launch(job, {"context": {"name": name, "sleeps": sleeps}})
+
+    def said(self, name: str) -> dict[str, Any]:
+        """Wait for what a process says of itself."""
+        path = self.folder / f"{name}.said"
+        wait_for(f"{name} to speak", path.exists, 120)
+        said: dict[str, Any] = json.loads(path.read_text())
+        return said
+
+    def go(self, name: str) -> None:
+        (self.folder / f"{name}.go").touch()
+
+    def template(self) -> psutil.Process:
+        """Return the process that is forked, once there was a run."""
+        self.launch_named("whose child")
+        parent = self.said("whose child")["parent"]
+        (self.folder / "whose child.said").unlink()
+        return psutil.Process(parent)
+
+    def events(self, run_id: str) -> list[str]:
+        return [event["__typename"] for event in self.run(run_id)["eventConnection"]["events"]]
+
+    def steps(self, run_id: str) -> list[str] | None:
+        """Return the steps that are written down on a run."""
+        query = "query ($id: ID!) { runOrError(runId: $id) { ... on Run { stepKeysToExecute } } }"
+        steps: list[str] | None = self.graphql(query, id=run_id)["runOrError"]["stepKeysToExecute"]
+        return steps
+
+    def terminate(self, run_id: str) -> None:
+        """Press "Terminate"."""
+        data = self.graphql(
+            "mutation ($id: String!) { terminateRun(runId: $id) { __typename } }", id=run_id
+        )
+        assert data["terminateRun"]["__typename"] == "TerminateRunSuccess", data
+
+    def submit(self, name: str) -> str:
+        """Queue the tree from a Django process, and return the run's id."""
+        return self.shell(
+            f"print(ProcessTreeManager.submit_tree('speak', context={{'name': {name!r}}}).run_id)"
+        )
+
+
+@pytest.fixture(scope="module")
+def services(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Speaking]:
+    """A webserver and a daemon, each by itself."""
+    stack = Speaking(tmp_path_factory.mktemp("services"))
+    try:
+        stack.start_dagster(as_services=True)
+        yield stack
+    finally:
+        assert stack.stop() == [], "the template ends when it has waited for the next daemon"
+
+
+def test_every_way_to_launch_leads_to_one_template(services: Speaking) -> None:
+    from_the_ui, submitted = services.launch_named("ui"), services.submit("django")
+    assert services.said("ui")["parent"] == services.said("django")["parent"]
+    assert services.finished(from_the_ui)["status"] == "SUCCESS"
+    assert services.finished(submitted)["status"] == "SUCCESS"
+    assert "RunEnqueuedEvent" in services.events(from_the_ui), "there is a limit of ten"
+    assert services.steps(from_the_ui) is None, "it runs the tree as it is when it starts"
+
+
+def test_a_run_that_the_daemon_launched_is_terminated_in_the_ui(services: Speaking) -> None:
+    run_id = services.launch_named("endless", sleeps=True)
+    services.said("endless")
+    services.terminate(run_id)
+    assert services.finished(run_id)["status"] == "CANCELED"
+
+
+def test_a_killed_daemon_takes_nothing_with_it(services: Speaking) -> None:
+    template = services.template()
+    slow = services.launch_named("slow", sleeps=True)
+    services.said("slow")
+    daemon = services.processes.pop()
+    daemon.kill()
+    daemon.wait()
+    queued = services.launch_named("queued meanwhile")
+    services.start_daemon()
+    assert services.said("queued meanwhile")["parent"] == template.pid
+    assert services.finished(queued)["status"] == "SUCCESS"
+    assert services.run(slow)["status"] == "STARTED"
+    services.go("slow")
+    assert services.finished(slow)["status"] == "SUCCESS"
+
+
+def test_a_killed_template_is_replaced_and_its_worker_still_watched(services: Speaking) -> None:
+    lives = services.launch_named("lives", sleeps=True)
+    dies = services.launch_named("dies", sleeps=True)
+    services.said("lives"), services.said("dies")
+    template = services.template()
+    template.kill()
+    assert services.template() != template
+    os.kill(services.said("dies")["pid"], signal.SIGKILL)
+    run = services.finished(dies)
+    assert run["status"] == "FAILURE"
+    assert f"pid {services.said('dies')['pid']}" in json.dumps(run["eventConnection"])
+    assert services.run(lives)["status"] == "STARTED"
+    services.go("lives")
+    assert services.finished(lives)["status"] == "SUCCESS"
+
+
+def test_an_edited_function_is_what_the_next_run_executes(services: Speaking) -> None:
+    services.launch_named("unedited")
+    assert services.said("unedited")["word"] == "before"
+    (services.folder / "spoken.py").write_text(FUNCTIONS.replace("before", "behind"))
+    services.launch_named("edited")
+    assert services.said("edited")["word"] == "behind"
+
+
+def test_reload_definitions_lets_the_next_run_import_anew(services: Speaking) -> None:
+    services.launch_named("old")
+    assert services.said("old")["data"] == "one"
+    (services.folder / "word").write_text("two")
+    data = services.graphql(
+        """mutation ($name: String!) { reloadRepositoryLocation(repositoryLocationName: $name) {
+          __typename } }""",
+        name=services.selector["repositoryLocationName"],
+    )
+    assert data["reloadRepositoryLocation"]["__typename"] == "WorkspaceLocationEntry"
+    services.launch_named("new")
+    assert services.said("new")["data"] == "two"
+
+
+@pytest.fixture(scope="module")
+def unlimited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Speaking]:
+    """``dagster dev`` without a limit on runs; the last test stops it."""
+    stack = Speaking(tmp_path_factory.mktemp("unlimited"), max_concurrent_runs=-1)
+    try:
+        stack.start_dagster()
+        yield stack
+    finally:
+        assert stack.stop() == []
+
+
+def test_where_no_limit_could_apply_a_launch_passes_the_queue(unlimited: Speaking) -> None:
+    for run_id in (unlimited.launch_named("straight"), unlimited.submit("submitted")):
+        assert unlimited.finished(run_id)["status"] == "SUCCESS"
+        assert "RunEnqueuedEvent" not in unlimited.events(run_id)
+        assert unlimited.steps(run_id) is None
+    assert unlimited.said("straight")["parent"] == unlimited.said("submitted")["parent"]
+
+
+def test_a_tree_with_a_pool_is_queued(unlimited: Speaking) -> None:
+    run_id = unlimited.launch_named("pooled", job="pooled")
+    assert unlimited.finished(run_id)["status"] == "SUCCESS"
+    assert "RunEnqueuedEvent" in unlimited.events(run_id)
+
+
+def test_a_launch_past_the_queue_that_fails_leaves_a_failed_run(unlimited: Speaking) -> None:
+    (unlimited.folder / "spoken.py").rename(unlimited.folder / "away.py")
+    run = unlimited.finished(unlimited.launch_named("lost"))
+    (unlimited.folder / "away.py").rename(unlimited.folder / "spoken.py")
+    assert run["status"] == "FAILURE"
+    assert "spoken" in json.dumps(run["eventConnection"])
+
+
+def test_a_run_launched_by_the_webserver_is_terminated(unlimited: Speaking) -> None:
+    run_id = unlimited.launch_named("endless", sleeps=True)
+    unlimited.said("endless")
+    unlimited.terminate(run_id)
+    assert unlimited.finished(run_id)["status"] == "CANCELED"
+
+
+def test_a_due_schedule_passes_the_queue_too(unlimited: Speaking) -> None:
+    [run] = wait_for("the scheduled run", lambda: unlimited.runs("due"), 150)
+    assert unlimited.finished(run["runId"])["status"] == "SUCCESS"
+    assert run["tags"]["proctree/triggered_by"] == "schedule"
+    assert "RunEnqueuedEvent" not in unlimited.events(run["runId"])
+
+
+def test_ctrl_c_ends_the_template_and_the_runs(unlimited: Speaking) -> None:
+    unlimited.launch_named("left over", sleeps=True)
+    said = unlimited.said("left over")
+    left = [psutil.Process(said[who]) for who in ("pid", "parent")]
+    assert unlimited.stop() == []
+    assert psutil.wait_procs(left, timeout=30)[1] == []

