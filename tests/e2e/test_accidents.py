@@ -116,7 +116,7 @@ def test_a_code_server_killed_amid_ticks_and_launches_neither_loses_nor_doubles_
         stack.give_due_times()
         server = stack.start_code_server()
         stack.start_a_daemon()
-        for point in ("ticking", "launching", "launching") * 2:
+        for point in ("ticking", "launching", "launching", "ticking"):
             passed = stack.progress.read_text().count(point)
             wait_for(point, lambda: stack.progress.read_text().count(point) > passed, 150)  # noqa: B023
             time.sleep(chance.uniform(0, 1))
