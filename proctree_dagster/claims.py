@@ -224,7 +224,8 @@ def _look_at_claim(
         return None
     now = timezone.now()
     same_tick = schedule.last_run == at
-    old = claimed_at is None or claimed_at <= now - REQUEST_AGAIN_AFTER
+    # From a clock that was set back since, a claim may be of the future.
+    old = claimed_at is None or abs(now - claimed_at) >= REQUEST_AGAIN_AFTER
     if not (same_tick or old):
         return Skip(f"The run for {_say(claim)} has just been requested.")
     if not mine.filter(claimed_at=claimed_at).update(claimed_at=now):

@@ -9,7 +9,7 @@ from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
 from proctree_dagster.orchestration import runs
 from proctree_dagster.tasks import check_and_run_scheduled_tasks
 from proctree_dagster.tree_builder import ProcessTreeInstance
-from tests.schedules import utc
+from tests.schedules import HOUR, utc
 
 pytestmark = pytest.mark.django_db
 
@@ -78,3 +78,10 @@ def test_a_second_run_of_a_claim_is_waited_for(
     submitted(instance)
     assert runs.ScheduleHistory(instance, schedule.pk).of_claim(DUE) == "under way"
     assert check_and_run_scheduled_tasks() == {}
+
+
+def test_a_claim_made_before_the_clock_was_set_back_is_requested_again(
+    instance: DagsterInstance, schedule: ProcessTreeSchedule
+) -> None:
+    ProcessTreeSchedule.objects.update(claimed_at=timezone.now() + HOUR)
+    assert check_and_run_scheduled_tasks()["tree"]["success"]
