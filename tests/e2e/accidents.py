@@ -58,6 +58,7 @@ class Accidents(Stack):
         self.calls_file = folder / "calls.txt"
         self.calls_file.touch()
         self.progress = folder / "progress.txt"
+        self.progress.touch()
         self.given: list[Due] = []
         self.taken: dict[Due, str] = {}
         self._daemons: subprocess.Popen[bytes] | None = None
