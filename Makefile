@@ -36,8 +36,9 @@ run: install
 	  --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
 
 # Lints, types and contracts, then the tests, those of real processes and a real browser included.
+# Several files at once: most of what those tests do is wait.
 test: check
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
 
 check: install-test
 	$(BIN)/ruff check .

@@ -8,19 +8,29 @@ the ids first, and two processes could both win.
 """
 
 import datetime as dt
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Protocol
 
 from django.utils import timezone
 
-from .models import ProcessTreeSchedule
+from .context import encode
+from .models import ProcessTreeSchedule, RunStatus
 
 REQUEST_AGAIN_AFTER = dt.timedelta(seconds=60)
 """The age at which an open claim without a run is requested again."""
 
-ClaimRuns = Callable[[dt.datetime], Literal["none", "under way", "finished"]]
-"""Tells how far a claim's runs without a parent have come; ``none`` if none was launched."""
+SCHEDULED_FOR = "scheduled_for"
+"""The key of a run's due time in its context, for a schedule that passes it."""
+
+
+class History(Protocol):
+    """What Dagster knows of a schedule's runs; asked only where the row does not say enough."""
+
+    def of_claim(self, due: dt.datetime) -> Literal["none", "under way", "finished"]:
+        """Tell how far a claim's runs without a parent are; ``none`` if none was launched."""
+
+    def of_run(self, run_id: str, worker: str) -> RunStatus:
+        """Tell what a run has come to that was taken up by ``worker``."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +40,14 @@ class Due:
     schedule: ProcessTreeSchedule
     due: dt.datetime
 
+    @property
+    def context(self) -> dict[str, Any]:
+        """The run's context as JSON."""
+        context: dict[str, Any] = self.schedule.context
+        if self.schedule.pass_scheduled_for:
+            context = {**context, SCHEDULED_FOR: self.due.astimezone(self.schedule.rule.zone)}
+        return encode(context)
+
 
 @dataclass(frozen=True)
 class Skip:
@@ -38,7 +56,24 @@ class Skip:
     reason: str
 
 
-def request(schedule_id: int, at: dt.datetime, claim_runs: ClaimRuns) -> Due | Skip:
+@dataclass(frozen=True)
+class Taken:
+    """A run has taken its claim."""
+
+    due: dt.datetime
+    count: int
+    """How many due times the run stands for: those that passed until it started."""
+
+    def __str__(self) -> str:
+        if self.count == 1:
+            return f"This run is for the due time {_say(self.due)}."
+        return (
+            f"This run stands for {self.count:,} due times: that of {_say(self.due)}, and those "
+            "that have passed since."
+        )
+
+
+def request(schedule_id: int, at: dt.datetime, history: History) -> Due | Skip:
     """Decide what one look at a schedule asks for, and claim the due time if one is due.
 
     Parameters
@@ -47,8 +82,8 @@ def request(schedule_id: int, at: dt.datetime, claim_runs: ClaimRuns) -> Due | S
         Primary key of the schedule. Its row is read anew: what counts is the row at the tick.
     at:
         Aware; the tick's time.
-    claim_runs:
-        Asked about an open claim.
+    history:
+        Asked about an open claim, and about a last run that may still be running.
     """
     schedule = (
         ProcessTreeSchedule.objects.select_related("process_tree").filter(pk=schedule_id).first()
@@ -56,19 +91,29 @@ def request(schedule_id: int, at: dt.datetime, claim_runs: ClaimRuns) -> Due | S
     if schedule is None:
         return Skip("The tree or its schedule was deleted.")
     _align(schedule)
+    if schedule.last_run_status == RunStatus.STARTED:
+        look_at_last_run(schedule, history)
     if not schedule.enabled:
         _pass_over(schedule, at)
         return Skip("Disabled in Django: the schedule's 'enabled' is off.")
     if schedule.claim is not None:
-        again = _look_at_claim(schedule, at, claim_runs)
+        again = _look_at_claim(schedule, at, history)
         if again is not None:
             return again
+    elif schedule.last_run == at and schedule.last_due is not None:
+        # This very tick was evaluated before, and its run has started: Dagster finds it again.
+        return Due(schedule, schedule.last_due)
     if not schedule.is_due(at):
         return Skip(f"Not due until {_say(schedule.next_run)}.")
+    if schedule.last_run_status == RunStatus.STARTED and not schedule.allow_overlap:
+        return Skip(
+            f"The last run ({schedule.last_run_id}) is still running; the due time "
+            f"{_say(schedule.next_run)} is kept until it ends."
+        )
     return _claim(schedule, at)
 
 
-def take(job_name: str, due: dt.datetime, run_id: str) -> str | None:
+def take(job_name: str, due: dt.datetime, run_id: str, worker: str = "") -> Taken | Skip:
     """Let a run take its claim before it calls any function.
 
     Parameters
@@ -79,11 +124,13 @@ def take(job_name: str, due: dt.datetime, run_id: str) -> str | None:
         The due time in the run's tag.
     run_id:
         The run's id.
+    worker:
+        The process that runs it, for ``History.of_run``.
 
     Returns
     -------
-    str or None
-        Why the run may not go on, or ``None`` if the claim is its own now.
+    Taken or Skip
+        Why the run may not go on, if the claim is not its own now.
     """
     schedules = ProcessTreeSchedule.objects.filter(process_tree__job_name=job_name)
     while (schedule := schedules.first()) is not None:
@@ -93,6 +140,7 @@ def take(job_name: str, due: dt.datetime, run_id: str) -> str | None:
         changes: dict[str, object] = {
             **{"claim": None, "claimed_at": None},
             **{"last_run_id": run_id, "last_due": due},
+            **{"last_run_status": RunStatus.STARTED, "last_run_worker": worker},
         }
         if schedule.next_run is not None and schedule.next_run <= now:
             # The run stands for the due times that passed while its claim was open.
@@ -101,20 +149,41 @@ def take(job_name: str, due: dt.datetime, run_id: str) -> str | None:
             pk=schedule.pk, enabled=True, claim=due, next_run=schedule.next_run
         ).update(**changes)
         if taken:
-            return None
+            return Taken(due, schedule.due_times(due, now))
         _rewrite_next_run(schedule)  # or somebody has changed the row meanwhile: look again
-    return f"The schedule that was due at {_say(due)} is gone."
+    return Skip(f"The schedule that was due at {_say(due)} is gone.")
 
 
-def _why_not_taken(schedule: ProcessTreeSchedule, due: dt.datetime, run_id: str) -> str | None:
+def resume(due: dt.datetime, run_id: str, worker: str) -> Taken:
+    """Let another worker go on with a run that has taken its claim."""
+    ProcessTreeSchedule.objects.filter(last_run_id=run_id).update(last_run_worker=worker)
+    return Taken(due, 1)
+
+
+def end(run_id: str, status: RunStatus) -> None:
+    """Write down what a run that took its claim has come to."""
+    ProcessTreeSchedule.objects.filter(last_run_id=run_id).update(last_run_status=status)
+
+
+def _why_not_taken(schedule: ProcessTreeSchedule, due: dt.datetime, run_id: str) -> Taken | Skip:
     if schedule.last_run_id == run_id:
-        return None  # it was taken by this very run
+        return Taken(due, 1)  # by this very run
     if schedule.last_due == due:
-        return f"Already run by run {schedule.last_run_id}, which took the claim on {_say(due)}."
-    return (
+        return Skip(
+            f"Already run by run {schedule.last_run_id}, which took the claim on {_say(due)}."
+        )
+    return Skip(
         f"The claim on {_say(due)} is no longer open: the schedule was switched off meanwhile, "
         "or a later due time was run."
     )
+
+
+def look_at_last_run(schedule: ProcessTreeSchedule, history: History) -> None:
+    """Find out whether a run that has not said how it ended has ended."""
+    status = history.of_run(schedule.last_run_id, schedule.last_run_worker)
+    if status != RunStatus.STARTED:
+        schedule.last_run_status = status
+        end(schedule.last_run_id, status)
 
 
 def _align(schedule: ProcessTreeSchedule) -> None:
@@ -139,23 +208,24 @@ def _pass_over(schedule: ProcessTreeSchedule, at: dt.datetime) -> None:
 
 
 def _look_at_claim(
-    schedule: ProcessTreeSchedule, at: dt.datetime, claim_runs: ClaimRuns
+    schedule: ProcessTreeSchedule, at: dt.datetime, history: History
 ) -> Due | Skip | None:
     """Say what an open claim asks for; ``None`` if it has come to its end."""
     claim, claimed_at = schedule.claim, schedule.claimed_at
     assert claim is not None
-    progress = claim_runs(claim)
+    progress = history.of_claim(claim)
     mine = ProcessTreeSchedule.objects.filter(pk=schedule.pk, claim=claim)
     if progress == "under way":
         return Skip(f"The run for {_say(claim)} is on its way.")
     if progress == "finished":
-        # It ended before it could take its claim (cancelled in the queue, worker never came up).
+        # It ended without taking its claim (cancelled in the queue), or too many have failed to.
         mine.update(claim=None, claimed_at=None)
         schedule.refresh_from_db()
         return None
     now = timezone.now()
     same_tick = schedule.last_run == at
-    old = claimed_at is None or claimed_at <= now - REQUEST_AGAIN_AFTER
+    # From a clock that was set back since, a claim may be of the future.
+    old = claimed_at is None or abs(now - claimed_at) >= REQUEST_AGAIN_AFTER
     if not (same_tick or old):
         return Skip(f"The run for {_say(claim)} has just been requested.")
     if not mine.filter(claimed_at=claimed_at).update(claimed_at=now):

@@ -11,11 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
+from . import claims, tags, webserver
 from . import context as contexts
-from . import tags, webserver
 from .connections import after_commit
 from .exceptions import TreeNotFound
-from .models import ProcessTree
+from .models import ProcessTree, ProcessTreeSchedule, RunStatus
 from .names import dagster_name
 from .process import Outcome, Status
 from .spec import TreeSpec, with_dependents
@@ -226,6 +226,24 @@ def submit_row(
     # Not before the commit: the daemon would look for rows that are not there yet.
     after_commit(submit)
     return SubmittedRun(run_id, webserver.run_url(run_id))
+
+
+def refresh_schedules() -> None:
+    """Ask Dagster for what the rows of schedules can't know by themselves, and write it down.
+
+    That is Dagster's own switch of each schedule, and how runs ended that died without a word.
+
+    Raises
+    ------
+    InstanceError
+        Dagster has no home.
+    """
+    from .orchestration import runs, switches
+
+    with runs.open_instance(persistent=True) as instance:
+        switches.look_at_switches(instance)
+        for schedule in ProcessTreeSchedule.objects.filter(last_run_status=RunStatus.STARTED):
+            claims.look_at_last_run(schedule, runs.ScheduleHistory(instance, schedule.pk))
 
 
 def _execute(

@@ -18,8 +18,9 @@ from django.utils.translation import gettext_lazy as _
 
 from . import context as contexts
 from . import intervals, spec
-from .exceptions import ContextError, InvalidTree
+from .exceptions import ContextError, InvalidTree, ScheduleError
 from .names import MAX_NAME_LENGTH, dagster_name
+from .rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
 from .validation import validate_tree
 
 
@@ -142,10 +143,22 @@ def validate_timezone(value: str) -> None:
 _CLOCKWORK = frozenset(
     [
         *("last_run", "next_run", "anchor", "next_run_rule", "claim", "claimed_at"),
-        *("last_run_id", "last_due"),
+        *("last_due", "last_run_id", "last_run_status", "last_run_worker", "stopped_in_dagster"),
     ]
 )
-"""The fields of a schedule that claims write, from whatever process."""
+"""The fields of a schedule that are written behind an editor's back, from whatever process."""
+
+WATCHED_AFTER = dt.timedelta(minutes=2)
+"""How long a scheduled run may take before each minute's tick looks whether it still runs."""
+
+
+class RunStatus(models.TextChoices):
+    """What the last scheduled run has come to."""
+
+    STARTED = "started", _("started")
+    SUCCESS = "success", _("success")
+    FAILURE = "failure", _("failure")
+    CANCELED = "canceled", _("canceled")
 
 
 class ProcessTreeSchedule(models.Model):
@@ -165,8 +178,17 @@ class ProcessTreeSchedule(models.Model):
     interval_minutes = models.PositiveIntegerField(
         _("interval in minutes"),
         default=60,
-        validators=[MinValueValidator(1), MaxValueValidator(intervals.MAX_INTERVAL)],
-        help_text=_("Minutes between two due times, from one to a year."),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(MAX_INTERVAL)],
+        help_text=_("Minutes between two due times, from one to a year. Blank if there is a cron."),
+    )
+    cron = models.CharField(
+        _("cron"),
+        max_length=200,
+        blank=True,
+        default="",
+        help_text=_("Instead of an interval: minute, hour, day, month, weekday: 0 9 * * 1-5."),
     )
     start_time = models.TimeField(
         _("start time"),
@@ -179,7 +201,17 @@ class ProcessTreeSchedule(models.Model):
         blank=True,
         default="",
         validators=[validate_timezone],
-        help_text=_("IANA zone of the start time. Blank: Django's TIME_ZONE."),
+        help_text=_("IANA zone of the start time or the cron. Blank: Django's TIME_ZONE."),
+    )
+    allow_overlap = models.BooleanField(
+        _("allow overlap"),
+        default=False,
+        help_text=_("Whether a scheduled run may start while the last one is still running."),
+    )
+    pass_scheduled_for = models.BooleanField(
+        _("pass the due time"),
+        default=False,
+        help_text=_("Whether a scheduled run finds its due time in its context: scheduled_for."),
     )
     context = ContextField(
         _("context"),
@@ -204,7 +236,7 @@ class ProcessTreeSchedule(models.Model):
     )
     next_run_rule = models.CharField(
         _("rule of next run"),
-        max_length=150,
+        max_length=300,
         blank=True,
         default="",
         editable=False,
@@ -233,6 +265,28 @@ class ProcessTreeSchedule(models.Model):
         editable=False,
         help_text=_("The due time that the last run stands for."),
     )
+    last_run_status = models.CharField(
+        _("last run's status"),
+        max_length=10,
+        choices=RunStatus.choices,
+        blank=True,
+        default="",
+        editable=False,
+    )
+    last_run_worker = models.CharField(
+        _("last run's worker"),
+        max_length=300,
+        blank=True,
+        default="",
+        editable=False,
+        help_text=_("The process that runs it: host, id and start time."),
+    )
+    stopped_in_dagster = models.BooleanField(
+        _("stopped in Dagster"),
+        default=False,
+        editable=False,
+        help_text=_("Whether Dagster's own switch of the schedule is off, when last looked at."),
+    )
 
     class Meta:
         verbose_name = _("process tree schedule")
@@ -243,19 +297,22 @@ class ProcessTreeSchedule(models.Model):
         ]
         constraints = [
             models.CheckConstraint(
-                condition=models.Q(interval_minutes__gte=1)
-                & models.Q(interval_minutes__lte=intervals.MAX_INTERVAL),
-                name="proctree_schedule_interval_range",
+                # Both sides ask for null: SQL lets pass what it can't tell.
+                condition=models.Q(
+                    cron="",
+                    interval_minutes__isnull=False,
+                    interval_minutes__range=(1, MAX_INTERVAL),
+                )
+                | (~models.Q(cron="") & models.Q(interval_minutes__isnull=True)),
+                name="proctree_schedule_interval_or_cron",
                 violation_error_message=_(
-                    "The interval must be from 1 minute to 525,600 (a year)."
+                    "Give an interval from 1 minute to 525,600 (a year), or a cron; not both."
                 ),
             ),
         ]
 
     def __str__(self) -> str:
-        # Not by its rule: an object that is not valid must be shown, too.
-        start, zone = str(self.start_time)[:5], self.timezone or settings.TIME_ZONE
-        return f"{self.process_tree}: every {self.interval_minutes} min from {start} in {zone}"
+        return f"{self.process_tree}: {self.rule_in_words}"
 
     def save(
         self,
@@ -316,19 +373,43 @@ class ProcessTreeSchedule(models.Model):
         }
 
     def clean(self) -> None:
-        """Refuse a context that can't be stored."""
+        """Refuse a context that can't be stored, and a rule that makes no sense."""
         super().clean()
+        problems = {}
         try:
             self.context = contexts.encode({} if self.context is None else self.context)
         except ContextError as error:
-            raise ValidationError({"context": str(error)}) from error
+            problems["context"] = str(error)
+        if self.cron:
+            try:
+                CronRule(self.cron, "UTC")
+            except ScheduleError as error:
+                problems["cron"] = str(error)
+        if problems:
+            raise ValidationError(problems)
 
     @property
-    def rule(self) -> intervals.Rule:
-        """When the schedule asks for runs."""
-        return intervals.Rule(
-            self.interval_minutes, self.start_time, self.timezone or settings.TIME_ZONE
-        )
+    def rule(self) -> Rule:
+        """When the schedule asks for runs.
+
+        Raises
+        ------
+        ScheduleError
+            It makes no sense.
+        """
+        zone = self.timezone or settings.TIME_ZONE
+        if self.cron:
+            return CronRule(self.cron, zone)
+        if self.interval_minutes is None:
+            raise ScheduleError("It has neither an interval nor a cron.")
+        return IntervalRule(self.interval_minutes, self.start_time, zone)
+
+    @property
+    def rule_in_words(self) -> str:
+        """When it asks for runs, also of a schedule whose rule makes no sense."""
+        start, zone = str(self.start_time)[:5], self.timezone or settings.TIME_ZONE
+        rule = f"at {self.cron}" if self.cron else f"every {self.interval_minutes} min from {start}"
+        return f"{rule} in {zone}"
 
     @property
     def current_rule(self) -> str:
@@ -375,6 +456,33 @@ class ProcessTreeSchedule(models.Model):
         anchor = self.anchor or intervals.first_due(self.rule, after)
         return intervals.due_after(self.rule, anchor, after)
 
+    def due_times(self, first: dt.datetime, last: dt.datetime) -> int:
+        """Return how many due times there are from the due time ``first`` to ``last`` (aware)."""
+        return sum(1 for _ in intervals.due_times(self.rule, self.anchor or first, first, last))
+
+    def needs_look(self, at: dt.datetime) -> bool:
+        """Say whether a look at ``at`` (aware) could come to anything but "not due".
+
+        Cheap: it lets one query rule out most schedules.
+        """
+        return (
+            self.claim is not None
+            or self.last_run_status == RunStatus.STARTED
+            or self.next_run is None
+            or self.next_run <= at
+            or self.next_run_rule != self.current_rule
+        )
+
+    @property
+    def held_back_by(self) -> str:
+        """Who keeps the schedule from running: Django's ``enabled``, Dagster's switch, or both.
+
+        Blank if nobody does. Dagster's switch stops the daemon's ticks only, and is known as it
+        was when last looked at (see ``execution.look_at_switches``).
+        """
+        holders = [("Django", not self.enabled), ("Dagster", self.stopped_in_dagster)]
+        return " and ".join(name for name, holds in holders if holds)
+
     def should_run(self) -> bool:
         """Say whether the schedule is due now."""
         return self.is_due(timezone.now())
@@ -392,13 +500,21 @@ class ProcessTreeSchedule(models.Model):
         self.save(update_fields=["anchor", "next_run", "next_run_rule"])
         return self.next_run  # type: ignore[return-value]  # set by either branch
 
-    def cron(self, now: dt.datetime) -> tuple[list[str], str]:
+    def cover(self, now: dt.datetime) -> tuple[list[str], str]:
         """Return the crons that Dagster ticks by, and their zone.
 
-        A schedule that is overdue or has an open claim ticks every minute until it is settled.
+        A schedule that is overdue, has an open claim or a run that takes long ticks every minute
+        until it is settled.
         """
         grace = dt.timedelta(seconds=30)  # a tick at the due time itself needs a moment
         overdue = self.next_run is None or self.next_run < now - grace
-        if overdue or self.claim is not None or self.next_run_rule != self.current_rule:
+        # A run that takes its time: it may have died without a word.
+        watched = (
+            self.last_run_status == RunStatus.STARTED
+            and self.last_run is not None
+            and self.last_run < now - WATCHED_AFTER
+        )
+        unsettled = self.claim is not None or self.next_run_rule != self.current_rule
+        if overdue or watched or unsettled:
             return [intervals.EVERY_MINUTE], self.rule.zone.key
         return intervals.cron_cover(self.rule, self.anchor or now)

@@ -28,3 +28,6 @@ LOCATION = "proctree"
 
 REPOSITORY = "process_trees"
 """The name of its repository, and of the attribute of the definitions module that holds it."""
+
+SCHEDULE_SUFFIX = "_schedule"
+"""What a schedule's name has behind its job's."""

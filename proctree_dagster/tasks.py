@@ -14,7 +14,7 @@ from . import claims, execution
 from .connections import fresh_connections, in_transaction
 from .exceptions import ScheduleError, TreeFailed
 from .execution import Results
-from .models import ProcessTreeSchedule
+from .models import ProcessTreeSchedule, RunStatus
 from .process import explain
 
 logger = logging.getLogger(__name__)
@@ -38,11 +38,14 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
     _refuse_transaction()
     results: dict[str, Results] = {}
     with fresh_connections():
-        schedules = list(ProcessTreeSchedule.objects.values_list("pk", "process_tree__name"))
-    for schedule_id, name in schedules:
+        schedules = list(ProcessTreeSchedule.objects.select_related("process_tree"))
+    for schedule in schedules:
+        name = schedule.process_tree.name
         try:
+            if not schedule.needs_look(timezone.now()):
+                continue
             with fresh_connections():
-                outcome = run_if_due(schedule_id)
+                outcome = run_if_due(schedule.pk)
         except Exception as error:  # one tree's fault must not keep the others from running
             logger.exception("The scheduled process tree %r could not be run.", name)
             outcome = _failed(name, explain(error))
@@ -54,12 +57,12 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
 def run_if_due(schedule_id: int) -> Results | None:
     """Claim a schedule's due time and run its tree here; return ``None`` if it is not due."""
     _refuse_transaction()
-    decision = claims.request(schedule_id, timezone.now(), _claim_runs(schedule_id))
+    decision = claims.request(schedule_id, timezone.now(), _History(schedule_id))
     if isinstance(decision, claims.Skip):
         logger.debug("Schedule %s: %s", schedule_id, decision.reason)
         return None
     row = decision.schedule.process_tree
-    return execution.execute_row(row, triggered_by="schedule", due=decision.due)
+    return execution.execute_row(row, decision.context, triggered_by="schedule", due=decision.due)
 
 
 def _refuse_transaction() -> None:
@@ -70,14 +73,23 @@ def _refuse_transaction() -> None:
         )
 
 
-def _claim_runs(schedule_id: int) -> claims.ClaimRuns:
-    def ask(due: dt.datetime) -> Literal["none", "under way", "finished"]:
+@dataclass(frozen=True)
+class _History:
+    """Opens Dagster's instance when it is asked, and only then."""
+
+    schedule_id: int
+
+    def of_claim(self, due: dt.datetime) -> Literal["none", "under way", "finished"]:
         from .orchestration import runs
 
         with runs.open_instance() as instance:
-            return runs.claim_runs(instance, schedule_id, due)
+            return runs.ScheduleHistory(instance, self.schedule_id).of_claim(due)
 
-    return ask
+    def of_run(self, run_id: str, worker: str) -> RunStatus:
+        from .orchestration import runs
+
+        with runs.open_instance() as instance:
+            return runs.ScheduleHistory(instance, self.schedule_id).of_run(run_id, worker)
 
 
 @dataclass(frozen=True)

@@ -302,11 +302,15 @@ class ProcessTreeInstance:
 
     def register_schedule(
         self,
-        interval_minutes: int = 60,
-        start_time: dt.time = dt.time(0, 0),
+        interval_minutes: int | None = None,
+        start_time: dt.time | None = None,
         enabled: bool | None = None,
         context: Mapping[str, Any] | None = None,
         timezone: str = "",
+        *,
+        cron: str = "",
+        allow_overlap: bool = False,
+        pass_scheduled_for: bool = False,
     ) -> ProcessTreeSchedule:
         """Let the tree run by itself.
 
@@ -316,15 +320,24 @@ class ProcessTreeInstance:
         Parameters
         ----------
         interval_minutes:
-            Minutes between two due times, from 1 to 525,600 (a year).
+            Minutes between two due times, from 1 to 525,600 (a year); 60 if left out.
         start_time:
-            Wall-clock time of the first due time; seconds are dropped.
+            Wall-clock time of the first due time, midnight if left out; seconds are dropped.
         enabled:
             Whether it is on. Left out: on for a new schedule, unchanged for an existing one.
         context:
             Default keyword arguments of a run (see ``context.encode``).
         timezone:
-            IANA zone of ``start_time``; blank for Django's ``TIME_ZONE``.
+            IANA zone of ``start_time`` or ``cron``; blank for Django's ``TIME_ZONE``.
+        cron:
+            Instead of an interval and a start time: minute, hour, day of the month, month and
+            weekday, such as ``"0 9 * * 1-5"``.
+        allow_overlap:
+            Whether a scheduled run may start while the last one is still running. Otherwise its
+            due time is kept until that ends, and several that are kept become one run.
+        pass_scheduled_for:
+            Whether a scheduled run finds its due time in its context, as ``scheduled_for`` (a
+            ``datetime`` in the schedule's zone).
 
         Raises
         ------
@@ -339,15 +352,7 @@ class ProcessTreeInstance:
         """
         row = self._require_saved()
         self._require_nameable("scheduled")
-        if isinstance(interval_minutes, bool) or not isinstance(interval_minutes, int):
-            raise ScheduleError(
-                f"interval_minutes must be a whole number of minutes, not {interval_minutes!r}."
-            )
-        if not isinstance(start_time, dt.time) or start_time.tzinfo is not None:
-            raise ScheduleError(
-                f"start_time must be a datetime.time without a zone, not {start_time!r}; say the "
-                "zone as timezone='Africa/Johannesburg'."
-            )
+        _check_rule(interval_minutes, start_time, cron)
         schedule = ProcessTreeSchedule.objects.filter(process_tree=row).first()
         before = None
         if schedule is None:
@@ -356,9 +361,12 @@ class ProcessTreeInstance:
             before = _registered(schedule)
         if enabled is not None:
             schedule.enabled = enabled
-        schedule.interval_minutes = interval_minutes
-        schedule.start_time = start_time.replace(second=0, microsecond=0)
+        schedule.cron = " ".join(cron.split())
+        schedule.interval_minutes = None if cron else (interval_minutes or 60)
+        schedule.start_time = (start_time or dt.time(0, 0)).replace(second=0, microsecond=0)
         schedule.timezone = timezone
+        schedule.allow_overlap = allow_overlap
+        schedule.pass_scheduled_for = pass_scheduled_for
         schedule.context = contexts.encode(context or {})
         try:
             schedule.full_clean()
@@ -463,7 +471,35 @@ class ProcessTreeInstance:
 
 def _registered(schedule: ProcessTreeSchedule) -> tuple[object, ...]:
     """Return what ``register_schedule`` says of a schedule."""
-    return (schedule.current_rule, schedule.timezone, schedule.context)
+    return (
+        *(schedule.current_rule, schedule.timezone, schedule.context),
+        *(schedule.allow_overlap, schedule.pass_scheduled_for),
+    )
+
+
+def _check_rule(interval_minutes: object, start_time: object, cron: object) -> None:
+    """Refuse what the model's fields would take and misunderstand."""
+    if cron and (interval_minutes is not None or start_time is not None):
+        raise ScheduleError(
+            "Give interval_minutes and start_time, or cron; a cron says its own times."
+        )
+    if not isinstance(cron, str):
+        raise ScheduleError(f"cron must be a string such as '0 9 * * 1-5', not {cron!r}.")
+    if interval_minutes is not None and (
+        isinstance(interval_minutes, bool)
+        or not isinstance(interval_minutes, int)
+        or interval_minutes < 1
+    ):
+        raise ScheduleError(
+            f"interval_minutes must be a whole number of minutes from 1, not {interval_minutes!r}."
+        )
+    if start_time is not None and (
+        not isinstance(start_time, dt.time) or start_time.tzinfo is not None
+    ):
+        raise ScheduleError(
+            f"start_time must be a datetime.time without a zone, not {start_time!r}; say the "
+            "zone as timezone='Africa/Johannesburg'."
+        )
 
 
 def _exists(name: str) -> str:

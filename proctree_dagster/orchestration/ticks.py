@@ -21,14 +21,13 @@ def evaluate(context: ScheduleEvaluationContext, schedule_id: int) -> RunRequest
     """
     at = context.scheduled_execution_time.astimezone(dt.UTC)
     with fresh_connections():
-        decision = claims.request(
-            schedule_id, at, lambda due: runs.claim_runs(context.instance, schedule_id, due)
-        )
+        history = runs.ScheduleHistory(context.instance, schedule_id)
+        decision = claims.request(schedule_id, at, history)
     if isinstance(decision, claims.Skip):
         return SkipReason(decision.reason)
     due = runs.due_tag(decision.due)
     return RunRequest(
         run_key=due,
-        run_config={"context": decision.schedule.context},
+        run_config={"context": decision.context},
         tags={tags.DUE: due, tags.TRIGGERED_BY: "schedule"},
     )

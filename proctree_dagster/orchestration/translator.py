@@ -55,7 +55,6 @@ from .results import result_io_manager
 from .ticks import evaluate
 
 OUTPUT = "result"
-SCHEDULE_SUFFIX = "_schedule"
 
 Collect = Callable[[str, Outcome], None]
 """Takes a process's name and its outcome, in the process that runs it."""
@@ -189,13 +188,13 @@ class ProcessTreeTranslator:
         """
         tree, schedule_id = schedule.process_tree, schedule.pk
         try:
-            crons, zone = schedule.cron(timezone.now())
+            crons, zone = schedule.cover(timezone.now())
             rule = str(schedule.rule)
         except Exception as error:  # SQL may have put anything there; its ticks say so, too
             logging.getLogger(__name__).exception("The schedule of %r makes no sense.", tree.name)
             crons, zone, rule = [intervals.EVERY_MINUTE], "UTC", explain(error)
         return ScheduleDefinition(
-            name=f"{tree.job_name}{SCHEDULE_SUFFIX}",
+            name=f"{tree.job_name}{tags.SCHEDULE_SUFFIX}",
             job_name=tree.job_name,
             cron_schedule=crons[0] if len(crons) == 1 else crons,
             execution_timezone=zone,

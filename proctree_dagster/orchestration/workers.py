@@ -66,15 +66,24 @@ class Worker:
     @classmethod
     def of_run(cls, run: DagsterRun) -> "Worker | None":
         """Return the worker that is written on a run, or ``None``."""
+        worker = cls.from_text(run.tags.get(tags.WORKER, ""))
+        return worker if worker is not None and worker.run_id == run.run_id else None
+
+    @classmethod
+    def from_text(cls, text: str) -> "Worker | None":
+        """Return the worker that ``text`` stands for, or ``None`` if it stands for none."""
         try:
-            worker = cls(**json.loads(run.tags[tags.WORKER]))
-        except (KeyError, TypeError, ValueError):
+            return cls(**json.loads(text))
+        except (TypeError, ValueError):
             return None
-        return worker if worker.run_id == run.run_id else None
+
+    def as_text(self) -> str:
+        """Return what ``from_text`` reads."""
+        return json.dumps(asdict(self))
 
     def as_tags(self) -> dict[str, str]:
         """Return what is written on the run."""
-        return {tags.WORKER: json.dumps(asdict(self))}
+        return {tags.WORKER: self.as_text()}
 
     @property
     def is_here(self) -> bool:
@@ -85,6 +94,11 @@ class Worker:
     def is_alive(self) -> bool:
         """Whether it has not ended; asked on its own host only."""
         return started(self.pid) == self.started
+
+    @property
+    def has_died(self) -> bool:
+        """Whether it is known to be gone: of one on another host nothing is known."""
+        return self.is_here and not self.is_alive
 
     def interrupt(self) -> bool:
         """Ask it to cancel its run, as Ctrl-C would; return whether there was one to ask."""

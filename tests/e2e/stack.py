@@ -282,3 +282,25 @@ class Stack:
         )
         ticks: list[dict[str, Any]] = data["scheduleOrError"]["scheduleState"]["ticks"]
         return ticks
+
+    def switch(self, job: str, *, on: bool) -> None:
+        """Turn Dagster's own switch of a job's schedule, as its UI does."""
+        selector = {**SELECTOR, "scheduleName": f"{job}_schedule"}
+        if on:
+            data = self.graphql(
+                """mutation ($selector: ScheduleSelector!) {
+                  answer: startSchedule(scheduleSelector: $selector) { __typename } }""",
+                selector=selector,
+            )
+        else:
+            state = self.graphql(
+                """query ($selector: ScheduleSelector!) { scheduleOrError(
+                  scheduleSelector: $selector) { ... on Schedule { scheduleState { id } } } }""",
+                selector=selector,
+            )["scheduleOrError"]["scheduleState"]
+            data = self.graphql(
+                """mutation ($id: String!) {
+                  answer: stopRunningSchedule(id: $id) { __typename } }""",
+                id=state["id"],
+            )
+        assert data["answer"]["__typename"] == "ScheduleStateResult", data

@@ -14,6 +14,7 @@ from tests.e2e.stack import TOP, Stack, heed_interrupts, wait_for
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 FUNCTIONS = """
+import os
 import time
 
 def slow():
@@ -21,6 +22,11 @@ def slow():
 
 def quick(**context):
     return context
+
+def waits(path):
+    open(path + ".started", "a").close()
+    while not os.path.exists(path):
+        time.sleep(0.2)
 
 def fails(**context):
     raise ValueError("on purpose")
@@ -51,6 +57,12 @@ def prepare_schedules(stack: Stack) -> None:
     stack.shell(
         "ProcessTreeSchedule.objects.filter(process_tree__name='receivables_reminder')"
         ".update(next_run=timezone.now() - datetime.timedelta(hours=3))"
+    )
+    path = str(stack.folder / "go_on")
+    stack.shell(
+        "tree = ProcessTreeInstance('takes_long')\n"
+        "tree.add_process('waits', func='e2e_functions:waits').save()\n"
+        f"tree.register_schedule(cron='* * * * *', context={{'path': {path!r}}})\n"
     )
     # Nobody tells Dagster of these.
     stack.shell(
@@ -265,3 +277,40 @@ def test_a_disabled_schedule_skips_and_the_tick_says_why(stack: Stack) -> None:
     reasons = wait_for("a skipped tick", skipped, 180)
     assert "Disabled in Django" in reasons[0]
     assert stack.runs("held_back") == []
+
+
+def test_while_a_scheduled_run_is_running_the_next_due_time_is_kept(stack: Stack) -> None:
+    wait_for("the run", (stack.folder / "go_on.started").exists, 180)
+
+    def kept() -> str | None:
+        reasons = [tick["skipReason"] or "" for tick in stack.ticks("takes_long")]
+        return next((reason for reason in reasons if "is kept until it ends" in reason), None)
+
+    [first] = scheduled_runs(stack, "takes_long")
+    assert first["runId"] in wait_for("a due time that is kept", kept, 180)
+    assert "started" in listed(stack, "takes_long")
+    [_] = scheduled_runs(stack, "takes_long")
+    (stack.folder / "go_on").touch()
+    assert stack.finished(first["runId"])["status"] == "SUCCESS"
+    wait_for("the next run", lambda: len(scheduled_runs(stack, "takes_long")) > 1, 180)
+    wait_for("its end", lambda: "success" in listed(stack, "takes_long"))
+
+
+def listed(stack: Stack, tree: str) -> str:
+    """Return what ``proctree list`` says of a tree."""
+    lines = stack.manage("proctree", "list").stdout.splitlines()
+    return "\n".join(line for line in lines if line.startswith(tree))
+
+
+def test_a_schedule_that_is_stopped_in_dagsters_ui_says_so_in_django(stack: Stack) -> None:
+    assert "Dagster" not in listed(stack, "receivables_reminder")
+    stack.switch("receivables_reminder", on=False)
+
+    def noticed() -> bool:
+        row = "ProcessTreeSchedule.objects.get(process_tree__name='receivables_reminder')"
+        return stack.shell(f"print({row}.held_back_by)", silently=True) == "Dagster"
+
+    wait_for("Django to notice by itself", noticed, 120)
+    assert "its switch in Dagster is off" in listed(stack, "receivables_reminder")
+    stack.switch("receivables_reminder", on=True)
+    assert "Dagster" not in listed(stack, "receivables_reminder")

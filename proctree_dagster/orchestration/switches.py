@@ -1,0 +1,46 @@
+"""Dagster's own switch of a schedule, written down where Django can see it.
+
+Dagster keeps it in its instance and tells nobody. A schedule whose switch is off has no ticks,
+whatever Django's ``enabled`` says; so the row says so, too.
+"""
+
+import logging
+
+from dagster import DagsterInstance
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.scheduler.instigation import InstigatorStatus
+
+from .. import tags
+from ..models import ProcessTreeSchedule
+
+logger = logging.getLogger(__name__)
+
+
+def look_at_switches(instance: DagsterInstance) -> None:
+    """Write down which schedules are stopped in Dagster; two queries, if nothing has changed."""
+    stopped = _stopped(instance)
+    for schedule in ProcessTreeSchedule.objects.select_related("process_tree"):
+        tree = schedule.process_tree
+        now = f"{tree.job_name}{tags.SCHEDULE_SUFFIX}" in stopped
+        if now == schedule.stopped_in_dagster:
+            continue
+        ProcessTreeSchedule.objects.filter(pk=schedule.pk).update(stopped_in_dagster=now)
+        if now:
+            logger.warning(
+                "The schedule of %r was stopped in Dagster: the daemon does not run it, though it "
+                "is %s in Django.",
+                tree.name,
+                "enabled" if schedule.enabled else "not enabled",
+            )
+        else:
+            logger.info("The schedule of %r was started in Dagster again.", tree.name)
+
+
+def _stopped(instance: DagsterInstance) -> set[str]:
+    """Return the names of our schedules whose switch is off."""
+    return {
+        state.instigator_name
+        for state in instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)
+        if state.status == InstigatorStatus.STOPPED
+        and state.origin.repository_origin.repository_name == tags.REPOSITORY
+    }

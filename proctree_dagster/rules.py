@@ -1,0 +1,206 @@
+"""What a schedule's rule says: an interval with a start time, or a cron; each in a zone. Pure.
+
+``intervals`` says which due times follow.
+"""
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+from .exceptions import ScheduleError
+
+HOUR = 60
+DAY = 24 * HOUR
+MAX_INTERVAL = 365 * DAY
+"""The longest interval, in minutes: a year."""
+
+Minutes = range | tuple[int, ...]
+"""Times of a day, as minutes from midnight, in order."""
+
+
+@dataclass(frozen=True)
+class IntervalRule:
+    """Due every so many minutes, counted from a start time.
+
+    Parameters
+    ----------
+    interval_minutes:
+        Minutes between two due times, from 1 to ``MAX_INTERVAL``.
+    start_time:
+        Wall-clock time of a due time; its seconds are dropped, schedules go by the minute.
+    timezone:
+        Key of the IANA zone in which ``start_time`` is meant.
+
+    Raises
+    ------
+    ScheduleError
+        The interval is out of range; or, where the zone is needed, it is unknown.
+    """
+
+    interval_minutes: int
+    start_time: dt.time
+    timezone: str
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.interval_minutes <= MAX_INTERVAL:
+            raise ScheduleError(
+                f"The interval must be from 1 to {MAX_INTERVAL} minutes (a year), not "
+                f"{self.interval_minutes!r}."
+            )
+        object.__setattr__(
+            self, "start_time", self.start_time.replace(second=0, microsecond=0, tzinfo=None)
+        )
+
+    def __str__(self) -> str:
+        return f"every {self.interval_minutes} min from {self.start_time:%H:%M} in {self.timezone}"
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The zone of ``start_time``."""
+        return _zone(self.timezone)
+
+    @property
+    def is_elapsed(self) -> bool:
+        """Whether due times count elapsed time, not wall-clock time."""
+        return DAY % self.interval_minutes != 0 and self.interval_minutes % DAY != 0
+
+    @property
+    def start_minute(self) -> int:
+        """``start_time`` as minutes from midnight."""
+        return self.start_time.hour * HOUR + self.start_time.minute
+
+    @property
+    def minutes(self) -> Minutes:
+        """The due times of a day, as minutes from midnight on the wall clock."""
+        if self.interval_minutes >= DAY:
+            return (self.start_minute,)
+        return range(self.start_minute % self.interval_minutes, DAY, self.interval_minutes)
+
+    @property
+    def twice(self) -> bool:
+        """Whether an hour that comes twice is due twice."""
+        return HOUR % self.interval_minutes == 0
+
+    def on(self, date: dt.date, anchor: dt.datetime) -> bool:
+        """Say whether a date has due times, counted from the anchor (aware)."""
+        if self.interval_minutes < DAY:
+            return True
+        days = (date - self.first_date(anchor)).days
+        return days >= 0 and days % (self.interval_minutes // DAY) == 0
+
+    def first_date(self, anchor: dt.datetime) -> dt.date:
+        """Return the date whose ``start_time`` the anchor (aware) is.
+
+        Where a gap holds the start time and midnight, the anchor lies on the date after.
+        """
+        local = anchor.astimezone(self.zone)
+        return local.date() - dt.timedelta(days=int(local.time() < self.start_time))
+
+
+@dataclass(frozen=True)
+class CronRule:
+    """Due at the times that a cron expression names.
+
+    Parameters
+    ----------
+    cron:
+        Five fields: minute, hour, day of the month, month, day of the week. Of the two days, both
+        must match if one begins with ``*``, else either (as in Debian's cron).
+    timezone:
+        Key of the IANA zone in which it is meant.
+
+    Raises
+    ------
+    ScheduleError
+        The expression can't be read, or is never due; or, where the zone is needed, it is unknown.
+    """
+
+    cron: str
+    timezone: str
+
+    def __post_init__(self) -> None:
+        if len(self.cron.split()) != 5:
+            raise ScheduleError(
+                f"A cron has five fields (minute, hour, day, month, weekday), such as "
+                f"'0 9 * * 1-5'; {self.cron!r} has {len(self.cron.split())}."
+            )
+        try:
+            next(CronSim(self.cron, dt.datetime(2000, 1, 1)))  # on any wall clock
+        except CronSimError as error:
+            raise ScheduleError(f"The cron {self.cron!r} can't be read: {error}.") from error
+        except StopIteration as error:
+            raise ScheduleError(f"The cron {self.cron!r} is never due.") from error
+
+    def __str__(self) -> str:
+        return f"at {self.cron} in {self.timezone}"
+
+    @property
+    def zone(self) -> ZoneInfo:
+        """The zone that the expression is meant in."""
+        return _zone(self.timezone)
+
+    @property
+    def minutes(self) -> Minutes:
+        """The due times of a day, as minutes from midnight on the wall clock."""
+        return _minutes(self.cron)
+
+    @property
+    def twice(self) -> bool:
+        """Whether an hour that comes twice is due twice: if every hour is."""
+        return len(_fields(self.cron).hours) == 24
+
+    def on(self, date: dt.date, anchor: dt.datetime) -> bool:
+        """Say whether a date has due times; an anchor is not needed."""
+        fields = _fields(self.cron)
+        return date.month in fields.months and fields.match_day(date)
+
+    @property
+    def cover(self) -> str:
+        """Days, months and weekdays that hold all of its own, as three fields of a plain cron.
+
+        Cron's dialects differ in what days and weekdays mean together, and in ``L`` and ``#``.
+        """
+        fields = _fields(self.cron)
+        months = field(sorted(fields.months), 12)
+        every_day = len(fields.days) == 31
+        every_weekday = len(fields.weekdays) == 8  # both 0 and 7 are Sunday
+        plain_days = all(isinstance(day, int) and day > 0 for day in fields.days)
+        weekdays = {day % 7 for day in fields.weekdays if isinstance(day, int)}
+        if every_day and not every_weekday and len(weekdays) == len(fields.weekdays - {7}):
+            return f"* {months} {field(sorted(weekdays), 7)}"
+        if every_weekday and plain_days:
+            return f"{field(sorted(fields.days), 31)} {months} *"
+        return f"* {months} *"
+
+
+Rule = IntervalRule | CronRule
+"""When a schedule asks for runs."""
+
+
+def field(values: Sequence[int], count: int) -> str:
+    """Write a field of a cron: ``*`` if it holds every value."""
+    return "*" if len(values) == count else ",".join(map(str, values))
+
+
+@lru_cache(maxsize=1024)
+def _fields(cron: str) -> CronSim:
+    return CronSim(cron, dt.datetime(2000, 1, 1))  # only its fields are used
+
+
+@lru_cache(maxsize=1024)
+def _minutes(cron: str) -> tuple[int, ...]:
+    fields = _fields(cron)
+    return tuple(sorted(hour * HOUR + at for hour in fields.hours for at in fields.minutes))
+
+
+def _zone(timezone: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(timezone)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ScheduleError(
+            f"{timezone!r} is not an IANA time zone, such as 'Africa/Johannesburg'."
+        ) from error

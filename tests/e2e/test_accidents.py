@@ -1,0 +1,157 @@
+"""A due time runs exactly once, whatever happens."""
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import psutil
+import pytest
+from django.db import connections
+
+from tests.e2e import daemon as daemons
+from tests.e2e.accidents import Accidents
+from tests.e2e.stack import wait_for
+
+if TYPE_CHECKING:
+    from tests.postgres import Postgres
+
+KILLS = int(os.environ.get("PROCTREE_KILLS", "50"))
+"""How often the daemon is killed."""
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(autouse=True)
+def stacks_database(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """Let the test look into the database of its stack."""
+    with django_db_blocker.unblock():
+        yield
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request: pytest.FixtureRequest) -> dict[str, Any] | None:
+    """Where Django's tables are."""
+    if request.param == "sqlite":
+        return None
+    settings: dict[str, Any] = request.getfixturevalue("postgres").new_database()
+    return settings
+
+
+def test_of_two_hundred_due_times_sixteen_processes_and_a_daemon_run_each_once(
+    tmp_path: Path, database: dict[str, Any] | None
+) -> None:
+    stack = Accidents(tmp_path, trees=25, database=database)
+    try:
+        stack.prepare()
+        stack.give_due_times()  # what is overdue is ticked every minute
+        stack.start_code_server()
+        stack.start_a_daemon()
+        sixteen = stack.start_sixteen()
+
+        def all_done() -> bool:
+            if len(stack.given) >= 200 and stack.runs_by_the_daemon():
+                return stack.settled()
+            stack.give_due_times()  # until the daemon has ticked, and won some, too
+            return False
+
+        wait_for("the two hundred", all_done, 300)
+        stack.stop_sixteen(sixteen)
+        stack.assert_each_due_time_ran_once()
+        by_the_daemon = stack.runs_by_the_daemon()
+        assert {run in by_the_daemon for _, _, run in stack.calls()} == {True, False}
+    finally:
+        stack.stop()
+
+
+def test_a_daemon_killed_fifty_times_neither_loses_nor_doubles_a_due_time(tmp_path: Path) -> None:
+    chance = random.Random(0)
+    stack = Accidents(tmp_path, trees=20)
+    stack.configure_dagster(run_monitoring={"start_timeout_seconds": 20})
+    killed_at: list[str] = []
+
+    def die(dies_at: str, seconds: float) -> None:
+        """Let a daemon live until it comes to a point, or for some seconds."""
+        daemon = stack.start_a_daemon(dies_at)
+        stack.give_due_times()
+        with suppress(psutil.TimeoutExpired):
+            daemon.wait(seconds)
+        stack.kill(daemon)
+        killed_at.append(daemons.last_point(stack.progress, daemon.pid))
+
+    try:
+        stack.prepare()
+        stack.give_due_times()
+        stack.start_code_server()
+        while len(killed_at) < KILLS:
+            die(chance.choice(("", *daemons.POINTS)), chance.uniform(0, 3))
+        # What chance has left out is placed: the kills have come to every point in the end.
+        for point in daemons.POINTS:
+            while point not in killed_at:
+                die(point, 90)
+        stack.start_a_daemon()
+        wait_for("what is left to be run", stack.settled, 300)
+        stack.assert_each_due_time_ran_once()
+    finally:
+        print(f"{len(stack.given)} due times; killed at {Counter(killed_at)}")
+        stack.stop()
+
+
+def test_a_code_server_killed_amid_ticks_and_launches_neither_loses_nor_doubles_a_due_time(
+    tmp_path: Path,
+) -> None:
+    chance = random.Random(0)
+    stack = Accidents(tmp_path, trees=12)
+    stack.configure_dagster(
+        run_monitoring={"start_timeout_seconds": 20},
+        # Stock Dagster's, which asks the code server for each worker.
+        run_launcher={"module": "dagster._core.launcher", "class": "DefaultRunLauncher"},
+    )
+    try:
+        stack.prepare()
+        stack.give_due_times()
+        server = stack.start_code_server()
+        stack.start_a_daemon()
+        for point in ("ticking", "launching", "launching", "ticking"):
+            passed = stack.progress.read_text().count(point)
+            wait_for(point, lambda: stack.progress.read_text().count(point) > passed, 150)  # noqa: B023
+            time.sleep(chance.uniform(0, 1))
+            stack.kill(server)
+            server = stack.start_code_server()
+            stack.give_due_times()
+        wait_for("what is left to be run", stack.settled, 300)
+        stack.assert_each_due_time_was_taken_once()
+    finally:
+        print(f"{len(stack.given)} due times, {len(stack.calls())} calls")
+        stack.stop()
+
+
+def test_a_database_killed_amid_claims_and_runs_neither_loses_nor_doubles_a_due_time(
+    tmp_path: Path, postgres: "Postgres"
+) -> None:
+    chance = random.Random(0)
+    stack = Accidents(tmp_path, trees=25, database=postgres.new_database())
+    try:
+        stack.prepare()
+        stack.give_due_times()
+        stack.start_code_server()
+        stack.start_a_daemon()
+        sixteen = stack.start_sixteen()
+        for _ in range(8):
+            before = len(stack.calls())
+            wait_for("work", lambda: len(stack.calls()) > before + 5, 150)  # noqa: B023
+            time.sleep(chance.uniform(0, 1))
+            connections["stack"].close()
+            postgres.kill()
+            postgres.start_again()
+            stack.give_due_times()
+        wait_for("what is left to be run", stack.settled, 300)
+        stack.stop_sixteen(sixteen)
+        stack.assert_each_due_time_was_taken_once()
+    finally:
+        print(f"{len(stack.given)} due times, {len(stack.calls())} calls")
+        stack.stop()

@@ -1,0 +1,128 @@
+"""``manage.py proctree list``: what holds a schedule back, Django's switch or Dagster's."""
+
+import datetime as dt
+import logging
+import os
+from dataclasses import replace
+from io import StringIO
+
+import pytest
+from dagster import DagsterInstance
+from dagster._core.remote_origin import RemoteInstigatorOrigin
+from dagster._core.scheduler.instigation import (
+    InstigatorState,
+    InstigatorStatus,
+    InstigatorType,
+    ScheduleInstigatorData,
+)
+from django.core.management import call_command
+from django.utils import timezone
+
+from proctree_dagster import tags
+from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, RunStatus
+from proctree_dagster.orchestration import runs
+from proctree_dagster.orchestration.repository import LiveRepositoryData
+from proctree_dagster.orchestration.translator import ProcessTreeTranslator
+from proctree_dagster.orchestration.workers import Worker
+from proctree_dagster.tree_builder import ProcessTreeInstance
+from tests.app import processes
+
+pytestmark = pytest.mark.django_db
+
+
+def scheduled(name: str) -> ProcessTreeSchedule:
+    tree = ProcessTreeInstance(name).add_process("one", func=processes.one)
+    tree.save()
+    return tree.register_schedule(cron="0 9 * * *")
+
+
+def switch(instance: DagsterInstance, name: str, status: InstigatorStatus) -> None:
+    """Turn Dagster's switch of a schedule, as its UI does."""
+    repository = runs._remote_origin(name).repository_origin
+    origin = RemoteInstigatorOrigin(repository, f"{name}{tags.SCHEDULE_SUFFIX}")
+    data = ScheduleInstigatorData("0 9 * * *", start_timestamp=None)
+    state = InstigatorState(origin, InstigatorType.SCHEDULE, status, data)
+    known = instance.get_instigator_state(origin.get_id(), origin.get_selector().get_id())
+    (instance.add_instigator_state if known is None else instance.update_instigator_state)(state)
+
+
+def listed() -> str:
+    out = StringIO()
+    call_command("proctree", "list", stdout=out, stderr=out, no_color=True)
+    return out.getvalue()
+
+
+def test_every_tree_is_listed_with_its_rule_and_its_last_run(instance: DagsterInstance) -> None:
+    ProcessTreeInstance("by_hand").add_process("one", func=processes.one).save()
+    scheduled("close")
+    ProcessTreeSchedule.objects.update(
+        next_run=dt.datetime(2026, 6, 10, 7, tzinfo=dt.UTC),
+        last_run=dt.datetime(2026, 6, 9, 7, tzinfo=dt.UTC),
+        last_run_status=RunStatus.SUCCESS,
+        last_run_id="abc",
+    )
+    heading, by_hand, close = listed().splitlines()
+    assert heading.split("  ")[0] == "TREE"
+    assert by_hand.split() == ["by_hand", "no", "schedule"]
+    assert close == (
+        "close    at 0 9 * * * in Africa/Johannesburg  2026-06-10 09:00  2026-06-09 09:00  "
+        "success  abc"
+    )
+
+
+def test_which_of_the_two_switches_holds_a_schedule_back(instance: DagsterInstance) -> None:
+    for name in ("neither", "django", "dagster", "both"):
+        scheduled(name)
+    ProcessTreeSchedule.objects.filter(process_tree__name__in=["django", "both"]).update(
+        enabled=False
+    )
+    switch(instance, "neither", InstigatorStatus.RUNNING)
+    switch(instance, "dagster", InstigatorStatus.STOPPED)
+    switch(instance, "both", InstigatorStatus.STOPPED)
+    text = listed()
+    held_back = {
+        tree.name: tree.schedule.held_back_by for tree in ProcessTree.objects.with_schedules()
+    }
+    assert held_back == {
+        "neither": "",
+        "django": "Django",
+        "dagster": "Dagster",
+        "both": "Django and Dagster",
+    }
+    assert "django does not run: its 'enabled' is off" in text
+    assert "dagster does not run: its switch in Dagster is off" in text
+    assert text.count("both does not run") == 2
+    assert "neither does not run" not in text
+    switch(instance, "dagster", InstigatorStatus.RUNNING)
+    assert "dagster does not run" not in listed()
+
+
+def test_a_run_that_dagster_does_not_know_any_more_is_not_listed_as_started(
+    instance: DagsterInstance,
+) -> None:
+    scheduled("close")
+    ProcessTreeSchedule.objects.update(
+        last_run=timezone.now(),
+        last_run_status=RunStatus.STARTED,
+        last_run_id="gone",
+        last_run_worker=replace(Worker.of_process("gone", os.getpid()), started="1").as_text(),
+    )
+    assert "failure" in listed()
+
+
+def test_without_a_home_of_dagsters_what_the_rows_say_is_listed() -> None:
+    scheduled("close")
+    text = listed()
+    assert "Dagster was not asked: Dagster has no home" in text
+    assert "at 0 9 * * *" in text
+
+
+def test_what_was_switched_in_dagsters_ui_is_written_down_when_it_refreshes(
+    instance: DagsterInstance, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduled("close")
+    switch(instance, "close", InstigatorStatus.STOPPED)
+    with caplog.at_level(logging.WARNING, "proctree_dagster"):
+        LiveRepositoryData(ProcessTreeTranslator()).get_all_schedules()
+    assert ProcessTreeSchedule.objects.get().held_back_by == "Dagster"
+    assert "was stopped in Dagster: the daemon does not run it, though it is enabled" in caplog.text
