@@ -3,8 +3,8 @@
     .venv/bin/python -m benchmarks.launch
 
 Starts three stacks in a temporary folder: stock Dagster (default ``dagster.yaml``, executor and
-launcher, the tree written by hand as a Dagster job), ours, and ours without a limit on runs, so
-past the queue. They take turns; what was started is stopped. Lasts about fifteen minutes.
+launcher, the tree written by hand as a Dagster job), ours (the example's ``dagster.yaml``), and ours
+without a limit on runs, so past the queue. They take turns; what was started is stopped. Lasts about fifteen minutes.
 """
 
 import argparse
@@ -24,6 +24,9 @@ from typing import Any
 import psutil
 
 from tests.e2e.stack import Stack, wait_for
+
+COST_SECONDS = 9.0
+"""How long to count the CPU seconds of a run for; the slowest side must have ended by then."""
 
 FUNCTIONS = """
 import os
@@ -256,7 +259,7 @@ def cost(side: Side, idle: float, seconds: float) -> float:
     before, at = side.cpu(), time.monotonic()
     _, token = side.launch_one()
     side.ended(token)
-    time.sleep(max(0.0, at + seconds - time.monotonic()))
+    time.sleep(max(2.0, at + seconds - time.monotonic()))
     return side.cpu() - before - idle * (time.monotonic() - at)
 
 
@@ -325,6 +328,7 @@ def measure(folder: Path, rounds: int, count: int, idle_seconds: float) -> list[
         time.sleep(10)
         idles = [idle_cpu(sides, idle_seconds / rounds) for _ in range(rounds)]
         memories = [[side.memory() for side in sides] for _ in range(rounds)]
+        tell(f"idle CPU {idles[-1]}, memory {memories[-1]}")
         latencies: dict[str, list[float]] = {side.name: [] for side in sides}
         costs: dict[str, list[float]] = {side.name: [] for side in sides}
         for number in range(rounds):
@@ -334,10 +338,13 @@ def measure(folder: Path, rounds: int, count: int, idle_seconds: float) -> list[
         for number in range(rounds):
             for index, side in enumerate(sides[:2]):
                 rest = statistics.median(each[index] for each in idles)
-                costs[side.name].append(cost(side, rest, 12))
+                costs[side.name].append(cost(side, rest, COST_SECONDS))
             tell(f"cost {number + 1}: {[round(each[-1], 2) for each in list(costs.values())[:2]]}")
     tell("a full queue")
-    full = [throughput(make, folder / f"full{i}", count) for i, make in enumerate((Stock, Side))]
+    full = []
+    for number, make in enumerate((Stock, Side)):
+        full.append(throughput(make, folder / f"full{number}", count))
+        tell(f"{make.name}: {full[-1]:.1f} runs a minute")
     return [
         Row(
             "launch → first line, through the queue",
@@ -377,7 +384,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=10, help="samples of each measure")
     parser.add_argument("--runs", type=int, default=60, help="runs that are queued at once")
-    parser.add_argument("--idle", type=float, default=60, help="seconds to be idle for")
+    parser.add_argument("--idle", type=float, default=40, help="seconds to be idle for")
     given = parser.parse_args()
     load = os.getloadavg()
     with tempfile.TemporaryDirectory() as folder:
