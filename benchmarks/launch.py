@@ -3,8 +3,9 @@
     .venv/bin/python -m benchmarks.launch
 
 Starts three stacks in a temporary folder: stock Dagster (default ``dagster.yaml``, executor and
-launcher, the tree written by hand as a Dagster job), ours (the example's ``dagster.yaml``), and ours
-without a limit on runs, so past the queue. They take turns; what was started is stopped. Lasts about fifteen minutes.
+launcher, the tree written by hand as a Dagster job), ours (the example's ``dagster.yaml``), and
+ours without a limit on runs, so past the queue. They take turns; what was started is stopped. Lasts
+about ten minutes.
 """
 
 import argparse

@@ -27,7 +27,7 @@ import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -154,6 +154,7 @@ class Template:
         self.address = template_client.address(home)
         self._inode = self.address.stat().st_ino
         self.children: dict[int, str] = {}
+        self._started: dict[int, subprocess.Popen[bytes]] = {}
         self._owners: dict[tuple[int, str], bool] = {}
         self._lonely_since = time.monotonic()
         self._told: set[str] = set()
@@ -221,7 +222,8 @@ class Template:
             Whether this process has just replaced itself for it.
         """
         if request["do"] == "reload":
-            _send(connection, {"pid": os.getpid()})
+            with suppress(OSError):  # whoever asked has not waited
+                _send(connection, {"pid": os.getpid()})
             self._replace()
         elif request["do"] == "find":
             pids = [
@@ -245,10 +247,17 @@ class Template:
             if problem not in self._told:
                 self._told.add(problem)
                 logger.warning("Runs are started in plain processes, slower: %s.", problem)
-            command = args.get_command_args()
-            pid = subprocess.Popen(command, start_new_session=True).pid  # noqa: S603  # Dagster's
-            _send(connection, {"pid": pid, "plain": True})
+            pid = self._start(args.get_command_args())
         self.children[pid] = serialized
+        if problem is not None:
+            _send(connection, {"pid": pid, "plain": True})  # a forked child says so itself
+
+    def _start(self, command: Sequence[str]) -> int:
+        """Start a program and return its process id."""
+        process = subprocess.Popen(command, start_new_session=True)  # noqa: S603  # Dagster's, ours
+        # Kept until it is reaped here: of what is forgotten, subprocess would reap the next one.
+        self._started[process.pid] = process
+        return process.pid
 
     def _why_another(self, args: ExecuteRunArgs) -> str | None:
         """Return why a run is not one for this process: it is of other code."""
@@ -356,6 +365,8 @@ class Template:
                 return
             args = self.children.pop(pid, None)
             code = os.waitstatus_to_exitcode(status)
+            if pid in self._started:
+                self._started.pop(pid).returncode = code
             if args is not None and code not in (0, UNWANTED):
                 self._report(pid, code, args)
 
@@ -364,15 +375,17 @@ class Template:
         message = get_run_crash_explanation(f"The run's worker (process {pid})", code)
         logger.error("%s", message)
         command = [sys.executable, "-m", template_client.MODULE, "--died", message, "--args", args]
-        subprocess.Popen(command, start_new_session=True)  # noqa: S603  # this module
+        self._start(command)
 
     # Its own end
 
     def _watch(self, owner: Mapping[str, Any]) -> None:
         """Stay as long as a process does."""
         who = (owner["pid"], owner["started"])
-        if who in self._owners or owner["pid"] == os.getpid() or started(who[0]) != who[1]:
+        if who in self._owners or owner["pid"] == os.getpid():
             return
+        if who[1] is None or started(who[0]) != who[1]:
+            return  # it has ended
         self._owners[who] = owner["dev"]
         if sys.platform == "linux":
             try:
