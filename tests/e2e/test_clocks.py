@@ -42,7 +42,7 @@ class ClockedStack(Accidents):
                 f"tree.save()\ntree.register_schedule({rule})"
             )
         self.start_code_server()
-        self.start_daemon()
+        self.start_a_daemon()
 
     def due_times_run(self, name: str = "tree") -> list[dt.datetime]:
         """Return the due times that a tree was run for, when no run is under way."""
