@@ -64,6 +64,10 @@ if os.path.exists(os.path.join(os.environ["TEST_FOLDER"], "threads")):
     import threading
 
     threading.Thread(target=threading.Event().wait, daemon=True).start()
+if os.path.exists(os.path.join(os.environ["TEST_FOLDER"], "connections")):
+    import socket
+
+    connection = socket.socketpair()
 if os.path.exists(os.path.join(os.environ["TEST_FOLDER"], "broken")):
     raise RuntimeError("broken on purpose")
 """
@@ -435,15 +439,20 @@ def test_a_worker_elsewhere_is_left_to_its_host(place: Place) -> None:
     assert "another-host" in place.failure(run.run_id)
 
 
-def test_a_template_with_threads_is_not_forked(
-    place: Place, capfd: pytest.CaptureFixture[str]
+@pytest.mark.parametrize(
+    ("left", "told"),
+    [("threads", "has left 1 threads running"), ("connections", "has left 2 connections open")],
+)
+def test_a_template_with_threads_or_connections_is_not_forked(
+    place: Place, left: str, told: str
 ) -> None:
-    (place.folder / "threads").touch()
+    (place.folder / left).touch()
     runs = [place.launch() for _ in range(2)]
     assert [place.ended(run_id) for run_id in runs] == [DagsterRunStatus.SUCCESS] * 2
-    assert {place.said(run_id)["threads"] for run_id in runs} == {2}
+    sessions = {place.said(run_id)["session"] for run_id in runs}
+    assert sessions == {place.said(run_id)["pid"] for run_id in runs}
     log = (place.home / "proctree_template.log").read_text()
-    assert log.count("has left 1 threads running") == 1
+    assert log.count(told) == 1
     doomed = place.launch(sleeps="yes")
     place.said(doomed)
     assert place.launcher.terminate(doomed)

@@ -32,6 +32,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
+import psutil
 from dagster import DagsterInstance, RepositoryDefinition
 from dagster._cli.api import _execute_run_command_body
 from dagster._core.origin import RepositoryPythonOrigin
@@ -99,6 +100,23 @@ def stamps(files: list[Path], since_ns: int) -> dict[Path, Stamp]:
     }
 
 
+def connections_left(before: set[int]) -> str | None:
+    """Return why a process with new connections must not be forked, or ``None``.
+
+    Parameters
+    ----------
+    before:
+        The sockets that were open before the imports (see ``sockets``).
+    """
+    left = len(sockets() - before)
+    return f"importing the code location has left {left} connections open" if left else None
+
+
+def sockets() -> set[int]:
+    """Return the file descriptors of this process's sockets."""
+    return {each.fd for each in psutil.Process().net_connections("all")}
+
+
 def why_not_fork() -> str | None:
     """Return why this process must not be forked, or ``None``."""
     threads = threading.active_count()
@@ -143,11 +161,14 @@ class Template:
         self._ended = False
         self._selector = selectors.DefaultSelector()
         self._wakeup: socket.socket | None = None
+        self._connected: str | None = None
 
     def warm_up(self) -> None:
         """Import everything once."""
         warmth.read_migrations_once()
+        before = sockets()
         load(self.origin)
+        self._connected = connections_left(before)
         self._stamps = stamps(user_modules(), BEGUN_NS)
         gc.collect()
         gc.freeze()  # or the first collection in each child would copy every page
@@ -217,7 +238,7 @@ class Template:
 
     def _launch(self, connection: socket.socket, serialized: str) -> None:
         args = deserialize_value(serialized, ExecuteRunArgs)
-        problem = why_not_fork() or self._why_another(args)
+        problem = why_not_fork() or self._connected or self._why_another(args)
         if problem is None:
             pid = self._fork(connection, args)
         else:
@@ -462,7 +483,10 @@ def _work(args: ExecuteRunArgs) -> int:
         sys.modules["numpy"].random.seed()
     with capture_interrupts():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        with _open_instance(args) as instance, warmth.files_kept_open(instance, args.run_id):
+        with (
+            _open_instance(args) as instance,
+            warmth.files_kept_open(instance, args.run_id),
+        ):
             worker = Worker.of_process(args.run_id, os.getpid())
             instance.add_run_tags(args.run_id, worker.as_tags())
             return _execute_run_command_body(

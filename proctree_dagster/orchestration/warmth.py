@@ -52,18 +52,18 @@ def files_kept_open(instance: DagsterInstance, run_id: str) -> Iterator[None]:
     Whoever is the last to close one must write its log back and wait for the disk: twice an event.
     """
     with ExitStack() as stack:
-        for path in _sqlite_files(instance, run_id):
-            if path.is_file():
-                connection = sqlite3.connect(path)
-                stack.callback(connection.close)
-                connection.execute("SELECT 1 FROM sqlite_master").fetchall()  # opens it
+        for path in filter(Path.is_file, _sqlite_files(instance, run_id)):
+            connection = sqlite3.connect(path)
+            stack.callback(connection.close)
+            connection.execute("SELECT 1 FROM sqlite_master").fetchall()  # opens it
         yield
 
 
 def _sqlite_files(instance: DagsterInstance, run_id: str) -> list[Path]:
-    """Return the files that a run's events are written to; none if Dagster uses another storage."""
+    """Return the files that a run writes to; none if Dagster uses another storage."""
     storage = instance.event_log_storage
     if not isinstance(storage, sqlite_event_log.SqliteEventLogStorage):
         return []
     shards = (run_id, sqlite_event_log.INDEX_SHARD_NAME)
-    return [Path(storage.path_for_shard(shard)) for shard in shards]
+    events = [Path(storage.path_for_shard(shard)) for shard in shards]
+    return [*events, events[0].parent.parent / "runs.db"]
