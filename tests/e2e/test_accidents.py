@@ -109,7 +109,10 @@ def test_a_code_server_killed_amid_ticks_and_launches_neither_loses_nor_doubles_
     stack.configure_dagster(
         run_monitoring={"start_timeout_seconds": 20},
         # Stock Dagster's, which asks the code server for each worker.
-        run_launcher={"module": "dagster._core.launcher", "class": "DefaultRunLauncher"},
+        run_launcher={
+            **{"module": "dagster._core.launcher", "class": "DefaultRunLauncher"},
+            "config": {},
+        },
     )
     try:
         stack.prepare()
