@@ -62,6 +62,7 @@ def test_of_two_hundred_due_times_sixteen_processes_and_a_daemon_run_each_once(
         wait_for("the two hundred", all_done, 300)
         stack.stop_sixteen(sixteen)
         stack.assert_each_due_time_ran_once()
+        assert len(stack.instance.get_runs()) == len(stack.given), "some were requested twice"
         by_the_daemon = stack.runs_by_the_daemon()
         assert {run in by_the_daemon for _, _, run in stack.calls()} == {True, False}
     finally:
