@@ -38,7 +38,7 @@ run: install
 # Lints, types and contracts, then the tests, those of real processes and a real browser included.
 # Several files at once: most of what those tests do is wait.
 test: check
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile
 
 check: install-test
 	$(BIN)/ruff check .

@@ -194,3 +194,14 @@ def cron_cover(rule: Rule, anchor: dt.datetime) -> tuple[list[str], str]:
         for hours, minutes in sorted(minutes_at.items())
     ]
     return crons, timezone
+
+
+def clock_changes(rule: Rule, now: dt.datetime) -> bool:
+    """Say whether a rule's clock changes within a day from now (aware), or just has.
+
+    Around that a cron does not tick at every due time: at the end of a gap, for one.
+    """
+    if isinstance(rule, IntervalRule) and rule.is_elapsed:
+        return False  # it is by no clock
+    moments = (now - dt.timedelta(hours=1), now + dt.timedelta(hours=25))
+    return len({moment.astimezone(rule.zone).utcoffset() for moment in moments}) > 1

@@ -504,7 +504,7 @@ class ProcessTreeSchedule(models.Model):
         """Return the crons that Dagster ticks by, and their zone.
 
         A schedule that is overdue, has an open claim or a run that takes long ticks every minute
-        until it is settled.
+        until it is settled; one whose clock is about to change, until it has.
         """
         grace = dt.timedelta(seconds=30)  # a tick at the due time itself needs a moment
         overdue = self.next_run is None or self.next_run < now - grace
@@ -515,6 +515,6 @@ class ProcessTreeSchedule(models.Model):
             and self.last_run < now - WATCHED_AFTER
         )
         unsettled = self.claim is not None or self.next_run_rule != self.current_rule
-        if overdue or watched or unsettled:
-            return [intervals.EVERY_MINUTE], self.rule.zone.key
+        if overdue or watched or unsettled or intervals.clock_changes(self.rule, now):
+            return [intervals.EVERY_MINUTE], "UTC"
         return intervals.cron_cover(self.rule, self.anchor or now)

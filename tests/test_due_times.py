@@ -15,7 +15,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from proctree_dagster.claims import Due, Skip, Taken, request, take
-from proctree_dagster.intervals import EVERY_MINUTE
+from proctree_dagster.intervals import EVERY_MINUTE, cron_cover
 from proctree_dagster.models import ProcessTreeSchedule, RunStatus
 from tests.schedules import MINUTE, Clock, register, row, utc
 
@@ -442,7 +442,9 @@ def field(text: str, count: int) -> set[int]:
 @example(case(2 * WEEK, "00:10", "Europe/London", NEW_YEAR), 0)  # weekly
 @example(case(WEEK, "23:30", "America/Nuuk", "2025-03-29 12:00"), 0)  # first on a Sunday
 def test_crons_tick_at_every_due_time_and_as_seldom_as_can_be(case: Case, other: int) -> None:
-    crons, zone = case.schedule().cover(case.registered)
+    schedule = case.schedule()
+    assert schedule.anchor is not None
+    crons, zone = cron_cover(schedule.rule, schedule.anchor)
     times = [minutes_of_week(cron) for cron in crons]
     ticks = set().union(*times)
     grid = WEEK if case.interval % WEEK == 0 else math.gcd(DAY, case.interval)

@@ -508,6 +508,20 @@ def test_a_settled_schedule_is_served_with_the_coarsest_cron_in_its_zone(clock: 
     )
 
 
+def test_a_schedule_is_served_every_minute_on_the_day_that_its_clock_changes(clock: Clock) -> None:
+    clock.now = utc("2026-03-27 12:00")
+    london = register(timezone="Europe/London", start_time=dt.time(1, 30), interval_minutes=1440)
+    elapsed = register(timezone="Europe/London", interval_minutes=50)
+    change = utc("2026-03-29 01:00")  # 01:30 does not exist that day: it is due at 02:00
+    update(london, next_run=change)
+    for hours, crons in [(-30, ["30 1 * * *"]), (-20, [EVERY_MINUTE]), (0, [EVERY_MINUTE])]:
+        assert row(london).cover(change + hours * HOUR)[0] == crons
+    update(london, next_run=change + 24 * HOUR)
+    assert row(london).cover(change + 2 * HOUR)[0] == ["30 1 * * *"]
+    update(elapsed, next_run=change)
+    assert row(elapsed).cover(change - HOUR)[0] != [EVERY_MINUTE]
+
+
 def test_a_schedule_that_is_overdue_is_served_every_minute(clock: Clock) -> None:
     schedule = register(interval_minutes=1440)
     assert schedule.cover(utc("2026-06-10 07:00"))[0] == ["0 9 * * *"]

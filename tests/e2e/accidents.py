@@ -77,6 +77,7 @@ class Accidents(Stack):
             "PROCTREE = {**PROCTREE, 'FUNCTION_MODULES': ['e2e_functions']}\n"
             f"DATABASES = {{'default': {self.database!r}}}\n"
         )
+        self.configure_dagster(run_launcher={"config": {"linger_seconds": 1}})
         self.env["DJANGO_SETTINGS_MODULE"] = "e2e_settings"
         self.env["DAEMON_PROGRESS"] = str(self.progress)
 

@@ -45,7 +45,7 @@ def database(request: pytest.FixtureRequest) -> dict[str, Any] | None:
 def test_of_two_hundred_due_times_sixteen_processes_and_a_daemon_run_each_once(
     tmp_path: Path, database: dict[str, Any] | None
 ) -> None:
-    stack = Accidents(tmp_path, trees=25, database=database)
+    stack = Accidents(tmp_path, trees=40, database=database)
     try:
         stack.prepare()
         stack.give_due_times()  # what is overdue is ticked every minute
@@ -54,14 +54,18 @@ def test_of_two_hundred_due_times_sixteen_processes_and_a_daemon_run_each_once(
         sixteen = stack.start_sixteen()
 
         def all_done() -> bool:
+            if not stack.settled():
+                return False
             if len(stack.given) >= 200 and stack.runs_by_the_daemon():
-                return stack.settled()
-            stack.give_due_times()  # until the daemon has ticked, and won some, too
+                return True
+            stack.give_due_times()  # all at once: those that have nothing to do want the same ones
             return False
 
         wait_for("the two hundred", all_done, 300)
         stack.stop_sixteen(sixteen)
         stack.assert_each_due_time_ran_once()
+        requested = len(stack.instance.get_runs())
+        assert requested == len(stack.given), "some were requested twice"
         by_the_daemon = stack.runs_by_the_daemon()
         assert {run in by_the_daemon for _, _, run in stack.calls()} == {True, False}
     finally:
@@ -109,7 +113,10 @@ def test_a_code_server_killed_amid_ticks_and_launches_neither_loses_nor_doubles_
     stack.configure_dagster(
         run_monitoring={"start_timeout_seconds": 20},
         # Stock Dagster's, which asks the code server for each worker.
-        run_launcher={"module": "dagster._core.launcher", "class": "DefaultRunLauncher"},
+        run_launcher={
+            **{"module": "dagster._core.launcher", "class": "DefaultRunLauncher"},
+            "config": {},
+        },
     )
     try:
         stack.prepare()

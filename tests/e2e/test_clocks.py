@@ -42,18 +42,18 @@ class ClockedStack(Accidents):
                 f"tree.save()\ntree.register_schedule({rule})"
             )
         self.start_code_server()
-        self.start_daemon()
+        self.start_a_daemon()
 
     def due_times_run(self, name: str = "tree") -> list[dt.datetime]:
         """Return the due times that a tree was run for, when no run is under way."""
-        wait_for("the runs to end", lambda: not self.active_runs())
+        wait_for("the runs to end", lambda: not self.active_runs(), 180)
         return [dt.datetime.fromisoformat(due) for job, due, _ in self.calls() if job == name]
 
     def go_to(self, due: dt.datetime, *names: str) -> None:
         """Set the clock to shortly before a due time, and wait until it was run."""
         self.clock.set(due - SHORTLY)
         for name in names or ["tree"]:
-            wait_for(f"{name} at {due}", lambda: due in self.due_times_run(name), 90)  # noqa: B023
+            wait_for(f"{name} at {due}", lambda: due in self.due_times_run(name), 180)  # noqa: B023
 
 
 @pytest.fixture
@@ -89,7 +89,7 @@ def test_a_clock_set_forward_a_day_is_caught_up_with_by_one_run(stack: ClockedSt
     stack.go_to(NOON)
     tomorrow = NOON + 24 * HOUR
     stack.clock.set(tomorrow + 10 * MINUTE)
-    wait_for("the run", lambda: len(stack.due_times_run()) > 1, 90)
+    wait_for("the run", lambda: len(stack.due_times_run()) > 1, 180)
     stack.go_to(tomorrow + HALF)
     assert stack.due_times_run() == [NOON, NOON + HALF, tomorrow + HALF]
 
