@@ -36,9 +36,9 @@ run: install
 	  --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
 
 # Lints, types and contracts, then the tests, those of real processes and a real browser included.
-# Several files at once: most of what those tests do is wait.
+# Several at once, the long ones first: most of what they do is wait.
 test: check
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 check: install-test
 	$(BIN)/ruff check .

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from tests.postgres import Postgres
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of a module in one process, but for those that share nothing and take long."""
+    for item in items:
+        if item.get_closest_marker("apart") is None:
+            item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+
+
 @pytest.fixture(autouse=True)
 def no_dagster_home(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no test reach an instance that the environment names."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 KILLS = int(os.environ.get("PROCTREE_KILLS", "50"))
 """How often the daemon is killed."""
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.apart, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(autouse=True)

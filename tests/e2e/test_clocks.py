@@ -14,7 +14,7 @@ from tests.e2e.accidents import Accidents
 from tests.e2e.stack import wait_for
 from tests.schedules import HOUR, MINUTE, utc
 
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.e2e, pytest.mark.apart, pytest.mark.timeout(600)]
 
 SHORTLY = dt.timedelta(seconds=2)
 HALF = 30 * MINUTE
