@@ -501,6 +501,21 @@ def test_a_template_ends_when_those_who_use_it_have(place: Place) -> None:
     assert not template_client.address(str(place.home)).exists()
 
 
+def test_a_template_that_nothing_is_asked_of_gives_its_memory_back(place: Place) -> None:
+    (place.home / "dagster.yaml").write_text(f"{CONFIG}  config:\n    idle_seconds: 1\n")
+    with DagsterInstance.from_config(str(place.home)) as instance:  # it lives on
+        for word in ("first", "second"):
+            run = place.create(sleeps="yes")
+            instance.launch_run(run.run_id, workspace=None)  # type: ignore[arg-type]
+            place.said(run.run_id)
+            process = place.template()
+            time.sleep(2)
+            assert process.is_running(), f"it has a child: the {word}"
+            place.go(run.run_id)
+            assert place.ended(run.run_id) == DagsterRunStatus.SUCCESS
+            process.wait(30)
+
+
 def test_a_template_ends_when_its_socket_is_gone(place: Place) -> None:
     place.ended(place.launch())
     process = place.template()

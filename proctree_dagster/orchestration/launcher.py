@@ -33,6 +33,8 @@ from .workers import Worker
 
 logger = logging.getLogger(__name__)
 
+PATIENCE = template_client.Patience()
+
 
 class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
     """Starts each run in a process forked from one that has Dagster and the trees imported.
@@ -44,10 +46,13 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
     """
 
     def __init__(
-        self, inst_data: ConfigurableClassData | None = None, linger_seconds: int = 60
+        self,
+        inst_data: ConfigurableClassData | None = None,
+        linger_seconds: int = PATIENCE.alone,
+        idle_seconds: int = PATIENCE.idle,
     ) -> None:
         self._inst_data = inst_data
-        self._linger_seconds = linger_seconds
+        self._patience = template_client.Patience(linger_seconds, idle_seconds)
         self._told: set[str] = set()
         super().__init__()  # type: ignore[no-untyped-call]
 
@@ -63,12 +68,21 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
             "linger_seconds": Field(
                 IntSource,
                 is_required=False,
-                default_value=60,
+                default_value=PATIENCE.alone,
                 description=(
                     "How long the process that is forked waits for the next user after the last "
                     "one (the daemon, the webserver) has ended, in seconds."
                 ),
-            )
+            ),
+            "idle_seconds": Field(
+                IntSource,
+                is_required=False,
+                default_value=PATIENCE.idle,
+                description=(
+                    "How long the process that is forked waits for the next launch, in seconds, "
+                    "before it gives its memory back; 0: it never does."
+                ),
+            ),
         }
 
     @classmethod
@@ -126,7 +140,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
                 request,
                 start=origin.repository_origin,
                 output=output,
-                linger=self._linger_seconds,
+                patience=self._patience,
             )
 
         def ask_again(output: IO[bytes] | None) -> template_client.Answer:

@@ -11,10 +11,12 @@ import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import AbstractSet  # noqa: UP035  # as the overridden method says it
 
 from dagster import (
+    DagsterInstance,
     JobDefinition,
     RepositoryData,
     RepositoryDefinition,
@@ -58,6 +60,8 @@ class LiveRepositoryData(RepositoryData):
         self._rows: dict[str, ProcessTree] = {}
         self._read_at: float | None = None
         self._switches_at: float | None = None
+        self._open = ExitStack()
+        self._instance: DagsterInstance | None = None
         self._jobs: dict[str, tuple[Key, JobDefinition]] = {}
         self._told: dict[str, str | None] = {}
 
@@ -149,8 +153,10 @@ class LiveRepositoryData(RepositoryData):
         if runs.dagster_home() is None:
             return
         try:
-            with fresh_connections(), runs.open_instance() as instance:
-                look_at_switches(instance)
+            if self._instance is None:  # kept open: opening one costs more than asking it
+                self._instance = self._open.enter_context(runs.open_instance())
+            with fresh_connections():
+                look_at_switches(self._instance)
         except Exception:  # the list of schedules must not fail for what is only reported
             logger.exception("Dagster's switches of the schedules can't be read.")
 

@@ -44,6 +44,7 @@ from dagster._utils.interrupts import capture_interrupts
 from filelock import FileLock
 
 from . import template_client, warmth
+from .template_client import Patience
 from .workers import Worker, started
 
 logger = logging.getLogger("proctree_dagster.orchestration.template")
@@ -145,9 +146,9 @@ def load(origin: RepositoryPythonOrigin) -> None:
 class Template:
     """The process that is forked."""
 
-    def __init__(self, home: str, listener: socket.socket, origin: str, linger: int) -> None:
+    def __init__(self, home: str, listener: socket.socket, origin: str, patience: Patience) -> None:
         self.home = home
-        self.linger = linger
+        self.patience = patience
         self.listener = listener
         self.origin: RepositoryPythonOrigin = deserialize_value(origin, RepositoryPythonOrigin)
         self._origin = origin
@@ -156,7 +157,7 @@ class Template:
         self.children: dict[int, str] = {}
         self._started: dict[int, subprocess.Popen[bytes]] = {}
         self._owners: dict[tuple[int, str], bool] = {}
-        self._lonely_since = time.monotonic()
+        self._lonely_since = self._asked_at = time.monotonic()
         self._told: set[str] = set()
         self._stamps: Mapping[Path, Stamp] = {}
         self._ended = False
@@ -233,6 +234,7 @@ class Template:
             ]
             _send(connection, {"pid": pids[-1] if pids else None, "template": os.getpid()})
         else:
+            self._asked_at = time.monotonic()
             self._watch(request["owner"])
             if not fresh and self._is_outdated():
                 self._replace(connection, request)
@@ -333,7 +335,7 @@ class Template:
             sys.stdout.flush()
             sys.stderr.flush()
             command = template_client.command(
-                self.home, self.listener.fileno(), self._origin, self.linger, file.fileno()
+                self.home, self.listener.fileno(), self._origin, self.patience, file.fileno()
             )
             os.execv(sys.executable, [sys.executable, *command])  # noqa: S606  # itself
 
@@ -399,9 +401,17 @@ class Template:
         os.close(handle)
 
     def _patience(self) -> float:
-        if not self._owners and not self.children:
-            return max(0.0, self._lonely_since + self.linger - time.monotonic())
-        return LOOK_ROUND_SECONDS if sys.platform == "linux" else POLL_SECONDS
+        """Return how long to wait until the next look round, in seconds."""
+        longest = LOOK_ROUND_SECONDS if sys.platform == "linux" else POLL_SECONDS
+        if self.children:
+            return longest
+        now, patience = time.monotonic(), self.patience
+        left = [longest]
+        if not self._owners:
+            left.append(self._lonely_since + patience.alone - now)
+        if patience.idle:
+            left.append(self._asked_at + patience.idle - now)
+        return max(0.0, min(left))
 
     def _look_round(self) -> None:
         gone = [who for who in self._owners if started(who[0]) != who[1]]
@@ -410,9 +420,15 @@ class Template:
                 logger.info("Ending with 'dagster dev'.")
                 self._end_children()
                 self._ended = True
+        now, patience = time.monotonic(), self.patience
         if self._owners:
-            self._lonely_since = time.monotonic()
-        elif time.monotonic() - self._lonely_since >= self.linger and not self.children:
+            self._lonely_since = now
+        if self.children:
+            self._asked_at = now
+        elif now - self._lonely_since >= patience.alone:
+            self._ended = True
+        elif patience.idle and now - self._asked_at >= patience.idle:
+            logger.info("Ending: no run was launched for %s seconds.", patience.idle)
             self._ended = True
         if not self._is_reachable():
             logger.warning("%s is not this process's any more; ending.", self.address)
@@ -540,7 +556,8 @@ def main() -> None:
     parser.add_argument("--home")
     parser.add_argument("--listener", type=int)
     parser.add_argument("--origin")
-    parser.add_argument("--linger", type=int)
+    parser.add_argument("--alone", type=int)
+    parser.add_argument("--idle", type=int)
     parser.add_argument("--state", type=int)
     parser.add_argument("--died")
     parser.add_argument("--args")
@@ -551,7 +568,7 @@ def main() -> None:
     # A process that a run starts is not one of dagster dev's.
     os.environ.pop("DAGSTER_IS_DEV_CLI", None)
     listener = socket.socket(fileno=given.listener)
-    template = Template(given.home, listener, given.origin, given.linger)
+    template = Template(given.home, listener, given.origin, Patience(given.alone, given.idle))
     state = _read(given.state)
     try:
         template.warm_up()

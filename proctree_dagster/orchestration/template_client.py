@@ -16,7 +16,7 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import psutil
 from dagster._core.origin import RepositoryPythonOrigin
@@ -28,6 +28,17 @@ from .workers import started
 MODULE = "proctree_dagster.orchestration.template"
 LONGEST_ADDRESS = 100
 """Bytes that the path of a socket may have everywhere (Linux: 107, macOS: 103)."""
+
+
+class Patience(NamedTuple):
+    """How long a template waits for work before it ends, in seconds."""
+
+    alone: int = 60
+    """Without a process that uses it."""
+
+    idle: int = 900
+    """Without a launch; 0 for as long as it takes. It holds some 100 MiB meanwhile."""
+
 
 Request = dict[str, Any]
 Answer = dict[str, Any]
@@ -72,7 +83,7 @@ def ask(
     *,
     start: RepositoryPythonOrigin | None = None,
     output: IO[bytes] | None = None,
-    linger: int = 60,
+    patience: Patience = Patience(),  # noqa: B008  # it is frozen
     seconds: float = 60.0,
 ) -> Answer:
     """Ask the template for something and return its answer.
@@ -87,8 +98,8 @@ def ask(
         The code location that a template is started for, if there is none.
     output:
         Where a template that is started writes; left out, where this process does.
-    linger:
-        How long, in seconds, a template that is started waits for a next user without one.
+    patience:
+        How long a template that is started waits for work.
     seconds:
         How long to wait for the answer.
 
@@ -99,7 +110,7 @@ def ask(
         asked for has not happened.
     """
     try:
-        with _reach(home, start, output, linger) as connection:
+        with _reach(home, start, output, patience) as connection:
             connection.settimeout(seconds)
             connection.sendall(json.dumps(request).encode() + b"\n")
             line = connection.makefile("rb").readline()
@@ -135,7 +146,10 @@ def owner() -> Mapping[str, Any]:
 
 
 def _reach(
-    home: str, start: RepositoryPythonOrigin | None, output: IO[bytes] | None, linger: int
+    home: str,
+    start: RepositoryPythonOrigin | None,
+    output: IO[bytes] | None,
+    patience: Patience,
 ) -> socket.socket:
     """Connect to the template; if there is none, start it."""
     path = address(home)
@@ -146,7 +160,7 @@ def _reach(
             connection = _connect(path)
             if connection is None:
                 with _listen(path) as listener:
-                    _start(home, listener, start, output, linger)
+                    _start(home, listener, start, output, patience)
                 connection = _connect(path)
     if connection is None:
         raise ConnectionRefusedError("There is no template process.")
@@ -184,14 +198,14 @@ def _start(
     listener: socket.socket,
     origin: RepositoryPythonOrigin,
     output: IO[bytes] | None,
-    linger: int,
+    patience: Patience,
 ) -> None:
     """Start a template in a session of its own, so no signal to this process's group meets it."""
     folder = getattr(origin.code_pointer, "working_directory", None)
     subprocess.Popen(  # noqa: S603  # itself
         [
             origin.executable_path or sys.executable,
-            *command(home, listener.fileno(), serialize_value(origin), linger),
+            *command(home, listener.fileno(), serialize_value(origin), patience),
         ],
         cwd=folder if folder and Path(folder).is_dir() else None,
         stdin=subprocess.DEVNULL,
@@ -203,11 +217,11 @@ def _start(
 
 
 def command(
-    home: str, listener: int, origin: str, linger: int, state: int | None = None
+    home: str, listener: int, origin: str, patience: Patience, state: int | None = None
 ) -> list[str]:
     """Return what a template's Python is called with."""
     arguments = ["--home", home, "--listener", str(listener), "--origin", origin]
-    arguments += ["--linger", str(linger)]
+    arguments += ["--alone", str(patience.alone), "--idle", str(patience.idle)]
     if state is not None:
         arguments += ["--state", str(state)]
     return ["-m", MODULE, *arguments]

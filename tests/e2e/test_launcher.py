@@ -214,6 +214,13 @@ def test_a_tree_with_a_pool_is_queued(unlimited: Speaking) -> None:
     assert "RunEnqueuedEvent" in unlimited.events(run_id)
 
 
+def test_a_due_schedule_passes_the_queue_too(unlimited: Speaking) -> None:
+    [run] = wait_for("the scheduled run", lambda: unlimited.runs("due"), 150)
+    assert unlimited.finished(run["runId"])["status"] == "SUCCESS"
+    assert run["tags"]["proctree/triggered_by"] == "schedule"
+    assert "RunEnqueuedEvent" not in unlimited.events(run["runId"])
+
+
 def test_a_launch_past_the_queue_that_fails_leaves_a_failed_run(unlimited: Speaking) -> None:
     (unlimited.folder / "spoken.py").rename(unlimited.folder / "away.py")
     run = unlimited.finished(unlimited.launch_named("lost"))
@@ -227,13 +234,6 @@ def test_a_run_launched_by_the_webserver_is_terminated(unlimited: Speaking) -> N
     unlimited.said("endless")
     unlimited.terminate(run_id)
     assert unlimited.finished(run_id)["status"] == "CANCELED"
-
-
-def test_a_due_schedule_passes_the_queue_too(unlimited: Speaking) -> None:
-    [run] = wait_for("the scheduled run", lambda: unlimited.runs("due"), 150)
-    assert unlimited.finished(run["runId"])["status"] == "SUCCESS"
-    assert run["tags"]["proctree/triggered_by"] == "schedule"
-    assert "RunEnqueuedEvent" not in unlimited.events(run["runId"])
 
 
 def test_ctrl_c_ends_the_template_and_the_runs(unlimited: Speaking) -> None:
