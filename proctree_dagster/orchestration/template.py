@@ -43,7 +43,7 @@ from dagster._utils import get_run_crash_explanation
 from dagster._utils.interrupts import capture_interrupts
 from filelock import FileLock
 
-from . import template_client, warmth
+from . import sqlite_files, template_client, warmth
 from .template_client import Patience
 from .workers import Worker, started
 
@@ -514,7 +514,7 @@ def _work(args: ExecuteRunArgs) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         with (
             _open_instance(args) as instance,
-            warmth.files_kept_open(instance, args.run_id),
+            sqlite_files.keep_open(sqlite_files.of_run(instance, args.run_id)),
         ):
             worker = Worker.of_process(args.run_id, os.getpid())
             instance.add_run_tags(args.run_id, worker.as_tags())

@@ -1,13 +1,7 @@
-"""What is done once in the template so that no run's process does it, and what saves it waiting."""
-
-import sqlite3
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from pathlib import Path
+"""What is done once in the template so that no run's process does it."""
 
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from dagster import DagsterInstance
 
 # Everything below is imported by Dagster when a run needs it, and so by each run's process anew.
 from dagster._core.execution.plan import active  # noqa: F401
@@ -43,27 +37,3 @@ def read_migrations_once() -> None:
     ScriptDirectory.from_config = from_config  # type: ignore[method-assign]
     for storage in _STORAGES:
         from_config(get_alembic_config(storage.__file__)).get_current_head()
-
-
-@contextmanager
-def files_kept_open(instance: DagsterInstance, run_id: str) -> Iterator[None]:
-    """Keep SQLite files open that Dagster opens and closes for each event of a run.
-
-    Whoever is the last to close one must write its log back and wait for the disk: twice an event.
-    """
-    with ExitStack() as stack:
-        for path in filter(Path.is_file, _sqlite_files(instance, run_id)):
-            connection = sqlite3.connect(path)
-            stack.callback(connection.close)
-            connection.execute("SELECT 1 FROM sqlite_master").fetchall()  # opens it
-        yield
-
-
-def _sqlite_files(instance: DagsterInstance, run_id: str) -> list[Path]:
-    """Return the files that a run writes to; none if Dagster uses another storage."""
-    storage = instance.event_log_storage
-    if not isinstance(storage, sqlite_event_log.SqliteEventLogStorage):
-        return []
-    shards = (run_id, sqlite_event_log.INDEX_SHARD_NAME)
-    events = [Path(storage.path_for_shard(shard)) for shard in shards]
-    return [*events, events[0].parent.parent / "runs.db"]
