@@ -25,7 +25,7 @@ import yaml
 from dagster import DagsterInstance
 
 TOP = Path(__file__).resolve().parents[1]
-LEAD = dt.timedelta(seconds=80)
+LEAD = dt.timedelta(seconds=45)
 """Time for a daemon to come up and see its schedules before they are due."""
 
 TREES = """

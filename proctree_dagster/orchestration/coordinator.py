@@ -10,7 +10,7 @@ from dagster._core.storage.dagster_run import DagsterRunStatus
 from . import sqlite_files
 from .launcher import WarmRunLauncher
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 """How often the daemon looks at the queue, unless ``dequeue_interval_seconds`` says otherwise."""
 
 
@@ -19,7 +19,7 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
 
     No limit can apply if ``max_concurrent_runs`` is -1, there are no ``tag_concurrency_limits``,
     and no process of the tree has a pool. It takes the configuration of ``QueuedRunCoordinator``;
-    the queue is looked at every half a second, unless ``dequeue_interval_seconds`` is set.
+    the queue is looked at every second, unless ``dequeue_interval_seconds`` is set.
     """
 
     def __init__(self, dequeue_interval_seconds: int | None = None, **others: Any) -> None:

@@ -19,7 +19,7 @@ def look_until(end: Path) -> None:
     while not end.exists():
         with suppress(DatabaseError):  # it is away; any scheduler would call again
             check_and_run_scheduled_tasks()
-        time.sleep(0.5 - time.time() % 0.5)  # so that they look at the same moments
+        time.sleep(1 - time.time() % 1)  # so that they look at the same moments
 
 
 def main() -> None:
