@@ -46,17 +46,19 @@ QUERIES = """
 import datetime as dt
 from django.db import connection
 from django.test.utils import CaptureQueriesContext
-from dagster import build_schedule_context
+from dagster import DagsterInstance, build_schedule_context
 from django.utils import timezone
 from proctree_dagster.orchestration.repository import build_repository
 from proctree_dagster.models import ProcessTreeSchedule
 repository = build_repository()
+instance = DagsterInstance.ephemeral()
 counts = []
 for next_run in (timezone.now() + dt.timedelta(hours=1), None):
     ProcessTreeSchedule.objects.update(next_run=next_run, claim=None)
     with CaptureQueriesContext(connection) as queries:
         schedule = repository.get_schedule_def("tree_0_schedule")
-        schedule.evaluate_tick(build_schedule_context(scheduled_execution_time=timezone.now()))
+        now = timezone.now()
+        schedule.evaluate_tick(build_schedule_context(instance, scheduled_execution_time=now))
     counts.append(len([q for q in queries if "proctree_dagster" in q["sql"]]))
 print(*counts)
 """
