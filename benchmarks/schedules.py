@@ -51,7 +51,7 @@ from django.utils import timezone
 from proctree_dagster.orchestration.repository import build_repository
 from proctree_dagster.models import ProcessTreeSchedule
 repository = build_repository()
-instance = DagsterInstance.ephemeral()
+instance = DagsterInstance.get()
 counts = []
 for next_run in (timezone.now() + dt.timedelta(hours=1), None):
     ProcessTreeSchedule.objects.update(next_run=next_run, claim=None)
