@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 CLAIM_SECONDS = 60.0
 """How long after its start a run has surely taken its claim."""
 
-MAX_LAUNCHES = 3
+MAX_LAUNCHES = 10
 """How many runs of a claim may fail before they take it; then the claim is given up."""
 
 ENTRY_POINT = (sys.executable, "-m", "dagster")
