@@ -77,8 +77,8 @@ class Reloader:
                 if url is None:
                     self._running = False
                     return
-            self._asked_at = time.monotonic()
             reload_location(url)
+            self._asked_at = time.monotonic()  # not before: it may have been slow to get there
             with self._lock:
                 if self._url is None:
                     self._running = False
