@@ -59,6 +59,7 @@ class LiveRepositoryData(RepositoryData):
         self._translator = translator
         self._lock = threading.RLock()
         self._rows: dict[str, ProcessTree] = {}
+        self._sensors: list[SensorDefinition] = []
         self._read_at: float | None = None
         self._switches_at: float | None = None
         self._open = ExitStack()
@@ -125,8 +126,8 @@ class LiveRepositoryData(RepositoryData):
 
     def get_all_sensors(self) -> Sequence[SensorDefinition]:
         """One that delivers the outbox, if there is anything in it."""
-        with fresh_connections():
-            return sensors.all_sensors()
+        self._snapshot()
+        return self._sensors
 
     def get_component_tree(self) -> None:
         """None: nothing here is a component."""
@@ -144,6 +145,7 @@ class LiveRepositoryData(RepositoryData):
             if self._read_at is None or now - self._read_at > SNAPSHOT_SECONDS:
                 with fresh_connections():
                     rows = self._read()
+                    self._sensors = sensors.all_sensors()
                 self._rows = {row.job_name: row for row in map(_named, rows)}
                 self._read_at = now
                 for gone in self._jobs.keys() - self._rows.keys():
