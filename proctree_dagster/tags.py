@@ -1,5 +1,6 @@
 """The names under which Dagster keeps what is ours: tags and metadata of jobs, ops and runs."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 TREE = "proctree/tree"
@@ -38,3 +39,13 @@ SCHEDULE_SUFFIX = "_schedule"
 
 OUTBOX_SENSOR = "proctree_outbox"
 """The sensor that delivers the runs that wait in the outbox."""
+
+
+def join(values: Iterable[str]) -> str:
+    """Return several values as the value of one tag."""
+    return ", ".join(values)
+
+
+def split(value: str | None) -> list[str]:
+    """Return the values that ``join`` put together."""
+    return value.split(", ") if value else []

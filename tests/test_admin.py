@@ -23,6 +23,8 @@ def form(processes_field: Any, **schedule: Any) -> dict[str, Any]:
         "processes": json.dumps(processes_field),
         "schedule-TOTAL_FORMS": total,
         "schedule-INITIAL_FORMS": 0,
+        "links_out-TOTAL_FORMS": 0,
+        "links_out-INITIAL_FORMS": 0,
     }
     return {**data, **{f"schedule-0-{key}": value for key, value in schedule.items()}}
 

@@ -77,18 +77,18 @@ def test_a_job_may_begin_with_underscores() -> None:
     assert not data().has_job("__ASSET_JOB")
 
 
-def test_two_queries_serve_a_whole_refresh(
+def test_three_queries_serve_a_whole_refresh(
     django_assert_num_queries: DjangoAssertNumQueries,
 ) -> None:
     for number in range(20):
         save(f"tree_{number}")
     repository = build_repository()
-    with django_assert_num_queries(2):  # the trees, and whether there is an outbox
+    with django_assert_num_queries(3):  # the trees, their links, and whether there is an outbox
         snapshot = RepositorySnap.from_def(repository)
     assert len(snapshot.job_refs or snapshot.job_datas or []) == 20
 
 
-def test_asking_for_one_job_builds_one_job_with_one_query(
+def test_asking_for_one_job_builds_one_job_with_two_queries(
     django_assert_num_queries: DjangoAssertNumQueries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(20):
@@ -101,7 +101,7 @@ def test_asking_for_one_job_builds_one_job_with_one_query(
         return translate(self, tree, **kwargs)
 
     monkeypatch.setattr(ProcessTreeTranslator, "job", counted)
-    with django_assert_num_queries(1):
+    with django_assert_num_queries(2):  # the tree, and its links
         data().get_job("tree_7")
     assert built == ["tree_7"]
 

@@ -26,6 +26,7 @@ from dagster import (
 )
 from dagster._core.errors import DagsterInvariantViolationError
 from django.db import DatabaseError
+from django.db.models import prefetch_related_objects
 
 from .. import conf, tags
 from ..connections import fresh_connections
@@ -171,7 +172,7 @@ class LiveRepositoryData(RepositoryData):
 
     def _read(self) -> list[ProcessTree]:
         try:
-            return list(ProcessTree.objects.with_schedules())
+            return list(ProcessTree.objects.with_schedules().with_links())
         except DatabaseError as error:
             raise DagsterInvariantViolationError(
                 f"The process trees can't be read: {error}. Is the database there, and has "
@@ -190,7 +191,9 @@ class LiveRepositoryData(RepositoryData):
                 return _read_one(named.values_list("pk", flat=True).get())
 
     def _get(self, job_name: str) -> ProcessTree:
-        row = self._fresh(job_name) or self._snapshot().get(job_name)
+        with fresh_connections():
+            row = self._fresh(job_name) or self._snapshot().get(job_name)
+            prefetch_related_objects([row] if row is not None else [], "links_out")
         if row is None:
             raise DagsterInvariantViolationError(
                 f"There is no process tree with the job name {job_name!r}: it was deleted."
