@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from dagster import DagsterInstance
+from django.core.cache import caches
 from pytest_django import Settings
+
+from tests.app import processes
 
 if TYPE_CHECKING:
     from tests.postgres import Postgres
@@ -52,6 +55,15 @@ def instance(dagster_home: Path) -> Iterator[DagsterInstance]:
     """The instance, to look up what was recorded."""
     with DagsterInstance.from_config(str(dagster_home)) as instance:
         yield instance
+
+
+@pytest.fixture
+def no_calls_yet() -> Iterator[None]:
+    """Let what the test's processes noted and cached begin with nothing."""
+    processes.calls.clear()
+    caches["default"].clear()
+    yield
+    caches["default"].clear()
 
 
 def skip_without(what: str) -> None:
