@@ -128,7 +128,7 @@ def set_links(row: ProcessTree, dependents: Iterable[str], siblings: Iterable[st
         **dict.fromkeys(siblings, LinkKind.SIBLING),
     }
     with transaction.atomic():
-        present = {link.target.name: link for link in row.links_out.all()}
+        present = {link.target.name: link for link in TreeLink.objects.filter(source=row)}
         gone = [link.pk for name, link in present.items() if wanted.get(name) != link.kind]
         TreeLink.objects.filter(pk__in=gone).delete()
         new = [name for name in wanted if name not in present or present[name].pk in gone]

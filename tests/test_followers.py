@@ -1,7 +1,11 @@
 """Trees that follow others: planned when the first run starts, linked both ways, run once each."""
 
 import logging
+import re
+import sys
 import threading
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -357,6 +361,21 @@ def test_a_command_prints_where_its_followers_are(
         run_id = rows[name].run_id
         assert f"  delivered {name}, run {run_id} http://dagster/runs/{run_id}" in shown
     assert any(line.startswith("  waiting   d, run ") for line in shown)
+
+
+def test_the_documented_example_runs_as_it_says(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "families.md").read_text()
+    block = page.split("```python\n")[1].split("```")[0].replace("close.create_command()\n", "")
+    called = re.findall(r"processes\.(\w+)", block)
+    bookkeeping = SimpleNamespace(
+        processes=SimpleNamespace(**dict.fromkeys(called, processes.echo))
+    )
+    monkeypatch.setitem(sys.modules, "bookkeeping", bookkeeping)
+    exec(block, {})
+    ProcessTreeManager.execute_tree("close", {"month": "2026-03"})
+    assert work(instance) == ["debtors", "rates", "vat_return", "board_report"]
 
 
 @pytest.mark.django_db(transaction=True)
