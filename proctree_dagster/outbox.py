@@ -92,7 +92,7 @@ def open_rows(run_ids: Iterable[str] | None = None) -> list[OutboxRun]:
     run_ids:
         Only these; all if left out.
     """
-    rows = OutboxRun.objects.filter(state__in=OPEN).select_related("process_tree__schedule")
+    rows = OutboxRun.objects.filter(state__in=OPEN)
     if run_ids is not None:
         rows = rows.filter(run_id__in=list(run_ids))
     return list(rows)
