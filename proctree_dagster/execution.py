@@ -6,6 +6,7 @@ installed must not pay for it.
 
 from __future__ import annotations
 
+import threading
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -130,7 +131,7 @@ def execute_row(
     due:
         The claimed due time that the run stands for.
     on_progress:
-        Called as processes start and finish.
+        Called as processes start and finish, from whatever thread they run in, one at a time.
     options:
         What runs, and what a failure stops.
 
@@ -259,11 +260,13 @@ def _execute(
     from .orchestration.translator import Local, translator
 
     outcomes: dict[str, Outcome] = {}
+    one_at_a_time = threading.Lock()
 
     def collect(name: str, outcome: Outcome) -> None:
-        outcomes[name] = outcome
-        if on_progress is not None:
-            on_progress(name, outcome.status)
+        with one_at_a_time:  # processes may run in several threads
+            outcomes[name] = outcome
+            if on_progress is not None:
+                on_progress(name, outcome.status)
 
     chosen = translator()
     local = Local(collect, _in_sync(record, context, options), options.stop_on_error)
