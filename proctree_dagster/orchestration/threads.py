@@ -402,6 +402,7 @@ class _Loop:
             if news is not None:
                 self._note(news)
                 if news.error is not None and not news.attempt.settled:
+                    logger.error("Step %s:", news.attempt.step.key, exc_info=news.error)
                     self._fail(news.attempt, "It was stopped because its run was.")
             elif self._is_interrupted():
                 break  # whoever asks a second time does not want to wait
@@ -504,14 +505,15 @@ def _was_interrupted(event: DagsterEvent) -> bool:
 def _keep_to_own_logs(context: StepExecutionContext, attempt: _Attempt) -> None:
     """Let the step keep only what it has logged itself: others log in the same process.
 
-    What a thread logs that a step has started is nobody's, and is kept by all that are running.
+    What is logged by a thread that a step has started is nobody's: whoever comes first keeps it.
     """
 
-    def is_own(record: logging.LogRecord) -> bool:
-        return record.name == context.log.name or _attempt.get() in (attempt, None)
+    def is_own(takes: Callable[[logging.LogRecord], bool], record: logging.LogRecord) -> bool:
+        return _attempt.get() in (attempt, None) and takes(record)
 
     for handler in context.log.handlers:
-        handler.addFilter(is_own)
+        # Not addFilter: Dagster's handlers have a filter() of their own, which asks no others.
+        handler.filter = partial(is_own, handler.filter)  # type: ignore[method-assign]
 
 
 @contextmanager
