@@ -31,11 +31,29 @@ def speak(name="scheduled", sleeps=False, **context):
     os.replace(path + ".part", path)
     while sleeps and not os.path.exists(os.path.join(FOLDER, f"{name}.go")):
         time.sleep(0.05)
+
+def endless(name):
+    speak(name)
+    try:
+        while True:
+            time.sleep(0.05)
+    finally:
+        open(os.path.join(FOLDER, f"{name}.cleaned"), "w").close()
+
+def left(**context):
+    endless("left")
+
+def right(**context):
+    endless("right")
 """
 
 TREES = """
 for name, pool in (("speak", None), ("pooled", "a_pool"), ("due", None)):
     ProcessTreeInstance(name).add_process("speak", func="spoken:speak", pool=pool).save()
+fan = ProcessTreeInstance("fan").add_process("first", func="spoken:speak")
+fan.add_process("left", "spoken:left", ["first"]).add_process("right", "spoken:right", ["first"])
+fan.add_process("last", "spoken:speak", ["left", "right"]).save()
+ProcessTreeInstance("forked").set_executor("multiprocess").add_process("a", "spoken:speak").save()
 ProcessTreeInstance.load("due").register_schedule(interval_minutes=60)
 ProcessTreeSchedule.objects.update(next_run=timezone.now() - datetime.timedelta(minutes=1))
 """
@@ -133,6 +151,31 @@ def test_a_run_that_the_daemon_launched_is_terminated_in_the_ui(services: Speaki
     services.said("endless")
     services.terminate(run_id)
     assert services.finished(run_id)["status"] == "CANCELED"
+
+
+def test_a_fan_out_that_is_terminated_in_the_ui_stops_all_of_its_processes(
+    services: Speaking,
+) -> None:
+    run_id = services.launch("fan", {"context": {"name": "fan"}})
+    said = [services.said(name) for name in ("fan", "left", "right")]
+    assert len({each["pid"] for each in said}) == 1, "threads of one process"
+    services.terminate(run_id)
+    assert services.finished(run_id)["status"] == "CANCELED"
+    assert all((services.folder / f"{name}.cleaned").exists() for name in ("left", "right"))
+    events = services.events(run_id)
+    assert events.count("ExecutionStepStartEvent") == 3, "the last one never began"
+    assert events.count("ExecutionStepFailureEvent") == 2
+
+
+def test_a_tree_may_have_processes_of_the_operating_system(services: Speaking) -> None:
+    template = services.template()
+    run_id = services.launch("forked", {"context": {"name": "forked"}})
+    run = services.finished(run_id)
+    assert run["status"] == "SUCCESS", run
+    worker = json.loads(run["tags"]["proctree/worker"])["pid"]
+    said = services.said("forked")
+    assert worker not in (said["pid"], said["parent"])
+    assert said["parent"] != template.pid
 
 
 def test_a_killed_daemon_takes_nothing_with_it(services: Speaking) -> None:
