@@ -31,6 +31,7 @@ from proctree_dagster.orchestration.records import from_row
 from proctree_dagster.orchestration.repository import LiveRepositoryData
 from proctree_dagster.orchestration.threads import ThreadsExecutor
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator, translator
+from proctree_dagster.testing import run_tree
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
 
@@ -293,6 +294,18 @@ def test_the_trees_limit_holds_in_a_run_from_python(instance: DagsterInstance) -
 
 
 @pytest.mark.django_db(transaction=True)
+def test_a_tree_of_two_thousand_processes() -> None:
+    large = ProcessTreeInstance("large").set_executor("", 8).add_process("first", processes.one)
+    names = [f"p{number}" for number in range(1998)]
+    for name in names:
+        large.add_process(name, processes.one, ["first"])
+    results = run_tree(large.add_process("last", processes.add, names[-20:]))
+    assert results["success"]
+    assert len(results["results"]) == 2000
+    assert results["results"]["last"] == 20
+
+
+@pytest.mark.django_db(transaction=True)
 def test_progress_is_told_one_at_a_time(instance: DagsterInstance) -> None:
     lock, told = threading.Lock(), []
 
@@ -350,6 +363,7 @@ import django
 django.setup()
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
+from proctree_dagster.testing import run_tree
 from proctree_dagster.tree_builder import ProcessTreeInstance
 import interrupted
 call_command("migrate", run_syncdb=True, verbosity=0)

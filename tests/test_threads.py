@@ -496,23 +496,6 @@ def test_an_error_of_dagster_itself_stops_the_others_and_fails_the_run(
     assert "the disk is full" in str(ran.log)
 
 
-def test_a_job_of_two_thousand_steps(memory: DagsterInstance) -> None:
-    done: list[int] = []
-    names = [f"s{number}" for number in range(1998)]
-    ran = run(
-        memory,
-        job(
-            op("first", nothing),
-            *[op(name, lambda: done.append(1), ["first"]) for name in names],
-            op("last", lambda: done.append(2), names),
-        ),
-        {"max_concurrent": 8},
-    )
-    assert ran.status == DagsterRunStatus.SUCCESS
-    assert done == [1] * 1998 + [2]
-    assert len(set(ran.steps(DagsterEventType.STEP_SUCCESS))) == 2000
-
-
 # --- Interrupts -----------------------------------------------------------------------------------
 
 

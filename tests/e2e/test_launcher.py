@@ -153,14 +153,22 @@ def test_a_run_that_the_daemon_launched_is_terminated_in_the_ui(services: Speaki
     assert services.finished(run_id)["status"] == "CANCELED"
 
 
-def test_a_fan_out_that_is_terminated_in_the_ui_stops_all_of_its_processes(
-    services: Speaking,
+@pytest.mark.parametrize(("how", "status"), [("in the UI", "CANCELED"), ("SIGTERM", "FAILURE")])
+def test_a_fan_out_that_is_terminated_stops_all_of_its_processes(
+    services: Speaking, how: str, status: str
 ) -> None:
-    run_id = services.launch("fan", {"context": {"name": "fan"}})
-    said = [services.said(name) for name in ("fan", "left", "right")]
+    for file in services.folder.glob("*.cleaned"):
+        file.unlink()
+    for name in ("left", "right"):
+        (services.folder / f"{name}.said").unlink(missing_ok=True)
+    run_id = services.launch("fan", {"context": {"name": f"fan {how}"}})
+    said = [services.said(name) for name in (f"fan {how}", "left", "right")]
     assert len({each["pid"] for each in said}) == 1, "threads of one process"
-    services.terminate(run_id)
-    assert services.finished(run_id)["status"] == "CANCELED"
+    if how == "SIGTERM":  # nobody has asked Dagster for it, so to Dagster it is a failure
+        os.kill(said[0]["pid"], signal.SIGTERM)
+    else:
+        services.terminate(run_id)
+    assert services.finished(run_id)["status"] == status
     assert all((services.folder / f"{name}.cleaned").exists() for name in ("left", "right"))
     events = services.events(run_id)
     assert events.count("ExecutionStepStartEvent") == 3, "the last one never began"
