@@ -20,7 +20,7 @@ from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 
 from proctree_dagster import execution, executor_names, tags
-from proctree_dagster.exceptions import InvalidTree
+from proctree_dagster.exceptions import ExecutorError, InvalidTree
 from proctree_dagster.models import ProcessTree
 from proctree_dagster.orchestration.executors import (
     TreeExecutor,
@@ -230,6 +230,8 @@ def test_a_row_imports_nothing_that_is_not_allowed(
     ProcessTree.objects.update(executor="harmful.code.executor")
     [job] = LiveRepositoryData(ProcessTreeTranslator()).get_all_jobs()
     assert "not allowed" in str(job.description)
+    with pytest.raises(ExecutorError, match="not allowed"):
+        ProcessTreeManager.execute_tree("tree", func_registry={"one": processes.two})
     assert not hasattr(sys, "harmed")
 
 
@@ -294,12 +296,18 @@ def test_the_trees_limit_holds_in_a_run_from_python(instance: DagsterInstance) -
 
 
 @pytest.mark.django_db(transaction=True)
+def test_run_tree_stays_in_the_tests_thread_in_any_kind_of_test() -> None:
+    results = run_tree(pair(lambda: who()))
+    assert set(results["results"].values()) == {threading.get_ident()}
+
+
+@pytest.mark.django_db(transaction=True)
 def test_a_tree_of_two_thousand_processes() -> None:
     large = ProcessTreeInstance("large").set_executor("", 8).add_process("first", processes.one)
     names = [f"p{number}" for number in range(1998)]
     for name in names:
         large.add_process(name, processes.one, ["first"])
-    results = run_tree(large.add_process("last", processes.add, names[-20:]))
+    results = large.add_process("last", processes.add, names[-20:]).execute()
     assert results["success"]
     assert len(results["results"]) == 2000
     assert results["results"]["last"] == 20

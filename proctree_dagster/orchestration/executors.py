@@ -73,6 +73,9 @@ def tree_executor(tree: TreeRecord, went_on_after: list[str] | None = None) -> E
     elif tree.spec.executor in ("", current.EXECUTOR):
         chosen = configured_executor()
     else:
+        problem = executor_names.problem_of_row(tree.spec.executor)
+        if problem is not None:  # before anything is imported, whoever has read the row
+            raise ExecutorError(f"The tree's executor: {problem}.")
         chosen = find_executor(tree.spec.executor)
     max_concurrent = (tree.spec and tree.spec.max_concurrent) or current.MAX_CONCURRENT
 
