@@ -34,7 +34,7 @@ from .. import context as contexts
 from ..connections import fresh_connections
 from ..exceptions import TreeFailed
 from ..models import RunStatus
-from . import runs
+from . import event_writes, runs
 
 logger = logging.getLogger(__name__)
 
@@ -138,9 +138,10 @@ class TreeExecutor(Executor):
         failed = True
         try:
             any_failed = False
-            for event in self._execute(plan_context):
-                any_failed = any_failed or event.is_step_failure
-                yield event
+            with event_writes.grouped(instance, run.run_id):
+                for event in self._execute(plan_context):
+                    any_failed = any_failed or event.is_step_failure
+                    yield event
             failed = any_failed
         finally:
             if claim is not None:
