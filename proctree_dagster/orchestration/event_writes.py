@@ -4,7 +4,8 @@ A step has some nine events. Most say what Dagster did between two functions, wi
 they are held in memory and written together, by a thread of their own:
 
 - before a process's function is called (``flush``): all that came before it is on the disk,
-- before any other event is written, a log message say: the log keeps the order of happening,
+- with a message that a function logs, and before any other event: the log keeps the order of
+  happening,
 - ``HOLD_SECONDS`` after the first of them at the latest,
 - when the executor ends, however it ends.
 
@@ -137,12 +138,15 @@ class EventWriter:
         Exception
             It can't be written, or what is held can't.
         """
-        if self._is_a_row(event, batch_metadata) and self._hold(event):
-            if event.dagster_event is None:
-                self.flush()
-        else:
+        if not self._is_a_row(event, batch_metadata):
             self.flush()
             self._write_alone(event, batch_metadata=batch_metadata)
+            return
+        may_wait = event.dagster_event is not None or self._holds_some_of(event.step_key)
+        if not self._hold(event):
+            self._write_alone(event, batch_metadata=batch_metadata)
+        elif not may_wait:
+            self.flush()
 
     def _is_a_row(
         self, event: EventLogEntry, batch_metadata: DagsterEventBatchMetadata | None
@@ -153,6 +157,14 @@ class EventWriter:
         if self._instance._subscribers[self._run_id]:
             return False  # whoever listens in this process is told of what has been written
         return event.dagster_event is None or event.dagster_event.event_type in HELD
+
+    def _holds_some_of(self, step_key: str | None) -> bool:
+        """Say whether a step is at work before or after its function.
+
+        What is logged there waits with the events around it; what a function logs finds none of
+        its step's, for they were flushed.
+        """
+        return any(row["step_key"] == step_key is not None for row in list(self._held))
 
     def _hold(self, event: EventLogEntry) -> bool:
         """Hold an event; not where no thread is there to write it."""
