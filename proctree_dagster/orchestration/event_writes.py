@@ -287,7 +287,9 @@ class _Connection:
                 self._storage.run_connection(self._run_id)
             )
             return connection
-        # The storage lets only one of its own be open at a time.
+        with self._storage.run_connection(self._run_id):
+            pass  # creates the tables, if this is the first to be written of the run
+        # The storage lets only one of its own connections be open at a time.
         engine = sqlalchemy.create_engine(
             self._storage.conn_string_for_shard(self._run_id),
             poolclass=sqlalchemy.NullPool,
