@@ -42,7 +42,9 @@ START, SUCCESS = DagsterEventType.STEP_START, DagsterEventType.STEP_SUCCESS
 @pytest.fixture(params=["sqlite", "postgres"])
 def home(request: pytest.FixtureRequest, dagster_home: Path, settings: Settings) -> Path:
     """Dagster's home, with each storage."""
-    settings.PROCTREE = {**settings.PROCTREE, "FUNCTION_MODULES": ["tests"]}
+    # One process after another: logs are compared line by line.
+    given = {"FUNCTION_MODULES": ["tests"], "MAX_CONCURRENT": 1}
+    settings.PROCTREE = {**settings.PROCTREE, **given}
     storage = ""
     if request.param == "postgres":
         server: Postgres = request.getfixturevalue("postgres")

@@ -138,10 +138,9 @@ class TreeExecutor(Executor):
         failed = True
         try:
             any_failed = False
-            with event_writes.grouped(instance, run.run_id):
-                for event in self._execute(plan_context):
-                    any_failed = any_failed or event.is_step_failure
-                    yield event
+            for event in self._execute(plan_context):
+                any_failed = any_failed or event.is_step_failure
+                yield event
             failed = any_failed
         finally:
             if claim is not None:
@@ -161,7 +160,8 @@ class TreeExecutor(Executor):
         with fresh_connections():
             contexts.decode(_run_context(plan_context))
         try:
-            yield from self._inner.execute(plan_context, plan_context.execution_plan)
+            with event_writes.grouped(instance, run.run_id):
+                yield from self._inner.execute(plan_context, plan_context.execution_plan)
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
             current = instance.get_run_by_id(run.run_id)
             if self._local and current and current.status == DagsterRunStatus.STARTED:
