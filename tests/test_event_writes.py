@@ -2,6 +2,7 @@
 
 import logging
 import os
+import queue
 import re
 import signal
 import threading
@@ -65,8 +66,9 @@ def observer(home: Path) -> Iterator[DagsterInstance]:
 
 @pytest.fixture
 def unasked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let nothing be written only because time has passed."""
+    """Let nothing be written, and no connection be closed, only because time has passed."""
     monkeypatch.setattr(event_writes, "HOLD_SECONDS", 3600)
+    monkeypatch.setattr(event_writes, "IDLE_SECONDS", 3600)
 
 
 class Once:
@@ -211,6 +213,31 @@ def test_all_that_came_before_a_function_is_stored_when_it_is_called(
         ("LOADED_INPUT", "two"),
         ("STEP_INPUT", "two"),
     ]
+
+
+@pytest.mark.usefixtures("unasked")
+def test_whoever_watches_the_log_sees_what_is_under_way(observer: DagsterInstance) -> None:
+    seen: queue.SimpleQueue[tuple[str | None, str | None]] = queue.SimpleQueue()
+
+    def see(entry: EventLogEntry, cursor: str) -> None:
+        seen.put((entry.dagster_event and entry.dagster_event.event_type_value, entry.step_key))
+
+    def see_the_log_up_to(kind: str, step_key: str) -> None:
+        while seen.get(timeout=30) != (kind, step_key):
+            pass
+
+    def one() -> None:
+        observer.watch_event_logs(observer.get_runs()[0].run_id, None, see)
+        logging.getLogger("tests.functions").warning("a message")
+        see_the_log_up_to("STEP_START", "one")
+
+    def two(**kwargs: Any) -> None:
+        see_the_log_up_to("STEP_SUCCESS", "one")
+        see_the_log_up_to("STEP_START", "two")
+
+    tree = ProcessTreeInstance("watched").add_process("one", func=one)
+    tree.add_process("two", func=two, dependencies=["one"])
+    assert tree.execute()["success"]
 
 
 @pytest.mark.usefixtures("unasked")

@@ -9,7 +9,9 @@ they are held in memory and written together, by a thread of their own:
 - ``HOLD_SECONDS`` after the first of them at the latest,
 - when the executor ends, however it ends.
 
-The connection is kept while events follow one another.
+The connection is kept while events follow one another. On SQLite nothing is written back to the
+file meanwhile, and whoever watches it (Dagster's UI does, for a run's live log) is told by touching
+it.
 """
 
 import logging
@@ -19,7 +21,7 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, TypeGuard
 
 import sqlalchemy
@@ -29,8 +31,6 @@ from dagster._core.events.log import EventLogEntry
 from dagster._core.storage.event_log import SqlEventLogStorage, SqlEventLogStorageTable
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
-
-from . import sqlite_files
 
 logger = logging.getLogger(__name__)
 
@@ -76,8 +76,7 @@ def grouped(instance: DagsterInstance, run_id: str) -> Iterator[None]:
     writer = EventWriter(instance, storage, run_id)
     instance.handle_new_event = writer.handle  # type: ignore[method-assign]
     try:
-        with sqlite_files.keep_open(sqlite_files.of_run(instance, run_id)):
-            yield
+        yield
     except BaseException:
         writer.close(quietly=True)
         raise
@@ -125,8 +124,10 @@ class EventWriter:
         """Whether the thread knows that something is held."""
         self._requests: queue.SimpleQueue[Future[None] | None] = queue.SimpleQueue()
         self._last: Future[None] | None = None
+        self._connection = _Connection(storage, run_id)
         # An interrupt is raised in the main thread only, so never in the middle of a write.
-        threading.Thread(target=self._serve, name="event writes", daemon=True).start()
+        self._thread = threading.Thread(target=self._serve, name="event writes", daemon=True)
+        self._thread.start()
 
     def handle(
         self, event: EventLogEntry, *, batch_metadata: DagsterEventBatchMetadata | None = None
@@ -141,6 +142,7 @@ class EventWriter:
         if not self._is_a_row(event, batch_metadata):
             self.flush()
             self._write_alone(event, batch_metadata=batch_metadata)
+            self._connection.tell_watchers()
             return
         may_wait = event.dagster_event is not None or self._holds_some_of(event.step_key)
         if not self._hold(event):
@@ -215,60 +217,72 @@ class EventWriter:
             )
             if not quietly:
                 raise
+        finally:
+            # What Dagster writes next is seen by those who watch the file: it is not open here.
+            self._thread.join()
 
     def _serve(self) -> None:
         """In the thread: write when asked to, and soon after something is first held."""
-        connection = _Connection(self._storage, self._run_id)
         patience: float | None = None
         request: Future[None] | None = None
         while request is None or request is not self._last:
             try:
                 request = self._requests.get(timeout=patience)
             except queue.Empty:
-                patience = self._write_unasked(connection)
+                patience = self._write_unasked()
                 continue
             if request is None:
                 patience = HOLD_SECONDS
                 continue
             try:
-                self._write(connection)
+                self._write()
             except BaseException as error:  # noqa: BLE001  # raised by whoever waits
                 request.set_exception(error)
                 patience = AGAIN_SECONDS
             else:
                 request.set_result(None)
                 patience = IDLE_SECONDS
-        connection.close()
+        self._connection.close()
 
-    def _write_unasked(self, connection: "_Connection") -> float | None:
+    def _write_unasked(self) -> float | None:
         """Write what nobody waits for, and return for how long to wait then."""
         if not self._held:
-            connection.close()
+            self._connection.close()
             return None
         try:
-            self._write(connection)
+            self._write()
         except Exception:  # it is tried again, and whoever asks is told
             logger.exception("Events of run %s can't be written yet.", self._run_id)
             return AGAIN_SECONDS
         return IDLE_SECONDS
 
-    def _write(self, connection: "_Connection") -> None:
+    def _write(self) -> None:
         self._told = False
         rows = list(self._held)
         if rows:
-            connection.insert(rows)
+            self._connection.insert(rows)
         for _ in rows:
             self._held.popleft()
 
 
 class _Connection:
-    """A connection to a run's events, open when it is needed."""
+    """A connection to a run's events, opened and closed by the thread as it is needed."""
 
     def __init__(self, storage: SqlEventLogStorage, run_id: str) -> None:
         self._storage = storage
         self._run_id = run_id
+        self._file: str | None = None
+        self._engine: sqlalchemy.Engine | None = None
         self._opened = ExitStack()
         self._connection: sqlalchemy.Connection | None = None
+        if isinstance(storage, SqliteEventLogStorage):
+            self._file = storage.path_for_shard(run_id)
+            # The storage lets only one of its own connections be open at a time.
+            self._engine = sqlalchemy.create_engine(
+                storage.conn_string_for_shard(run_id),
+                poolclass=sqlalchemy.NullPool,
+                connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS},
+            )
 
     def insert(self, rows: Sequence[Row]) -> None:
         """Insert rows in one transaction."""
@@ -280,22 +294,22 @@ class _Connection:
         except BaseException:
             self.close()
             raise
+        self.tell_watchers()
 
     def _open(self) -> sqlalchemy.Connection:
-        if not isinstance(self._storage, SqliteEventLogStorage):
-            connection: sqlalchemy.Connection = self._opened.enter_context(
-                self._storage.run_connection(self._run_id)
-            )
+        own = self._storage.run_connection(self._run_id)
+        if self._engine is None:
+            connection: sqlalchemy.Connection = self._opened.enter_context(own)
             return connection
-        with self._storage.run_connection(self._run_id):
+        with own:
             pass  # creates the tables, if this is the first to be written of the run
-        # The storage lets only one of its own connections be open at a time.
-        engine = sqlalchemy.create_engine(
-            self._storage.conn_string_for_shard(self._run_id),
-            poolclass=sqlalchemy.NullPool,
-            connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS},
-        )
-        return self._opened.enter_context(engine.connect())
+        return self._opened.enter_context(self._engine.connect())
+
+    def tell_watchers(self) -> None:
+        """Let those see it who watch the file: while it is open here, nothing changes it."""
+        if self._connection is not None and self._file is not None:
+            with suppress(OSError):  # they see it when the connection is closed
+                os.utime(self._file)
 
     def close(self) -> None:
         """Close it; the next insert opens another."""
