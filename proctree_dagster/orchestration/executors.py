@@ -37,7 +37,7 @@ from ..connections import fresh_connections
 from ..exceptions import ExecutorError, TreeFailed
 from ..models import RunStatus
 from ..process import explain
-from . import runs
+from . import event_writes, runs
 from .records import TreeRecord
 from .threads import threads_executor as threads_executor  # public here
 
@@ -209,7 +209,8 @@ class TreeExecutor(Executor):
         with fresh_connections():
             contexts.decode(_run_context(plan_context))
         try:
-            yield from self._inner.execute(plan_context, plan_context.execution_plan)
+            with event_writes.grouped(instance, run.run_id):
+                yield from self._inner.execute(plan_context, plan_context.execution_plan)
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
             current = instance.get_run_by_id(run.run_id)
             if self._local and current and current.status == DagsterRunStatus.STARTED:

@@ -272,10 +272,8 @@ class _Loop:
                         for step in steps:
                             self._start(step)
                     else:
-                        # Nothing is left to do but wait: whoever holds events back writes them now.
                         yield from self._wait()
                     yield from self._active.plan_events_iterator(self._context)
-                # After the last step: whoever holds events back writes them now.
         finally:
             abandoned = self._stop_running()
             self._threads.end(wait=not abandoned)

@@ -50,6 +50,7 @@ from ..models import ProcessTreeSchedule
 from ..names import dagster_name
 from ..process import Outcome, Process, explain, in_sync, run_process
 from ..spec import ProcessSpec
+from . import event_writes
 from .executors import RUN_RESOURCE, tree_executor
 from .records import TreeRecord
 from .results import result_io_manager
@@ -298,6 +299,7 @@ def _compute(
     ) -> Iterator[Output[Outcome]]:
         run: TreeRun = getattr(context.resources, RUN_RESOURCE)
         dependencies = {name: inputs[dagster_name(name)] for name in process.spec.dependencies}
+        event_writes.flush(context.instance)
         run.tell(process.name, Outcome("running"))
         started = time.perf_counter()
         try:
