@@ -60,9 +60,10 @@ def execute_family(name: str, context: Mapping[str, Any] | None = None) -> Famil
             "threads, which would not see what it has written. Call this outside of atomic()."
         )
     futures: dict[str, Future[Results]] = {first_id: Future()}
+    names = {first_id: name} | {planned.run_id: planned.tree.name for planned in plan.runs}
     with ThreadPoolExecutor(max_workers=max(1, len(plan.runs))) as pool:
         for planned in plan.runs:  # each comes behind those that it waits for
-            before = [futures[run_id] for run_id in planned.after]
+            before = {names[run_id]: futures[run_id] for run_id in planned.after}
             futures[planned.run_id] = pool.submit(_run_after, before, planned, whole)
         try:
             results = execution.execute_row(row, context, run_id=first_id, run_tags=plan.first_tags)
@@ -77,14 +78,15 @@ def execute_family(name: str, context: Mapping[str, Any] | None = None) -> Famil
 
 
 def _run_after(
-    before: list[Future[Results]], planned: PlannedRun, context: Mapping[str, Any]
+    before: Mapping[str, Future[Results]], planned: PlannedRun, context: Mapping[str, Any]
 ) -> Results:
     """Wait for the runs before, and run a tree if they have succeeded; raises nothing."""
     name = planned.tree.name
     with own_connections():
         try:
-            if not all(map(_has_succeeded, before)):
-                return execution.not_run(name, "Not run: a tree before it failed.")
+            for each, run in before.items():
+                if not _has_succeeded(run):
+                    return execution.not_run(name, f"Not run: {each!r} did not succeed.")
             row = execution.get_row(name)
             return execution.execute_row(
                 row, context, triggered_by="tree", run_id=planned.run_id, run_tags=planned.tags

@@ -412,17 +412,18 @@ class TestTogether:
         assert not OutboxRun.objects.exists()
 
     def test_siblings_run_at_the_same_time(self, instance: DagsterInstance) -> None:
-        both = threading.Barrier(2)
+        all_of_them = threading.Barrier(3)
 
         def meet() -> bool:
-            return both.wait(30) >= 0  # alone, it would wait in vain
+            return all_of_them.wait(30) >= 0  # alone, it would wait in vain
 
         process_function("tests.meet")(meet)
         save("s", func="tests.meet")
-        save("a", func="tests.meet", beside=("s",))
+        save("t", func="tests.meet")
+        save("a", func="tests.meet", beside=("s", "t"))
         results = ProcessTreeManager.execute_with_siblings("a")
         assert results["success"]
-        assert results["followers"]["s"]["success"]
+        assert results["failed_followers"] == []
 
     def test_a_failed_follower_is_named_and_changes_nothing_about_the_first(
         self, instance: DagsterInstance
@@ -437,7 +438,8 @@ class TestTogether:
         assert results["errors"] == {}
         assert sorted(results["failed_followers"]) == ["b", "d", "e"]
         assert "always fails" in results["followers"]["b"]["errors"]["only"]
-        assert results["followers"]["d"]["errors"] == {"d": "Not run: a tree before it failed."}
+        assert results["followers"]["d"]["errors"] == {"d": "Not run: 'b' did not succeed."}
+        assert results["followers"]["e"]["errors"] == {"e": "Not run: 'd' did not succeed."}
         assert results["followers"]["s"]["success"]
         # Executed again in Dagster, what failed lets the rest go on there.
         failed = fetch(instance, results["followers"]["b"]["run_id"])
