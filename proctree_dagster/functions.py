@@ -156,7 +156,8 @@ def resolve(reference: str) -> Function:
     if ":" not in reference:
         return _registered(reference)
     module_name, _, qualname = reference.partition(":")
-    if not is_allowed(module_name):
+    allowed = allowed_modules()
+    if not _is_under(module_name, allowed):
         raise FunctionNotAllowed(_not_allowed(reference, module_name))
     try:
         module = importlib.import_module(module_name)
@@ -174,7 +175,7 @@ def resolve(reference: str) -> Function:
         raise FunctionNotFound(f"{reference!r} is {type(func).__name__}, which can't be called.")
     # ``processes:os.system`` or an import in an allowed module would be a way round the list.
     origin = getattr(func, "__module__", None)
-    if not isinstance(origin, str) or not is_allowed(origin):
+    if not isinstance(origin, str) or not _is_under(origin, allowed):
         raise FunctionNotAllowed(_not_allowed(f"{reference} ({describe(func)})", str(origin)))
     return func  # type: ignore[no-any-return]  # callable, as was just checked
 
@@ -232,7 +233,11 @@ def allowed_modules() -> tuple[str, ...]:
 
 def is_allowed(module: str) -> bool:
     """Say whether ``module`` lies under an allowed prefix."""
-    return any(module == prefix or module.startswith(f"{prefix}.") for prefix in allowed_modules())
+    return _is_under(module, allowed_modules())
+
+
+def _is_under(module: str, prefixes: tuple[str, ...]) -> bool:
+    return any(module == prefix or module.startswith(f"{prefix}.") for prefix in prefixes)
 
 
 def _not_allowed(what: str, module: str) -> str:
