@@ -36,7 +36,7 @@ from ..names import dagster_name
 from ..process import explain
 from ..validation import references
 from . import runs, template_client
-from .listing import listed
+from .listing import KnownJob, known
 from .records import TreeRecord, from_row
 from .switches import look_at_switches
 from .translator import ProcessTreeTranslator, translator
@@ -53,7 +53,10 @@ _UNREADABLE = (ValueError, TypeError, RecursionError, OverflowError)
 """What Python raises when SQL has put something into a row that can't be read."""
 
 KEPT_JOBS = 200
-"""How many whole jobs are kept, those that were asked for last: one takes about 100 KiB."""
+"""How many whole jobs are kept, those that were asked for last: one takes about 100 KiB.
+
+Of each other one its snapshot is kept, which takes 20 (see ``listing``).
+"""
 
 Key = tuple[object, ...]
 """What a job was built of: while it stays the same, so does the job."""
@@ -105,12 +108,15 @@ class LiveRepositoryData(RepositoryData):
         with self._listing:
             rows = self._snapshot()
             if rows is not self._listed_of:
-                with _collecting_only_what_is_new():
+                with _collecting_only_what_is_new(), functions.failing_once():
                     self._listed = {name: self._list(row) for name, row in rows.items()}
                 self._listed_of = rows
                 for gone in self._told.keys() - rows.keys():
                     del self._told[gone]
-            return [each.job for each in self._listed.values()]
+            return [
+                job.copy(listed=True) if isinstance(job, KnownJob) else job
+                for _, job, _ in self._listed.values()
+            ]
 
     def get_job_names(self) -> Sequence[str]:
         """Every tree's job name; builds nothing."""
@@ -122,11 +128,15 @@ class LiveRepositoryData(RepositoryData):
 
     def get_job(self, job_name: str) -> JobDefinition:
         """Build one tree's job, as the tree is now."""
-        row = self._find(job_name)
-        if row is None:
-            raise DagsterInvariantViolationError(
-                f"There is no process tree with the job name {job_name!r}: it was deleted."
-            )
+        row = self._get(job_name)
+        listed = self._listed.get(job_name)
+        if (
+            listed is not None
+            and listed.problem is None
+            and listed.key == _key(row)
+            and isinstance(listed.job, KnownJob)
+        ):
+            return listed.job.copy()  # a host that was given a list asks for each of its jobs
         return self._build(row).job
 
     def get_all_schedules(self) -> Sequence[ScheduleDefinition]:
@@ -233,6 +243,14 @@ class LiveRepositoryData(RepositoryData):
     def _find(self, job_name: str) -> ProcessTree | None:
         return self._fresh(job_name) or self._snapshot().get(job_name)
 
+    def _get(self, job_name: str) -> ProcessTree:
+        row = self._find(job_name)
+        if row is None:
+            raise DagsterInvariantViolationError(
+                f"There is no process tree with the job name {job_name!r}: it was deleted."
+            )
+        return row
+
     def _find_scheduled(self, schedule_name: str) -> ProcessTree | None:
         row = self._find(schedule_name.removesuffix(tags.SCHEDULE_SUFFIX))
         return row if row is not None and row.schedule_or_none is not None else None
@@ -248,11 +266,12 @@ class LiveRepositoryData(RepositoryData):
         ):
             return kept
         built, name = self._build(row, keep=False), row.job_name
-        return built._replace(job=listed(built.job, lambda: self._whole_job(name)))
+        stand_in = known(built.job, lambda: self._whole_job(name))
+        return built if stand_in is None else built._replace(job=stand_in)
 
     def _whole_job(self, job_name: str) -> JobDefinition:
-        row = self._rows.get(job_name)
-        return self.get_job(job_name) if row is None else self._build(row).job
+        row = self._rows.get(job_name) or self._get(job_name)
+        return self._build(row).job
 
     def _build(self, row: ProcessTree, *, keep: bool = True) -> Built:
         """Build a tree's job, or return the one that was kept of the same revision."""
