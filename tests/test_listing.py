@@ -211,16 +211,28 @@ def test_a_stand_in_that_is_asked_for_more_answers_as_the_job(
     assert stand_in.get_subset(op_selection=["one"]).graph.node_names() == ["one"]
 
 
-def test_a_host_that_fetches_each_job_of_a_list_has_none_built_again(
-    trees: list[ProcessTree],
+def test_a_host_that_fetches_each_job_of_a_list_has_none_built_or_read_again(
+    trees: list[ProcessTree], django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
     translator = Counting()
     live = LiveRepositoryData(translator)
     for _ in range(2):
         refresh(live)
-        for tree in trees:  # as a host does
-            JobDataSnap.from_job_def(live.get_job(tree.job_name), include_parent_snapshot=True)
+        with django_assert_num_queries(0):
+            for tree in trees:  # as a host does
+                JobDataSnap.from_job_def(live.get_job(tree.job_name), include_parent_snapshot=True)
     assert set(translator.built.values()) == {1}
+
+
+def test_long_after_a_listing_a_job_is_looked_up_as_it_is(
+    trees: list[ProcessTree], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = LiveRepositoryData(ProcessTreeTranslator())
+    refresh(live)
+    ProcessTree.objects.filter(pk=trees[0].pk).update(description="Edited.")
+    assert live.get_job(trees[0].job_name).description != "tree 0\n\nEdited."
+    monkeypatch.setattr(live, "_listed_at", live._listed_at - 2)  # as if time had passed
+    assert live.get_job(trees[0].job_name).description == "tree 0\n\nEdited."
 
 
 def test_what_is_found_out_about_a_stand_in_is_not_kept(trees: list[ProcessTree]) -> None:

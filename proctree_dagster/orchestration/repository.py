@@ -46,6 +46,9 @@ logger = logging.getLogger(__name__)
 SNAPSHOT_SECONDS = 1.0
 """How long one query serves the listing methods."""
 
+FETCH_SECONDS = 0.003
+"""How long a host may take to fetch one job of a list that it was given."""
+
 SWITCHES_SECONDS = 30.0
 """How long what is known of Dagster's switches is good enough."""
 
@@ -91,6 +94,7 @@ class LiveRepositoryData(RepositoryData):
         self._whole: OrderedDict[str, Built] = OrderedDict()
         self._listed: dict[str, Built] = {}
         self._scheduled: list[ScheduleDefinition] = []
+        self._listed_at = float("-inf")
         self._listed_of: dict[str, ProcessTree] | None = None
         self._scheduled_of: dict[str, ProcessTree] | None = None
         self._told: dict[str, str | None] = {}
@@ -113,6 +117,7 @@ class LiveRepositoryData(RepositoryData):
                 self._listed_of = rows
                 for gone in self._told.keys() - rows.keys():
                     del self._told[gone]
+            self._listed_at = time.monotonic()
             return [
                 job.copy(listed=True) if isinstance(job, KnownJob) else job
                 for _, job, _ in self._listed.values()
@@ -127,17 +132,16 @@ class LiveRepositoryData(RepositoryData):
         return not job_name.startswith("__ASSET_JOB") and self._find(job_name) is not None
 
     def get_job(self, job_name: str) -> JobDefinition:
-        """Build one tree's job, as the tree is now."""
-        row = self._get(job_name)
-        listed = self._listed.get(job_name)
-        if (
-            listed is not None
-            and listed.problem is None
-            and listed.key == _key(row)
-            and isinstance(listed.job, KnownJob)
-        ):
-            return listed.job.copy()  # a host that was given a list asks for each of its jobs
-        return self._build(row).job
+        """Build one tree's job, as the tree is now; or as it was just listed."""
+        return self._just_listed(job_name) or self._build(self._get(job_name)).job
+
+    def _just_listed(self, job_name: str) -> JobDefinition | None:
+        """Return a job without a query: a host that was given a list fetches each of its jobs."""
+        listed, seconds = self._listed, time.monotonic() - self._listed_at
+        if seconds > SNAPSHOT_SECONDS + FETCH_SECONDS * len(listed) or job_name not in listed:
+            return None
+        _, job, problem = listed[job_name]
+        return job.copy() if problem is None and isinstance(job, KnownJob) else None
 
     def get_all_schedules(self) -> Sequence[ScheduleDefinition]:
         """Every schedule, of disabled and of broken trees too: Dagster forgets what vanishes."""
