@@ -102,6 +102,12 @@ class Sized(Ours):
         self.manage("migrate", "-v0")
         self.shell(FILL.format(count=self.trees), silently=True)
 
+    def start_dagster(self, *, as_services: bool = False) -> None:
+        """Start ``dagster dev``, and wait for it as long as many trees take."""
+        assert not as_services
+        self._start("dagster", "dev", "-h", "127.0.0.1", "-p", str(self.port))
+        wait_for("Dagster to serve its jobs", self._serves, 900)
+
     def _serves(self) -> bool:
         for process in self.processes:
             assert process.poll() is None, self.log.read_text()[-3000:]
@@ -171,9 +177,9 @@ class CodeServer:
             stdout=self.side.log.open("ab"),
             stderr=subprocess.STDOUT,
         )
-        self.cold = self._until_there()
 
-    def _until_there(self) -> float:
+    def until_there(self) -> float:
+        """Wait for its first answer, and return how many seconds that took."""
         at = time.monotonic()
         wait_for("the code server", self._answers, 600)
         return time.monotonic() - at
@@ -229,7 +235,8 @@ def code_servers(folder: Path, *sizes: int) -> Iterator[list[CodeServer]]:
         try:
             for size in sizes:
                 servers.append(CodeServer(folder / f"code_server_{size}", size, instance))
-                tell(f"code server of {size} trees: {servers[-1].cold:.1f} s until it had all")
+                seconds = servers[-1].until_there()
+                tell(f"code server of {size} trees: {seconds:.1f} s until a host had all of it")
             yield servers
         finally:
             for server in servers:
