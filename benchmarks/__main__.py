@@ -12,13 +12,14 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from . import launch, schedules
+from . import launch, schedules, steps
 from .table import HEADER, Row, tell
 
 BENCHMARKS: dict[str, Callable[[Path, int], list[Row]]] = {
     "launch": launch.rows,
     "queue": launch.queue_rows,
     "schedules": schedules.rows,
+    "steps": steps.rows,
 }
 
 
