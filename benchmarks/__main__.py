@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from . import launch, scale, schedules
+from . import launch, scale, schedules, steps
 from .table import HEADER, Row, tell
 
 BENCHMARKS: dict[str, Callable[[Path, int], list[Row]]] = {
@@ -20,6 +20,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], list[Row]]] = {
     "queue": launch.queue_rows,
     "scale": scale.rows,
     "schedules": schedules.rows,
+    "steps": steps.rows,
 }
 
 

@@ -93,6 +93,10 @@ class ScheduleError(ProctreeError, ValueError):
     """The schedule is not valid."""
 
 
+class ExecutorError(ProctreeError, ValueError):
+    """There is no such executor."""
+
+
 class CommandError(ProctreeError, ValueError):
     """The management command can't be written."""
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,6 +12,7 @@ from dagster import DagsterInstance
 from django.core.cache import caches
 from pytest_django import Settings
 
+from proctree_dagster.orchestration.warmth import read_migrations_once
 from tests.app import processes
 
 if TYPE_CHECKING:
@@ -40,12 +42,21 @@ def no_dagster_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
 
 
+@pytest.fixture(scope="session")
+def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a Dagster home whose tables are made: a copy of it is faster than a new one."""
+    read_migrations_once()
+    home = tmp_path_factory.mktemp("empty_home")
+    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    with DagsterInstance.from_config(str(home)):
+        return home
+
+
 @pytest.fixture
-def dagster_home(tmp_path: Path, settings: Settings) -> Path:
+def dagster_home(tmp_path: Path, settings: Settings, empty_home: Path) -> Path:
     """Give the test a Dagster instance of its own."""
     home = tmp_path / "dagster_home"
-    home.mkdir()
-    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    shutil.copytree(empty_home, home)
     settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": str(home)}
     return home
 
