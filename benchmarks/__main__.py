@@ -12,13 +12,15 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from . import launch, schedules
+from . import launch, scale, schedules, steps
 from .table import HEADER, Row, tell
 
 BENCHMARKS: dict[str, Callable[[Path, int], list[Row]]] = {
     "launch": launch.rows,
     "queue": launch.queue_rows,
+    "scale": scale.rows,
     "schedules": schedules.rows,
+    "steps": steps.rows,
 }
 
 

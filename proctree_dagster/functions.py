@@ -7,7 +7,9 @@ code, and a module must lie under an allowed prefix, which is checked before any
 
 import importlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from threading import RLock
 from types import ModuleType
@@ -34,6 +36,8 @@ _decorated: set[str] = set()
 _discovery = RLock()
 _discovered = False
 _broken_modules: dict[str, BaseException] = {}
+_failed: ContextVar[dict[str, str] | None] = ContextVar("failed", default=None)
+"""Why modules can't be imported, where that is asked once for many trees."""
 
 
 def process_function(key: str) -> Callable[[F], F]:
@@ -156,16 +160,21 @@ def resolve(reference: str) -> Function:
     if ":" not in reference:
         return _registered(reference)
     module_name, _, qualname = reference.partition(":")
-    if not is_allowed(module_name):
+    allowed = allowed_modules()
+    if not _is_under(module_name, allowed):
         raise FunctionNotAllowed(_not_allowed(reference, module_name))
+    failed = _failed.get()
+    if failed is not None and module_name in failed:
+        raise FunctionNotFound(f"The module of {reference!r} {failed[module_name]}")
     try:
         module = importlib.import_module(module_name)
     except KeyboardInterrupt:
         raise
     except BaseException as error:  # a module may raise anything at all when it is imported
-        raise FunctionNotFound(
-            f"The module of {reference!r} can't be imported: {type(error).__name__}: {error}"
-        ) from error
+        why = f"can't be imported: {type(error).__name__}: {error}"
+        if failed is not None:
+            failed[module_name] = why
+        raise FunctionNotFound(f"The module of {reference!r} {why}") from error
     try:
         func = _attribute(module, qualname)
     except Exception as error:  # a module's __getattr__ may raise anything
@@ -174,9 +183,19 @@ def resolve(reference: str) -> Function:
         raise FunctionNotFound(f"{reference!r} is {type(func).__name__}, which can't be called.")
     # ``processes:os.system`` or an import in an allowed module would be a way round the list.
     origin = getattr(func, "__module__", None)
-    if not isinstance(origin, str) or not is_allowed(origin):
+    if not isinstance(origin, str) or not _is_under(origin, allowed):
         raise FunctionNotAllowed(_not_allowed(f"{reference} ({describe(func)})", str(origin)))
     return func  # type: ignore[no-any-return]  # callable, as was just checked
+
+
+@contextmanager
+def failing_once() -> Iterator[None]:
+    """Import no module twice that can't be imported: thousands of trees may name it."""
+    token = _failed.set({})
+    try:
+        yield
+    finally:
+        _failed.reset(token)
 
 
 def _registered(key: str) -> Function:
@@ -232,7 +251,11 @@ def allowed_modules() -> tuple[str, ...]:
 
 def is_allowed(module: str) -> bool:
     """Say whether ``module`` lies under an allowed prefix."""
-    return any(module == prefix or module.startswith(f"{prefix}.") for prefix in allowed_modules())
+    return _is_under(module, allowed_modules())
+
+
+def _is_under(module: str, prefixes: tuple[str, ...]) -> bool:
+    return any(module == prefix or module.startswith(f"{prefix}.") for prefix in prefixes)
 
 
 def _not_allowed(what: str, module: str) -> str:

@@ -7,7 +7,7 @@ times is ``claims``', the life of a row of the outbox is ``outbox``'s.
 import datetime as dt
 import uuid
 import zoneinfo
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from django.conf import settings
@@ -84,6 +84,9 @@ class ProcessTree(models.Model):
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated at"), auto_now=True)
 
+    known_links: "Sequence[TreeLink] | None" = None
+    """The links to what follows it, if they were read with many trees (``TreeLink.read_for``)."""
+
     objects = ProcessTreeQuerySet.as_manager()
 
     class Meta:
@@ -125,7 +128,7 @@ class ProcessTree(models.Model):
         """Return the names of the trees that follow this one (see ``spec.linked_trees``)."""
         if self.pk is None:
             return {}
-        links = self.links_out.all()
+        links = self.links_out.all() if self.known_links is None else self.known_links
         return spec.linked_trees(
             [link.target.name for link in links if link.kind == LinkKind.DEPENDENT],
             [link.target.name for link in links if link.kind == LinkKind.SIBLING],
@@ -305,6 +308,15 @@ class TreeLink(models.Model):
         problem = TreeLink.objects.circle_made_by([self])
         if problem is not None:
             raise ValidationError(problem)
+
+    @staticmethod
+    def read_for(trees: Iterable[ProcessTree]) -> None:
+        """Let trees, most or all of them, know what follows them: one query without their keys."""
+        by_source: dict[int, list[TreeLink]] = {}
+        for link in TreeLink.objects.all():
+            by_source.setdefault(link.source_id, []).append(link)
+        for tree in trees:
+            tree.known_links = by_source.get(tree.pk, [])
 
 
 class ContextField(models.JSONField):

@@ -206,6 +206,11 @@ def parse(data: Mapping[str, Any]) -> TreeSpec:
     found = problems(data)
     if found:
         raise InvalidTree(str(data.get("name", "")), found)
+    return read(data)
+
+
+def read(data: Mapping[str, Any]) -> TreeSpec:
+    """Return the ``TreeSpec`` of a tree's JSON in which ``problems`` has found none."""
     return TreeSpec(
         name=data["name"],
         description=data.get("description", ""),

@@ -20,10 +20,16 @@ def validate_tree(data: Mapping[str, Any]) -> spec.TreeSpec:
     InvalidTree
         With every problem of the tree, its functions' included.
     """
-    found = [*spec.problems(data), *executor_problems(data), *reference_problems(data)]
-    if found:
-        raise InvalidTree(str(data.get("name", "")), found)
-    return spec.parse(data)
+    return validated(data)[0]
+
+
+def validated(data: Mapping[str, Any]) -> tuple[spec.TreeSpec, dict[str, functions.Function]]:
+    """Return a tree and its functions by reference; see ``validate_tree``."""
+    found, problems = resolved(data)
+    problems = [*spec.problems(data), *executor_problems(data), *problems]
+    if problems:
+        raise InvalidTree(str(data.get("name", "")), problems)
+    return spec.read(data), found
 
 
 def executor_problems(data: Mapping[str, Any]) -> list[str]:
@@ -33,19 +39,30 @@ def executor_problems(data: Mapping[str, Any]) -> list[str]:
     return [] if problem is None else [f"The tree's executor: {problem}."]
 
 
-def reference_problems(data: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for every reference of the tree that can't be resolved."""
-    found = []
-    processes = data.get("processes")
-    for process in processes if isinstance(processes, (list, tuple)) else ():
-        if not isinstance(process, Mapping):
-            continue  # reported by ``spec.problems``
+def resolved(data: Mapping[str, Any]) -> tuple[dict[str, functions.Function], list[str]]:
+    """Return a tree's functions by reference, and a sentence for each that can't be resolved."""
+    found: dict[str, functions.Function] = {}
+    problems = []
+    for process in _processes(data):
         for reference in _references(process):
             try:
-                functions.resolve(reference)
+                if reference not in found:
+                    found[reference] = functions.resolve(reference)
             except FunctionError as error:
-                found.append(f"Process {process.get('name')!r}: {error}")
-    return found
+                problems.append(f"Process {process.get('name')!r}: {error}")
+    return found, problems
+
+
+def references(data: Mapping[str, Any]) -> list[str]:
+    """Return the references of a tree, be it valid or not."""
+    return [each for process in _processes(data) for each in _references(process)]
+
+
+def _processes(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    processes = data.get("processes")
+    if not isinstance(processes, (list, tuple)):
+        return []  # reported by ``spec.problems``, as are those that are no objects
+    return [process for process in processes if isinstance(process, Mapping)]
 
 
 def _references(process: Mapping[str, Any]) -> list[str]:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from django.urls import NoReverseMatch, reverse
@@ -65,9 +66,12 @@ def from_row(row: ProcessTree, registry: Mapping[str, Function] | None = None) -
     problem = None
     try:
         _check_context(row)
-        check = validation.validate_tree if registry is None else parse
-        spec = check(row.to_dict())
-        found = _processes(spec, registry or {})
+        if registry is None:
+            spec, by_reference = validation.validated(row.to_dict())
+            found = _processes(spec, {}, by_reference)
+        else:
+            spec = parse(row.to_dict())
+            found = _processes(spec, registry)
     except ProctreeError as error:
         spec, problem = None, str(error)
     except Exception as error:  # one bad tree is one bad job, whatever is wrong with it
@@ -123,9 +127,15 @@ def from_spec(
     )
 
 
-def _processes(spec: TreeSpec, registry: Mapping[str, Function]) -> dict[str, Process]:
+def _processes(
+    spec: TreeSpec,
+    registry: Mapping[str, Function],
+    by_reference: Mapping[str, Function] = MappingProxyType({}),
+) -> dict[str, Process]:
     def find(reference: str) -> Function:
-        return registry.get(reference) or functions.resolve(reference)
+        return (
+            registry.get(reference) or by_reference.get(reference) or functions.resolve(reference)
+        )
 
     required = required_in_effect(spec)
     return {

@@ -2,18 +2,20 @@
 
 Dagster keeps the repository and calls the methods of its data anew, from gRPC threads, at every
 refresh, look-up and tick. A refresh asks many times, so the listing methods share one query for a
-second; a look-up by name reads its one row fresh. Jobs are kept by revision: only what has changed
-is built again.
+second; a look-up by name reads its one row fresh. What a list says of a job is kept by revision:
+only what has changed is built again.
 """
 
+import gc
 import logging
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from typing import AbstractSet  # noqa: UP035  # as the overridden method says it
+from typing import AbstractSet, NamedTuple  # noqa: UP035  # as the overridden method says it
 
 from dagster import (
     DagsterInstance,
@@ -28,12 +30,15 @@ from dagster._core.errors import DagsterInvariantViolationError
 from django.db import DatabaseError
 from django.db.models import prefetch_related_objects
 
-from .. import conf, tags
+from .. import conf, functions, tags
 from ..connections import fresh_connections
-from ..models import ProcessTree
+from ..exceptions import FunctionError
+from ..models import ProcessTree, TreeLink
 from ..names import dagster_name
 from ..process import explain
+from ..validation import references
 from . import runs, sensors, template_client
+from .listing import KnownJob, known
 from .records import TreeRecord, from_row
 from .switches import look_at_switches
 from .translator import ProcessTreeTranslator, translator
@@ -43,29 +48,58 @@ logger = logging.getLogger(__name__)
 SNAPSHOT_SECONDS = 1.0
 """How long one query serves the listing methods."""
 
+FETCH_SECONDS = 0.003
+"""How long a host may take to fetch one job of a list that it was given."""
+
 SWITCHES_SECONDS = 30.0
 """How long what is known of Dagster's switches is good enough."""
 
 _UNREADABLE = (ValueError, TypeError, RecursionError, OverflowError)
 """What Python raises when SQL has put something into a row that can't be read."""
 
+KEPT_JOBS = 200
+"""How many whole jobs are kept, those that were asked for last: one takes about 100 KiB.
+
+Of each other one its snapshot is kept, which takes 20 (see ``listing``).
+"""
+
 Key = tuple[object, ...]
 """What a job was built of: while it stays the same, so does the job."""
 
 
+class Built(NamedTuple):
+    """A job, what it was built of, and what is wrong with its tree."""
+
+    key: Key
+    job: JobDefinition
+    problem: str | None
+
+
 class LiveRepositoryData(RepositoryData):
-    """Reads the database whenever it is asked."""
+    """Reads the database whenever it is asked.
+
+    Dagster asks from several threads. Listings wait for each other, so that two hosts that ask at
+    the same moment share the work; the look-up of one job or schedule waits for no listing.
+    """
 
     def __init__(self, translator: ProcessTreeTranslator) -> None:
         self._translator = translator
-        self._lock = threading.RLock()
+        self._lock = threading.Lock()
+        """Held for moments only."""
+        self._reading = threading.Lock()
+        self._listing = threading.Lock()
         self._rows: dict[str, ProcessTree] = {}
         self._sensors: list[SensorDefinition] = []
         self._read_at: float | None = None
         self._switches_at: float | None = None
         self._open = ExitStack()
         self._instance: DagsterInstance | None = None
-        self._jobs: dict[str, tuple[Key, JobDefinition]] = {}
+        self._whole: OrderedDict[str, Built] = OrderedDict()
+        self._listed: dict[str, Built] = {}
+        self._scheduled: list[ScheduleDefinition] = []
+        self._listed_at = float("-inf")
+        self._listed_of: dict[str, ProcessTree] | None = None
+        self._scheduled_of: dict[str, ProcessTree] | None = None
         self._told: dict[str, str | None] = {}
 
     def get_top_level_resources(self) -> Mapping[str, ResourceDefinition]:
@@ -77,8 +111,20 @@ class LiveRepositoryData(RepositoryData):
         return {}
 
     def get_all_jobs(self) -> Sequence[JobDefinition]:
-        """Every tree's job."""
-        return [self._build(row) for row in self._snapshot().values()]
+        """Every tree's job, as little of it as a list needs (see ``listing``)."""
+        with self._listing:
+            rows = self._snapshot()
+            if rows is not self._listed_of:
+                with _collecting_only_what_is_new(), functions.failing_once():
+                    self._listed = {name: self._list(row) for name, row in rows.items()}
+                self._listed_of = rows
+                for gone in self._told.keys() - rows.keys():
+                    del self._told[gone]
+            self._listed_at = time.monotonic()
+            return [
+                job.copy(listed=True) if isinstance(job, KnownJob) else job
+                for _, job, _ in self._listed.values()
+            ]
 
     def get_job_names(self) -> Sequence[str]:
         """Every tree's job name; builds nothing."""
@@ -86,22 +132,31 @@ class LiveRepositoryData(RepositoryData):
 
     def has_job(self, job_name: str) -> bool:
         """Whether a tree has that job name."""
-        return not job_name.startswith("__ASSET_JOB") and (
-            job_name in self._snapshot() or self._fresh(job_name) is not None
-        )
+        return not job_name.startswith("__ASSET_JOB") and self._find(job_name) is not None
 
     def get_job(self, job_name: str) -> JobDefinition:
-        """Build one tree's job, as the tree is now."""
-        return self._build(self._get(job_name))
+        """Build one tree's job, as the tree is now; or as it was just listed."""
+        return self._just_listed(job_name) or self._build(self._get(job_name)).job
+
+    def _just_listed(self, job_name: str) -> JobDefinition | None:
+        """Return a job without a query: a host that was given a list fetches each of its jobs."""
+        listed, seconds = self._listed, time.monotonic() - self._listed_at
+        if seconds > SNAPSHOT_SECONDS + FETCH_SECONDS * len(listed) or job_name not in listed:
+            return None
+        _, job, problem = listed[job_name]
+        return job.copy() if problem is None and isinstance(job, KnownJob) else None
 
     def get_all_schedules(self) -> Sequence[ScheduleDefinition]:
         """Every schedule, of disabled and of broken trees too: Dagster forgets what vanishes."""
         self._look_at_switches()
-        return [
-            self._schedule(row)
-            for row in self._snapshot().values()
-            if row.schedule_or_none is not None
-        ]
+        with self._listing:
+            rows = self._snapshot()
+            if rows is not self._scheduled_of:
+                self._scheduled = [
+                    self._schedule(row) for row in rows.values() if row.schedule_or_none is not None
+                ]
+                self._scheduled_of = rows
+            return self._scheduled
 
     def get_schedule_names(self) -> Sequence[str]:
         """Every schedule's name; builds nothing."""
@@ -113,11 +168,11 @@ class LiveRepositoryData(RepositoryData):
 
     def has_schedule(self, schedule_name: str) -> bool:
         """Whether a tree has that schedule."""
-        return self._scheduled(schedule_name) is not None
+        return self._find_scheduled(schedule_name) is not None
 
     def get_schedule(self, schedule_name: str) -> ScheduleDefinition:
         """Build one schedule, as it is now."""
-        row = self._scheduled(schedule_name)
+        row = self._find_scheduled(schedule_name)
         if row is None:
             raise DagsterInvariantViolationError(
                 f"There is no schedule {schedule_name!r}: its process tree was deleted, or has "
@@ -140,17 +195,26 @@ class LiveRepositoryData(RepositoryData):
         self.get_all_schedules()
         self.get_all_sensors()
 
+    def import_functions(self) -> None:
+        """Import what the trees name, and what building a job needs; keeps next to nothing."""
+        with fresh_connections():
+            rows = self._read()
+        for reference in {each for row in rows for each in references(row.to_dict())}:
+            with suppress(FunctionError):  # its tree's run will say so
+                functions.resolve(reference)
+        if rows:
+            self._build(_named(rows[0]))
+
     def _snapshot(self) -> dict[str, ProcessTree]:
-        with self._lock:
-            now = time.monotonic()
-            if self._read_at is None or now - self._read_at > SNAPSHOT_SECONDS:
+        """Return every tree by its job name, as the database had it within the last second."""
+        with self._reading:
+            if self._read_at is None or time.monotonic() - self._read_at > SNAPSHOT_SECONDS:
                 with fresh_connections():
                     rows = self._read()
                     self._sensors = sensors.all_sensors()
                 self._rows = {row.job_name: row for row in map(_named, rows)}
-                self._read_at = now
-                for gone in self._jobs.keys() - self._rows.keys():
-                    del self._jobs[gone]
+                # Once it is read, or reading many would have to be done again for each question.
+                self._read_at = time.monotonic()
             return self._rows
 
     def _look_at_switches(self) -> None:
@@ -172,7 +236,9 @@ class LiveRepositoryData(RepositoryData):
 
     def _read(self) -> list[ProcessTree]:
         try:
-            return list(ProcessTree.objects.with_schedules().with_links())
+            rows = list(ProcessTree.objects.with_schedules())
+            TreeLink.read_for(rows)
+            return rows
         except DatabaseError as error:
             raise DagsterInvariantViolationError(
                 f"The process trees can't be read: {error}. Is the database there, and has "
@@ -190,9 +256,12 @@ class LiveRepositoryData(RepositoryData):
             except _UNREADABLE:
                 return _read_one(named.values_list("pk", flat=True).get())
 
+    def _find(self, job_name: str) -> ProcessTree | None:
+        return self._fresh(job_name) or self._snapshot().get(job_name)
+
     def _get(self, job_name: str) -> ProcessTree:
         with fresh_connections():
-            row = self._fresh(job_name) or self._snapshot().get(job_name)
+            row = self._find(job_name)
             prefetch_related_objects([row] if row is not None else [], "links_out")
         if row is None:
             raise DagsterInvariantViolationError(
@@ -200,31 +269,56 @@ class LiveRepositoryData(RepositoryData):
             )
         return row
 
-    def _scheduled(self, schedule_name: str) -> ProcessTree | None:
-        job_name = schedule_name.removesuffix(tags.SCHEDULE_SUFFIX)
-        row = self._fresh(job_name) or self._snapshot().get(job_name)
+    def _find_scheduled(self, schedule_name: str) -> ProcessTree | None:
+        row = self._find(schedule_name.removesuffix(tags.SCHEDULE_SUFFIX))
         return row if row is not None and row.schedule_or_none is not None else None
 
-    def _build(self, row: ProcessTree) -> JobDefinition:
-        """Build a tree's job, or return the one that was built of the same revision."""
-        key = (row.pk, row.name, row.revision)
+    def _list(self, row: ProcessTree) -> Built:
+        """Return what a list says of a tree's job; built again only if the tree has changed."""
+        kept = self._listed.get(row.job_name)
+        if (
+            kept is not None
+            and kept.key == _key(row)
+            # What is broken may be mended without a new revision.
+            and (kept.problem is None or kept.problem == self._record(row).problem)
+        ):
+            return kept
+        built, name = self._build(row, keep=False), row.job_name
+        stand_in = known(built.job, lambda: self._whole_job(name))
+        return built if stand_in is None else built._replace(job=stand_in)
+
+    def _whole_job(self, job_name: str) -> JobDefinition:
+        row = self._rows.get(job_name) or self._get(job_name)
+        return self._build(row).job
+
+    def _build(self, row: ProcessTree, *, keep: bool = True) -> Built:
+        """Build a tree's job, or return the one that was kept of the same revision."""
+        key = _key(row)
         with self._lock:
-            kept = self._jobs.get(row.job_name)
-            if kept is not None and kept[0] == key:
-                return kept[1]
-            with fresh_connections():  # importing a function's module may ask the database
-                record = from_row(row)
-            try:
-                job = self._translator.job(record)
-            except Exception as error:  # a translator's fault breaks this tree only
-                logger.exception("The process tree %r can't be translated.", row.name)
-                # With nothing of the row but its name: whatever it holds may be at fault.
-                record = replace(record, spec=None, problem=explain(error), default_context={})
-                job = ProcessTreeTranslator().job(record)
-            if record.problem is None:  # what is broken may be mended without a new revision
-                self._jobs[row.job_name] = (key, job)
+            kept = self._whole.get(row.job_name)
+            if kept is not None and kept.key == key:
+                self._whole.move_to_end(row.job_name)
+                return kept
+        record = self._record(row)
+        try:
+            job = self._translator.job(record)
+        except Exception as error:  # a translator's fault breaks this tree only
+            logger.exception("The process tree %r can't be translated.", row.name)
+            # With nothing of the row but its name: whatever it holds may be at fault.
+            record = replace(record, spec=None, problem=explain(error), default_context={})
+            job = ProcessTreeTranslator().job(record)
+        built = Built(key, job, record.problem)
+        with self._lock:
+            if keep and record.problem is None:  # what is broken may be mended
+                self._whole[row.job_name] = built
+                if len(self._whole) > KEPT_JOBS:
+                    self._whole.popitem(last=False)
             self._tell(row.job_name, record)
-            return job
+        return built
+
+    def _record(self, row: ProcessTree) -> TreeRecord:
+        with fresh_connections():  # importing a function's module may ask the database
+            return from_row(row)
 
     def _tell(self, job_name: str, record: TreeRecord) -> None:
         """Log that a tree is broken, or no longer; once, not at every look."""
@@ -242,6 +336,24 @@ class LiveRepositoryData(RepositoryData):
         except Exception:  # a translator's fault must not make the schedule vanish
             logger.exception("The schedule of %r can't be translated.", row.name)
             return ProcessTreeTranslator().schedule(row.schedule)
+
+
+@contextmanager
+def _collecting_only_what_is_new() -> Iterator[None]:
+    """Spare the garbage collector what was there before.
+
+    A job that is built to be listed is let go at once, and only the collector can free it. Without
+    this it would look at everything that was imported, and at every row, each hundred jobs.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _key(row: ProcessTree) -> Key:
+    return (row.pk, row.name, row.revision)
 
 
 def _read_one(pk: int) -> ProcessTree:
@@ -263,7 +375,17 @@ def _named(row: ProcessTree) -> ProcessTree:
     return row
 
 
-def build_repository() -> RepositoryDefinition:
+class LiveRepository(RepositoryDefinition):
+    """The repository of the code location."""
+
+    def warm_up(self) -> None:
+        """Import what any run may need: a process that has done so can be forked for each."""
+        data = self._repository_data
+        assert isinstance(data, LiveRepositoryData)
+        data.import_functions()
+
+
+def build_repository() -> LiveRepository:
     """Return the repository of the code location; ``definitions`` hands it to Dagster."""
     home = conf.current().DAGSTER_HOME
     if home and not os.environ.get("DAGSTER_HOME"):
@@ -277,7 +399,7 @@ def build_repository() -> RepositoryDefinition:
             with runs.open_instance():
                 pass  # opening it sets the sizes of the pools
         template_client.tell_reloaded(str(runs.dagster_home()))
-    return RepositoryDefinition(
+    return LiveRepository(
         tags.REPOSITORY,
         repository_data=LiveRepositoryData(translator()),
         description="The process trees in Django's database, as they are now.",

@@ -19,28 +19,32 @@ logger = logging.getLogger(__name__)
 def look_at_switches(instance: DagsterInstance) -> None:
     """Write down which schedules are stopped in Dagster; two queries, if nothing has changed."""
     stopped = _stopped(instance)
-    for schedule in ProcessTreeSchedule.objects.select_related("process_tree"):
-        tree = schedule.process_tree
-        now = f"{tree.job_name}{tags.SCHEDULE_SUFFIX}" in stopped
-        if now == schedule.stopped_in_dagster:
+    rows = ProcessTreeSchedule.objects.values_list(
+        "pk", "process_tree__job_name", "process_tree__name", "enabled", "stopped_in_dagster"
+    )
+    for pk, job_name, name, enabled, before in rows:
+        now = f"{job_name}{tags.SCHEDULE_SUFFIX}" in stopped
+        if now == before:
             continue
-        ProcessTreeSchedule.objects.filter(pk=schedule.pk).update(stopped_in_dagster=now)
+        ProcessTreeSchedule.objects.filter(pk=pk).update(stopped_in_dagster=now)
         if now:
             logger.warning(
                 "The schedule of %r was stopped in Dagster: the daemon does not run it, though it "
                 "is %s in Django.",
-                tree.name,
-                "enabled" if schedule.enabled else "not enabled",
+                name,
+                "enabled" if enabled else "not enabled",
             )
         else:
-            logger.info("The schedule of %r was started in Dagster again.", tree.name)
+            logger.info("The schedule of %r was started in Dagster again.", name)
 
 
 def _stopped(instance: DagsterInstance) -> set[str]:
     """Return the names of our schedules whose switch is off."""
     return {
         state.instigator_name
-        for state in instance.all_instigator_state(instigator_type=InstigatorType.SCHEDULE)
-        if state.status == InstigatorStatus.STOPPED
-        and state.origin.repository_origin.repository_name == tags.REPOSITORY
+        for state in instance.all_instigator_state(
+            instigator_type=InstigatorType.SCHEDULE,
+            instigator_statuses={InstigatorStatus.STOPPED},
+        )
+        if state.origin.repository_origin.repository_name == tags.REPOSITORY
     }

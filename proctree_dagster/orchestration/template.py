@@ -137,7 +137,8 @@ def load(origin: RepositoryPythonOrigin) -> None:
     repository = origin.code_pointer.load_target()
     try:
         if isinstance(repository, RepositoryDefinition):
-            repository.get_all_jobs()
+            # Ours can do with less than every job (``LiveRepository``).
+            getattr(repository, "warm_up", repository.get_all_jobs)()
     except Exception:  # whatever is wrong with a tree or the database, its runs will say so
         logger.exception("The process trees can't be read now; the first runs will start slower.")
     finally:

@@ -275,8 +275,10 @@ class _Loop:
                         yield from self._wait()
                     yield from self._active.plan_events_iterator(self._context)
         finally:
-            abandoned = self._stop_running()
-            self._threads.end(wait=not abandoned)
+            try:
+                self._stop_running()
+            finally:
+                self._threads.end(wait=not self._running)
 
     def _is_interrupted(self) -> bool:
         # Signals are the main thread's: what it has received is not for a run in another one.
@@ -317,9 +319,8 @@ class _Loop:
 
     def _known_state(self) -> KnownExecutionState:
         known = self._active.get_known_state()
-        return known._replace(
-            ready_outputs=set(known.ready_outputs)
-        )  # the loop goes on changing it
+        # A copy: the loop goes on changing Dagster's set.
+        return known._replace(ready_outputs=set(known.ready_outputs))
 
     def _work(self, attempt: _Attempt) -> None:
         """Run a step, in a thread of its own."""
@@ -381,14 +382,8 @@ class _Loop:
                 self._active.verify_complete(self._context, attempt.step.key)
                 attempt.settled = True
 
-    def _stop_running(self) -> bool:
-        """Stop the steps that are still running, and give up on those that can't be stopped.
-
-        Returns
-        -------
-        bool
-            Whether some could not be stopped.
-        """
+    def _stop_running(self) -> None:
+        """Stop the steps that are still running, and give up on those that can't be stopped."""
         for attempt in self._running:
             attempt.stop.ask()
         deadline = time.monotonic() + PATIENCE_SECONDS
@@ -410,7 +405,6 @@ class _Loop:
                 f"It did not stop within {PATIENCE_SECONDS:g} seconds after its run was "
                 "interrupted, and was abandoned; what it is doing can't be stopped.",
             )
-        return bool(self._running)
 
     def _fail(self, attempt: _Attempt, message: str) -> None:
         error = SerializableErrorInfo(message, [], DagsterExecutionInterruptedError.__name__)

@@ -115,7 +115,7 @@ class ProcessTreeTranslator:
             tags=self.job_tags(tree),
             metadata=self.job_metadata(tree),
             resource_defs={
-                RUN_RESOURCE: _run_resource(local),
+                RUN_RESOURCE: _run_resource(local) if local else _WORKERS_RUN_RESOURCE,
                 "io_manager": result_io_manager,
             },
             executor_def=executor,
@@ -284,6 +284,10 @@ def _run_resource(local: Local | None) -> ResourceDefinition:
         config_schema={"context": Field(Permissive(), is_required=False, default_value={})},
         description="The run's context.",
     )
+
+
+_WORKERS_RUN_RESOURCE = _run_resource(None)
+"""What every job that a worker executes shares."""
 
 
 def _retry_policy(process: ProcessSpec) -> RetryPolicy | None:

@@ -1,0 +1,336 @@
+"""A listing of many trees: what it costs, what it keeps, and for whom it waits."""
+
+import gc
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster import JobDefinition
+from dagster._core.remote_representation.external_data import (
+    JobDataSnap,
+    JobRefSnap,
+    RepositorySnap,
+)
+from dagster._core.snap import JobSnap
+from dagster._serdes import serialize_value
+from django.db import connection
+from pytest_django import DjangoAssertNumQueries
+
+from proctree_dagster import functions
+from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
+from proctree_dagster.orchestration import repository as repositories
+from proctree_dagster.orchestration.listing import KnownJob, known
+from proctree_dagster.orchestration.records import TreeRecord, from_row
+from proctree_dagster.orchestration.repository import LiveRepositoryData, build_repository
+from proctree_dagster.orchestration.translator import ProcessTreeTranslator
+from tests.app import processes
+
+pytestmark = pytest.mark.django_db
+
+TREES = 20
+
+
+@pytest.fixture
+def trees() -> list[ProcessTree]:
+    saved = [
+        ProcessTree.objects.create(
+            name=f"tree {number}",
+            description=f"Number {number}.",
+            processes=[
+                {"name": "one", "func": "tests.app.processes:one"},
+                {"name": "two", "func": "tests.app.processes:two", "dependencies": ["one"]},
+            ],
+        )
+        for number in range(TREES)
+    ]
+    for tree in saved:
+        ProcessTreeSchedule.objects.create(process_tree=tree, context={"a": tree.pk})
+    return saved
+
+
+class Counting(ProcessTreeTranslator):
+    """Counts the jobs that are built, by their trees."""
+
+    def __init__(self) -> None:
+        self.built: Counter[str] = Counter()
+
+    def job(self, tree: TreeRecord, **kwargs: Any) -> JobDefinition:
+        self.built[tree.name] += 1
+        return super().job(tree, **kwargs)
+
+
+def refresh(live: LiveRepositoryData) -> RepositorySnap:
+    """Do what a code server does when a host asks for everything."""
+    live._read_at = None  # as if a second had passed
+    repository = build_repository()
+    repository._repository_data = live
+    return RepositorySnap.from_def(repository, defer_snapshots=True)
+
+
+def ids(snapshot: RepositorySnap) -> dict[str, str]:
+    return {job.name: job.snapshot_id for job in snapshot.job_refs or ()}
+
+
+# What a refresh costs
+
+
+def test_after_one_edit_a_refresh_rebuilds_one_job(trees: list[ProcessTree]) -> None:
+    translator = Counting()
+    live = LiveRepositoryData(translator)
+    before = ids(refresh(live))
+    assert translator.built == {tree.name: 1 for tree in trees}
+    translator.built.clear()
+    ProcessTree.objects.filter(pk=trees[7].pk).update(description="Edited behind every back.")
+    after = ids(refresh(live))
+    assert translator.built == {"tree 7": 1}
+    assert {name for name in after if after[name] != before[name]} == {trees[7].job_name}
+
+
+def test_a_refresh_is_one_query_the_first_one_too(
+    trees: list[ProcessTree], django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    live = LiveRepositoryData(ProcessTreeTranslator())
+    for _ in range(2):
+        with django_assert_num_queries(1):
+            refresh(live)
+
+
+def test_a_tree_that_is_still_broken_is_looked_at_again_but_not_built_again(
+    trees: list[ProcessTree],
+) -> None:
+    broken = [{"name": "x", "func": "tests.app.gone:x"}]
+    ProcessTree.objects.filter(pk=trees[3].pk).update(processes=broken)
+    translator = Counting()
+    live = LiveRepositoryData(translator)
+    refresh(live)
+    refresh(live)
+    assert translator.built["tree 3"] == 1
+
+
+def test_a_module_that_many_broken_trees_name_is_not_imported_for_each(
+    trees: list[ProcessTree], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settings: Any
+) -> None:
+    settings.PROCTREE = {**settings.PROCTREE, "FUNCTION_MODULES": ["raises_each_time"]}
+    (tmp_path / "raises_each_time.py").write_text(
+        "import tests.test_listing as here\nhere.IMPORTS.append(1)\nraise RuntimeError('no')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    ProcessTree.objects.update(processes=[{"name": "x", "func": "raises_each_time:x"}])
+    IMPORTS.clear()
+    live = LiveRepositoryData(ProcessTreeTranslator())
+    jobs = live.get_all_jobs()
+    assert len(IMPORTS) == 1
+    assert all("RuntimeError: no" in (job.description or "") for job in jobs)
+
+
+IMPORTS: list[int] = []
+
+
+# What is kept
+
+
+def test_memory_stays_flat_over_a_thousand_refreshes(trees: list[ProcessTree]) -> None:
+    live = LiveRepositoryData(ProcessTreeTranslator())
+
+    def objects() -> int:
+        gc.collect()
+        return len(gc.get_objects())
+
+    def edit_and_refresh(times: int) -> None:
+        for number in range(times):
+            ProcessTree.objects.filter(pk=trees[number % TREES].pk).update(description=number)
+            live._read_at = None
+            live.get_all_jobs()
+            live.get_all_schedules()
+
+    edit_and_refresh(50)
+    before = objects()
+    edit_and_refresh(1000)
+    # Less than one object a refresh: nothing is kept of any.
+    assert objects() - before < 500
+
+
+def test_whole_jobs_are_kept_up_to_a_number(
+    trees: list[ProcessTree], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(repositories, "KEPT_JOBS", 5)
+    live = LiveRepositoryData(ProcessTreeTranslator())
+    jobs = [live.get_job(tree.job_name) for tree in trees]
+    assert live.get_job(trees[-1].job_name) is jobs[-1]
+    assert live.get_job(trees[0].job_name) is not jobs[0]
+    assert len(live._whole) == 5
+
+
+# The stand-in
+
+
+@pytest.fixture
+def whole(trees: list[ProcessTree]) -> JobDefinition:
+    return ProcessTreeTranslator().job(from_row(trees[0]))
+
+
+@pytest.fixture
+def stand_in(whole: JobDefinition) -> KnownJob:
+    result = known(whole, lambda: whole)
+    assert result is not None
+    return result.copy()
+
+
+def test_a_stand_in_says_in_a_list_what_the_job_says(
+    whole: JobDefinition, stand_in: KnownJob
+) -> None:
+    listed = stand_in.copy(listed=True)
+    assert JobRefSnap.from_job_def(listed) == JobRefSnap.from_job_def(whole)
+    assert stand_in.partitions_def is whole.partitions_def is None
+
+
+def test_a_list_of_stand_ins_is_what_a_list_of_jobs_is(
+    trees: list[ProcessTree], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stand_ins = refresh(LiveRepositoryData(ProcessTreeTranslator()))
+    monkeypatch.setattr(repositories, "known", lambda job, build: None)
+    jobs = refresh(LiveRepositoryData(ProcessTreeTranslator()))
+    assert serialize_value(stand_ins) == serialize_value(jobs)
+
+
+def test_a_stand_in_that_is_asked_for_more_answers_as_the_job(
+    whole: JobDefinition, stand_in: KnownJob
+) -> None:
+    def snap(job: JobDefinition) -> str:
+        return serialize_value(JobDataSnap.from_job_def(job, include_parent_snapshot=True))
+
+    assert snap(stand_in) == snap(whole)
+    assert JobSnap.from_job_def(stand_in).snapshot_id == stand_in.get_job_snapshot_id()
+    assert stand_in.description == whole.description
+    assert stand_in.graph is whole.graph
+    assert stand_in.executor_def is whole.executor_def
+    assert stand_in.get_subset(op_selection=["one"]).graph.node_names() == ["one"]
+
+
+def test_a_host_that_fetches_each_job_of_a_list_has_none_built_or_read_again(
+    trees: list[ProcessTree], django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    translator = Counting()
+    live = LiveRepositoryData(translator)
+    for _ in range(2):
+        refresh(live)
+        with django_assert_num_queries(0):
+            for tree in trees:  # as a host does
+                JobDataSnap.from_job_def(live.get_job(tree.job_name), include_parent_snapshot=True)
+    assert set(translator.built.values()) == {1}
+
+
+def test_long_after_a_listing_a_job_is_looked_up_as_it_is(
+    trees: list[ProcessTree], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    live = LiveRepositoryData(ProcessTreeTranslator())
+    refresh(live)
+    ProcessTree.objects.filter(pk=trees[0].pk).update(description="Edited.")
+    assert live.get_job(trees[0].job_name).description != "tree 0\n\nEdited."
+    monkeypatch.setattr(live, "_listed_at", live._listed_at - 2)  # as if time had passed
+    assert live.get_job(trees[0].job_name).description == "tree 0\n\nEdited."
+
+
+def test_what_is_found_out_about_a_stand_in_is_not_kept(trees: list[ProcessTree]) -> None:
+    live = LiveRepositoryData(ProcessTreeTranslator())
+    refresh(live)
+    handed_out = live.get_job(trees[0].job_name)
+    assert handed_out.run_config_schema is not None  # kept on the job by Dagster
+    kept = live._listed[trees[0].job_name].job
+    assert vars(kept).keys() < vars(handed_out).keys()
+
+
+def test_a_job_that_has_more_to_say_stands_for_itself(whole: JobDefinition) -> None:
+    with_config = whole.graph.to_job(
+        name="with_config", resource_defs=whole.resource_defs, config={"resources": {}}
+    )
+    assert known(with_config, lambda: with_config) is None
+
+
+# For whom a listing waits
+
+
+class Slow(Counting):
+    """Lets the test go on in the middle of a listing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.at_it, self.go_on = threading.Event(), threading.Event()
+
+    def job(self, tree: TreeRecord, **kwargs: Any) -> JobDefinition:
+        if tree.name == "tree 5" and not self.at_it.is_set():
+            self.at_it.set()
+            assert self.go_on.wait(60)
+        return super().job(tree, **kwargs)
+
+
+@pytest.fixture
+def threads() -> Iterator[ThreadPoolExecutor]:
+    def close(*_: Any) -> None:
+        connection.close()
+
+    with ThreadPoolExecutor(4) as pool:
+        yield pool
+        list(pool.map(close, range(4)))
+
+
+class TestWithOtherThreads:
+    pytestmark = pytest.mark.django_db(transaction=True)
+
+    def test_a_look_up_does_not_wait_for_a_listing(
+        self, trees: list[ProcessTree], threads: ThreadPoolExecutor
+    ) -> None:
+        translator = Slow()
+        live = LiveRepositoryData(translator)
+        rows = {tree.job_name: tree for tree in trees}
+        # The database is this thread's own.
+        live._find = lambda job_name: rows.get(job_name)  # type: ignore[method-assign]
+        live._read = lambda: list(trees)  # type: ignore[method-assign]
+        listing = threads.submit(live.get_all_jobs)
+        assert translator.at_it.wait(60)
+        job = threads.submit(live.get_job, trees[9].job_name)
+        schedule = threads.submit(live.get_schedule, f"{trees[9].job_name}_schedule")
+        assert job.result(60).name == trees[9].job_name
+        assert schedule.result(60).job_name == trees[9].job_name
+        assert not listing.done()
+        translator.go_on.set()
+        assert len(listing.result(60)) == TREES
+
+    def test_two_listings_at_once_share_the_work(
+        self, trees: list[ProcessTree], threads: ThreadPoolExecutor
+    ) -> None:
+        translator = Slow()
+        live = LiveRepositoryData(translator)
+        live._read = lambda: list(trees)  # type: ignore[method-assign]
+        first = threads.submit(live.get_all_jobs)
+        assert translator.at_it.wait(60)
+        second = threads.submit(live.get_all_jobs)
+        translator.go_on.set()
+        assert len(first.result(60)) == len(second.result(60)) == TREES
+        assert set(translator.built.values()) == {1}
+
+
+# A worker, and the template that is forked for it
+
+
+def test_warming_up_imports_the_functions_and_builds_one_job(
+    trees: list[ProcessTree], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    translator = Counting()
+    monkeypatch.setattr(repositories, "translator", lambda: translator)
+    looked_up: list[str] = []
+
+    def counted(reference: str) -> functions.Function:
+        looked_up.append(reference)
+        return resolve(reference)
+
+    resolve = functions.resolve
+    monkeypatch.setattr(functions, "resolve", counted)
+    build_repository().warm_up()
+    assert sum(translator.built.values()) == 1
+    assert {f"{processes.__name__}:one", f"{processes.__name__}:two"} <= set(looked_up)
+    assert len(looked_up) < TREES
