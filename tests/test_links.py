@@ -9,6 +9,7 @@ from django.core.exceptions import ValidationError
 from django.core.management import call_command
 from django.db import IntegrityError, connections, transaction
 from django.test import Client
+from pytest_django import DjangoAssertNumQueries
 
 from proctree_dagster import links
 from proctree_dagster.exceptions import InvalidTree, ProctreeError
@@ -105,6 +106,15 @@ class TestWriting:
         job = ProcessTreeTranslator().job(from_row(ProcessTree.objects.get(name="a")))
         assert job.description == "Closes.\n\nThen: b"
         assert job.metadata["proctree/dependent_trees"].value == ["b"]
+
+    def test_the_links_of_many_trees_are_read_with_one_query(
+        self, a: ProcessTree, b: ProcessTree, django_assert_num_queries: DjangoAssertNumQueries
+    ) -> None:
+        ProcessTreeInstance.load("a").add_dependent_tree("b").save()
+        rows = list(ProcessTree.objects.order_by("name"))
+        with django_assert_num_queries(1):
+            TreeLink.read_for(rows)
+            assert [row.linked_trees() for row in rows] == [{"dependent_trees": ["b"]}, {}]
 
     def test_a_deleted_tree_takes_its_links_along(self, a: ProcessTree, b: ProcessTree) -> None:
         ProcessTreeInstance.load("a").add_dependent_tree("b").save()
