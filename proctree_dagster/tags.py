@@ -19,6 +19,7 @@ REQUIRED = "proctree/required"
 FAILED_OPTIONAL = "proctree/failed_optional"
 ADMIN = "proctree/admin"
 WORKER = "proctree/worker"
+TRIGGER = "proctree/trigger"
 
 Trigger = Literal["schedule", "command", "python", "admin", "trigger"]
 """What can start a run; the values of ``TRIGGERED_BY``."""
@@ -31,3 +32,6 @@ REPOSITORY = "process_trees"
 
 SCHEDULE_SUFFIX = "_schedule"
 """What a schedule's name has behind its job's."""
+
+TRIGGER_SUFFIX = "_trigger"
+"""What a trigger's sensor has behind the trigger's name."""
