@@ -16,7 +16,7 @@ def fresh_connections() -> Iterator[None]:
         _close_old_connections()
 
 
-def after_commit(func: Callable[[], None]) -> None:
+def after_commit(func: Callable[[], object]) -> None:
     """Call ``func`` when the current transaction commits; at once if there is none."""
     if in_transaction():
         transaction.on_commit(func)

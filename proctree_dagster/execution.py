@@ -6,15 +6,16 @@ installed must not pay for it.
 
 from __future__ import annotations
 
+import logging
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from . import claims, tags, webserver
+from . import claims, outbox, tags, webserver
 from . import context as contexts
 from .connections import after_commit
-from .exceptions import TreeNotFound
+from .exceptions import InstanceError, TreeNotFound
 from .models import ProcessTree, ProcessTreeSchedule, RunStatus
 from .names import dagster_name
 from .process import Outcome, Status
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 
     from .orchestration.records import TreeRecord
     from .orchestration.runs import Ended
+
+logger = logging.getLogger(__name__)
 
 Function = Callable[..., Any]
 Progress = Callable[[str, Status], None]
@@ -226,6 +229,36 @@ def submit_row(
     # Not before the commit: the daemon would look for rows that are not there yet.
     after_commit(submit)
     return SubmittedRun(run_id, webserver.run_url(run_id))
+
+
+def deliver(run_ids: Iterable[str] | None = None) -> list[str]:
+    """Hand to Dagster what waits in the outbox, as far as that is possible now.
+
+    Call it outside of a transaction (see ``connections.after_commit``). It raises nothing: what
+    can't be delivered now stays in the outbox, and Dagster's sensor looks at it again.
+
+    Parameters
+    ----------
+    run_ids:
+        Ids of the runs to look at; all if left out.
+
+    Returns
+    -------
+    list[str]
+        Ids of the runs that Dagster has got now.
+    """
+    if not outbox.is_open():
+        return []
+    from .orchestration import delivery, runs
+
+    try:
+        with runs.open_instance(persistent=True) as instance:
+            return delivery.deliver(instance, run_ids).delivered
+    except InstanceError as error:
+        logger.warning("Runs wait in the outbox, and can't be handed to Dagster: %s", error)
+    except Exception:  # Dagster's database may be away; the rows are kept
+        logger.exception("Runs wait in the outbox, and Dagster can't be reached.")
+    return []
 
 
 def refresh_schedules() -> None:

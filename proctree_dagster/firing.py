@@ -117,9 +117,7 @@ def poll(trigger_id: int, now: dt.datetime) -> Polled:
     _align(trigger, now)
     if not trigger.enabled:
         return Polled("Disabled in Django: the trigger's 'enabled' is off.")
-    Trigger.objects.filter(pk=trigger.pk).update(
-        check_count=F("check_count") + 1, last_checked=now
-    )
+    Trigger.objects.filter(pk=trigger.pk).update(check_count=F("check_count") + 1, last_checked=now)
     try:
         if trigger.trigger_type == TriggerType.SCHEDULE:
             return _poll_schedule(trigger, now)

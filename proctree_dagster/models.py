@@ -1,10 +1,11 @@
-"""What the database records: process trees and their schedules.
+"""What the database records: trees, schedules, triggers, and runs that wait to be made.
 
 Models only record. Telling Dagster is ``execution``'s and ``webserver``'s business, claiming due
-times is ``claims``'.
+times is ``claims``', the life of a row of the outbox is ``outbox``'s, firing triggers ``firing``'s.
 """
 
 import datetime as dt
+import uuid
 import zoneinfo
 from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar, Self
@@ -532,6 +533,72 @@ class ProcessTreeSchedule(Clockwork):
         if overdue or watched or unsettled or intervals.clock_changes(self.rule, now):
             return [intervals.EVERY_MINUTE], "UTC"
         return intervals.cron_cover(self.rule, self.anchor or now)
+
+
+class OutboxState(models.TextChoices):
+    """How far a run of the outbox has come."""
+
+    WAITING = "waiting", _("waiting")
+    DELIVERED = "delivered", _("delivered")
+    STARTED = "started", _("started")
+    DROPPED = "dropped", _("dropped")
+
+
+class OutboxRun(models.Model):
+    """A run that is to be made, with the id that it will have; see ``outbox``."""
+
+    run_id = models.UUIDField(_("run id"), unique=True, default=uuid.uuid4)
+    process_tree = models.ForeignKey(
+        ProcessTree,
+        on_delete=models.CASCADE,
+        related_name="outbox",
+        verbose_name=_("process tree"),
+    )
+    context = ContextField(
+        _("context"),
+        default=dict,
+        blank=True,
+        help_text=_("Keyword arguments of the run; they update the schedule's default context."),
+    )
+    tags = models.JSONField(_("tags"), default=dict, blank=True)
+    after = models.JSONField(
+        _("after"),
+        default=list,
+        blank=True,
+        help_text=_("Ids of the runs that must have succeeded first."),
+    )
+    state = models.CharField(
+        _("state"), max_length=10, choices=OutboxState.choices, default=OutboxState.WAITING
+    )
+    reason = models.TextField(
+        _("reason"),
+        blank=True,
+        default="",
+        help_text=_("Why it could not be delivered yet, or why it was dropped."),
+    )
+    attempts = models.PositiveIntegerField(
+        _("attempts"), default=0, help_text=_("How often its delivery was begun.")
+    )
+    launches = models.PositiveIntegerField(
+        _("launches"), default=1, help_text=_("How many runs it took: one may fail to start.")
+    )
+    leased_until = models.DateTimeField(
+        _("leased until"),
+        null=True,
+        blank=True,
+        help_text=_("Until when nobody else tries to deliver it."),
+    )
+    created_at = models.DateTimeField(_("created at"), auto_now_add=True)
+    delivered_at = models.DateTimeField(_("delivered at"), null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("run to be made")
+        verbose_name_plural = _("runs to be made")
+        ordering = ["pk"]  # those of a family are written in the order in which they run
+        indexes = [models.Index(fields=["state", "created_at"], name="proctree_outbox_state")]
+
+    def __str__(self) -> str:
+        return f"{self.process_tree}: {self.run_id}"
 
 
 class TriggerType(models.TextChoices):

@@ -19,9 +19,13 @@ REQUIRED = "proctree/required"
 FAILED_OPTIONAL = "proctree/failed_optional"
 ADMIN = "proctree/admin"
 WORKER = "proctree/worker"
+FAMILY = "proctree/family"
+FOLLOWS = "proctree/follows"
+FOLLOWED_BY = "proctree/followed_by"
+INSTEAD_OF = "proctree/instead_of"
 TRIGGER = "proctree/trigger"
 
-Trigger = Literal["schedule", "command", "python", "admin", "trigger"]
+Trigger = Literal["schedule", "command", "python", "admin", "trigger", "tree"]
 """What can start a run; the values of ``TRIGGERED_BY``."""
 
 LOCATION = "proctree"
@@ -32,6 +36,9 @@ REPOSITORY = "process_trees"
 
 SCHEDULE_SUFFIX = "_schedule"
 """What a schedule's name has behind its job's."""
+
+OUTBOX_SENSOR = "proctree_outbox"
+"""The sensor that delivers the runs that wait in the outbox."""
 
 TRIGGER_SUFFIX = "_trigger"
 """What a trigger's sensor has behind the trigger's name."""

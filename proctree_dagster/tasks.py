@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_and_run_scheduled_tasks() -> dict[str, Results]:
-    """Run every tree that is due, here and now, one after the other.
+    """Run every tree that is due, here and now, one after the other; then deliver the outbox.
 
     Call it every minute, or leave the schedules to Dagster's daemon, or both.
 
@@ -51,6 +51,8 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
             outcome = _failed(name, explain(error))
         if outcome is not None:
             results[name] = outcome
+    with fresh_connections():
+        execution.deliver()
     return results
 
 

@@ -22,6 +22,7 @@ from dagster import (
     RepositoryDefinition,
     ResourceDefinition,
     ScheduleDefinition,
+    SensorDefinition,
 )
 from dagster._core.errors import DagsterInvariantViolationError
 from django.db import DatabaseError
@@ -31,7 +32,7 @@ from ..connections import fresh_connections
 from ..models import ProcessTree
 from ..names import dagster_name
 from ..process import explain
-from . import runs, template_client
+from . import runs, sensors, template_client
 from .records import TreeRecord, from_row
 from .switches import look_at_switches
 from .translator import ProcessTreeTranslator, translator
@@ -122,6 +123,11 @@ class LiveRepositoryData(RepositoryData):
             )
         return self._schedule(row)
 
+    def get_all_sensors(self) -> Sequence[SensorDefinition]:
+        """One that delivers the outbox, if there is anything in it."""
+        with fresh_connections():
+            return sensors.all_sensors()
+
     def get_component_tree(self) -> None:
         """None: nothing here is a component."""
         return None
@@ -130,6 +136,7 @@ class LiveRepositoryData(RepositoryData):
         """Build everything once (``dagster definitions validate`` asks for it)."""
         self.get_all_jobs()
         self.get_all_schedules()
+        self.get_all_sensors()
 
     def _snapshot(self) -> dict[str, ProcessTree]:
         with self._lock:

@@ -1,0 +1,205 @@
+"""Hands the runs of the outbox to Dagster: each once, whoever does it and however often."""
+
+import logging
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from dagster import DagsterInstance, DagsterRun, RunRecord, RunsFilter
+from dagster._core.errors import DagsterRunAlreadyExists
+from dagster._core.storage.dagster_run import DagsterRunStatus
+from dagster._core.storage.tags import WILL_RETRY_TAG
+from django.utils import timezone
+
+from .. import context as contexts
+from .. import outbox
+from ..exceptions import ProctreeError
+from ..models import OutboxRun, OutboxState
+from ..process import explain
+from . import records, runs
+from .translator import translator
+
+logger = logging.getLogger(__name__)
+
+CHUNK = 500
+"""How many runs Dagster is asked for in one query."""
+
+READY, WAIT = "ready", "wait"
+
+
+@dataclass
+class Delivery:
+    """What one look at the outbox came to; the ids of runs."""
+
+    delivered: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    waiting: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        counts = [
+            (len(self.delivered), "delivered"),
+            (len(self.dropped), "dropped"),
+            (len(self.failed), "could not be delivered"),
+            (len(self.waiting), "waiting"),
+        ]
+        return ", ".join(f"{count} {what}" for count, what in counts if count) or "Nothing to do."
+
+
+def deliver(
+    instance: DagsterInstance,
+    run_ids: Iterable[str] | None = None,
+    *,
+    seconds: float = float("inf"),
+) -> Delivery:
+    """Hand over what is ready, drop what can't become so, and leave the rest.
+
+    It must not be called inside a transaction: nobody else would see the leases.
+
+    Parameters
+    ----------
+    instance:
+        Dagster's.
+    run_ids:
+        Ids of the runs to look at; all if left out.
+    seconds:
+        After how long no further delivery is begun.
+
+    Raises
+    ------
+    InstanceError
+        The instance has no queue.
+    """
+    ends = time.monotonic() + seconds
+    result = Delivery()
+    rows = outbox.open_rows(run_ids)
+    if not rows:
+        return result
+    runs.check_queue(instance)
+    delivered = [row for row in rows if row.state == OutboxState.DELIVERED]
+    waiting = [row for row in rows if row.state == OutboxState.WAITING]
+    asked = {str(row.run_id) for row in delivered}.union(*(row.after for row in waiting))
+    known = _records(instance, asked)
+    for row in delivered:
+        _follow_up(row, known.get(str(row.run_id)))
+    progress = _progress(asked, known)
+    for row in waiting:
+        run_id = str(row.run_id)
+        verdict = _decide(row, progress)
+        if verdict == WAIT or time.monotonic() > ends:
+            result.waiting.append(run_id)
+        elif verdict == READY:
+            _deliver_or_note(instance, row, result)
+        elif outbox.drop(row, verdict):
+            progress[run_id] = verdict  # those that wait for it come later in the list
+            result.dropped.append(run_id)
+    return result
+
+
+def _records(instance: DagsterInstance, run_ids: Iterable[str]) -> dict[str, RunRecord]:
+    ids = sorted(run_ids)
+    found: dict[str, RunRecord] = {}
+    for start in range(0, len(ids), CHUNK):
+        chunk = RunsFilter(run_ids=ids[start : start + CHUNK])
+        found |= {each.dagster_run.run_id: each for each in instance.get_run_records(chunk)}
+    return found
+
+
+def _follow_up(row: OutboxRun, record: RunRecord | None) -> None:
+    """See whether a run that was handed over has started; if it could not, make another.
+
+    The daemon may have died in the launch. A run that Dagster itself tries again is left to it.
+    """
+    if record is None:
+        outbox.mark_started(row, "Its run was deleted in Dagster before it started.")
+        return
+    run = record.dagster_run
+    if record.start_time is not None or run.status == DagsterRunStatus.CANCELED:
+        outbox.mark_started(row)
+    elif run.status == DagsterRunStatus.FAILURE and not _is_retried(run):
+        if row.launches < outbox.MAX_LAUNCHES:
+            outbox.launch_again(row)
+        else:
+            outbox.mark_started(row, f"{row.launches} runs failed before they started.")
+    elif run.is_finished:
+        outbox.mark_started(row)
+
+
+def _progress(run_ids: Iterable[str], known: Mapping[str, RunRecord]) -> dict[str, str]:
+    """Say of each run whether what waits for it is ready, has to wait, or why it never will be."""
+    result = {run_id: _verdict(record.dagster_run) for run_id, record in known.items()}
+    missing = set(run_ids) - known.keys()
+    states = {
+        str(run_id): state
+        for run_id, state in OutboxRun.objects.filter(run_id__in=missing).values_list(
+            "run_id", "state"
+        )
+    }
+    for run_id in missing:
+        state = states.get(run_id)
+        if state in outbox.OPEN:
+            result[run_id] = WAIT
+        elif state == OutboxState.DROPPED:
+            result[run_id] = f"Run {run_id} was not made: a run before it has failed."
+        else:
+            result[run_id] = f"Run {run_id} is gone: its tree or its history was deleted."
+    return result
+
+
+def _verdict(run: DagsterRun) -> str:
+    if run.status == DagsterRunStatus.SUCCESS:
+        return READY
+    if not run.is_finished or _is_retried(run):
+        return WAIT
+    end = "was canceled" if run.status == DagsterRunStatus.CANCELED else "has failed"
+    return f"Run {run.run_id} of {run.job_name} {end}."
+
+
+def _is_retried(run: DagsterRun) -> bool:
+    return run.tags.get(WILL_RETRY_TAG) == "true"
+
+
+def _decide(row: OutboxRun, progress: Mapping[str, str]) -> str:
+    """Return ``READY``, ``WAIT``, or why the row is to be dropped."""
+    verdicts = [progress[run_id] for run_id in row.after]
+    fatal = [verdict for verdict in verdicts if verdict not in (READY, WAIT)]
+    if fatal:
+        return fatal[0]
+    return WAIT if WAIT in verdicts else READY
+
+
+def _deliver_or_note(instance: DagsterInstance, row: OutboxRun, result: Delivery) -> None:
+    """Deliver a row that is ready, unless somebody else is at it; note what stood in the way."""
+    run_id = str(row.run_id)
+    if not outbox.lease(row, timezone.now()):
+        result.waiting.append(run_id)
+        return
+    try:
+        _deliver(instance, row)
+    except Exception as error:  # one tree's fault must not keep the others from running
+        logger.exception("Run %s of %r could not be delivered.", run_id, row.process_tree.name)
+        outbox.mark_failed(row, explain(error))
+        result.failed.append(run_id)
+    else:
+        result.delivered.append(run_id)
+
+
+def _deliver(instance: DagsterInstance, row: OutboxRun) -> None:
+    """Create the run of a leased row, if there is none yet, and queue it."""
+    run_id, tree = str(row.run_id), row.process_tree
+    if not instance.has_run(run_id):
+        record = records.from_row(tree)
+        if record.problem is not None:
+            raise ProctreeError(record.problem)
+        whole = contexts.encode({**tree.default_context, **row.context})
+        try:
+            runs.create_run(instance, translator().job(record), whole, row.tags, run_id=run_id)
+        except DagsterRunAlreadyExists:
+            logger.info("Run %s was created by another process meanwhile.", run_id)
+    # A run that is queued twice may be launched twice; whoever was held up has lost the lease.
+    if not outbox.renew(row):
+        return
+    run = instance.get_run_by_id(run_id)
+    if run is not None and run.status == DagsterRunStatus.NOT_STARTED:
+        runs.submit(instance, run)
+    outbox.mark_delivered(row)

@@ -1,0 +1,46 @@
+"""The sensors of the repository."""
+
+from dagster import (
+    DefaultSensorStatus,
+    SensorDefinition,
+    SensorEvaluationContext,
+    SkipReason,
+)
+from django.utils import timezone
+
+from .. import outbox, tags
+from ..connections import fresh_connections
+from . import delivery
+
+INTERVAL = 10
+"""Seconds from one look at the outbox to the next, at least."""
+
+PATIENCE = 40.0
+"""Seconds after which a look begins no further delivery: Dagster gives a tick 60."""
+
+
+def all_sensors() -> list[SensorDefinition]:
+    """Return the sensors that the database asks for now."""
+    return [outbox_sensor()] if outbox.is_used() else []
+
+
+def outbox_sensor() -> SensorDefinition:
+    """Return the sensor that delivers what waits in the outbox.
+
+    It makes the runs itself, because their ids are fixed beforehand, and says what it did. It looks
+    at what is there, not at what has happened since it last looked, so it can miss nothing.
+    """
+    return SensorDefinition(
+        name=tags.OUTBOX_SENSOR,
+        evaluation_fn=_look,
+        minimum_interval_seconds=INTERVAL,
+        default_status=DefaultSensorStatus.RUNNING,
+        description="Starts the runs that follow others, and those that could not be started at "
+        "once: the outbox in Django's admin.",
+    )
+
+
+def _look(context: SensorEvaluationContext) -> SkipReason:
+    with fresh_connections():
+        outbox.forget(timezone.now())
+        return SkipReason(str(delivery.deliver(context.instance, seconds=PATIENCE)))

@@ -1,0 +1,216 @@
+"""Runs that are to be made: written down with their ids before anybody asks Dagster for them.
+
+A row is written in the caller's transaction, so it is there if and only if what it belongs to is.
+Whoever delivers it later (``orchestration.delivery``) gives the run the id of the row: to do that
+twice makes one run. A row comes from ``waiting`` to ``delivered`` (Dagster has the run) to
+``started``, or is ``dropped`` because a run that it waits for has failed.
+
+Each change is one update that filters on what was read, so that of several processes one wins.
+"""
+
+import datetime as dt
+import uuid
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.db import models, transaction
+from django.db.models import F, Q
+from django.utils import timezone
+
+from . import tags as tag_names
+from .context import encode
+from .models import OutboxRun, OutboxState, ProcessTree
+
+LEASE = dt.timedelta(seconds=60)
+"""How long one process has for a delivery; after that, or a failure, it is tried again."""
+
+KEPT = dt.timedelta(days=30)
+"""How long a row is kept that has come to its end."""
+
+MAX_LAUNCHES = 10
+"""How many runs of a row may fail before they start; then it is left at that."""
+
+OPEN = (OutboxState.WAITING, OutboxState.DELIVERED)
+"""The states in which something is still to be done."""
+
+
+def add(
+    tree: ProcessTree,
+    context: Mapping[str, Any],
+    tags: Mapping[str, str],
+    after: Iterable[str] = (),
+    run_id: uuid.UUID | str | None = None,
+) -> OutboxRun:
+    """Write down a run that is to be made, in the caller's transaction.
+
+    Parameters
+    ----------
+    tree:
+        The tree that runs, as it is when the run starts.
+    context:
+        Keyword arguments of the run; they update the schedule's default context.
+    tags:
+        The run's tags.
+    after:
+        Ids of the runs that must have succeeded first.
+    run_id:
+        A UUID; left out, a new one is made. What is there already under this id stays as it is.
+
+    Raises
+    ------
+    ContextError
+        The context can't be stored.
+    """
+    row, _ = OutboxRun.objects.get_or_create(
+        run_id=uuid.UUID(str(run_id)) if run_id is not None else uuid.uuid4(),
+        defaults={
+            "process_tree": tree,
+            "context": encode(context),
+            "tags": dict(tags),
+            "after": [str(each) for each in after],
+        },
+    )
+    return row
+
+
+def is_used() -> bool:
+    """Say whether there is or was anything to deliver."""
+    return OutboxRun.objects.exists()
+
+
+def is_open() -> bool:
+    """Say whether anything is to be delivered, or has been and has not started yet."""
+    return OutboxRun.objects.filter(state__in=OPEN).exists()
+
+
+def open_rows(run_ids: Iterable[str] | None = None) -> list[OutboxRun]:
+    """Return the rows with which something is still to be done, the oldest first.
+
+    Parameters
+    ----------
+    run_ids:
+        Only these; all if left out.
+    """
+    rows = OutboxRun.objects.filter(state__in=OPEN).select_related("process_tree__schedule")
+    if run_ids is not None:
+        rows = rows.filter(run_id__in=list(run_ids))
+    return list(rows)
+
+
+def lease(row: OutboxRun, now: dt.datetime) -> bool:
+    """Take a waiting row for oneself, and say whether that has worked."""
+    free = Q(leased_until=None) | Q(leased_until__lte=now)
+    until = now + LEASE
+    won = OutboxRun.objects.filter(free, pk=row.pk, run_id=row.run_id, state=OutboxState.WAITING)
+    if not won.update(leased_until=until, attempts=F("attempts") + 1):
+        return False
+    row.leased_until = until
+    return True
+
+
+def renew(row: OutboxRun) -> bool:
+    """Begin one's lease anew before the step that must not be done twice; say if it was lost."""
+    until = timezone.now() + LEASE
+    if not _mine(row).update(leased_until=until):
+        return False
+    row.leased_until = until
+    return True
+
+
+def mark_delivered(row: OutboxRun) -> None:
+    """Write down that Dagster has the run of a leased row."""
+    _mine(row).update(
+        state=OutboxState.DELIVERED, leased_until=None, reason="", delivered_at=timezone.now()
+    )
+
+
+def mark_failed(row: OutboxRun, reason: str) -> None:
+    """Write down why a leased row could not be delivered; it is tried again after the lease."""
+    _mine(row).update(reason=reason)
+
+
+def mark_started(row: OutboxRun, reason: str = "") -> None:
+    """Write down that a run has started, or has come to an end without."""
+    OutboxRun.objects.filter(pk=row.pk, run_id=row.run_id, state__in=OPEN).update(
+        state=OutboxState.STARTED, leased_until=None, reason=reason
+    )
+
+
+def drop(row: OutboxRun, reason: str) -> bool:
+    """Give a waiting row up, and say whether that has worked: somebody may have changed it."""
+    waiting = OutboxRun.objects.filter(pk=row.pk, state=OutboxState.WAITING, after=row.after)
+    return bool(waiting.update(state=OutboxState.DROPPED, reason=reason, leased_until=None))
+
+
+def launch_again(row: OutboxRun) -> None:
+    """Let a delivered row have another run: its run has failed before it started.
+
+    The new id follows from the old one, and the rows that wait for the old one wait for the new.
+    """
+    new_id = uuid.uuid5(row.run_id, "again")
+    with transaction.atomic():
+        won = OutboxRun.objects.filter(
+            pk=row.pk, run_id=row.run_id, state=OutboxState.DELIVERED
+        ).update(
+            run_id=new_id,
+            state=OutboxState.WAITING,
+            launches=F("launches") + 1,
+            leased_until=None,
+            reason=f"Run {row.run_id} failed before it started.",
+            tags={**row.tags, tag_names.INSTEAD_OF: str(row.run_id)},
+        )
+        if won:
+            replace(row.tags.get(tag_names.FAMILY), str(row.run_id), str(new_id))
+
+
+def replace(family: str | None, failed: str, new: str) -> None:
+    """Let the rows of a family that wait for a failed run, or were dropped, wait for a new one.
+
+    Rows that were dropped wait again, all of them: those behind the failed run were dropped one
+    because of the other. What another failed run stands in the way of is dropped again.
+
+    Parameters
+    ----------
+    family:
+        Id of the family's first run.
+    failed, new:
+        Ids of runs.
+    """
+    if family is None:
+        return
+    with transaction.atomic():
+        unsettled = OutboxRun.objects.select_for_update().filter(
+            state__in=(OutboxState.WAITING, OutboxState.DROPPED), **in_family(family)
+        )
+        for row in unsettled:
+            after = [new if each == failed else each for each in row.after]
+            OutboxRun.objects.filter(pk=row.pk, state=row.state).update(
+                after=after, state=OutboxState.WAITING, reason=""
+            )
+
+
+def in_family(family: str) -> dict[str, str]:
+    """Return the filter for the rows of a family."""
+    return {f"tags__{tag_names.FAMILY}": family}
+
+
+def family(first_run_id: str) -> models.QuerySet[OutboxRun]:
+    """Return the rows of a family, in the order in which they run."""
+    return OutboxRun.objects.filter(**in_family(first_run_id)).select_related("process_tree")
+
+
+def forget(now: dt.datetime) -> None:
+    """Delete the rows that have come to their end long ago."""
+    old = OutboxRun.objects.exclude(state__in=OPEN).filter(created_at__lt=now - KEPT)
+    if old.exists():  # asked every few seconds, and on SQLite a DELETE locks all others out
+        old.delete()
+
+
+def _mine(row: OutboxRun) -> models.QuerySet[OutboxRun]:
+    """Return the row as long as its lease is one's own."""
+    return OutboxRun.objects.filter(
+        pk=row.pk,
+        run_id=row.run_id,
+        state=OutboxState.WAITING,
+        leased_until=row.leased_until,
+    )
