@@ -5,6 +5,7 @@ times is ``claims``', the life of a row of the outbox is ``outbox``'s, firing tr
 """
 
 import datetime as dt
+import operator
 import uuid
 import zoneinfo
 from collections.abc import Iterable, Mapping
@@ -31,6 +32,11 @@ class ProcessTreeQuerySet(models.QuerySet["ProcessTree"]):
     def with_schedules(self) -> "ProcessTreeQuerySet":
         """Every tree with its schedule, in one query, in a stable order."""
         return self.select_related("schedule").order_by("job_name")
+
+    def with_subscriptions(self) -> "ProcessTreeQuerySet":
+        """Every tree with its subscriptions to triggers, in one more query."""
+        subscriptions = TriggerSubscription.objects.select_related("trigger")
+        return self.prefetch_related(models.Prefetch("subscriptions", subscriptions))
 
     def unused_job_name(self, name: str) -> str:
         """Return the job name for a new tree called ``name``.
@@ -84,15 +90,24 @@ class ProcessTree(models.Model):
     def clean(self) -> None:
         """Refuse a tree that is not valid, with all of its problems."""
         super().clean()
+        found = Trigger.objects.unknown_problems(self.content)
         try:
-            validate_tree(self.to_dict())
+            validate_tree(self.content)
         except InvalidTree as error:
-            raise ValidationError(
-                {"processes": [ValidationError(problem) for problem in error.problems]}
-            ) from error
+            found = [*error.problems, *found]
+        if found:
+            raise ValidationError({"processes": [ValidationError(problem) for problem in found]})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the tree as JSON, as ``spec.parse`` takes it."""
+        """Return the tree as JSON, as ``spec.parse`` takes it; with its triggers, if any."""
+        subscribed = [] if self.pk is None else self.subscriptions.all()
+        triggers = [subscription.to_dict() for subscription in subscribed]
+        triggers.sort(key=operator.itemgetter("trigger"))
+        return {**self.content, **({"triggers": triggers} if triggers else {})}
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What the row itself says of the tree, as JSON."""
         return {
             "name": self.name,
             "description": self.description,
@@ -631,20 +646,32 @@ class TriggerQuerySet(models.QuerySet["Trigger"]):
             .prefetch_related(models.Prefetch("subscriptions", subscriptions))
         )
 
-    def unknown_problems(self, tree: Mapping[str, Any]) -> list[str]:
-        """Return a sentence for every process of a tree's JSON that waits for no known trigger."""
+    def unknown_problems(
+        self, tree: Mapping[str, Any], subscribed: Iterable[str] = ()
+    ) -> list[str]:
+        """Return a sentence for everything of a tree that names a trigger that does not exist.
+
+        Parameters
+        ----------
+        tree:
+            The tree as JSON; what is no tree is not this method's business.
+        subscribed:
+            Names of the triggers that it is to subscribe to.
+        """
         processes = tree.get("processes")
         waiting = [
             (process.get("name"), process["trigger"])
             for process in (processes if isinstance(processes, (list, tuple)) else ())
             if isinstance(process, Mapping) and isinstance(process.get("trigger"), str)
         ]
-        names = {trigger for _, trigger in waiting}
+        named = [(trigger, f"Process {name!r} waits for") for name, trigger in waiting]
+        named += [(trigger, "The tree subscribes to") for trigger in subscribed]
+        names = {trigger for trigger, _ in named}
         known = set(self.filter(name__in=names).values_list("name", flat=True)) if names else set()
         return [
-            f"Process {name!r} waits for the trigger {trigger!r}, which does not exist; make it "
-            "first, with create_trigger()."
-            for name, trigger in waiting
+            f"{what} the trigger {trigger!r}, which does not exist; make it first, with "
+            "create_trigger()."
+            for trigger, what in named
             if trigger not in known
         ]
 
@@ -872,10 +899,15 @@ class TriggerSubscription(models.Model):
             raise ValidationError({"context": str(error)}) from error
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the subscription as a part of its tree's JSON; defaults are left out."""
-        options = {"context": self.context or None, "enabled": None if self.enabled else False}
-        given = {name: value for name, value in options.items() if value is not None}
-        return {"trigger": self.trigger.name, **given}
+        """Return the subscription as a part of its tree's JSON."""
+        return {"trigger": self.trigger.name, **self.options()}
+
+    def options(self) -> dict[str, Any]:
+        """Return its context and ``enabled`` as JSON; defaults are left out."""
+        return {
+            **({"context": self.context} if self.context else {}),
+            **({} if self.enabled else {"enabled": False}),
+        }
 
 
 class TriggerPassage(models.Model):

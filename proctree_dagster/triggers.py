@@ -12,8 +12,8 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
 
-from . import execution, firing, webserver
 from . import context as contexts
+from . import execution, firing, webserver
 from .connections import after_commit, fresh_connections
 from .exceptions import TriggerError, TriggerNotFound
 from .firing import Polled

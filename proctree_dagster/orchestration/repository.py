@@ -124,9 +124,9 @@ class LiveRepositoryData(RepositoryData):
         return self._schedule(row)
 
     def get_all_sensors(self) -> Sequence[SensorDefinition]:
-        """One that delivers the outbox, if there is anything in it."""
+        """One that delivers the outbox, and one for each trigger that is polled."""
         with fresh_connections():
-            return sensors.all_sensors()
+            return sensors.all_sensors(self._translator)
 
     def get_component_tree(self) -> None:
         """None: nothing here is a component."""
@@ -169,7 +169,7 @@ class LiveRepositoryData(RepositoryData):
 
     def _read(self) -> list[ProcessTree]:
         try:
-            return list(ProcessTree.objects.with_schedules())
+            return list(ProcessTree.objects.with_schedules().with_subscriptions())
         except DatabaseError as error:
             raise DagsterInvariantViolationError(
                 f"The process trees can't be read: {error}. Is the database there, and has "
