@@ -77,12 +77,12 @@ class TriggerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """Let triggers fire, and name the runs."""
         for trigger in queryset:
             if not trigger.enabled:
-                told = _("%(name)s is disabled: it did not fire.") % {"name": trigger}
+                told = _("Not fired: %(name)s is disabled.") % {"name": trigger}
                 self.message_user(request, told, messages.WARNING)
                 continue
             runs = triggers.fire_trigger(trigger)
             listed = ", ".join(f"{run.tree} ({run.run_id})" for run in runs) or "–"
-            told = _("%(name)s has fired. Runs: %(runs)s") % {"name": trigger, "runs": listed}
+            told = _("Fired %(name)s. Runs: %(runs)s") % {"name": trigger, "runs": listed}
             self.message_user(request, told, messages.SUCCESS)
 
     @admin.action(description=_("Arm the selected triggers again"), permissions=["change"])

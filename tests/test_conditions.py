@@ -1,6 +1,7 @@
 """What a trigger's configuration says: operators that never raise, and all problems at once."""
 
 import datetime as dt
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -82,26 +83,25 @@ def oracle(operator: str, value: Any, expected: Any) -> bool:
         else expected in value
     )
     member = isinstance(expected, list) and any(same(value, each) for each in expected)
-    return bool(
-        {
-            "eq": lambda: same(value, expected),
-            "ne": lambda: not same(value, expected),
-            "gt": lambda: ordered and value > expected,
-            "gte": lambda: ordered and value >= expected,
-            "lt": lambda: ordered and value < expected,
-            "lte": lambda: ordered and value <= expected,
-            "in": lambda: member,
-            "not_in": lambda: isinstance(expected, list) and not member,
-            "contains": lambda: part,
-            "not_contains": lambda: parts and not part,
-            "starts_with": lambda: texts and value.startswith(expected),
-            "ends_with": lambda: texts and value.endswith(expected),
-            "exists": lambda: True,
-            "missing": lambda: False,
-            "truthy": lambda: value,
-            "falsy": lambda: not value,
-        }[operator]()
-    )
+    meanings: dict[str, Callable[[], Any]] = {
+        "eq": lambda: same(value, expected),
+        "ne": lambda: not same(value, expected),
+        "gt": lambda: ordered and value > expected,
+        "gte": lambda: ordered and value >= expected,
+        "lt": lambda: ordered and value < expected,
+        "lte": lambda: ordered and value <= expected,
+        "in": lambda: member,
+        "not_in": lambda: isinstance(expected, list) and not member,
+        "contains": lambda: part,
+        "not_contains": lambda: parts and not part,
+        "starts_with": lambda: texts and value.startswith(expected),
+        "ends_with": lambda: texts and value.endswith(expected),
+        "exists": lambda: True,
+        "missing": lambda: False,
+        "truthy": lambda: value,
+        "falsy": lambda: not value,
+    }
+    return bool(meanings[operator]())
 
 
 @given(st.sampled_from(OPERATORS), JSON, JSON)

@@ -179,16 +179,18 @@ class LiveRepositoryData(RepositoryData):
             logger.exception("The process trees can't be read together; reading them one by one.")
             return [_read_one(pk) for pk in ProcessTree.objects.values_list("pk", flat=True)]
 
-    def _fresh(self, job_name: str) -> ProcessTree | None:
+    def _fresh(self, job_name: str, *, whole: bool = False) -> ProcessTree | None:
+        """Read one row; ``whole`` for what its revision needs, too: a tick does without."""
         named = ProcessTree.objects.filter(job_name=job_name)
         with fresh_connections():
             try:
-                return named.with_schedules().first()
+                rows = named.with_schedules()
+                return (rows.with_subscriptions() if whole else rows).first()
             except _UNREADABLE:
                 return _read_one(named.values_list("pk", flat=True).get())
 
     def _get(self, job_name: str) -> ProcessTree:
-        row = self._fresh(job_name) or self._snapshot().get(job_name)
+        row = self._fresh(job_name, whole=True) or self._snapshot().get(job_name)
         if row is None:
             raise DagsterInvariantViolationError(
                 f"There is no process tree with the job name {job_name!r}: it was deleted."
