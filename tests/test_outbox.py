@@ -381,9 +381,9 @@ class TestLaunches:
 
 class TestSensor:
     def test_it_is_there_while_anything_is_in_the_outbox(self, tree: ProcessTree) -> None:
-        live = LiveRepositoryData(ProcessTreeTranslator())
-        assert live.get_sensor_names() == []
+        assert LiveRepositoryData(ProcessTreeTranslator()).get_sensor_names() == []
         outbox.add(tree, {}, {})
+        live = LiveRepositoryData(ProcessTreeTranslator())
         [sensor] = live.get_all_sensors()
         assert sensor.name == "proctree_outbox"
         assert sensor.default_status == DefaultSensorStatus.RUNNING

@@ -85,8 +85,8 @@ def test_few_queries_serve_a_whole_refresh_however_many_trees_there_are(
     for number in range(20):
         save(f"tree_{number}").subscribe_to_trigger("subscribed")
     repository = build_repository()
-    # The trees and their subscriptions; and, twice, the triggers and their trees.
-    with django_assert_num_queries(6):
+    # The trees and their subscriptions; the triggers and their trees.
+    with django_assert_num_queries(4):
         snapshot = RepositorySnap.from_def(repository)
     assert len(snapshot.job_refs or snapshot.job_datas or []) == 20
 

@@ -13,11 +13,12 @@ from dagster import (
     SensorDefinition,
     build_sensor_context,
 )
+from dagster._core.errors import DagsterInvariantViolationError
 from dagster._core.remote_representation.external_data import RepositorySnap
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test import Client
-from pytest_django import Settings
+from pytest_django import DjangoAssertNumQueries, Settings
 
 from proctree_dagster import tags
 from proctree_dagster.models import ProcessTree, Trigger, TriggerSubscription
@@ -132,6 +133,17 @@ def test_a_trigger_that_cannot_be_read_hides_no_other() -> None:
     found = sensors()
     assert set(found) == {"good_trigger", "bad_trigger"}
     assert "It can't be read" in (found["bad_trigger"].description or "")
+
+
+def test_a_tick_reads_no_trees(django_assert_num_queries: DjangoAssertNumQueries) -> None:
+    subscribed()
+    live = LiveRepositoryData(ProcessTreeTranslator())
+    with django_assert_num_queries(2):  # the triggers, and who subscribes to them
+        live.get_sensor("t_trigger")
+    TriggerSubscription.objects.all().delete()
+    assert not live.has_sensor("t_trigger")
+    with pytest.raises(DagsterInvariantViolationError, match="no tree subscribes to it any more"):
+        live.get_sensor("t_trigger")
 
 
 def test_a_translators_fault_does_not_make_a_sensor_vanish() -> None:

@@ -59,6 +59,7 @@ class LiveRepositoryData(RepositoryData):
         self._translator = translator
         self._lock = threading.RLock()
         self._rows: dict[str, ProcessTree] = {}
+        self._sensors: list[SensorDefinition] = []
         self._read_at: float | None = None
         self._switches_at: float | None = None
         self._open = ExitStack()
@@ -125,8 +126,27 @@ class LiveRepositoryData(RepositoryData):
 
     def get_all_sensors(self) -> Sequence[SensorDefinition]:
         """One that delivers the outbox, and one for each trigger that is polled."""
+        self._snapshot()
+        return self._sensors
+
+    def has_sensor(self, sensor_name: str) -> bool:
+        """Whether there is that sensor."""
+        return self._find_sensor(sensor_name) is not None
+
+    def get_sensor(self, sensor_name: str) -> SensorDefinition:
+        """Build the sensors, but no tree: each tick asks for its one."""
+        sensor = self._find_sensor(sensor_name)
+        if sensor is None:
+            raise DagsterInvariantViolationError(
+                f"There is no sensor {sensor_name!r}: its trigger was deleted, or no tree "
+                "subscribes to it any more."
+            )
+        return sensor
+
+    def _find_sensor(self, sensor_name: str) -> SensorDefinition | None:
         with fresh_connections():
-            return sensors.all_sensors(self._translator)
+            found = sensors.all_sensors(self._translator)
+        return next((sensor for sensor in found if sensor.name == sensor_name), None)
 
     def get_component_tree(self) -> None:
         """None: nothing here is a component."""
@@ -144,6 +164,7 @@ class LiveRepositoryData(RepositoryData):
             if self._read_at is None or now - self._read_at > SNAPSHOT_SECONDS:
                 with fresh_connections():
                     rows = self._read()
+                    self._sensors = sensors.all_sensors(self._translator)
                 self._rows = {row.job_name: row for row in map(_named, rows)}
                 self._read_at = now
                 for gone in self._jobs.keys() - self._rows.keys():
