@@ -1,0 +1,278 @@
+"""Triggers with real processes: polled by the daemon, fired from anywhere, by many at once."""
+
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from dagster import DagsterInstance
+
+from example.settings import DATABASES
+from tests.e2e.sixteen_fire import FIRES
+from tests.e2e.stack import TOP, Stack, wait_for
+
+if TYPE_CHECKING:
+    from tests.postgres import Postgres
+
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
+
+FUNCTIONS = """
+from pathlib import Path
+
+def is_wanted():
+    return Path(__file__).with_name("wanted").exists()
+
+def shown(**context):
+    return sorted(context.items())
+"""
+
+TYPES = ("condition", "schedule", "custom", "outdated_check", "event")
+
+TRIGGERS = """
+from proctree_dagster.triggers import *
+create_trigger('condition', 'condition', {
+    'model': 'ledger.Organisation', 'filter': {'name__startswith': 'New'},
+    'operator': 'gte', 'value': 2, 'poll_seconds': 1})
+create_trigger('schedule', 'schedule', {'interval_minutes': 525600, 'poll_seconds': 1})
+create_trigger('custom', 'custom', {'function': 'e2e_functions:is_wanted', 'poll_seconds': 1})
+create_trigger('outdated_check', 'outdated_check', {
+    'model': 'auth.User', 'date_field': 'date_joined', 'max_age_minutes': 60, 'poll_seconds': 1})
+create_trigger('event', 'event')
+for name in ('condition', 'schedule', 'custom', 'outdated_check', 'event'):
+    ProcessTreeInstance(f'of_{name}').add_process('shown', 'e2e_functions:shown') \\
+        .subscribe_to_trigger(name, {'by': name}).save()
+"""
+
+
+def prepared(stack: Stack, database: dict[str, Any] | None = None) -> Stack:
+    """Give a stack functions and settings of its own."""
+    (stack.folder / "e2e_functions.py").write_text(FUNCTIONS)
+    (stack.folder / "e2e_settings.py").write_text(
+        "from example.settings import *\n"
+        "PROCTREE = {**PROCTREE, 'FUNCTION_MODULES': ['e2e_functions']}\n"
+        + (f"DATABASES = {{'default': {database!r}}}\n" if database else "")
+    )
+    stack.env["DJANGO_SETTINGS_MODULE"] = "e2e_settings"
+    stack.manage("migrate", "-v0")
+    return stack
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    stack = Stack(tmp_path_factory.mktemp("triggers"))
+    try:
+        prepared(stack)
+        # Nothing is to be fired at first.
+        stack.shell(
+            "from django.contrib.auth.models import User\n"
+            f"User.objects.create(username='new')\n{TRIGGERS}",
+            silently=True,
+        )
+        stack.start_dagster()
+        yield stack
+    finally:
+        assert stack.stop() == [], "processes outlived Ctrl-C"
+
+
+def sensors(stack: Stack) -> dict[str, list[dict[str, Any]]]:
+    """Return the latest ticks of each sensor, the newest first."""
+    data = stack.graphql(
+        """query ($selector: RepositorySelector!) { sensorsOrError(repositorySelector: $selector) {
+          ... on Sensors { results { name sensorState { status
+            ticks(limit: 20) { status skipReason error { message } } } } } } }""",
+        selector=stack.selector,
+    )
+    return {
+        sensor["name"]: sensor["sensorState"]["ticks"]
+        for sensor in data["sensorsOrError"]["results"]
+    }
+
+
+def polls(stack: Stack, name: str) -> list[str]:
+    """Return what the latest polls of a trigger have said, the newest first."""
+    ticks = sensors(stack)[f"{name}_trigger"]
+    assert all(tick["error"] is None for tick in ticks), ticks
+    return [tick["skipReason"] or "" for tick in ticks]
+
+
+def ended(stack: Stack, name: str, count: int) -> list[dict[str, Any]]:
+    """Wait until a trigger's tree has had so many runs, and return them, the newest first."""
+    found = wait_for(
+        f"{count} runs of {name}",
+        lambda: (
+            [run for run in stack.runs(f"of_{name}") if run["status"] in ("SUCCESS", "FAILURE")][
+                count - 1 :
+            ]
+            and stack.runs(f"of_{name}")
+        ),
+        90,
+    )
+    assert len(found) == count, found
+    assert {run["status"] for run in found} == {"SUCCESS"}
+    return found
+
+
+def test_every_type_that_can_be_polled_is_polled_by_the_daemon_and_fires_once(
+    stack: Stack,
+) -> None:
+    polled = TYPES[:4]
+    for name in polled:
+        wait_for(f"a poll of {name}", lambda: polls(stack, name), 120)  # noqa: B023
+        assert not any(reason.startswith("Fired") for reason in polls(stack, name))
+    assert "event_trigger" not in sensors(stack)
+    (stack.folder / "wanted").touch()
+    stack.shell(
+        "from django.contrib.auth.models import User\n"
+        "from example.ledger.models import Organisation\n"
+        "from proctree_dagster.models import Trigger\n"
+        "for name in ('New one', 'New two'):\n"
+        "    Organisation.objects.create(name=name, currency='ZAR')\n"
+        "User.objects.update(date_joined=timezone.now() - datetime.timedelta(hours=2))\n"
+        "Trigger.objects.filter(name='schedule').update(next_due=timezone.now())\n",
+        silently=True,
+    )
+    for name in polled:
+        [run] = ended(stack, name, 1)
+        assert run["tags"]["proctree/triggered_by"] == "trigger"
+        assert run["tags"]["proctree/trigger"] == name
+        # It is polled again, and nothing more happens.
+        said = wait_for(
+            f"two more polls of {name}",
+            lambda: next(
+                (
+                    reasons[: index + 1]
+                    for reasons in [polls(stack, name)]  # noqa: B023
+                    for index, reason in enumerate(reasons)
+                    if reason.startswith("Fired") and index >= 2
+                ),
+                None,
+            ),
+        )
+        assert run["runId"] in said[-1]
+        expected = "Not due until" if name == "schedule" else "Still so, and it has fired"
+        assert all(reason.startswith(expected) for reason in said[:-1]), said
+        assert len(stack.runs(f"of_{name}")) == 1
+
+
+def test_every_type_is_fired_by_hand_and_a_fire_that_is_rolled_back_is_none(stack: Stack) -> None:
+    before = {name: len(stack.runs(f"of_{name}")) for name in TYPES}
+    out = stack.shell(
+        "from django.db import transaction\n"
+        "from proctree_dagster.triggers import fire_trigger\n"
+        f"for name in {TYPES[:4]!r}:\n"
+        "    with transaction.atomic():\n"
+        "        lost = fire_trigger(name)\n"
+        "        transaction.set_rollback(True)\n"
+        "    with transaction.atomic():\n"
+        "        [run] = fire_trigger(name, {'how': 'by hand'})\n"
+        "    print(name, run.run_id)\n"
+    )
+    fired = dict(line.split() for line in out.splitlines() if line.count(" ") == 1)
+    told = stack.manage("proctree", "fire", "event", "--context", '{"how": "by hand"}').stdout
+    assert told.startswith("Fired 'event': 1 run\n  of_event: run ")
+    fired["event"] = told.split()[-2]
+    assert told.split()[-1] == f"{stack.url}/runs/{fired['event']}"
+    assert fired.keys() == set(TYPES), out
+    for name, run_id in fired.items():
+        run = stack.finished(run_id)
+        assert run["status"] == "SUCCESS"
+        assert "how: by hand" in run["runConfigYaml"]
+        assert f"by: {name}" in run["runConfigYaml"]
+        assert len(stack.runs(f"of_{name}")) == before[name] + 1
+
+
+def test_what_is_fired_while_dagster_is_stopped_or_away_is_delivered_once(stack: Stack) -> None:
+    """It runs last: it stops the stack, and starts it again."""
+    before = len(stack.runs("of_event"))
+    assert stack.stop() == []
+    stack.processes.clear()
+    fire = (
+        "from proctree_dagster.triggers import fire_trigger\nprint(fire_trigger('event')[0].run_id)"
+    )
+    stopped = stack.shell(fire).split()[-1]
+    away = stack.folder / "home is away"
+    stack.home.rename(away)
+    try:
+        lost = stack.shell(fire).split()[-1]
+    finally:
+        away.rename(stack.home)
+    stack.start_dagster()
+    for run_id in (stopped, lost):
+        wait_for(
+            f"run {run_id}",
+            lambda: run_id in {run["runId"] for run in stack.runs("of_event")},  # noqa: B023
+            90,
+        )
+        assert stack.finished(run_id)["status"] == "SUCCESS"
+    looks = len(sensors(stack)["proctree_outbox"])
+    wait_for(
+        "the outbox to be looked at again",
+        lambda: len(sensors(stack)["proctree_outbox"]) > looks or looks == 20,
+    )
+    assert len(stack.runs("of_event")) == before + 2
+
+
+# --- By many at once ------------------------------------------------------------------------------
+
+
+@pytest.mark.apart
+@pytest.mark.parametrize("vendor", ["sqlite", "postgresql"])
+def test_a_hundred_fires_from_sixteen_processes_are_a_hundred_runs_of_each_subscriber(
+    tmp_path: Path, vendor: str, request: pytest.FixtureRequest
+) -> None:
+    database = {**DATABASES["default"], "NAME": str(tmp_path / "db.sqlite3")}
+    if vendor == "postgresql":
+        server: Postgres = request.getfixturevalue("postgres")
+        database = server.new_database()
+    stack = prepared(Stack(tmp_path, told_to_reload=False), database)
+    (stack.folder / "wanted").touch()
+    stack.shell(
+        f"{TRIGGERS}\n"
+        "from proctree_dagster.models import Trigger\n"
+        "ProcessTreeInstance('another').add_process('shown', 'e2e_functions:shown') \\\n"
+        "    .subscribe_to_trigger('event').save()\n"
+        "Trigger.objects.filter(name='schedule').update(next_due=timezone.now())\n"
+    )
+    with stack.log.open("ab") as log:
+        done = subprocess.run(
+            [sys.executable, "-m", "tests.e2e.sixteen_fire", str(time.time() + 6)],
+            cwd=TOP,
+            env=stack.env,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            timeout=200,
+        )
+    assert done.returncode == 0, stack.log.read_text()[-3000:]
+    # What the sixteen have left to each other is delivered by whoever looks next.
+    out = stack.shell(
+        "from proctree_dagster import execution\n"
+        "from proctree_dagster.models import OutboxRun, Trigger\n"
+        "execution.deliver()\n"
+        "print('counted', *(f'{each.name}={each.fire_count}' for each in Trigger.objects.all()))\n"
+        "for run in OutboxRun.objects.select_related('process_tree'):\n"
+        "    print('run', run.process_tree.name, run.context.get('fire'), run.run_id, run.state)\n"
+    )
+    lines = [line.split() for line in out.splitlines()]
+    [counted] = [set(line[1:]) for line in lines if line[0] == "counted"]
+    assert counted == {
+        f"event={FIRES}",
+        "condition=0",
+        *(f"{name}=1" for name in ("schedule", "custom", "outdated_check")),
+    }
+    written = [tuple(line[1:]) for line in lines if line[0] == "run"]
+    assert {state for *_, state in written} == {"delivered"}
+    of_event = Counter((tree, fire) for tree, fire, *_ in written if fire != "None")
+    assert of_event == Counter(
+        (tree, str(fire)) for tree in ("of_event", "another") for fire in range(FIRES)
+    )
+    polled = Counter(tree for tree, fire, *_ in written if fire == "None")
+    assert polled == Counter(f"of_{name}" for name in ("schedule", "custom", "outdated_check"))
+    with DagsterInstance.from_config(str(stack.home)) as instance:
+        runs = instance.get_runs()
+    assert Counter((run.job_name, run.run_id) for run in runs) == Counter(
+        (tree, run_id) for tree, _, run_id, _ in written
+    )
