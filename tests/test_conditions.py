@@ -41,6 +41,11 @@ JSON: st.SearchStrategy[Any] = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=2), inner),
     max_leaves=5,
 )
+EDGES = st.sampled_from(
+    [None, True, False, 0, 1, 1.0, -1, "", "a", "ab", [], [1], [True], ["a"], {}, {"a": 1}]
+)
+"""Few enough that two of them often have something to do with each other."""
+
 OTHERS = st.sampled_from(
     [
         *(Decimal("1.5"), Decimal("NaN"), Decimal("sNaN"), dt.date(2026, 1, 1), dt.time(9)),
@@ -104,7 +109,7 @@ def oracle(operator: str, value: Any, expected: Any) -> bool:
     return bool(meanings[operator]())
 
 
-@given(st.sampled_from(OPERATORS), JSON, JSON)
+@given(st.sampled_from(OPERATORS), JSON | EDGES, JSON | EDGES)
 @settings(max_examples=600, deadline=None)
 def test_an_operator_means_what_the_oracle_says_for_any_json(
     operator: str, value: Any, expected: Any
