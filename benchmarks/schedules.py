@@ -4,17 +4,13 @@ Ours: process trees with a schedule each, and the example's dagster.yaml. Stock:
 schedules written by hand, and Dagster's defaults. Both on SQLite, one after the other, with a
 daemon and a code server; runs stay in the queue (max_concurrent_runs is 0), so that what is
 measured is the scheduling, not the running.
-
-    python -m benchmarks.schedules [--sizes 1 100 1000]
 """
 
-import argparse
 import datetime as dt
 import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,7 +20,12 @@ import psutil
 import yaml
 from dagster import DagsterInstance
 
+from .table import Row, tell
+
 TOP = Path(__file__).resolve().parents[1]
+SIZES = (1, 100, 1000)
+"""How many schedules are due in one minute."""
+
 LEAD = dt.timedelta(seconds=45)
 """Time for a daemon to come up and see its schedules before they are due."""
 
@@ -195,27 +196,18 @@ def _stop(daemon: subprocess.Popen[bytes]) -> None:
     daemon.wait(30)
 
 
-def main() -> None:
-    """Measure, and print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1, 100, 1000])
-    sizes = parser.parse_args().sizes
-    print(f"load before: {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
-    print(f"{'schedules':>9}  {'ours: first, last (s)':>22}  {'stock: first, last (s)':>22}  ratio")
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for size in sizes:
-            mine = ours(size, folder / f"ours_{size}")
-            theirs = stock(size, folder / f"stock_{size}")
-            print(
-                f"{size:>9}  {mine.first:>10.1f}, {mine.last:>10.1f}"
-                f"  {theirs.first:>10.1f}, {theirs.last:>10.1f}  {mine.last / theirs.last:.2f}",
-                flush=True,
+def rows(folder: Path, rounds: int) -> list[Row]:
+    """Return how long it takes until all are queued; one sample a size, whatever ``rounds``."""
+    found = []
+    for size in SIZES:
+        mine = ours(size, folder / f"ours_{size}")
+        theirs = stock(size, folder / f"stock_{size}")
+        tell(f"{size} schedules: {theirs} by hand, {mine} ours")
+        found.append(
+            Row(
+                f"{size} schedules due at once: last is queued", "s", "", [theirs.last], [mine.last]
             )
-        idle, due = queries_of_a_tick(folder / "queries")
-    print(f"queries to Django's database: {idle} of a tick that is not due, {due} of one that is")
-    print(f"load after: {os.getloadavg()[0]:.1f}")
-
-
-if __name__ == "__main__":
-    main()
+        )
+    idle, due = queries_of_a_tick(folder / "queries")
+    tell(f"queries to Django's database: {idle} of a tick that is not due, {due} of one that is")
+    return found

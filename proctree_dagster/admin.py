@@ -6,7 +6,14 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from . import triggers
-from .models import ProcessTree, ProcessTreeSchedule, Trigger, TriggerSubscription
+from .models import (
+    OutboxRun,
+    ProcessTree,
+    ProcessTreeSchedule,
+    TreeLink,
+    Trigger,
+    TriggerSubscription,
+)
 
 CLOCKWORK = ["next_run", "last_run", "last_run_status", "last_run_id", "claim", "held_back_by"]
 """What is shown of a schedule and written by nobody but the clock."""
@@ -19,6 +26,17 @@ class ScheduleInline(admin.StackedInline):  # type: ignore[type-arg]  # generic 
     readonly_fields = CLOCKWORK
 
 
+class FollowersInline(admin.TabularInline):  # type: ignore[type-arg]
+    """The trees that run because this one does, on the tree's page."""
+
+    model = TreeLink
+    fk_name = "source"
+    autocomplete_fields = ["target"]
+    extra = 0
+    verbose_name = _("tree that follows")
+    verbose_name_plural = _("trees that follow")
+
+
 @admin.register(ProcessTree)
 class ProcessTreeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Trees; what is saved here is validated like everywhere else."""
@@ -26,7 +44,7 @@ class ProcessTreeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ["name", "job_name", "description", "updated_at"]
     search_fields = ["name", "description"]
     readonly_fields = ["job_name", "created_at", "updated_at"]
-    inlines = [ScheduleInline]
+    inlines = [ScheduleInline, FollowersInline]
 
 
 @admin.register(ProcessTreeSchedule)
@@ -45,6 +63,24 @@ class ProcessTreeScheduleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def rule(self, schedule: ProcessTreeSchedule) -> str:
         """When it asks for runs."""
         return schedule.rule_in_words
+
+
+@admin.register(OutboxRun)
+class OutboxRunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """The outbox: to be looked at, and a row may be deleted whose run is not wanted any more."""
+
+    list_display = ["process_tree", "run_id", "state", "reason", "attempts", "created_at"]
+    list_filter = ["state"]
+    list_select_related = ["process_tree"]
+    search_fields = ["process_tree__name"]
+
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Nobody: it is written by what asks for a run."""
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: OutboxRun | None = None) -> bool:
+        """Nobody, for the same reason."""
+        return False
 
 
 class SubscriptionInline(admin.TabularInline):  # type: ignore[type-arg]

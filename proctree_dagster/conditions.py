@@ -357,7 +357,9 @@ def _outdated_check(configuration: Mapping[str, Any]) -> Iterable[str]:
     if not _text(configuration.get("date_field")):
         yield "date_field must name a date field of the model, such as 'updated_at'."
     age = configuration.get("max_age_minutes")
-    if age is None or not (_number(age) and 0 < age <= MAX_AGE):
+    # No Decimal: to compare one that is no number raises.
+    good = isinstance(age, (int, float)) and not isinstance(age, bool) and 0 < age <= MAX_AGE
+    if not good:
         yield f"max_age_minutes must be minutes above 0, at most {MAX_AGE}, not {age!r}."
 
 

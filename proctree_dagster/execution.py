@@ -76,6 +76,25 @@ class SubmittedRun(NamedTuple):
     """Its page, if ``PROCTREE["DAGSTER_URL"]`` is set."""
 
 
+class Follower(NamedTuple):
+    """A run of a family, as the outbox knows it."""
+
+    name: str
+    """The tree's name."""
+
+    run_id: str
+    """The id that the run has, or will have."""
+
+    url: str | None
+    """The run's page, if ``PROCTREE["DAGSTER_URL"]`` is set."""
+
+    state: str
+    """``waiting``, ``delivered``, ``started`` or ``dropped``."""
+
+    reason: str
+    """Why it was dropped, or could not be delivered yet."""
+
+
 @dataclass(frozen=True)
 class RunOptions:
     """What runs in a run from Python, and what a failure stops."""
@@ -98,7 +117,7 @@ def get_row(name: str) -> ProcessTree:
     TreeNotFound
         There is none.
     """
-    row = ProcessTree.objects.with_schedules().filter(name=name).first()
+    row = ProcessTree.objects.with_schedules().with_links().filter(name=name).first()
     if row is None:
         raise TreeNotFound(
             f"There is no process tree called {name!r}. Save it first, or look up its name with "
@@ -116,6 +135,8 @@ def execute_row(
     due: dt.datetime | None = None,
     on_progress: Progress | None = None,
     options: RunOptions | None = None,
+    run_id: str | None = None,
+    run_tags: Mapping[str, str] | None = None,
 ) -> Results:
     """Run a saved tree in the calling process, recorded in Dagster's history.
 
@@ -136,6 +157,10 @@ def execute_row(
         Called as processes start and finish.
     options:
         What runs, and what a failure stops.
+    run_id:
+        A UUID for the run; left out, Dagster makes one.
+    run_tags:
+        More tags of the run.
 
     Raises
     ------
@@ -148,12 +173,14 @@ def execute_row(
     """
     from .orchestration import records, runs
 
-    run_tags: dict[str, str] = {tags.TRIGGERED_BY: triggered_by}
+    all_tags: dict[str, str] = {tags.TRIGGERED_BY: triggered_by, **(run_tags or {})}
     if due is not None:
-        run_tags[tags.DUE] = runs.due_tag(due)
+        all_tags[tags.DUE] = runs.due_tag(due)
     whole = {**row.default_context, **contexts.encode(context or {})}
     record = records.from_row(row, registry)
-    return _execute(record, whole, run_tags, bool(registry), on_progress, options or RunOptions())
+    return _execute(
+        record, whole, all_tags, bool(registry), on_progress, options or RunOptions(), run_id
+    )
 
 
 def execute_spec(
@@ -261,6 +288,41 @@ def deliver(run_ids: Iterable[str] | None = None) -> list[str]:
     return []
 
 
+def not_run(name: str, error: str) -> Results:
+    """Return the results of a tree of which no run was made, for this reason."""
+    return Results(
+        success=False,
+        results={},
+        status={},
+        errors={name: error},
+        execution_times={},
+        cached={},
+        response_variables={},
+        run_id="",
+    )
+
+
+def has_history() -> bool:
+    """Say whether Dagster has a home, where runs are kept."""
+    from .orchestration import runs
+
+    return runs.dagster_home() is not None
+
+
+def followers_of(run_id: str) -> list[Follower]:
+    """Return the other runs of the family that begins with a run, in their order."""
+    return [
+        Follower(
+            row.process_tree.name,
+            str(row.run_id),
+            webserver.run_url(str(row.run_id)),
+            row.state,
+            row.reason,
+        )
+        for row in outbox.family(run_id)
+    ]
+
+
 def refresh_schedules() -> None:
     """Ask Dagster for what the rows of schedules can't know by themselves, and write it down.
 
@@ -286,8 +348,9 @@ def _execute(
     in_memory: bool,
     on_progress: Progress | None,
     options: RunOptions,
+    run_id: str | None = None,
 ) -> Results:
-    from .orchestration import runs
+    from .orchestration import followers, runs
     from .orchestration.hosting import signals_kept
     from .orchestration.translator import Local, translator
 
@@ -303,9 +366,12 @@ def _execute(
     with signals_kept(), runs.open_instance(ephemeral=options.ephemeral) as instance:
         # Recorded as a run of the job that Dagster serves; executed by its twin that stays here.
         served = chosen.job(record)
-        run = runs.create_run(instance, served, context, run_tags, in_memory=in_memory)
+        run = runs.create_run(
+            instance, served, context, run_tags, in_memory=in_memory, run_id=run_id
+        )
         job = chosen.job(record, local=local)
         ended = runs.execute_here(instance, job, run)
+        followers.end(instance, run.run_id)
     return _results(record, outcomes, ended, run.run_id)
 
 

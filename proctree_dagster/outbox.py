@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from . import tags as tag_names
 from .context import encode
-from .models import OutboxRun, OutboxState, ProcessTree
+from .models import OutboxRun, OutboxState, ProcessTree, TreeLink
 
 LEASE = dt.timedelta(seconds=60)
 """How long one process has for a delivery; after that, or a failure, it is tried again."""
@@ -74,8 +74,9 @@ def add(
 
 
 def is_used() -> bool:
-    """Say whether there is or was anything to deliver."""
-    return OutboxRun.objects.exists()
+    """Say whether there is anything to deliver, or may be: trees follow others, or have done so."""
+    rows = OutboxRun.objects.order_by().values("pk")
+    return rows.union(TreeLink.objects.order_by().values("pk")).exists()
 
 
 def is_open() -> bool:
@@ -91,7 +92,7 @@ def open_rows(run_ids: Iterable[str] | None = None) -> list[OutboxRun]:
     run_ids:
         Only these; all if left out.
     """
-    rows = OutboxRun.objects.filter(state__in=OPEN).select_related("process_tree__schedule")
+    rows = OutboxRun.objects.filter(state__in=OPEN)
     if run_ids is not None:
         rows = rows.filter(run_id__in=list(run_ids))
     return list(rows)

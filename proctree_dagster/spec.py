@@ -135,6 +135,12 @@ class TreeSpec:
     cache_enabled: bool = True
     processes: tuple[ProcessSpec, ...] = ()
 
+    dependent_trees: tuple[str, ...] = ()
+    """Names of the trees that run after this one has succeeded."""
+
+    sibling_trees: tuple[str, ...] = ()
+    """Names of the trees that run when this one does."""
+
     def to_dict(self) -> dict[str, Any]:
         """Return the tree as JSON; ``parse`` takes it back."""
         return {
@@ -142,6 +148,7 @@ class TreeSpec:
             "description": self.description,
             "cache_enabled": self.cache_enabled,
             "processes": [process.to_dict() for process in self.processes],
+            **linked_trees(self.dependent_trees, self.sibling_trees),
         }
 
     def in_order(self) -> list[ProcessSpec]:
@@ -149,6 +156,12 @@ class TreeSpec:
         by_name = {process.name: process for process in self.processes}
         graph = {process.name: process.dependencies for process in self.processes}
         return [by_name[name] for name in graphlib.TopologicalSorter(graph).static_order()]
+
+
+def linked_trees(dependents: Iterable[str], siblings: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names of the trees that follow, as JSON; what is empty is left out."""
+    both = {"dependent_trees": sorted(dependents), "sibling_trees": sorted(siblings)}
+    return {key: names for key, names in both.items() if names}
 
 
 def revision(tree: Mapping[str, Any], default_context: Mapping[str, Any]) -> str:
@@ -184,6 +197,8 @@ def parse(data: Mapping[str, Any]) -> TreeSpec:
         description=data.get("description", ""),
         cache_enabled=data.get("cache_enabled", True),
         processes=tuple(_process(each) for each in data["processes"]),
+        dependent_trees=tuple(data.get("dependent_trees", ())),
+        sibling_trees=tuple(data.get("sibling_trees", ())),
     )
 
 
@@ -201,6 +216,7 @@ def problems(data: Mapping[str, Any]) -> list[str]:
         found.append("The tree's description must be a string.")
     if not isinstance(data.get("cache_enabled", True), bool):
         found.append("The tree's cache_enabled must be true or false.")
+    found += _link_problems(data)
     processes = data.get("processes")
     if not isinstance(processes, (list, tuple)):
         return [*found, "The tree's processes must be a list."]
@@ -229,6 +245,19 @@ def _name_problems(what: str, name: Any) -> Iterable[str]:
         )
     elif "\x00" in name:
         yield f"{what}'s name may not hold a NUL character: {name!r}."
+
+
+def _link_problems(data: Mapping[str, Any]) -> Iterable[str]:
+    links = {key: data.get(key, []) for key in ("dependent_trees", "sibling_trees")}
+    wrong = [key for key, names in links.items() if not _texts(names)]
+    for key in wrong:
+        yield f"The tree's {key} must be a list of names of trees."
+    if not wrong:
+        for name in sorted(set(links["dependent_trees"]) & set(links["sibling_trees"])):
+            yield (
+                f"The tree {name!r} is to run after this one and at the same time; remove one of "
+                "the two."
+            )
 
 
 def _process_problems(position: int, process: Mapping[str, Any]) -> Iterable[str]:

@@ -1,5 +1,6 @@
 """The names under which Dagster keeps what is ours: tags and metadata of jobs, ops and runs."""
 
+from collections.abc import Iterable
 from typing import Literal
 
 TREE = "proctree/tree"
@@ -42,3 +43,13 @@ OUTBOX_SENSOR = "proctree_outbox"
 
 TRIGGER_SUFFIX = "_trigger"
 """What a trigger's sensor has behind the trigger's name."""
+
+
+def join(values: Iterable[str]) -> str:
+    """Return several values as the value of one tag."""
+    return ", ".join(values)
+
+
+def split(value: str | None) -> list[str]:
+    """Return the values that ``join`` put together."""
+    return value.split(", ") if value else []

@@ -49,7 +49,7 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
                 outcome = run_if_due(schedule.pk)
         except Exception as error:  # one tree's fault must not keep the others from running
             logger.exception("The scheduled process tree %r could not be run.", name)
-            outcome = _failed(name, explain(error))
+            outcome = execution.not_run(name, explain(error))
         if outcome is not None:
             results[name] = outcome
     with fresh_connections():
@@ -135,16 +135,3 @@ class TreeTask:
             reasons = "; ".join(f"{name}: {error}" for name, error in results["errors"].items())
             raise TreeFailed(f"The process tree {self.tree_name!r} failed. {reasons}")
         return results
-
-
-def _failed(name: str, error: str) -> Results:
-    return Results(
-        success=False,
-        results={},
-        status={},
-        errors={name: error},
-        execution_times={},
-        cached={},
-        response_variables={},
-        run_id="",
-    )

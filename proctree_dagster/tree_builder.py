@@ -9,7 +9,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
-from . import command_files, execution, functions, spec, triggers
+from . import command_files, execution, functions, links, spec, triggers
 from . import context as contexts
 from .drafts import DraftProcess, Export, export
 from .exceptions import (
@@ -24,6 +24,7 @@ from .exceptions import (
 from .execution import Results, RunOptions, SubmittedRun, SyncCheck
 from .models import ProcessTree, ProcessTreeSchedule, Trigger, TriggerSubscription
 from .tasks import TreeTask
+from .together import FamilyResults, execute_family
 
 Function = Callable[..., Any]
 
@@ -65,6 +66,8 @@ class ProcessTreeInstance:
         self._overwrite = overwrite
         self._row = tree_instance
         self._processes: list[DraftProcess] = []
+        self._dependents: list[str] = []
+        self._siblings: list[str] = []
         self._subscriptions: dict[str, dict[str, Any] | None] = {}
         if tree_instance is not None:
             self._take_over(tree_instance)
@@ -92,6 +95,9 @@ class ProcessTreeInstance:
         for process in row.processes:
             options = {key: value for key, value in process.items() if key not in ("name", "func")}
             self._processes.append(DraftProcess(process["name"], process["func"], options))
+        linked = row.linked_trees()
+        self._dependents = linked.get("dependent_trees", [])
+        self._siblings = linked.get("sibling_trees", [])
 
     def __repr__(self) -> str:
         return f"<ProcessTreeInstance {self.name!r}: {len(self._processes)} processes>"
@@ -214,6 +220,54 @@ class ProcessTreeInstance:
         self._processes.remove(self._get(process_name))
         return self
 
+    def add_dependent_tree(self, name: str) -> "ProcessTreeInstance":
+        """Let a saved tree run whenever this one has succeeded, and return this tree.
+
+        It counts once this tree is saved; ``save()`` reports a tree that does not exist, and a
+        circle. The dependent tree gets the context of this one's run.
+        """
+        self._dependents += [name] if name not in self._dependents else []
+        return self
+
+    def add_sibling_tree(self, name: str) -> "ProcessTreeInstance":
+        """Let a saved tree run whenever this one does, at the same time, and return this tree.
+
+        See ``add_dependent_tree``. It does not work the other way round: this tree does not run
+        because the sibling does.
+        """
+        self._siblings += [name] if name not in self._siblings else []
+        return self
+
+    def remove_dependent_tree(self, name: str) -> "ProcessTreeInstance":
+        """Let a tree run after this one no more, and return this tree.
+
+        Raises
+        ------
+        ProctreeError
+            It did not.
+        """
+        self._remove_link(self._dependents, name, "dependent")
+        return self
+
+    def remove_sibling_tree(self, name: str) -> "ProcessTreeInstance":
+        """Let a tree run beside this one no more, and return this tree.
+
+        Raises
+        ------
+        ProctreeError
+            It did not.
+        """
+        self._remove_link(self._siblings, name, "sibling")
+        return self
+
+    def _remove_link(self, names: list[str], name: str, kind: str) -> None:
+        if name not in names:
+            raise ProctreeError(
+                f"The process tree {self.name!r} has no {kind} tree {name!r}; it has "
+                f"{', '.join(map(repr, names)) or 'none'}."
+            )
+        names.remove(name)
+
     def add_trigger_to_process(
         self, process_name: str, trigger: Trigger | str
     ) -> "ProcessTreeInstance":
@@ -326,25 +380,26 @@ class ProcessTreeInstance:
             this process can run it.
         """
         draft = self._export()
-        self._check(draft)
+        row = self._row
+        if row is None and self._overwrite:
+            row = ProcessTree.objects.filter(name=self.name).first()
+        self._check(draft, links.problems(self.name, row, [*self._dependents, *self._siblings]))
         for reason in draft.unnameable:
             warnings.warn(
                 f"{reason} Until then only this process can run the tree.",
                 UnnameableFunctionWarning,
                 stacklevel=2,
             )
-        row = self._row
-        if row is None and self._overwrite:
-            row = ProcessTree.objects.filter(name=self.name).first()
         if row is None:
             row = ProcessTree(name=self.name)
         with transaction.atomic():
             if row.pk is None or row.content != draft.data:
-                for attribute, value in draft.data.items():
-                    setattr(row, attribute, value)
+                for attribute in ("name", "description", "cache_enabled", "processes"):
+                    setattr(row, attribute, draft.data[attribute])
                 try:
                     with transaction.atomic():
                         row.save()
+                        links.set_links(row, self._dependents, self._siblings)
                 except IntegrityError as error:
                     raise TreeExists(_exists(self.name)) from error
             for name, given in self._subscriptions.items():
@@ -380,16 +435,18 @@ class ProcessTreeInstance:
         self._check(draft)
         return spec.parse(draft.data)
 
-    def _check(self, draft: Export) -> None:
-        found = [*spec.problems(draft.data), *draft.problems]
+    def _check(self, draft: Export, others: Sequence[str] = ()) -> None:
+        found = [*spec.problems(draft.data), *draft.problems, *others]
         found += Trigger.objects.unknown_problems(draft.data, self._subscriptions)
         if found:
             raise InvalidTree(self.name, found)
 
     def _export(self) -> Export:
-        return export(
+        draft = export(
             self.name, self.description, self.cache_enabled, self._processes, self.func_registry
         )
+        draft.data |= spec.linked_trees(self._dependents, self._siblings)
+        return draft
 
     # Scheduling
 
@@ -629,6 +686,16 @@ class ProcessTreeBuilder:
         self._tree.add_process(process_name, func, dependencies, **options)
         return self
 
+    def add_dependent_tree(self, name: str) -> "ProcessTreeBuilder":
+        """Let a saved tree run after this one (see ``ProcessTreeInstance``)."""
+        self._tree.add_dependent_tree(name)
+        return self
+
+    def add_sibling_tree(self, name: str) -> "ProcessTreeBuilder":
+        """Let a saved tree run beside this one (see ``ProcessTreeInstance``)."""
+        self._tree.add_sibling_tree(name)
+        return self
+
     def build(self) -> ProcessTreeInstance:
         """Return the tree, not saved.
 
@@ -707,6 +774,46 @@ class ProcessTreeManager:
         options = RunOptions(sync_check_func if only_run_out_of_sync else None, stop_on_error)
         row = execution.get_row(name)
         return execution.execute_row(row, context, registry=func_registry, options=options)
+
+    @staticmethod
+    def execute_with_dependents(
+        name: str, context: Mapping[str, Any] | None = None
+    ) -> FamilyResults:
+        """Run a saved tree and all that follow it in the calling process, and wait for them.
+
+        A dependent tree runs when those before it have succeeded, a sibling beside its tree; each
+        is a run of its own, with the same context. (``execute_tree`` leaves them to Dagster.)
+
+        Parameters
+        ----------
+        name:
+            The tree's name.
+        context:
+            Keyword arguments of the runs; they update the default context of each tree's schedule.
+
+        Returns
+        -------
+        FamilyResults
+            The results of the tree, as from ``execute_tree``, and ``followers``, the results of
+            each of the others by name, and ``failed_followers``, the names of those that failed or
+            were not run. They change nothing about the tree's own ``success``.
+
+        Raises
+        ------
+        TreeNotFound, ContextError
+            As for ``execute_tree``.
+        ProctreeError
+            It was called inside a transaction.
+        """
+        return execute_family(name, context)
+
+    @staticmethod
+    def execute_with_siblings(name: str, context: Mapping[str, Any] | None = None) -> FamilyResults:
+        """Run a saved tree, at the same time its siblings, and then what depends on them.
+
+        A family is run whole, so this is what ``execute_with_dependents`` does, too; see there.
+        """
+        return execute_family(name, context)
 
     @staticmethod
     def submit_tree(name: str, context: Mapping[str, Any] | None = None) -> SubmittedRun:

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 from django.test import Client
 
+from proctree_dagster import outbox
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
@@ -23,6 +24,8 @@ def form(processes_field: Any, **schedule: Any) -> dict[str, Any]:
         "processes": json.dumps(processes_field),
         "schedule-TOTAL_FORMS": total,
         "schedule-INITIAL_FORMS": 0,
+        "links_out-TOTAL_FORMS": 0,
+        "links_out-INITIAL_FORMS": 0,
     }
     return {**data, **{f"schedule-0-{key}": value for key, value in schedule.items()}}
 
@@ -82,3 +85,13 @@ def test_a_page_that_was_open_while_a_due_time_was_run_does_not_ask_for_it_again
     answer = admin_client.post(page, {**shown, "context": "{}"})
     assert answer.status_code == 302
     assert ProcessTreeSchedule.objects.get().next_run == moved
+
+
+def test_the_outbox_is_shown_and_cannot_be_written_to(admin_client: Client) -> None:
+    tree = ProcessTreeInstance("open").add_process("one", func=processes.one).save()
+    row = outbox.add(tree, {"a": 1}, {})
+    for path, status in [("", 200), (f"{row.pk}/change/", 200), ("add/", 403)]:
+        answer = admin_client.get(f"/admin/proctree_dagster/outboxrun/{path}")
+        assert answer.status_code == status
+    answer = admin_client.post(f"/admin/proctree_dagster/outboxrun/{row.pk}/change/", {})
+    assert answer.status_code == 403

@@ -343,6 +343,11 @@ BAD: list[tuple[Any, Any, list[str]]] = [
         {"model": "a.b.c", "date_field": "day", "max_age_minutes": float("nan")},
         ["model must be written as", "max_age_minutes must be"],
     ),
+    (
+        "outdated_check",
+        {"model": "a.b", "date_field": "day", "max_age_minutes": Decimal("NaN")},
+        ["max_age_minutes must be"],
+    ),
 ]
 
 

@@ -9,9 +9,9 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import psutil
 import psycopg
@@ -26,11 +26,11 @@ from proctree_dagster import tags
 from proctree_dagster.orchestration import template, template_client
 from proctree_dagster.orchestration.launcher import WarmRunLauncher
 from proctree_dagster.orchestration.workers import Worker, started
+from tests.e2e.stack import wait_for
 from tests.postgres import Postgres
 
 pytestmark = pytest.mark.timeout(300)
 
-T = TypeVar("T")
 
 LOCATION = """
 import os
@@ -124,16 +124,6 @@ run_launcher:
   module: proctree_dagster.orchestration.launcher
   class: WarmRunLauncher
 """
-
-
-def wait_for(what: str, ask: Callable[[], T | None], seconds: float = 60) -> T:
-    deadline = time.monotonic() + seconds
-    while True:
-        answer = ask()
-        if answer:
-            return answer
-        assert time.monotonic() < deadline, f"waited {seconds} s in vain for {what}"
-        time.sleep(0.05)
 
 
 class Place:

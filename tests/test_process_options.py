@@ -2,12 +2,10 @@
 
 import logging
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus
-from django.core.cache import caches
 from django.db import transaction
 
 from proctree_dagster import tags
@@ -23,15 +21,7 @@ from proctree_dagster.tree_builder import (
 from tests.app import processes
 from tests.app.models import Organisation
 
-pytestmark = pytest.mark.django_db
-
-
-@pytest.fixture(autouse=True)
-def clean() -> Iterator[None]:
-    processes.calls.clear()
-    caches["default"].clear()
-    yield
-    caches["default"].clear()
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_calls_yet")]
 
 
 def execute(context: dict[str, Any] | None = None, **process_options: Any) -> Results:

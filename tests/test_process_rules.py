@@ -1,18 +1,16 @@
 """One table: what each rule of a process means for its status, its run, and what the UI shows."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 from dagster import DagsterInstance
-from django.core.cache import caches
 
 from proctree_dagster import tags
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_calls_yet")]
 
 COMPLETED = ["STEP_START", "STEP_OUTPUT", "STEP_SUCCESS"]
 FAILED = ["STEP_START", "STEP_FAILURE"]
@@ -148,14 +146,6 @@ RULES = [
     ),
     Rule("can't be kept", processes.unpicklable, "completed", "FAILURE", behind="failed"),
 ]
-
-
-@pytest.fixture(autouse=True)
-def clean() -> Iterator[None]:
-    processes.calls.clear()
-    caches["default"].clear()
-    yield
-    caches["default"].clear()
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proctree_dagster import response_variables
 from proctree_dagster.exceptions import InvalidTree
 from proctree_dagster.names import MAX_NAME_LENGTH, dagster_name
 from proctree_dagster.spec import (
@@ -443,3 +444,7 @@ def test_a_revision_does_not_depend_on_the_order_of_keys() -> None:
     one = {"name": "a", "processes": [{"name": "one", "func": "a:b"}]}
     other = {"processes": [{"func": "a:b", "name": "one"}], "name": "a"}
     assert revision(one, {"x": 1, "y": 2}) == revision(other, {"y": 2, "x": 1})
+
+
+def test_every_type_of_a_response_variable_can_be_made() -> None:
+    assert set(response_variables.TYPES) == set(RESPONSE_TYPES)

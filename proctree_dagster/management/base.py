@@ -86,9 +86,20 @@ class TreeCommand(BaseCommand):
         for process, result in results["results"].items():
             self.stdout.write(f"  {process}: {_text(result)}")
         self.stdout.write(f"Run {results['run_id']}")
+        self._report_followers(results["run_id"])
         if not results["success"]:
             reasons = "".join(f"\n  {name}: {error}" for name, error in results["errors"].items())
             raise CommandError(f"The process tree {self.tree_name!r} failed:{reasons}")
+
+    def _report_followers(self, run_id: str) -> None:
+        """Print what follows the run: it is Dagster's to run, and has its ids already."""
+        followers = execution.followers_of(run_id)
+        if followers:
+            self.stdout.write("Followed by:")
+        for each in followers:
+            where = "" if each.url is None else f" {each.url}"
+            why = "" if not each.reason else f": {each.reason}"
+            self.stdout.write(f"  {each.state:<9} {each.name}, run {each.run_id}{where}{why}")
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from django.utils import timezone
 from .. import context as contexts
 from .. import outbox
 from ..exceptions import ProctreeError
-from ..models import OutboxRun, OutboxState
+from ..models import OutboxRun, OutboxState, ProcessTree
 from ..process import explain
 from . import records, runs
 from .translator import translator
@@ -82,7 +82,7 @@ def deliver(
     known = _records(instance, asked)
     for row in delivered:
         _follow_up(row, known.get(str(row.run_id)))
-    progress = _progress(asked, known)
+    progress = _progress(instance, asked, known)
     for row in waiting:
         run_id = str(row.run_id)
         verdict = _decide(row, progress)
@@ -125,7 +125,9 @@ def _follow_up(row: OutboxRun, record: RunRecord | None) -> None:
         outbox.mark_started(row)
 
 
-def _progress(run_ids: Iterable[str], known: Mapping[str, RunRecord]) -> dict[str, str]:
+def _progress(
+    instance: DagsterInstance, run_ids: Iterable[str], known: Mapping[str, RunRecord]
+) -> dict[str, str]:
     """Say of each run whether what waits for it is ready, has to wait, or why it never will be."""
     result = {run_id: _verdict(record.dagster_run) for run_id, record in known.items()}
     missing = set(run_ids) - known.keys()
@@ -137,7 +139,7 @@ def _progress(run_ids: Iterable[str], known: Mapping[str, RunRecord]) -> dict[st
     }
     for run_id in missing:
         state = states.get(run_id)
-        if state in outbox.OPEN:
+        if state in outbox.OPEN or instance.has_run(run_id):  # it may have been made meanwhile
             result[run_id] = WAIT
         elif state == OutboxState.DROPPED:
             result[run_id] = f"Run {run_id} was not made: a run before it has failed."
@@ -186,8 +188,10 @@ def _deliver_or_note(instance: DagsterInstance, row: OutboxRun, result: Delivery
 
 def _deliver(instance: DagsterInstance, row: OutboxRun) -> None:
     """Create the run of a leased row, if there is none yet, and queue it."""
-    run_id, tree = str(row.run_id), row.process_tree
+    run_id = str(row.run_id)
     if not instance.has_run(run_id):
+        trees = ProcessTree.objects.with_schedules().with_links()
+        tree = trees.get(pk=row.process_tree_id)
         record = records.from_row(tree)
         if record.problem is not None:
             raise ProctreeError(record.problem)

@@ -34,7 +34,7 @@ from .. import context as contexts
 from ..connections import fresh_connections
 from ..exceptions import TreeFailed
 from ..models import RunStatus
-from . import runs
+from . import followers, runs
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,9 @@ class TreeExecutor(Executor):
                 plan_context = _whole_plan(plan_context)
         # Decoded once before anything else: a row that is gone is the run's failure, and says so.
         with fresh_connections():
-            contexts.decode(_run_context(plan_context))
+            context = _run_context(plan_context)
+            contexts.decode(context)
+            yield from followers.begin(plan_context, context)
         try:
             yield from self._inner.execute(plan_context, plan_context.execution_plan)
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):

@@ -26,6 +26,7 @@ from dagster import (
 )
 from dagster._core.errors import DagsterInvariantViolationError
 from django.db import DatabaseError
+from django.db.models import prefetch_related_objects
 
 from .. import conf, tags
 from ..connections import fresh_connections
@@ -190,7 +191,8 @@ class LiveRepositoryData(RepositoryData):
 
     def _read(self) -> list[ProcessTree]:
         try:
-            return list(ProcessTree.objects.with_schedules().with_subscriptions())
+            trees = ProcessTree.objects.with_schedules().with_links().with_subscriptions()
+            return list(trees)
         except DatabaseError as error:
             raise DagsterInvariantViolationError(
                 f"The process trees can't be read: {error}. Is the database there, and has "
@@ -200,18 +202,20 @@ class LiveRepositoryData(RepositoryData):
             logger.exception("The process trees can't be read together; reading them one by one.")
             return [_read_one(pk) for pk in ProcessTree.objects.values_list("pk", flat=True)]
 
-    def _fresh(self, job_name: str, *, whole: bool = False) -> ProcessTree | None:
-        """Read one row; ``whole`` for what its revision needs, too: a tick does without."""
+    def _fresh(self, job_name: str) -> ProcessTree | None:
         named = ProcessTree.objects.filter(job_name=job_name)
         with fresh_connections():
             try:
-                rows = named.with_schedules()
-                return (rows.with_subscriptions() if whole else rows).first()
+                return named.with_schedules().first()
             except _UNREADABLE:
                 return _read_one(named.values_list("pk", flat=True).get())
 
     def _get(self, job_name: str) -> ProcessTree:
-        row = self._fresh(job_name, whole=True) or self._snapshot().get(job_name)
+        with fresh_connections():
+            row = self._fresh(job_name) or self._snapshot().get(job_name)
+            # What a revision needs, and a tick does without.
+            whole = [row] if row is not None else []
+            prefetch_related_objects(whole, "links_out", "subscriptions__trigger")
         if row is None:
             raise DagsterInvariantViolationError(
                 f"There is no process tree with the job name {job_name!r}: it was deleted."

@@ -41,6 +41,7 @@ from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import deserialize_value
 from dagster._utils import get_run_crash_explanation
 from dagster._utils.interrupts import capture_interrupts
+from django.apps import apps
 from filelock import FileLock
 
 from . import sqlite_files, template_client, warmth
@@ -518,9 +519,14 @@ def _work(args: ExecuteRunArgs) -> int:
         ):
             worker = Worker.of_process(args.run_id, os.getpid())
             instance.add_run_tags(args.run_id, worker.as_tags())
-            return _execute_run_command_body(
+            code = _execute_run_command_body(
                 args.run_id, instance, lambda event: None, set_exit_code_on_failure=False
             )
+            if apps.ready:  # it is, if the run's trees could be loaded
+                from . import followers
+
+                followers.end(instance, args.run_id)
+            return code
 
 
 def _open_instance(args: ExecuteRunArgs) -> DagsterInstance:

@@ -36,8 +36,11 @@ class Patience(NamedTuple):
     alone: int = 60
     """Without a process that uses it."""
 
-    idle: int = 900
-    """Without a launch; 0 for as long as it takes. It holds some 100 MiB meanwhile."""
+    idle: int = 330
+    """Without a launch; 0 for as long as it takes. It holds some 100 MiB meanwhile.
+
+    A little more than five minutes, so that what runs every five finds it.
+    """
 
 
 Request = dict[str, Any]

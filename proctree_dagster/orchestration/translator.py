@@ -52,7 +52,7 @@ from .. import context as contexts
 from ..models import ProcessTree, ProcessTreeSchedule, Trigger
 from ..names import dagster_name
 from ..process import Outcome, Process, explain, in_sync, run_process
-from ..spec import ProcessSpec
+from ..spec import ProcessSpec, linked_trees
 from .executors import RUN_RESOURCE, tree_executor
 from .records import TreeRecord
 from .results import result_io_manager
@@ -156,8 +156,11 @@ class ProcessTreeTranslator:
 
     def job_description(self, tree: TreeRecord) -> str:
         """Return the job's description: the tree's, below its name if Dagster can't show that."""
-        name = "" if tree.name == tree.job_name else f"{tree.name}\n\n"
-        return f"{name}{tree.problem or tree.description}"
+        parts = ["" if tree.name == tree.job_name else tree.name, tree.problem or tree.description]
+        if tree.spec is not None:
+            followers = {"Then": tree.spec.dependent_trees, "Beside it": tree.spec.sibling_trees}
+            parts += [f"{how}: {', '.join(names)}" for how, names in followers.items() if names]
+        return "\n\n".join(part for part in parts if part)
 
     def job_tags(self, tree: TreeRecord) -> dict[str, str]:
         """Return the tags of the job and of its runs."""
@@ -168,6 +171,11 @@ class ProcessTreeTranslator:
         metadata: dict[str, Any] = {tags.TREE: tree.name, tags.REVISION: tree.revision}
         if tree.admin_url is not None:
             metadata[tags.ADMIN] = MetadataValue.url(tree.admin_url)
+        if tree.spec is not None:
+            linked = linked_trees(tree.spec.dependent_trees, tree.spec.sibling_trees)
+            metadata |= {
+                f"proctree/{key}": MetadataValue.json(each) for key, each in linked.items()
+            }
         return metadata
 
     def op_description(self, process: Process) -> str:

@@ -35,15 +35,16 @@ def heed_interrupts() -> None:
 
 
 def wait_for(what: str, ask: Callable[[], T | None], seconds: float = 60) -> T:
-    """Ask until there is an answer; fail with what was waited for."""
-    deadline = time.monotonic() + seconds
+    """Ask until there is an answer, ever less often; fail with what was waited for."""
+    deadline, pause = time.monotonic() + seconds, 0.02
     while True:
         answer = ask()
         if answer:
             return answer
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
-        time.sleep(0.3)
+        time.sleep(pause)
+        pause = min(2 * pause, 0.3)
 
 
 class Stack:

@@ -34,17 +34,24 @@ def speak(name="scheduled", sleeps=False, **context):
 """
 
 TREES = """
-for name, pool in (("speak", None), ("pooled", "a_pool"), ("due", None)):
+for name, pool in (("speak", None), ("pooled", "a_pool"), ("due", None), ("alone", None)):
     ProcessTreeInstance(name).add_process("speak", func="spoken:speak", pool=pool).save()
 ProcessTreeInstance.load("due").register_schedule(interval_minutes=60)
 ProcessTreeSchedule.objects.update(next_run=timezone.now() - datetime.timedelta(minutes=1))
 """
 
 
+LIMITS = """
+    max_concurrent_runs: 4
+    tag_concurrency_limits:
+      - {key: proctree/tree, value: alone, limit: 1}
+"""
+
+
 class Speaking(Stack):
     """A stack whose processes say who they are."""
 
-    def __init__(self, folder: Path, *, max_concurrent_runs: int = 10) -> None:
+    def __init__(self, folder: Path, *, limits: str = LIMITS) -> None:
         super().__init__(folder)
         (folder / "spoken.py").write_text(FUNCTIONS)
         (folder / "word").write_text("one")
@@ -56,7 +63,7 @@ class Speaking(Stack):
         settings = self.home / "dagster.yaml"
         text = settings.read_text()
         for before, after in (
-            ("max_concurrent_runs: 10", f"max_concurrent_runs: {max_concurrent_runs}"),
+            ("    max_concurrent_runs: 10\n", limits),
             ("WarmRunLauncher\n", "WarmRunLauncher\n  config:\n    linger_seconds: 5\n"),
         ):
             assert before in text
@@ -94,6 +101,14 @@ class Speaking(Stack):
         steps: list[str] | None = self.graphql(query, id=run_id)["runOrError"]["stepKeysToExecute"]
         return steps
 
+    def times(self, run_ids: list[str]) -> list[tuple[float, float]]:
+        """Return when each run was launched, and when it ended."""
+        query = """query ($filter: RunsFilter!) { runsOrError(filter: $filter) { ... on Runs {
+          results { endTime stats { ... on RunStatsSnapshot { launchTime } } } } } }"""
+        found = self.graphql(query, filter={"runIds": run_ids})["runsOrError"]["results"]
+        assert len(found) == len(run_ids)
+        return [(run["stats"]["launchTime"], run["endTime"]) for run in found]
+
     def terminate(self, run_id: str) -> None:
         """Press "Terminate"."""
         data = self.graphql(
@@ -124,7 +139,7 @@ def test_every_way_to_launch_leads_to_one_template(services: Speaking) -> None:
     assert services.said("ui")["parent"] == services.said("django")["parent"]
     assert services.finished(from_the_ui)["status"] == "SUCCESS"
     assert services.finished(submitted)["status"] == "SUCCESS"
-    assert "RunEnqueuedEvent" in services.events(from_the_ui), "there is a limit of ten"
+    assert "RunEnqueuedEvent" in services.events(from_the_ui), "there is a limit"
     assert services.steps(from_the_ui) is None, "it runs the tree as it is when it starts"
 
 
@@ -133,6 +148,30 @@ def test_a_run_that_the_daemon_launched_is_terminated_in_the_ui(services: Speaki
     services.said("endless")
     services.terminate(run_id)
     assert services.finished(run_id)["status"] == "CANCELED"
+
+
+def at_once(times: list[tuple[float, float]]) -> int:
+    """Return how many of these spans overlap at most."""
+    return max(sum(begin <= at < end for begin, end in times) for at, _ in times)
+
+
+def test_limits_are_kept_exactly_when_many_runs_want_to_start(services: Speaking) -> None:
+    alone = [f"alone {number}" for number in range(3)]
+    others = [f"other {number}" for number in range(5)]
+    ids = {name: services.launch_named(name, job="alone", sleeps=True) for name in alone}
+    ids |= {name: services.launch_named(name, sleeps=True) for name in others}
+
+    def speaking() -> list[str]:
+        return [name for name in ids if (services.folder / f"{name}.said").exists()]
+
+    wait_for("as many runs as may", lambda: len(speaking()) == 4)
+    statuses = [services.run(run_id)["status"] for run_id in ids.values()]
+    assert sorted(statuses) == ["QUEUED"] * 4 + ["STARTED"] * 4
+    for name in ids:
+        services.go(name)
+    assert {services.finished(run_id)["status"] for run_id in ids.values()} == {"SUCCESS"}
+    assert at_once(services.times(list(ids.values()))) == 4
+    assert at_once(services.times([ids[name] for name in alone])) == 1
 
 
 def test_a_killed_daemon_takes_nothing_with_it(services: Speaking) -> None:
@@ -192,7 +231,7 @@ def test_reload_definitions_lets_the_next_run_import_anew(services: Speaking) ->
 @pytest.fixture(scope="module")
 def unlimited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Speaking]:
     """``dagster dev`` without a limit on runs; the last test stops it."""
-    stack = Speaking(tmp_path_factory.mktemp("unlimited"), max_concurrent_runs=-1)
+    stack = Speaking(tmp_path_factory.mktemp("unlimited"), limits="    max_concurrent_runs: -1\n")
     try:
         stack.start_dagster()
         yield stack

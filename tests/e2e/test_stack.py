@@ -63,6 +63,11 @@ def prepare_schedules(stack: Stack) -> None:
         "tree = ProcessTreeInstance('takes_long')\n"
         "tree.add_process('waits', func='e2e_functions:waits').save()\n"
         f"tree.register_schedule(cron='* * * * *', context={{'path': {path!r}}})\n"
+        "for name in ['follows', 'beside']:\n"
+        "    tree = ProcessTreeInstance(name).add_process('quick', func='e2e_functions:quick')\n"
+        "    tree.save()\n"
+        "tree = ProcessTreeInstance('leads').add_process('quick', func='e2e_functions:quick')\n"
+        "tree.add_dependent_tree('follows').add_sibling_tree('beside').save()\n"
     )
     # Nobody tells Dagster of these.
     stack.shell(
@@ -103,6 +108,18 @@ def test_a_launch_with_a_changed_context_uses_it(stack: Stack) -> None:
     run = stack.finished(stack.launch("monthly_close", {"context": context}))
     assert run["status"] == "SUCCESS"
     assert "5860.79" in output(run, "publish_statements")
+
+
+def test_a_launch_is_followed_and_a_person_finds_the_way_there_and_back(stack: Stack) -> None:
+    first = stack.launch("leads", {"context": {"year": 2026}})
+    for job in ("follows", "beside"):
+        [made] = wait_for(f"a run of {job}", lambda: stack.runs(job))  # noqa: B023
+        follower = stack.finished(made["runId"])
+        assert follower["status"] == "SUCCESS"
+        assert "2026" in output(follower, "quick")
+        assert follower["tags"]["proctree/family"] == first
+        assert follower["tags"]["proctree/follows"] == first
+        assert made["runId"] in stack.run(first)["tags"]["proctree/followed_by"]
 
 
 def test_a_command_appears_in_the_same_history_and_is_executed_again(stack: Stack) -> None:

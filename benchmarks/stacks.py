@@ -1,0 +1,241 @@
+"""Whole stacks to be compared: stock Dagster, and ours with and without a limit on runs."""
+
+import contextlib
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from tests.e2e.stack import Stack, wait_for
+
+FUNCTIONS = """
+import os
+import time
+
+def _note(token, what):
+    line = f"{token} {what} {time.time()}\\n"
+    with open(os.environ["BENCH_NOTES"], "a") as notes:
+        notes.write(line)
+
+def first(token):
+    _note(token, "begins")
+    return 1
+
+def left(first):
+    return first + 1
+
+def right(first):
+    return first + 2
+
+def last(token, left, right):
+    _note(token, "ends")
+    return left + right
+"""
+
+BY_HAND = """
+import django
+
+django.setup()
+
+import dagster as dg
+import bench_functions as functions
+
+@dg.op(config_schema={"token": str})
+def first(context):
+    return functions.first(context.op_config["token"])
+
+@dg.op
+def left(first):
+    return functions.left(first)
+
+@dg.op
+def right(first):
+    return functions.right(first)
+
+@dg.op(config_schema={"token": str})
+def last(context, left, right):
+    return functions.last(context.op_config["token"], left, right)
+
+@dg.job
+def bench():
+    start = first()
+    last(left(start), right(start))
+
+@dg.repository
+def process_trees():
+    return [bench]
+"""
+
+SETTINGS = """
+from example.settings import *
+
+PROCTREE = {**PROCTREE, "FUNCTION_MODULES": ["bench_functions", "example.ledger"]}
+LOGGING = {"version": 1, "disable_existing_loggers": False}
+"""
+
+SAVE_THE_TREE = """
+tree = ProcessTreeInstance("bench", overwrite=True)
+tree.add_process("first", func="bench_functions:first")
+tree.add_process("left", func="bench_functions:left", dependencies=["first"])
+tree.add_process("right", func="bench_functions:right", dependencies=["first"])
+tree.add_process("last", func="bench_functions:last", dependencies=["left", "right"])
+tree.save()
+"""
+
+
+class Side(Stack):
+    """A stack with the benchmark's tree."""
+
+    name: str
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.notes = folder / "notes.txt"
+        self.notes.touch()
+        self.env["BENCH_NOTES"] = str(self.notes)
+        self.env["DJANGO_SETTINGS_MODULE"] = "bench_settings"
+        self.env.pop("PYTHONDONTWRITEBYTECODE", None)
+        (folder / "bench_functions.py").write_text(FUNCTIONS)
+        (folder / "bench_settings.py").write_text(SETTINGS)
+
+    def prepare(self) -> None:
+        """Fill the database."""
+        self.manage("migrate", "-v0")
+        self.shell(SAVE_THE_TREE, silently=True)
+
+    def config(self, token: str) -> dict[str, Any]:
+        """Return what the Launchpad would send."""
+        return {"context": {"token": token}}
+
+    def launch_one(self) -> tuple[float, str]:
+        """Launch the tree in the UI's API; return when, and the run's token."""
+        token = uuid.uuid4().hex
+        at = time.time()
+        self.launch("bench", self.config(token))
+        return at, token
+
+    def noted(self, token: str, what: str) -> float | None:
+        """Return when a process of a run said something."""
+        for line in self.notes.read_text().splitlines():
+            its, said, at = line.split()
+            if (its, said) == (token, what):
+                return float(at)
+        return None
+
+    def ended(self, token: str) -> float:
+        """Wait for the last process of a run."""
+        return wait_for("a run to end", lambda: self.noted(token, "ends"), 120)
+
+    def family(self) -> list[psutil.Process]:
+        """Return every process of the stack."""
+        found = []
+        for process in self.processes:
+            top = psutil.Process(process.pid)
+            found += [top, *top.children(recursive=True)]
+        return found
+
+    def template(self) -> list[psutil.Process]:
+        """Return the launcher's template process, if there is one."""
+        found = []
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if any(arg.endswith("orchestration.template") for arg in process.cmdline()):
+                    found.append(process)
+        return found
+
+    def cpu(self) -> float:
+        """Return the CPU seconds of the stack, and of every process that it has had."""
+        total = 0.0
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += sum(process.cpu_times()[:4])
+        return total
+
+    def memory(self) -> float:
+        """Return the stack's memory in MiB: shared pages are counted once (PSS)."""
+        total = 0
+        for process in self.family():
+            with contextlib.suppress(psutil.NoSuchProcess):
+                total += process.memory_full_info().pss
+        return total / 2**20
+
+
+class Ours(Side):
+    """The example's settings, but for a template that ends while the benchmark can see it."""
+
+    name = "ours"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.change(
+            "class: WarmRunLauncher", "class: WarmRunLauncher\n  config: {idle_seconds: 90}"
+        )
+
+    def change(self, line: str, to: str) -> None:
+        """Change the instance's settings."""
+        settings = self.home / "dagster.yaml"
+        text = settings.read_text()
+        assert line in text
+        settings.write_text(text.replace(line, to))
+
+
+class Past(Ours):
+    """Ours, without a limit on runs."""
+
+    name = "past the queue"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.change("max_concurrent_runs: 10", "max_concurrent_runs: -1")
+
+
+class Stock(Side):
+    """Dagster as it comes."""
+
+    name = "stock"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        (self.home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+        (folder / "by_hand.py").write_text(BY_HAND)
+        workspace = {
+            "load_from": [
+                {
+                    "python_module": {
+                        "module_name": "by_hand",
+                        "location_name": self.selector["repositoryLocationName"],
+                        "working_directory": str(folder),
+                    }
+                }
+            ]
+        }
+        self.workspace = str(folder / "workspace.json")  # YAML, too
+        Path(self.workspace).write_text(json.dumps(workspace))
+
+    def prepare(self) -> None:
+        """Fill the database; the job is in a file."""
+        self.manage("migrate", "-v0")
+
+    def config(self, token: str) -> dict[str, Any]:
+        """Return what the Launchpad would send."""
+        return {"ops": {name: {"config": {"token": token}} for name in ("first", "last")}}
+
+
+@contextlib.contextmanager
+def running(folder: Path, *makes: Callable[[Path], Side]) -> Iterator[list[Side]]:
+    """Start stacks one after another, and stop them."""
+    sides: list[Side] = []
+    try:
+        for make in makes:
+            side = make(folder / uuid.uuid4().hex[:6])
+            sides.append(side)
+            side.prepare()
+            side.start_dagster()
+        yield sides
+    finally:
+        for side in sides:
+            side.stop()

@@ -1,0 +1,152 @@
+"""The links between trees in the database, and the families that they make."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import transaction
+from django.db.models.signals import pre_save
+
+from . import families, tags
+from .models import LinkKind, ProcessTree, TreeLink
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run of a family that is to be made."""
+
+    tree: ProcessTree
+    run_id: str
+    after: tuple[str, ...]
+    """Ids of the runs that must have succeeded first."""
+
+    tags: dict[str, str]
+
+
+@dataclass(frozen=True)
+class FamilyPlan:
+    """The runs that follow a first one, each behind those that it waits for."""
+
+    first_tags: dict[str, str]
+    """What the first run is to be tagged with; nothing if nothing follows."""
+
+    runs: list[PlannedRun]
+    problems: list[str]
+    """Links that were left out, and why."""
+
+
+def plan_family(tree: ProcessTree, first_run_id: str, family: str | None = None) -> FamilyPlan:
+    """Return what follows a run, by the links as they are now.
+
+    Parameters
+    ----------
+    tree:
+        The tree that runs first.
+    first_run_id:
+        The id of its run.
+    family:
+        The id from which those of the other runs follow; that of the first run if left out.
+    """
+    family = family or first_run_id
+    planned = families.plan(tree.pk, TreeLink.objects.reachable_from([tree.pk]))
+    first, *members = planned.members
+    trees = ProcessTree.objects.in_bulk([member.tree for member in members])
+    ids = {member.tree: families.run_id(family, member.tree) for member in members}
+    ids[tree.pk] = first_run_id
+    followed_by: dict[int, list[str]] = {}
+    for member in members:
+        for source in member.follows:
+            followed_by.setdefault(source, []).append(ids[member.tree])
+
+    def links_of(member: families.Member) -> dict[str, str]:
+        values = {
+            tags.FAMILY: [family],
+            tags.FOLLOWS: [ids[source] for source in member.follows],
+            tags.FOLLOWED_BY: followed_by.get(member.tree, []),
+        }
+        return {key: tags.join(several) for key, several in values.items() if several}
+
+    return FamilyPlan(
+        first_tags=links_of(first) if members else {},
+        runs=[
+            PlannedRun(
+                trees[member.tree],
+                ids[member.tree],
+                tuple(sorted(ids[before] for before in member.after)),
+                {tags.TRIGGERED_BY: "tree", **links_of(member)},
+            )
+            for member in members
+        ],
+        problems=[_ignored(link) for link in planned.ignored],
+    )
+
+
+def _ignored(link: families.Link) -> str:
+    names = ProcessTree.objects.in_bulk([link.source, link.target])
+    return (
+        f"{names[link.target].name!r} does not run again after {names[link.source].name!r}: the "
+        "trees follow one another in a circle. Delete one of the links in the admin."
+    )
+
+
+def problems(name: str, row: ProcessTree | None, followers: Iterable[str]) -> list[str]:
+    """Return a sentence for everything that is wrong with the trees that are to follow a tree.
+
+    Parameters
+    ----------
+    name:
+        The tree's name.
+    row:
+        The tree, if it is saved.
+    followers:
+        Names of the trees that are to follow it.
+    """
+    wanted = set(followers)
+    found = dict(ProcessTree.objects.filter(name__in=wanted).values_list("name", "pk"))
+    result = [
+        f"There is no process tree called {each!r} to follow {name!r}; save it first."
+        for each in sorted(wanted - found.keys() - {name})
+    ]
+    if row is None:
+        return [*result, *(["A tree can't follow itself."] if name in wanted else [])]
+    for each in sorted(found):
+        circle = TreeLink.objects.circle_made_by([TreeLink(source=row, target_id=found[each])])
+        result += [circle] if circle is not None else []
+    return result
+
+
+def set_links(row: ProcessTree, dependents: Iterable[str], siblings: Iterable[str]) -> None:
+    """Let these trees, by name, follow a tree, and no others.
+
+    Raises
+    ------
+    InvalidTree
+        They would follow one another in a circle.
+    """
+    wanted = {
+        **dict.fromkeys(dependents, LinkKind.DEPENDENT),
+        **dict.fromkeys(siblings, LinkKind.SIBLING),
+    }
+    with transaction.atomic():
+        present = {link.target.name: link for link in TreeLink.objects.filter(source=row)}
+        gone = [link.pk for name, link in present.items() if wanted.get(name) != link.kind]
+        TreeLink.objects.filter(pk__in=gone).delete()
+        new = [name for name in wanted if name not in present or present[name].pk in gone]
+        if new:
+            trees = {tree.name: tree for tree in ProcessTree.objects.filter(name__in=new)}
+            TreeLink.objects.bulk_create(
+                [TreeLink(source=row, target=trees[name], kind=wanted[name]) for name in new]
+            )
+    getattr(row, "_prefetched_objects_cache", {}).pop("links_out", None)  # they have changed
+
+
+def connect_receivers() -> None:
+    """Refuse circles in fixtures, too, which are written past ``save()``."""
+    pre_save.connect(_check_fixture, sender=TreeLink, dispatch_uid="proctree_dagster.links")
+
+
+def _check_fixture(
+    sender: type[Any], instance: TreeLink, raw: bool, using: str, **kwargs: Any
+) -> None:
+    if raw:
+        TreeLink.objects.using(using).refuse_circles([instance])

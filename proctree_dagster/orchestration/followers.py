@@ -1,0 +1,126 @@
+"""What a run does for those that follow it: plan them as it starts, deliver them as it ends."""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from dagster import DagsterEvent, DagsterInstance, DagsterRun, MetadataValue, RunsFilter
+from dagster._core.events import EngineEventData
+from dagster._core.execution.context.system import PlanOrchestrationContext
+from dagster._core.storage.dagster_run import DagsterRunStatus
+from django.db import transaction
+
+from .. import links, outbox, tags
+from ..connections import fresh_connections, in_transaction
+from ..models import OutboxRun, ProcessTree
+from . import runs
+
+logger = logging.getLogger(__name__)
+
+
+def begin(
+    plan_context: PlanOrchestrationContext, context: Mapping[str, Any]
+) -> Iterator[DagsterEvent]:
+    """Write down the runs that follow one that starts, start those beside it, and say so.
+
+    Their ids follow from the first run's, so to do it twice (a run is resumed) makes no more runs.
+
+    Parameters
+    ----------
+    plan_context:
+        The run's.
+    context:
+        The run's context as JSON, which is handed on.
+    """
+    run, instance = plan_context.dagster_run, plan_context.instance
+    parent = instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
+    family, followers = run.tags.get(tags.FAMILY), tags.split(run.tags.get(tags.FOLLOWED_BY))
+    # Executed again after it has succeeded, a run is followed by nothing: that has been done.
+    is_repeated = parent is not None and parent.status == DagsterRunStatus.SUCCESS
+    if family is None and not is_repeated:
+        family, followers = _plan(plan_context, context)
+    if family is None:
+        return
+    if parent is not None and not is_repeated:
+        outbox.replace(family, parent.run_id, run.run_id)
+    _deliver_soon(instance, followers)
+    message, metadata = _kin(instance, run, followers)
+    yield DagsterEvent.engine_event(plan_context, message, EngineEventData(metadata=metadata))
+
+
+def _plan(
+    plan_context: PlanOrchestrationContext, context: Mapping[str, Any]
+) -> tuple[str | None, list[str]]:
+    """Write the family of a first run down; return its id and those that follow directly."""
+    run, instance = plan_context.dagster_run, plan_context.instance
+    tree = ProcessTree.objects.filter(job_name=run.job_name, links_out__isnull=False).first()
+    if tree is None:
+        return None, []
+    if not instance.is_persistent:
+        plan_context.log.warning(
+            "The trees that follow this one are not run: Dagster has no home, and so no queue."
+        )
+        return None, []
+    # A run that failed before it came here may have been executed again: the same family.
+    plan = links.plan_family(tree, run.run_id, run.root_run_id)
+    for problem in plan.problems:
+        logger.error(problem)
+        plan_context.log.warning(problem)
+    with transaction.atomic():
+        for planned in plan.runs:
+            outbox.add(planned.tree, context, planned.tags, planned.after, planned.run_id)
+    instance.add_run_tags(run.run_id, plan.first_tags)
+    return plan.first_tags[tags.FAMILY], tags.split(plan.first_tags[tags.FOLLOWED_BY])
+
+
+def _kin(
+    instance: DagsterInstance, run: DagsterRun, followers: Iterable[str]
+) -> tuple[str, dict[str, MetadataValue[Any]]]:
+    """Say which runs a run follows and which follow it; with links, for the UI."""
+    before, behind = tags.split(run.tags.get(tags.FOLLOWS)), list(followers)
+    rows = OutboxRun.objects.filter(run_id__in=[*before, *behind]).select_related("process_tree")
+    names = {str(row.run_id): row.process_tree.name for row in rows}
+    for made in instance.get_runs(RunsFilter(run_ids=before)) if before else ():
+        names[made.run_id] = made.tags.get(tags.TREE, made.job_name)
+    sentences: list[str] = []
+    metadata: dict[str, MetadataValue[Any]] = {}
+    for what, ids in (("Follows", before), ("Is followed by", behind)):
+        if ids:
+            sentences.append(f"{what} {', '.join(names.get(each, each) for each in ids)}.")
+        for each in ids:
+            metadata[f"{what}: {names.get(each, each)}"] = MetadataValue.dagster_run(each)
+    return " ".join(sentences), metadata
+
+
+def end(instance: DagsterInstance, run_id: str) -> None:
+    """Deliver what waited for a run that has ended; raises nothing."""
+    try:
+        run = instance.get_run_by_id(run_id)
+        followers = tags.split(run.tags.get(tags.FOLLOWED_BY)) if run is not None else []
+        if followers and instance.is_persistent:
+            with fresh_connections():
+                _deliver_soon(instance, followers)
+    except Exception:  # the run has ended, and that stands; what follows is left to the sensor
+        logger.exception("What follows run %s is left to the sensor.", run_id)
+
+
+def _deliver_soon(instance: DagsterInstance, run_ids: list[str]) -> None:
+    """Deliver what is ready of these runs: now, or when the caller's transaction commits."""
+    if in_transaction():
+        transaction.on_commit(lambda: _deliver_with_another_instance(run_ids), robust=True)
+    else:
+        _deliver(instance, run_ids)
+
+
+def _deliver_with_another_instance(run_ids: list[str]) -> None:
+    with runs.open_instance(persistent=True) as instance:
+        _deliver(instance, run_ids)
+
+
+def _deliver(instance: DagsterInstance, run_ids: list[str]) -> None:
+    from . import delivery  # it translates trees, and translated trees plan their followers
+
+    try:
+        delivery.deliver(instance, run_ids)
+    except Exception:  # the run that is followed must not fail for it; the rows are kept
+        logger.exception("Runs that follow another are left to the sensor.")

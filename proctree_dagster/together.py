@@ -1,0 +1,110 @@
+"""A whole family of trees in the calling process."""
+
+import logging
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+from django.db import connections
+
+from . import context as contexts
+from . import execution, links, outbox
+from .connections import in_transaction
+from .exceptions import ProctreeError
+from .execution import Results
+from .links import FamilyPlan, PlannedRun
+from .process import explain
+
+logger = logging.getLogger(__name__)
+
+
+class FamilyResults(Results):
+    """What a family of runs came to: the results of the first one, and those of the others."""
+
+    followers: dict[str, Results]
+    """The results of every other tree, by its name; one that was not run says why."""
+
+    failed_followers: list[str]
+    """The names of those that failed, or were not run because one before them failed."""
+
+
+def execute_family(name: str, context: Mapping[str, Any] | None = None) -> FamilyResults:
+    """Run a tree and all that follow it here, each as soon as those before it have succeeded.
+
+    The first runs in the calling thread, each other one in a thread of its own.
+
+    Parameters
+    ----------
+    name:
+        The tree's name.
+    context:
+        Keyword arguments of all runs; they update the default context of each tree's schedule.
+
+    Raises
+    ------
+    ProctreeError
+        It was called inside a transaction, which the other threads would not see.
+    TreeNotFound, ContextError
+        As for ``execution.execute_row``.
+    KeyboardInterrupt
+        The first run was interrupted; those beside it have been finished, nothing else was begun.
+    """
+    row = execution.get_row(name)
+    whole = {**row.default_context, **contexts.encode(context or {})}
+    first_id = str(uuid.uuid4())
+    plan = links.plan_family(row, first_id)
+    for problem in plan.problems:
+        logger.error(problem)
+    if plan.runs and in_transaction():
+        raise ProctreeError(
+            f"The trees that follow {name!r} can't be run inside a transaction: they run in other "
+            "threads, which would not see what it has written. Call this outside of atomic()."
+        )
+    futures: dict[str, Future[Results]] = {first_id: Future()}
+    with ThreadPoolExecutor(max_workers=max(1, len(plan.runs))) as pool:
+        for planned in plan.runs:  # each comes behind those that it waits for
+            before = [futures[run_id] for run_id in planned.after]
+            futures[planned.run_id] = pool.submit(_run_after, before, planned, whole)
+        try:
+            results = execution.execute_row(row, context, run_id=first_id, run_tags=plan.first_tags)
+        except BaseException as error:
+            futures[first_id].set_exception(error)
+            raise
+        futures[first_id].set_result(results)
+    followers = {planned.tree.name: futures[planned.run_id].result() for planned in plan.runs}
+    _leave_to_dagster(plan, followers, whole)
+    failed = [name for name, each in followers.items() if not each["success"]]
+    return FamilyResults(**results, followers=followers, failed_followers=failed)
+
+
+def _run_after(
+    before: list[Future[Results]], planned: PlannedRun, context: Mapping[str, Any]
+) -> Results:
+    """Wait for the runs before, and run a tree if they have succeeded; raises nothing."""
+    name = planned.tree.name
+    try:
+        if not all(future.exception() is None and future.result()["success"] for future in before):
+            return execution.not_run(name, "Not run: a tree before it failed.")
+        row = execution.get_row(name)
+        return execution.execute_row(
+            row, context, triggered_by="tree", run_id=planned.run_id, run_tags=planned.tags
+        )
+    except Exception as error:  # a follower's fault must not hide what the others came to
+        logger.exception("The process tree %r could not be run.", name)
+        return execution.not_run(name, explain(error))
+    finally:
+        connections.close_all()  # this thread's
+
+
+def _leave_to_dagster(
+    plan: FamilyPlan, followers: Mapping[str, Results], context: Mapping[str, Any]
+) -> None:
+    """Write down what was not run, so that it is when what failed is executed again in Dagster."""
+    if not execution.has_history():
+        return
+    for planned in plan.runs:
+        results = followers[planned.tree.name]
+        if not results["run_id"]:
+            row = outbox.add(planned.tree, context, planned.tags, planned.after, planned.run_id)
+            outbox.drop(row, results["errors"][planned.tree.name])
