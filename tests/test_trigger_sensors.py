@@ -1,8 +1,11 @@
 """Triggers as Dagster, a command line and an administrator see them."""
 
 import json
+import re
+import sys
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,6 +27,7 @@ from proctree_dagster import tags
 from proctree_dagster.models import ProcessTree, Trigger, TriggerSubscription
 from proctree_dagster.orchestration.repository import LiveRepositoryData, build_repository
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
+from proctree_dagster.testing import run_tree
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from proctree_dagster.triggers import (
     create_trigger,
@@ -190,6 +194,31 @@ def test_a_fire_by_hand_is_in_dagsters_queue_when_it_returns(instance: DagsterIn
     subscribed()
     [fired] = fire_trigger("t")
     assert runs_of(instance) == [(fired.run_id, DagsterRunStatus.QUEUED)]
+
+
+def test_the_documented_example_runs_as_it_says(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "triggers.md").read_text()
+    block = page.split("```python\n")[1].split("```")[0]
+    called = re.findall(r"processes\.(\w+)", block)
+    bookkeeping = SimpleNamespace(
+        processes=SimpleNamespace(**dict.fromkeys(called, processes.echo))
+    )
+    monkeypatch.setitem(sys.modules, "bookkeeping", bookkeeping)
+    exec(block, {})
+    [(run_id, _)] = runs_of(instance, "close")
+    assert capsys.readouterr().out == f"close {run_id} None\n"
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    assert run.run_config == {"context": {"period": "month", "statement": 17}}
+    assert tick("many_open_lines_trigger", instance).startswith(
+        "Not so: rows of ledger.JournalLine"
+    )
+    status = run_tree("close")["status"]
+    assert status == {"fetch": "completed", "convert": "skipped"}
+    abroad = run_tree("close", functions={"fetch": lambda: {"currencies": ["EUR"]}})
+    assert abroad["status"]["convert"] == "completed"
 
 
 # --- The command ----------------------------------------------------------------------------------
