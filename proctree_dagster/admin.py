@@ -41,7 +41,7 @@ class FollowersInline(admin.TabularInline):  # type: ignore[type-arg]
 class ProcessTreeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Trees; what is saved here is validated like everywhere else."""
 
-    list_display = ["name", "job_name", "description", "updated_at"]
+    list_display = ["name", "job_name", "description", "executor", "updated_at"]
     search_fields = ["name", "description"]
     readonly_fields = ["job_name", "created_at", "updated_at"]
     inlines = [ScheduleInline, FollowersInline]

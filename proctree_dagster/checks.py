@@ -1,7 +1,7 @@
 """System checks: what can be known to be wrong before anything runs."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError
 
-from . import caching, conf
+from . import caching, conf, executor_names
 from .models import ProcessTree
 
 
@@ -31,7 +31,13 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
         )
     if any(problem.id == "proctree_dagster.E001" for problem in found):
         return found  # nothing more can be read
-    return found + _home_problems(conf.current())
+    current = conf.current()
+    return [
+        *found,
+        *_home_problems(current),
+        *_executor_problems(current),
+        *_sqlite_problems(current),
+    ]
 
 
 @register(Tags.database)
@@ -95,4 +101,52 @@ def _home_problems(current: conf.Settings) -> list[CheckMessage]:
                 id="proctree_dagster.W001",
             )
         )
+    return found
+
+
+def _executor_problems(current: conf.Settings) -> list[CheckMessage]:
+    problem = executor_names.problem_of_name(current.EXECUTOR)
+    if problem is None:
+        return []
+    return [Error(f'PROCTREE["EXECUTOR"]: {problem}.', id="proctree_dagster.E005")]
+
+
+SQLITE_SECONDS = 10
+"""How long a thread should wait for SQLite's one writer, at least; Django's default is 5."""
+
+
+def _sqlite_problems(current: conf.Settings) -> list[CheckMessage]:
+    """Warn of SQLite databases whose settings don't fit processes that run side by side."""
+    if current.EXECUTOR != "threads" or current.MAX_CONCURRENT == 1:
+        return []
+    return [
+        Warning(
+            f"Processes run side by side in threads, and the SQLite database {alias!r} is not set "
+            f"up for that: {'; '.join(found)}. Some will fail with 'database is locked'.",
+            hint='OPTIONS: {"transaction_mode": "IMMEDIATE", "timeout": 20, "init_command": '
+            '"PRAGMA journal_mode=WAL;"}; or PROCTREE = {"MAX_CONCURRENT": 1}.',
+            id="proctree_dagster.W003",
+        )
+        for alias, database in settings.DATABASES.items()
+        if (found := _unfit(database))
+    ]
+
+
+def _unfit(database: Mapping[str, Any]) -> list[str]:
+    """Say what of a database's settings does not fit; nothing of one that is no SQLite file."""
+    name = str(database.get("NAME", ""))
+    in_memory = ":memory:" in name or "mode=memory" in name
+    if not str(database.get("ENGINE", "")).endswith(".sqlite3") or in_memory:
+        return []
+    options = database.get("OPTIONS", {})
+    found = []
+    if str(options.get("transaction_mode", "")).upper() not in ("IMMEDIATE", "EXCLUSIVE"):
+        found.append(
+            "transaction_mode is not IMMEDIATE, so one that writes after it has read fails"
+        )
+    if options.get("timeout", 0) < SQLITE_SECONDS:
+        found.append(f"timeout is not at least {SQLITE_SECONDS} seconds")
+    commands = "".join(str(options.get("init_command", "")).lower().split())
+    if "journal_mode=wal" not in commands:
+        found.append("init_command does not switch the write-ahead log on, so readers wait")
     return found

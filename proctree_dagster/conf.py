@@ -26,7 +26,7 @@ class Settings:
     TRANSLATOR: str = "proctree_dagster.orchestration.translator.ProcessTreeTranslator"
     """Dotted path of the translator, a ``ProcessTreeTranslator`` or a subclass of it."""
 
-    EXECUTOR: str = "in_process"
+    EXECUTOR: str = "threads"
     """An executor's name, or the dotted path of a Dagster ``ExecutorDefinition``."""
 
     MAX_CONCURRENT: int = 4

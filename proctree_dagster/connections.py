@@ -16,6 +16,15 @@ def fresh_connections() -> Iterator[None]:
         _close_old_connections()
 
 
+@contextmanager
+def own_connections() -> Iterator[None]:
+    """Close the connections of a thread that ends with the block: nobody else can use them."""
+    try:
+        yield
+    finally:
+        connections.close_all()
+
+
 def after_commit(func: Callable[[], object]) -> None:
     """Call ``func`` when the current transaction commits; at once if there is none."""
     if in_transaction():
@@ -32,6 +41,11 @@ def in_transaction() -> bool:
     """
     blocks = connections[DEFAULT_DB_ALIAS].atomic_blocks
     return not all(getattr(block, "_from_testcase", False) for block in blocks)
+
+
+def in_any_transaction() -> bool:
+    """Say whether another thread would not see what this one has written: a test's counts, too."""
+    return any(connection.in_atomic_block for connection in connections.all(initialized_only=True))
 
 
 def _close_old_connections() -> None:

@@ -42,6 +42,8 @@ def export(
     cache_enabled: bool,
     processes: Iterable[DraftProcess],
     registry: Mapping[str, Function],
+    executor: str = "",
+    max_concurrent: int | None = None,
 ) -> Export:
     """Turn a draft into JSON. Nothing is raised: what is wrong is noted.
 
@@ -53,6 +55,8 @@ def export(
         In the order in which they were added.
     registry:
         Functions by the keys that the tree's author gave them.
+    executor, max_concurrent:
+        The tree's; blank and ``None`` for what the deployment says.
     """
     result = Export(
         {
@@ -60,6 +64,7 @@ def export(
             "description": description,
             "cache_enabled": cache_enabled,
             "processes": [],
+            **spec.executor_options(executor, max_concurrent),
         }
     )
     for process in processes:

@@ -108,6 +108,10 @@ class TriggerNotFound(ProctreeError, LookupError):
     """There is no trigger of this name."""
 
 
+class ExecutorError(ProctreeError, ValueError):
+    """There is no such executor."""
+
+
 class CommandError(ProctreeError, ValueError):
     """The management command can't be written."""
 

@@ -49,9 +49,9 @@ def plan_family(tree: ProcessTree, first_run_id: str, family: str | None = None)
     """
     family = family or first_run_id
     planned = families.plan(tree.pk, TreeLink.objects.reachable_from([tree.pk]))
-    first, *members = planned.members
-    trees = ProcessTree.objects.in_bulk([member.tree for member in members])
-    ids = {member.tree: families.run_id(family, member.tree) for member in members}
+    trees = ProcessTree.objects.in_bulk([member.tree for member in planned.members[1:]])
+    members = [member for member in planned.members[1:] if member.tree in trees]
+    ids = {member.tree: families.run_id(family, member.tree) for member in planned.members}
     ids[tree.pk] = first_run_id
     followed_by: dict[int, list[str]] = {}
     for member in members:
@@ -67,7 +67,7 @@ def plan_family(tree: ProcessTree, first_run_id: str, family: str | None = None)
         return {key: tags.join(several) for key, several in values.items() if several}
 
     return FamilyPlan(
-        first_tags=links_of(first) if members else {},
+        first_tags=links_of(planned.members[0]) if members else {},
         runs=[
             PlannedRun(
                 trees[member.tree],

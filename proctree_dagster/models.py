@@ -73,6 +73,20 @@ class ProcessTree(models.Model):
         default=list,
         help_text=_("The processes as JSON, each with a name, a func and dependencies."),
     )
+    executor = models.CharField(
+        _("executor"),
+        max_length=MAX_NAME_LENGTH,
+        blank=True,
+        default="",
+        help_text=_("threads, in_process, multiprocess, … Blank: what the settings say."),
+    )
+    max_concurrent = models.PositiveSmallIntegerField(
+        _("max concurrent"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(spec.MAX_CONCURRENT)],
+        help_text=_("How many processes of a run may run at once. Blank: what the settings say."),
+    )
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated at"), auto_now=True)
 
@@ -118,6 +132,7 @@ class ProcessTree(models.Model):
             "description": self.description,
             "cache_enabled": self.cache_enabled,
             "processes": self.processes,
+            **spec.executor_options(self.executor, self.max_concurrent),
             **self.linked_trees(),
         }
 

@@ -4,14 +4,14 @@ import datetime as dt
 import inspect
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from asgiref.sync import async_to_sync
 from django.utils import timezone
 
-from . import caching, timeouts
+from . import caching, stopping, timeouts
 from .connections import fresh_connections
 from .exceptions import ArgumentError, ResultNotStored, ValidationFailed
 from .response_variables import extract
@@ -274,13 +274,12 @@ def bind_arguments(
 
 
 def _call(func: Function, arguments: Mapping[str, Any], *positional: Any) -> Any:
-    result = func(*positional, **arguments)
-    # Asked of the result, not of the function: a decorated ``async def`` works too.
-    return async_to_sync(_await)(result) if inspect.iscoroutine(result) else result
-
-
-async def _await(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    return await coroutine
+    with stopping.stoppable():
+        result = func(*positional, **arguments)
+        # Asked of the result, not of the function: a decorated ``async def`` works too.
+        if inspect.iscoroutine(result):
+            result = async_to_sync(stopping.stoppable_await)(result)
+    return result
 
 
 def explain(error: BaseException) -> str:

@@ -15,6 +15,7 @@ from .exceptions import InvalidTree
 from .names import MAX_NAME_LENGTH, dagster_name, short_hash
 
 MAX_RETRIES = 1000
+MAX_CONCURRENT = 1000
 MAX_SECONDS = 366 * 24 * 3600
 RESPONSE_TYPES = ("str", "int", "float", "bool", "list", "dict", "decimal", "date", "datetime")
 
@@ -135,6 +136,12 @@ class TreeSpec:
     cache_enabled: bool = True
     processes: tuple[ProcessSpec, ...] = ()
 
+    executor: str = ""
+    """Its executor, by name or dotted path; blank for the deployment's."""
+
+    max_concurrent: int | None = None
+    """How many processes of a run may run at once; ``None`` for what the deployment says."""
+
     dependent_trees: tuple[str, ...] = ()
     """Names of the trees that run after this one has succeeded."""
 
@@ -148,6 +155,7 @@ class TreeSpec:
             "description": self.description,
             "cache_enabled": self.cache_enabled,
             "processes": [process.to_dict() for process in self.processes],
+            **executor_options(self.executor, self.max_concurrent),
             **linked_trees(self.dependent_trees, self.sibling_trees),
         }
 
@@ -162,6 +170,12 @@ def linked_trees(dependents: Iterable[str], siblings: Iterable[str]) -> dict[str
     """Return the names of the trees that follow, as JSON; what is empty is left out."""
     both = {"dependent_trees": sorted(dependents), "sibling_trees": sorted(siblings)}
     return {key: names for key, names in both.items() if names}
+
+
+def executor_options(executor: Any, max_concurrent: Any) -> dict[str, Any]:
+    """Return what a tree's JSON says of its executor: nothing where it says nothing itself."""
+    options = {"executor": executor, "max_concurrent": max_concurrent}
+    return {name: value for name, value in options.items() if value not in ("", None)}
 
 
 def revision(tree: Mapping[str, Any], default_context: Mapping[str, Any]) -> str:
@@ -197,6 +211,8 @@ def parse(data: Mapping[str, Any]) -> TreeSpec:
         description=data.get("description", ""),
         cache_enabled=data.get("cache_enabled", True),
         processes=tuple(_process(each) for each in data["processes"]),
+        executor=data.get("executor", ""),
+        max_concurrent=data.get("max_concurrent"),
         dependent_trees=tuple(data.get("dependent_trees", ())),
         sibling_trees=tuple(data.get("sibling_trees", ())),
     )
@@ -216,6 +232,18 @@ def problems(data: Mapping[str, Any]) -> list[str]:
         found.append("The tree's description must be a string.")
     if not isinstance(data.get("cache_enabled", True), bool):
         found.append("The tree's cache_enabled must be true or false.")
+    executor = data.get("executor", "")
+    if not isinstance(executor, str) or len(executor) > MAX_NAME_LENGTH:
+        found.append(
+            f"The tree's executor must be a name or a dotted path of at most {MAX_NAME_LENGTH} "
+            f"characters, not {executor!r:.60}."
+        )
+    max_concurrent = data.get("max_concurrent")
+    if max_concurrent is not None and not _whole(max_concurrent, 1, MAX_CONCURRENT):
+        found.append(
+            f"The tree's max_concurrent must be a whole number from 1 to {MAX_CONCURRENT}, not "
+            f"{max_concurrent!r}."
+        )
     found += _link_problems(data)
     processes = data.get("processes")
     if not isinstance(processes, (list, tuple)):

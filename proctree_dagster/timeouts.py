@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from .connections import fresh_connections
+from .connections import own_connections
 from .exceptions import ProcessTimeout
 
 
@@ -37,8 +37,9 @@ def call(func: Callable[[], Any], seconds: float | None, process: str) -> Any:
 
     def work() -> None:
         try:
-            with fresh_connections():
-                answers.put((context.run(func), None))
+            with own_connections():
+                result = context.run(func)
+            answers.put((result, None))
         except BaseException as error:  # noqa: BLE001  # raised by the thread that waits
             answers.put((None, error))
 

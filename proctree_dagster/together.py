@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from django.db import connections
-
 from . import context as contexts
 from . import execution, links, outbox
-from .connections import in_transaction
+from .connections import in_transaction, own_connections
 from .exceptions import ProctreeError
 from .execution import Results
 from .links import FamilyPlan, PlannedRun
@@ -83,18 +81,22 @@ def _run_after(
 ) -> Results:
     """Wait for the runs before, and run a tree if they have succeeded; raises nothing."""
     name = planned.tree.name
-    try:
-        if not all(future.exception() is None and future.result()["success"] for future in before):
-            return execution.not_run(name, "Not run: a tree before it failed.")
-        row = execution.get_row(name)
-        return execution.execute_row(
-            row, context, triggered_by="tree", run_id=planned.run_id, run_tags=planned.tags
-        )
-    except Exception as error:  # a follower's fault must not hide what the others came to
-        logger.exception("The process tree %r could not be run.", name)
-        return execution.not_run(name, explain(error))
-    finally:
-        connections.close_all()  # this thread's
+    with own_connections():
+        try:
+            if not all(map(_has_succeeded, before)):
+                return execution.not_run(name, "Not run: a tree before it failed.")
+            row = execution.get_row(name)
+            return execution.execute_row(
+                row, context, triggered_by="tree", run_id=planned.run_id, run_tags=planned.tags
+            )
+        except Exception as error:  # a follower's fault must not hide what the others came to
+            logger.exception("The process tree %r could not be run.", name)
+            return execution.not_run(name, explain(error))
+
+
+def _has_succeeded(run: Future[Results]) -> bool:
+    """Wait for a run, and say whether it has succeeded."""
+    return run.exception() is None and run.result()["success"]
 
 
 def _leave_to_dagster(

@@ -9,7 +9,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
-from . import command_files, execution, functions, links, spec, triggers
+from . import command_files, execution, functions, links, spec, triggers, validation
 from . import context as contexts
 from .drafts import DraftProcess, Export, export
 from .exceptions import (
@@ -62,6 +62,8 @@ class ProcessTreeInstance:
         self.name = name
         self.description = description
         self.cache_enabled = cache_enabled
+        self.executor = ""
+        self.max_concurrent: int | None = None
         self.func_registry: dict[str, Function] = {}
         self._overwrite = overwrite
         self._row = tree_instance
@@ -92,6 +94,7 @@ class ProcessTreeInstance:
         found = spec.problems(row.to_dict())
         if found:
             raise InvalidTree(row.name, found)
+        self.executor, self.max_concurrent = row.executor, row.max_concurrent
         for process in row.processes:
             options = {key: value for key, value in process.items() if key not in ("name", "func")}
             self._processes.append(DraftProcess(process["name"], process["func"], options))
@@ -352,6 +355,22 @@ class ProcessTreeInstance:
         self.cache_enabled = cache_enabled
         return self
 
+    def set_executor(self, name: str, max_concurrent: int | None = None) -> "ProcessTreeInstance":
+        """Set what executes the tree's runs, and return the tree.
+
+        Parameters
+        ----------
+        name:
+            An executor's name (``threads``, ``in_process``, ``multiprocess``, …) or dotted path;
+            blank for what ``PROCTREE["EXECUTOR"]`` says.
+        max_concurrent:
+            How many processes of a run may run at once, where the executor can do so; ``None`` for
+            what ``PROCTREE["MAX_CONCURRENT"]`` says.
+        """
+        self.executor = name
+        self.max_concurrent = max_concurrent
+        return self
+
     def _get(self, process_name: str) -> DraftProcess:
         for process in self._processes:
             if process.name == process_name:
@@ -394,7 +413,8 @@ class ProcessTreeInstance:
             row = ProcessTree(name=self.name)
         with transaction.atomic():
             if row.pk is None or row.content != draft.data:
-                for attribute in ("name", "description", "cache_enabled", "processes"):
+                row.executor, row.max_concurrent = "", None  # left out where they say nothing
+                for attribute in draft.data.keys() - {"dependent_trees", "sibling_trees"}:
                     setattr(row, attribute, draft.data[attribute])
                 try:
                     with transaction.atomic():
@@ -436,14 +456,25 @@ class ProcessTreeInstance:
         return spec.parse(draft.data)
 
     def _check(self, draft: Export, others: Sequence[str] = ()) -> None:
-        found = [*spec.problems(draft.data), *draft.problems, *others]
-        found += Trigger.objects.unknown_problems(draft.data, self._subscriptions)
+        found = [
+            *spec.problems(draft.data),
+            *validation.executor_problems(draft.data),
+            *draft.problems,
+            *others,
+            *Trigger.objects.unknown_problems(draft.data, self._subscriptions),
+        ]
         if found:
             raise InvalidTree(self.name, found)
 
     def _export(self) -> Export:
         draft = export(
-            self.name, self.description, self.cache_enabled, self._processes, self.func_registry
+            self.name,
+            self.description,
+            self.cache_enabled,
+            self._processes,
+            self.func_registry,
+            self.executor,
+            self.max_concurrent,
         )
         draft.data |= spec.linked_trees(self._dependents, self._siblings)
         return draft

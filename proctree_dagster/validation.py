@@ -3,12 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from . import functions, spec
+from . import executor_names, functions, spec
 from .exceptions import FunctionError, InvalidTree
 
 
 def validate_tree(data: Mapping[str, Any]) -> spec.TreeSpec:
-    """Return the tree if it is valid and every function that it names can be found.
+    """Return the tree if it is valid, and its executor and every function that it names are there.
 
     Parameters
     ----------
@@ -20,10 +20,17 @@ def validate_tree(data: Mapping[str, Any]) -> spec.TreeSpec:
     InvalidTree
         With every problem of the tree, its functions' included.
     """
-    found = [*spec.problems(data), *reference_problems(data)]
+    found = [*spec.problems(data), *executor_problems(data), *reference_problems(data)]
     if found:
         raise InvalidTree(str(data.get("name", "")), found)
     return spec.parse(data)
+
+
+def executor_problems(data: Mapping[str, Any]) -> list[str]:
+    """Return a sentence if the executor that the tree names is not there, or not allowed."""
+    name = data.get("executor", "")
+    problem = executor_names.problem_of_row(name) if isinstance(name, str) else None
+    return [] if problem is None else [f"The tree's executor: {problem}."]
 
 
 def reference_problems(data: Mapping[str, Any]) -> list[str]:

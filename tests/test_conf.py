@@ -208,3 +208,62 @@ def test_time_zones_and_the_home_are_reported_at_once(
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "other"))
     with override_settings(USE_TZ=False, PROCTREE={"DAGSTER_HOME": str(tmp_path)}):
         assert set(found_by_check()) == {"E002", "E003"}
+
+
+FITTING = {
+    "ENGINE": "django.db.backends.sqlite3",
+    "NAME": "/srv/db.sqlite3",
+    "OPTIONS": {
+        "timeout": 20,
+        "transaction_mode": "IMMEDIATE",
+        "init_command": "PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL;",
+    },
+}
+
+
+@pytest.mark.parametrize(
+    ("option", "complaint"),
+    [
+        ("timeout", "timeout is not at least 10 seconds"),
+        ("transaction_mode", "transaction_mode is not IMMEDIATE"),
+        ("init_command", "does not switch the write-ahead log on"),
+    ],
+)
+def test_sqlite_that_does_not_fit_threads_is_a_warning(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, option: str, complaint: str
+) -> None:
+    options = {key: value for key, value in FITTING["OPTIONS"].items() if key != option}  # type: ignore[attr-defined]
+    unfit = {**FITTING, "OPTIONS": options}
+    monkeypatch.setitem(settings.DATABASES, "fits", FITTING)
+    monkeypatch.setitem(settings.DATABASES, "books", unfit)
+    [message] = found_by_check()["W003"]
+    assert "'books'" in message
+    assert complaint in message
+    assert ";" not in message
+
+
+@pytest.mark.parametrize(
+    ("proctree", "changes"),
+    [
+        ({}, {}),
+        ({"EXECUTOR": "in_process"}, {"OPTIONS": {}}),
+        ({"MAX_CONCURRENT": 1}, {"OPTIONS": {}}),
+        ({}, {"OPTIONS": {}, "ENGINE": "django.db.backends.postgresql"}),
+        ({}, {"OPTIONS": {}, "NAME": ":memory:"}),
+    ],
+)
+def test_where_nothing_is_wrong_with_sqlite_nothing_is_said(
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    proctree: dict[str, Any],
+    changes: dict[str, Any],
+) -> None:
+    settings.PROCTREE = proctree
+    monkeypatch.setitem(settings.DATABASES, "books", {**FITTING, **changes})
+    assert found_by_check() == {}
+
+
+def test_an_executor_that_is_not_there_is_an_error(settings: Any) -> None:
+    settings.PROCTREE = {"EXECUTOR": "k8s_job"}
+    [message] = found_by_check()["E005"]
+    assert "not installed: pip install dagster-k8s" in message

@@ -272,6 +272,20 @@ class TestFailure:
         execute_again(instance, fetch(instance, run.run_id))
         assert work(instance) == ["b"]
 
+    @pytest.mark.parametrize("family", [None, "typed by somebody"])
+    def test_a_launch_that_has_copied_the_tags_of_another_run_begins_a_family_of_its_own(
+        self, instance: DagsterInstance, family: str | None
+    ) -> None:
+        save("b")
+        save("a", then=("b",))
+        first = fetch(instance, ProcessTreeManager.execute_tree("a")["run_id"])
+        assert work(instance) == ["b"]
+        copied = {**first.tags, **({} if family is None else {tags.FAMILY: family})}
+        row = ProcessTree.objects.get(name="a")
+        second = execution.execute_row(row, run_tags=copied)["run_id"]
+        assert work(instance) == ["b"]
+        assert fetch(instance, second).tags[tags.FAMILY] == second
+
     def test_a_circle_that_sql_has_made_ends_where_it_began_and_the_log_says_so(
         self, instance: DagsterInstance, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -265,6 +265,18 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
         place.close()
 
 
+def test_the_log_of_a_run_is_live(place: Place) -> None:
+    run_id = place.launch(sleeps="true")
+    place.said(run_id)
+    seen: list[str] = []
+    place.instance.watch_event_logs(run_id, None, lambda entry, _: seen.append(entry.message))
+    run = place.run(run_id)
+    place.instance.report_engine_event("told from outside", run)
+    wait_for("the log to be told", lambda: "told from outside" in seen)
+    place.go(run_id)
+    assert place.ended(run_id) == DagsterRunStatus.SUCCESS
+
+
 def test_a_run_is_forked_into_a_session_of_its_own(place: Place) -> None:
     first, second = place.launch(), place.launch()
     said = [place.said(run_id) for run_id in (first, second)]

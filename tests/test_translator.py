@@ -137,8 +137,10 @@ def test_a_translator_must_be_one(settings: Any) -> None:
 @pytest.mark.parametrize(
     ("executor", "complaint"),
     [
-        ("thread", "unknown: 'thread'; choose one of in_process, multiprocess"),
-        ("dagster_celery.celery_executor", "Is its package installed"),
+        ("thread", "'thread' is unknown: choose one of threads, in_process, multiprocess, celery"),
+        ("dask", "'dask' is not installed: pip install dagster-dask"),
+        ("dagster_celery.celery_executor", "is not installed: pip install dagster-celery"),
+        ("nowhere.executor", "no module 'nowhere'; is its package installed?"),
         ("tests.app.processes.one", "not an executor"),
     ],
 )

@@ -1,10 +1,12 @@
-"""The table of executors, and what every run does before its first process.
+"""The choice of a tree's executor, and what every run does before its first process.
 
-Whatever executor a project chooses is wrapped: the wrapper lets a scheduled run take its claim and
-says when the tree has changed since the run was requested; then the chosen one takes over.
+The table of their names is ``executor_names``. Whatever executor is chosen is wrapped: the wrapper
+lets a scheduled run take its claim and says when the tree has changed since the run was requested;
+then the chosen one takes over.
 """
 
 import logging
+import multiprocessing
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -29,45 +31,64 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError
 from django.utils.module_loading import import_string
 
-from .. import claims, conf, tags
+from .. import claims, conf, executor_names, tags
 from .. import context as contexts
 from ..connections import fresh_connections
-from ..exceptions import TreeFailed
+from ..exceptions import ExecutorError, TreeFailed
 from ..models import RunStatus
-from . import followers, runs
+from ..process import explain
+from . import event_writes, followers, runs
+from .records import TreeRecord
+from .threads import threads_executor as threads_executor  # public here
 
 logger = logging.getLogger(__name__)
 
 RUN_RESOURCE = "tree_run"
 """The resource that holds a run's context."""
 
-EXECUTORS = {
-    "in_process": in_process_executor,
-    "multiprocess": multiprocess_executor,
-}
-"""Executors by the name that ``PROCTREE["EXECUTOR"]`` gives them."""
 
-
-def tree_executor(revision: str, went_on_after: list[str] | None = None) -> ExecutorDefinition:
+def tree_executor(tree: TreeRecord, went_on_after: list[str] | None = None) -> ExecutorDefinition:
     """Return the executor of a tree's job.
 
     Parameters
     ----------
-    revision:
-        The tree's.
+    tree:
+        The tree. The one op of a broken one fails in process, whatever is wrong with its executor.
     went_on_after:
         Given if the run stays in the calling process, where Ctrl-C cancels it: the required
         processes that will have failed without stopping it.
+
+    Raises
+    ------
+    ImproperlyConfigured
+        ``PROCTREE["EXECUTOR"]`` names none.
+    ExecutorError
+        The tree's does not.
     """
-    chosen = configured_executor() if went_on_after is None else in_process_executor
+    current = conf.current()
+    if tree.spec is None:
+        chosen = in_process_executor
+    elif went_on_after is not None:
+        chosen = threads_executor
+    elif tree.spec.executor in ("", current.EXECUTOR):
+        chosen = configured_executor()
+    else:
+        problem = executor_names.problem_of_row(tree.spec.executor)
+        if problem is not None:  # before anything is imported, whoever has read the row
+            raise ExecutorError(f"The tree's executor: {problem}.")
+        chosen = find_executor(tree.spec.executor)
+    max_concurrent = (tree.spec and tree.spec.max_concurrent) or current.MAX_CONCURRENT
 
     def create(context: InitExecutorContext) -> Executor:
         assert chosen.executor_creation_fn is not None
-        return TreeExecutor(chosen.executor_creation_fn(context), revision, went_on_after)
+        config = _with_defaults(chosen, context.executor_config, max_concurrent)
+        inner = chosen.executor_creation_fn(context._replace(executor_config=config))
+        return TreeExecutor(inner, tree.revision, went_on_after)
 
     return ExecutorDefinition(
         name=chosen.name,
-        config_schema=chosen.config_schema.as_field(),
+        # As it is, not as a field: an executor that was ``configured`` keeps what it was given.
+        config_schema=chosen.config_schema,  # type: ignore[arg-type]
         requirements=chosen.get_requirements,
         executor_creation_fn=create,
         description=chosen.description,
@@ -82,23 +103,50 @@ def configured_executor() -> ExecutorDefinition:
     ImproperlyConfigured
         It is neither in the table nor the dotted path of an ``ExecutorDefinition``.
     """
-    name = conf.current().EXECUTOR
-    if name in EXECUTORS:
-        return EXECUTORS[name]
-    known = f"choose one of {', '.join(EXECUTORS)}, or a dotted path"
-    if "." not in name:
-        raise ImproperlyConfigured(f'PROCTREE["EXECUTOR"] is unknown: {name!r}; {known}.')
     try:
-        found = import_string(name)
-    except ImportError as error:
-        raise ImproperlyConfigured(
-            f'PROCTREE["EXECUTOR"] can\'t be imported: {error}. Is its package installed?'
+        return find_executor(conf.current().EXECUTOR)
+    except ExecutorError as error:
+        raise ImproperlyConfigured(f'PROCTREE["EXECUTOR"]: {error}') from error
+
+
+def find_executor(name: str) -> ExecutorDefinition:
+    """Return an executor by its name in the table, or by its dotted path.
+
+    Raises
+    ------
+    ExecutorError
+        It is unknown, not installed, raises when it is imported, or is something else.
+    """
+    problem = executor_names.problem_of_name(name)
+    if problem is not None:
+        raise ExecutorError(problem)
+    try:
+        found = import_string(executor_names.path_of(name))
+    except Exception as error:  # a module may raise anything when it is imported
+        raise ExecutorError(
+            f"the executor {name!r} can't be imported: {explain(error)}."
         ) from error
     if not isinstance(found, ExecutorDefinition):
-        raise ImproperlyConfigured(
-            f'PROCTREE["EXECUTOR"] names {type(found).__name__}, not an executor; {known}.'
+        raise ExecutorError(
+            f"{name!r} is {type(found).__name__}, not an executor (an ExecutorDefinition)"
         )
     return found
+
+
+def _with_defaults(
+    chosen: ExecutorDefinition, config: Mapping[str, Any], max_concurrent: int
+) -> dict[str, Any]:
+    """Fill in what the run's configuration leaves open."""
+    result = dict(config)
+    takes = getattr(chosen.config_schema.config_type, "fields", {})
+    if "max_concurrent" in takes and result.get("max_concurrent") is None:
+        result["max_concurrent"] = max_concurrent
+    forks = "forkserver" in multiprocessing.get_all_start_methods()
+    if chosen is multiprocess_executor and forks and not result.get("start_method"):
+        # Each step's process is forked from one that has the trees imported.
+        modules = [conf.current().DEFINITIONS]
+        result["start_method"] = {"forkserver": {"preload_modules": modules}}
+    return result
 
 
 class TreeExecutor(Executor):
@@ -135,13 +183,14 @@ class TreeExecutor(Executor):
             raise runs.ClaimRefused(claim.reason)
         if claim is not None:
             yield DagsterEvent.engine_event(plan_context, str(claim), EngineEventData())
-        failed = True
+        failed = False
         try:
-            any_failed = False
             for event in self._execute(plan_context):
-                any_failed = any_failed or event.is_step_failure
+                failed = failed or event.is_step_failure
                 yield event
-            failed = any_failed
+        except BaseException:
+            failed = True
+            raise
         finally:
             if claim is not None:
                 _write_down_end(plan_context, failed)
@@ -162,7 +211,8 @@ class TreeExecutor(Executor):
             contexts.decode(context)
             yield from followers.begin(plan_context, context)
         try:
-            yield from self._inner.execute(plan_context, plan_context.execution_plan)
+            with event_writes.grouped(instance, run.run_id):
+                yield from self._inner.execute(plan_context, plan_context.execution_plan)
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
             current = instance.get_run_by_id(run.run_id)
             if self._local and current and current.status == DagsterRunStatus.STARTED:

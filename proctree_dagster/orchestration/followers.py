@@ -1,7 +1,8 @@
 """What a run does for those that follow it: plan them as it starts, deliver them as it ends."""
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from dagster import DagsterEvent, DagsterInstance, DagsterRun, MetadataValue, RunsFilter
@@ -10,7 +11,7 @@ from dagster._core.execution.context.system import PlanOrchestrationContext
 from dagster._core.storage.dagster_run import DagsterRunStatus
 from django.db import transaction
 
-from .. import links, outbox, tags
+from .. import families, links, outbox, tags
 from ..connections import fresh_connections, in_transaction
 from ..models import OutboxRun, ProcessTree
 from . import runs
@@ -34,7 +35,7 @@ def begin(
     """
     run, instance = plan_context.dagster_run, plan_context.instance
     parent = instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
-    family, followers = run.tags.get(tags.FAMILY), tags.split(run.tags.get(tags.FOLLOWED_BY))
+    family, before, followers = _family_of(run)
     # Executed again after it has succeeded, a run is followed by nothing: that has been done.
     is_repeated = parent is not None and parent.status == DagsterRunStatus.SUCCESS
     if family is None and not is_repeated:
@@ -44,8 +45,27 @@ def begin(
     if parent is not None and not is_repeated:
         outbox.replace(family, parent.run_id, run.run_id)
     _deliver_soon(instance, followers)
-    message, metadata = _kin(instance, run, followers)
+    message, metadata = _kin(instance, before, followers)
     yield DagsterEvent.engine_event(plan_context, message, EngineEventData(metadata=metadata))
+
+
+def _family_of(run: DagsterRun) -> tuple[str | None, list[str], list[str]]:
+    """Return the family that a run was made for, and those before and behind it in it.
+
+    Its tags alone don't say so: a launch may have copied them from another run.
+    """
+    family = run.tags.get(tags.FAMILY)
+    if family is None:
+        return None, [], []
+    is_member = run.parent_run_id is not None or run.run_id == family
+    if not is_member and not OutboxRun.objects.filter(run_id=run.run_id).exists():
+        tree = ProcessTree.objects.filter(job_name=run.job_name).first()
+        with suppress(ValueError):  # what somebody typed
+            is_member = tree is not None and run.run_id == families.run_id(family, tree.pk)
+        if not is_member:
+            return None, [], []
+    links_of = [tags.split(run.tags.get(tag)) for tag in (tags.FOLLOWS, tags.FOLLOWED_BY)]
+    return family, links_of[0], links_of[1]
 
 
 def _plan(
@@ -66,6 +86,8 @@ def _plan(
     for problem in plan.problems:
         logger.error(problem)
         plan_context.log.warning(problem)
+    if not plan.runs:
+        return None, []  # the links were deleted at this moment
     with transaction.atomic():
         for planned in plan.runs:
             outbox.add(planned.tree, context, planned.tags, planned.after, planned.run_id)
@@ -74,10 +96,9 @@ def _plan(
 
 
 def _kin(
-    instance: DagsterInstance, run: DagsterRun, followers: Iterable[str]
+    instance: DagsterInstance, before: list[str], behind: list[str]
 ) -> tuple[str, dict[str, MetadataValue[Any]]]:
     """Say which runs a run follows and which follow it; with links, for the UI."""
-    before, behind = tags.split(run.tags.get(tags.FOLLOWS)), list(followers)
     rows = OutboxRun.objects.filter(run_id__in=[*before, *behind]).select_related("process_tree")
     names = {str(row.run_id): row.process_tree.name for row in rows}
     for made in instance.get_runs(RunsFilter(run_ids=before)) if before else ():

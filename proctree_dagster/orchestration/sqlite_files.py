@@ -35,10 +35,12 @@ def of_instance(instance: DagsterInstance) -> list[Path]:
     return [home / name for name in names]
 
 
-def of_run(instance: DagsterInstance, run_id: str) -> list[Path]:
-    """Return the files that a run's events are written to; none if they are elsewhere."""
+def of_worker(instance: DagsterInstance) -> list[Path]:
+    """Return the files that a run's worker writes to again and again; none if they are elsewhere.
+
+    Not the file of the run's own events: Dagster's UI looks at it when it is written back to.
+    """
     storage = instance.event_log_storage
     if not isinstance(storage, sqlite_event_log.SqliteEventLogStorage):
         return []
-    shards = (run_id, sqlite_event_log.INDEX_SHARD_NAME)
-    return [Path(storage.path_for_shard(shard)) for shard in shards]
+    return [Path(storage.path_for_shard(sqlite_event_log.INDEX_SHARD_NAME))]

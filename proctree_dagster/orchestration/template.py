@@ -515,7 +515,7 @@ def _work(args: ExecuteRunArgs) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         with (
             _open_instance(args) as instance,
-            sqlite_files.keep_open(sqlite_files.of_run(instance, args.run_id)),
+            sqlite_files.keep_open(sqlite_files.of_worker(instance)),
         ):
             worker = Worker.of_process(args.run_id, os.getpid())
             instance.add_run_tags(args.run_id, worker.as_tags())

@@ -7,6 +7,7 @@ what your trees look like in Dagster: call ``super()`` and change what it return
 import inspect
 import json
 import logging
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -53,6 +54,7 @@ from ..models import ProcessTree, ProcessTreeSchedule, Trigger
 from ..names import dagster_name
 from ..process import Outcome, Process, explain, in_sync, run_process
 from ..spec import ProcessSpec, linked_trees
+from . import event_writes
 from .executors import RUN_RESOURCE, tree_executor
 from .records import TreeRecord
 from .results import result_io_manager
@@ -69,7 +71,7 @@ class Local:
     """How a run in the calling process differs from one that a worker executes."""
 
     collect: Collect
-    """Called with the outcome of each process, as it starts and as it ends."""
+    """Called with the outcome of each process, as it starts and as it ends, from its thread."""
 
     in_sync: frozenset[str] = frozenset()
     """Processes that need not run."""
@@ -108,7 +110,7 @@ class ProcessTreeTranslator:
             Given if the job runs in the calling process, whatever ``PROCTREE["EXECUTOR"]`` says.
         """
         went_on_after = None if local is None else local.went_on_after
-        executor = tree_executor(tree.revision, went_on_after)
+        executor = tree_executor(tree, went_on_after)
         loggers = {"django": _django_logger} if local else {}
         return self.graph(tree).to_job(
             name=tree.job_name,
@@ -339,6 +341,7 @@ def _compute(
     ) -> Iterator[Output[Outcome]]:
         run: TreeRun = getattr(context.resources, RUN_RESOURCE)
         dependencies = {name: inputs[dagster_name(name)] for name in process.spec.dependencies}
+        event_writes.flush(context.instance)
         run.tell(process.name, Outcome("running"))
         started = time.perf_counter()
         try:
@@ -364,6 +367,10 @@ def _compute(
     return compute
 
 
+_tagging = threading.Lock()
+"""Held while a run's tag is read and written again: processes may fail side by side."""
+
+
 def _tell_of_allowed_failure(context: OpExecutionContext, process: Process) -> None:
     """Mark plainly what failed but was allowed to: an ERROR with its traceback, and a tag."""
     why = "This run does not stop on errors" if process.required else "It is not required"
@@ -372,10 +379,11 @@ def _tell_of_allowed_failure(context: OpExecutionContext, process: Process) -> N
         f"Process {process.name!r} failed. {why}, so the run goes on without its result."
         f"\n\n{traceback.format_exc()}"
     )
-    run = context.instance.get_run_by_id(context.run_id)
-    before = run.tags.get(tags.FAILED_OPTIONAL) if run is not None else None
-    names = f"{before}, {process.name}" if before else process.name
-    context.instance.add_run_tags(context.run_id, {tags.FAILED_OPTIONAL: names})
+    with _tagging:
+        run = context.instance.get_run_by_id(context.run_id)
+        before = run.tags.get(tags.FAILED_OPTIONAL) if run is not None else None
+        names = f"{before}, {process.name}" if before else process.name
+        context.instance.add_run_tags(context.run_id, {tags.FAILED_OPTIONAL: names})
 
 
 def outcome_metadata(outcome: Outcome) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from alembic.script import ScriptDirectory
 
 # Everything below is imported by Dagster when a run needs it, and so by each run's process anew.
 from dagster._core.execution.plan import active  # noqa: F401
-from dagster._core.executor import in_process  # noqa: F401
 from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager  # noqa: F401
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
@@ -14,7 +13,7 @@ from dagster._core.storage.sql import get_alembic_config
 from dagster._core.workspace import autodiscovery  # noqa: F401
 from watchdog.observers import polling  # noqa: F401
 
-from . import coordinator, launcher  # noqa: F401
+from . import coordinator, launcher, threads  # noqa: F401
 
 _STORAGES = (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage)
 

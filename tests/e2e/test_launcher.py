@@ -31,11 +31,29 @@ def speak(name="scheduled", sleeps=False, **context):
     os.replace(path + ".part", path)
     while sleeps and not os.path.exists(os.path.join(FOLDER, f"{name}.go")):
         time.sleep(0.05)
+
+def endless(name):
+    speak(name)
+    try:
+        while True:
+            time.sleep(0.05)
+    finally:
+        open(os.path.join(FOLDER, f"{name}.cleaned"), "w").close()
+
+def left(**context):
+    endless("left")
+
+def right(**context):
+    endless("right")
 """
 
 TREES = """
 for name, pool in (("speak", None), ("pooled", "a_pool"), ("due", None), ("alone", None)):
     ProcessTreeInstance(name).add_process("speak", func="spoken:speak", pool=pool).save()
+fan = ProcessTreeInstance("fan").add_process("first", func="spoken:speak")
+fan.add_process("left", "spoken:left", ["first"]).add_process("right", "spoken:right", ["first"])
+fan.add_process("last", "spoken:speak", ["left", "right"]).save()
+ProcessTreeInstance("forked").set_executor("multiprocess").add_process("a", "spoken:speak").save()
 ProcessTreeInstance.load("due").register_schedule(interval_minutes=60)
 ProcessTreeSchedule.objects.update(next_run=timezone.now() - datetime.timedelta(minutes=1))
 """
@@ -172,6 +190,39 @@ def test_limits_are_kept_exactly_when_many_runs_want_to_start(services: Speaking
     assert {services.finished(run_id)["status"] for run_id in ids.values()} == {"SUCCESS"}
     assert at_once(services.times(list(ids.values()))) == 4
     assert at_once(services.times([ids[name] for name in alone])) == 1
+
+
+@pytest.mark.parametrize(("how", "status"), [("in the UI", "CANCELED"), ("SIGTERM", "FAILURE")])
+def test_a_fan_out_that_is_terminated_stops_all_of_its_processes(
+    services: Speaking, how: str, status: str
+) -> None:
+    for file in services.folder.glob("*.cleaned"):
+        file.unlink()
+    for name in ("left", "right"):
+        (services.folder / f"{name}.said").unlink(missing_ok=True)
+    run_id = services.launch("fan", {"context": {"name": f"fan {how}"}})
+    said = [services.said(name) for name in (f"fan {how}", "left", "right")]
+    assert len({each["pid"] for each in said}) == 1, "threads of one process"
+    if how == "SIGTERM":  # nobody has asked Dagster for it, so to Dagster it is a failure
+        os.kill(said[0]["pid"], signal.SIGTERM)
+    else:
+        services.terminate(run_id)
+    assert services.finished(run_id)["status"] == status
+    assert all((services.folder / f"{name}.cleaned").exists() for name in ("left", "right"))
+    events = services.events(run_id)
+    assert events.count("ExecutionStepStartEvent") == 3, "the last one never began"
+    assert events.count("ExecutionStepFailureEvent") == 2
+
+
+def test_a_tree_may_have_processes_of_the_operating_system(services: Speaking) -> None:
+    template = services.template()
+    run_id = services.launch("forked", {"context": {"name": "forked"}})
+    run = services.finished(run_id)
+    assert run["status"] == "SUCCESS", run
+    worker = json.loads(run["tags"]["proctree/worker"])["pid"]
+    said = services.said("forked")
+    assert worker not in (said["pid"], said["parent"])
+    assert said["parent"] != template.pid
 
 
 def test_a_killed_daemon_takes_nothing_with_it(services: Speaking) -> None:

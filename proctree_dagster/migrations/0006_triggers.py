@@ -8,7 +8,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('proctree_dagster', '0004_links'),
+        ('proctree_dagster', '0005_links'),
     ]
 
     operations = [

@@ -9,7 +9,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('proctree_dagster', '0002_crons_overlap_and_last_run'),
+        ('proctree_dagster', '0003_executor_of_a_tree'),
     ]
 
     operations = [

@@ -7,7 +7,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('proctree_dagster', '0003_outbox'),
+        ('proctree_dagster', '0004_outbox'),
     ]
 
     operations = [

@@ -1,0 +1,322 @@
+"""What a step costs: stock Dagster's in-process executor and ours, side by side on one machine.
+
+    .venv/bin/python -m benchmarks.steps
+
+A chain of fifty processes that do nothing, written by hand as a Dagster job and saved as a tree,
+on SQLite and on PostgreSQL; and a fan-out of eight that sleep. Each sample is a run in a process of
+its own that does what ``dagster api execute_run`` does; the sides take turns. What is measured
+lies between the first function and the last, so what it takes to start the process is not in it.
+Lasts about eight minutes.
+"""
+
+import argparse
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.launch import Row, tell
+from tests.e2e.stack import TOP
+
+LENGTH = 50
+"""Processes of the chain."""
+
+WIDTH = 8
+"""Processes of the fan-out's middle."""
+
+FUNCTIONS = """
+import os
+import time
+
+def note(what):
+    with open(os.environ["BENCH_NOTES"], "a") as notes:
+        notes.write(f"{what} {time.time()} {time.process_time()}\\n")
+
+def begin(**dependencies):
+    note("begins")
+    return 1
+
+def step(**dependencies):
+    return len(dependencies)
+
+def end(**dependencies):
+    note("ends")
+    return 1
+
+def begin_slowly(**dependencies):
+    note("begins")
+    time.sleep(0.2)
+
+def sleep(**dependencies):
+    time.sleep(0.2)
+
+def end_slowly(**dependencies):
+    time.sleep(0.2)
+    note("ends")
+"""
+
+SHAPES = f"""
+def chain(add):
+    add("step_0", "begin", [])
+    for number in range(1, {LENGTH}):
+        function = "step" if number < {LENGTH} - 1 else "end"
+        add(f"step_{{number}}", function, [f"step_{{number - 1}}"])
+
+def fan(add):
+    add("first", "begin_slowly", [])
+    for number in range({WIDTH}):
+        add(f"middle_{{number}}", "sleep", ["first"])
+    add("last", "end_slowly", [f"middle_{{number}}" for number in range({WIDTH})])
+"""
+
+BY_HAND = """
+import django
+
+django.setup()
+
+import dagster as dg
+import bench_functions
+import bench_shapes
+
+def op(name, function, dependencies):
+    @dg.op(name=name, ins={each: dg.In() for each in dependencies})
+    def compute(context, **results):
+        return getattr(bench_functions, function)(**results)
+
+    return compute
+
+def job(shape):
+    nodes, wires = [], {}
+
+    def add(name, function, dependencies):
+        nodes.append(op(name, function, dependencies))
+        wires[name] = {each: dg.DependencyDefinition(each) for each in dependencies}
+
+    shape(add)
+    graph = dg.GraphDefinition(name=shape.__name__, node_defs=nodes, dependencies=wires)
+    return graph.to_job(executor_def=dg.in_process_executor)
+
+@dg.repository
+def process_trees():
+    return [job(bench_shapes.chain), job(bench_shapes.fan)]
+"""
+
+SAVE_THE_TREES = """
+import bench_shapes
+
+for shape in (bench_shapes.chain, bench_shapes.fan):
+    tree = ProcessTreeInstance(shape.__name__, overwrite=True)
+    shape(lambda name, function, dependencies: tree.add_process(
+        name, func=f"bench_functions:{function}", dependencies=dependencies))
+    tree.save()
+"""
+
+SETTINGS = f"""
+from example.settings import *
+
+PROCTREE = {{
+    **PROCTREE,
+    "FUNCTION_MODULES": ["bench_functions", "example.ledger"],
+    "MAX_CONCURRENT": {WIDTH},
+}}
+LOGGING = {{"version": 1, "disable_existing_loggers": False}}
+"""
+
+WORKER = """
+import sys
+
+import django
+
+django.setup()
+
+from dagster import DagsterInstance
+from dagster._cli.api import _execute_run_command_body
+from dagster._core.definitions.reconstruct import ReconstructableRepository
+from proctree_dagster.orchestration import runs
+
+module, name = sys.argv[1:]
+code = ReconstructableRepository.for_module(module, "process_trees")
+job = code.get_definition().get_job(name)
+with DagsterInstance.get() as instance:
+    if module == "by_hand":
+        origin = code.get_reconstructable_job(name).get_python_origin()
+        run = instance.create_run_for_job(job, job_code_origin=origin)
+    else:
+        run = runs.create_run(instance, job, {}, {})
+    _execute_run_command_body(run.run_id, instance, lambda event: None, False)
+    assert instance.get_run_by_id(run.run_id).is_success
+"""
+
+
+@dataclass
+class Sample:
+    """One run, from its first function to its last."""
+
+    seconds: float
+    cpu_seconds: float
+
+
+class Side:
+    """A Dagster home, and how to execute a run in it."""
+
+    def __init__(self, folder: Path, module: str, storage: str) -> None:
+        self.folder = folder
+        self.module = module
+        home = folder / "home"
+        home.mkdir(parents=True)
+        (home / "dagster.yaml").write_text(f"telemetry:\n  enabled: false\n{storage}")
+        self.notes = folder / "notes.txt"
+        self.env = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "bench_settings",
+            "DAGSTER_HOME": str(home),
+            "EXAMPLE_DATABASE": str(folder / "db.sqlite3"),
+            "EXAMPLE_DAGSTER_URL": "",
+            "BENCH_NOTES": str(self.notes),
+            "PYTHONPATH": os.pathsep.join([str(folder), str(TOP)]),
+        }
+        self.env.pop("PYTHONDONTWRITEBYTECODE", None)
+        for name, text in {
+            "bench_functions": FUNCTIONS,
+            "bench_shapes": SHAPES,
+            "bench_settings": SETTINGS,
+            "bench_worker": WORKER,
+            "by_hand": BY_HAND,
+        }.items():
+            (folder / f"{name}.py").write_text(text)
+
+    def prepare(self) -> None:
+        """Save the trees."""
+        self._python(str(TOP / "manage.py"), "migrate", "-v0")
+        imports = "from proctree_dagster.tree_builder import ProcessTreeInstance\n"
+        code = imports + SAVE_THE_TREES
+        self._python(str(TOP / "manage.py"), "shell", "--no-imports", "-c", code)
+
+    def run(self, job: str) -> Sample:
+        """Execute one run in a process of its own."""
+        self.notes.write_text("")
+        self._python("-m", "bench_worker", self.module, job)
+        noted = dict(self._notes())
+        (began, cpu_began), (ended, cpu_ended) = noted["begins"], noted["ends"]
+        return Sample(ended - began, cpu_ended - cpu_began)
+
+    def _notes(self) -> Iterator[tuple[str, tuple[float, float]]]:
+        for line in self.notes.read_text().splitlines():
+            what, at, cpu = line.split()
+            yield what, (float(at), float(cpu))
+
+    def _python(self, *args: str) -> None:
+        done = subprocess.run(
+            [sys.executable, *args], cwd=TOP, env=self.env, capture_output=True, text=True
+        )
+        if done.returncode:
+            raise AssertionError(f"{args} exited {done.returncode}\n{done.stderr[-4000:]}")
+
+
+def sides(folder: Path, storage: str) -> tuple[Side, Side]:
+    """Return stock and ours, ready."""
+    both = Side(folder / "stock", "by_hand", storage), Side(folder / "ours", "definitions", storage)
+    for side in both:
+        side.prepare()
+        side.run("chain")  # creates Dagster's tables, and the bytecode
+    return both
+
+
+def samples(pair: tuple[Side, Side], job: str, rounds: int) -> tuple[list[Sample], list[Sample]]:
+    """Let both sides execute a job by turns."""
+    stock, ours = pair
+    results: tuple[list[Sample], list[Sample]] = ([], [])
+    for number in range(rounds):
+        results[0].append(stock.run(job))
+        results[1].append(ours.run(job))
+        last = [round(each[-1].seconds, 3) for each in results]
+        tell(f"{job} {number + 1}: {last[0]} s, {last[1]} s")
+    return results
+
+
+@contextlib.contextmanager
+def postgres_storage() -> Iterator[str]:
+    """Start a PostgreSQL; yield what ``dagster.yaml`` says of it."""
+    from tests.postgres import Postgres
+
+    server = Postgres()
+    try:
+        database = server.new_database()
+        url = f"postgresql+psycopg2://postgres:@/{database['NAME']}?host={database['HOST']}"
+        yield f"storage:\n  postgres:\n    postgres_url: {url}\n"
+    finally:
+        server.stop()
+
+
+def chain_rows(pair: tuple[Side, Side], storage: str, rounds: int) -> list[Row]:
+    """Return what a step of the chain takes."""
+    stock, ours = samples(pair, "chain", rounds)
+
+    def per_step(values: list[float]) -> list[float]:
+        return [1000 * value / (LENGTH - 1) for value in values]
+
+    return [
+        Row(
+            f"a step of a chain of {LENGTH}, {storage}",
+            "ms",
+            "≤ 1.0×",
+            per_step([each.seconds for each in stock]),
+            per_step([each.seconds for each in ours]),
+        ),
+        Row(
+            f"CPU of such a step, {storage}",
+            "ms",
+            "≤ 1.0×",
+            per_step([each.cpu_seconds for each in stock]),
+            per_step([each.cpu_seconds for each in ours]),
+        ),
+    ]
+
+
+def fan_row(pair: tuple[Side, Side], storage: str, rounds: int) -> Row:
+    """Return what the fan-out takes: three times 0.2 s if all of its middle runs at once."""
+    stock, ours = samples(pair, "fan", rounds)
+    return Row(
+        f"1 + {WIDTH} + 1 processes of 0.2 s, {storage}",
+        "s",
+        "≤ 1/2",
+        [each.seconds for each in stock],
+        [each.seconds for each in ours],
+    )
+
+
+def rows(folder: Path, rounds: int) -> list[Row]:
+    """Return the table's rows."""
+    found = []
+    with postgres_storage() as postgres:
+        for storage, settings in {"SQLite": "", "PostgreSQL": postgres}.items():
+            tell(storage)
+            pair = sides(folder / storage, settings)
+            found += chain_rows(pair, storage, rounds)
+            found.append(fan_row(pair, storage, rounds))
+    return found
+
+
+def main() -> None:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=10, help="samples of each measure")
+    given = parser.parse_args()
+    load = os.getloadavg()
+    with tempfile.TemporaryDirectory() as folder:
+        found = rows(Path(folder), given.rounds)
+    print("| measure | stock | ours | ours against stock | target |\n|---|---|---|---|---|")
+    for row in found:
+        print(row.line())
+    print(
+        f"\nMedians (least to most) of {given.rounds}, the sides taking turns, on {os.cpu_count()} "
+        f"cores; load average {load[0]:.1f} before and {os.getloadavg()[0]:.1f} after."
+    )
+
+
+if __name__ == "__main__":
+    main()

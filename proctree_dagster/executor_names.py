@@ -1,0 +1,101 @@
+"""The table of executors: what settings and rows may name, and where it is found.
+
+Nothing is imported here: Django's checks and validators ask, and Dagster takes a second to import.
+``orchestration.executors`` imports what was chosen.
+"""
+
+import importlib.util
+from typing import NamedTuple
+
+from . import conf, functions
+
+
+class Known(NamedTuple):
+    """An executor that has a name."""
+
+    path: str
+    """Dotted path of its ``ExecutorDefinition``."""
+
+    package: str
+    """What to install for it."""
+
+
+EXECUTORS = {
+    "threads": Known("proctree_dagster.orchestration.threads.threads_executor", "proctree-dagster"),
+    "in_process": Known("dagster.in_process_executor", "dagster"),
+    "multiprocess": Known("dagster.multiprocess_executor", "dagster"),
+    "celery": Known("dagster_celery.celery_executor", "dagster-celery"),
+    "celery_docker": Known("dagster_celery_docker.celery_docker_executor", "dagster-celery-docker"),
+    "celery_k8s": Known("dagster_celery_k8s.celery_k8s_job_executor", "dagster-celery-k8s"),
+    "dask": Known("dagster_dask.dask_executor", "dagster-dask"),
+    "docker": Known("dagster_docker.docker_executor", "dagster-docker"),
+    "ecs": Known("dagster_aws.ecs.ecs_executor", "dagster-aws"),
+    "k8s_job": Known("dagster_k8s.k8s_job_executor", "dagster-k8s"),
+}
+"""Executors by the names that ``PROCTREE["EXECUTOR"]`` and trees give them."""
+
+_BY_PATH = {known.path: known for known in EXECUTORS.values()}
+
+
+def path_of(name: str) -> str:
+    """Return the dotted path of an executor, given by its name or by that path."""
+    return EXECUTORS[name].path if name in EXECUTORS else name
+
+
+def problem_of_name(name: str) -> str | None:
+    """Say why there is no such executor, as far as that can be known without importing it.
+
+    Parameters
+    ----------
+    name:
+        A name of the table or a dotted path.
+    """
+    known = EXECUTORS.get(name) or _BY_PATH.get(name)
+    if known is not None:
+        if _is_there(known.path.split(".")[0]):
+            return None
+        return f"the executor {name!r} is not installed: pip install {known.package}"
+    module = name.rpartition(".")[0]
+    if not module:
+        return (
+            f"the executor {name!r} is unknown: choose one of {', '.join(EXECUTORS)}, or give the "
+            "dotted path of an ExecutorDefinition"
+        )
+    if _is_there(module):
+        return None
+    return (
+        f"the executor {name!r} can't be found: there is no module {module!r}; is its package "
+        "installed?"
+    )
+
+
+def problem_of_row(name: str) -> str | None:
+    """Say why a tree can't have the executor that its row names, or return ``None``.
+
+    A row may name what is in the table, but not any code: a dotted path is that of the setting, or
+    lies under the prefixes of ``PROCTREE["FUNCTION_MODULES"]``. Nothing else is looked for.
+
+    Parameters
+    ----------
+    name:
+        What the row says; blank stands for the deployment's executor.
+    """
+    module = name.rpartition(".")[0]
+    if not name or name == conf.current().EXECUTOR:
+        return None  # what is wrong with the setting is not the tree's fault
+    if module and not functions.is_allowed(module):
+        return (
+            f"the executor {name!r} is not allowed: its module {module!r} is under none of the "
+            f"allowed prefixes ({', '.join(functions.allowed_modules()) or 'there are none'}); add "
+            'it to PROCTREE["FUNCTION_MODULES"], or choose one of '
+            f"{', '.join(EXECUTORS)}"
+        )
+    return problem_of_name(name)
+
+
+def _is_there(module: str) -> bool:
+    """Say whether a module can be found; only the packages that it is in are imported."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # a package above it is missing, or its name is none
+        return False
