@@ -91,7 +91,7 @@ def fire(
         subscriptions = TriggerSubscription.objects.filter(trigger=trigger, enabled=True)
         run_tags = {tags.TRIGGERED_BY: "trigger", tags.TRIGGER: trigger.name}
         runs = []
-        for subscription in subscriptions.select_related("process_tree"):
+        for subscription in subscriptions.with_names_of_trees():
             try:
                 whole = {**encode(subscription.context), **given}
             except ContextError:  # put there by SQL: the other trees run all the same

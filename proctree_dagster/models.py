@@ -824,8 +824,8 @@ class TriggerQuerySet(models.QuerySet["Trigger"]):
     """The queries that the rest of the package asks."""
 
     def subscribed(self) -> "TriggerQuerySet":
-        """Every trigger that a tree subscribes to, with the trees, in two queries."""
-        subscriptions = TriggerSubscription.objects.select_related("process_tree")
+        """Every trigger that a tree subscribes to, with the trees' names, in two queries."""
+        subscriptions = TriggerSubscription.objects.with_names_of_trees()
         return (
             self.filter(subscriptions__isnull=False)
             .distinct()
@@ -1034,6 +1034,15 @@ class Trigger(Clockwork):
         return intervals.due_after(rule, anchor, after)
 
 
+class TriggerSubscriptionQuerySet(models.QuerySet["TriggerSubscription"]):
+    """The queries that the rest of the package asks."""
+
+    def with_names_of_trees(self) -> "TriggerSubscriptionQuerySet":
+        """Every subscription with its tree, but for what may be long: thousands may subscribe."""
+        rows = self.select_related("process_tree")
+        return rows.defer("process_tree__processes", "process_tree__description")
+
+
 class TriggerSubscription(models.Model):
     """A tree that runs when a trigger fires."""
 
@@ -1056,6 +1065,8 @@ class TriggerSubscription(models.Model):
         help_text=_("Keyword arguments of its runs; they update the schedule's default context."),
     )
     enabled = models.BooleanField(_("enabled"), default=True)
+
+    objects = TriggerSubscriptionQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("trigger subscription")

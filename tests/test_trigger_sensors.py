@@ -21,6 +21,7 @@ from dagster._core.remote_representation.external_data import RepositorySnap
 from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test import Client
+from django.test.utils import CaptureQueriesContext
 from pytest_django import DjangoAssertNumQueries, Settings
 
 from proctree_dagster import tags
@@ -113,6 +114,23 @@ def test_dagster_takes_the_sensors_of_several_trees() -> None:
     snap = RepositorySnap.from_def(build_repository())
     assert {each.name for each in snap.sensors} == {"t_trigger", tags.OUTBOX_SENSOR}
     assert sensors()["t_trigger"].description == "t (custom), for another, tree"
+
+
+def test_a_sensor_of_very_many_trees_names_some_and_reads_nothing_long() -> None:
+    trigger = create_trigger("t", "custom", IS_WANTED)
+    trees = ProcessTree.objects.bulk_create(
+        [ProcessTree(name=f"{number:04}", job_name=f"{number:04}") for number in range(1000)]
+    )
+    TriggerSubscription.objects.bulk_create(
+        [TriggerSubscription(trigger=trigger, process_tree=tree) for tree in trees]
+    )
+    with CaptureQueriesContext(connection) as queries:
+        sensor = LiveRepositoryData(ProcessTreeTranslator()).get_sensor("t_trigger")
+    description = sensor.description
+    assert description is not None
+    assert description.endswith("0018, 0019 and 980 more")
+    assert len(queries) == 2
+    assert not any('"processes"' in query["sql"] for query in queries)
 
 
 def test_a_disabled_and_a_broken_trigger_keep_their_sensors_and_say_why() -> None:
@@ -219,6 +237,21 @@ def test_the_documented_example_runs_as_it_says(
     assert status == {"fetch": "completed", "convert": "skipped"}
     abroad = run_tree("close", functions={"fetch": lambda: {"currencies": ["EUR"]}})
     assert abroad["status"]["convert"] == "completed"
+
+
+def test_a_function_in_a_tree_may_fire(instance: DagsterInstance) -> None:
+    subscribed()
+
+    def fire() -> None:
+        fire_trigger("t", {"from": "a tree"})
+
+    results = ProcessTreeInstance("firing").add_process("fire", func=fire).execute()
+    assert results["success"], results["errors"]
+    [(run_id, status)] = runs_of(instance)
+    assert status == DagsterRunStatus.QUEUED
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    assert run.run_config == {"context": {"from": "a tree"}}
 
 
 # --- The command ----------------------------------------------------------------------------------

@@ -62,6 +62,9 @@ from .ticks import evaluate
 
 OUTPUT = "result"
 
+SHOWN_TREES = 20
+"""How many of the trees that subscribe to a trigger its sensor's description names."""
+
 Collect = Callable[[str, Outcome], None]
 """Takes a process's name and its outcome, in the process that runs it."""
 
@@ -235,7 +238,8 @@ class ProcessTreeTranslator:
         evaluation:
             What the sensor does at each tick.
         """
-        names = ", ".join(tree.name for tree in trees)
+        names = ", ".join(tree.name for tree in trees[:SHOWN_TREES])
+        more = f" and {len(trees) - SHOWN_TREES} more" if len(trees) > SHOWN_TREES else ""
         return SensorDefinition(
             name=f"{dagster_name(trigger.name)}{tags.TRIGGER_SUFFIX}",
             # Dagster takes one name; a sensor of several trees would need their jobs, all built.
@@ -243,7 +247,7 @@ class ProcessTreeTranslator:
             evaluation_fn=evaluation,
             minimum_interval_seconds=trigger.poll_seconds,
             default_status=DefaultSensorStatus.RUNNING,
-            description=f"{trigger.name} ({trigger.trigger_type}), for {names or 'no tree'}"
+            description=f"{trigger.name} ({trigger.trigger_type}), for {names or 'no tree'}{more}"
             + (f"\n\n{trigger.description}" if trigger.description else ""),
             tags={tags.TRIGGER: trigger.name},
         )
