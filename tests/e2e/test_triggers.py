@@ -82,14 +82,15 @@ def said(stack: Stack, sensor: str) -> list[str] | None:
     # Not of all sensors at once: after a restart that list has no ticks (Dagster 1.13).
     data = stack.graphql(
         """query ($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) {
-          ... on Sensor { sensorState { ticks { skipReason error { message } } } } } }""",
+          ... on Sensor { sensorState {
+            ticks { status skipReason error { message } } } } } }""",
         selector={**stack.selector, "sensorName": sensor},
     )
     if "sensorState" not in data["sensorOrError"]:
         return None
     ticks = data["sensorOrError"]["sensorState"]["ticks"]
     assert all(tick["error"] is None for tick in ticks), ticks
-    return [tick["skipReason"] or "" for tick in ticks]
+    return [tick["skipReason"] for tick in ticks if tick["status"] == "SKIPPED"]  # it has ended
 
 
 def polls(stack: Stack, name: str) -> list[str]:
