@@ -1,10 +1,19 @@
-"""Trees and schedules in Django's admin."""
+"""Trees, schedules and triggers in Django's admin."""
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from .models import OutboxRun, ProcessTree, ProcessTreeSchedule, TreeLink
+from . import triggers
+from .models import (
+    OutboxRun,
+    ProcessTree,
+    ProcessTreeSchedule,
+    TreeLink,
+    Trigger,
+    TriggerSubscription,
+)
 
 CLOCKWORK = ["next_run", "last_run", "last_run_status", "last_run_id", "claim", "held_back_by"]
 """What is shown of a schedule and written by nobody but the clock."""
@@ -72,3 +81,48 @@ class OutboxRunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def has_change_permission(self, request: HttpRequest, obj: OutboxRun | None = None) -> bool:
         """Nobody, for the same reason."""
         return False
+
+
+class SubscriptionInline(admin.TabularInline):  # type: ignore[type-arg]
+    """The trees that run when a trigger fires."""
+
+    model = TriggerSubscription
+    extra = 0
+    autocomplete_fields = ["process_tree"]
+
+
+@admin.register(Trigger)
+class TriggerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+    """Triggers; what is saved here is validated like everywhere else."""
+
+    list_display = [
+        *("name", "trigger_type", "enabled", "state"),
+        *("last_triggered", "fire_count", "last_checked"),
+    ]
+    list_filter = ["trigger_type", "enabled", "state"]
+    search_fields = ["name", "description"]
+    readonly_fields = [
+        *("state", "fire_count", "check_count"),
+        *("last_triggered", "last_checked", "next_due"),
+    ]
+    inlines = [SubscriptionInline]
+    actions = ["fire", "reset"]
+
+    @admin.action(description=_("Fire the selected triggers"), permissions=["change"])
+    def fire(self, request: HttpRequest, queryset: QuerySet[Trigger]) -> None:
+        """Let triggers fire, and name the runs."""
+        for trigger in queryset:
+            if not trigger.enabled:
+                told = _("Not fired: %(name)s is disabled.") % {"name": trigger}
+                self.message_user(request, told, messages.WARNING)
+                continue
+            runs = triggers.fire_trigger(trigger)
+            listed = ", ".join(f"{run.tree} ({run.run_id})" for run in runs) or "–"
+            told = _("Fired %(name)s. Runs: %(runs)s") % {"name": trigger, "runs": listed}
+            self.message_user(request, told, messages.SUCCESS)
+
+    @admin.action(description=_("Arm the selected triggers again"), permissions=["change"])
+    def reset(self, request: HttpRequest, queryset: QuerySet[Trigger]) -> None:
+        """Arm triggers again."""
+        for trigger in queryset:
+            triggers.reset_trigger(trigger)

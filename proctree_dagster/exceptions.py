@@ -93,6 +93,21 @@ class ScheduleError(ProctreeError, ValueError):
     """The schedule is not valid."""
 
 
+class TriggerError(ProctreeError, ValueError):
+    """The trigger is not valid.
+
+    ``problems`` lists everything that is wrong with it.
+    """
+
+    def __init__(self, message: str, problems: Iterable[str] = ()) -> None:
+        self.problems = list(problems) or [message]
+        super().__init__(message)
+
+
+class TriggerNotFound(ProctreeError, LookupError):
+    """There is no trigger of this name."""
+
+
 class ExecutorError(ProctreeError, ValueError):
     """There is no such executor."""
 

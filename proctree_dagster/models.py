@@ -1,14 +1,15 @@
-"""What the database records: process trees, their schedules, and runs that wait to be made.
+"""What the database records: trees, schedules, triggers, and runs that wait to be made.
 
 Models only record. Telling Dagster is ``execution``'s and ``webserver``'s business, claiming due
-times is ``claims``', the life of a row of the outbox is ``outbox``'s.
+times is ``claims``', the life of a row of the outbox is ``outbox``'s, firing triggers ``firing``'s.
 """
 
 import datetime as dt
+import operator
 import uuid
 import zoneinfo
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar, Self
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -18,8 +19,8 @@ from django.db.models import F, Q
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from . import conditions, families, intervals, questions, spec
 from . import context as contexts
-from . import families, intervals, spec
 from .exceptions import ContextError, InvalidTree, ScheduleError
 from .names import MAX_NAME_LENGTH, dagster_name
 from .rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
@@ -87,6 +88,9 @@ class ProcessTree(models.Model):
     known_links: "Sequence[TreeLink] | None" = None
     """The links to what follows it, if they were read with many trees (``TreeLink.read_for``)."""
 
+    known_subscriptions: "Sequence[TriggerSubscription] | None" = None
+    """Its subscriptions to triggers, if they were read like that."""
+
     objects = ProcessTreeQuerySet.as_manager()
 
     class Meta:
@@ -106,15 +110,26 @@ class ProcessTree(models.Model):
     def clean(self) -> None:
         """Refuse a tree that is not valid, with all of its problems."""
         super().clean()
+        found = Trigger.objects.unknown_problems(self.content)
         try:
-            validate_tree(self.to_dict())
+            validate_tree(self.content)
         except InvalidTree as error:
-            raise ValidationError(
-                {"processes": [ValidationError(problem) for problem in error.problems]}
-            ) from error
+            found = [*error.problems, *found]
+        if found:
+            raise ValidationError({"processes": [ValidationError(problem) for problem in found]})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the tree as JSON, as ``spec.parse`` takes it."""
+        """Return the tree as JSON, as ``spec.parse`` takes it; with its triggers, if any."""
+        subscribed = self.known_subscriptions
+        if subscribed is None:
+            subscribed = [] if self.pk is None else list(self.subscriptions.all())
+        triggers = [subscription.to_dict() for subscription in subscribed]
+        triggers.sort(key=operator.itemgetter("trigger"))
+        return {**self.content, **({"triggers": triggers} if triggers else {})}
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What the tree says by itself, as JSON: all but who fires it."""
         return {
             "name": self.name,
             "description": self.description,
@@ -339,13 +354,54 @@ def validate_timezone(value: str) -> None:
             ) from error
 
 
-_CLOCKWORK = frozenset(
-    [
-        *("last_run", "next_run", "anchor", "next_run_rule", "claim", "claimed_at"),
-        *("last_due", "last_run_id", "last_run_status", "last_run_worker", "stopped_in_dagster"),
-    ]
-)
-"""The fields of a schedule that are written behind an editor's back, from whatever process."""
+class Clockwork(models.Model):
+    """A row of which some fields are written behind an editor's back, from whatever process."""
+
+    clockwork: ClassVar[frozenset[str]]
+    """Those fields."""
+
+    class Meta:
+        abstract = True
+
+    @classmethod
+    def from_db(cls, *args: Any, **kwargs: Any) -> Self:
+        """Load the row, and remember what the clock has written."""
+        instance = super().from_db(*args, **kwargs)
+        instance._remember_clockwork()
+        return instance
+
+    def refresh_from_db(
+        self,
+        using: str | None = None,
+        fields: Iterable[str] | None = None,
+        from_queryset: models.QuerySet[Any] | None = None,
+    ) -> None:
+        """Load the row again, or some fields of it, and remember what the clock has written."""
+        fields = None if fields is None else list(fields)
+        super().refresh_from_db(using, fields, from_queryset)
+        self._remember_clockwork(fields)
+
+    def fields_of_editor(self) -> set[str]:
+        """Return what ``save()`` is to write: all but the clockwork not changed on this object.
+
+        An edit that takes its time must not undo what was written meanwhile.
+        """
+        fields = {field.name for field in self._meta.concrete_fields if not field.primary_key}
+        return fields - (self.clockwork - self._changed_clockwork()) - self.get_deferred_fields()
+
+    def _remember_clockwork(self, fields: Iterable[str] | None = None) -> None:
+        names = self.clockwork if fields is None else self.clockwork & set(fields)
+        known = {name: self.__dict__[name] for name in names if name in self.__dict__}
+        self._clockwork = {**getattr(self, "_clockwork", {}), **known}
+
+    def _changed_clockwork(self) -> set[str]:
+        before = getattr(self, "_clockwork", {})
+        return {
+            name
+            for name in self.clockwork & self.__dict__.keys()
+            if name not in before or before[name] != self.__dict__[name]
+        }
+
 
 WATCHED_AFTER = dt.timedelta(minutes=2)
 """How long a scheduled run may take before each minute's tick looks whether it still runs."""
@@ -360,8 +416,16 @@ class RunStatus(models.TextChoices):
     CANCELED = "canceled", _("canceled")
 
 
-class ProcessTreeSchedule(models.Model):
+class ProcessTreeSchedule(Clockwork):
     """When a tree runs by itself; a schedule in Dagster."""
+
+    clockwork = frozenset(
+        [
+            *("last_run", "next_run", "anchor", "next_run_rule", "claim", "claimed_at"),
+            *("last_due", "last_run_id", "last_run_status", "last_run_worker"),
+            "stopped_in_dagster",
+        ]
+    )
 
     process_tree = models.OneToOneField(
         ProcessTree,
@@ -532,44 +596,9 @@ class ProcessTreeSchedule(models.Model):
         if update_fields is not None:
             update_fields = {*update_fields, *moved}
         elif not self._state.adding and not (kwargs.get("force_insert") or args):
-            stale = _CLOCKWORK - self._changed_clockwork() - set(moved)
-            update_fields = {
-                field.name for field in self._meta.concrete_fields if not field.primary_key
-            }
-            update_fields -= stale | self.get_deferred_fields()
+            update_fields = self.fields_of_editor() | set(moved)
         super().save(*args, update_fields=update_fields, **kwargs)
         self._remember_clockwork(update_fields)
-
-    @classmethod
-    def from_db(cls, *args: Any, **kwargs: Any) -> "ProcessTreeSchedule":
-        """Load the row, and remember what the clock has written."""
-        instance = super().from_db(*args, **kwargs)
-        instance._remember_clockwork()
-        return instance
-
-    def refresh_from_db(
-        self,
-        using: str | None = None,
-        fields: Iterable[str] | None = None,
-        from_queryset: models.QuerySet["ProcessTreeSchedule"] | None = None,
-    ) -> None:
-        """Load the row again, or some fields of it, and remember what the clock has written."""
-        fields = None if fields is None else list(fields)
-        super().refresh_from_db(using, fields, from_queryset)
-        self._remember_clockwork(fields)
-
-    def _remember_clockwork(self, fields: Iterable[str] | None = None) -> None:
-        names = _CLOCKWORK if fields is None else _CLOCKWORK & set(fields)
-        known = {name: self.__dict__[name] for name in names if name in self.__dict__}
-        self._clockwork = {**getattr(self, "_clockwork", {}), **known}
-
-    def _changed_clockwork(self) -> set[str]:
-        before = getattr(self, "_clockwork", {})
-        return {
-            name
-            for name in _CLOCKWORK & self.__dict__.keys()
-            if name not in before or before[name] != self.__dict__[name]
-        }
 
     def clean(self) -> None:
         """Refuse a context that can't be stored, and a rule that makes no sense."""
@@ -783,3 +812,336 @@ class OutboxRun(models.Model):
 
     def __str__(self) -> str:
         return f"{self.process_tree}: {self.run_id}"
+
+
+class TriggerType(models.TextChoices):
+    """What makes a trigger fire by itself, if anything does."""
+
+    CONDITION = conditions.CONDITION, _("condition")
+    SCHEDULE = conditions.SCHEDULE, _("schedule")
+    EVENT = conditions.EVENT, _("event")
+    CUSTOM = conditions.CUSTOM, _("custom")
+    OUTDATED_CHECK = conditions.OUTDATED_CHECK, _("outdated check")
+
+
+class TriggerState(models.TextChoices):
+    """Whether a trigger has fired."""
+
+    PENDING = "pending", _("pending")
+    FIRED = "fired", _("fired")
+    RESET = "reset", _("reset")
+
+
+class TriggerQuerySet(models.QuerySet["Trigger"]):
+    """The queries that the rest of the package asks."""
+
+    def subscribed(self) -> "TriggerQuerySet":
+        """Every trigger that a tree subscribes to, with the trees' names, in two queries."""
+        subscriptions = TriggerSubscription.objects.with_names_of_trees()
+        return (
+            self.filter(subscriptions__isnull=False)
+            .distinct()
+            .prefetch_related(models.Prefetch("subscriptions", subscriptions))
+        )
+
+    def unknown_problems(
+        self, tree: Mapping[str, Any], subscribed: Iterable[str] = ()
+    ) -> list[str]:
+        """Return a sentence for everything of a tree that names a trigger that does not exist.
+
+        Parameters
+        ----------
+        tree:
+            The tree as JSON; what is no tree is not this method's business.
+        subscribed:
+            Names of the triggers that it is to subscribe to.
+        """
+        processes = tree.get("processes")
+        waiting = [
+            (process.get("name"), process["trigger"])
+            for process in (processes if isinstance(processes, (list, tuple)) else ())
+            if isinstance(process, Mapping) and isinstance(process.get("trigger"), str)
+        ]
+        named = [(trigger, f"Process {name!r} waits for") for name, trigger in waiting]
+        named += [(trigger, "The tree subscribes to") for trigger in subscribed]
+        names = {trigger for trigger, _ in named}
+        known = set(self.filter(name__in=names).values_list("name", flat=True)) if names else set()
+        return [
+            f"{what} the trigger {trigger!r}, which does not exist; make it first, with "
+            "create_trigger()."
+            for trigger, what in named
+            if trigger not in known
+        ]
+
+
+class Trigger(Clockwork):
+    """What trees and processes wait for; a sensor in Dagster if it can be polled."""
+
+    clockwork = frozenset(
+        [
+            *("state", "check_count", "fire_count", "last_checked", "last_triggered"),
+            *("anchor", "next_due", "next_due_rule"),
+        ]
+    )
+
+    name = models.CharField(_("name"), max_length=MAX_NAME_LENGTH, unique=True)
+    trigger_type = models.CharField(_("type"), max_length=20, choices=TriggerType.choices)
+    description = models.TextField(_("description"), blank=True)
+    enabled = models.BooleanField(
+        _("enabled"),
+        default=True,
+        help_text=_("One that is not enabled does not fire, and lets no process run."),
+    )
+    state = models.CharField(
+        _("state"),
+        max_length=10,
+        choices=TriggerState.choices,
+        default=TriggerState.PENDING,
+        editable=False,
+    )
+    configuration = ContextField(
+        _("configuration"),
+        default=dict,
+        blank=True,
+        help_text=_("What it asks, as JSON; see docs/triggers.md for each type."),
+    )
+    check_count = models.PositiveBigIntegerField(
+        _("checks"), default=0, editable=False, help_text=_("How often it was asked.")
+    )
+    fire_count = models.PositiveBigIntegerField(
+        _("fires"), default=0, editable=False, help_text=_("How often it has fired.")
+    )
+    last_checked = models.DateTimeField(
+        _("last checked"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("When it was last polled."),
+    )
+    last_triggered = models.DateTimeField(
+        _("last triggered"), null=True, blank=True, editable=False
+    )
+    anchor = models.DateTimeField(
+        _("anchor"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("The due time from which the others are counted."),
+    )
+    next_due = models.DateTimeField(
+        _("next due time"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("When a schedule fires next."),
+    )
+    next_due_rule = models.CharField(
+        _("rule of the next due time"),
+        max_length=300,
+        blank=True,
+        default="",
+        editable=False,
+        help_text=_("The rule that set the next due time; another rule sets it anew."),
+    )
+    created_at = models.DateTimeField(_("created at"), auto_now_add=True)
+    updated_at = models.DateTimeField(_("updated at"), auto_now=True)
+
+    objects = TriggerQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("trigger")
+        verbose_name_plural = _("triggers")
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def save(self, *args: Any, update_fields: Iterable[str] | None = None, **kwargs: Any) -> None:
+        """Save the row; a schedule whose rule has changed is next due by the new one.
+
+        What polling writes (``state``, counters, times) is saved only where it was changed on this
+        object.
+        """
+        if isinstance(self.configuration, dict):
+            self.configuration = contexts.encode(self.configuration)
+        moved = self.align(timezone.now())
+        if update_fields is not None:
+            update_fields = {*update_fields, *moved}
+        elif not self._state.adding and not (kwargs.get("force_insert") or args):
+            update_fields = self.fields_of_editor() | set(moved)
+        super().save(*args, update_fields=update_fields, **kwargs)
+        self._remember_clockwork(update_fields)
+
+    def clean(self) -> None:
+        """Refuse a configuration that makes no sense, with all of its problems."""
+        super().clean()
+        found = questions.problems(self.trigger_type, self.configuration)
+        if found:
+            raise ValidationError(
+                {"configuration": [ValidationError(problem) for problem in found]}
+            )
+
+    @property
+    def is_polled(self) -> bool:
+        """Whether it can fire by itself."""
+        return conditions.is_polled(self.trigger_type, self.configuration)
+
+    @property
+    def poll_seconds(self) -> int:
+        """Seconds between two polls."""
+        return conditions.poll_seconds(self.configuration)
+
+    @property
+    def rule(self) -> Rule:
+        """When a schedule fires.
+
+        Raises
+        ------
+        ScheduleError
+            It is none, or makes no sense.
+        """
+        if self.trigger_type != TriggerType.SCHEDULE:
+            raise ScheduleError(f"The trigger {self.name!r} is no schedule.")
+        return conditions.schedule_rule(self.configuration, settings.TIME_ZONE)
+
+    def align(self, now: dt.datetime) -> list[str]:
+        """Set ``anchor`` and ``next_due`` to the next due time if they follow another rule.
+
+        That is so for a new schedule, and for one whose rule or ``enabled`` has changed, by
+        whatever means: there is no backlog and no surprise.
+
+        Parameters
+        ----------
+        now:
+            Aware.
+
+        Returns
+        -------
+        list[str]
+            The fields that were changed on this object; nothing is saved.
+        """
+        try:
+            rule: Rule | None = self.rule
+        except ScheduleError:  # no schedule, or one that makes no sense: its polls say so
+            rule = None
+        current = "" if rule is None else f"{rule}{'' if self.enabled else ' (disabled)'}"
+        if self.next_due_rule == current:
+            return []
+        before = self.next_due_rule.removesuffix(" (disabled)")
+        if rule is None:
+            self.anchor = None
+        elif not before:
+            self.anchor = intervals.first_due(rule, now)
+        elif before == str(rule) and self.anchor is not None:
+            self.anchor = intervals.due_after(rule, self.anchor, now)
+        else:
+            self.anchor = intervals.restarted_due(rule, now)
+        self.next_due, self.next_due_rule = self.anchor, current
+        return ["anchor", "next_due", "next_due_rule"]
+
+    def due_after(self, after: dt.datetime) -> dt.datetime:
+        """Return a schedule's first due time after ``after`` (aware); see ``rule`` for errors."""
+        rule = self.rule
+        anchor = self.anchor or intervals.first_due(rule, after)
+        return intervals.due_after(rule, anchor, after)
+
+
+class TriggerSubscriptionQuerySet(models.QuerySet["TriggerSubscription"]):
+    """The queries that the rest of the package asks."""
+
+    def with_names_of_trees(self) -> "TriggerSubscriptionQuerySet":
+        """Every subscription with its tree, but for what may be long: thousands may subscribe."""
+        rows = self.select_related("process_tree")
+        return rows.defer("process_tree__processes", "process_tree__description")
+
+
+class TriggerSubscription(models.Model):
+    """A tree that runs when a trigger fires."""
+
+    trigger = models.ForeignKey(
+        Trigger,
+        on_delete=models.CASCADE,
+        related_name="subscriptions",
+        verbose_name=_("trigger"),
+    )
+    process_tree = models.ForeignKey(
+        ProcessTree,
+        on_delete=models.CASCADE,
+        related_name="subscriptions",
+        verbose_name=_("process tree"),
+    )
+    context = ContextField(
+        _("context"),
+        default=dict,
+        blank=True,
+        help_text=_("Keyword arguments of its runs; they update the schedule's default context."),
+    )
+    enabled = models.BooleanField(_("enabled"), default=True)
+
+    objects = TriggerSubscriptionQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("trigger subscription")
+        verbose_name_plural = _("trigger subscriptions")
+        ordering = ["trigger__name", "process_tree__name"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["trigger", "process_tree"], name="proctree_subscription_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.process_tree}: {self.trigger}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save the row, its context as JSON."""
+        if isinstance(self.context, dict):
+            self.context = contexts.encode(self.context)
+        super().save(*args, **kwargs)
+
+    def clean(self) -> None:
+        """Refuse a context that can't be stored."""
+        super().clean()
+        try:
+            self.context = contexts.encode({} if self.context is None else self.context)
+        except ContextError as error:
+            raise ValidationError({"context": str(error)}) from error
+
+    @staticmethod
+    def read_for(trees: Iterable[ProcessTree]) -> None:
+        """Let trees, most or all of them, know their triggers: one query without their keys."""
+        by_tree: dict[int, list[TriggerSubscription]] = {}
+        for subscription in TriggerSubscription.objects.select_related("trigger"):
+            by_tree.setdefault(subscription.process_tree_id, []).append(subscription)
+        for tree in trees:
+            tree.known_subscriptions = by_tree.get(tree.pk, [])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the subscription as a part of its tree's JSON."""
+        return {"trigger": self.trigger.name, **self.options()}
+
+    def options(self) -> dict[str, Any]:
+        """Return its context and ``enabled`` as JSON; defaults are left out."""
+        return {
+            **({"context": self.context} if self.context else {}),
+            **({} if self.enabled else {"enabled": False}),
+        }
+
+
+class TriggerPassage(models.Model):
+    """When a process that waits for a schedule last ran to its end; see ``firing.Gate``."""
+
+    trigger = models.ForeignKey(Trigger, on_delete=models.CASCADE, related_name="passages")
+    job_name = models.CharField(max_length=MAX_NAME_LENGTH + 20)
+    process = models.CharField(max_length=MAX_NAME_LENGTH)
+    passed_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["trigger", "job_name", "process"], name="proctree_passage_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.job_name}, {self.process}: {self.passed_at}"

@@ -1,13 +1,15 @@
-"""Run ONE process: arguments, up to date?, cache, call, checks, response variables -> Outcome."""
+"""Run ONE process: arguments, cache, trigger, up to date?, call, checks, variables -> Outcome."""
 
+import datetime as dt
 import inspect
 import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from asgiref.sync import async_to_sync
+from django.utils import timezone
 
 from . import caching, stopping, timeouts
 from .connections import fresh_connections
@@ -21,6 +23,16 @@ Function = Callable[..., Any]
 Status = Literal["pending", "running", "completed", "failed", "skipped", "cached"]
 
 
+class Gate(Protocol):
+    """What a process waits for; see ``firing.Gate``."""
+
+    def why_not(self, available: Mapping[str, Any]) -> str | None:
+        """Say why the process is skipped; ``None`` if it runs."""
+
+    def passed(self, asked_at: dt.datetime) -> None:
+        """Remember that the process has run to its end."""
+
+
 @dataclass(frozen=True)
 class Process:
     """One process, ready to be run: what its spec says, and the callables that it names."""
@@ -29,6 +41,7 @@ class Process:
     func: Function
     validations: tuple[Function, ...] = ()
     outdated_check: Function | None = None
+    gate: Gate | None = None
     required: bool = True
     """Required in effect: it is, or one that depends on it is."""
 
@@ -97,7 +110,8 @@ def run_process(
     Returns
     -------
     Outcome
-        ``completed``, ``cached``, or ``skipped`` if its outdated check says that it is up to date.
+        ``completed``, ``cached``, or ``skipped`` if its trigger is silent, or its outdated check
+        says that it is up to date.
 
     Raises
     ------
@@ -127,11 +141,15 @@ def run_process(
     available |= {key: outcome.result for key, outcome in outcomes.items() if outcome.has_result}
     started = time.perf_counter()
     with fresh_connections():
-        arguments = bind_arguments(process.name, process.func, available)
-        if not _is_outdated(process, available):
-            return Outcome("skipped", note="Up to date")
+        arguments = bind_arguments(f"Process {process.name!r}", process.func, available)
         key = _cache_key(process, context)
         hit = None if key is None else caching.get(key)
+        asked_at = timezone.now()
+        silent = process.gate.why_not(available) if process.gate and hit is None else None
+        if silent is not None:
+            return Outcome("skipped", note=silent)
+        if not _is_outdated(process, available):
+            return Outcome("skipped", note="Up to date")
         if hit is not None:
             [result] = hit
         else:
@@ -142,6 +160,8 @@ def run_process(
         variables = extract(process.name, process.spec.response_vars, result)
         if hit is None and key is not None:
             caching.put(key, result, process.spec.cache_ttl)
+        if hit is None and process.gate is not None:
+            process.gate.passed(asked_at)
     return Outcome(
         "completed" if hit is None else "cached",
         result,
@@ -166,7 +186,7 @@ def _is_outdated(process: Process, available: Mapping[str, Any]) -> bool:
     if check is None:
         return True
     try:
-        answer = _call(check, bind_arguments(process.name, check, available))
+        answer = call_with(f"Process {process.name!r}", check, available)
     except Exception:  # a check that fails must not keep the work from being done
         logger.exception("The outdated check of process %r raised; the process runs.", process.name)
         return True
@@ -201,17 +221,31 @@ def _problem(check: Function, result: Any) -> str | None:
     return None if passed else f"{name}: {message}" if message else f"{name} said no"
 
 
+def call_with(what: str, func: Function, available: Mapping[str, Any]) -> Any:
+    """Call ``func`` with what it takes out of what is ``available``; see ``bind_arguments``."""
+    return _call(func, bind_arguments(what, func, available))
+
+
 def bind_arguments(
-    name: str, func: Callable[..., Any], available: Mapping[str, Any]
+    what: str, func: Callable[..., Any], available: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the keyword arguments that ``func`` takes out of those that are ``available``.
 
     A function with ``**kwargs`` gets them all.
 
+    Parameters
+    ----------
+    what:
+        Whose function it is, for messages, such as ``Process 'sum'``.
+    func:
+        The function.
+    available:
+        Values by name.
+
     Raises
     ------
     ArgumentError
-        A required argument is not available; names the process, the argument and what was there.
+        A required argument is not available; names ``what``, the argument and what was there.
     """
     try:
         parameters = inspect.signature(func).parameters.values()
@@ -229,7 +263,7 @@ def bind_arguments(
     if missing:
         there = ", ".join(map(repr, sorted(available))) or "nothing"
         raise ArgumentError(
-            f"Process {name!r}: its function {getattr(func, '__qualname__', func)!r} needs "
+            f"{what}: its function {getattr(func, '__qualname__', func)!r} needs "
             f"{', '.join(map(repr, missing))}, but context and dependencies gave {there}. Add it "
             "to the context, name the process that returns it as a dependency, or give the "
             "argument a default."

@@ -24,6 +24,7 @@ FAMILY = "proctree/family"
 FOLLOWS = "proctree/follows"
 FOLLOWED_BY = "proctree/followed_by"
 INSTEAD_OF = "proctree/instead_of"
+TRIGGER = "proctree/trigger"
 
 Trigger = Literal["schedule", "command", "python", "admin", "trigger", "tree"]
 """What can start a run; the values of ``TRIGGERED_BY``."""
@@ -39,6 +40,9 @@ SCHEDULE_SUFFIX = "_schedule"
 
 OUTBOX_SENSOR = "proctree_outbox"
 """The sensor that delivers the runs that wait in the outbox."""
+
+TRIGGER_SUFFIX = "_trigger"
+"""What a trigger's sensor has behind the trigger's name."""
 
 
 def join(values: Iterable[str]) -> str:

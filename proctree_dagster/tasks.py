@@ -10,7 +10,7 @@ from typing import Literal
 
 from django.utils import timezone
 
-from . import claims, execution
+from . import claims, execution, triggers
 from .connections import fresh_connections, in_transaction
 from .exceptions import ScheduleError, TreeFailed
 from .execution import Results
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def check_and_run_scheduled_tasks() -> dict[str, Results]:
-    """Run every tree that is due, here and now, one after the other; then deliver the outbox.
+    """Poll the triggers, run every tree that is due here and now, and deliver the outbox.
 
     Call it every minute, or leave the schedules to Dagster's daemon, or both.
 
@@ -36,6 +36,7 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
         It was called inside a transaction.
     """
     _refuse_transaction()
+    _poll_triggers()
     results: dict[str, Results] = {}
     with fresh_connections():
         schedules = list(ProcessTreeSchedule.objects.select_related("process_tree"))
@@ -54,6 +55,14 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
     with fresh_connections():
         execution.deliver()
     return results
+
+
+def _poll_triggers() -> None:
+    """Poll the triggers first: that takes a moment, and trees that are due may take long."""
+    try:
+        triggers.poll_triggers()
+    except Exception:  # triggers that can't be read must not keep the trees from running
+        logger.exception("The triggers can't be polled.")
 
 
 def run_if_due(schedule_id: int) -> Results | None:

@@ -9,7 +9,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
-from . import command_files, execution, functions, links, spec, validation
+from . import command_files, execution, functions, links, spec, triggers, validation
 from . import context as contexts
 from .drafts import DraftProcess, Export, export
 from .exceptions import (
@@ -22,7 +22,7 @@ from .exceptions import (
     UnnameableFunctionWarning,
 )
 from .execution import Results, RunOptions, SubmittedRun, SyncCheck
-from .models import ProcessTree, ProcessTreeSchedule
+from .models import ProcessTree, ProcessTreeSchedule, Trigger, TriggerSubscription
 from .tasks import TreeTask
 from .together import FamilyResults, execute_family
 
@@ -70,6 +70,7 @@ class ProcessTreeInstance:
         self._processes: list[DraftProcess] = []
         self._dependents: list[str] = []
         self._siblings: list[str] = []
+        self._subscriptions: dict[str, dict[str, Any] | None] = {}
         if tree_instance is not None:
             self._take_over(tree_instance)
         elif not overwrite and ProcessTree.objects.filter(name=name).exists():
@@ -270,6 +271,80 @@ class ProcessTreeInstance:
             )
         names.remove(name)
 
+    def add_trigger_to_process(
+        self, process_name: str, trigger: Trigger | str
+    ) -> "ProcessTreeInstance":
+        """Let a trigger decide whether a process runs, and return the tree.
+
+        Parameters
+        ----------
+        process_name:
+            The process; see ``get_process`` for errors.
+        trigger:
+            The trigger, or its name. That it exists is checked by ``save()``.
+        """
+        self._get(process_name).options["trigger"] = _name_of(trigger)
+        return self
+
+    def create_trigger(
+        self,
+        name: str,
+        trigger_type: str,
+        configuration: Mapping[str, Any] | None = None,
+        description: str = "",
+        enabled: bool | None = None,
+    ) -> Trigger:
+        """Make a trigger, or change the one of this name, and return it.
+
+        It is there at once, for every tree. See ``triggers.create_trigger`` for parameters and
+        errors.
+        """
+        return triggers.create_trigger(name, trigger_type, configuration, description, enabled)
+
+    def subscribe_to_trigger(
+        self,
+        trigger: Trigger | str,
+        context: Mapping[str, Any] | None = None,
+        enabled: bool | None = None,
+    ) -> "ProcessTreeInstance":
+        """Let the tree run when a trigger fires, and return the tree.
+
+        It counts at once if the tree is saved, else from ``save()`` on.
+
+        Parameters
+        ----------
+        trigger:
+            The trigger, or its name.
+        context:
+            Keyword arguments of the runs; they update the schedule's default context.
+        enabled:
+            Whether it is on. Left out: on for a new subscription, unchanged for an existing one.
+
+        Raises
+        ------
+        TriggerNotFound
+            There is no such trigger, and the tree is saved.
+        ContextError
+            The context can't be stored.
+        """
+        if self._row is None:
+            given = {"context": contexts.encode(context or {}), "enabled": enabled}
+            self._subscriptions[_name_of(trigger)] = given
+        else:
+            triggers.subscribe_tree_to_trigger(self._require_saved(), trigger, context, enabled)
+        return self
+
+    def unsubscribe_from_trigger(self, trigger: Trigger | str) -> "ProcessTreeInstance":
+        """Let the tree no longer run when a trigger fires, and return the tree.
+
+        See ``subscribe_to_trigger``. A tree that does not subscribe to it stays as it is.
+        """
+        if self._row is None:
+            self._subscriptions[_name_of(trigger)] = None
+        else:
+            triggers.unsubscribe_tree_from_trigger(self._require_saved(), trigger)
+        return self
+
     def set_description(self, description: str) -> "ProcessTreeInstance":
         """Set the description and return the tree."""
         self.description = description
@@ -336,17 +411,24 @@ class ProcessTreeInstance:
             )
         if row is None:
             row = ProcessTree(name=self.name)
-        if row.pk is None or row.to_dict() != draft.data:
-            row.executor, row.max_concurrent = "", None  # left out where they say nothing
-            for attribute in draft.data.keys() - {"dependent_trees", "sibling_trees"}:
-                setattr(row, attribute, draft.data[attribute])
-            try:
-                with transaction.atomic():
-                    row.save()
-                    links.set_links(row, self._dependents, self._siblings)
-            except IntegrityError as error:
-                raise TreeExists(_exists(self.name)) from error
+        with transaction.atomic():
+            if row.pk is None or row.content != draft.data:
+                row.executor, row.max_concurrent = "", None  # left out where they say nothing
+                for attribute in draft.data.keys() - {"dependent_trees", "sibling_trees"}:
+                    setattr(row, attribute, draft.data[attribute])
+                try:
+                    with transaction.atomic():
+                        row.save()
+                        links.set_links(row, self._dependents, self._siblings)
+                except IntegrityError as error:
+                    raise TreeExists(_exists(self.name)) from error
+            for name, given in self._subscriptions.items():
+                if given is None:
+                    triggers.unsubscribe_tree_from_trigger(row, name)
+                else:
+                    triggers.subscribe_tree_to_trigger(row, name, **given)
         self._row = row
+        self._subscriptions.clear()
         return row
 
     def check(self) -> None:
@@ -354,8 +436,18 @@ class ProcessTreeInstance:
         self._check(self._export())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the tree as JSON, functions by reference."""
-        return self._export().data
+        """Return the tree as JSON, functions by reference; with its triggers, if any."""
+        row = self._row or ProcessTree.objects.filter(name=self.name).first()
+        saved = [] if row is None else row.to_dict().get("triggers", [])
+        subscribed = {each["trigger"]: each for each in saved}
+        for name, given in self._subscriptions.items():
+            subscribed.pop(name, None)
+            if given is not None:
+                subscription = TriggerSubscription(context=given["context"])
+                subscription.enabled = given["enabled"] is not False
+                subscribed[name] = {"trigger": name, **subscription.options()}
+        found = [subscribed[name] for name in sorted(subscribed)]
+        return {**self._export().data, **({"triggers": found} if found else {})}
 
     def _spec(self) -> spec.TreeSpec:
         """Return the tree as a spec, or raise ``InvalidTree``."""
@@ -369,6 +461,7 @@ class ProcessTreeInstance:
             *validation.executor_problems(draft.data),
             *draft.problems,
             *others,
+            *Trigger.objects.unknown_problems(draft.data, self._subscriptions),
         ]
         if found:
             raise InvalidTree(self.name, found)
@@ -512,7 +605,7 @@ class ProcessTreeInstance:
         draft = self._export()
         self._check(draft)
         row = ProcessTree.objects.with_schedules().filter(name=self.name).first()
-        if row is not None and row.to_dict() == draft.data and not draft.local:
+        if row is not None and row.content == draft.data and not draft.local:
             return execution.execute_row(row, context, registry=functions, options=options)
         registry = {**draft.local, **(functions or {})}
         return execution.execute_spec(spec.parse(draft.data), registry, context, row, options)
@@ -555,6 +648,10 @@ class ProcessTreeInstance:
         """
         self._require_saved()
         return TreeTask(self.name)
+
+
+def _name_of(trigger: Trigger | str) -> str:
+    return trigger.name if isinstance(trigger, Trigger) else trigger
 
 
 def _registered(schedule: ProcessTreeSchedule) -> tuple[object, ...]:

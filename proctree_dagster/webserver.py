@@ -17,7 +17,7 @@ from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 
 from . import conf, tags
-from .models import ProcessTree, ProcessTreeSchedule, TreeLink
+from .models import ProcessTree, ProcessTreeSchedule, TreeLink, Trigger, TriggerSubscription
 
 logger = logging.getLogger(__name__)
 
@@ -135,8 +135,8 @@ def graphql(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
 
 
 def connect_receivers() -> None:
-    """Ask for a reload whenever a tree, a link or a schedule is saved or deleted."""
-    for model in (ProcessTree, ProcessTreeSchedule, TreeLink):
+    """Ask for a reload whenever a tree, a link, a schedule or a trigger is saved or deleted."""
+    for model in (ProcessTree, TreeLink, ProcessTreeSchedule, Trigger, TriggerSubscription):
         for signal in (post_save, post_delete):
             signal.connect(_changed, sender=model, dispatch_uid="proctree_dagster.reload")
 

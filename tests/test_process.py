@@ -181,7 +181,7 @@ def test_a_positional_only_argument_with_a_default_keeps_it() -> None:
 
 def test_binding_leaves_what_is_available_as_it_was() -> None:
     available = {"a": 1}
-    bind_arguments("sync", echo, available)["b"] = 2
+    bind_arguments("Process 'sync'", echo, available)["b"] = 2
     assert available == {"a": 1}
 
 

@@ -23,6 +23,7 @@ from proctree_dagster.orchestration import repository as repositories
 from proctree_dagster.orchestration.repository import LiveRepositoryData, build_repository
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.tree_builder import ProcessTreeInstance
+from proctree_dagster.triggers import create_trigger
 from tests.app import processes
 
 pytestmark = pytest.mark.django_db
@@ -77,18 +78,20 @@ def test_a_job_may_begin_with_underscores() -> None:
     assert not data().has_job("__ASSET_JOB")
 
 
-def test_three_queries_serve_a_whole_refresh(
+def test_few_queries_serve_a_whole_refresh_however_many_trees_there_are(
     django_assert_num_queries: DjangoAssertNumQueries,
 ) -> None:
+    create_trigger("subscribed", "schedule", {"interval_minutes": 5})
     for number in range(20):
-        save(f"tree_{number}")
+        save(f"tree_{number}").subscribe_to_trigger("subscribed")
     repository = build_repository()
-    with django_assert_num_queries(3):  # the trees, their links, and whether there is an outbox
+    # The trees, their links and their subscriptions; the triggers and their trees.
+    with django_assert_num_queries(5):
         snapshot = RepositorySnap.from_def(repository)
     assert len(snapshot.job_refs or snapshot.job_datas or []) == 20
 
 
-def test_asking_for_one_job_builds_one_job_with_two_queries(
+def test_asking_for_one_job_builds_one_job_with_three_queries(
     django_assert_num_queries: DjangoAssertNumQueries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(20):
@@ -101,7 +104,7 @@ def test_asking_for_one_job_builds_one_job_with_two_queries(
         return translate(self, tree, **kwargs)
 
     monkeypatch.setattr(ProcessTreeTranslator, "job", counted)
-    with django_assert_num_queries(2):  # the tree, and its links
+    with django_assert_num_queries(3):  # the tree, its links, and its subscriptions
         data().get_job("tree_7")
     assert built == ["tree_7"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from django.urls import NoReverseMatch, reverse
 
-from .. import conf, functions, validation
+from .. import conf, firing, functions, validation
 from .. import context as contexts
 from ..exceptions import ProctreeError
 from ..models import ProcessTree
@@ -68,10 +68,10 @@ def from_row(row: ProcessTree, registry: Mapping[str, Function] | None = None) -
         _check_context(row)
         if registry is None:
             spec, by_reference = validation.validated(row.to_dict())
-            found = _processes(spec, {}, by_reference)
+            found = _processes(spec, {}, row.job_name, by_reference)
         else:
             spec = parse(row.to_dict())
-            found = _processes(spec, registry)
+            found = _processes(spec, registry, row.job_name)
     except ProctreeError as error:
         spec, problem = None, str(error)
     except Exception as error:  # one bad tree is one bad job, whatever is wrong with it
@@ -116,20 +116,22 @@ def from_spec(
     job_name:
         The job of the saved tree of the same name, if there is one.
     """
+    job_name = job_name or dagster_name(spec.name)
     return TreeRecord(
         name=spec.name,
-        job_name=job_name or dagster_name(spec.name),
+        job_name=job_name,
         description=spec.description,
         revision=revision(spec.to_dict(), default_context),
         default_context=default_context,
         spec=spec,
-        processes=_processes(spec, registry),
+        processes=_processes(spec, registry, job_name),
     )
 
 
 def _processes(
     spec: TreeSpec,
     registry: Mapping[str, Function],
+    job_name: str,
     by_reference: Mapping[str, Function] = MappingProxyType({}),
 ) -> dict[str, Process]:
     def find(reference: str) -> Function:
@@ -144,6 +146,7 @@ def _processes(
             func=registry.get(process.name) or find(process.func),
             validations=tuple(find(reference) for reference in process.validation),
             outdated_check=find(process.outdated_check) if process.outdated_check else None,
+            gate=firing.Gate(process.trigger, job_name, process.name) if process.trigger else None,
             required=process.name in required,
             cache_enabled=spec.cache_enabled,
         )

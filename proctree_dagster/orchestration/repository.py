@@ -33,7 +33,7 @@ from django.db.models import prefetch_related_objects
 from .. import conf, functions, tags
 from ..connections import fresh_connections
 from ..exceptions import FunctionError
-from ..models import ProcessTree, TreeLink
+from ..models import ProcessTree, TreeLink, TriggerSubscription
 from ..names import dagster_name
 from ..process import explain
 from ..validation import references
@@ -181,9 +181,28 @@ class LiveRepositoryData(RepositoryData):
         return self._schedule(row)
 
     def get_all_sensors(self) -> Sequence[SensorDefinition]:
-        """One that delivers the outbox, if there is anything in it."""
+        """One that delivers the outbox, and one for each trigger that is polled."""
         self._snapshot()
         return self._sensors
+
+    def has_sensor(self, sensor_name: str) -> bool:
+        """Whether there is that sensor."""
+        return self._find_sensor(sensor_name) is not None
+
+    def get_sensor(self, sensor_name: str) -> SensorDefinition:
+        """Build the sensors, but no tree: each tick asks for its one."""
+        sensor = self._find_sensor(sensor_name)
+        if sensor is None:
+            raise DagsterInvariantViolationError(
+                f"There is no sensor {sensor_name!r}: its trigger was deleted, or no tree "
+                "subscribes to it any more."
+            )
+        return sensor
+
+    def _find_sensor(self, sensor_name: str) -> SensorDefinition | None:
+        with fresh_connections():
+            found = sensors.all_sensors(self._translator)
+        return next((sensor for sensor in found if sensor.name == sensor_name), None)
 
     def get_component_tree(self) -> None:
         """None: nothing here is a component."""
@@ -211,7 +230,7 @@ class LiveRepositoryData(RepositoryData):
             if self._read_at is None or time.monotonic() - self._read_at > SNAPSHOT_SECONDS:
                 with fresh_connections():
                     rows = self._read()
-                    self._sensors = sensors.all_sensors()
+                    self._sensors = sensors.all_sensors(self._translator)
                 self._rows = {row.job_name: row for row in map(_named, rows)}
                 # Once it is read, or reading many would have to be done again for each question.
                 self._read_at = time.monotonic()
@@ -238,6 +257,7 @@ class LiveRepositoryData(RepositoryData):
         try:
             rows = list(ProcessTree.objects.with_schedules())
             TreeLink.read_for(rows)
+            TriggerSubscription.read_for(rows)
             return rows
         except DatabaseError as error:
             raise DagsterInvariantViolationError(
@@ -262,7 +282,9 @@ class LiveRepositoryData(RepositoryData):
     def _get(self, job_name: str) -> ProcessTree:
         with fresh_connections():
             row = self._find(job_name)
-            prefetch_related_objects([row] if row is not None else [], "links_out")
+            # What a revision needs, and a tick does without.
+            whole = [row] if row is not None else []
+            prefetch_related_objects(whole, "links_out", "subscriptions__trigger")
         if row is None:
             raise DagsterInvariantViolationError(
                 f"There is no process tree with the job name {job_name!r}: it was deleted."

@@ -10,7 +10,8 @@ from django.utils import timezone
 
 from .. import outbox, tags
 from ..connections import fresh_connections
-from . import delivery
+from . import delivery, trigger_sensors
+from .translator import ProcessTreeTranslator
 
 INTERVAL = 10
 """Seconds from one look at the outbox to the next, at least."""
@@ -19,9 +20,11 @@ PATIENCE = 40.0
 """Seconds after which a look begins no further delivery: Dagster gives a tick 60."""
 
 
-def all_sensors() -> list[SensorDefinition]:
+def all_sensors(translator: ProcessTreeTranslator) -> list[SensorDefinition]:
     """Return the sensors that the database asks for now."""
-    return [outbox_sensor()] if outbox.is_used() else []
+    of_triggers = trigger_sensors.all_sensors(translator)
+    is_wanted = bool(of_triggers) or outbox.is_used()
+    return [*([outbox_sensor()] if is_wanted else []), *of_triggers]
 
 
 def outbox_sensor() -> SensorDefinition:

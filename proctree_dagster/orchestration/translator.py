@@ -10,7 +10,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +18,7 @@ from dagster import (
     Backoff,
     ConfigMapping,
     DefaultScheduleStatus,
+    DefaultSensorStatus,
     DependencyDefinition,
     Failure,
     Field,
@@ -37,7 +38,10 @@ from dagster import (
     ResourceDefinition,
     RetryPolicy,
     ScheduleDefinition,
+    SensorDefinition,
+    SensorEvaluationContext,
     Shape,
+    SkipReason,
     logger,
 )
 from django.core.exceptions import ImproperlyConfigured
@@ -46,7 +50,7 @@ from django.utils.module_loading import import_string
 
 from .. import conf, intervals, tags
 from .. import context as contexts
-from ..models import ProcessTreeSchedule
+from ..models import ProcessTree, ProcessTreeSchedule, Trigger
 from ..names import dagster_name
 from ..process import Outcome, Process, explain, in_sync, run_process
 from ..spec import ProcessSpec, linked_trees
@@ -57,6 +61,9 @@ from .results import result_io_manager
 from .ticks import evaluate
 
 OUTPUT = "result"
+
+SHOWN_TREES = 20
+"""How many of the trees that subscribe to a trigger its sensor's description names."""
 
 Collect = Callable[[str, Outcome], None]
 """Takes a process's name and its outcome, in the process that runs it."""
@@ -212,6 +219,37 @@ class ProcessTreeTranslator:
             description=f"{tree.name}: {rule}",
             tags={tags.TREE: tree.name},
             execution_fn=lambda context: evaluate(context, schedule_id),
+        )
+
+    def sensor(
+        self,
+        trigger: Trigger,
+        trees: Sequence[ProcessTree],
+        evaluation: Callable[[SensorEvaluationContext], SkipReason],
+    ) -> SensorDefinition:
+        """Return the sensor that polls a trigger.
+
+        Parameters
+        ----------
+        trigger:
+            The trigger.
+        trees:
+            Those that subscribe to it.
+        evaluation:
+            What the sensor does at each tick.
+        """
+        names = ", ".join(tree.name for tree in trees[:SHOWN_TREES])
+        more = f" and {len(trees) - SHOWN_TREES} more" if len(trees) > SHOWN_TREES else ""
+        return SensorDefinition(
+            name=f"{dagster_name(trigger.name)}{tags.TRIGGER_SUFFIX}",
+            # Dagster takes one name; a sensor of several trees would need their jobs, all built.
+            job_name=trees[0].job_name if len(trees) == 1 else None,
+            evaluation_fn=evaluation,
+            minimum_interval_seconds=trigger.poll_seconds,
+            default_status=DefaultSensorStatus.RUNNING,
+            description=f"{trigger.name} ({trigger.trigger_type}), for {names or 'no tree'}{more}"
+            + (f"\n\n{trigger.description}" if trigger.description else ""),
+            tags={tags.TRIGGER: trigger.name},
         )
 
 

@@ -126,6 +126,15 @@ def out_of_date(**kwargs: Any) -> bool:
     return True
 
 
+wanted: list[bool] = []
+"""What ``is_wanted`` answers, in this process: the last."""
+
+
+def is_wanted() -> bool:
+    """Answer a trigger that asks."""
+    return bool(wanted) and wanted[-1]
+
+
 def cannot_tell(**kwargs: Any) -> bool:
     """Raise instead of saying whether something needs to be done."""
     raise OSError("the clock is away")

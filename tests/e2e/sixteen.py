@@ -6,12 +6,13 @@ Run as a program. They are forked from one that has imported everything, so they
 import os
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 
 def look_until(end: Path) -> None:
-    """Be one of the sixteen."""
+    """Be one of the sixteen, and look for due times."""
     from django.db import DatabaseError
 
     from proctree_dagster.tasks import check_and_run_scheduled_tasks
@@ -22,29 +23,28 @@ def look_until(end: Path) -> None:
         time.sleep(1 - time.time() % 1)  # so that they look at the same moments
 
 
-def main() -> None:
-    """Fork the sixteen, and exit with how many of them have failed."""
+def fork_sixteen(work: Callable[[int], None]) -> int:
+    """Let sixteen processes work, each with its number; return how many of them have failed."""
     import django
 
     django.setup()
     import proctree_dagster.orchestration.runs  # noqa: F401  # imported once for all
     from proctree_dagster.orchestration import repository  # noqa: F401
 
-    end = Path(sys.argv[1])
     children = []
-    for _ in range(16):
+    for number in range(16):
         child = os.fork()
         if child == 0:
             failed = True
             try:
-                look_until(end)
+                work(number)
                 failed = False
             finally:
                 sys.stderr.flush()
                 os._exit(failed)
         children.append(child)
-    sys.exit(sum(os.waitpid(child, 0)[1] != 0 for child in children))
+    return sum(os.waitpid(child, 0)[1] != 0 for child in children)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(fork_sixteen(lambda number: look_until(Path(sys.argv[1]))))

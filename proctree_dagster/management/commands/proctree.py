@@ -3,11 +3,12 @@
 import datetime as dt
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
-from ... import execution
-from ...exceptions import InstanceError
+from ... import context as contexts
+from ... import execution, triggers
+from ...exceptions import InstanceError, ProctreeError
 from ...models import ProcessTree, ProcessTreeSchedule
 
 HEADINGS = ("TREE", "RULE", "NEXT RUN", "LAST RUN", "STATUS", "RUN", "HELD BACK BY")
@@ -33,8 +34,41 @@ class Command(BaseCommand):
             "back: Django's 'enabled' or Dagster's own switch.",
         )
 
+        fire = actions.add_parser(
+            "fire",
+            help="Let a trigger fire: every tree that subscribes to it runs. Prints the runs.",
+        )
+        fire.add_argument("name", metavar="NAME", help="The trigger's name.")
+        fire.add_argument(
+            "--context",
+            metavar="JSON",
+            default="{}",
+            help="Keyword arguments of the runs as a JSON object, such as "
+            '\'{"tenant_id": "123"}\'; they update the subscription\'s context.',
+        )
+
     def handle(self, *args: Any, **options: Any) -> None:
-        """List the trees."""
+        """Do what was asked for."""
+        if options["action"] == "fire":
+            self._fire(options["name"], options["context"])
+        else:
+            self._list()
+
+    def _fire(self, name: str, context: str) -> None:
+        try:
+            trigger = triggers.get_trigger(name)
+            if not trigger.enabled:
+                raise CommandError(f"The trigger {name!r} is disabled: it did not fire.")
+            runs = triggers.fire_trigger(trigger, contexts.parse_json(context))
+        except ProctreeError as error:
+            raise CommandError(str(error)) from error
+        self.stdout.write(f"Fired {name!r}: {len(runs) or 'no'} run{'s' if len(runs) != 1 else ''}")
+        for run in runs:
+            self.stdout.write(f"  {run.tree}: run {run.run_id}")
+            if run.url is not None:
+                self.stdout.write(f"  {run.url}")
+
+    def _list(self) -> None:
         try:
             execution.refresh_schedules()
         except InstanceError as error:

@@ -1,0 +1,256 @@
+"""When triggers fire, and what that writes down: their state, and the runs to be made.
+
+A trigger fires by one conditional update, which of several pollers one wins; ``fire_count`` serves
+as the row's version. In the same transaction each subscribed tree gets a row in the outbox, so that
+no run is lost or made twice. Delivering the rows is the caller's business (see ``triggers``).
+"""
+
+import datetime as dt
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.db import DatabaseError, transaction
+from django.db.models import F
+from django.utils import timezone
+
+from . import outbox, questions, tags
+from .context import encode
+from .exceptions import ContextError
+from .models import (
+    OutboxRun,
+    Trigger,
+    TriggerPassage,
+    TriggerState,
+    TriggerSubscription,
+    TriggerType,
+)
+from .process import explain
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Polled:
+    """What one look at a trigger came to."""
+
+    reason: str
+    """For people to read."""
+
+    runs: tuple[OutboxRun, ...] = ()
+    """The runs that are to be delivered."""
+
+    fired: bool = False
+    """Whether the trigger has fired, whoever subscribes to it."""
+
+
+def fire(
+    trigger: Trigger,
+    context: Mapping[str, Any],
+    now: dt.datetime,
+    seen: Mapping[str, Any] | None = None,
+    **changes: Any,
+) -> tuple[OutboxRun, ...] | None:
+    """Write down that a trigger has fired, and the runs of the trees that subscribe to it.
+
+    Parameters
+    ----------
+    trigger:
+        The trigger.
+    context:
+        Keyword arguments of the runs; they update the subscription's context.
+    now:
+        Aware.
+    seen:
+        What the row must still say: a filter. Left out, it fires if it is enabled.
+    changes:
+        What else is written.
+
+    Returns
+    -------
+    tuple or None
+        ``None`` if the row says something else by now: nothing was written.
+
+    Raises
+    ------
+    ContextError
+        The context can't be stored.
+    """
+    given = encode(context)
+    with transaction.atomic():
+        # First of all, as it takes the lock: on SQLite a transaction that reads first may fail.
+        won = Trigger.objects.filter(pk=trigger.pk, enabled=True, **(seen or {})).update(
+            state=TriggerState.FIRED,
+            fire_count=F("fire_count") + 1,
+            last_triggered=now,
+            **changes,
+        )
+        if not won:
+            return None
+        subscriptions = TriggerSubscription.objects.filter(trigger=trigger, enabled=True)
+        run_tags = {tags.TRIGGERED_BY: "trigger", tags.TRIGGER: trigger.name}
+        runs = []
+        for subscription in subscriptions.with_names_of_trees():
+            try:
+                whole = {**encode(subscription.context), **given}
+            except ContextError:  # put there by SQL: the other trees run all the same
+                logger.exception("The subscription of %s makes no sense.", subscription)
+                continue
+            runs.append(outbox.add(subscription.process_tree, whole, run_tags))
+        return tuple(runs)
+
+
+def poll(trigger_id: int, now: dt.datetime) -> Polled:
+    """Look whether a trigger is to fire by itself, and let it fire.
+
+    Parameters
+    ----------
+    trigger_id:
+        Primary key of the trigger. Its row is read anew.
+    now:
+        Aware.
+    """
+    trigger = Trigger.objects.filter(pk=trigger_id).first()
+    if trigger is None:
+        return Polled("The trigger was deleted.")
+    _align(trigger, now)
+    if not trigger.enabled:
+        return Polled("Disabled in Django: the trigger's 'enabled' is off.")
+    Trigger.objects.filter(pk=trigger.pk).update(check_count=F("check_count") + 1, last_checked=now)
+    try:
+        if trigger.trigger_type == TriggerType.SCHEDULE:
+            return _poll_schedule(trigger, now)
+        if not trigger.is_polled:
+            return Polled("It can't be polled: fire it by hand.")
+        answer = questions.ask(trigger.trigger_type, trigger.configuration, {})
+    except Exception as error:  # whatever it asks may raise anything: that is no answer
+        logger.exception("The trigger %r can't be asked.", trigger.name)
+        return Polled(f"It can't be asked: {explain(error)}")
+    return _follow(trigger, answer, now)
+
+
+def _poll_schedule(trigger: Trigger, now: dt.datetime) -> Polled:
+    """Fire once for all the due times that have passed."""
+    due = trigger.next_due
+    following = trigger.due_after(now)  # raises if the rule makes no sense
+    if due is None or due > now:
+        return Polled(f"Not due until {_say(due or following)}.")
+    seen = {"fire_count": trigger.fire_count, "next_due__lte": now}
+    return _fired(fire(trigger, {}, now, seen, next_due=following), f"It was due at {_say(due)}.")
+
+
+def _follow(trigger: Trigger, answer: questions.Answer, now: dt.datetime) -> Polled:
+    """Fire when the answer becomes "yes", and be armed again when it becomes "no"."""
+    seen = {"fire_count": trigger.fire_count, "state": trigger.state}
+    has_fired = trigger.state == TriggerState.FIRED
+    if answer.yes and has_fired:
+        return Polled(f"Still so, and it has fired: {answer.reason}.")
+    if answer.yes:
+        return _fired(fire(trigger, {}, now, seen), f"{answer.reason}.")
+    if has_fired:
+        Trigger.objects.filter(pk=trigger.pk, **seen).update(state=TriggerState.RESET)
+        return Polled(f"Not so any more, it is armed again: {answer.reason}.")
+    return Polled(f"Not so: {answer.reason}.")
+
+
+def _fired(runs: tuple[OutboxRun, ...] | None, reason: str) -> Polled:
+    if runs is None:
+        return Polled("Another process has fired or changed it at this moment.")
+    ids = ", ".join(str(run.run_id) for run in runs) or "no tree subscribes to it"
+    return Polled(f"Fired: {reason} Runs: {ids}.", runs, fired=True)
+
+
+def _align(trigger: Trigger, now: dt.datetime) -> None:
+    """Follow a rule that was changed behind ``save()``'s back (``update()``, SQL, a fixture)."""
+    before = trigger.next_due_rule
+    changed = trigger.align(now)
+    if changed:
+        Trigger.objects.filter(pk=trigger.pk, next_due_rule=before).update(
+            **{field: getattr(trigger, field) for field in changed}
+        )
+
+
+@dataclass(frozen=True)
+class Gate:
+    """Decides whether one process of a tree runs, by the trigger that it names."""
+
+    trigger: str
+    """The trigger's name."""
+
+    job_name: str
+    """The job of the tree."""
+
+    process: str
+    """The process's name."""
+
+    def why_not(self, available: Mapping[str, Any]) -> str | None:
+        """Say why the process is skipped; ``None`` if it runs.
+
+        Parameters
+        ----------
+        available:
+            The context, and the results of the dependencies.
+        """
+        try:
+            answer = self._ask(available)
+        except Exception as error:  # whatever it asks may raise anything: that is no "yes"
+            logger.exception(
+                "The trigger %r of process %r can't be asked; the process does not run.",
+                *(self.trigger, self.process),
+            )
+            answer = questions.Answer(False, f"it can't be asked: {explain(error)}")
+        return None if answer.yes else f"Trigger {self.trigger} is silent: {answer.reason}"
+
+    def passed(self, asked_at: dt.datetime) -> None:
+        """Remember that the process has run to its end.
+
+        Parameters
+        ----------
+        asked_at:
+            Aware; when it was asked. What came due since lets the next run pass.
+        """
+        schedules = Trigger.objects.filter(trigger_type=TriggerType.SCHEDULE)
+        try:
+            trigger = schedules.filter(name=self.trigger).first()
+            if trigger is not None:
+                TriggerPassage.objects.update_or_create(
+                    trigger=trigger,
+                    job_name=self.job_name,
+                    process=self.process,
+                    defaults={"passed_at": asked_at},
+                )
+        except DatabaseError:  # the work is done all the same; the next run does it again
+            logger.exception("It could not be written down that %r has run.", self.process)
+
+    def _ask(self, available: Mapping[str, Any]) -> questions.Answer:
+        trigger = Trigger.objects.filter(name=self.trigger).first()
+        if trigger is None:
+            logger.error(
+                "Process %r waits for the trigger %r, which does not exist (any more).",
+                *(self.process, self.trigger),
+            )
+            return questions.Answer(False, "it does not exist")
+        if not trigger.enabled:
+            return questions.Answer(False, "it is disabled")
+        Trigger.objects.filter(pk=trigger.pk).update(check_count=F("check_count") + 1)
+        if trigger.trigger_type == TriggerType.EVENT:
+            fired = trigger.state == TriggerState.FIRED
+            return questions.Answer(fired, "it has fired" if fired else "it has not fired")
+        if trigger.trigger_type == TriggerType.SCHEDULE:
+            return self._is_due(trigger)
+        return questions.ask(trigger.trigger_type, trigger.configuration, available)
+
+    def _is_due(self, trigger: Trigger) -> questions.Answer:
+        """Say whether a due time has passed since the process last ran to its end."""
+        now = timezone.now()
+        _align(trigger, now)
+        passage = TriggerPassage.objects.filter(
+            trigger=trigger, job_name=self.job_name, process=self.process
+        ).first()
+        due = trigger.due_after(trigger.created_at if passage is None else passage.passed_at)
+        return questions.Answer(due <= now, f"due at {_say(due)}")
+
+
+def _say(moment: dt.datetime) -> str:
+    return f"{moment.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,87 @@
+"""The sensors of triggers: each polls its trigger, and hands over the runs that this asks for."""
+
+import logging
+
+from dagster import SensorDefinition, SensorEvaluationContext, SkipReason
+from django.utils import timezone
+
+from .. import firing
+from ..connections import fresh_connections
+from ..models import Trigger
+from ..process import explain
+from . import delivery
+from .translator import ProcessTreeTranslator
+
+logger = logging.getLogger(__name__)
+
+PATIENCE = 30.0
+"""Seconds after which a poll begins no further delivery: Dagster gives a tick 60."""
+
+_UNREADABLE = (ValueError, TypeError, RecursionError, OverflowError)
+"""What Python raises when SQL has put something into a row that can't be read."""
+
+
+def all_sensors(translator: ProcessTreeTranslator) -> list[SensorDefinition]:
+    """Return a sensor for every trigger that can be polled and has subscribers.
+
+    Of disabled and of broken triggers, too: Dagster forgets the state of a sensor that vanishes.
+    """
+    return [_sensor(translator, trigger) for trigger in _subscribed()]
+
+
+def _subscribed() -> list[Trigger]:
+    try:
+        return [trigger for trigger in Trigger.objects.subscribed() if trigger.is_polled]
+    except _UNREADABLE:  # one row that can't be read must not hide the others
+        logger.exception("The triggers can't be read together; reading them one by one.")
+        keys = Trigger.objects.filter(subscriptions__isnull=False).values_list("pk", flat=True)
+        triggers = [_read_one(pk) for pk in keys.distinct()]
+        return [trigger for trigger in triggers if trigger is not None]
+
+
+def _read_one(pk: int) -> Trigger | None:
+    """Read one trigger, if it is polled; of one that can't be read, what can: its polls say why."""
+    try:
+        trigger = Trigger.objects.subscribed().get(pk=pk)
+    except _UNREADABLE as error:
+        trigger = Trigger.objects.only("pk", "name", "trigger_type").get(pk=pk)
+        trigger.configuration, trigger.description = {}, f"It can't be read: {explain(error)}"
+        return trigger
+    return trigger if trigger.is_polled else None
+
+
+def _sensor(translator: ProcessTreeTranslator, trigger: Trigger) -> SensorDefinition:
+    trees = [subscription.process_tree for subscription in trigger.subscriptions.all()]
+    trigger_id = trigger.pk
+
+    def evaluate(context: SensorEvaluationContext) -> SkipReason:
+        return poll(context, trigger_id)
+
+    try:
+        return translator.sensor(trigger, trees, evaluate)
+    except Exception:  # a translator's fault must not make the sensor vanish
+        logger.exception("The trigger %r can't be translated.", trigger.name)
+        return ProcessTreeTranslator().sensor(trigger, trees, evaluate)
+
+
+def poll(context: SensorEvaluationContext, trigger_id: int) -> SkipReason:
+    """Poll a trigger, deliver the runs that this asks for, and say what happened.
+
+    It requests no run of Dagster's: the ids of the runs are fixed beforehand, in the outbox.
+
+    Parameters
+    ----------
+    context:
+        Dagster's; gives the instance.
+    trigger_id:
+        Primary key of the trigger. Its row is read anew.
+    """
+    with fresh_connections():
+        polled = firing.poll(trigger_id, timezone.now())
+        ids = [str(run.run_id) for run in polled.runs]
+        try:
+            if ids:  # most polls have none, and need not open the instance
+                delivery.deliver(context.instance, ids, seconds=PATIENCE)
+        except Exception:  # the runs are written down: the outbox's own sensor delivers them
+            logger.exception("What trigger %s has asked for can't be delivered now.", trigger_id)
+    return SkipReason(polled.reason)

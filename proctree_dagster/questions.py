@@ -1,0 +1,177 @@
+"""What a trigger asks of the database, of a function, or of what a process is given.
+
+``conditions`` says what a configuration means; here is what needs Django.
+"""
+
+import datetime as dt
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from django.apps import apps
+from django.core.exceptions import EmptyResultSet, FieldError, ValidationError
+from django.db import models
+from django.utils import timezone
+
+from . import conditions, functions
+from . import context as contexts
+from .exceptions import ContextError, FunctionError, TriggerError
+from .process import call_with
+
+_UNUSABLE = (FieldError, ValidationError, ValueError, TypeError, LookupError)
+"""What Django raises when a model, a field or a filter makes no sense."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a trigger's question came to."""
+
+    yes: bool
+    reason: str
+    """What was found, for people to read."""
+
+
+def problems(trigger_type: Any, configuration: Any) -> list[str]:
+    """Return a sentence for everything that is wrong with a trigger's type and configuration.
+
+    A model, a field, a filter or a function that does not exist, or is not allowed, included.
+    Nothing is imported that the allow-list refuses (see ``functions.resolve``).
+    """
+    found = conditions.problems(trigger_type, configuration)
+    if trigger_type not in conditions.TYPES or not isinstance(configuration, Mapping):
+        return found
+    try:
+        decoded = contexts.decode(contexts.encode(configuration))
+    except ContextError as error:
+        return [*found, f"The configuration can't be stored: {error}"]
+    if trigger_type == conditions.CUSTOM and isinstance(decoded.get("function"), str):
+        try:
+            functions.resolve(decoded["function"])
+        except FunctionError as error:
+            found.append(str(error))
+    if isinstance(decoded.get("model"), str) and decoded["model"].count(".") == 1:
+        found += _row_problems(decoded)
+    return found
+
+
+def _row_problems(configuration: Mapping[str, Any]) -> list[str]:
+    try:
+        model = apps.get_model(configuration["model"])
+    except _UNUSABLE as error:
+        return [f"There is no model {configuration['model']!r}: {error}"]
+    found = []
+    chosen = configuration.get("filter", {})
+    if isinstance(chosen, Mapping):
+        try:
+            str(model._default_manager.filter(**chosen).query)
+        except EmptyResultSet:
+            pass  # a filter that finds nothing, such as an empty list, is one
+        except _UNUSABLE as error:
+            found.append(f"filter: it can't be used on {model._meta.label}: {_text(error)}")
+    field = configuration.get("date_field")
+    if isinstance(field, str) and field.strip():
+        try:
+            _require_date(model, field)
+        except _UNUSABLE as error:
+            found.append(f"date_field: {_text(error)}")
+    return found
+
+
+def _text(error: Exception) -> str:
+    return " ".join(error.messages) if isinstance(error, ValidationError) else str(error)
+
+
+def ask(
+    trigger_type: str, configuration: Mapping[str, Any], available: Mapping[str, Any]
+) -> Answer:
+    """Ask what a ``condition``, ``custom`` or ``outdated_check`` trigger asks.
+
+    Parameters
+    ----------
+    trigger_type, configuration:
+        The trigger's.
+    available:
+        The context, and the results of the dependencies, if a process waits for the answer.
+
+    Raises
+    ------
+    TriggerError
+        The configuration makes no sense; names everything that is wrong with it.
+    FunctionError
+        The function can't be found, or is not allowed.
+    Exception
+        Whatever the function or the database raises.
+    """
+    found = conditions.problems(trigger_type, configuration)
+    if found:
+        raise TriggerError(" ".join(found))
+    decoded = contexts.decode(configuration)
+    return _ASK[trigger_type](decoded, available)
+
+
+def _condition(configuration: Mapping[str, Any], available: Mapping[str, Any]) -> Answer:
+    operator, expected = configuration["operator"], configuration.get("value")
+    if "model" in configuration:
+        what = f"rows of {configuration['model']}"
+        value: Any = _rows(configuration).count()
+    else:
+        what = configuration["field"]
+        value = conditions.look_up(available, what)
+    yes = conditions.holds(operator, value, expected)
+    question = operator if expected is None else f"{operator} {_short(expected)}"
+    shown = "missing" if value is conditions.MISSING else _short(value)
+    return Answer(yes, f"{what}: {shown}; asked: {question}")
+
+
+def _custom(configuration: Mapping[str, Any], available: Mapping[str, Any]) -> Answer:
+    reference = configuration["function"]
+    yes = bool(call_with("The trigger", functions.resolve(reference), available))
+    return Answer(yes, f"{reference} says {'yes' if yes else 'no'}")
+
+
+def _outdated_check(configuration: Mapping[str, Any], available: Mapping[str, Any]) -> Answer:
+    label, field = configuration["model"], configuration["date_field"]
+    age = configuration["max_age_minutes"]
+    newest = _rows(configuration).aggregate(newest=models.Max(field))["newest"]
+    if newest is None:
+        return Answer(True, f"{label} has no {field}")
+    if not isinstance(newest, dt.datetime):  # a day counts from its beginning
+        newest = timezone.make_aware(dt.datetime.combine(newest, dt.time()))
+    old = timezone.now() - newest > dt.timedelta(minutes=float(age))
+    return Answer(
+        old, f"the newest of {label} is of {newest:%Y-%m-%d %H:%M %Z}; it may be {age} minutes old"
+    )
+
+
+_ASK = {
+    conditions.CONDITION: _condition,
+    conditions.CUSTOM: _custom,
+    conditions.OUTDATED_CHECK: _outdated_check,
+}
+
+
+def _rows(configuration: Mapping[str, Any]) -> models.QuerySet[Any]:
+    model: type[models.Model] = apps.get_model(configuration["model"])
+    return model._default_manager.filter(**configuration.get("filter", {}))
+
+
+def _require_date(model: type[models.Model], field: str) -> None:
+    """Refuse what is no date; ``field`` may follow relations (``invoice__sent_at``).
+
+    Raises
+    ------
+    FieldError
+        There is no such field, or it is no date.
+    """
+    query = model._default_manager.annotate(_newest=models.Max(field)).query
+    kind = query.annotations["_newest"].output_field
+    if not isinstance(kind, models.DateField):  # a DateTimeField is one, too
+        raise FieldError(f"{field!r} of {model._meta.label} is no date, but {type(kind).__name__}.")
+
+
+def _short(value: Any) -> str:
+    try:
+        text = repr(value)
+    except Exception:  # noqa: BLE001  # an object's own code may raise anything; it is only shown
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 100 else f"{text[:99]}…"

@@ -1,0 +1,355 @@
+"""Triggers: what trees and processes wait for; made, fired, reset and subscribed to.
+
+Where a function takes a trigger or a tree, it takes the row or its name.
+"""
+
+import datetime as dt
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from django.core.exceptions import ValidationError
+from django.db import transaction
+from django.utils import timezone
+
+from . import context as contexts
+from . import execution, firing, webserver
+from .connections import after_commit, fresh_connections
+from .exceptions import TriggerError, TriggerNotFound
+from .firing import Polled
+from .models import (
+    OutboxRun,
+    ProcessTree,
+    Trigger,
+    TriggerState,
+    TriggerSubscription,
+)
+from .process import explain
+
+logger = logging.getLogger(__name__)
+
+
+class FiredRun(NamedTuple):
+    """A run that a trigger has asked for."""
+
+    tree: str
+    """The tree's name."""
+
+    run_id: str
+    """The run's id in Dagster, also before Dagster has it."""
+
+    url: str | None
+    """Its page, if ``PROCTREE["DAGSTER_URL"]`` is set."""
+
+
+def create_trigger(
+    name: str,
+    trigger_type: str,
+    configuration: Mapping[str, Any] | None = None,
+    description: str = "",
+    enabled: bool | None = None,
+) -> Trigger:
+    """Make a trigger, or change the one of this name, and return it.
+
+    Making it again changes nothing else: a redeployment does not fire it, nor switch on again what
+    an operator has switched off.
+
+    Parameters
+    ----------
+    name:
+        The trigger's name, at most 200 characters, unique.
+    trigger_type:
+        ``condition``, ``schedule``, ``event``, ``custom`` or ``outdated_check``.
+    configuration:
+        What it asks; see docs/triggers.md for each type.
+    description:
+        What it is for; shown in Dagster.
+    enabled:
+        Whether it is on. Left out: on for a new trigger, unchanged for an existing one.
+
+    Raises
+    ------
+    TriggerError
+        With every problem of the trigger; nothing is saved. Or there is one of this name of
+        another type.
+    """
+    trigger = Trigger.objects.filter(name=name).first() or Trigger(name=name)
+    if trigger.pk is not None and trigger.trigger_type != trigger_type:
+        raise TriggerError(
+            f"There is a trigger {name!r} of type {trigger.trigger_type!r} already; delete it "
+            f"first, or give the one of type {trigger_type!r} another name."
+        )
+    before = _content(trigger) if trigger.pk is not None else None
+    trigger.trigger_type = trigger_type
+    trigger.configuration = {} if configuration is None else configuration
+    trigger.description = description
+    if enabled is not None:
+        trigger.enabled = enabled
+    _check(trigger)
+    trigger.configuration = contexts.encode(trigger.configuration)
+    if _content(trigger) != before:
+        trigger.save()
+    return trigger
+
+
+def _content(trigger: Trigger) -> tuple[object, ...]:
+    return (trigger.configuration, trigger.description, trigger.enabled)
+
+
+def _check(trigger: Trigger) -> None:
+    """Refuse a trigger that is not valid, with all of its problems."""
+    try:
+        # The field would refuse what ``clean()`` encodes: a date, a Decimal, …
+        trigger.full_clean(exclude={"configuration"}, validate_unique=False)
+    except ValidationError as error:
+        problems = [
+            message if field == "configuration" else f"{field}: {message}"
+            for field, messages in error.message_dict.items()
+            for message in messages
+        ]
+        lines = "".join(f"\n  - {problem}" for problem in problems)
+        message = f"The trigger {trigger.name!r} is not valid:{lines}"
+        raise TriggerError(message, problems) from error
+
+
+def get_trigger(trigger: Trigger | str) -> Trigger:
+    """Return the trigger of this name.
+
+    Raises
+    ------
+    TriggerNotFound
+        There is none.
+    """
+    if isinstance(trigger, Trigger):
+        return trigger
+    found = Trigger.objects.filter(name=trigger).first()
+    if found is None:
+        raise TriggerNotFound(
+            f"There is no trigger called {trigger!r}. Make it first, with create_trigger(), or "
+            "look up its name with Trigger.objects.values_list('name')."
+        )
+    return found
+
+
+def fire_trigger(
+    trigger: Trigger | str, context: Mapping[str, Any] | None = None
+) -> list[FiredRun]:
+    """Let a trigger fire: every tree that subscribes to it runs.
+
+    The runs are written down with their ids before this returns. They are handed to Dagster after
+    the commit of the caller's transaction, at once if there is none; where that fails they are
+    delivered later. After a rollback there is nothing to deliver.
+
+    Parameters
+    ----------
+    trigger:
+        The trigger, of whatever type.
+    context:
+        Keyword arguments of the runs; they update the subscription's context, which updates the
+        default context of the tree's schedule.
+
+    Returns
+    -------
+    list[FiredRun]
+        Empty if no tree subscribes to it, or the trigger is disabled (which is logged).
+
+    Raises
+    ------
+    TriggerNotFound
+        There is no such trigger.
+    ContextError
+        The context can't be stored; nothing was fired.
+    """
+    row = get_trigger(trigger)
+    runs = firing.fire(row, context or {}, timezone.now())
+    if runs is None:
+        logger.warning("The trigger %r is disabled or was deleted: it did not fire.", row.name)
+        return []
+    _deliver(runs)
+    return [_fired_run(run) for run in runs]
+
+
+def _fired_run(run: OutboxRun) -> FiredRun:
+    run_id = str(run.run_id)
+    return FiredRun(run.process_tree.name, run_id, webserver.run_url(run_id))
+
+
+def _deliver(runs: Iterable[OutboxRun]) -> None:
+    """Hand runs to Dagster once they are committed; what fails is left to the next who looks."""
+    ids = [str(run.run_id) for run in runs]
+
+    def deliver() -> None:
+        try:
+            execution.deliver(ids)
+        except Exception:  # they are written down: whatever stands in the way, they are not lost
+            logger.exception("Runs %s can't be delivered now; they wait in the outbox.", ids)
+
+    if ids:
+        after_commit(deliver)
+
+
+def poll_triggers() -> dict[str, Polled]:
+    """Look whether any trigger that trees subscribe to is to fire, and deliver what it asks for.
+
+    Dagster's sensors do this for each trigger by itself; see ``check_and_run_scheduled_tasks``.
+
+    Returns
+    -------
+    dict
+        What came of each trigger that can be polled and was not polled within its
+        ``poll_seconds``, by its name.
+    """
+    now = timezone.now()
+    with fresh_connections():
+        triggers = [trigger for trigger in Trigger.objects.subscribed() if trigger.is_polled]
+    polled: dict[str, Polled] = {}
+    for trigger in triggers:
+        if _was_just_polled(trigger, now):
+            continue
+        try:
+            with fresh_connections():
+                polled[trigger.name] = firing.poll(trigger.pk, now)
+                _deliver(polled[trigger.name].runs)
+        except Exception as error:  # one trigger's fault must not keep the others from firing
+            logger.exception("The trigger %r could not be polled.", trigger.name)
+            polled[trigger.name] = Polled(f"It can't be polled: {explain(error)}")
+    return polled
+
+
+def _was_just_polled(trigger: Trigger, now: dt.datetime) -> bool:
+    """Say whether a sensor, or an earlier call, has polled it: what it asks may cost something."""
+    if trigger.last_checked is None:
+        return False
+    seconds = (now - trigger.last_checked).total_seconds()
+    # Somewhat less: who calls every minute must not find each second call a moment too early.
+    return 0 <= seconds < 0.9 * trigger.poll_seconds
+
+
+def reset_trigger(trigger: Trigger | str) -> Trigger:
+    """Arm a trigger again and return it: what it asks may hold still, it fires once more.
+
+    Raises
+    ------
+    TriggerNotFound
+        There is no such trigger.
+    """
+    return set_trigger_state(trigger, TriggerState.RESET)
+
+
+def set_trigger_state(trigger: Trigger | str, state: str) -> Trigger:
+    """Set a trigger's state and return it. That starts no run: see ``fire_trigger``.
+
+    Parameters
+    ----------
+    trigger:
+        The trigger.
+    state:
+        ``pending``, ``fired`` or ``reset``.
+
+    Raises
+    ------
+    TriggerNotFound
+        There is no such trigger.
+    TriggerError
+        There is no such state.
+    """
+    if state not in TriggerState.values:
+        raise TriggerError(
+            f"A trigger's state is one of {', '.join(TriggerState.values)}, not {state!r}."
+        )
+    row = get_trigger(trigger)
+    row.state = TriggerState(state)
+    Trigger.objects.filter(pk=row.pk).update(state=row.state)
+    return row
+
+
+def subscribe_tree_to_trigger(
+    tree: ProcessTree | str,
+    trigger: Trigger | str,
+    context: Mapping[str, Any] | None = None,
+    enabled: bool | None = None,
+) -> TriggerSubscription:
+    """Let a saved tree run when a trigger fires, and return the subscription.
+
+    Parameters
+    ----------
+    tree, trigger:
+        The two.
+    context:
+        Keyword arguments of the runs; they update the default context of the tree's schedule.
+    enabled:
+        Whether it is on. Left out: on for a new subscription, unchanged for an existing one.
+
+    Raises
+    ------
+    TreeNotFound, TriggerNotFound
+        There is none of that name.
+    ContextError
+        The context can't be stored.
+    """
+    row, fired_by = _tree(tree), get_trigger(trigger)
+    values: dict[str, Any] = {"context": contexts.encode(context or {})}
+    if enabled is not None:
+        values["enabled"] = enabled
+    subscription = get_tree_subscription(row, fired_by)
+    if subscription is not None and all(
+        getattr(subscription, field) == value for field, value in values.items()
+    ):
+        return subscription  # nothing to tell Dagster
+    with transaction.atomic():
+        subscription, _ = TriggerSubscription.objects.update_or_create(
+            trigger=fired_by, process_tree=row, defaults=values
+        )
+    return subscription
+
+
+def unsubscribe_tree_from_trigger(tree: ProcessTree | str, trigger: Trigger | str) -> bool:
+    """Let a tree no longer run when a trigger fires; say whether it did.
+
+    Raises
+    ------
+    TreeNotFound, TriggerNotFound
+        There is none of that name.
+    """
+    subscription = get_tree_subscription(tree, trigger)
+    if subscription is None:
+        return False
+    subscription.delete()
+    return True
+
+
+def get_trigger_subscriptions(trigger: Trigger | str) -> list[TriggerSubscription]:
+    """Return the subscriptions to a trigger, with their trees, in the order of the trees' names.
+
+    Raises
+    ------
+    TriggerNotFound
+        There is no such trigger.
+    """
+    row = get_trigger(trigger)
+    return list(
+        TriggerSubscription.objects.filter(trigger=row)
+        .select_related("trigger", "process_tree")
+        .order_by("process_tree__name")
+    )
+
+
+def get_tree_subscription(
+    tree: ProcessTree | str, trigger: Trigger | str
+) -> TriggerSubscription | None:
+    """Return a tree's subscription to a trigger, if it has one.
+
+    Raises
+    ------
+    TreeNotFound, TriggerNotFound
+        There is none of that name.
+    """
+    return (
+        TriggerSubscription.objects.filter(trigger=get_trigger(trigger), process_tree=_tree(tree))
+        .select_related("trigger", "process_tree")
+        .first()
+    )
+
+
+def _tree(tree: ProcessTree | str) -> ProcessTree:
+    return tree if isinstance(tree, ProcessTree) else execution.get_row(tree)
