@@ -483,15 +483,3 @@ class TestRunTree:
             results = run_tree(tree, {"organisation": organisation})
             assert results["results"]["seen"]["organisation"].name == "not committed"
             assert Organisation.objects.count() == 1
-
-
-def test_two_thousand_processes_run_in_one_tree() -> None:
-    tree = ProcessTreeInstance("wide")
-    for number in range(1999):
-        tree.add_process(f"p{number}", processes.one)
-    names = [f"p{number}" for number in range(1999)]
-    tree.add_process("total", processes.add, dependencies=names).save()
-    results = run_tree("wide")
-    assert results["success"]
-    assert results["results"]["total"] == 1999
-    assert len(results["status"]) == 2000
