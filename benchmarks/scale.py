@@ -298,7 +298,11 @@ class CodeServer:
     def stop(self) -> None:
         """End it."""
         self._process.terminate()
-        self._process.wait(60)
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:  # it may be in the middle of a long answer
+            self._process.kill()
+            self._process.wait()
 
 
 @contextlib.contextmanager

@@ -181,20 +181,17 @@ def test_a_job_that_was_deleted_after_it_was_listed_gives_an_error_that_names_it
 
 
 def test_the_snapshots_of_jobs_that_are_gone_are_let_go() -> None:
-    fetch: Any = Snapshot
-    before = hosts.Snapshots({"one": "1", "two": "2"}, fetch, {})
-    assert [before[name].snapshot_id for name in ("one", "two")] == ["1", "2"]
+    snapshots: dict[str, Any] = {"one": "snapshot 1", "two": "snapshot 2"}
+
+    def fetch(name: str) -> tuple[str, Any]:
+        return snapshots[name][-1], snapshots[name]
+
+    before = hosts.Snapshots({"one": "1", "two": "2"}, fetch)
+    assert [before[name] for name in ("one", "two")] == list(snapshots.values())
     after = hosts.Snapshots({"two": "2", "three": "3"}, fetch, before)
-    assert dict(after) == {"two": before["two"]}
+    assert dict(after) == {"two": "snapshot 2"}
     with pytest.raises(KeyError):
         after["one"]
-
-
-class Snapshot:
-    """As much of a snapshot as is asked for."""
-
-    def __init__(self, name: str) -> None:
-        self.snapshot_id = {"one": "1", "two": "2", "three": "3"}[name]
 
 
 # What if the code server can't answer

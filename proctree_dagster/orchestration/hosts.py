@@ -89,7 +89,7 @@ class Snapshots(dict[str, JobSnap]):
     ids:
         The id of each job's snapshot, as the list says.
     fetch:
-        Fetches one by the job's name.
+        Fetches one by the job's name; returns its id and itself.
     before:
         Those of an earlier list.
     """
@@ -97,23 +97,27 @@ class Snapshots(dict[str, JobSnap]):
     def __init__(
         self,
         ids: Mapping[str, str],
-        fetch: Callable[[str], JobSnap],
-        before: Mapping[str, JobSnap],
+        fetch: Callable[[str], tuple[str, JobSnap]],
+        before: "Snapshots | None" = None,
     ) -> None:
         super().__init__()
-        self._names = ids.keys()
+        self._listed = ids
         self._fetch = fetch
-        for name, snapshot_id in ids.items():
-            snapshot = before.get(name)
-            if snapshot is not None and snapshot.snapshot_id == snapshot_id:
-                self[name] = snapshot
+        self._fetched: dict[str, tuple[str, JobSnap]] = {}
+        if before is not None:
+            for name, snapshot_id in ids.items():
+                kept = before._fetched.get(name)
+                if kept is not None and kept[0] == snapshot_id:
+                    self._fetched[name] = kept
+                    self[name] = kept[1]
 
     def __missing__(self, name: str) -> JobSnap:
         """Fetch it. It is the job as it is now, which may be newer than the list."""
-        if name not in self._names:
+        if name not in self._listed:
             raise KeyError(name)
-        snapshot = self[name] = self._fetch(name)
-        return snapshot
+        fetched = self._fetched[name] = self._fetch(name)
+        self[name] = fetched[1]
+        return fetched[1]
 
 
 class _Known(NamedTuple):
@@ -160,7 +164,7 @@ def fetch_list(
     snapshots = Snapshots(
         {job.name: job.snapshot_id for job in listed.get_job_refs()},
         lambda name: fetch_job(api_client, origin, name),
-        {} if before is None else before.snapshots,
+        None if before is None else before.snapshots,
     )
     _known[origin.get_id()] = _Known(digest, listed, snapshots)
     by_repository[tags.REPOSITORY] = snapshots
@@ -169,8 +173,13 @@ def fetch_list(
 
 def fetch_job(
     api_client: DagsterGrpcClient, repository: RemoteRepositoryOrigin, name: str
-) -> JobSnap:
+) -> tuple[str, JobSnap]:
     """Fetch one job's snapshot.
+
+    Returns
+    -------
+    str, JobSnap
+        Its id and itself.
 
     Raises
     ------
@@ -197,7 +206,9 @@ def fetch_job(
             user_code_process_error_infos=[told] if told else [],
         )
     data = extract_serialized_job_snap_from_serialized_job_data_snap(answer.serialized_job_data)
-    return deserialize_value(data, JobSnap)
+    # What ``JobSnap.snapshot_id`` is, without writing the snapshot again to find it out.
+    snapshot_id = hashlib.sha1(data.encode(), usedforsecurity=False).hexdigest()
+    return snapshot_id, deserialize_value(data, JobSnap)
 
 
 def install() -> bool:
