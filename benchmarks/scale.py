@@ -22,7 +22,7 @@ from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
 
 from proctree_dagster.orchestration import hosts
 from tests.e2e import browser as browsers
-from tests.e2e.stack import TOP, free_port, wait_for
+from tests.e2e.stack import TOP, free_port, heed_interrupts, wait_for
 
 from .stacks import Ours
 from .table import Row, tell
@@ -243,6 +243,7 @@ class CodeServer:
             env=self.side.env,
             stdout=self.side.log.open("ab"),
             stderr=subprocess.STDOUT,
+            preexec_fn=heed_interrupts,  # or SIGTERM would be ignored, too: Dagster's handler
         )
 
     def until_there(self) -> float:
@@ -298,11 +299,7 @@ class CodeServer:
     def stop(self) -> None:
         """End it."""
         self._process.terminate()
-        try:
-            self._process.wait(60)
-        except subprocess.TimeoutExpired:  # it may be in the middle of a long answer
-            self._process.kill()
-            self._process.wait()
+        self._process.wait(60)
 
 
 @contextlib.contextmanager

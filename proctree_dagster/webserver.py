@@ -2,8 +2,8 @@
 
 A saved, changed or deleted tree asks the webserver to reload after the transaction has committed.
 That never blocks or fails the save: a short-lived thread asks, at most once in two seconds, and a
-failure is logged; a reload that takes longer than ``REQUEST_TIMEOUT`` goes on by itself. Without ``PROCTREE["DAGSTER_URL"]`` nothing is asked; the daemon then sees the
-change within a minute.
+failure is logged; a reload that takes longer than ``REQUEST_TIMEOUT`` goes on by itself. Without
+``PROCTREE["DAGSTER_URL"]`` nothing is asked; the daemon then sees the change within a minute.
 """
 
 import json

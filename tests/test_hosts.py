@@ -25,7 +25,7 @@ from dagster_shared.error import SerializableErrorInfo
 
 from proctree_dagster import tags
 from proctree_dagster.orchestration import hosts
-from tests.e2e.stack import TOP, Stack, free_port, wait_for
+from tests.e2e.stack import TOP, Stack, free_port, heed_interrupts, wait_for
 
 SAVE = """
 for name in ("one", "two", "three"):
@@ -55,6 +55,7 @@ class CodeServer:
             env=self._stack.env,
             stdout=self._stack.log.open("ab"),
             stderr=subprocess.STDOUT,
+            preexec_fn=heed_interrupts,
         )
         wait_for("the code server", self._answers, 120)
 
@@ -188,8 +189,8 @@ def test_the_snapshots_of_jobs_that_are_gone_are_let_go() -> None:
 
     before = hosts.Snapshots({"one": "1", "two": "2"}, fetch)
     assert [before[name] for name in ("one", "two")] == list(snapshots.values())
-    after = hosts.Snapshots({"two": "2", "three": "3"}, fetch, before)
-    assert dict(after) == {"two": "snapshot 2"}
+    after: Any = hosts.Snapshots({"two": "2", "three": "3"}, fetch, before)
+    assert after == {"two": "snapshot 2"}
     with pytest.raises(KeyError):
         after["one"]
 
