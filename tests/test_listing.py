@@ -212,28 +212,49 @@ def test_a_stand_in_that_is_asked_for_more_answers_as_the_job(
     assert stand_in.get_subset(op_selection=["one"]).graph.node_names() == ["one"]
 
 
-def test_a_host_that_fetches_each_job_of_a_list_has_none_built_or_read_again(
+def test_a_host_that_fetches_each_job_of_a_list_has_none_built_again(
     trees: list[ProcessTree], django_assert_num_queries: DjangoAssertNumQueries
 ) -> None:
     translator = Counting()
     live = LiveRepositoryData(translator)
     for _ in range(2):
         refresh(live)
-        with django_assert_num_queries(0):
-            for tree in trees:  # as a host does
+        with django_assert_num_queries(TREES):  # each job's one row
+            for tree in trees:  # as a host does that is not one of ours
                 JobDataSnap.from_job_def(live.get_job(tree.job_name), include_parent_snapshot=True)
     assert set(translator.built.values()) == {1}
 
 
-def test_long_after_a_listing_a_job_is_looked_up_as_it_is(
-    trees: list[ProcessTree], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_job_is_looked_up_as_it_is_not_as_it_was_listed(trees: list[ProcessTree]) -> None:
     live = LiveRepositoryData(ProcessTreeTranslator())
     refresh(live)
     ProcessTree.objects.filter(pk=trees[0].pk).update(description="Edited.")
-    assert live.get_job(trees[0].job_name).description != "tree 0\n\nEdited."
-    monkeypatch.setattr(live, "_listed_at", live._listed_at - 2)  # as if time had passed
     assert live.get_job(trees[0].job_name).description == "tree 0\n\nEdited."
+
+
+def test_the_id_of_a_stand_ins_snapshot_is_the_one_that_dagster_computes(
+    stand_in: KnownJob,
+) -> None:
+    assert stand_in.get_job_snapshot_id() == stand_in.get_job_snapshot().snapshot_id
+
+
+def test_a_refresh_that_takes_long_reads_the_trees_once(
+    trees: list[ProcessTree], django_assert_num_queries: DjangoAssertNumQueries
+) -> None:
+    class Slow(ProcessTreeTranslator):
+        def job(self, tree: TreeRecord, **kwargs: Any) -> JobDefinition:
+            live._read_at = (live._read_at or 0.0) - 1  # as if each tree took a second
+            return super().job(tree, **kwargs)
+
+    live = LiveRepositoryData(Slow())
+    with django_assert_num_queries(1):
+        refresh(live)
+
+
+def test_a_listing_leaves_the_garbage_collector_as_it_was(trees: list[ProcessTree]) -> None:
+    before = gc.get_threshold(), gc.get_freeze_count()
+    LiveRepositoryData(ProcessTreeTranslator()).get_all_jobs()
+    assert (gc.get_threshold(), gc.get_freeze_count()) == before
 
 
 def test_what_is_found_out_about_a_stand_in_is_not_kept(trees: list[ProcessTree]) -> None:

@@ -197,6 +197,17 @@ def test_a_webserver_that_refuses_is_reported(
     assert "did not reload" in caplog.text
 
 
+def test_a_reload_that_takes_long_goes_on_by_itself_and_is_no_failure(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(webserver, "REQUEST_TIMEOUT", 0.1)
+    server.delay = 0.5
+    with caplog.at_level(logging.INFO):
+        assert webserver.reload_location(f"{server.url}/graphql")
+    assert "still reloading" in caplog.text
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+
+
 def test_a_save_does_not_wait_for_the_webserver(
     server: Server, reloader: webserver.Reloader
 ) -> None:

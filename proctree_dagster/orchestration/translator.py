@@ -61,6 +61,7 @@ from .results import result_io_manager
 from .ticks import evaluate
 
 OUTPUT = "result"
+_IN, _OUT = In(), Out()  # what every op shares
 
 SHOWN_TREES = 20
 """How many of the trees that subscribe to a trigger its sensor's description names."""
@@ -150,8 +151,8 @@ class ProcessTreeTranslator:
         return OpDefinition(
             name=dagster_name(process.name),
             compute_fn=_compute(process),
-            ins={dagster_name(name): In() for name in process.spec.dependencies},
-            outs={OUTPUT: Out()},
+            ins={dagster_name(name): _IN for name in process.spec.dependencies},
+            outs={OUTPUT: _OUT},
             description=self.op_description(process),
             tags=self.op_tags(process),
             required_resource_keys={RUN_RESOURCE},

@@ -1,0 +1,270 @@
+"""A host (webserver, daemon) fetches a job's snapshot when it is asked for, and keeps it.
+
+Dagster's hosts fetch the list of all jobs at each refresh, and then the snapshot of every one, each
+with a call of its own, whether anything asks for it or not. With thousands of trees that is nearly
+all that a refresh costs. Here the list is fetched, as always, and a snapshot when it is first
+needed: by a job's page, its Launchpad, its run. While the list names the same snapshot for a job,
+it is not fetched again.
+
+This replaces one private function of Dagster's, in this place only, and only if what is replaced
+looks as expected; otherwise Dagster stays as it is, and the log says so, once.
+"""
+
+import hashlib
+import inspect
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from dagster import Field
+from dagster._api import snapshot_repository
+from dagster._config.config_schema import UserConfigSchema
+from dagster._core.errors import DagsterUserCodeProcessError, DagsterUserCodeUnreachableError
+from dagster._core.remote_origin import RemoteRepositoryOrigin
+from dagster._core.remote_representation.code_location import GrpcServerCodeLocation
+from dagster._core.remote_representation.external_data import (
+    RepositoryErrorSnap,
+    RepositorySnap,
+    extract_serialized_job_snap_from_serialized_job_data_snap,
+)
+from dagster._core.scheduler import DagsterDaemonScheduler
+from dagster._core.snap import JobSnap
+from dagster._grpc.client import DagsterGrpcClient
+from dagster._serdes import ConfigurableClassData, deserialize_value
+from dagster_shared.error import SerializableErrorInfo
+
+from .. import tags
+
+logger = logging.getLogger(__name__)
+
+_NAME = "sync_get_external_repositories_data_grpc"
+_dagsters: Any = getattr(snapshot_repository, _NAME, None)
+_told: set[str] = set()
+
+
+class LazyHostScheduler(DagsterDaemonScheduler):
+    """Dagster's scheduler; where it is set, hosts fetch a job's snapshot when it is asked for.
+
+    It takes the configuration of ``DagsterDaemonScheduler``. It is the scheduler that does this
+    because of all that ``dagster.yaml`` names, it is what every host loads before its first look
+    at the jobs.
+    """
+
+    def __init__(
+        self,
+        inst_data: ConfigurableClassData | None = None,
+        fetch_jobs_lazily: bool = True,
+        **others: Any,
+    ) -> None:
+        super().__init__(inst_data=inst_data, **others)
+        if fetch_jobs_lazily:
+            install()
+
+    @classmethod
+    def config_type(cls) -> UserConfigSchema:
+        """Say what may be configured."""
+        return {
+            **super().config_type(),  # type: ignore[no-untyped-call]
+            "fetch_jobs_lazily": Field(
+                bool,
+                is_required=False,
+                default_value=True,
+                description=(
+                    "Whether a host fetches the snapshot of a process tree's job when it is asked "
+                    "for, instead of every job's at every refresh."
+                ),
+            ),
+        }
+
+
+class Snapshots(dict[str, JobSnap]):
+    """The snapshots of a list of jobs, by name; one that is not there is fetched.
+
+    Several threads may ask: each step is one operation on the dictionary, and to fetch one twice
+    does no harm.
+
+    Parameters
+    ----------
+    ids:
+        The id of each job's snapshot, as the list says.
+    fetch:
+        Fetches one by the job's name; returns its id and itself.
+    before:
+        Those of an earlier list.
+    """
+
+    def __init__(
+        self,
+        ids: Mapping[str, str],
+        fetch: Callable[[str], tuple[str, JobSnap]],
+        before: "Snapshots | None" = None,
+    ) -> None:
+        super().__init__()
+        self._listed = ids
+        self._fetch = fetch
+        self._fetched: dict[str, tuple[str, JobSnap]] = {}
+        if before is not None:
+            for name, snapshot_id in ids.items():
+                kept = before._fetched.get(name)
+                if kept is not None and kept[0] == snapshot_id:
+                    self._fetched[name] = kept
+                    self[name] = kept[1]
+
+    def __missing__(self, name: str) -> JobSnap:
+        """Fetch it. It is the job as it is now, which may be newer than the list."""
+        if name not in self._listed:
+            raise KeyError(name)
+        fetched = self._fetched[name] = self._fetch(name)
+        self[name] = fetched[1]
+        return fetched[1]
+
+
+class _Known(NamedTuple):
+    """What a host has been told of a repository."""
+
+    digest: bytes
+    listed: RepositorySnap
+    snapshots: Snapshots
+
+
+_known: dict[str, _Known] = {}
+"""By the repository's origin: the last of each, so what is gone from the list is let go."""
+
+
+def fetch_list(
+    api_client: DagsterGrpcClient, code_location: GrpcServerCodeLocation, defer_snapshots: bool
+) -> Mapping[str, tuple[RepositorySnap, Mapping[str, JobSnap]]]:
+    """Do what Dagster's function does, without fetching every job's snapshot.
+
+    What a code location looks snapshots up in is prepared to fetch them. Other repositories than
+    ours are fetched as ever: they are nobody's business here.
+    """
+    stock: Callable[..., Mapping[str, tuple[RepositorySnap, Mapping[str, JobSnap]]]] = _dagsters
+    by_repository = vars(code_location).get("_job_snaps_by_name")
+    if (
+        not defer_snapshots
+        or set(code_location.repository_names) != {tags.REPOSITORY}
+        or not isinstance(by_repository, defaultdict)
+    ):
+        return stock(api_client, code_location, defer_snapshots)
+    origin = RemoteRepositoryOrigin(code_location.origin, tags.REPOSITORY)
+    text = api_client.external_repository(remote_repository_origin=origin, defer_snapshots=True)
+    digest = hashlib.blake2b(text.encode()).digest()
+    before = _known.get(origin.get_id())
+    if before is not None and before.digest == digest:
+        listed = before.listed  # nothing of it is ever written to
+    else:
+        answer = deserialize_value(text, (RepositorySnap, RepositoryErrorSnap))
+        if isinstance(answer, RepositoryErrorSnap):
+            raise DagsterUserCodeProcessError.from_error_info(answer.error)
+        listed = answer
+    if listed.has_job_data():  # it was sent with the list
+        return {tags.REPOSITORY: (listed, {})}
+    snapshots = Snapshots(
+        {job.name: job.snapshot_id for job in listed.get_job_refs()},
+        lambda name: fetch_job(api_client, origin, name),
+        None if before is None else before.snapshots,
+    )
+    _known[origin.get_id()] = _Known(digest, listed, snapshots)
+    by_repository[tags.REPOSITORY] = snapshots
+    return {tags.REPOSITORY: (listed, {})}
+
+
+def fetch_job(
+    api_client: DagsterGrpcClient, repository: RemoteRepositoryOrigin, name: str
+) -> tuple[str, JobSnap]:
+    """Fetch one job's snapshot.
+
+    Returns
+    -------
+    str, JobSnap
+        Its id and itself.
+
+    Raises
+    ------
+    DagsterUserCodeProcessError
+        The code server has no such job (any more), or can't build it.
+    DagsterUserCodeUnreachableError
+        The code server did not answer.
+    """
+    try:
+        answer = api_client.external_job(repository, name)
+    except DagsterUserCodeUnreachableError as error:
+        raise DagsterUserCodeUnreachableError(
+            f"The job {name!r} can't be fetched, the code server does not answer: {error}"
+        ) from error
+    if not answer.serialized_job_data:
+        told = (
+            deserialize_value(answer.serialized_error, SerializableErrorInfo)
+            if answer.serialized_error
+            else None
+        )
+        raise DagsterUserCodeProcessError(
+            f"The job {name!r} can't be fetched from the code server: "
+            f"{told.message.strip() if told else 'it does not say why.'}",
+            user_code_process_error_infos=[told] if told else [],
+        )
+    data = extract_serialized_job_snap_from_serialized_job_data_snap(answer.serialized_job_data)
+    # What ``JobSnap.snapshot_id`` is, without writing the snapshot again to find it out.
+    snapshot_id = hashlib.sha1(data.encode(), usedforsecurity=False).hexdigest()
+    return snapshot_id, deserialize_value(data, JobSnap)
+
+
+def install() -> bool:
+    """Let this process, if it is a host, fetch snapshots when they are asked for.
+
+    Returns
+    -------
+    bool
+        Whether it does; if not, Dagster is not what this was written for, and the log says how.
+    """
+    different = differences()
+    if not different:
+        setattr(snapshot_repository, _NAME, fetch_list)
+        return True
+    reason = " ".join(different)
+    if reason not in _told:
+        _told.add(reason)
+        logger.warning(
+            "Hosts fetch every job's snapshot at every refresh, as Dagster does: this Dagster "
+            "differs from the one that fetching them lazily was written for. %s",
+            reason,
+        )
+    return False
+
+
+def differences() -> list[str]:
+    """Return in what Dagster differs from what is relied on here; nothing, if it is as expected."""
+    location = GrpcServerCodeLocation
+    names = {
+        method: _names_in(getattr(location, method, None))
+        for method in ("__init__", "_job_ref_to_snap")
+    }
+    relied_on = {
+        f"{_NAME}{_EXPECTED} is not what it was.": _parameters(_dagsters) == _EXPECTED,
+        # It must be looked up where it is replaced, at each call.
+        f"GrpcServerCodeLocation does not call {_NAME} once it is made.": (
+            _NAME in names["__init__"] and not hasattr(inspect.getmodule(location), _NAME)
+        ),
+        "GrpcServerCodeLocation does not keep snapshots in _job_snaps_by_name.": all(
+            "_job_snaps_by_name" in each for each in names.values()
+        ),
+        "DagsterGrpcClient.external_job is not what it was.": (
+            _parameters(getattr(DagsterGrpcClient, "external_job", None))[:3]
+            == ["self", "remote_repository_origin", "job_name"]
+        ),
+    }
+    return [what for what, holds in relied_on.items() if not holds]
+
+
+_EXPECTED = ["api_client", "code_location", "defer_snapshots"]
+
+
+def _parameters(function: Callable[..., Any] | None) -> Sequence[str]:
+    return [] if function is None else list(inspect.signature(function).parameters)
+
+
+def _names_in(function: Any) -> Sequence[str]:
+    """Return the names that a function's code uses."""
+    return function.__code__.co_names if inspect.isfunction(function) else ()
