@@ -38,7 +38,7 @@ run: install
 # Lints, types and contracts, then the tests, those of real processes and a real browser included.
 # Several at once, the long ones first: most of what they do is wait.
 test: check
-	$(BIN)/python -m pytest --numprocesses 6 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses 4 --dist loadgroup --no-loadscope-reorder
 
 check: install-test
 	$(BIN)/ruff check .
