@@ -67,6 +67,7 @@ def add(
             "process_tree": tree,
             "context": encode(context),
             "tags": dict(tags),
+            "family": tags.get(tag_names.FAMILY, ""),
             "after": [str(each) for each in after],
         },
     )
@@ -181,7 +182,7 @@ def replace(family: str | None, failed: str, new: str) -> None:
         return
     with transaction.atomic():
         unsettled = OutboxRun.objects.select_for_update().filter(
-            state__in=(OutboxState.WAITING, OutboxState.DROPPED), **in_family(family)
+            state__in=(OutboxState.WAITING, OutboxState.DROPPED), family=family
         )
         for row in unsettled:
             after = [new if each == failed else each for each in row.after]
@@ -190,14 +191,9 @@ def replace(family: str | None, failed: str, new: str) -> None:
             )
 
 
-def in_family(family: str) -> dict[str, str]:
-    """Return the filter for the rows of a family."""
-    return {f"tags__{tag_names.FAMILY}": family}
-
-
 def family(first_run_id: str) -> models.QuerySet[OutboxRun]:
     """Return the rows of a family, in the order in which they run."""
-    return OutboxRun.objects.filter(**in_family(first_run_id)).select_related("process_tree")
+    return OutboxRun.objects.filter(family=first_run_id).select_related("process_tree")
 
 
 def forget(now: dt.datetime) -> None:

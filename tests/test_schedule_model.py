@@ -26,7 +26,7 @@ DAY = dt.timedelta(days=1)
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("proctree_dagster.models.timezone.now", clock)
+    monkeypatch.setattr("proctree_dagster.models.schedules.timezone.now", clock)
     return clock
 
 

@@ -1,0 +1,41 @@
+"""What the database records: trees, schedules, triggers, and runs that wait to be made.
+
+Models only record. Telling Dagster is ``execution``'s and ``webserver``'s business, claiming due
+times is ``claims``', the life of a row of the outbox is ``outbox``'s, firing triggers ``firing``'s.
+"""
+
+from .fields import Clockwork, ContextField, validate_timezone
+from .links import TreeLink, TreeLinkManager, TreeLinkQuerySet
+from .outbox import OutboxRun, OutboxState
+from .schedules import ProcessTreeSchedule, RunStatus
+from .trees import LinkKind, ProcessTree, ProcessTreeQuerySet
+from .triggers import (
+    Trigger,
+    TriggerPassage,
+    TriggerQuerySet,
+    TriggerState,
+    TriggerSubscription,
+    TriggerType,
+)
+
+__all__ = [
+    "Clockwork",
+    "ContextField",
+    "LinkKind",
+    "OutboxRun",
+    "OutboxState",
+    "ProcessTree",
+    "ProcessTreeQuerySet",
+    "ProcessTreeSchedule",
+    "RunStatus",
+    "TreeLink",
+    "TreeLinkManager",
+    "TreeLinkQuerySet",
+    "Trigger",
+    "TriggerPassage",
+    "TriggerQuerySet",
+    "TriggerState",
+    "TriggerSubscription",
+    "TriggerType",
+    "validate_timezone",
+]

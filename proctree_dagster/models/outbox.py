@@ -1,0 +1,83 @@
+"""Runs that are to be made (see ``proctree_dagster.outbox``)."""
+
+import uuid
+
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from .fields import ContextField
+from .trees import ProcessTree
+
+
+class OutboxState(models.TextChoices):
+    """How far a run of the outbox has come."""
+
+    WAITING = "waiting", _("waiting")
+    DELIVERED = "delivered", _("delivered")
+    STARTED = "started", _("started")
+    DROPPED = "dropped", _("dropped")
+
+
+class OutboxRun(models.Model):
+    """A run that is to be made, with the id that it will have; see ``outbox``."""
+
+    run_id = models.UUIDField(_("run id"), unique=True, default=uuid.uuid4)
+    process_tree = models.ForeignKey(
+        ProcessTree,
+        on_delete=models.CASCADE,
+        related_name="outbox",
+        verbose_name=_("process tree"),
+    )
+    context = ContextField(
+        _("context"),
+        default=dict,
+        blank=True,
+        help_text=_("Keyword arguments of the run; they update the schedule's default context."),
+    )
+    tags = models.JSONField(_("tags"), default=dict, blank=True)
+    family = models.CharField(
+        _("family"),
+        max_length=36,
+        blank=True,
+        default="",
+        db_index=True,
+        help_text=_("Id of the first run of those that it belongs to, as in its tags."),
+    )
+    after = models.JSONField(
+        _("after"),
+        default=list,
+        blank=True,
+        help_text=_("Ids of the runs that must have succeeded first."),
+    )
+    state = models.CharField(
+        _("state"), max_length=10, choices=OutboxState.choices, default=OutboxState.WAITING
+    )
+    reason = models.TextField(
+        _("reason"),
+        blank=True,
+        default="",
+        help_text=_("Why it could not be delivered yet, or why it was dropped."),
+    )
+    attempts = models.PositiveIntegerField(
+        _("attempts"), default=0, help_text=_("How often its delivery was begun.")
+    )
+    launches = models.PositiveIntegerField(
+        _("launches"), default=1, help_text=_("How many runs it took: one may fail to start.")
+    )
+    leased_until = models.DateTimeField(
+        _("leased until"),
+        null=True,
+        blank=True,
+        help_text=_("Until when nobody else tries to deliver it."),
+    )
+    created_at = models.DateTimeField(_("created at"), auto_now_add=True)
+    delivered_at = models.DateTimeField(_("delivered at"), null=True, blank=True)
+
+    class Meta:
+        verbose_name = _("run to be made")
+        verbose_name_plural = _("runs to be made")
+        ordering = ["pk"]  # those of a family are written in the order in which they run
+        indexes = [models.Index(fields=["state", "created_at"], name="proctree_outbox_state")]
+
+    def __str__(self) -> str:
+        return f"{self.process_tree}: {self.run_id}"

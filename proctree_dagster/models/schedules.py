@@ -1,0 +1,363 @@
+"""When trees run by themselves."""
+
+import datetime as dt
+from collections.abc import Iterable
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from .. import context as contexts
+from .. import intervals
+from ..exceptions import ContextError, ScheduleError
+from ..rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
+from .fields import Clockwork, ContextField, validate_timezone
+from .trees import ProcessTree
+
+WATCHED_AFTER = dt.timedelta(minutes=2)
+"""How long a scheduled run may take before each minute's tick looks whether it still runs."""
+
+
+class RunStatus(models.TextChoices):
+    """What the last scheduled run has come to."""
+
+    STARTED = "started", _("started")
+    SUCCESS = "success", _("success")
+    FAILURE = "failure", _("failure")
+    CANCELED = "canceled", _("canceled")
+
+
+class ProcessTreeSchedule(Clockwork):
+    """When a tree runs by itself; a schedule in Dagster."""
+
+    clockwork = frozenset(
+        [
+            *("last_run", "next_run", "anchor", "next_run_rule", "claim", "claimed_at"),
+            *("last_due", "last_run_id", "last_run_status", "last_run_worker"),
+            "stopped_in_dagster",
+        ]
+    )
+
+    process_tree = models.OneToOneField(
+        ProcessTree,
+        on_delete=models.CASCADE,
+        related_name="schedule",
+        verbose_name=_("process tree"),
+    )
+    enabled = models.BooleanField(
+        _("enabled"),
+        default=True,
+        help_text=_("A schedule that is not enabled skips its due times, and says so in Dagster."),
+    )
+    interval_minutes = models.PositiveIntegerField(
+        _("interval in minutes"),
+        default=60,
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(MAX_INTERVAL)],
+        help_text=_("Minutes between two due times, from one to a year. Blank if there is a cron."),
+    )
+    cron = models.CharField(
+        _("cron"),
+        max_length=200,
+        blank=True,
+        default="",
+        help_text=_("Instead of an interval: minute, hour, day, month, weekday: 0 9 * * 1-5."),
+    )
+    start_time = models.TimeField(
+        _("start time"),
+        default=dt.time(0, 0),
+        help_text=_("Wall-clock time of a due time; seconds are dropped."),
+    )
+    timezone = models.CharField(
+        _("time zone"),
+        max_length=64,
+        blank=True,
+        default="",
+        validators=[validate_timezone],
+        help_text=_("IANA zone of the start time or the cron. Blank: Django's TIME_ZONE."),
+    )
+    allow_overlap = models.BooleanField(
+        _("allow overlap"),
+        default=False,
+        help_text=_("Whether a scheduled run may start while the last one is still running."),
+    )
+    pass_scheduled_for = models.BooleanField(
+        _("pass the due time"),
+        default=False,
+        help_text=_("Whether a scheduled run finds its due time in its context: scheduled_for."),
+    )
+    context = ContextField(
+        _("context"),
+        default=dict,
+        blank=True,
+        help_text=_("Default keyword arguments of a run, as JSON."),
+    )
+    last_run = models.DateTimeField(_("last run"), null=True, blank=True, editable=False)
+    next_run = models.DateTimeField(
+        _("next run"),
+        null=True,
+        blank=True,
+        editable=False,  # a form that was opened before a due time would ask for it again
+        help_text=_("The next due time. Blank: due now."),
+    )
+    anchor = models.DateTimeField(
+        _("anchor"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("The due time from which the others are counted."),
+    )
+    next_run_rule = models.CharField(
+        _("rule of next run"),
+        max_length=300,
+        blank=True,
+        default="",
+        editable=False,
+        help_text=_("The rule that set the next run; another rule sets it anew."),
+    )
+    claim = models.DateTimeField(
+        _("claim"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("The due time that is claimed and has no run yet."),
+    )
+    claimed_at = models.DateTimeField(_("claimed at"), null=True, blank=True, editable=False)
+    last_run_id = models.CharField(
+        _("last run's id"),
+        max_length=64,
+        blank=True,
+        default="",
+        editable=False,
+        help_text=_("Id of the run that took the latest claim."),
+    )
+    last_due = models.DateTimeField(
+        _("last due time"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("The due time that the last run stands for."),
+    )
+    last_run_status = models.CharField(
+        _("last run's status"),
+        max_length=10,
+        choices=RunStatus.choices,
+        blank=True,
+        default="",
+        editable=False,
+    )
+    last_run_worker = models.CharField(
+        _("last run's worker"),
+        max_length=300,
+        blank=True,
+        default="",
+        editable=False,
+        help_text=_("The process that runs it: host, id and start time."),
+    )
+    stopped_in_dagster = models.BooleanField(
+        _("stopped in Dagster"),
+        default=False,
+        editable=False,
+        help_text=_("Whether Dagster's own switch of the schedule is off, when last looked at."),
+    )
+
+    class Meta:
+        verbose_name = _("process tree schedule")
+        verbose_name_plural = _("process tree schedules")
+        ordering = ["process_tree__name"]
+        indexes = [
+            models.Index(fields=["enabled", "next_run"], name="proctree_schedule_due"),
+        ]
+        constraints = [
+            models.CheckConstraint(
+                # Both sides ask for null: SQL lets pass what it can't tell.
+                condition=models.Q(
+                    cron="",
+                    interval_minutes__isnull=False,
+                    interval_minutes__range=(1, MAX_INTERVAL),
+                )
+                | (~models.Q(cron="") & models.Q(interval_minutes__isnull=True)),
+                name="proctree_schedule_interval_or_cron",
+                violation_error_message=_(
+                    "Give an interval from 1 minute to 525,600 (a year), or a cron; not both."
+                ),
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.process_tree}: {self.rule_in_words}"
+
+    def save(
+        self,
+        *args: Any,
+        update_fields: Iterable[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Save the row; a rule that has changed sets ``anchor`` and ``next_run`` anew.
+
+        What the clock writes (``last_run``, ``next_run``, claims, …) is saved only where it was
+        changed on this object: an edit that takes its time must not undo a claim made meanwhile.
+        """
+        self.context = contexts.encode(self.context)
+        for field in self._meta.concrete_fields:
+            if field.name in ("interval_minutes", "start_time"):  # Django takes strings, too
+                setattr(self, field.name, field.to_python(getattr(self, field.name)))
+        moved = self.align(timezone.now())
+        if update_fields is not None:
+            update_fields = {*update_fields, *moved}
+        elif not self._state.adding and not (kwargs.get("force_insert") or args):
+            update_fields = self.fields_of_editor() | set(moved)
+        super().save(*args, update_fields=update_fields, **kwargs)
+        self._remember_clockwork(update_fields)
+
+    def clean(self) -> None:
+        """Refuse a context that can't be stored, and a rule that makes no sense."""
+        super().clean()
+        problems = {}
+        try:
+            self.context = contexts.encode({} if self.context is None else self.context)
+        except ContextError as error:
+            problems["context"] = str(error)
+        if self.cron:
+            try:
+                CronRule(self.cron, "UTC")
+            except ScheduleError as error:
+                problems["cron"] = str(error)
+        if problems:
+            raise ValidationError(problems)
+
+    @property
+    def rule(self) -> Rule:
+        """When the schedule asks for runs.
+
+        Raises
+        ------
+        ScheduleError
+            It makes no sense.
+        """
+        zone = self.timezone or settings.TIME_ZONE
+        if self.cron:
+            return CronRule(self.cron, zone)
+        if self.interval_minutes is None:
+            raise ScheduleError("It has neither an interval nor a cron.")
+        return IntervalRule(self.interval_minutes, self.start_time, zone)
+
+    @property
+    def rule_in_words(self) -> str:
+        """When it asks for runs, also of a schedule whose rule makes no sense."""
+        start, zone = str(self.start_time)[:5], self.timezone or settings.TIME_ZONE
+        rule = f"at {self.cron}" if self.cron else f"every {self.interval_minutes} min from {start}"
+        return f"{rule} in {zone}"
+
+    @property
+    def current_rule(self) -> str:
+        """What ``next_run_rule`` says while it is up to date."""
+        return f"{self.rule}{'' if self.enabled else ' (disabled)'}"
+
+    def align(self, now: dt.datetime) -> list[str]:
+        """Set ``anchor`` and ``next_run`` to the next due time if they follow another rule.
+
+        That is so for a new schedule, and for one whose rule or ``enabled`` has changed, by
+        whatever means: there is no backlog and no surprise run.
+
+        Parameters
+        ----------
+        now:
+            Aware.
+
+        Returns
+        -------
+        list[str]
+            The fields that were changed on this object; nothing is saved.
+        """
+        if self.next_run_rule == self.current_rule:
+            return []
+        before = self.next_run_rule.removesuffix(" (disabled)")
+        if not before:
+            self.anchor = intervals.first_due(self.rule, now)
+            due = self.next_run or self.anchor  # a new row may say when it is due first
+        elif before == str(self.rule) and self.anchor is not None:
+            self.anchor = due = intervals.due_after(self.rule, self.anchor, now)
+        else:
+            self.anchor = due = intervals.restarted_due(self.rule, now)
+        self.next_run = due
+        self.next_run_rule = self.current_rule
+        changed = ["anchor", "next_run", "next_run_rule"]
+        if not self.enabled:
+            # A claim that no run has taken is withdrawn: nothing starts while it is disabled.
+            self.claim = self.claimed_at = None
+            changed += ["claim", "claimed_at"]
+        return changed
+
+    def due_after(self, after: dt.datetime) -> dt.datetime:
+        """Return the first due time after ``after`` (aware)."""
+        anchor = self.anchor or intervals.first_due(self.rule, after)
+        return intervals.due_after(self.rule, anchor, after)
+
+    def due_times(self, first: dt.datetime, last: dt.datetime) -> int:
+        """Return how many due times there are from the due time ``first`` to ``last`` (aware)."""
+        return sum(1 for _ in intervals.due_times(self.rule, self.anchor or first, first, last))
+
+    def needs_look(self, at: dt.datetime) -> bool:
+        """Say whether a look at ``at`` (aware) could come to anything but "not due".
+
+        Cheap: it lets one query rule out most schedules.
+        """
+        return (
+            self.claim is not None
+            or self.last_run_status == RunStatus.STARTED
+            or self.next_run is None
+            or self.next_run <= at
+            or self.next_run_rule != self.current_rule
+        )
+
+    @property
+    def held_back_by(self) -> str:
+        """Who keeps the schedule from running: Django's ``enabled``, Dagster's switch, or both.
+
+        Blank if nobody does. Dagster's switch stops the daemon's ticks only, and is known as it
+        was when last looked at (see ``execution.look_at_switches``).
+        """
+        holders = [("Django", not self.enabled), ("Dagster", self.stopped_in_dagster)]
+        return " and ".join(name for name, holds in holders if holds)
+
+    def should_run(self) -> bool:
+        """Say whether the schedule is due now."""
+        return self.is_due(timezone.now())
+
+    def is_due(self, at: dt.datetime) -> bool:
+        """Say whether the schedule is due at ``at`` (aware): never "is this tick on the grid?"."""
+        up_to_date = self.next_run_rule == self.current_rule
+        return self.enabled and up_to_date and (self.next_run is None or self.next_run <= at)
+
+    def update_next_run_time(self) -> dt.datetime:
+        """Compute ``next_run`` from now, save it and return it."""
+        now = timezone.now()
+        if not self.align(now):
+            self.next_run = self.due_after(now)
+        self.save(update_fields=["anchor", "next_run", "next_run_rule"])
+        return self.next_run  # type: ignore[return-value]  # set by either branch
+
+    def cover(self, now: dt.datetime) -> tuple[list[str], str]:
+        """Return the crons that Dagster ticks by, and their zone.
+
+        A schedule that is overdue, has an open claim or a run that takes long ticks every minute
+        until it is settled; one whose clock is about to change, until it has.
+        """
+        grace = dt.timedelta(seconds=30)  # a tick at the due time itself needs a moment
+        overdue = self.next_run is None or self.next_run < now - grace
+        # A run that takes its time: it may have died without a word.
+        watched = (
+            self.last_run_status == RunStatus.STARTED
+            and self.last_run is not None
+            and self.last_run < now - WATCHED_AFTER
+        )
+        unsettled = self.claim is not None or self.next_run_rule != self.current_rule
+        if overdue or watched or unsettled or intervals.clock_changes(self.rule, now):
+            return [intervals.EVERY_MINUTE], "UTC"
+        return intervals.cron_cover(self.rule, self.anchor or now)

@@ -1,0 +1,172 @@
+"""Process trees."""
+
+import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from django.apps import apps
+from django.core.exceptions import ObjectDoesNotExist, ValidationError
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+from .. import spec
+from ..exceptions import InvalidTree
+from ..names import MAX_NAME_LENGTH, dagster_name
+from ..validation import validate_tree
+
+if TYPE_CHECKING:
+    from .links import TreeLink
+    from .schedules import ProcessTreeSchedule
+    from .triggers import TriggerSubscription
+
+
+class LinkKind(models.TextChoices):
+    """How the target of a link follows its source."""
+
+    DEPENDENT = "dependent", _("runs after it has succeeded")
+    SIBLING = "sibling", _("runs at the same time")
+
+
+class ProcessTreeQuerySet(models.QuerySet["ProcessTree"]):
+    """The queries that the rest of the package asks."""
+
+    def with_schedules(self) -> "ProcessTreeQuerySet":
+        """Every tree with its schedule, in one query, in a stable order."""
+        return self.select_related("schedule").order_by("job_name")
+
+    def with_links(self) -> "ProcessTreeQuerySet":
+        """Every tree with those that follow it, in one more query."""
+        return self.prefetch_related("links_out")
+
+    def unused_job_name(self, name: str) -> str:
+        """Return the job name for a new tree called ``name``.
+
+        It follows from the name alone, unless a renamed tree still holds that job name.
+        """
+        candidate, number = dagster_name(name), 1
+        while self.filter(job_name=candidate).exists():
+            number += 1
+            candidate = dagster_name(f"{name} ({number})")
+        return candidate
+
+
+class ProcessTree(models.Model):
+    """A named DAG of processes; a job in Dagster."""
+
+    name = models.CharField(_("name"), max_length=MAX_NAME_LENGTH, unique=True)
+    job_name = models.CharField(
+        _("job name"),
+        max_length=MAX_NAME_LENGTH + 20,
+        unique=True,
+        editable=False,
+        help_text=_("What Dagster calls it. Set once, so a renamed tree keeps its history."),
+    )
+    description = models.TextField(_("description"), blank=True)
+    cache_enabled = models.BooleanField(_("cache enabled"), default=True)
+    processes = models.JSONField(
+        _("processes"),
+        default=list,
+        help_text=_("The processes as JSON, each with a name, a func and dependencies."),
+    )
+    executor = models.CharField(
+        _("executor"),
+        max_length=MAX_NAME_LENGTH,
+        blank=True,
+        default="",
+        help_text=_("threads, in_process, multiprocess, … Blank: what the settings say."),
+    )
+    max_concurrent = models.PositiveSmallIntegerField(
+        _("max concurrent"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(spec.MAX_CONCURRENT)],
+        help_text=_("How many processes of a run may run at once. Blank: what the settings say."),
+    )
+    created_at = models.DateTimeField(_("created at"), auto_now_add=True)
+    updated_at = models.DateTimeField(_("updated at"), auto_now=True)
+
+    known_links: "Sequence[TreeLink] | None" = None
+    """The links to what follows it, if they were read with many trees (``TreeLink.read_for``)."""
+
+    known_subscriptions: "Sequence[TriggerSubscription] | None" = None
+    """Its subscriptions to triggers, if they were read like that."""
+
+    objects = ProcessTreeQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("process tree")
+        verbose_name_plural = _("process trees")
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save the row; a new one gets its job name."""
+        if not self.job_name:
+            self.job_name = ProcessTree.objects.unused_job_name(self.name)
+        super().save(*args, **kwargs)
+
+    def clean(self) -> None:
+        """Refuse a tree that is not valid, with all of its problems."""
+        super().clean()
+        triggers: Any = apps.get_model("proctree_dagster", "Trigger")
+        found: list[str] = triggers.objects.unknown_problems(self.content)
+        try:
+            validate_tree(self.content)
+        except InvalidTree as error:
+            found = [*error.problems, *found]
+        if found:
+            raise ValidationError({"processes": [ValidationError(problem) for problem in found]})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the tree as JSON, as ``spec.parse`` takes it; with its triggers, if any."""
+        subscribed = self.known_subscriptions
+        if subscribed is None:
+            subscribed = [] if self.pk is None else list(self.subscriptions.all())
+        triggers = [subscription.to_dict() for subscription in subscribed]
+        triggers.sort(key=operator.itemgetter("trigger"))
+        return {**self.content, **({"triggers": triggers} if triggers else {})}
+
+    @property
+    def content(self) -> dict[str, Any]:
+        """What the tree says by itself, as JSON: all but who fires it."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            "cache_enabled": self.cache_enabled,
+            "processes": self.processes,
+            **spec.executor_options(self.executor, self.max_concurrent),
+            **self.linked_trees(),
+        }
+
+    def linked_trees(self) -> dict[str, list[str]]:
+        """Return the names of the trees that follow this one (see ``spec.linked_trees``)."""
+        if self.pk is None:
+            return {}
+        links = self.links_out.all() if self.known_links is None else self.known_links
+        return spec.linked_trees(
+            [link.target.name for link in links if link.kind == LinkKind.DEPENDENT],
+            [link.target.name for link in links if link.kind == LinkKind.SIBLING],
+        )
+
+    @property
+    def default_context(self) -> dict[str, Any]:
+        """The schedule's context as JSON; ``{}`` without a schedule."""
+        schedule = self.schedule_or_none
+        context = schedule.context if schedule is not None else {}
+        return context if isinstance(context, dict) else {}  # SQL may have put anything there
+
+    @property
+    def schedule_or_none(self) -> "ProcessTreeSchedule | None":
+        """The tree's schedule, if it has one."""
+        try:
+            return self.schedule
+        except ObjectDoesNotExist:
+            return None
+
+    @property
+    def revision(self) -> str:
+        """A hash of the tree's content and of its schedule's default context."""
+        return spec.revision(self.to_dict(), self.default_context)

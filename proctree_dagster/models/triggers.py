@@ -1,0 +1,352 @@
+"""What trees and processes wait for."""
+
+import datetime as dt
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.conf import settings
+from django.core.exceptions import ValidationError
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from .. import conditions, intervals, questions
+from .. import context as contexts
+from ..exceptions import ContextError, ScheduleError
+from ..names import MAX_NAME_LENGTH
+from ..rules import Rule
+from .fields import Clockwork, ContextField
+from .trees import ProcessTree
+
+
+class TriggerType(models.TextChoices):
+    """What makes a trigger fire by itself, if anything does."""
+
+    CONDITION = conditions.CONDITION, _("condition")
+    SCHEDULE = conditions.SCHEDULE, _("schedule")
+    EVENT = conditions.EVENT, _("event")
+    CUSTOM = conditions.CUSTOM, _("custom")
+    OUTDATED_CHECK = conditions.OUTDATED_CHECK, _("outdated check")
+
+
+class TriggerState(models.TextChoices):
+    """Whether a trigger has fired."""
+
+    PENDING = "pending", _("pending")
+    FIRED = "fired", _("fired")
+    RESET = "reset", _("reset")
+
+
+class TriggerQuerySet(models.QuerySet["Trigger"]):
+    """The queries that the rest of the package asks."""
+
+    def subscribed(self) -> "TriggerQuerySet":
+        """Every trigger that a tree subscribes to, with the trees' names, in two queries."""
+        subscriptions = TriggerSubscription.objects.with_names_of_trees()
+        return (
+            self.filter(subscriptions__isnull=False)
+            .distinct()
+            .prefetch_related(models.Prefetch("subscriptions", subscriptions))
+        )
+
+    def unknown_problems(
+        self, tree: Mapping[str, Any], subscribed: Iterable[str] = ()
+    ) -> list[str]:
+        """Return a sentence for everything of a tree that names a trigger that does not exist.
+
+        Parameters
+        ----------
+        tree:
+            The tree as JSON; what is no tree is not this method's business.
+        subscribed:
+            Names of the triggers that it is to subscribe to.
+        """
+        processes = tree.get("processes")
+        waiting = [
+            (process.get("name"), process["trigger"])
+            for process in (processes if isinstance(processes, (list, tuple)) else ())
+            if isinstance(process, Mapping) and isinstance(process.get("trigger"), str)
+        ]
+        named = [(trigger, f"Process {name!r} waits for") for name, trigger in waiting]
+        named += [(trigger, "The tree subscribes to") for trigger in subscribed]
+        names = {trigger for trigger, _ in named}
+        known = set(self.filter(name__in=names).values_list("name", flat=True)) if names else set()
+        return [
+            f"{what} the trigger {trigger!r}, which does not exist; make it first, with "
+            "create_trigger()."
+            for trigger, what in named
+            if trigger not in known
+        ]
+
+
+class Trigger(Clockwork):
+    """What trees and processes wait for; a sensor in Dagster if it can be polled."""
+
+    clockwork = frozenset(
+        [
+            *("state", "check_count", "fire_count", "last_checked", "last_triggered"),
+            *("anchor", "next_due", "next_due_rule"),
+        ]
+    )
+
+    name = models.CharField(_("name"), max_length=MAX_NAME_LENGTH, unique=True)
+    trigger_type = models.CharField(_("type"), max_length=20, choices=TriggerType.choices)
+    description = models.TextField(_("description"), blank=True)
+    enabled = models.BooleanField(
+        _("enabled"),
+        default=True,
+        help_text=_("One that is not enabled does not fire, and lets no process run."),
+    )
+    state = models.CharField(
+        _("state"),
+        max_length=10,
+        choices=TriggerState.choices,
+        default=TriggerState.PENDING,
+        editable=False,
+    )
+    configuration = ContextField(
+        _("configuration"),
+        default=dict,
+        blank=True,
+        help_text=_("What it asks, as JSON; see docs/triggers.md for each type."),
+    )
+    check_count = models.PositiveBigIntegerField(
+        _("checks"), default=0, editable=False, help_text=_("How often it was asked.")
+    )
+    fire_count = models.PositiveBigIntegerField(
+        _("fires"), default=0, editable=False, help_text=_("How often it has fired.")
+    )
+    last_checked = models.DateTimeField(
+        _("last checked"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("When it was last polled."),
+    )
+    last_triggered = models.DateTimeField(
+        _("last triggered"), null=True, blank=True, editable=False
+    )
+    anchor = models.DateTimeField(
+        _("anchor"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("The due time from which the others are counted."),
+    )
+    next_due = models.DateTimeField(
+        _("next due time"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("When a schedule fires next."),
+    )
+    next_due_rule = models.CharField(
+        _("rule of the next due time"),
+        max_length=300,
+        blank=True,
+        default="",
+        editable=False,
+        help_text=_("The rule that set the next due time; another rule sets it anew."),
+    )
+    created_at = models.DateTimeField(_("created at"), auto_now_add=True)
+    updated_at = models.DateTimeField(_("updated at"), auto_now=True)
+
+    objects = TriggerQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("trigger")
+        verbose_name_plural = _("triggers")
+        ordering = ["name"]
+
+    def __str__(self) -> str:
+        return self.name
+
+    def save(self, *args: Any, update_fields: Iterable[str] | None = None, **kwargs: Any) -> None:
+        """Save the row; a schedule whose rule has changed is next due by the new one.
+
+        What polling writes (``state``, counters, times) is saved only where it was changed on this
+        object.
+        """
+        if isinstance(self.configuration, dict):
+            self.configuration = contexts.encode(self.configuration)
+        moved = self.align(timezone.now())
+        if update_fields is not None:
+            update_fields = {*update_fields, *moved}
+        elif not self._state.adding and not (kwargs.get("force_insert") or args):
+            update_fields = self.fields_of_editor() | set(moved)
+        super().save(*args, update_fields=update_fields, **kwargs)
+        self._remember_clockwork(update_fields)
+
+    def clean(self) -> None:
+        """Refuse a configuration that makes no sense, with all of its problems."""
+        super().clean()
+        found = questions.problems(self.trigger_type, self.configuration)
+        if found:
+            raise ValidationError(
+                {"configuration": [ValidationError(problem) for problem in found]}
+            )
+
+    @property
+    def is_polled(self) -> bool:
+        """Whether it can fire by itself."""
+        return conditions.is_polled(self.trigger_type, self.configuration)
+
+    @property
+    def poll_seconds(self) -> int:
+        """Seconds between two polls."""
+        return conditions.poll_seconds(self.configuration)
+
+    @property
+    def rule(self) -> Rule:
+        """When a schedule fires.
+
+        Raises
+        ------
+        ScheduleError
+            It is none, or makes no sense.
+        """
+        if self.trigger_type != TriggerType.SCHEDULE:
+            raise ScheduleError(f"The trigger {self.name!r} is no schedule.")
+        return conditions.schedule_rule(self.configuration, settings.TIME_ZONE)
+
+    def align(self, now: dt.datetime) -> list[str]:
+        """Set ``anchor`` and ``next_due`` to the next due time if they follow another rule.
+
+        That is so for a new schedule, and for one whose rule or ``enabled`` has changed, by
+        whatever means: there is no backlog and no surprise.
+
+        Parameters
+        ----------
+        now:
+            Aware.
+
+        Returns
+        -------
+        list[str]
+            The fields that were changed on this object; nothing is saved.
+        """
+        try:
+            rule: Rule | None = self.rule
+        except ScheduleError:  # no schedule, or one that makes no sense: its polls say so
+            rule = None
+        current = "" if rule is None else f"{rule}{'' if self.enabled else ' (disabled)'}"
+        if self.next_due_rule == current:
+            return []
+        before = self.next_due_rule.removesuffix(" (disabled)")
+        if rule is None:
+            self.anchor = None
+        elif not before:
+            self.anchor = intervals.first_due(rule, now)
+        elif before == str(rule) and self.anchor is not None:
+            self.anchor = intervals.due_after(rule, self.anchor, now)
+        else:
+            self.anchor = intervals.restarted_due(rule, now)
+        self.next_due, self.next_due_rule = self.anchor, current
+        return ["anchor", "next_due", "next_due_rule"]
+
+    def due_after(self, after: dt.datetime) -> dt.datetime:
+        """Return a schedule's first due time after ``after`` (aware); see ``rule`` for errors."""
+        rule = self.rule
+        anchor = self.anchor or intervals.first_due(rule, after)
+        return intervals.due_after(rule, anchor, after)
+
+
+class TriggerSubscriptionQuerySet(models.QuerySet["TriggerSubscription"]):
+    """The queries that the rest of the package asks."""
+
+    def with_names_of_trees(self) -> "TriggerSubscriptionQuerySet":
+        """Every subscription with its tree, but for what may be long: thousands may subscribe."""
+        rows = self.select_related("process_tree")
+        return rows.defer("process_tree__processes", "process_tree__description")
+
+
+class TriggerSubscription(models.Model):
+    """A tree that runs when a trigger fires."""
+
+    trigger = models.ForeignKey(
+        Trigger,
+        on_delete=models.CASCADE,
+        related_name="subscriptions",
+        verbose_name=_("trigger"),
+    )
+    process_tree = models.ForeignKey(
+        ProcessTree,
+        on_delete=models.CASCADE,
+        related_name="subscriptions",
+        verbose_name=_("process tree"),
+    )
+    context = ContextField(
+        _("context"),
+        default=dict,
+        blank=True,
+        help_text=_("Keyword arguments of its runs; they update the schedule's default context."),
+    )
+    enabled = models.BooleanField(_("enabled"), default=True)
+
+    objects = TriggerSubscriptionQuerySet.as_manager()
+
+    class Meta:
+        verbose_name = _("trigger subscription")
+        verbose_name_plural = _("trigger subscriptions")
+        ordering = ["trigger__name", "process_tree__name"]
+        constraints = [
+            models.UniqueConstraint(
+                fields=["trigger", "process_tree"], name="proctree_subscription_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.process_tree}: {self.trigger}"
+
+    def save(self, *args: Any, **kwargs: Any) -> None:
+        """Save the row, its context as JSON."""
+        if isinstance(self.context, dict):
+            self.context = contexts.encode(self.context)
+        super().save(*args, **kwargs)
+
+    def clean(self) -> None:
+        """Refuse a context that can't be stored."""
+        super().clean()
+        try:
+            self.context = contexts.encode({} if self.context is None else self.context)
+        except ContextError as error:
+            raise ValidationError({"context": str(error)}) from error
+
+    @staticmethod
+    def read_for(trees: Iterable[ProcessTree]) -> None:
+        """Let trees, most or all of them, know their triggers: one query without their keys."""
+        by_tree: dict[int, list[TriggerSubscription]] = {}
+        for subscription in TriggerSubscription.objects.select_related("trigger"):
+            by_tree.setdefault(subscription.process_tree_id, []).append(subscription)
+        for tree in trees:
+            tree.known_subscriptions = by_tree.get(tree.pk, [])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the subscription as a part of its tree's JSON."""
+        return {"trigger": self.trigger.name, **self.options()}
+
+    def options(self) -> dict[str, Any]:
+        """Return its context and ``enabled`` as JSON; defaults are left out."""
+        return {
+            **({"context": self.context} if self.context else {}),
+            **({} if self.enabled else {"enabled": False}),
+        }
+
+
+class TriggerPassage(models.Model):
+    """When a process that waits for a schedule last ran to its end; see ``firing.Gate``."""
+
+    trigger = models.ForeignKey(Trigger, on_delete=models.CASCADE, related_name="passages")
+    job_name = models.CharField(max_length=MAX_NAME_LENGTH + 20)
+    process = models.CharField(max_length=MAX_NAME_LENGTH)
+    passed_at = models.DateTimeField()
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["trigger", "job_name", "process"], name="proctree_passage_once"
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.job_name}, {self.process}: {self.passed_at}"
