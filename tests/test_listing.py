@@ -1,13 +1,17 @@
 """A listing of many trees: what it costs, what it keeps, and for whom it waits."""
 
+import enum
 import gc
+import json
 import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 from dagster import JobDefinition
 from dagster._core.remote_representation.external_data import (
@@ -22,11 +26,14 @@ from pytest_django import DjangoAssertNumQueries
 
 from proctree_dagster import functions
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
+from proctree_dagster.orchestration import listing
 from proctree_dagster.orchestration import repository as repositories
-from proctree_dagster.orchestration.listing import KnownJob, known
+from proctree_dagster.orchestration import translator as translator_module
+from proctree_dagster.orchestration.executors import RUN_RESOURCE
+from proctree_dagster.orchestration.listing import KnownJob, known, snapshot_text
 from proctree_dagster.orchestration.records import TreeRecord, from_row
 from proctree_dagster.orchestration.repository import LiveRepositoryData, build_repository
-from proctree_dagster.orchestration.translator import ProcessTreeTranslator
+from proctree_dagster.orchestration.translator import ProcessTreeTranslator, context_mapping
 from tests.app import processes
 
 pytestmark = pytest.mark.django_db
@@ -271,6 +278,76 @@ def test_a_job_that_has_more_to_say_stands_for_itself(whole: JobDefinition) -> N
         name="with_config", resource_defs=whole.resource_defs, config={"resources": {}}
     )
     assert known(with_config, lambda: with_config) is None
+
+
+# Writing snapshots
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+@dg.op(out=dg.Out(dg.DagsterType(lambda _, value: True, name="Journal")))
+def journal() -> Any:
+    return None
+
+
+@dg.op(
+    config_schema={
+        "colour": dg.Field(dg.Enum.from_python_enum(Colour), default_value="RED"),
+        "lines": [dg.Selector({"one": int, "many": dg.Map(str, dg.Noneable(float))})],
+    },
+    out=dg.Out(list[int], metadata={"rows": 5}),
+    tags={"a": "b"},
+    pool="ledger",
+)
+def with_types(context: dg.OpExecutionContext, first: Any) -> list[int]:
+    return []
+
+
+GAPS = {"config_schema_snapshot": json.loads(listing._NO_CONFIG)}
+
+
+def jobs_of_all_kinds(tree: TreeRecord) -> Iterator[JobDefinition]:
+    translator = ProcessTreeTranslator()
+    yield translator.job(tree)
+    yield translator.job(replace(tree, problem="It is broken.", spec=None))
+    yield translator.job(replace(tree, default_context={"ü": [1, None, {"b": "}}"}], '"': "{}"}))
+    mapping = context_mapping({"day": "2026-11-24"})
+    resources = {RUN_RESOURCE: translator_module._WORKERS_RUN_RESOURCE}
+    graph = dg.GraphDefinition(
+        name="typed",
+        node_defs=[journal, with_types],
+        dependencies={"with_types": {"first": dg.DependencyDefinition("journal")}},
+    )
+    yield graph.to_job(config=mapping, resource_defs=resources)
+    yield graph.to_job(config=mapping, metadata={"gaps": dg.MetadataValue.json(GAPS)})
+    yield graph.to_job(metadata={"gaps": dg.MetadataValue.json(GAPS)})
+    yield dg.GraphDefinition(name="around", node_defs=[graph]).to_job(
+        config=mapping, description=listing._NO_CONFIG, tags={"tag": listing._NO_TYPES}
+    )
+
+
+def test_a_snapshot_is_written_as_dagster_writes_it(trees: list[ProcessTree]) -> None:
+    for job in jobs_of_all_kinds(from_row(trees[0])):
+        text = snapshot_text(job)
+        assert text == serialize_value(JobSnap.from_job_def(job))  # also: the job is left as it is
+
+
+def test_what_the_types_of_two_jobs_have_in_common_is_only_the_name(
+    trees: list[ProcessTree],
+) -> None:
+    def job(description: str) -> JobDefinition:
+        kind = dg.DagsterType(lambda _, value: True, name="Journal", description=description)
+
+        @dg.op(out=dg.Out(kind))
+        def journal() -> Any: ...
+
+        graph = dg.GraphDefinition(name="one", node_defs=[journal])
+        return graph.to_job(config=context_mapping({}))
+
+    for each in (job("of a day"), job("of a year")):
+        assert snapshot_text(each) == serialize_value(JobSnap.from_job_def(each))
 
 
 # For whom a listing waits

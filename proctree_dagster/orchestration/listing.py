@@ -5,13 +5,21 @@ it is as Dagster made it (see ``hosts``), for each snapshot. A whole job takes 1
 20, and what it is sent as, compressed, takes three.
 """
 
+import copy
 import hashlib
+import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
-from dagster import GraphDefinition, JobDefinition
+from dagster import DagsterType, GraphDefinition, JobDefinition
+from dagster._config import ConfigSchemaSnapshot, ConfigType, snap_from_config_type
+from dagster._core.definitions.run_config import construct_config_type_dictionary
+from dagster._core.definitions.run_config_schema import RunConfigSchema
 from dagster._core.snap import JobSnap
+from dagster._core.snap.dagster_types import DagsterTypeNamespaceSnapshot, build_dagster_type_snap
+from dagster._core.types.dagster_type import ALL_RUNTIME_BUILTINS
 from dagster._serdes import deserialize_value, serialize_value
 
 _WITHOUT_ASSETS = GraphDefinition(name="without_assets", node_defs=[]).to_job().asset_layer
@@ -35,7 +43,7 @@ class KnownJob(JobDefinition):
         self._known_tags = job.tags
         self._owners = job.owners
         # Not by the job's own method, which makes an index of the snapshot, too.
-        text = serialize_value(JobSnap.from_job_def(job)).encode()
+        text = snapshot_text(job).encode()
         # As ``JobSnap.snapshot_id`` does, which would write the snapshot once more.
         self._snapshot_id = hashlib.sha1(text, usedforsecurity=False).hexdigest()
         self._packed = zlib.compress(text, 1)
@@ -123,3 +131,59 @@ def known(job: JobDefinition, build: Callable[[], JobDefinition]) -> KnownJob | 
         or assets.asset_graph.asset_check_keys
     )
     return None if has_more else KnownJob(job, build)
+
+
+# Writing snapshots
+
+_NO_CONFIG = serialize_value(ConfigSchemaSnapshot(all_config_snaps_by_key={}))
+_NO_TYPES = serialize_value(DagsterTypeNamespaceSnapshot({}))
+
+
+def snapshot_text(job: JobDefinition) -> str:
+    """Return a job's snapshot as Dagster writes it, in half the time.
+
+    More than half of a small job's snapshot are types of configuration and of values, and most jobs
+    have the same ones. Each is written once, kept as text, and put into the snapshot of the rest.
+
+    Parameters
+    ----------
+    job:
+        The whole job; it is left as it is.
+    """
+    mapping = job.config_mapping
+    outer = None if mapping is None else mapping.config_schema.config_type
+    if outer is None:  # a translator's own job, whose configuration no mapping hides
+        return serialize_value(JobSnap.from_job_def(job))
+    rest = copy.copy(job)
+    # Not asked of the job, which would also make the schema that the mapping hides.
+    rest._run_config_schema = RunConfigSchema(outer, {}, {}, mapping)  # type: ignore[assignment]
+    rest.all_dagster_types = list  # type: ignore[method-assign]  # none
+    _, config = construct_config_type_dictionary(job.all_node_defs, outer)
+    text = serialize_value(JobSnap.from_job_def(rest))
+    fillings = {
+        _NO_CONFIG: {key: _write_config_type(each) for key, each in config.items()},
+        _NO_TYPES: {each.key: _write_dagster_type(each) for each in job.all_dagster_types()},
+    }
+    for gap, filling in fillings.items():
+        if text.count(gap) != 1:  # metadata that looks like it, or another version of Dagster
+            return serialize_value(JobSnap.from_job_def(job))
+        items = ", ".join(f"{json.dumps(key)}: {filling[key]}" for key in sorted(filling))
+        text = text.replace(gap, gap.replace("{}", f"{{{items}}}"))
+    return text
+
+
+@lru_cache(maxsize=1000)
+def _write_config_type(config_type: ConfigType) -> str:
+    return serialize_value(snap_from_config_type(config_type))
+
+
+def _write_dagster_type(dagster_type: DagsterType) -> str:
+    kept = _builtin_types().get(id(dagster_type))  # to Dagster, types of one name are equal
+    return kept or serialize_value(build_dagster_type_snap(dagster_type))
+
+
+@lru_cache(maxsize=1)
+def _builtin_types() -> dict[int, str]:
+    return {
+        id(each): serialize_value(build_dagster_type_snap(each)) for each in ALL_RUNTIME_BUILTINS
+    }

@@ -270,6 +270,14 @@ def translator() -> ProcessTreeTranslator:
     return found()
 
 
+_EXECUTION = Field(
+    # Dagster checks it with the rest; said more exactly here, it would be filled in.
+    Noneable(Permissive()),
+    is_required=False,
+    description="The configuration of the executor.",
+)
+
+
 def context_mapping(
     default_context: Mapping[str, Any], loggers: Iterable[str] = ()
 ) -> ConfigMapping:
@@ -286,12 +294,7 @@ def context_mapping(
                 default_value=dict(default_context),
                 description="The keyword arguments of the run.",
             ),
-            "execution": Field(
-                # Dagster checks it with the rest; said more exactly here, it would be filled in.
-                Noneable(Permissive()),
-                is_required=False,
-                description="The configuration of the executor.",
-            ),
+            "execution": _EXECUTION,
         }
     )
 
