@@ -275,17 +275,17 @@ def deliver(run_ids: Iterable[str] | None = None) -> list[str]:
     list[str]
         Ids of the runs that Dagster has got now.
     """
-    if not outbox.is_open():
-        return []
-    from .orchestration import delivery, runs
-
     try:
+        if not outbox.is_open():
+            return []
+        from .orchestration import delivery, runs
+
         with runs.open_instance(persistent=True) as instance:
             return delivery.deliver(instance, run_ids).delivered
     except InstanceError as error:
         logger.warning("Runs wait in the outbox, and can't be handed to Dagster: %s", error)
-    except Exception:  # Dagster's database may be away; the rows are kept
-        logger.exception("Runs wait in the outbox, and Dagster can't be reached.")
+    except Exception:  # Dagster's database or Django's may be away; the rows are kept
+        logger.exception("Runs wait in the outbox, and can't be handed to Dagster now.")
     return []
 
 

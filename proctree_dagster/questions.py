@@ -118,7 +118,7 @@ def _condition(configuration: Mapping[str, Any], available: Mapping[str, Any]) -
         what = configuration["field"]
         value = conditions.look_up(available, what)
     yes = conditions.holds(operator, value, expected)
-    question = operator if expected is None else f"{operator} {_short(expected)}"
+    question = f"{operator} {_short(expected)}" if "value" in configuration else operator
     shown = "missing" if value is conditions.MISSING else _short(value)
     return Answer(yes, f"{what}: {shown}; asked: {question}")
 

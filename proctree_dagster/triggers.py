@@ -177,15 +177,8 @@ def _fired_run(run: OutboxRun) -> FiredRun:
 def _deliver(runs: Iterable[OutboxRun]) -> None:
     """Hand runs to Dagster once they are committed; what fails is left to the next who looks."""
     ids = [str(run.run_id) for run in runs]
-
-    def deliver() -> None:
-        try:
-            execution.deliver(ids)
-        except Exception:  # they are written down: whatever stands in the way, they are not lost
-            logger.exception("Runs %s can't be delivered now; they wait in the outbox.", ids)
-
     if ids:
-        after_commit(deliver)
+        after_commit(lambda: execution.deliver(ids))
 
 
 def poll_triggers() -> dict[str, Polled]:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from dagster import DagsterInstance
 from django.contrib.auth.models import User
 from django.db import connection, transaction
 from django.utils import timezone
@@ -413,19 +414,26 @@ class TestTransactions:
         assert (delivered, waiting()) == ([], [])
         assert (get_trigger("t").state, get_trigger("t").fire_count) == ("pending", 0)
 
+    @pytest.mark.parametrize(
+        "away",
+        ["proctree_dagster.outbox.is_open", "proctree_dagster.orchestration.delivery.deliver"],
+    )
     def test_a_delivery_that_fails_is_logged_and_the_runs_wait(
         self,
-        delivered: list[list[str]],
+        instance: DagsterInstance,
         monkeypatch: pytest.MonkeyPatch,
         caplog: pytest.LogCaptureFixture,
+        away: str,
     ) -> None:
-        def away(run_ids: list[str]) -> None:
-            raise OSError("Dagster's database is away")
+        def fail(*args: Any) -> None:
+            raise OSError("the database is away")
 
-        monkeypatch.setattr("proctree_dagster.execution.deliver", away)
-        [run] = fire_trigger("t")
-        assert f"{[run.run_id]} can't be delivered now" in caplog.text
-        assert "Dagster's database is away" in caplog.text
+        create_trigger("t", "event")
+        tree(t={})
+        monkeypatch.setattr(away, fail)
+        assert len(fire_trigger("t")) == 1
+        assert "can't be handed to Dagster now" in caplog.text
+        assert "OSError: the database is away" in caplog.text
         assert len(waiting()) == 1
 
 
