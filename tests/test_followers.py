@@ -14,7 +14,7 @@ from django.core.management import call_command
 from django.db import connection, transaction
 from pytest_django import Settings
 
-from proctree_dagster import execution, outbox, tags
+from proctree_dagster import execution, outbox, tags, triggers
 from proctree_dagster.exceptions import ProctreeError
 from proctree_dagster.functions import process_function
 from proctree_dagster.management.base import TreeCommand
@@ -189,6 +189,22 @@ class TestAFamilyOfFive:
         ProcessTreeInstance.load("b").remove_dependent_tree("d").save()
         ProcessTreeInstance.load("s").add_dependent_tree("d").save()
         assert work(instance) == ["b", "c", "s", "d"]
+
+    def test_a_trigger_starts_a_family_too_and_hands_its_context_on(
+        self, instance: DagsterInstance
+    ) -> None:
+        triggers.create_trigger("books are in", "event")
+        triggers.subscribe_tree_to_trigger("a", "books are in", {"from": "subscription"})
+        [fired] = triggers.fire_trigger("books are in", {"day": "2026-11-24"})
+        assert work(instance) == ["a", "b", "c", "s", "d"]
+        made = {run.tags[tags.TREE]: run for run in instance.get_runs()}
+        assert len(made) == 5
+        assert made["a"].run_id == fired.run_id
+        assert {run.tags[tags.FAMILY] for run in made.values()} == {fired.run_id}
+        assert made["a"].tags[tags.TRIGGER] == "books are in"
+        for run in made.values():
+            context = {"from": "subscription", "day": "2026-11-24"}
+            assert run.run_config == {"context": context}
 
 
 class TestFailure:
