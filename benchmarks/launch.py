@@ -20,7 +20,7 @@ from .table import Row, tell
 COST_SECONDS = 9.0
 """How long to count the CPU seconds of a run for; the slowest side must have ended by then."""
 
-IDLE_SECONDS = 40.0
+IDLE_SECONDS = 150.0
 """How long to be idle for, in all."""
 
 QUEUED = 60
@@ -43,8 +43,9 @@ def rows(folder: Path, rounds: int) -> list[Row]:
             tell(f"warming up: {side.name} {latency(side):.2f} s")
         tell("idle")
         time.sleep(10)
-        idles = [idle_cpu(sides, IDLE_SECONDS / rounds) for _ in range(rounds)]
+        assert ours.template()
         warm = [[side.memory() for side in sides] for _ in range(rounds)]
+        idles = [idle_cpu(sides, IDLE_SECONDS / rounds) for _ in range(rounds)]
         latencies: dict[str, list[float]] = {side.name: [] for side in sides}
         for number in range(rounds):
             for side in sides:
@@ -163,7 +164,7 @@ def throughput(make: Callable[[Path], Side], folder: Path, count: int) -> float:
             time.sleep(2)
             return done if len(done) == count else None
 
-        runs = wait_for("the queue to empty", finished, 600)
+        runs = wait_for("the queue to empty", finished, 1800)
         begun = min(run["stats"]["launchTime"] for run in runs)
         return count * 60.0 / float(max(run["endTime"] for run in runs) - begun)
     finally:
