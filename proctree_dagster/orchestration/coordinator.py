@@ -30,6 +30,7 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
     def register_instance(self, instance: DagsterInstance) -> None:
         """Begin to work for an instance; that makes each look at a queue on SQLite cheaper."""
         super().register_instance(instance)
+        sqlite_files.keep_engines()
         self._files = sqlite_files.keep_open(sqlite_files.of_instance(instance))
 
     def dispose(self) -> None:

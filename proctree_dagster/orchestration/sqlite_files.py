@@ -1,17 +1,29 @@
-"""Dagster's SQLite files, kept open by a process that goes on to use them.
+"""Dagster's SQLite files, kept open by a process that goes on to use them, and their engines.
 
 Dagster opens and closes them for each query. Whoever is the last to close one must write its log
-back and wait for the disk; where somebody holds them open, nobody is.
+back and wait for the disk; where somebody holds them open, nobody is. And it makes SQLAlchemy's
+engine anew for each query, which takes longer than the query.
 """
 
 import sqlite3
 from collections.abc import Iterable
 from contextlib import ExitStack
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
+import sqlalchemy
 from dagster import DagsterInstance
 from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.runs import SqliteRunStorage
+from dagster._core.storage.runs.sqlite import sqlite_run_storage
+from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
+from sqlalchemy.engine import Engine
+from sqlalchemy.pool import NullPool
+
+_STORAGES: tuple[Any, ...] = (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage)
+_ENGINES = 32
+"""How many are kept, those that were used last: every run has a file of its own."""
 
 
 def keep_open(paths: Iterable[Path]) -> ExitStack:
@@ -44,3 +56,32 @@ def of_worker(instance: DagsterInstance) -> list[Path]:
     if not isinstance(storage, sqlite_event_log.SqliteEventLogStorage):
         return []
     return [Path(storage.path_for_shard(sqlite_event_log.INDEX_SHARD_NAME))]
+
+
+def keep_engines() -> None:
+    """Let Dagster's storages make one engine for each file from now on, in this process.
+
+    An engine without a pool holds nothing open: only what it has learned is kept. A storage that
+    makes its engines in another way than the one that is known stays as it is.
+    """
+    for module in _STORAGES:
+        if getattr(module, "create_engine", None) is sqlalchemy.create_engine:
+            module.create_engine = _kept_or_new
+
+
+def _kept_or_new(url: str, **options: Any) -> Engine:
+    timeout = options.get("connect_args", {}).get("timeout")
+    if options == _options(timeout):
+        return _engine(url, timeout)
+    return sqlalchemy.create_engine(url, **options)
+
+
+def _options(timeout: float | None) -> dict[str, Any]:
+    """Return what the storages pass on."""
+    arguments = {} if timeout is None else {"connect_args": {"timeout": timeout}}
+    return {"poolclass": NullPool, **arguments}
+
+
+@lru_cache(maxsize=_ENGINES)
+def _engine(url: str, timeout: float | None) -> Engine:
+    return sqlalchemy.create_engine(url, **_options(timeout))
