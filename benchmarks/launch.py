@@ -8,7 +8,7 @@ a limit on runs, so past the queue. They take turns.
 import statistics
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +137,7 @@ def cost(side: Side, idle: float, seconds: float) -> float:
     return side.cpu() - before - idle * (time.monotonic() - at)
 
 
-def idle_cpu(sides: list[Side], seconds: float) -> list[float]:
+def idle_cpu(sides: Sequence[Side], seconds: float) -> list[float]:
     """Return the CPU seconds a second that each side takes for nothing, at the same time."""
     before = [side.cpu() for side in sides]
     at = time.monotonic()

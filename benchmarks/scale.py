@@ -6,14 +6,15 @@ everything and reads the answer.
 """
 
 import contextlib
+import itertools
 import os
 import resource
+import shutil
 import sqlite3
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 from pathlib import Path
 
 import psutil
@@ -24,6 +25,7 @@ from proctree_dagster.orchestration import hosts
 from tests.e2e import browser as browsers
 from tests.e2e.stack import TOP, free_port, heed_interrupts, wait_for
 
+from .launch import idle_cpu
 from .stacks import Ours
 from .table import Row, tell
 
@@ -126,6 +128,11 @@ class Sized(Ours):
         self.manage("migrate", "-v0")
         self.shell(FILL.format(count=self.trees), silently=True)
 
+    def forget(self) -> None:
+        """Let Dagster begin anew: its history, and what its daemon knows of the schedules."""
+        for name in ("history", "schedules", "storage"):
+            shutil.rmtree(self.home / name, ignore_errors=True)
+
     def start_dagster(self, *, as_services: bool = False) -> None:
         """Start ``dagster dev``, and wait for it as long as many trees take."""
         assert not as_services
@@ -144,58 +151,89 @@ class Sized(Ours):
         return entry["loadStatus"] == "LOADED" and kind is not None
 
 
-def whole_stack(folder: Path, trees: int, rounds: int) -> dict[str, list[float]]:
-    """Start ``dagster dev`` once, and measure what grows with the number of trees.
+def whole_stacks(folder: Path, rounds: int) -> dict[int, dict[str, list[float]]]:
+    """Measure what grows with the number of trees, in ``dagster dev`` with few and with many.
 
     Returns
     -------
     dict
-        Elapsed seconds until its webserver has every job, the CPU seconds of all its processes
-        until then, what they take of a core while nothing happens (%), the memory of each of them
-        (MiB, PSS), and the seconds until a new tree's schedule is the daemon's, until a worker has
-        begun, and until a browser shows each page.
+        By the number of trees: elapsed seconds until the webserver has every job, and the CPU
+        seconds of all processes until then; what they take of a core while nothing happens (%); the
+        memory of each of them (MiB, PSS); and the seconds until a new tree's schedule is the
+        daemon's, until a worker has begun, and until a browser shows each page.
     """
-    side = Sized(folder, trees)
-    side.prepare()
-    found: dict[str, list[float]] = {}
+    sides = [Sized(folder / f"stack_{trees}", trees) for trees in (FEW, MANY)]
+    found: dict[int, dict[str, list[float]]] = {side.trees: {} for side in sides}
+
+    def add(side: Sized, name: str, value: float) -> None:
+        found[side.trees].setdefault(name, []).append(value)
+        tell(f"{side.trees} trees, {name}: {value:.2f}")
+
+    def idle(when: str) -> None:
+        for side, share in zip(sides, idle_cpu(sides, IDLE_SECONDS), strict=True):
+            add(side, f"idle CPU, {when}", 100 * share)
+
     try:
-        at = time.monotonic()
-        side.start_dagster()
-        found["cold start"] = [time.monotonic() - at]
-        found["cold start, CPU"] = [side.cpu()]
+        for side in sides:
+            side.prepare()
+        for _ in range(rounds):
+            for side in sides:
+                side.forget()
+                at = time.monotonic()
+                side.start_dagster()
+                add(side, "cold start", time.monotonic() - at)
+                add(side, "cold start, CPU", side.cpu())
+                side.stop()
+        for side in sides:
+            side.start_dagster()
         time.sleep(20)  # the daemon gets its answer, too
-        before, at = side.cpu(), time.monotonic()
-        time.sleep(IDLE_SECONDS)
-        found["idle CPU"] = [100 * (side.cpu() - before) / (time.monotonic() - at)]
-        found |= {f"memory of the {kind}": [mib] for kind, mib in memory(side).items()}
-        for page, seconds in pages(side, rounds).items():
-            found[f"the UI's page “{page}”, first"] = seconds[:1]
-            found[f"the UI's page “{page}”"] = seconds[1:]
-        found["until the daemon has a new tree"] = until_the_daemon_has_it(side, rounds)
-        found["a warm worker's start"] = worker_starts(side, rounds)
-        for name, values in found.items():
-            told = ", ".join(f"{value:.2f}" for value in values)
-            tell(f"{trees} trees, {name}: {told}")
+        idle("just started")
+        for side in sides:
+            for kind, mib in memory(side).items():
+                add(side, f"memory of the {kind}", mib)
+        with pages(sides) as visit:
+            for number in range(rounds + 1):
+                for side, page in itertools.product(sides, PAGES):
+                    if visit is not None:
+                        first = ", first" if number == 0 else ""
+                        add(side, f"the UI's page “{page}”{first}", visit(side, page))
+        for number in range(rounds):
+            for side, seconds in zip(sides, until_daemons_have_it(sides, number), strict=True):
+                add(side, "until the daemon has a new tree", seconds)
+        for number in range(rounds + 1):
+            for side in sides:
+                seconds = worker_start(side)
+                if number:  # the first one warms up
+                    add(side, "a warm worker's start", seconds)
+        idle("settled")
         return found
     finally:
-        side.stop()
+        for side in sides:
+            side.stop()
 
 
-def until_the_daemon_has_it(side: Sized, rounds: int) -> list[float]:
-    """Return the seconds from a save until the daemon has it, its pause of a minute included.
+def until_daemons_have_it(sides: list[Sized], number: int) -> list[float]:
+    """Return the seconds from a save until each daemon has it, its pause of a minute included.
 
     A new tree with a schedule, of which nobody tells Dagster. When the daemon sees it for the first
     time, it writes down that it looks after the schedule.
     """
-    samples: list[float] = []
-    for number in range(rounds):
-        name = f"late_{number}"
+    name = f"late_{number}"
+    saved: list[float] = []
+    for side in sides:
         side.shell(NEW.format(name=name), silently=True)
-        at = time.monotonic()
-        wait_for("the daemon to have it", partial(_looks_after, side, name), 300)
-        samples.append(time.monotonic() - at)
-        time.sleep(17)  # so that not each comes as long after a refresh
-    return samples
+        saved.append(time.monotonic())
+    seen: dict[int, float] = {}
+
+    def all_have_it() -> bool:
+        for index, side in enumerate(sides):
+            if index not in seen and _looks_after(side, name):
+                seen[index] = time.monotonic() - saved[index]
+        return len(seen) == len(sides)
+
+    wait_for("the daemons to have it", all_have_it, 300)
+    time.sleep(17)  # so that not each comes as long after a refresh
+    return [seen[index] for index in range(len(sides))]
 
 
 def _looks_after(side: Sized, tree: str) -> bool:
@@ -342,26 +380,22 @@ def refresh(folder: Path, rounds: int) -> tuple[dict[int, float], dict[int, list
         return {server.side.trees: server.first for server in servers}, samples
 
 
-def worker_starts(side: Sized, rounds: int) -> list[float]:
-    """Return the seconds from a worker's launch to its tree's first line."""
-    return [_worker_start(side) for _ in range(rounds + 1)][1:]  # the first one warms up
-
-
 def stock_worker_starts(folder: Path, rounds: int) -> dict[int, list[float]]:
-    """Return what ``worker_starts`` does, with Dagster's launcher, by how many trees."""
-    samples: dict[int, list[float]] = {}
-    for trees in (FEW, MANY):
-        side = Sized(folder / f"stock_{trees}", trees, warm=False)
-        side.prepare()
-        try:
+    """Return the seconds of ``worker_start`` with Dagster's launcher, by how many trees."""
+    sides = [Sized(folder / f"stock_{trees}", trees, warm=False) for trees in (FEW, MANY)]
+    try:
+        for side in sides:
+            side.prepare()
             side.start_dagster()
-            samples[trees] = worker_starts(side, rounds)
-        finally:
+        samples = [[worker_start(side) for side in sides] for _ in range(rounds + 1)][1:]
+        return {side.trees: [each[index] for each in samples] for index, side in enumerate(sides)}
+    finally:
+        for side in sides:
             side.stop()
-    return samples
 
 
-def _worker_start(side: Sized) -> float:
+def worker_start(side: Sized) -> float:
+    """Return the seconds from a worker's launch to its tree's first line."""
     query = """query ($id: ID!) { runOrError(runId: $id) { ... on Run { status stats {
       ... on RunStatsSnapshot { launchTime } } } } }"""
     token = os.urandom(8).hex()
@@ -402,45 +436,53 @@ def _check(settings: Mapping[str, str], folder: Path) -> tuple[float, float]:
     return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def pages(side: Sized, rounds: int) -> dict[str, list[float]]:
-    """Return the seconds until a browser shows each page of the UI, from a fresh tab."""
+def _see_jobs(tab: browsers.Tab) -> None:
+    tab.open_jobs()
+    tab.see("bench")
+
+
+def _see_automation(tab: browsers.Tab) -> None:
+    tab.open_schedules()
+    tab.see("bench_schedule")
+
+
+PAGES: Mapping[str, Callable[[browsers.Tab], object]] = {
+    "jobs": _see_jobs,
+    "automation": _see_automation,
+    "one job": lambda tab: tab.open_job("bench"),
+    "Launchpad": lambda tab: tab.open_launchpad("bench"),
+}
+
+
+@contextlib.contextmanager
+def pages(sides: list[Sized]) -> Iterator[Callable[[Sized, str], float] | None]:
+    """Return what gives the seconds until a browser shows a page, from a fresh tab, if it can."""
     chromium = browsers.chromium()
     if chromium is None:
-        return {}
-    side.graphql(browsers.SKIP_THE_WELCOME)
-
-    def jobs(tab: browsers.Tab) -> None:
-        tab.open_jobs()
-        tab.see("bench")
-
-    def automation(tab: browsers.Tab) -> None:
-        tab.open_schedules()
-        tab.see("bench_schedule")
-
-    visits: dict[str, Callable[[browsers.Tab], object]] = {
-        "jobs": jobs,
-        "automation": automation,
-        "one job": lambda tab: tab.open_job("bench"),
-        "Launchpad": lambda tab: tab.open_launchpad("bench"),
-    }
-    samples: dict[str, list[float]] = {name: [] for name in visits}
+        tell("no Chromium: the pages of the UI are left out")
+        yield None
+        return
+    for side in sides:
+        side.graphql(browsers.SKIP_THE_WELCOME)
     with browsers.open_browser(chromium) as browser:
-        for _ in range(rounds):
-            for name, visit in visits.items():
-                with browsers.open_tab(browser, side.url) as tab:
-                    at = time.monotonic()
-                    visit(tab)
-                    samples[name].append(time.monotonic() - at)
-    return samples
+
+        def visit(side: Sized, page: str) -> float:
+            with browsers.open_tab(browser, side.url) as tab:
+                at = time.monotonic()
+                PAGES[page](tab)
+                return time.monotonic() - at
+
+        yield visit
 
 
 def rows(folder: Path, rounds: int) -> list[Row]:
     """Return the rows of the table; the baseline is few trees, or a project without the app.
 
-    About a quarter of an hour with three rounds: a whole stack is started twice with many trees.
+    About an hour with ten rounds.
     """
     first, refreshes = refresh(folder, rounds)
-    few, many = (whole_stack(folder / f"stack_{trees}", trees, rounds) for trees in (FEW, MANY))
+    stacks = whole_stacks(folder, rounds)
+    few, many = stacks[FEW], stacks[MANY]
     stock = stock_worker_starts(folder, rounds)
     checks = check_overhead(folder, max(rounds, 20))
     beside = f"{MANY} trees beside {FEW}"
@@ -472,4 +514,4 @@ def rows(folder: Path, rounds: int) -> list[Row]:
 
 
 def _unit(name: str) -> str:
-    return "MiB" if name.startswith("memory") else "% of a core" if name == "idle CPU" else "s"
+    return "MiB" if name.startswith("memory") else "% of a core" if name.startswith("idle") else "s"
