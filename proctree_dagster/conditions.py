@@ -64,7 +64,7 @@ def _step(value: Any, part: str) -> Any:
         return MISSING
     try:
         return getattr(value, part, MISSING)
-    except Exception:  # an attribute's own code may raise anything: then it is not there
+    except (Exception, SystemExit):  # an attribute's own code may raise anything: it is not there
         logger.exception("The attribute %r can't be read.", part)
         return MISSING
 
@@ -186,7 +186,7 @@ def holds(operator: str, value: Any, expected: Any = None) -> bool:
         return WITH_VALUE[operator](value, expected)
     except (ValueError, TypeError, ArithmeticError):  # a text that is no date, a zone on one side
         return False
-    except Exception:  # an object's own code may raise anything; that is no "yes"
+    except (Exception, SystemExit):  # an object's own code may raise anything; that is no "yes"
         logger.exception("A value can't be compared by %r.", operator)
         return False
 

@@ -124,7 +124,7 @@ def poll(trigger_id: int, now: dt.datetime) -> Polled:
         if not trigger.is_polled:
             return Polled("It can't be polled: fire it by hand.")
         answer = questions.ask(trigger.trigger_type, trigger.configuration, {})
-    except Exception as error:  # whatever it asks may raise anything: that is no answer
+    except (Exception, SystemExit) as error:  # it may raise anything: that is no answer
         logger.exception("The trigger %r can't be asked.", trigger.name)
         return Polled(f"It can't be asked: {explain(error)}")
     return _follow(trigger, answer, now)
@@ -194,7 +194,10 @@ class Gate:
         """
         try:
             answer = self._ask(available)
-        except Exception as error:  # whatever it asks may raise anything: that is no "yes"
+        except (
+            Exception,
+            SystemExit,
+        ) as error:  # it may raise anything: that is no "yes"
             logger.exception(
                 "The trigger %r of process %r can't be asked; the process does not run.",
                 *(self.trigger, self.process),

@@ -168,9 +168,6 @@ def launch_again(row: OutboxRun) -> None:
 def replace(family: str | None, failed: str, new: str) -> None:
     """Let the rows of a family that wait for a failed run, or were dropped, wait for a new one.
 
-    Rows that were dropped wait again, all of them: those behind the failed run were dropped one
-    because of the other. What another failed run stands in the way of is dropped again.
-
     Parameters
     ----------
     family:
@@ -189,6 +186,21 @@ def replace(family: str | None, failed: str, new: str) -> None:
             OutboxRun.objects.filter(pk=row.pk, state=row.state).update(
                 after=after, state=OutboxState.WAITING, reason=""
             )
+
+
+def revive(family: str) -> None:
+    """Let the rows of a family that were dropped wait again: what failed is executed again.
+
+    All of them: those behind a failed run were dropped one because of the other. What another
+    failed run stands in the way of is dropped again.
+
+    Parameters
+    ----------
+    family:
+        Id of the family's first run.
+    """
+    dropped = OutboxRun.objects.filter(family=family, state=OutboxState.DROPPED)
+    dropped.update(state=OutboxState.WAITING, reason="")
 
 
 def family(first_run_id: str) -> models.QuerySet[OutboxRun]:

@@ -4,12 +4,15 @@ import logging
 import re
 import sys
 import threading
+import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster._core.storage.tags import PARENT_RUN_ID_TAG, ROOT_RUN_ID_TAG, WILL_RETRY_TAG
 from django.core.management import call_command
 from django.db import connection, transaction
 from pytest_django import Settings
@@ -94,16 +97,29 @@ def work(instance: DagsterInstance) -> list[str]:
             done.append(run.tags[tags.TREE])
 
 
-def execute_again(instance: DagsterInstance, parent: DagsterRun) -> DagsterRun:
-    """Do what the UI does, and run it."""
-    job = translator().job(from_row(ProcessTree.objects.get(job_name=parent.job_name)))
-    run = instance.create_run_for_job(
-        job,
+def repeat(
+    instance: DagsterInstance, parent: DagsterRun, run_tags: Mapping[str, str] | None = None
+) -> DagsterRun:
+    """Create the run that executes another again, as the UI does."""
+    root = parent.root_run_id or parent.run_id
+    return instance.create_run_for_job(
+        translator().job(from_row(ProcessTree.objects.get(job_name=parent.job_name))),
         run_config=parent.run_config,
-        tags=parent.tags,
+        tags={
+            **(parent.tags if run_tags is None else run_tags),
+            **{PARENT_RUN_ID_TAG: parent.run_id, ROOT_RUN_ID_TAG: root},
+        },
         parent_run_id=parent.run_id,
-        root_run_id=parent.root_run_id or parent.run_id,
+        root_run_id=root,
     )
+
+
+def execute_again(
+    instance: DagsterInstance, parent: DagsterRun, run_tags: Mapping[str, str] | None = None
+) -> DagsterRun:
+    """Do what the UI does, and run it."""
+    run = repeat(instance, parent, run_tags)
+    job = translator().job(from_row(ProcessTree.objects.get(job_name=run.job_name)))
     runs.execute_here(instance, job, run)
     return fetch(instance, run.run_id)
 
@@ -256,7 +272,82 @@ class TestFailure:
         again = execute_again(instance, failed)
         assert again.status == DagsterRunStatus.SUCCESS
         assert work(instance) == ["d"]
-        assert followers(first)["d"].after == [again.run_id]
+        last = fetch(instance, str(followers(first)["d"].run_id))
+        assert last.tags[tags.FOLLOWS] == again.run_id
+
+    @pytest.mark.parametrize("which", ["the first", "one in the middle"])
+    @pytest.mark.parametrize("of", ["the original", "the last one"])
+    def test_what_fails_again_and_again_lets_the_family_go_on_when_it_succeeds(
+        self, instance: DagsterInstance, which: str, of: str
+    ) -> None:
+        save("d")
+        save("b", func=processes.fail, then=("d",))
+        save("a", then=("b",))
+        name = "b" if which == "the first" else "a"
+        first = ProcessTreeManager.execute_tree(name)["run_id"]
+        work(instance)
+        run = first if name == "b" else str(followers(first)["b"].run_id)
+        original = last = fetch(instance, run)
+        for _ in range(2):
+            last = execute_again(instance, original if of == "the original" else last)
+            assert work(instance) == []
+            assert states(first)["d"] == OutboxState.DROPPED
+        save("b", then=("d",))  # mended
+        last = execute_again(instance, original if of == "the original" else last)
+        assert work(instance) == ["d"]
+        run_of_d = fetch(instance, str(followers(first)["d"].run_id))
+        assert run_of_d.tags[tags.FOLLOWS] == last.run_id
+
+    def test_one_of_several_executions_that_was_canceled_in_the_queue_does_not_matter(
+        self, instance: DagsterInstance
+    ) -> None:
+        save("d")
+        save("b", func=processes.fail, then=("d",))
+        save("a", then=("b",))
+        first = ProcessTreeManager.execute_tree("a")["run_id"]
+        work(instance)
+        canceled = repeat(instance, fetch(instance, str(followers(first)["b"].run_id)))
+        instance.report_run_canceled(canceled)
+        save("b", then=("d",))
+        execute_again(instance, fetch(instance, canceled.run_id))
+        assert work(instance) == ["d"]
+
+    def test_what_waits_for_a_retry_is_dropped_if_that_is_canceled_before_it_starts(
+        self, instance: DagsterInstance
+    ) -> None:
+        save("d")
+        save("b", func=processes.fail, then=("d",))
+        save("a", then=("b",))
+        first = ProcessTreeManager.execute_tree("a")["run_id"]
+        execution.deliver()
+        failed = fetch(instance, str(followers(first)["b"].run_id))
+        instance.add_run_tags(failed.run_id, {WILL_RETRY_TAG: "true"})  # as Dagster does
+        execute(instance, failed)
+        assert work(instance) == []
+        assert states(first)["d"] == OutboxState.WAITING
+        retry = repeat(instance, failed)
+        execution.deliver()
+        assert states(first)["d"] == OutboxState.WAITING
+        instance.report_run_canceled(retry)
+        execution.deliver()
+        assert followers(first)["d"].reason == f"Run {retry.run_id} of b was canceled."
+
+    @pytest.mark.parametrize("family", ["nonsense", "", str(uuid.UUID(int=1)), None])
+    def test_tags_that_were_edited_do_not_part_an_execution_from_its_family(
+        self, instance: DagsterInstance, family: str | None
+    ) -> None:
+        save("d")
+        save("b", func=processes.fail, then=("d",))
+        save("a", then=("b",))
+        first = ProcessTreeManager.execute_tree("a")["run_id"]
+        work(instance)
+        failed = fetch(instance, str(followers(first)["b"].run_id))
+        edited = {**failed.tags, tags.FOLLOWED_BY: "x,y, z", tags.FAMILY: family or ""}
+        if family is None:
+            del edited[tags.FAMILY]
+        save("b", then=("d",))
+        assert execute_again(instance, failed, edited).status == DagsterRunStatus.SUCCESS
+        assert work(instance) == ["d"]
 
     def test_a_first_run_that_is_executed_again_before_anything_was_dropped(
         self, instance: DagsterInstance

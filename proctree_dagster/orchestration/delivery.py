@@ -2,17 +2,17 @@
 
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dagster import DagsterInstance, DagsterRun, RunRecord, RunsFilter
 from dagster._core.errors import DagsterRunAlreadyExists
 from dagster._core.storage.dagster_run import DagsterRunStatus
-from dagster._core.storage.tags import WILL_RETRY_TAG
+from dagster._core.storage.tags import ROOT_RUN_ID_TAG, WILL_RETRY_TAG
 from django.utils import timezone
 
 from .. import context as contexts
-from .. import outbox
+from .. import outbox, tags
 from ..exceptions import ProctreeError
 from ..models import OutboxRun, OutboxState, ProcessTree
 from ..process import explain
@@ -79,9 +79,9 @@ def deliver(
     delivered = [row for row in rows if row.state == OutboxState.DELIVERED]
     waiting = [row for row in rows if row.state == OutboxState.WAITING]
     asked = {str(row.run_id) for row in delivered}.union(*(row.after for row in waiting))
-    known = _records(instance, asked)
+    known = _with_repetitions(instance, _records(instance, asked))
     for row in delivered:
-        _follow_up(row, known.get(str(row.run_id)))
+        _follow_up(row, known.get(str(row.run_id), []))
     progress = _progress(instance, asked, known)
     for row in waiting:
         run_id = str(row.run_id)
@@ -89,7 +89,7 @@ def deliver(
         if verdict == WAIT or time.monotonic() > ends:
             result.waiting.append(run_id)
         elif verdict == READY:
-            _deliver_or_note(instance, row, result)
+            _deliver_or_note(instance, row, known, result)
         elif outbox.drop(row, verdict):
             progress[run_id] = verdict  # those that wait for it come later in the list
             result.dropped.append(run_id)
@@ -97,39 +97,74 @@ def deliver(
 
 
 def _records(instance: DagsterInstance, run_ids: Iterable[str]) -> dict[str, RunRecord]:
-    ids = sorted(run_ids)
     found: dict[str, RunRecord] = {}
-    for start in range(0, len(ids), CHUNK):
-        chunk = RunsFilter(run_ids=ids[start : start + CHUNK])
-        found |= {each.dagster_run.run_id: each for each in instance.get_run_records(chunk)}
+    for chunk in _chunks(run_ids):
+        records = instance.get_run_records(RunsFilter(run_ids=chunk))
+        found |= {each.dagster_run.run_id: each for each in records}
     return found
 
 
-def _follow_up(row: OutboxRun, record: RunRecord | None) -> None:
+def _chunks(run_ids: Iterable[str]) -> Iterator[list[str]]:
+    ids = sorted(set(run_ids))
+    return (ids[start : start + CHUNK] for start in range(0, len(ids), CHUNK))
+
+
+def _with_repetitions(
+    instance: DagsterInstance, known: Mapping[str, RunRecord]
+) -> dict[str, list[RunRecord]]:
+    """Return each run with those that repeat it, the oldest first; alone unless it has failed.
+
+    Retries by Dagster, and re-executions from any of them: all have the same root.
+    """
+    roots = {
+        run_id: record.dagster_run.root_run_id or run_id
+        for run_id, record in known.items()
+        if record.dagster_run.status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
+    }
+    several: dict[str, list[RunRecord]] = {}
+    for chunk in _chunks(roots.values()):
+        for record in instance.get_run_records(RunsFilter(tags={ROOT_RUN_ID_TAG: chunk})):
+            root = record.dagster_run.tags[ROOT_RUN_ID_TAG]
+            several.setdefault(root, []).append(record)
+    result = {}
+    for run_id, record in known.items():
+        others = several.get(roots.get(run_id, ""), [])
+        all_of_them = {each.storage_id: each for each in [record, *others]}
+        result[run_id] = [all_of_them[key] for key in sorted(all_of_them)]
+    return result
+
+
+def _follow_up(row: OutboxRun, records: Sequence[RunRecord]) -> None:
     """See whether a run that was handed over has started; if it could not, make another.
 
     The daemon may have died in the launch. A run that Dagster itself tries again is left to it.
     """
-    if record is None:
+    if not records:
         outbox.mark_started(row, "Its run was deleted in Dagster before it started.")
         return
-    run = record.dagster_run
-    if record.start_time is not None or run.status == DagsterRunStatus.CANCELED:
+    newest = records[-1].dagster_run
+    has_started = any(record.start_time is not None for record in records)
+    if has_started or newest.status == DagsterRunStatus.CANCELED:
         outbox.mark_started(row)
-    elif run.status == DagsterRunStatus.FAILURE and not _is_retried(run):
+    elif newest.status == DagsterRunStatus.FAILURE and not _is_retried(newest):
         if row.launches < outbox.MAX_LAUNCHES:
             outbox.launch_again(row)
         else:
             outbox.mark_started(row, f"{row.launches} runs failed before they started.")
-    elif run.is_finished:
+    elif newest.is_finished:
         outbox.mark_started(row)
 
 
 def _progress(
-    instance: DagsterInstance, run_ids: Iterable[str], known: Mapping[str, RunRecord]
+    instance: DagsterInstance,
+    run_ids: Iterable[str],
+    known: Mapping[str, Sequence[RunRecord]],
 ) -> dict[str, str]:
     """Say of each run whether what waits for it is ready, has to wait, or why it never will be."""
-    result = {run_id: _verdict(record.dagster_run) for run_id, record in known.items()}
+    result = {
+        run_id: _verdict([record.dagster_run for record in records])
+        for run_id, records in known.items()
+    }
     missing = set(run_ids) - known.keys()
     states = {
         str(run_id): state
@@ -148,16 +183,19 @@ def _progress(
     return result
 
 
-def _verdict(run: DagsterRun) -> str:
-    if run.status == DagsterRunStatus.SUCCESS:
+def _verdict(runs: Sequence[DagsterRun]) -> str:
+    """Judge a run with its repetitions: one that has succeeded is enough."""
+    newest = runs[-1]
+    if any(run.status == DagsterRunStatus.SUCCESS for run in runs):
         return READY
-    if not run.is_finished or _is_retried(run):
+    if any(not run.is_finished for run in runs) or _is_retried(newest):
         return WAIT
-    end = "was canceled" if run.status == DagsterRunStatus.CANCELED else "has failed"
-    return f"Run {run.run_id} of {run.job_name} {end}."
+    end = "was canceled" if newest.status == DagsterRunStatus.CANCELED else "has failed"
+    return f"Run {newest.run_id} of {newest.job_name} {end}."
 
 
 def _is_retried(run: DagsterRun) -> bool:
+    """Whether Dagster is going to try a run again; the newest, or it has done so."""
     return run.tags.get(WILL_RETRY_TAG) == "true"
 
 
@@ -170,14 +208,19 @@ def _decide(row: OutboxRun, progress: Mapping[str, str]) -> str:
     return WAIT if WAIT in verdicts else READY
 
 
-def _deliver_or_note(instance: DagsterInstance, row: OutboxRun, result: Delivery) -> None:
+def _deliver_or_note(
+    instance: DagsterInstance,
+    row: OutboxRun,
+    known: Mapping[str, Sequence[RunRecord]],
+    result: Delivery,
+) -> None:
     """Deliver a row that is ready, unless somebody else is at it; note what stood in the way."""
     run_id = str(row.run_id)
     if not outbox.lease(row, timezone.now()):
         result.waiting.append(run_id)
         return
     try:
-        _deliver(instance, row)
+        _deliver(instance, row, _tags(row, known))
     except Exception as error:  # one tree's fault must not keep the others from running
         logger.exception("Run %s of %r could not be delivered.", run_id, row.process_tree.name)
         outbox.mark_failed(row, explain(error))
@@ -186,7 +229,19 @@ def _deliver_or_note(instance: DagsterInstance, row: OutboxRun, result: Delivery
         result.delivered.append(run_id)
 
 
-def _deliver(instance: DagsterInstance, row: OutboxRun) -> None:
+def _tags(row: OutboxRun, known: Mapping[str, Sequence[RunRecord]]) -> dict[str, str]:
+    """Return the tags of a row's run: it follows those that succeeded, not what they repeat."""
+    succeeded = {
+        run_id: record.dagster_run.run_id
+        for run_id, records in known.items()
+        for record in records
+        if record.dagster_run.status == DagsterRunStatus.SUCCESS
+    }
+    follows = [succeeded.get(each, each) for each in tags.split(row.tags.get(tags.FOLLOWS))]
+    return {**row.tags, **({tags.FOLLOWS: tags.join(follows)} if follows else {})}
+
+
+def _deliver(instance: DagsterInstance, row: OutboxRun, run_tags: Mapping[str, str]) -> None:
     """Create the run of a leased row, if there is none yet, and queue it."""
     run_id = str(row.run_id)
     if not instance.has_run(run_id):
@@ -197,7 +252,7 @@ def _deliver(instance: DagsterInstance, row: OutboxRun) -> None:
             raise ProctreeError(record.problem)
         whole = contexts.encode({**tree.default_context, **row.context})
         try:
-            runs.create_run(instance, translator().job(record), whole, row.tags, run_id=run_id)
+            runs.create_run(instance, translator().job(record), whole, run_tags, run_id=run_id)
         except DagsterRunAlreadyExists:
             logger.info("Run %s was created by another process meanwhile.", run_id)
     # A run that is queued twice may be launched twice; whoever was held up has lost the lease.

@@ -1,8 +1,8 @@
 """What a run does for those that follow it: plan them as it starts, deliver them as it ends."""
 
 import logging
+import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from typing import Any
 
 from dagster import DagsterEvent, DagsterInstance, DagsterRun, MetadataValue, RunsFilter
@@ -35,7 +35,7 @@ def begin(
     """
     run, instance = plan_context.dagster_run, plan_context.instance
     parent = instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
-    family, before, followers = _family_of(run)
+    family, before, followers = _family_of(run, parent)
     # Executed again after it has succeeded, a run is followed by nothing: that has been done.
     is_repeated = parent is not None and parent.status == DagsterRunStatus.SUCCESS
     if family is None and not is_repeated:
@@ -43,29 +43,39 @@ def begin(
     if family is None:
         return
     if parent is not None and not is_repeated:
-        outbox.replace(family, parent.run_id, run.run_id)
+        outbox.revive(family)
     _deliver_soon(instance, followers)
     message, metadata = _kin(instance, before, followers)
     yield DagsterEvent.engine_event(plan_context, message, EngineEventData(metadata=metadata))
 
 
-def _family_of(run: DagsterRun) -> tuple[str | None, list[str], list[str]]:
+def _family_of(
+    run: DagsterRun, parent: DagsterRun | None
+) -> tuple[str | None, list[str], list[str]]:
     """Return the family that a run was made for, and those before and behind it in it.
 
-    Its tags alone don't say so: a launch may have copied them from another run.
+    Its tags alone don't say so: a launch may have copied them from another run, and whoever
+    executes a run again may have edited them.
     """
-    family = run.tags.get(tags.FAMILY)
-    if family is None:
+    tagged = parent if parent is not None and tags.FAMILY in parent.tags else run
+    family = tagged.tags.get(tags.FAMILY)
+    if family is None or not _is_run_id(family):
         return None, [], []
     is_member = run.parent_run_id is not None or run.run_id == family
     if not is_member and not OutboxRun.objects.filter(run_id=run.run_id).exists():
         tree = ProcessTree.objects.filter(job_name=run.job_name).first()
-        with suppress(ValueError):  # what somebody typed
-            is_member = tree is not None and run.run_id == families.run_id(family, tree.pk)
-        if not is_member:
+        if tree is None or run.run_id != families.run_id(family, tree.pk):
             return None, [], []
-    links_of = [tags.split(run.tags.get(tag)) for tag in (tags.FOLLOWS, tags.FOLLOWED_BY)]
-    return family, links_of[0], links_of[1]
+    links_of = [tags.split(tagged.tags.get(tag)) for tag in (tags.FOLLOWS, tags.FOLLOWED_BY)]
+    before, behind = ([each for each in ids if _is_run_id(each)] for ids in links_of)
+    return family, before, behind
+
+
+def _is_run_id(value: str) -> bool:
+    try:
+        return str(uuid.UUID(value)) == value
+    except ValueError:  # what somebody typed
+        return False
 
 
 def _plan(
