@@ -630,6 +630,7 @@ class TestTwoPollersOfALevel:
         ("event", {}, "It can't be polled: fire it by hand."),
         ("condition", {"field": "a", "operator": "exists"}, "It can't be polled: fire it by hand."),
         ("custom", {"function": "tests.app.processes:cannot_tell"}, "OSError: the clock is away"),
+        ("custom", {"function": "tests.app.processes:exits"}, "SystemExit: 3"),
         ("custom", {"function": "tests.app.processes:needs"}, "needs 'argument'"),
         ("custom", {}, "TriggerError: A custom trigger needs a function"),
         ("condition", {"model": "app.Gone", "operator": "truthy"}, "LookupError"),
@@ -838,6 +839,12 @@ def test_a_check_that_fails_counts_as_no_and_is_logged(caplog: pytest.LogCapture
     caplog.clear()
     assert reason_of("gone") == "Trigger gone is silent: it does not exist"
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
+
+
+def test_a_check_that_would_end_the_process_counts_as_no(caplog: pytest.LogCaptureFixture) -> None:
+    create_trigger("t", "custom", {"function": "tests.app.processes:exits"})
+    assert "it can't be asked: SystemExit: 3" in reason_of("t")
+    assert "Traceback" in caplog.text
 
 
 def test_a_hit_of_the_cache_wins_over_a_silent_trigger() -> None:
