@@ -117,7 +117,11 @@ class TriggerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
                 self.message_user(request, told, messages.WARNING)
                 continue
             runs = triggers.fire_trigger(trigger)
-            listed = ", ".join(f"{run.tree} ({run.run_id})" for run in runs) or "–"
+            if not runs:
+                told = _("Fired %(name)s. No tree subscribes to it.") % {"name": trigger}
+                self.message_user(request, told, messages.WARNING)
+                continue
+            listed = ", ".join(f"{run.tree} ({run.run_id})" for run in runs)
             told = _("Fired %(name)s. Runs: %(runs)s") % {"name": trigger, "runs": listed}
             self.message_user(request, told, messages.SUCCESS)
 
@@ -126,3 +130,5 @@ class TriggerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """Arm triggers again."""
         for trigger in queryset:
             triggers.reset_trigger(trigger)
+            told = _("Armed %(name)s again.") % {"name": trigger}
+            self.message_user(request, told, messages.SUCCESS)

@@ -219,23 +219,24 @@ def test_the_documented_example_runs_as_it_says(
 ) -> None:
     page = (Path(__file__).parents[1] / "docs" / "triggers.md").read_text()
     block = page.split("```python\n")[1].split("```")[0]
+    block = block.replace("'bookkeeping.JournalLine'", "'ledger.JournalLine'")
     called = re.findall(r"processes\.(\w+)", block)
     bookkeeping = SimpleNamespace(
         processes=SimpleNamespace(**dict.fromkeys(called, processes.echo))
     )
     monkeypatch.setitem(sys.modules, "bookkeeping", bookkeeping)
     exec(block, {})
-    [(run_id, _)] = runs_of(instance, "close")
-    assert capsys.readouterr().out == f"close {run_id} None\n"
+    [(run_id, _)] = runs_of(instance, "import_statement")
+    assert capsys.readouterr().out == f"import_statement {run_id} None\n"
     run = instance.get_run_by_id(run_id)
     assert run is not None
     assert run.run_config == {"context": {"period": "month", "statement": 17}}
     assert tick("many_open_lines_trigger", instance).startswith(
         "Not so: rows of ledger.JournalLine"
     )
-    status = run_tree("close")["status"]
+    status = run_tree("import_statement")["status"]
     assert status == {"fetch": "completed", "convert": "skipped"}
-    abroad = run_tree("close", functions={"fetch": lambda: {"currencies": ["EUR"]}})
+    abroad = run_tree("import_statement", functions={"fetch": lambda: {"currencies": ["EUR"]}})
     assert abroad["status"]["convert"] == "completed"
 
 
@@ -342,8 +343,15 @@ def test_triggers_are_fired_and_armed_by_actions(admin_client: Client) -> None:
     assert f"Fired t. Runs: tree ({run.run_id})" in text
     assert "Not fired: disabled is disabled." in text
     assert get_trigger("t").state == "fired"
-    admin_client.post(PAGE, {"action": "reset", **chosen})
+    text = admin_client.post(PAGE, {"action": "reset", **chosen}, follow=True).content.decode()
+    assert "Armed t again." in text
     assert get_trigger("t").state == "reset"
+
+
+def test_an_action_that_starts_nothing_says_so(admin_client: Client) -> None:
+    chosen = {"_selected_action": [create_trigger("t", "event").pk]}
+    text = admin_client.post(PAGE, {"action": "fire", **chosen}, follow=True).content.decode()
+    assert "Fired t. No tree subscribes to it." in text
 
 
 def test_a_changed_trigger_asks_the_webserver_to_reload_and_a_fired_one_does_not(
