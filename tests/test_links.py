@@ -170,6 +170,66 @@ class TestCircles:
         with pytest.raises(TypeError, match="delete it, and save another"):
             TreeLink.objects.bulk_update([link], ["source", "target"])
 
+    @pytest.mark.parametrize("attribute", ["links_out", "links_in"])
+    def test_nor_does_a_tree_that_takes_a_link_over(
+        self, a: ProcessTree, b: ProcessTree, attribute: str
+    ) -> None:
+        c = save("c")
+        tree, source, target = {"links_out": (b, c, a), "links_in": (a, b, c)}[attribute]
+        link = TreeLink.objects.create(source=source, target=target)
+        before = ends()
+        with pytest.raises(TypeError, match="delete it, and save another"), transaction.atomic():
+            getattr(tree, attribute).add(link)
+        with pytest.raises(TypeError, match="delete it, and save another"), transaction.atomic():
+            getattr(tree, attribute).set([link])
+        with pytest.raises(InvalidTree, match="in a circle"), transaction.atomic():
+            getattr(tree, attribute).add(link, bulk=False)
+        assert ends() == before
+
+    def test_what_moves_a_link_in_other_ways_makes_none(
+        self, a: ProcessTree, b: ProcessTree
+    ) -> None:
+        c = save("c")
+        link = TreeLink.objects.create(source=c, target=a)
+        before = ends()
+        with pytest.raises(InvalidTree, match="in a circle"):
+            TreeLink.objects.update_or_create(pk=link.pk, defaults={"source": b})
+        with pytest.raises(InvalidTree, match="in a circle"):
+            TreeLink.objects.bulk_create(
+                [TreeLink(pk=link.pk, source=b, target=a)],
+                update_conflicts=True,
+                unique_fields=["id"],
+                update_fields=["source"],
+            )
+        assert ends() == before
+
+    @pytest.mark.parametrize(
+        "on_conflict",
+        [
+            {"ignore_conflicts": True},
+            {"update_conflicts": True, "unique_fields": ["id"], "update_fields": ["kind"]},
+        ],
+    )
+    def test_a_link_that_stays_where_it_is_counts(
+        self, b: ProcessTree, on_conflict: dict[str, Any]
+    ) -> None:
+        c, d = save("c"), save("d")
+        link = TreeLink.objects.create(source=b, target=c)
+        before = ends()
+        with pytest.raises(InvalidTree, match="in a circle"):
+            TreeLink.objects.bulk_create(
+                [TreeLink(pk=link.pk, source=d, target=c), TreeLink(source=c, target=b)],
+                **on_conflict,
+            )
+        assert ends() == before
+
+    def test_single_fields_of_a_link_can_be_loaded(self) -> None:
+        link = TreeLink.objects.get()
+        TreeLink.objects.update(kind=LinkKind.DEPENDENT)
+        link.refresh_from_db(fields=["kind"])
+        assert link.kind == "dependent"
+        assert TreeLink.plain.only("source").get().kind == "dependent"
+
     def test_an_update_may_change_the_kind(self) -> None:
         TreeLink.objects.update(kind=LinkKind.DEPENDENT)
         assert ends() == [("a", "b", "dependent")]
