@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import DatabaseError, transaction
-from django.db.models import F
+from django.db import DatabaseError, connections, transaction
+from django.db.models import F, QuerySet
 from django.utils import timezone
 
 from . import outbox, questions, tags
@@ -20,6 +20,7 @@ from .context import encode
 from .exceptions import ContextError
 from .models import (
     OutboxRun,
+    ProcessTree,
     Trigger,
     TriggerPassage,
     TriggerState,
@@ -89,6 +90,7 @@ def fire(
         if not won:
             return None
         subscriptions = TriggerSubscription.objects.filter(trigger=trigger, enabled=True)
+        _keep_trees(subscriptions)
         run_tags = {tags.TRIGGERED_BY: "trigger", tags.TRIGGER: trigger.name}
         runs = []
         for subscription in subscriptions.with_names_of_trees():
@@ -99,6 +101,27 @@ def fire(
                 continue
             runs.append(outbox.add(subscription.process_tree, whole, run_tags))
         return tuple(runs)
+
+
+def _keep_trees(subscriptions: QuerySet[TriggerSubscription]) -> None:
+    """Let nobody delete the trees of subscriptions until the end of the transaction.
+
+    PostgreSQL looks at the end of a transaction whether a tree is still there: without the lock one
+    that is deleted meanwhile would fail the whole fire. Of several deletions that are under way
+    each is waited for, and what is gone does not run. The other databases look at once, or let one
+    write at a time.
+
+    The lock is the one that PostgreSQL itself takes for a foreign key. ``select_for_update()``
+    knows stronger ones only: a fire and a transaction that saves several trees, each in another
+    order, would wait for each other.
+    """
+    connection = connections[subscriptions.db]
+    if connection.vendor != "postgresql":
+        return
+    trees = ProcessTree.objects.filter(pk__in=subscriptions.values("process_tree"))
+    sql, parameters = trees.order_by("pk").values("pk").query.sql_with_params()
+    with connection.cursor() as cursor:
+        cursor.execute(f"{sql} FOR KEY SHARE", parameters)
 
 
 def poll(trigger_id: int, now: dt.datetime) -> Polled:

@@ -5,12 +5,13 @@
 
 import datetime as dt
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 from django.apps import apps
 from django.core.exceptions import EmptyResultSet, FieldError, ValidationError
-from django.db import models
+from django.db import NotSupportedError, connections, models, transaction
 from django.utils import timezone
 
 from . import conditions, functions
@@ -18,8 +19,11 @@ from . import context as contexts
 from .exceptions import ContextError, FunctionError, TriggerError
 from .process import call_with
 
-_UNUSABLE = (FieldError, ValidationError, ValueError, TypeError, LookupError)
-"""What Django raises when a model, a field or a filter makes no sense."""
+_UNUSABLE = (
+    *(FieldError, ValidationError, ValueError, TypeError, LookupError),
+    *(NotSupportedError, OverflowError),
+)
+"""What Django raises when a model, a field or a filter makes no sense, or not on this database."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +117,9 @@ def _condition(configuration: Mapping[str, Any], available: Mapping[str, Any]) -
     operator, expected = configuration["operator"], configuration.get("value")
     if "model" in configuration:
         what = f"rows of {configuration['model']}"
-        value: Any = _rows(configuration).count()
+        rows = _rows(configuration)
+        with _unharmed(rows.db):
+            value: Any = rows.count()
     else:
         what = configuration["field"]
         value = conditions.look_up(available, what)
@@ -132,7 +138,9 @@ def _custom(configuration: Mapping[str, Any], available: Mapping[str, Any]) -> A
 def _outdated_check(configuration: Mapping[str, Any], available: Mapping[str, Any]) -> Answer:
     label, field = configuration["model"], configuration["date_field"]
     age = configuration["max_age_minutes"]
-    newest = _rows(configuration).aggregate(newest=models.Max(field))["newest"]
+    rows = _rows(configuration)
+    with _unharmed(rows.db):
+        newest = rows.aggregate(newest=models.Max(field))["newest"]
     if newest is None:
         return Answer(True, f"{label} has no {field}")
     if not isinstance(newest, dt.datetime):  # a day counts from its beginning
@@ -153,6 +161,16 @@ _ASK = {
 def _rows(configuration: Mapping[str, Any]) -> models.QuerySet[Any]:
     model: type[models.Model] = apps.get_model(configuration["model"])
     return model._default_manager.filter(**configuration.get("filter", {}))
+
+
+def _unharmed(alias: str) -> AbstractContextManager[Any]:
+    """Keep the caller's transaction usable, if there is one, though the database refuses a query.
+
+    What a filter says may be refused only when it runs, such as a regular expression.
+    """
+    if connections[alias].in_atomic_block:
+        return transaction.atomic(using=alias)
+    return nullcontext()  # on SQLite a transaction of its own might wait for those who write
 
 
 def _require_date(model: type[models.Model], field: str) -> None:
