@@ -69,16 +69,61 @@ def _step(value: Any, part: str) -> Any:
         return MISSING
 
 
-def equal(one: Any, other: Any) -> bool:
-    """Say whether two values are the same, as JSON sees it: ``true`` is not ``1``."""
+def equal(one: Any, other: Any) -> bool | None:
+    """Say whether two values are the same, as JSON sees it: ``true`` is not ``1``.
+
+    ``None`` if they can't be compared: a text that is no date with a date, a date with a datetime,
+    times of which one has a zone. Values of other types can be told apart: ``1`` is not ``"1"``.
+    """
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
     if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+        if one.keys() != other.keys():
+            return False
+        return _all(equal(one[key], other[key]) for key in one)
     if isinstance(one, (list, tuple)) and isinstance(other, (list, tuple)):
-        return len(one) == len(other) and all(map(equal, one, other))
-    one, other = _alike(one, other)
-    return bool(one == other)
+        return len(one) == len(other) and _all(map(equal, one, other))
+    try:
+        one, other = _alike(one, other)
+        if isinstance(one, _TIMES) and isinstance(other, _TIMES) and not _same_kind(one, other):
+            return None
+        return bool(one == other)
+    except (ValueError, TypeError, ArithmeticError):  # a text that is no date; no number at all
+        return None
+
+
+def _all(answers: Iterable[bool | None]) -> bool | None:
+    """Say "no" if any answer is that, else nothing if any says nothing; in whatever order."""
+    given = list(answers)
+    if False in given:
+        return False
+    return None if None in given else True
+
+
+def _same_kind(one: Any, other: Any) -> bool:
+    """Say whether two dates or times are of one kind: either has a zone, or neither."""
+    kinds = [next(kind for kind in _TIMES if isinstance(each, kind)) for each in (one, other)]
+    if kinds[0] is not kinds[1]:
+        return False
+    return kinds[0] is dt.date or (one.utcoffset() is None) is (other.utcoffset() is None)
+
+
+def _compared(one: Any, other: Any) -> bool | None:
+    try:
+        return equal(one, other)
+    except Exception:  # an object's own code may raise anything; then it can't be compared
+        logger.exception("A value can't be compared with another.")
+        return None
+
+
+def _is_among(value: Any, parts: Iterable[Any]) -> bool | None:
+    """Say whether a list holds a value; ``None`` if it can be compared with no part of it.
+
+    A part that it can't be compared with does not decide for the others.
+    """
+    answers = [_compared(value, part) for part in parts]
+    known = [answer for answer in answers if answer is not None]
+    return any(known) if known or not answers else None
 
 
 def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
@@ -109,25 +154,14 @@ def _alike(value: Any, expected: Any) -> tuple[Any, Any]:
     return value, expected
 
 
-def _contains(value: Any, expected: Any) -> bool:
+def _contains(value: Any, expected: Any) -> bool | None:
     if isinstance(value, (str, Mapping)):
-        return isinstance(expected, str) and expected in value
-    return isinstance(value, (list, tuple)) and any(equal(each, expected) for each in value)
+        return expected in value if isinstance(expected, str) else None
+    return _is_in(expected, value)
 
 
-def _contains_not(value: Any, expected: Any) -> bool:
-    has_parts = isinstance(value, (list, tuple)) or (
-        isinstance(value, (str, Mapping)) and isinstance(expected, str)
-    )
-    return has_parts and not _contains(value, expected)
-
-
-def _is_in(value: Any, expected: Any) -> bool:
-    return isinstance(expected, (list, tuple)) and any(equal(value, each) for each in expected)
-
-
-def _is_not_in(value: Any, expected: Any) -> bool:
-    return isinstance(expected, (list, tuple)) and not _is_in(value, expected)
+def _is_in(value: Any, expected: Any) -> bool | None:
+    return _is_among(value, expected) if isinstance(expected, (list, tuple)) else None
 
 
 def _begins(value: Any, expected: Any) -> bool:
@@ -139,16 +173,16 @@ def _ends(value: Any, expected: Any) -> bool:
 
 
 WITH_VALUE: Mapping[str, Callable[[Any, Any], bool]] = {
-    "eq": equal,
-    "ne": lambda value, expected: not equal(value, expected),
+    "eq": lambda value, expected: equal(value, expected) is True,
+    "ne": lambda value, expected: equal(value, expected) is False,
     "gt": _ordered(lambda value, expected: bool(value > expected)),
     "gte": _ordered(lambda value, expected: bool(value >= expected)),
     "lt": _ordered(lambda value, expected: bool(value < expected)),
     "lte": _ordered(lambda value, expected: bool(value <= expected)),
-    "in": _is_in,
-    "not_in": _is_not_in,
-    "contains": _contains,
-    "not_contains": _contains_not,
+    "in": lambda value, expected: _is_in(value, expected) is True,
+    "not_in": lambda value, expected: _is_in(value, expected) is False,
+    "contains": lambda value, expected: _contains(value, expected) is True,
+    "not_contains": lambda value, expected: _contains(value, expected) is False,
     "starts_with": _begins,
     "ends_with": _ends,
 }
@@ -324,6 +358,8 @@ def _schedule(configuration: Mapping[str, Any]) -> Iterable[str]:
         good = False
     if not good:
         yield f"start_time must be a time such as '09:00', without a zone, not {start!r}."
+    elif dt.time.fromisoformat(start).replace(hour=0, minute=0) != dt.time():
+        yield f"start_time goes by the minute, such as '09:00'; leave out the seconds of {start!r}."
     zone = configuration.get("timezone", "UTC")
     try:
         if not isinstance(zone, str):

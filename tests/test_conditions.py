@@ -54,6 +54,8 @@ OTHERS = st.sampled_from(
 )
 
 
+NOON = dt.datetime(2026, 1, 1, 12, tzinfo=dt.UTC)
+
 # --- Operators ------------------------------------------------------------------------------------
 
 
@@ -160,12 +162,37 @@ def test_what_is_equal_is_in_a_list_of_it_and_a_list_of_it_contains_it(value: An
         ("not_contains", 5, 6, False),
         ("not_contains", ["a"], "b", True),
         ("not_in", 1, 5, False),
+        ("ne", 1, "1", True),  # of different types: they can be told apart
+        ("ne", dt.date(2026, 1, 1), 5, True),
+        ("ne", NOON, NOON.replace(tzinfo=None), False),  # no zone on one side
+        ("ne", NOON.replace(tzinfo=None), "2026-01-01T12:00Z", False),
+        ("ne", NOON.timetz(), dt.time(9), False),
+        ("ne", NOON, NOON.date(), False),
+        ("ne", NOON.date(), NOON.time(), False),
+        ("ne", NOON, NOON.replace(hour=13), True),
+        ("ne", NOON.date(), "2026-01-02", True),
+        ("ne", [NOON.date(), 1], ["soon", 2], True),  # the numbers tell them apart
+        ("ne", [NOON.date(), 1], ["soon", 1], False),
+        ("not_in", NOON.date(), ["n/a"], False),
+        ("not_in", NOON.date(), ["n/a", "2026-01-02"], True),
+        ("not_in", NOON.date(), [], True),
+        ("not_contains", [], NOON.date(), True),
     ],
 )
 def test_values_are_compared_as_a_person_expects(
     operator: str, value: Any, expected: Any, answer: bool
 ) -> None:
     assert holds(operator, value, expected) is answer
+
+
+@given(st.permutations(["n/a", "2026-01-01", NOON, Decimal("sNaN"), 5]))
+@settings(max_examples=30, deadline=None)
+def test_what_cannot_be_compared_does_not_decide_for_the_rest_of_a_list(parts: list[Any]) -> None:
+    for value, answer in [(dt.date(2026, 1, 1), True), (dt.date(2026, 1, 2), False)]:
+        assert holds("in", value, parts) is answer
+        assert holds("contains", parts, value) is answer
+        assert holds("not_in", value, parts) is not answer
+        assert holds("not_contains", parts, value) is not answer
 
 
 class Hostile:
@@ -325,6 +352,11 @@ BAD: list[tuple[Any, Any, list[str]]] = [
         "schedule",
         {"interval_minutes": 5, "start_time": "09:00+02:00"},
         ["start_time must be a time"],
+    ),
+    (
+        "schedule",
+        {"interval_minutes": 5, "start_time": "09:00:30"},
+        ["start_time goes by the minute, such as '09:00'; leave out the seconds of '09:00:30'"],
     ),
     ("custom", {"function": " "}, ["needs a function"]),
     ("custom", {"function": 5, "poll_seconds": "5"}, ["needs a function", "poll_seconds must be"]),
