@@ -26,6 +26,7 @@ from pytest_django import DjangoAssertNumQueries, Settings
 
 from proctree_dagster import tags
 from proctree_dagster.models import ProcessTree, Trigger, TriggerSubscription
+from proctree_dagster.names import dagster_name
 from proctree_dagster.orchestration.repository import LiveRepositoryData, build_repository
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.testing import run_tree
@@ -155,6 +156,18 @@ def test_a_trigger_that_cannot_be_read_hides_no_other() -> None:
     found = sensors()
     assert set(found) == {"good_trigger", "bad_trigger"}
     assert "It can't be read" in (found["bad_trigger"].description or "")
+
+
+def test_of_two_triggers_whose_sensors_would_share_a_name_the_older_has_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    newer = dagster_name("a b")
+    subscribed("a b")
+    subscribed(newer)
+    [(name, sensor)] = sensors().items()
+    assert name == f"{newer}_trigger"
+    assert sensor.tags[tags.TRIGGER] == "a b"
+    assert f"The trigger {newer!r} is not polled" in caplog.text
 
 
 def test_a_tick_reads_no_trees(django_assert_num_queries: DjangoAssertNumQueries) -> None:

@@ -26,7 +26,15 @@ def all_sensors(translator: ProcessTreeTranslator) -> list[SensorDefinition]:
 
     Of disabled and of broken triggers, too: Dagster forgets the state of a sensor that vanishes.
     """
-    return [_sensor(translator, trigger) for trigger in _subscribed()]
+    sensors: dict[str, SensorDefinition] = {}
+    for trigger in sorted(_subscribed(), key=lambda trigger: trigger.pk):
+        sensor = _sensor(translator, trigger)
+        if sensors.setdefault(sensor.name, sensor) is not sensor:  # Dagster takes neither of two
+            logger.error(
+                "The trigger %r is not polled: an older one has the sensor %r. Rename it.",
+                *(trigger.name, sensor.name),
+            )
+    return list(sensors.values())
 
 
 def _subscribed() -> list[Trigger]:
