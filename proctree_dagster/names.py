@@ -3,9 +3,12 @@
 import hashlib
 import keyword
 import re
+import unicodedata
+from collections.abc import Iterable
+from typing import Any
 
 MAX_NAME_LENGTH = 200
-"""The longest name of a tree or a process, in characters (as long as its column)."""
+"""The longest name of a tree, a process or a trigger, in characters (as long as its column)."""
 
 _TAKEN = frozenset(keyword.kwlist) | {
     *("context", "conf", "config", "meta", "arg_dict", "dict", "input_arg_dict"),
@@ -13,6 +16,41 @@ _TAKEN = frozenset(keyword.kwlist) | {
 }
 _ACCEPTED = re.compile(r"[A-Za-z0-9_]+")
 _REFUSED = re.compile(r"[^A-Za-z0-9_]+")
+
+
+def problems(what: str, name: Any) -> Iterable[str]:
+    """Return a sentence if a name can't be one.
+
+    Parameters
+    ----------
+    what:
+        Whose name it is, for the sentence.
+    name:
+        The name.
+    """
+    if not isinstance(name, str) or not name.strip():
+        yield f"{what} must have a name that is not empty, not {name!r}."
+        return
+    if len(name) > MAX_NAME_LENGTH:
+        yield (
+            f"{what}'s name is {len(name)} characters long and may have {MAX_NAME_LENGTH}: "
+            f"{name[:40]!r}…"
+        )
+    if "\x00" in name:
+        yield f"{what}'s name may not hold a NUL character: {name!r}."
+    if any("\ud800" <= each <= "\udfff" for each in name):
+        yield f"{what}'s name may not hold half of a surrogate pair: {name!r}."
+
+
+def strict_problems(what: str, name: Any) -> Iterable[str]:
+    """Return a sentence for everything that is wrong with a name, also what can't be seen in it."""
+    yield from problems(what, name)
+    if not isinstance(name, str) or not name.strip():
+        return
+    if name != name.strip():
+        yield f"{what}'s name may not begin or end with a space: {name!r}."
+    if any(unicodedata.category(each) == "Cc" for each in name.replace("\x00", "")):
+        yield f"{what}'s name may not hold control characters: {name!r}."
 
 
 def short_hash(text: str, length: int = 8) -> str:

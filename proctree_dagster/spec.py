@@ -13,6 +13,7 @@ from typing import Any
 
 from .exceptions import InvalidTree
 from .names import MAX_NAME_LENGTH, dagster_name, short_hash
+from .names import problems as name_problems
 
 MAX_RETRIES = 1000
 MAX_CONCURRENT = 1000
@@ -232,7 +233,7 @@ def _process(data: Mapping[str, Any]) -> ProcessSpec:
 
 def problems(data: Mapping[str, Any]) -> list[str]:
     """Return a sentence for everything that is wrong with a tree's JSON."""
-    found = [*_name_problems("The tree", data.get("name"))]
+    found = [*name_problems("The tree", data.get("name"))]
     if not isinstance(data.get("description", ""), str):
         found.append("The tree's description must be a string.")
     if not isinstance(data.get("cache_enabled", True), bool):
@@ -268,18 +269,6 @@ def problems(data: Mapping[str, Any]) -> list[str]:
     return [*found, *_duplicates([each["name"] for each in named]), *_graph_problems(named)]
 
 
-def _name_problems(what: str, name: Any) -> Iterable[str]:
-    if not isinstance(name, str) or not name.strip():
-        yield f"{what} must have a name that is not empty, not {name!r}."
-    elif len(name) > MAX_NAME_LENGTH:
-        yield (
-            f"{what}'s name is {len(name)} characters long and may have {MAX_NAME_LENGTH}: "
-            f"{name[:40]!r}…"
-        )
-    elif "\x00" in name:
-        yield f"{what}'s name may not hold a NUL character: {name!r}."
-
-
 def _link_problems(data: Mapping[str, Any]) -> Iterable[str]:
     links = {key: data.get(key, []) for key in ("dependent_trees", "sibling_trees")}
     wrong = [key for key, names in links.items() if not _texts(names)]
@@ -295,7 +284,7 @@ def _link_problems(data: Mapping[str, Any]) -> Iterable[str]:
 
 def _process_problems(position: int, process: Mapping[str, Any]) -> Iterable[str]:
     name = process.get("name")
-    yield from _name_problems(f"Process {position}", name)
+    yield from name_problems(f"Process {position}", name)
     what = f"Process {name!r}" if isinstance(name, str) else f"Process {position}"
     if not _text(process.get("func")):
         yield f"{what} has no function."

@@ -9,11 +9,11 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from django.core.exceptions import ValidationError
-from django.db import transaction
+from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from . import context as contexts
-from . import execution, firing, webserver
+from . import execution, firing, names, webserver
 from .connections import after_commit, fresh_connections
 from .exceptions import TriggerError, TriggerNotFound
 from .firing import Polled
@@ -57,7 +57,8 @@ def create_trigger(
     Parameters
     ----------
     name:
-        The trigger's name, at most 200 characters, unique.
+        The trigger's name, at most 200 characters, unique; without control characters, and without
+        spaces around it.
     trigger_type:
         ``condition``, ``schedule``, ``event``, ``custom`` or ``outdated_check``.
     configuration:
@@ -73,7 +74,9 @@ def create_trigger(
         With every problem of the trigger; nothing is saved. Or there is one of this name of
         another type.
     """
-    trigger = Trigger.objects.filter(name=name).first() or Trigger(name=name)
+    can_be_asked_for = not list(names.problems("The trigger", name))
+    found = Trigger.objects.filter(name=name).first() if can_be_asked_for else None
+    trigger = found or Trigger(name=name)
     if trigger.pk is not None and trigger.trigger_type != trigger_type:
         raise TriggerError(
             f"There is a trigger {name!r} of type {trigger.trigger_type!r} already; delete it "
@@ -88,7 +91,14 @@ def create_trigger(
     _check(trigger)
     trigger.configuration = contexts.encode(trigger.configuration)
     if _content(trigger) != before:
-        trigger.save()
+        try:
+            with transaction.atomic():
+                trigger.save()
+        except IntegrityError:
+            if before is not None or not Trigger.objects.filter(name=name).exists():
+                raise
+            # Another process has made it at this moment: it exists.
+            return create_trigger(name, trigger_type, configuration, description, enabled)
     return trigger
 
 
@@ -100,10 +110,11 @@ def _check(trigger: Trigger) -> None:
     """Refuse a trigger that is not valid, with all of its problems."""
     try:
         # The field would refuse what ``clean()`` encodes: a date, a Decimal, …
-        trigger.full_clean(exclude={"configuration"}, validate_unique=False)
+        # What the field says of a name, ``clean()`` says in better words.
+        trigger.full_clean(exclude={"configuration", "name"}, validate_unique=False)
     except ValidationError as error:
         problems = [
-            message if field == "configuration" else f"{field}: {message}"
+            message if field in ("configuration", "name") else f"{field}: {message}"
             for field, messages in error.message_dict.items()
             for message in messages
         ]

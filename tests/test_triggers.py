@@ -6,6 +6,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -172,6 +173,65 @@ def test_a_trigger_that_makes_no_sense_is_refused_with_all_of_its_problems(
     for part in expected:
         assert part in str(caught.value)
     assert not Trigger.objects.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("", ["not empty"]),
+        (" ", ["not empty"]),
+        (None, ["not empty"]),
+        (5, ["not empty"]),
+        (" a ", ["may not begin or end with a space"]),
+        ("a\x00b", ["NUL"]),
+        ("a\ud800", ["half of a surrogate pair"]),
+        ("a\tb", ["control characters"]),
+        ("\n" + "a" * 200, ["201 characters long", "begin or end", "control characters"]),
+    ],
+)
+def test_a_name_that_is_none_is_refused_together_with_all_other_problems(
+    name: Any, expected: list[str]
+) -> None:
+    with pytest.raises(TriggerError) as caught:
+        create_trigger(name, "event", {"x": 1})
+    expected = [*expected, "has no key 'x'"]
+    assert len(caught.value.problems) == len(expected), caught.value.problems
+    for part in expected:
+        assert part in str(caught.value)
+
+
+def test_a_trigger_that_another_process_makes_at_that_moment_is_one_that_exists() -> None:
+    def make() -> None:
+        Trigger.objects.bulk_create([Trigger(name="t", trigger_type="event", enabled=False)])
+
+    done = False
+
+    def around(execute: Callable[..., Any], sql: str, *args: Any) -> Any:
+        nonlocal done
+        if not done and sql.startswith(("SAVEPOINT", "INSERT")):
+            done = True
+            make()
+        return execute(sql, *args)
+
+    with connection.execute_wrapper(around):
+        trigger = create_trigger("t", "event", description="Ours.")
+    assert Trigger.objects.get() == trigger
+    assert (row(trigger).description, row(trigger).enabled) == ("Ours.", False)
+
+
+@pytest.mark.parametrize(
+    ("model", "chosen"),
+    [
+        ("proctree_dagster.OutboxRun", {"tags__contains": {"a": 1}}),  # SQLite can't
+        ("auth.User", {"pk__lt": Decimal("Infinity")}),
+    ],
+)
+def test_a_filter_that_the_database_cannot_do_is_a_problem(
+    model: str, chosen: dict[str, Any]
+) -> None:
+    configuration = {"model": model, "filter": chosen, "operator": "gte", "value": 1}
+    with pytest.raises(TriggerError, match=f"filter: it can't be used on {model}"):
+        create_trigger("t", "condition", configuration)
 
 
 def test_a_function_that_is_not_allowed_is_refused_and_its_module_is_not_imported() -> None:

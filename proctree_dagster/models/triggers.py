@@ -10,7 +10,7 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from .. import conditions, intervals, questions
+from .. import conditions, intervals, names, questions
 from .. import context as contexts
 from ..exceptions import ContextError, ScheduleError
 from ..names import MAX_NAME_LENGTH
@@ -69,8 +69,9 @@ class TriggerQuerySet(models.QuerySet["Trigger"]):
         ]
         named = [(trigger, f"Process {name!r} waits for") for name, trigger in waiting]
         named += [(trigger, "The tree subscribes to") for trigger in subscribed]
-        names = {trigger for trigger, _ in named}
-        known = set(self.filter(name__in=names).values_list("name", flat=True)) if names else set()
+        wanted = {trigger for trigger, _ in named}
+        rows = self.filter(name__in=wanted)
+        known = set(rows.values_list("name", flat=True)) if wanted else set()
         return [
             f"{what} the trigger {trigger!r}, which does not exist; make it first, with "
             "create_trigger()."
@@ -178,13 +179,16 @@ class Trigger(Clockwork):
         self._remember_clockwork(update_fields)
 
     def clean(self) -> None:
-        """Refuse a configuration that makes no sense, with all of its problems."""
+        """Refuse a name or a configuration that makes no sense, with all of its problems."""
         super().clean()
-        found = questions.problems(self.trigger_type, self.configuration)
-        if found:
-            raise ValidationError(
-                {"configuration": [ValidationError(problem) for problem in found]}
-            )
+        found = {
+            "name": names.strict_problems("The trigger", self.name),
+            "configuration": questions.problems(self.trigger_type, self.configuration),
+        }
+        errors = {field: [ValidationError(each) for each in told] for field, told in found.items()}
+        errors = {field: told for field, told in errors.items() if told}
+        if errors:
+            raise ValidationError(errors)
 
     @property
     def is_polled(self) -> bool:
