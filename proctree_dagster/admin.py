@@ -1,6 +1,10 @@
 """Trees, schedules and triggers in Django's admin."""
 
+from typing import Any
+
+from django import forms
 from django.contrib import admin, messages
+from django.core.exceptions import ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
@@ -91,6 +95,17 @@ class SubscriptionInline(admin.TabularInline):  # type: ignore[type-arg]
     autocomplete_fields = ["process_tree"]
 
 
+class TriggerForm(forms.ModelForm):  # type: ignore[type-arg]
+    """Says of a field that can't be read only that, not what is wrong with the value before."""
+
+    def add_error(self, field: str | None, error: Any) -> None:
+        """Add errors, but none to a field that has one already."""
+        if isinstance(error, ValidationError) and hasattr(error, "error_dict"):
+            new = {name: each for name, each in error.error_dict.items() if name not in self.errors}
+            error = ValidationError(new)
+        super().add_error(field, error)
+
+
 @admin.register(Trigger)
 class TriggerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Triggers; what is saved here is validated like everywhere else."""
@@ -101,6 +116,7 @@ class TriggerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     ]
     list_filter = ["trigger_type", "enabled", "state"]
     search_fields = ["name", "description"]
+    form = TriggerForm
     readonly_fields = [
         *("state", "fire_count", "check_count"),
         *("last_triggered", "last_checked", "next_due"),

@@ -341,6 +341,19 @@ def test_all_problems_of_a_trigger_are_shown_and_nothing_is_saved(admin_client: 
     assert not Trigger.objects.exists()
 
 
+def test_of_a_configuration_that_is_no_json_nothing_else_is_said(admin_client: Client) -> None:
+    broken = {**form("condition", {}), "configuration": "{not json"}
+    text = admin_client.post(f"{PAGE}add/", broken).content.decode()
+    assert "Enter a valid JSON" in text
+    assert "operator must be" not in text
+    assert not Trigger.objects.exists()
+
+
+def test_a_configuration_that_is_left_empty_is_an_empty_one(admin_client: Client) -> None:
+    admin_client.post(f"{PAGE}add/", {**form("event", {}), "configuration": ""})
+    assert Trigger.objects.get().configuration == {}
+
+
 def test_the_pages_of_a_trigger_open(admin_client: Client) -> None:
     trigger = subscribed()
     for path in ["", "add/", f"{trigger.pk}/change/"]:

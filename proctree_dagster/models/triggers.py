@@ -181,6 +181,8 @@ class Trigger(Clockwork):
     def clean(self) -> None:
         """Refuse a name or a configuration that makes no sense, with all of its problems."""
         super().clean()
+        if self.configuration is None:  # a form's field that was left empty
+            self.configuration = {}
         found = {
             "name": names.strict_problems("The trigger", self.name),
             "configuration": questions.problems(self.trigger_type, self.configuration),
