@@ -217,10 +217,7 @@ class Gate:
         """
         try:
             answer = self._ask(available)
-        except (
-            Exception,
-            SystemExit,
-        ) as error:  # it may raise anything: that is no "yes"
+        except (Exception, SystemExit) as error:  # whatever it raises, that is no "yes"
             logger.exception(
                 "The trigger %r of process %r can't be asked; the process does not run.",
                 *(self.trigger, self.process),
