@@ -62,6 +62,7 @@ def test_the_hosts_signal_handlers_stay(setup: str) -> None:
     program = """
 mine = lambda number, frame: None
 signal.signal(signal.SIGTERM, mine)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in the background of a shell
 print(execute(), signal.getsignal(signal.SIGTERM) is mine)
 print(signal.getsignal(signal.SIGINT) is signal.default_int_handler)
 """
