@@ -9,7 +9,6 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
-from . import triggers
 from .models import (
     OutboxRun,
     ProcessTree,
@@ -127,6 +126,8 @@ class TriggerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.action(description=_("Fire the selected triggers"), permissions=["change"])
     def fire(self, request: HttpRequest, queryset: QuerySet[Trigger]) -> None:
         """Let triggers fire, and name the runs."""
+        from . import triggers  # with all that runs trees; the admin is loaded by every command
+
         for trigger in queryset:
             if not trigger.enabled:
                 told = _("Not fired: %(name)s is disabled.") % {"name": trigger}
@@ -144,6 +145,8 @@ class TriggerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.action(description=_("Arm the selected triggers again"), permissions=["change"])
     def reset(self, request: HttpRequest, queryset: QuerySet[Trigger]) -> None:
         """Arm triggers again."""
+        from . import triggers
+
         for trigger in queryset:
             triggers.reset_trigger(trigger)
             told = _("Armed %(name)s again.") % {"name": trigger}

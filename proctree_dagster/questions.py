@@ -17,7 +17,6 @@ from django.utils import timezone
 from . import conditions, functions
 from . import context as contexts
 from .exceptions import ContextError, FunctionError, TriggerError
-from .process import call_with
 
 _UNUSABLE = (
     *(FieldError, ValidationError, ValueError, TypeError, LookupError),
@@ -130,6 +129,8 @@ def _condition(configuration: Mapping[str, Any], available: Mapping[str, Any]) -
 
 
 def _custom(configuration: Mapping[str, Any], available: Mapping[str, Any]) -> Answer:
+    from .process import call_with  # all that runs processes; every command loads the models
+
     reference = configuration["function"]
     yes = bool(call_with("The trigger", functions.resolve(reference), available))
     return Answer(yes, f"{reference} says {'yes' if yes else 'no'}")
