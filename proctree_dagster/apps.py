@@ -13,7 +13,6 @@ class ProctreeDagsterConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks and the signal receivers."""
-        from . import checks, links, webserver  # noqa: F401  # importing registers the checks
+        from . import checks, webserver  # noqa: F401  # importing registers the checks
 
-        links.connect_receivers()
         webserver.connect_receivers()

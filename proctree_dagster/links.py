@@ -2,10 +2,8 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from django.db import transaction
-from django.db.models.signals import pre_save
 
 from . import families, tags
 from .models import LinkKind, ProcessTree, TreeLink
@@ -138,15 +136,3 @@ def set_links(row: ProcessTree, dependents: Iterable[str], siblings: Iterable[st
                 [TreeLink(source=row, target=trees[name], kind=wanted[name]) for name in new]
             )
     getattr(row, "_prefetched_objects_cache", {}).pop("links_out", None)  # they have changed
-
-
-def connect_receivers() -> None:
-    """Refuse circles in fixtures, too, which are written past ``save()``."""
-    pre_save.connect(_check_fixture, sender=TreeLink, dispatch_uid="proctree_dagster.links")
-
-
-def _check_fixture(
-    sender: type[Any], instance: TreeLink, raw: bool, using: str, **kwargs: Any
-) -> None:
-    if raw:
-        TreeLink.objects.using(using).refuse_circles([instance])

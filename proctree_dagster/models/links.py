@@ -6,6 +6,8 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import connections, models, router, transaction
 from django.db.models import F, Q
+from django.db.models.signals import pre_save
+from django.dispatch import receiver
 from django.utils.translation import gettext_lazy as _
 
 from .. import families
@@ -176,3 +178,12 @@ class TreeLink(models.Model):
             by_source.setdefault(link.source_id, []).append(link)
         for tree in trees:
             tree.known_links = by_source.get(tree.pk, [])
+
+
+@receiver(pre_save, sender=TreeLink, dispatch_uid="proctree_dagster.links")
+def _check_fixture(
+    sender: type[Any], instance: TreeLink, raw: bool, using: str, **kwargs: Any
+) -> None:
+    """Refuse circles in fixtures, too, which are written past ``save()``."""
+    if raw:
+        TreeLink.objects.using(using).refuse_circles([instance])
