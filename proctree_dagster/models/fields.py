@@ -1,11 +1,13 @@
 """What the models share: fields, and rows that are written behind an editor's back."""
 
+import datetime as dt
 import zoneinfo
 from collections.abc import Iterable
 from typing import Any, ClassVar, Self
 
 from django.core.exceptions import ValidationError
 from django.db import models
+from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from .. import context as contexts
@@ -40,6 +42,16 @@ class Clockwork(models.Model):
     class Meta:
         abstract = True
 
+    def save(self, *args: Any, update_fields: Iterable[str] | None = None, **kwargs: Any) -> None:
+        """Save what an editor writes, and of the clockwork what was changed on this object."""
+        moved = self.align(timezone.now())
+        if update_fields is not None:
+            update_fields = {*update_fields, *moved}
+        elif not self._state.adding and not (kwargs.get("force_insert") or args):
+            update_fields = self.fields_of_editor() | set(moved)
+        super().save(*args, update_fields=update_fields, **kwargs)
+        self._remember_clockwork(update_fields)
+
     @classmethod
     def from_db(cls, *args: Any, **kwargs: Any) -> Self:
         """Load the row, and remember what the clock has written."""
@@ -57,6 +69,16 @@ class Clockwork(models.Model):
         fields = None if fields is None else list(fields)
         super().refresh_from_db(using, fields, from_queryset)
         self._remember_clockwork(fields)
+
+    def align(self, now: dt.datetime) -> list[str]:
+        """Set the next due time anew if its rule has changed; return the fields that changed.
+
+        Parameters
+        ----------
+        now:
+            Aware.
+        """
+        raise NotImplementedError
 
     def fields_of_editor(self) -> set[str]:
         """Return what ``save()`` is to write: all but the clockwork not changed on this object.

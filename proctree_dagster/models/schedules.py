@@ -1,7 +1,6 @@
 """When trees run by themselves."""
 
 import datetime as dt
-from collections.abc import Iterable
 from typing import Any
 
 from django.conf import settings
@@ -192,12 +191,7 @@ class ProcessTreeSchedule(Clockwork):
     def __str__(self) -> str:
         return f"{self.process_tree}: {self.rule_in_words}"
 
-    def save(
-        self,
-        *args: Any,
-        update_fields: Iterable[str] | None = None,
-        **kwargs: Any,
-    ) -> None:
+    def save(self, *args: Any, **kwargs: Any) -> None:
         """Save the row; a rule that has changed sets ``anchor`` and ``next_run`` anew.
 
         What the clock writes (``last_run``, ``next_run``, claims, …) is saved only where it was
@@ -207,13 +201,7 @@ class ProcessTreeSchedule(Clockwork):
         for field in self._meta.concrete_fields:
             if field.name in ("interval_minutes", "start_time"):  # Django takes strings, too
                 setattr(self, field.name, field.to_python(getattr(self, field.name)))
-        moved = self.align(timezone.now())
-        if update_fields is not None:
-            update_fields = {*update_fields, *moved}
-        elif not self._state.adding and not (kwargs.get("force_insert") or args):
-            update_fields = self.fields_of_editor() | set(moved)
-        super().save(*args, update_fields=update_fields, **kwargs)
-        self._remember_clockwork(update_fields)
+        super().save(*args, **kwargs)
 
     def clean(self) -> None:
         """Refuse a context that can't be stored, and a rule that makes no sense."""

@@ -7,7 +7,6 @@ from typing import Any
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.db import models
-from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from .. import conditions, intervals, names, questions
@@ -162,7 +161,7 @@ class Trigger(Clockwork):
     def __str__(self) -> str:
         return self.name
 
-    def save(self, *args: Any, update_fields: Iterable[str] | None = None, **kwargs: Any) -> None:
+    def save(self, *args: Any, **kwargs: Any) -> None:
         """Save the row; a schedule whose rule has changed is next due by the new one.
 
         What polling writes (``state``, counters, times) is saved only where it was changed on this
@@ -170,13 +169,7 @@ class Trigger(Clockwork):
         """
         if isinstance(self.configuration, dict):
             self.configuration = contexts.encode(self.configuration)
-        moved = self.align(timezone.now())
-        if update_fields is not None:
-            update_fields = {*update_fields, *moved}
-        elif not self._state.adding and not (kwargs.get("force_insert") or args):
-            update_fields = self.fields_of_editor() | set(moved)
-        super().save(*args, update_fields=update_fields, **kwargs)
-        self._remember_clockwork(update_fields)
+        super().save(*args, **kwargs)
 
     def clean(self) -> None:
         """Refuse a name or a configuration that makes no sense, with all of its problems."""
