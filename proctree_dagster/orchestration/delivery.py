@@ -83,13 +83,14 @@ def deliver(
     for row in delivered:
         _follow_up(row, known.get(str(row.run_id), []))
     progress = _progress(instance, asked, known)
+    succeeded = _succeeded(known)
     for row in waiting:
         run_id = str(row.run_id)
         verdict = _decide(row, progress)
         if verdict == WAIT or time.monotonic() > ends:
             result.waiting.append(run_id)
         elif verdict == READY:
-            _deliver_or_note(instance, row, known, result)
+            _deliver_or_note(instance, row, _tags(row, succeeded), result)
         elif outbox.drop(row, verdict):
             progress[run_id] = verdict  # those that wait for it come later in the list
             result.dropped.append(run_id)
@@ -211,7 +212,7 @@ def _decide(row: OutboxRun, progress: Mapping[str, str]) -> str:
 def _deliver_or_note(
     instance: DagsterInstance,
     row: OutboxRun,
-    known: Mapping[str, Sequence[RunRecord]],
+    run_tags: Mapping[str, str],
     result: Delivery,
 ) -> None:
     """Deliver a row that is ready, unless somebody else is at it; note what stood in the way."""
@@ -220,7 +221,7 @@ def _deliver_or_note(
         result.waiting.append(run_id)
         return
     try:
-        _deliver(instance, row, _tags(row, known))
+        _deliver(instance, row, run_tags)
     except Exception as error:  # one tree's fault must not keep the others from running
         logger.exception("Run %s of %r could not be delivered.", run_id, row.process_tree.name)
         outbox.mark_failed(row, explain(error))
@@ -229,14 +230,18 @@ def _deliver_or_note(
         result.delivered.append(run_id)
 
 
-def _tags(row: OutboxRun, known: Mapping[str, Sequence[RunRecord]]) -> dict[str, str]:
-    """Return the tags of a row's run: it follows those that succeeded, not what they repeat."""
-    succeeded = {
+def _succeeded(known: Mapping[str, Sequence[RunRecord]]) -> dict[str, str]:
+    """Return the one that has succeeded of each run and those that repeat it, if any has."""
+    return {
         run_id: record.dagster_run.run_id
         for run_id, records in known.items()
         for record in records
         if record.dagster_run.status == DagsterRunStatus.SUCCESS
     }
+
+
+def _tags(row: OutboxRun, succeeded: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags of a row's run: it follows those that succeeded, not what they repeat."""
     follows = [succeeded.get(each, each) for each in tags.split(row.tags.get(tags.FOLLOWS))]
     return {**row.tags, **({tags.FOLLOWS: tags.join(follows)} if follows else {})}
 
