@@ -47,6 +47,11 @@ def run_url(run_id: str) -> str | None:
     return _url(f"runs/{run_id}")
 
 
+def graphql_url() -> str | None:
+    """Return the address of its GraphQL endpoint, if ``PROCTREE["DAGSTER_URL"]`` is set."""
+    return _url("graphql")
+
+
 def _url(path: str) -> str | None:
     base = conf.current().DAGSTER_URL
     return None if base is None else f"{base.rstrip('/')}/{path}"
@@ -153,7 +158,7 @@ def _changed(sender: type[Any], using: str = "default", **kwargs: Any) -> None:
 
 def _ask_to_reload() -> None:
     try:
-        url = _url("graphql")
+        url = graphql_url()
     except ImproperlyConfigured as error:  # ``manage.py check`` reports it; the save stands
         logger.warning("Dagster was not told to reload: %s", error)
         return

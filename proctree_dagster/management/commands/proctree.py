@@ -34,6 +34,13 @@ class Command(BaseCommand):
             "back: Django's 'enabled' or Dagster's own switch.",
         )
 
+        actions.add_parser(
+            "doctor",
+            help="Say what is wrong with the Dagster that runs the trees, and what to do: its "
+            "home, its storage, its daemon, its webserver, its code server. It only reads. Exits "
+            "with 1 if something is wrong, with 0 if there are warnings only.",
+        )
+
         fire = actions.add_parser(
             "fire",
             help="Let a trigger fire: every tree that subscribes to it runs. Prints the runs.",
@@ -51,8 +58,27 @@ class Command(BaseCommand):
         """Do what was asked for."""
         if options["action"] == "fire":
             self._fire(options["name"], options["context"])
+        elif options["action"] == "doctor":
+            self._examine()
         else:
             self._list()
+
+    def _examine(self) -> None:
+        from ...orchestration import doctor  # it imports dagster, which the others do without
+
+        findings = doctor.examine()
+        styles = {
+            "ok": self.style.SUCCESS,
+            "warning": self.style.WARNING,
+            "error": self.style.ERROR,
+        }
+        for finding in findings:
+            self.stdout.write(f"{styles[finding.level](finding.level.upper())}  {finding.what}")
+            if finding.remedy:
+                self.stdout.write(f"  {finding.remedy}")
+        wrong = sum(finding.level == "error" for finding in findings)
+        if wrong:
+            raise CommandError(f"{wrong} thing{'s are' if wrong != 1 else ' is'} wrong.")
 
     def _fire(self, name: str, context: str) -> None:
         try:

@@ -1,0 +1,279 @@
+"""What is wrong with the Dagster that runs the process trees, and what to do about it.
+
+``manage.py proctree doctor`` prints what the checks find. A check only reads: it creates nothing,
+mends nothing and opens nothing that Dagster would create by being opened. To add one, write a
+function that takes a ``Subject`` and yields findings, and put it into ``CHECKS``. What can be known
+without Dagster is a system check (``checks``); those run before the doctor does.
+"""
+
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from dagster import DagsterInstance
+from sqlalchemy.exc import SQLAlchemyError
+
+from .. import tags, webserver
+from . import homes, runs
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 30.0
+"""How often each part of Dagster's daemon writes that it is alive."""
+
+SILENT_AFTER = 4 * HEARTBEAT_SECONDS
+"""Seconds without a heartbeat after which the daemon is taken for dead."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: Literal["ok", "warning", "error"]
+    """``error``: trees do not run, or not as they should. ``warning``: they may not, one day."""
+
+    what: str
+    """What is so, in one sentence."""
+
+    remedy: str = ""
+    """What to do about it; nothing if it is in order."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the checks look at."""
+
+    home: Path | None
+    """Dagster's home, or ``None`` if it has none."""
+
+    instance: DagsterInstance | None
+    """Its instance, or ``None`` if it can't be opened without writing; another check says why."""
+
+
+Check = Callable[[Subject], Iterable[Finding]]
+
+
+def examine() -> list[Finding]:
+    """Run every check and return what they found, in their order."""
+    with ExitStack() as opened:
+        subject = _subject(opened)
+        return [finding for check in CHECKS for finding in _findings(check, subject)]
+
+
+def _subject(opened: ExitStack) -> Subject:
+    home = runs.dagster_home()
+    if home is None or not Path(home).is_dir():
+        return Subject(None if home is None else Path(home), None)
+    if any(finding.level == "error" for finding in _of_storage(home)) or not _is_created(home):
+        return Subject(Path(home), None)
+    return Subject(Path(home), opened.enter_context(DagsterInstance.from_config(home)))
+
+
+def _findings(check: Check, subject: Subject) -> list[Finding]:
+    try:
+        return list(check(subject))
+    except Exception as error:  # one check that fails must not hide what the others find
+        logger.exception("The check %r failed.", check.__name__)
+        return [
+            Finding(
+                "error",
+                f"The check {check.__name__!r} failed: {type(error).__name__}: {error}",
+                "The log has its trace.",
+            )
+        ]
+
+
+def check_home(subject: Subject) -> Iterator[Finding]:
+    """Look at the folder: which one it is, and whether it can be used."""
+    if subject.home is None:
+        yield Finding(
+            "warning",
+            "Dagster has no home: the history of runs from Python is not kept, and nothing can be "
+            "scheduled.",
+            'Set PROCTREE["DAGSTER_HOME"] or the environment variable DAGSTER_HOME.',
+        )
+    elif not subject.home.is_dir():
+        yield Finding(
+            "error",
+            f"Dagster's home {str(subject.home)!r} is not a folder.",
+            "Create it, with a dagster.yaml: see docs/install.md.",
+        )
+    elif not os.access(subject.home, os.W_OK | os.X_OK):
+        yield Finding(
+            "error",
+            f"Dagster's home {str(subject.home)!r} can't be written to by this user.",
+            "Run Django and Dagster as the same user, and let the folder belong to it.",
+        )
+    elif not (subject.home / "dagster.yaml").is_file():
+        yield Finding(
+            "warning",
+            f"Dagster's home {str(subject.home)!r} has no dagster.yaml: Dagster's own launcher, "
+            "coordinator and scheduler are used, and runs start slower.",
+            "Copy the one of docs/install.md into it.",
+        )
+    else:
+        yield Finding("ok", f"Dagster's home is {str(subject.home)!r}.")
+
+
+def check_storage(subject: Subject) -> Iterator[Finding]:
+    """Look at the databases of the home, without opening an instance."""
+    if subject.home is not None and subject.home.is_dir():
+        yield from _of_storage(str(subject.home))
+
+
+def _of_storage(home: str) -> Iterator[Finding]:
+    try:
+        databases = homes.databases(home)
+    except Exception as error:  # whatever Dagster raises for a dagster.yaml that it does not take
+        logger.debug("dagster.yaml can't be read.", exc_info=True)
+        yield Finding(
+            "error",
+            f"The dagster.yaml of {home!r} can't be used: {type(error).__name__}: {error}",
+            "Mend it; Dagster can't start with it.",
+        )
+        return
+    if not databases:
+        yield Finding(
+            "ok", "Dagster's storage is neither SQLite nor PostgreSQL: it was not examined."
+        )
+    for database in databases:
+        yield _of_database(database)
+
+
+def _of_database(database: homes.Database) -> Finding:
+    try:
+        state = homes.state_of(database)
+    except SQLAlchemyError as error:
+        return Finding(
+            "error",
+            f"Dagster's database {database.name} can't be read: {error}",
+            "Start the database, or mend its address in dagster.yaml and its permissions.",
+        )
+    if state.is_empty and not state.revisions:
+        return Finding(
+            "ok", f"Dagster's database {database.name} is created when Dagster first opens it."
+        )
+    if len(state.revisions) != 1 or state.missing:
+        return Finding(
+            "error",
+            f"Dagster's database {database.name} is half created: it has "
+            f"{len(state.revisions)} revisions ({', '.join(state.revisions) or 'none'}) and lacks "
+            f"the tables {', '.join(sorted(state.missing)) or '(none)'}.",
+            "Two processes created it at the same moment, or one was ended meanwhile. Stop "
+            "Dagster and run 'dagster instance migrate'.",
+        )
+    newest = homes.newest_revision()
+    if state.revisions != (newest,):
+        return Finding(
+            "warning",
+            f"Dagster's database {database.name} is at revision {state.revisions[0]}; this "
+            f"Dagster creates {newest}.",
+            "Stop Dagster and run 'dagster instance migrate'.",
+        )
+    return Finding("ok", f"Dagster's database {database.name} is in order.")
+
+
+def _is_created(home: str) -> bool:
+    return not any(homes.state_of(database).is_empty for database in homes.databases(home))
+
+
+def check_daemon(subject: Subject) -> Iterator[Finding]:
+    """Look at the heartbeats of Dagster's daemon: none, old ones, or those of two daemons."""
+    if subject.instance is None:
+        return
+    beats = subject.instance.get_daemon_heartbeats().values()
+    fresh = [beat for beat in beats if time.time() - beat.timestamp < SILENT_AFTER]
+    if not beats:
+        yield Finding(
+            "warning",
+            "Dagster's daemon has never run here: nothing is scheduled, and no queue is emptied.",
+            "Start it: 'dagster-daemon run -w workspace.yaml', or 'dagster dev'.",
+        )
+    elif not fresh:
+        silent = time.time() - max(beat.timestamp for beat in beats)
+        yield Finding(
+            "error",
+            f"Dagster's daemon has been silent for {silent:.0f} seconds: nothing is scheduled, "
+            "and no queue is emptied.",
+            "Start it again: 'dagster-daemon run -w workspace.yaml', or 'dagster dev'.",
+        )
+    elif len({beat.daemon_id for beat in fresh}) > 1:
+        yield Finding(
+            "error",
+            "More than one daemon works for this home: "
+            f"{', '.join(sorted({str(beat.daemon_id) for beat in fresh}))}.",
+            "End all but one: Dagster knows one only. After a restart the old one is named for "
+            "two minutes more.",
+        )
+    else:
+        yield Finding("ok", "Dagster's daemon is alive.")
+    for beat in fresh:
+        if beat.errors:
+            yield Finding(
+                "warning",
+                f"Dagster's daemon reports errors of {beat.daemon_type}: "
+                f"{beat.errors[0].message.strip()}",
+                "Its log has the trace.",
+            )
+
+
+_LOCATIONS = """
+query Locations { workspaceOrError { __typename
+  ... on PythonError { message }
+  ... on Workspace { locationEntries { name loadStatus
+    locationOrLoadError { __typename ... on PythonError { message } } } } } }
+"""
+
+
+def check_webserver(subject: Subject) -> Iterator[Finding]:
+    """Ask the webserver whether it is there, and whether it has loaded the code location."""
+    url = webserver.graphql_url()
+    if url is None:
+        yield Finding(
+            "warning",
+            'PROCTREE["DAGSTER_URL"] is not set: a saved tree is seen within a minute, not at '
+            "once.",
+            "Set it to the address of Dagster's webserver.",
+        )
+        return
+    try:
+        answer = webserver.graphql(url, _LOCATIONS, {})
+    except (OSError, ValueError) as error:
+        yield Finding(
+            "error",
+            f"Dagster's webserver does not answer at {url}: {error}",
+            'Start it, or mend PROCTREE["DAGSTER_URL"].',
+        )
+        return
+    yield Finding("ok", f"Dagster's webserver answers at {url}.")
+    yield _of_location(answer)
+
+
+def _of_location(answer: dict[str, Any]) -> Finding:
+    workspace = (answer.get("data") or {}).get("workspaceOrError") or {}
+    entries = {entry["name"]: entry for entry in workspace.get("locationEntries", ())}
+    entry = entries.get(tags.LOCATION)
+    if entry is None:
+        return Finding(
+            "error",
+            f"Dagster's webserver serves no code location {tags.LOCATION!r}, but "
+            f"{', '.join(map(repr, entries)) or 'none'}.",
+            "Start it with '-w workspace.yaml', and name the location as docs/install.md does.",
+        )
+    loaded = entry["locationOrLoadError"] or {}
+    if loaded.get("__typename") == "PythonError":
+        return Finding(
+            "error",
+            f"The code server can't load the code location: {loaded['message'].strip()}",
+            "Mend it, then reload the location in Dagster's UI.",
+        )
+    return Finding("ok", f"The code location {tags.LOCATION!r} is loaded.")
+
+
+CHECKS: tuple[Check, ...] = (check_home, check_storage, check_daemon, check_webserver)
+"""Every check, in the order in which its findings are printed."""

@@ -1,0 +1,208 @@
+"""``manage.py proctree doctor`` names what is wrong and what to do, and changes nothing."""
+
+import hashlib
+import json
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dagster import DagsterInstance
+from dagster._daemon.types import DaemonHeartbeat
+from django.core.management import CommandError, call_command
+from pytest_django import Settings
+
+from proctree_dagster.orchestration import doctor
+from proctree_dagster.orchestration.doctor import Finding, Subject
+
+
+def found(level: str) -> list[str]:
+    return [finding.what for finding in doctor.examine() if finding.level == level]
+
+
+def beat(instance: DagsterInstance, daemon: str, *, kind: str, age: float = 0) -> None:
+    heartbeat = DaemonHeartbeat(time.time() - age, kind, daemon, errors=[])
+    instance.add_daemon_heartbeat(heartbeat)
+
+
+@contextmanager
+def webserver(answer: dict[str, Any]) -> Iterator[str]:
+    """Answer every question with the same."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(answer).encode())
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def location(loaded: dict[str, Any], name: str = "proctree") -> dict[str, Any]:
+    entry = {"name": name, "loadStatus": "LOADED", "locationOrLoadError": loaded}
+    return {"data": {"workspaceOrError": {"__typename": "Workspace", "locationEntries": [entry]}}}
+
+
+def test_where_nothing_is_wrong_every_part_is_named_as_in_order(
+    instance: DagsterInstance, settings: Settings
+) -> None:
+    beat(instance, "one", kind="SCHEDULER")
+    with webserver(location({"__typename": "RepositoryLocation"})) as url:
+        settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_URL": url}
+        findings = doctor.examine()
+    assert {finding.level for finding in findings} == {"ok"}
+    said = " ".join(finding.what for finding in findings)
+    for part in ("home", "runs.db", "index.db", "schedules.db", "daemon", "webserver", "code"):
+        assert part in said
+
+
+def test_the_doctor_creates_nothing_and_writes_nothing(dagster_home: Path, tmp_path: Path) -> None:
+    def files(folder: Path) -> dict[str, str]:
+        return {
+            str(path): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(folder.rglob("*"))
+            if path.is_file() and path.suffix not in (".db-shm", ".db-wal")  # SQLite's readers'
+        }
+
+    before = files(dagster_home)
+    doctor.examine()
+    assert files(dagster_home) == before
+
+
+def test_a_fresh_home_is_not_created_by_being_examined(tmp_path: Path, settings: Settings) -> None:
+    settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": str(tmp_path)}
+    (tmp_path / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["dagster.yaml"]
+    assert any("is created when Dagster first opens it" in what for what in found("ok"))
+    assert [path.name for path in tmp_path.iterdir()] == ["dagster.yaml"]
+    assert not found("error")
+
+
+def test_a_home_that_is_no_folder_and_one_without_dagster_yaml_are_named(
+    tmp_path: Path, settings: Settings
+) -> None:
+    settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": str(tmp_path / "none")}
+    assert any("is not a folder" in what for what in found("error"))
+    settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": str(tmp_path)}
+    assert any("has no dagster.yaml" in what for what in found("warning"))
+    settings.PROCTREE = {
+        key: value for key, value in settings.PROCTREE.items() if key != "DAGSTER_HOME"
+    }
+    assert any("has no home" in what for what in found("warning"))
+
+
+def test_a_dagster_yaml_that_dagster_does_not_take_is_named(dagster_home: Path) -> None:
+    (dagster_home / "dagster.yaml").write_text("storage:\n  sqlite:\n    folder: /nowhere\n")
+    assert any("dagster.yaml" in what and "can't be used" in what for what in found("error"))
+
+
+@pytest.mark.parametrize("file", ["history/runs.db", "history/runs/index.db"])
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("INSERT INTO alembic_version VALUES ('5771160a95ad')", "2 revisions"),
+        ("DELETE FROM alembic_version", "0 revisions"),
+        ("DROP TABLE kvs", "lacks the tables"),
+    ],
+)
+def test_a_storage_that_is_half_created_is_an_error(
+    dagster_home: Path, file: str, change: str, said: str
+) -> None:
+    if "kvs" in change and file.endswith("index.db"):
+        change = "DROP TABLE asset_keys"
+    connection = sqlite3.connect(dagster_home / file)
+    with connection:
+        connection.execute(change)
+    connection.close()
+    (error,) = found("error")
+    assert file in error
+    assert said in error
+
+
+def test_a_storage_of_an_older_dagster_is_a_warning_with_its_remedy(dagster_home: Path) -> None:
+    connection = sqlite3.connect(dagster_home / "schedules" / "schedules.db")
+    with connection:
+        connection.execute("UPDATE alembic_version SET version_num = '5771160a95ad'")
+    connection.close()
+    (finding,) = [each for each in doctor.examine() if "5771160a95ad" in each.what]
+    assert finding.level == "warning"
+    assert "dagster instance migrate" in finding.remedy
+
+
+def test_a_file_that_is_no_database_is_an_error(dagster_home: Path) -> None:
+    (dagster_home / "history" / "runs.db").write_bytes(b"no database" * 1000)
+    assert any("can't be read" in what for what in found("error"))
+
+
+def test_no_daemon_a_silent_one_and_two_at_once_are_told_apart(instance: DagsterInstance) -> None:
+    assert any("has never run" in what for what in found("warning"))
+    beat(instance, "one", kind="SCHEDULER", age=1000)
+    assert any("has been silent" in what for what in found("error"))
+    beat(instance, "one", kind="SCHEDULER")
+    assert any("is alive" in what for what in found("ok"))
+    beat(instance, "two", kind="SENSOR")
+    assert any("More than one daemon" in what for what in found("error"))
+    beat(instance, "two", kind="SCHEDULER")  # the first was ended, the second took its place
+    assert any("is alive" in what for what in found("ok"))
+
+
+def test_a_webserver_that_does_not_answer_and_a_code_server_that_does_not_load_are_errors(
+    instance: DagsterInstance, settings: Settings
+) -> None:
+    assert any("DAGSTER_URL" in what for what in found("warning"))
+    settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_URL": "http://127.0.0.1:9"}
+    assert any("does not answer" in what for what in found("error"))
+    with webserver(location({"__typename": "PythonError", "message": "no such module"})) as url:
+        settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_URL": url}
+        assert any("no such module" in what for what in found("error"))
+    with webserver(location({"__typename": "RepositoryLocation"}, name="another")) as url:
+        settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_URL": url}
+        assert any("'another'" in what for what in found("error"))
+
+
+def test_a_check_that_fails_hides_no_other(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def check_nothing(_: Subject) -> Iterator[Finding]:
+        raise RuntimeError("out of order")
+        yield
+
+    monkeypatch.setattr(doctor, "CHECKS", (check_nothing, *doctor.CHECKS))
+    findings = doctor.examine()
+    assert "check_nothing" in findings[0].what
+    assert "out of order" in findings[0].what
+    assert any("home" in finding.what for finding in findings[1:])
+
+
+@pytest.mark.parametrize("level", ["ok", "warning", "error"])
+def test_the_command_prints_every_finding_and_fails_for_errors_only(
+    level: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        doctor, "CHECKS", (lambda _: [Finding(level, "Something is so.", "Do this.")],)
+    )
+    out = StringIO()
+    if level == "error":
+        with pytest.raises(CommandError, match="1 thing is wrong"):
+            call_command("proctree", "doctor", stdout=out, no_color=True)
+    else:
+        call_command("proctree", "doctor", stdout=out, no_color=True)
+    assert out.getvalue() == f"{level.upper()}  Something is so.\n  Do this.\n"
