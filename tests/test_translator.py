@@ -139,7 +139,10 @@ def test_a_translator_must_be_one(settings: Any) -> None:
     [
         ("thread", "'thread' is unknown: choose one of threads, in_process, multiprocess, celery"),
         ("dask", "'dask' is not installed: pip install dagster-dask"),
-        ("dagster_celery.celery_executor", "is not installed: pip install dagster-celery"),
+        (
+            "dagster_celery_k8s.celery_k8s_job_executor",
+            "is not installed: pip install dagster-celery-k8s",
+        ),
         ("nowhere.executor", "no module 'nowhere'; is its package installed?"),
         ("tests.app.processes.one", "not an executor"),
     ],

@@ -80,9 +80,13 @@ def tree_executor(tree: TreeRecord, went_on_after: list[str] | None = None) -> E
     max_concurrent = (tree.spec and tree.spec.max_concurrent) or current.MAX_CONCURRENT
 
     def create(context: InitExecutorContext) -> Executor:
-        assert chosen.executor_creation_fn is not None
-        config = _with_defaults(chosen, context.executor_config, max_concurrent)
-        inner = chosen.executor_creation_fn(context._replace(executor_config=config))
+        inner = _create_inner(
+            chosen,
+            context._replace(
+                executor_def=chosen,
+                executor_config=_with_defaults(chosen, context.executor_config, max_concurrent),
+            ),
+        )
         return TreeExecutor(inner, tree.revision, went_on_after)
 
     return ExecutorDefinition(
@@ -149,8 +153,30 @@ def _with_defaults(
     return result
 
 
+def _create_inner(chosen: ExecutorDefinition, context: InitExecutorContext) -> Executor:
+    """Create the chosen executor, as Dagster would.
+
+    Raises
+    ------
+    ExecutorError
+        The definition creates nothing.
+    """
+    create = chosen.executor_creation_fn
+    made = None if create is None else create(context)
+    if made is None:
+        raise ExecutorError(
+            f"The executor {chosen.name!r} created nothing: its @executor function must return "
+            "an Executor."
+        )
+    return made
+
+
 class TreeExecutor(Executor):
-    """Begins a tree's run, then leaves it to the executor that it wraps."""
+    """Begins a tree's run, then leaves it to the executor that it wraps.
+
+    The wrapped executor gets a plan context of its own, whose ``executor`` it is itself: executors
+    that run steps elsewhere (Celery's, for one) look up their own attributes there.
+    """
 
     def __init__(
         self, inner: Executor, revision: str, went_on_after: list[str] | None = None
@@ -197,6 +223,7 @@ class TreeExecutor(Executor):
 
     def _execute(self, plan_context: PlanOrchestrationContext) -> Iterator[DagsterEvent]:
         run, instance = plan_context.dagster_run, plan_context.instance
+        plan = plan_context.execution_plan
         requested = run.tags.get(tags.REVISION)
         if requested is not None and requested != self._revision:
             plan_context.log.warning(
@@ -204,7 +231,7 @@ class TreeExecutor(Executor):
                 f"asked for, {self._revision} runs."
             )
             if run.parent_run_id is None:
-                plan_context = _whole_plan(plan_context)
+                plan = _current_plan(plan_context)
         # Decoded once before anything else: a row that is gone is the run's failure, and says so.
         with fresh_connections():
             context = _run_context(plan_context)
@@ -212,7 +239,8 @@ class TreeExecutor(Executor):
             yield from followers.begin(plan_context, context)
         try:
             with event_writes.grouped(instance, run.run_id):
-                yield from self._inner.execute(plan_context, plan_context.execution_plan)
+                inner_context = _context_of(self._inner, plan_context, plan)
+                yield from self._inner.execute(inner_context, plan)
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
             current = instance.get_run_by_id(run.run_id)
             if self._local and current and current.status == DagsterRunStatus.STARTED:
@@ -246,24 +274,30 @@ def _run_context(plan_context: PlanOrchestrationContext) -> Mapping[str, Any]:
     return context
 
 
-def _whole_plan(plan_context: PlanOrchestrationContext) -> PlanOrchestrationContext:
-    """Let a run execute the tree as it is now.
+def _current_plan(plan_context: PlanOrchestrationContext) -> ExecutionPlan:
+    """Return the plan of the tree as it is now.
 
     A launch from the UI writes down the steps of its time, and a process added since would be
     left out without a word. (One that was removed fails the run before it gets here.)
     """
     instance = plan_context.instance
-    plan = create_execution_plan(
+    return create_execution_plan(
         plan_context.job,
         plan_context.run_config,
         instance_ref=instance.get_ref() if instance.is_persistent else None,
         tags=plan_context.dagster_run.tags,
         repository_load_data=plan_context.execution_plan.repository_load_data,
     )
+
+
+def _context_of(
+    executor: Executor, plan_context: PlanOrchestrationContext, plan: ExecutionPlan
+) -> PlanOrchestrationContext:
+    """Return the context in which an executor executes a plan: as Dagster would have made it."""
     return PlanOrchestrationContext(
         plan_data=plan_context.plan_data._replace(execution_plan=plan),
         log_manager=plan_context.log,
-        executor=plan_context.executor,
+        executor=executor,
         output_capture=plan_context.output_capture,
         resume_from_failure=plan_context.resume_from_failure,
     )
