@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.db import DatabaseError
 
-from . import caching, conf, executor_names
+from . import caching, conf, executor_names, sensitive
 from .models import ProcessTree
 
 
@@ -36,6 +36,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
         *found,
         *_home_problems(current),
         *_executor_problems(current),
+        *_model_problems(),
         *_sqlite_problems(current),
     ]
 
@@ -109,6 +110,19 @@ def _executor_problems(current: conf.Settings) -> list[CheckMessage]:
     if problem is None:
         return []
     return [Error(f'PROCTREE["EXECUTOR"]: {problem}.', id="proctree_dagster.E005")]
+
+
+def _model_problems() -> list[CheckMessage]:
+    uses: tuple[sensitive.Use, ...] = ("CONTEXT_MODELS", "TRIGGER_MODELS")
+    return [
+        Error(
+            f'PROCTREE["{use}"] names {entry!r}, which is neither an installed app nor a model.',
+            hint="Write an app's label, such as 'ledger', or a model's, such as 'ledger.Account'.",
+            id="proctree_dagster.E006",
+        )
+        for use in uses
+        for entry in sensitive.unknown_entries(use)
+    ]
 
 
 SQLITE_SECONDS = 10

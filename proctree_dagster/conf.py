@@ -50,8 +50,23 @@ class Settings:
     COMMANDS_APP: str | None = None
     """Label of the app that ``create_command()`` writes into. ``None``: the function's app."""
 
+    CONTEXT_MODELS: tuple[str, ...] | None = None
+    """Models whose rows a context may hold: apps (``ledger``) and models (``ledger.Account``).
+
+    An app stands for those of its models that hold no secret. ``None``: the project's own apps.
+    """
+
+    TRIGGER_MODELS: tuple[str, ...] | None = None
+    """Models whose rows a trigger may count, filter and date; see ``CONTEXT_MODELS``."""
+
 
 _KEYS = tuple(each.name for each in fields(Settings))
+_LISTS = {
+    "FUNCTION_MODULES": "module prefixes",
+    "CONTEXT_MODELS": "apps and models",
+    "TRIGGER_MODELS": "apps and models",
+}
+"""Keys that hold a list of texts, and of what; ``None`` stands for a default."""
 _TEXT = {"DEFINITIONS", "TRANSLATOR", "EXECUTOR", "CACHE"}
 
 
@@ -68,8 +83,9 @@ def current() -> Settings:
     if found:
         raise ImproperlyConfigured(" ".join(found))
     values = dict(given)
-    if values.get("FUNCTION_MODULES") is not None:
-        values["FUNCTION_MODULES"] = tuple(values["FUNCTION_MODULES"])
+    for key in _LISTS:
+        if values.get(key) is not None:
+            values[key] = tuple(values[key])
     for key in ("DAGSTER_HOME", "DAGSTER_URL", "SITE_URL"):
         if values.get(key) is not None:
             values[key] = str(values[key])
@@ -97,11 +113,11 @@ def _unknown(key: object) -> str:
 
 def _complaint(key: str, value: Any) -> str | None:
     """Say what ``value`` should have been, or return ``None`` if it is right."""
-    if key == "FUNCTION_MODULES":
+    if key in _LISTS:
         good = value is None or (
             isinstance(value, (list, tuple, set)) and all(_is_text(each) for each in value)
         )
-        return None if good else "a list of module prefixes"
+        return None if good else f"a list of {_LISTS[key]}"
     if key == "MAX_CONCURRENT":
         return None if _is_whole(value) and value >= 1 else "a whole number from 1"
     if key == "POOLS":

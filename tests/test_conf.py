@@ -39,6 +39,8 @@ def test_every_key_is_optional() -> None:
     assert current.SITE_URL is None
     assert current.CACHE == "default"
     assert current.COMMANDS_APP is None
+    assert current.CONTEXT_MODELS is None
+    assert current.TRIGGER_MODELS is None
     assert found_by_check() == {}
 
 
@@ -78,6 +80,8 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("SITE_URL", None, None),
     ("CACHE", "redis", "redis"),
     ("COMMANDS_APP", "ledger", "ledger"),
+    ("CONTEXT_MODELS", ["ledger", "auth.User"], ("ledger", "auth.User")),
+    ("TRIGGER_MODELS", [], ()),
 ]
 
 
@@ -116,6 +120,8 @@ BAD: list[tuple[str, Any]] = [
     ("SITE_URL", False),
     ("CACHE", None),
     ("COMMANDS_APP", ""),
+    ("CONTEXT_MODELS", "ledger"),
+    ("TRIGGER_MODELS", [5]),
 ]
 
 

@@ -53,3 +53,38 @@ class Ticket(models.Model):
 
     def __str__(self) -> str:
         return f"Ticket {self.pk}"
+
+
+class Customer(models.Model):
+    """A row that holds a secret beside what is none."""
+
+    organisation = models.ForeignKey(
+        Organisation, on_delete=models.CASCADE, related_name="customers"
+    )
+    account_manager = models.ForeignKey("auth.User", on_delete=models.SET_NULL, null=True)
+    name = models.CharField(max_length=100)
+    api_key = models.CharField(max_length=100)
+    password_changed_at = models.DateTimeField(null=True)
+    settings = models.JSONField(default=dict)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class AccessToken(models.Model):
+    """A row that is a secret, its key included."""
+
+    key = models.CharField(max_length=100, primary_key=True)
+    customer = models.ForeignKey(Customer, on_delete=models.CASCADE, related_name="access")
+
+    def __str__(self) -> str:
+        return self.key
+
+
+class Call(models.Model):
+    """A row that refers to a secret by its key."""
+
+    made_with = models.ForeignKey(AccessToken, on_delete=models.CASCADE, related_name="calls")
+
+    def __str__(self) -> str:
+        return f"Call {self.pk}"

@@ -1,0 +1,252 @@
+"""What is sensitive: models that the database may not hand to a function, fields it may not ask of.
+
+A row (a context, a trigger, a response variable) is written by people who may not see everything
+that the project's code may. So the models that a row can name are those of the project's own apps,
+without those that hold secrets, or the ones that the settings list; and the value of a field that
+holds a secret is read by the project's code only, whatever the settings list.
+"""
+
+import re
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Literal
+
+from django.apps import apps
+from django.core.exceptions import FieldDoesNotExist
+from django.db.models import CompositePrimaryKey, JSONField, Model
+from django.db.models.constants import LOOKUP_SEP
+
+from . import conf
+from .project_apps import project_apps
+
+Use = Literal["CONTEXT_MODELS", "TRIGGER_MODELS"]
+"""What a row names a model for: the key of ``settings.PROCTREE`` that lists the models."""
+
+_SECRET = re.compile(
+    r"passw(or)?d|passphrase|passcode|_pwds?_|secret(?!ar)|credential|tokens?_|_jwts?_|_bearer_"
+    r"|(api|access|auth|private|signing|encryption|decryption|master|recovery|session|ssh|webhook"
+    r"|service|client|license|shared|symmetric|hmac|aes|rsa)_?keys?_"
+    r"|_(totp|hotp|otp|mfa|cvv|cvc|pin|pins|salt|hmac|digest|csrf|cookies?|dsn)_"
+    r"|_(hash|hashes|hashed)_|encrypted|_cipher|session_?(data|id)_"
+    r"|(backup|recovery|reset|verification|activation|confirmation|authorization|security|auth"
+    r"|one_time|access|device|pairing)_?(codes?|answers?)_"
+    r"|connection_string|_authorization_"
+)
+"""A name, in lower case and between underscores, of what is a secret."""
+
+_ABOUT = re.compile(
+    r"_(count|at|on|date|time|type|kind|name|length|expiry|expires|expired|expiration|lifetime|age"
+    r"|days|hours|minutes|seconds|version|hint|enabled|required|changed|updated|created|verified"
+    r"|used|status)_$"
+    r"|^_(is|has|uses|needs|requires|force|must|can|num|number)_"
+)
+"""A name of something about a secret: ``password_changed_at``, ``has_token``."""
+
+_OF_CONTENT = re.compile(
+    r"_(content|file|image|photo|document|body|row|record|git|commit|block|data|url)_"
+    r"(\w+_)?(hash|hashes|digest)_"
+)
+"""A name of a checksum, which is no secret."""
+
+_VALUES = frozenset({"key", "value", "code", "data", "content", "secret", "id_token"})
+"""Fields that are the secret of a model that is one, such as ``Token.key``."""
+
+_OF_TEXT = frozenset(
+    {
+        *("contains", "icontains", "startswith", "istartswith", "endswith", "iendswith"),
+        *("regex", "iregex", "exact", "iexact", "contained_by", "gt", "gte", "lt", "lte"),
+    }
+)
+"""Lookups that compare the whole of a JSON value, secrets that it may hold included."""
+
+_RECORDS = frozenset(
+    {
+        "admin.logentry",
+        "auditlog.logentry",
+        "django_celery_results.groupresult",
+        "django_celery_results.taskresult",
+        "django_q.ormq",
+        "django_q.task",
+        "easyaudit.crudevent",
+        "reversion.version",
+        "sessions.session",
+    }
+)
+"""Models that hold what others hold: logs of changes, results of tasks, sessions."""
+
+
+def is_sensitive_name(name: str) -> bool:
+    """Return whether a field, key or attribute of this name is expected to hold a secret.
+
+    Parameters
+    ----------
+    name:
+        ``snake_case`` or ``camelCase``, such as ``password``, ``api_key`` or ``accessToken``.
+    """
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[^A-Za-z0-9]+", "_", name)
+    between = f"_{words.lower().strip('_')}_"
+    if not _SECRET.search(between) or _ABOUT.search(between):
+        return False
+    return not _OF_CONTENT.search(between)
+
+
+def is_sensitive_field(field: Any) -> bool:
+    """Return whether a model's field holds a secret: by its name, its type, or its model.
+
+    Parameters
+    ----------
+    field:
+        A field, a relation from another model included; one that refers to a sensitive field
+        (a foreign key to a model whose key is a secret) is sensitive, too.
+    """
+    if is_sensitive_name(field.name) or _is_sensitive_type(field.__class__):
+        return True
+    if isinstance(field, CompositePrimaryKey):
+        return any(is_sensitive_field(each) for each in field.fields)
+    if field.name in _VALUES and is_sensitive_name(field.model.__name__):
+        return True
+    target = getattr(field, "target_field", None) if field.is_relation else None
+    return target is not None and target is not field and is_sensitive_field(target)
+
+
+@lru_cache(maxsize=1000)
+def _is_sensitive_type(field_type: type) -> bool:
+    """Return whether a type of fields says that it holds secrets: ``EncryptedCharField``."""
+    named = [each for each in field_type.__mro__ if not each.__module__.startswith("django.")]
+    words = re.compile(r"encrypt|fernet|cipher|vault", re.IGNORECASE)
+    return any(
+        is_sensitive_name(each.__name__) or words.search(f"{each.__module__}.{each.__name__}")
+        for each in named
+    )
+
+
+@lru_cache(maxsize=1000)
+def is_sensitive_model(model: type[Model]) -> bool:
+    """Return whether a model's rows hold a secret: by its label, its name or one of its fields."""
+    return (
+        _is_record(model)
+        or is_sensitive_name(model.__name__)
+        or any(is_sensitive_field(each) for each in model._meta.concrete_fields)
+    )
+
+
+def _is_record(model: type[Model]) -> bool:
+    """Return whether a model, or one that it is derived from, is among ``_RECORDS``."""
+    metas = [each._meta for each in model.__mro__ if hasattr(each, "_meta")]
+    return any(meta.label_lower in _RECORDS for meta in metas)
+
+
+def is_sensitive_attribute(owner: Any, name: str) -> bool:
+    """Return whether ``owner.name`` is a secret of a row, which only the project's code may read.
+
+    Parameters
+    ----------
+    owner:
+        Any object; what is no row of a model hides nothing.
+    name:
+        The attribute's name.
+    """
+    if not isinstance(owner, Model):
+        return False
+    if is_sensitive_name(name) or (name == "pk" and is_sensitive_field(owner._meta.pk)):
+        return True
+    try:
+        return is_sensitive_field(owner._meta.get_field(name))
+    except FieldDoesNotExist:
+        return False
+
+
+def problem_of_model(model: type[Model], use: Use) -> str | None:
+    """Return why a row may not name a model; ``None`` if it may.
+
+    Parameters
+    ----------
+    model:
+        The model.
+    use:
+        What for.
+    """
+    names = {each.lower().removesuffix(".*") for each in _listed(use)}
+    of_app = model._meta.app_label.lower() in names
+    if model._meta.label_lower in names or (of_app and not _holds_secrets(model, use)):
+        return None
+    if _holds_secrets(model, use):
+        why = "holds secrets, so it must be listed by its own name"
+    elif getattr(conf.current(), use) is None:
+        why = "is not of the project's own apps"
+    else:
+        why = "is not listed"
+    listed = ", ".join(f'"{each}"' for each in [*_listed(use), model._meta.label])
+    return (
+        f"The model {model._meta.label} is not allowed here: it {why}. To allow it, set "
+        f'PROCTREE["{use}"] = [{listed}].'
+    )
+
+
+def _listed(use: Use) -> Sequence[str]:
+    """Return what the settings list; by default, the labels of the project's own apps."""
+    configured: Sequence[str] | None = getattr(conf.current(), use)
+    return [app.label for app in project_apps()] if configured is None else configured
+
+
+def _holds_secrets(model: type[Model], use: Use) -> bool:
+    """Return whether to list a model's app is not enough to allow it."""
+    if use == "CONTEXT_MODELS":
+        return is_sensitive_model(model)
+    # A trigger asks for single fields, and those that are sensitive are refused one by one.
+    return _is_record(model) or is_sensitive_name(model.__name__)
+
+
+def problem_of_lookup(model: type[Model], lookup: str) -> str | None:
+    """Return why a trigger may not ask this of a model's rows; ``None`` if it may.
+
+    Whether the fields exist is Django's to say.
+
+    Parameters
+    ----------
+    model:
+        The model, which must be allowed itself.
+    lookup:
+        A path as ``QuerySet.filter()`` takes it: relations, a field, transforms and a lookup.
+    """
+    if lookup.startswith("_"):  # ``_connector`` and ``_negated`` are Django's own arguments
+        return f"{lookup!r} is no field of {model._meta.label}."
+    current: type[Model] | None = model
+    for part, following in pairwise([*lookup.split(LOOKUP_SEP), ""]):
+        field = _field(current, part)
+        if is_sensitive_name(part) or (field is not None and is_sensitive_field(field)):
+            return f"{lookup!r} asks for {part!r}, which holds a secret: no trigger may read it."
+        if isinstance(field, JSONField) and following in _OF_TEXT:
+            return f"{lookup!r} reads all of {part!r}, whatever it holds; name one of its keys."
+        # What follows another field are transforms, keys of JSON and a lookup.
+        current = field.related_model if field is not None and field.is_relation else None
+        if current is not None and not _asks_for_key(field, current, following):
+            problem = problem_of_model(current, "TRIGGER_MODELS")
+            if problem is not None:
+                return f"{lookup!r}: {problem}"
+    return None
+
+
+def _field(model: type[Model] | None, part: str) -> Any:
+    if model is None:
+        return None
+    try:
+        return model._meta.pk if part == "pk" else model._meta.get_field(part)
+    except FieldDoesNotExist:
+        return None
+
+
+def _asks_for_key(field: Any, related: type[Model], following: str) -> bool:
+    """Return whether a relation is compared by the column of the model that it starts from."""
+    if getattr(field, "column", None) is None:
+        return False
+    return following in ("pk", field.target_field.name) or _field(related, following) is None
+
+
+def unknown_entries(use: Use) -> list[str]:
+    """Return what the settings list that is neither an installed app nor a model."""
+    labels = {app.label.lower() for app in apps.get_app_configs()}
+    known = labels | {model._meta.label_lower for model in apps.get_models()}
+    listed: Sequence[str] = getattr(conf.current(), use) or ()
+    return [each for each in listed if each.lower().removesuffix(".*") not in known]

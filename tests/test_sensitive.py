@@ -1,0 +1,198 @@
+"""What the database may not reach: models and fields that hold secrets."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.apps import AppConfig, apps
+from django.contrib.admin.models import LogEntry
+from django.contrib.auth.models import Group, User
+from django.contrib.sessions.models import Session
+from django.db import models
+from django.test import override_settings
+
+from example.ledger.models import Account
+from proctree_dagster import project_apps, sensitive
+from proctree_dagster.models import OutboxRun
+from tests.app.models import AccessToken, Call, Customer, Organisation
+from tests.test_conf import found_by_check
+
+USES: tuple[sensitive.Use, ...] = ("CONTEXT_MODELS", "TRIGGER_MODELS")
+
+SECRET = (
+    *("password", "passwd", "pwd", "user_password", "password_hash", "hashed", "salt"),
+    *("token", "accessToken", "refresh_token", "AuthTokens", "jwt", "csrf", "cookie"),
+    *("secret", "client_secret", "api_key", "apiKey", "APIKey", "private_key", "session_data"),
+    *("session_key", "credentials", "totp", "TOTPDevice", "backup_codes", "pin", "encrypted_iban"),
+)
+NO_SECRET = (
+    *("name", "username", "author", "key", "status", "pinned", "spinner", "tokenizer"),
+    *("password_changed_at", "token_type", "token_count", "has_password", "secretary", "file_hash"),
+)
+
+
+@pytest.mark.parametrize("name", SECRET)
+def test_a_secret_is_known_by_its_name(name: str) -> None:
+    assert sensitive.is_sensitive_name(name)
+
+
+@pytest.mark.parametrize("name", NO_SECRET)
+def test_what_only_resembles_a_secret_or_is_about_one_is_none(name: str) -> None:
+    assert not sensitive.is_sensitive_name(name)
+
+
+class EncryptedTextField(models.TextField):  # type: ignore[type-arg]
+    """As several packages call it."""
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        User._meta.get_field("password"),
+        Session._meta.get_field("session_key"),
+        AccessToken._meta.get_field("key"),
+        Call._meta.get_field("made_with"),  # its column is the secret itself
+        EncryptedTextField(name="notes"),
+    ],
+    ids=str,
+)
+def test_a_field_is_sensitive_by_its_name_its_type_or_what_it_refers_to(field: Any) -> None:
+    assert sensitive.is_sensitive_field(field)
+
+
+@pytest.mark.parametrize("model", [Session, LogEntry, User, AccessToken, Customer, Call])
+def test_a_model_that_holds_secrets_is_no_part_of_a_context(model: type[models.Model]) -> None:
+    problem = sensitive.problem_of_model(model, "CONTEXT_MODELS")
+    assert problem is not None
+    assert f'PROCTREE["CONTEXT_MODELS"] = ["ledger", "app", "{model._meta.label}"]' in problem
+
+
+@pytest.mark.parametrize("use", USES)
+def test_by_default_the_models_of_the_projects_own_apps_are_allowed(use: sensitive.Use) -> None:
+    assert sensitive.problem_of_model(Account, use) is None
+    assert sensitive.problem_of_model(Organisation, use) is None
+    assert sensitive.problem_of_model(Group, use) is not None
+    assert sensitive.problem_of_model(OutboxRun, use) is not None
+
+
+@pytest.mark.parametrize("use", USES)
+def test_what_is_listed_is_allowed_and_nothing_else(use: sensitive.Use) -> None:
+    listed = ["auth", "app.organisation", "app.AccessToken", "sessions.*"]
+    with override_settings(PROCTREE={use: listed}):
+        for allowed in (Group, Organisation, AccessToken):
+            assert sensitive.problem_of_model(allowed, use) is None
+        assert "not listed" in str(sensitive.problem_of_model(Account, use))
+    with override_settings(PROCTREE={use: []}):
+        assert sensitive.problem_of_model(Account, use) is not None
+
+
+def test_an_app_stands_for_none_of_its_models_that_hold_secrets() -> None:
+    with override_settings(PROCTREE={"CONTEXT_MODELS": ["auth", "sessions.*", "admin"]}):
+        for model in (User, Session, LogEntry):
+            problem = sensitive.problem_of_model(model, "CONTEXT_MODELS")
+            assert "must be listed by its own name" in str(problem)
+
+
+def test_a_derived_model_holds_what_its_base_does() -> None:
+    class Boss(User):
+        class Meta:
+            proxy = True
+            app_label = "app"
+
+    try:
+        assert sensitive.problem_of_model(Boss, "CONTEXT_MODELS") is not None
+    finally:
+        del apps.all_models["app"]["boss"]
+        apps.clear_cache()
+
+
+@pytest.mark.parametrize(
+    ("model", "lookup"),
+    [
+        (User, "password"),
+        (User, "password__startswith"),
+        (User, "logentry__object_repr__startswith"),
+        (User, "groups__user__password__gt"),
+        (Customer, "api_key__regex"),
+        (Customer, "account_manager__email__startswith"),
+        (Customer, "account_manager__password"),
+        (Customer, "access__pk__startswith"),
+        (Customer, "access"),
+        (Customer, "settings__xero__client_secret__startswith"),
+        (Customer, "settings__icontains"),
+        (Customer, "settings__regex"),
+        (Organisation, "customers__api_key__gt"),
+        (Call, "made_with__gt"),
+        (Call, "made_with_id__gt"),
+        (Customer, "_connector"),
+        (Customer, "_negated"),
+    ],
+)
+def test_no_trigger_may_ask_for_a_secret_however_it_gets_there(
+    model: type[models.Model], lookup: str
+) -> None:
+    assert sensitive.problem_of_lookup(model, lookup) is not None
+
+
+@pytest.mark.parametrize(
+    ("model", "lookup"),
+    [
+        (Organisation, "name__istartswith"),
+        (Organisation, "customers__name"),
+        (Customer, "organisation__name__in"),
+        (Customer, "account_manager"),
+        (Customer, "account_manager_id__in"),
+        (Customer, "account_manager__pk"),
+        (Customer, "account_manager__isnull"),
+        (Customer, "password_changed_at__date__gt"),
+        (Customer, "settings__plan__startswith"),
+        (Customer, "settings__has_key"),
+        (Customer, "pk__in"),
+        (Organisation, "gone__whatever"),
+    ],
+)
+def test_what_holds_no_secret_may_be_asked(model: type[models.Model], lookup: str) -> None:
+    assert sensitive.problem_of_lookup(model, lookup) is None
+
+
+def test_attributes_that_hold_a_rows_secrets_are_known() -> None:
+    customer, token = Customer(api_key="x"), AccessToken(key="x")
+    assert sensitive.is_sensitive_attribute(customer, "api_key")
+    assert sensitive.is_sensitive_attribute(token, "key")
+    assert sensitive.is_sensitive_attribute(token, "pk")
+    assert not sensitive.is_sensitive_attribute(customer, "name")
+    assert not sensitive.is_sensitive_attribute(customer, "pk")
+    assert not sensitive.is_sensitive_attribute({"token": "x"}, "token")
+
+
+def test_the_projects_own_apps_are_those_that_were_not_installed() -> None:
+    labels = {app.label for app in project_apps.project_apps()}
+    assert labels == {"ledger", "app"}
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "own"),
+    [
+        ("shop", "/srv/site/shop", True),
+        ("shop", "/srv/.venv/lib/python3.11/site-packages/shop", False),
+        ("shop", "/usr/lib/python3/dist-packages/shop", False),
+        ("shop", str(Path(pytest.__file__).parent / "shop"), False),
+        ("django.contrib.auth", "/srv/vendored/django/contrib/auth", False),
+        ("proctree_dagster", "/srv/site/proctree_dagster", False),
+    ],
+)
+def test_an_app_is_the_projects_own_by_where_it_lies(name: str, path: str, own: bool) -> None:
+    class Config(AppConfig):
+        pass
+
+    Config.path = path
+    assert project_apps.is_project_app(Config(name, None)) is own
+
+
+def test_the_check_names_what_is_neither_an_app_nor_a_model() -> None:
+    listed = ["ledger", "ledger.*", "ledger.account", "auth.User", "ledger.Gone", "gone"]
+    with override_settings(PROCTREE={"CONTEXT_MODELS": listed, "TRIGGER_MODELS": ["nowhere"]}):
+        text = " ".join(found_by_check()["E006"])
+    for entry in ("'ledger.Gone'", "'gone'", "'nowhere'"):
+        assert entry in text
+    assert "'auth.User'" not in text
