@@ -1,19 +1,19 @@
 """Run ONE process: arguments, cache, trigger, up to date?, call, checks, variables -> Outcome."""
 
 import datetime as dt
-import inspect
 import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Literal, Protocol
 
-from asgiref.sync import async_to_sync
 from django.utils import timezone
 
-from . import caching, stopping, timeouts
+from . import caching, calling, stopping, timeouts
+from .calling import bind_arguments as bind_arguments
 from .connections import fresh_connections
-from .exceptions import ArgumentError, ResultNotStored, ValidationFailed
+from .exceptions import ResultNotStored, ValidationFailed
 from .response_variables import extract
 from .spec import ProcessSpec
 
@@ -101,7 +101,7 @@ def run_process(
     Parameters
     ----------
     process:
-        The process; an ``async def`` function works.
+        The process. An ``async def`` function works; the result of one that yields is a list.
     context:
         The run's keyword arguments, decoded.
     outcomes:
@@ -141,7 +141,8 @@ def run_process(
     available |= {key: outcome.result for key, outcome in outcomes.items() if outcome.has_result}
     started = time.perf_counter()
     with fresh_connections():
-        arguments = bind_arguments(f"Process {process.name!r}", process.func, available)
+        what = f"Process {process.name!r}"
+        arguments = bind_arguments(what, process.func, available)
         key = _cache_key(process, context)
         hit = None if key is None else caching.get(key)
         asked_at = timezone.now()
@@ -153,9 +154,10 @@ def run_process(
         if hit is not None:
             [result] = hit
         else:
-            result = timeouts.call(
-                lambda: _call(process.func, arguments), process.spec.timeout, process.name
-            )
+            with calling.missing_arguments_named(what, process.func, available):
+                result = timeouts.call(
+                    lambda: _call(process.func, arguments), process.spec.timeout, process.name
+                )
             _check(process, result)
         variables = extract(process.name, process.spec.response_vars, result)
         if hit is None and key is not None:
@@ -211,9 +213,9 @@ def _check(process: Process, result: Any) -> None:
 
 
 def _problem(check: Function, result: Any) -> str | None:
-    name = getattr(check, "__qualname__", repr(check))
+    name = _name(check)
     try:
-        answer = _call(check, {}, result)
+        answer = _call(check, {}, result, finish=partial(calling.answer_of, name))
     except Exception as error:  # a check that raises has not passed, whatever it raises
         logger.exception("The validation %s raised.", name)
         return f"{name} raised {explain(error)}"
@@ -222,64 +224,24 @@ def _problem(check: Function, result: Any) -> str | None:
 
 
 def call_with(what: str, func: Function, available: Mapping[str, Any]) -> Any:
-    """Call ``func`` with what it takes out of what is ``available``; see ``bind_arguments``."""
-    return _call(func, bind_arguments(what, func, available))
+    """Ask ``func``, with what it takes out of what is ``available``; see ``bind_arguments``."""
+    arguments = bind_arguments(what, func, available)
+    with calling.missing_arguments_named(what, func, available):
+        return _call(func, arguments, finish=partial(calling.answer_of, _name(func)))
 
 
-def bind_arguments(
-    what: str, func: Callable[..., Any], available: Mapping[str, Any]
-) -> dict[str, Any]:
-    """Return the keyword arguments that ``func`` takes out of those that are ``available``.
-
-    A function with ``**kwargs`` gets them all.
-
-    Parameters
-    ----------
-    what:
-        Whose function it is, for messages, such as ``Process 'sum'``.
-    func:
-        The function.
-    available:
-        Values by name.
-
-    Raises
-    ------
-    ArgumentError
-        A required argument is not available; names ``what``, the argument and what was there.
-    """
-    try:
-        parameters = inspect.signature(func).parameters.values()
-    except (TypeError, ValueError):  # some builtins have no signature
-        return dict(available)
-    by_keyword = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    accepted = {each.name for each in parameters if each.kind in by_keyword}
-    missing = [
-        each.name
-        for each in parameters
-        if each.default is each.empty
-        and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD)
-        and not (each.name in accepted and each.name in available)
-    ]
-    if missing:
-        there = ", ".join(map(repr, sorted(available))) or "nothing"
-        raise ArgumentError(
-            f"{what}: its function {getattr(func, '__qualname__', func)!r} needs "
-            f"{', '.join(map(repr, missing))}, but context and dependencies gave {there}. Add it "
-            "to the context, name the process that returns it as a dependency, or give the "
-            "argument a default."
-        )
-    if any(each.kind is each.VAR_KEYWORD for each in parameters):
-        return dict(available)
-    return {key: value for key, value in available.items() if key in accepted}
+def _name(func: Function) -> str:
+    return str(getattr(func, "__qualname__", repr(func)))
 
 
-def _call(func: Function, arguments: Mapping[str, Any], *positional: Any) -> Any:
+def _call(
+    func: Function,
+    arguments: Mapping[str, Any],
+    *positional: Any,
+    finish: Callable[[Any], Any] = calling.run_to_end,
+) -> Any:
     with stopping.stoppable():
-        result = func(*positional, **arguments)
-        # Asked of the result, not of the function: a decorated ``async def`` works too.
-        if inspect.iscoroutine(result):
-            result = async_to_sync(stopping.stoppable_await)(result)
-    return result
+        return finish(func(*positional, **arguments))
 
 
 def explain(error: BaseException) -> str:

@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import ctypes
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -84,16 +84,16 @@ def stoppable() -> Iterator[None]:
             _raise_in(thread, None)  # one that has come too late must not hit what follows
 
 
-async def stoppable_await(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Await a coroutine, which is cancelled if its thread is asked to stop."""
+async def stoppable_await(awaitable: Awaitable[Any]) -> Any:
+    """Await something, which is cancelled if its thread is asked to stop."""
     stop = _current.get()
     task = asyncio.current_task()
     if stop is None or task is None:
-        return await coroutine
+        return await awaitable
     cancel = partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel)
     try:
         with stop._reachable(cancel):
-            return await coroutine
+            return await awaitable
     except asyncio.CancelledError as error:
         if stop.asked:
             raise stop.error from error

@@ -1,0 +1,231 @@
+"""How a function is called: the arguments that it takes, and its result, run to the end."""
+
+import inspect
+import re
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from types import AsyncGeneratorType, GeneratorType, MethodType
+from typing import Any, NamedTuple
+
+from asgiref.sync import AsyncToSync, async_to_sync
+
+from . import stopping
+from .exceptions import ArgumentError, FunctionError
+
+Function = Callable[..., Any]
+
+_BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+_VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_WRAPPERS = 100
+"""How many decorators are looked through; more than anybody writes, fewer than a circle has."""
+
+_LAZY = (GeneratorType, map, filter, zip, enumerate, reversed)
+"""What does its work only when it is iterated over; see also ``_is_lazy``."""
+
+
+class Takes(NamedTuple):
+    """What a callable may be given by keyword, and what it must be given."""
+
+    names: frozenset[str]
+    """The keywords that it takes."""
+
+    everything: bool
+    """Whether it takes any other keyword, too."""
+
+    required: tuple[str, ...] = ()
+    """What it can't be called without; positional-only parameters included."""
+
+    left_to_decorators: tuple[str, ...] = ()
+    """What the decorated function can't be called without; a decorator may supply it."""
+
+
+def takes(func: Function, wrappers: int = _WRAPPERS) -> Takes:
+    """Return what ``func`` takes. The signature that counts is the outermost callable's own.
+
+    A decorator whose wrapper has ``**kwargs`` (and says what it wraps, as ``functools.wraps``
+    does) takes what it names itself and what the decorated function takes. What that requires is
+    left to the decorator: it may supply the argument itself.
+    """
+    own = _own_signature(func)
+    seen = _parameters_of(own)
+    if own is not None and not seen.everything:
+        return seen
+    inner = _taken_inside(func, wrappers)
+    if inner is None:
+        return seen
+    left = (*inner.required, *inner.left_to_decorators)
+    return Takes(
+        seen.names | inner.names,
+        inner.everything,
+        seen.required,
+        tuple(name for name in left if name not in seen.names),
+    )
+
+
+def _parameters_of(signature: inspect.Signature | None) -> Takes:
+    """Return what a signature takes; without one, everything."""
+    if signature is None:
+        return Takes(frozenset(), True)
+    parameters = signature.parameters.values()
+    return Takes(
+        frozenset(each.name for each in parameters if each.kind in _BY_KEYWORD),
+        any(each.kind is each.VAR_KEYWORD for each in parameters),
+        tuple(
+            each.name
+            for each in parameters
+            if each.default is each.empty and each.kind not in _VARIABLE
+        ),
+    )
+
+
+def _own_signature(func: Function) -> inspect.Signature | None:
+    """Return the signature of the outermost callable; ``None`` for one that has none."""
+    disguised = type(func) is not getattr(func, "__class__", None)  # a proxy, such as wrapt's
+    try:
+        if disguised and not hasattr(func, "__signature__"):
+            bound = partial(type(func).__call__, func)
+            return inspect.signature(bound, follow_wrapped=False)
+        return inspect.signature(func, follow_wrapped=False)
+    except (TypeError, ValueError):  # some builtins have none, ``lru_cache`` hides it
+        return None
+
+
+def _taken_inside(func: Function, wrappers: int) -> Takes | None:
+    """Return what the decorated function takes; ``None`` if ``func`` decorates none."""
+    if wrappers == 0:
+        return None
+    if isinstance(func, partial):
+        return _left_by_partial(func)
+    if isinstance(func, AsyncToSync):
+        return takes(func.awaitable, wrappers - 1)
+    inner = getattr(func, "__wrapped__", None)
+    if not callable(inner):
+        return None
+    if type(func) is MethodType and hasattr(inner, "__get__"):
+        inner = inner.__get__(func.__self__)  # it has the decorated one as it is without ``self``
+    return takes(inner, wrappers - 1)
+
+
+def _left_by_partial(func: "partial[Any]") -> Takes | None:
+    """Return what the innermost function of a partial takes, without what the partial gives it."""
+    if _taken_inside(func.func, _WRAPPERS) is None:
+        return None
+    try:
+        return _parameters_of(inspect.signature(func))
+    except (TypeError, ValueError):
+        return None
+
+
+def bind_arguments(what: str, func: Function, available: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments that ``func`` takes out of those that are ``available``.
+
+    A function with ``**kwargs`` gets them all, unless it decorates another; see ``takes``.
+
+    Parameters
+    ----------
+    what:
+        Whose function it is, for messages, such as ``Process 'sum'``.
+    func:
+        The function.
+    available:
+        Values by name.
+
+    Raises
+    ------
+    ArgumentError
+        A required argument is not available; names ``what``, the argument and what was there.
+    """
+    taken = takes(func)
+    missing = [name for name in taken.required if name not in taken.names or name not in available]
+    if missing:
+        raise _missing(what, func, missing, available)
+    if taken.everything:
+        return dict(available)
+    return {key: value for key, value in available.items() if key in taken.names}
+
+
+@contextmanager
+def missing_arguments_named(
+    what: str, func: Function, available: Mapping[str, Any]
+) -> Iterator[None]:
+    """Say which argument was missing that no decorator has supplied; for the call in the block.
+
+    Raises
+    ------
+    ArgumentError
+        As for ``bind_arguments``.
+    """
+    try:
+        yield
+    except TypeError as error:
+        if isinstance(error, ArgumentError):
+            raise
+        said = re.search(r"missing \d+ required .*arguments?: (.*)", str(error))
+        named = re.findall(r"'([^']*)'", said[1]) if said else []
+        left = set(takes(func).left_to_decorators) - available.keys()
+        missing = [name for name in named if name in left]
+        if not missing:
+            raise
+        raise _missing(what, func, missing, available) from error
+
+
+def _missing(
+    what: str, func: Function, missing: list[str], available: Mapping[str, Any]
+) -> ArgumentError:
+    there = ", ".join(map(repr, sorted(available))) or "nothing"
+    return ArgumentError(
+        f"{what}: its function {getattr(func, '__qualname__', func)!r} needs "
+        f"{', '.join(map(repr, missing))}, but context and dependencies gave {there}. Add it "
+        "to the context, name the process that returns it as a dependency, or give the "
+        "argument a default."
+    )
+
+
+def run_to_end(result: Any) -> Any:
+    """Return what a function's result comes to, once all of its work is done.
+
+    An awaitable is awaited. A generator, also an async one, and the iterators of ``map``,
+    ``filter``, ``zip``, ``enumerate``, ``reversed`` and ``itertools`` become the list of what they
+    yield. Anything else is returned as it is.
+    """
+    result = _awaited(result)
+    if isinstance(result, AsyncGeneratorType):
+        return async_to_sync(stopping.stoppable_await)(_collect(result))
+    return list(result) if _is_lazy(result) else result
+
+
+def answer_of(check: str, result: Any) -> Any:
+    """Return the answer of a function that is asked a question; an awaitable is awaited.
+
+    Raises
+    ------
+    FunctionError
+        It yields: a list of answers is none, and would count as yes.
+    """
+    result = _awaited(result)
+    if isinstance(result, AsyncGeneratorType) or _is_lazy(result):
+        raise FunctionError(
+            f"{check} yields, or returns {type(result).__name__}: nothing of it was run. It must "
+            "return its answer."
+        )
+    return result
+
+
+def _awaited(result: Any) -> Any:
+    # Asked of the result, not of the function: a decorated ``async def`` works too.
+    while inspect.isawaitable(result):
+        result = async_to_sync(_await)(result)
+    return result
+
+
+async def _await(awaitable: Awaitable[Any]) -> Any:
+    return await stopping.stoppable_await(awaitable)
+
+
+async def _collect(generator: AsyncGenerator[Any, None]) -> list[Any]:
+    return [each async for each in generator]
+
+
+def _is_lazy(result: Any) -> bool:
+    return isinstance(result, _LAZY) or type(result).__module__ == "itertools"
