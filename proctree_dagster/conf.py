@@ -57,7 +57,10 @@ class Settings:
     """
 
     TRIGGER_MODELS: tuple[str, ...] | None = None
-    """Models whose rows a trigger may count, filter and date; see ``CONTEXT_MODELS``."""
+    """Models whose rows a trigger may count, filter and date; see ``CONTEXT_MODELS``.
+
+    ``None``: the project's own apps, and ``AUTH_USER_MODEL``.
+    """
 
 
 _KEYS = tuple(each.name for each in fields(Settings))

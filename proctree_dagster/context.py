@@ -4,6 +4,9 @@ What JSON can't say is stored as an object with one reserved key, which a person
 
     {"$model": "ledger.Organisation", "pk": 1}   {"$date": "2026-03-31"}   {"$decimal": "1.50"}
 
+A row of another database than its model is read from has its alias, too: ``"using": "north"``.
+Which models' rows may be stored is ``sensitive``'s business.
+
 ``encode`` leaves what is encoded already as it is, so encoding twice changes nothing.
 """
 
@@ -18,8 +21,9 @@ from typing import Any
 
 from django.apps import apps
 from django.core.exceptions import ValidationError
-from django.db import models
+from django.db import DatabaseError, connections, models, router
 
+from . import sensitive
 from .exceptions import ContextError
 
 Json = Any
@@ -54,7 +58,7 @@ _SCALARS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
     "$decimal": (Decimal, str, _decimal),
     "$int": (int, str, int),
 }
-_MODEL = "$model"
+_MODEL, _USING = "$model", "using"
 RESERVED = frozenset({_MODEL, *_SCALARS})
 
 
@@ -141,7 +145,34 @@ def _encode_model(instance: models.Model, path: str, depth: int) -> Json:
         raise ContextError(
             f"{path} is an unsaved {instance._meta.label}; save it before you pass it on."
         )
-    return {_MODEL: instance._meta.label, "pk": _encode(instance.pk, f"{path}.pk", depth + 1)}
+    model = instance._meta.model
+    _require_allowed(model, path)
+    using = instance._state.db
+    return {
+        _MODEL: model._meta.label,
+        "pk": _encode(instance.pk, f"{path}.pk", depth + 1),
+        **({} if using is None or _is_read_from(model, using) else {_USING: using}),
+    }
+
+
+def _require_allowed(model: type[models.Model], path: str) -> None:
+    problem = sensitive.problem_of_model(model, "CONTEXT_MODELS")
+    if problem is not None:
+        raise ContextError(f"{path}: {problem}")
+
+
+def _is_read_from(model: type[models.Model], alias: str) -> bool:
+    """Return whether a model's rows are read from an alias where nobody names one.
+
+    A replica is as good as what it replicates: routers choose among them. It is known by
+    ``DATABASES[alias]["TEST"]["MIRROR"]``, as Django's documentation asks for.
+    """
+    return _primary(alias) == _primary(model._base_manager.db)
+
+
+def _primary(alias: str) -> str:
+    test: Mapping[str, Any] = connections.settings.get(alias, {}).get("TEST", {})
+    return test.get("MIRROR") or alias
 
 
 def _short(value: Any) -> str:
@@ -152,7 +183,9 @@ def _short(value: Any) -> str:
 def _encode_reserved(value: Mapping[str, Any], path: str) -> Json:
     """Return what is encoded already; refuse what uses a reserved key and says something else."""
     try:
-        _decode_tagged(value, lambda model, pk: None)
+        _decode_tagged(value, path, lambda model, pk, using: None)
+    except ContextError:
+        raise
     except _UNUSABLE as error:
         keys = ", ".join(sorted(map(str, RESERVED & set(value))))
         raise ContextError(
@@ -179,7 +212,8 @@ def decode(stored: Mapping[str, Json]) -> dict[str, Any]:
     Raises
     ------
     ContextError
-        A row or a model is gone, or a value is not what its reserved key says.
+        A row or a model is gone, a model is not allowed, a database is unknown, or a value is not
+        what its reserved key says.
     """
     return {key: _decode(value, f"context[{key!r}]") for key, value in stored.items()}
 
@@ -189,8 +223,10 @@ def _decode(value: Json, path: str) -> Any:
         if RESERVED.isdisjoint(value):
             return {key: _decode(each, f"{path}[{key!r}]") for key, each in value.items()}
         try:
-            return _decode_tagged(value, _fetch)
-        except _UNUSABLE as error:
+            return _decode_tagged(value, path, _fetch)
+        except ContextError:  # it says where already
+            raise
+        except (*_UNUSABLE, DatabaseError) as error:
             raise ContextError(f"{path} can't be restored from {_short(value)}: {error}") from error
     if isinstance(value, (list, tuple)):
         return [_decode(each, f"{path}[{index}]") for index, each in enumerate(value)]
@@ -198,25 +234,40 @@ def _decode(value: Json, path: str) -> Any:
 
 
 def _decode_tagged(
-    value: Mapping[str, Json], fetch: Callable[[type[models.Model], Any], Any]
+    value: Mapping[str, Json],
+    path: str,
+    fetch: Callable[[type[models.Model], Any, str | None], Any],
 ) -> Any:
-    if set(value) == {_MODEL, "pk"}:
-        pk = _decode(value["pk"], "pk")
+    if set(value) - {_USING} == {_MODEL, "pk"}:
+        model = apps.get_model(value[_MODEL])
+        _require_allowed(model, path)
+        pk, using = _decode(value["pk"], f"{path}.pk"), value.get(_USING)
+        if _USING in value and using not in list(connections):
+            raise ValueError(f"this process has no database {using!r} (see settings.DATABASES)")
         # A composite key is a tuple; JSON has lists only.
-        return fetch(apps.get_model(value[_MODEL]), tuple(pk) if isinstance(pk, list) else pk)
+        return fetch(model, tuple(pk) if isinstance(pk, list) else pk, using)
     if len(value) == 1:
         [(tag, text)] = value.items()
         if tag in _SCALARS and isinstance(text, str):
             return _SCALARS[tag][2](text)
     raise ValueError(
-        f"it must be {{{_MODEL!r}: label, 'pk': key}} or one reserved key with a string"
+        f"it must be {{{_MODEL!r}: label, 'pk': key}}, with the alias of a database as {_USING!r} "
+        "if it is another, or one reserved key with a string"
     )
 
 
-def _fetch(model: type[models.Model], pk: Any) -> models.Model:
-    instance = model._base_manager.filter(pk=pk).first()
+def _fetch(model: type[models.Model], pk: Any, using: str | None) -> models.Model:
+    rows = model._base_manager.all() if using is None else model._base_manager.using(using)
+    instance = rows.filter(pk=pk).first()
+    primary = router.db_for_write(model)
+    if instance is None and using is None and primary != rows.db:
+        # A run may start before a replica has the row that it is given.
+        instance = model._base_manager.using(primary).filter(pk=pk).first()
     if instance is None:
-        raise LookupError(f"there is no {model._meta.label} with the primary key {pk!r} any more")
+        where = "" if using is None else f" in the database {using!r}"
+        raise LookupError(
+            f"there is no {model._meta.label} with the primary key {pk!r}{where} any more"
+        )
     return instance
 
 

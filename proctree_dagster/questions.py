@@ -14,7 +14,7 @@ from django.core.exceptions import EmptyResultSet, FieldError, ValidationError
 from django.db import NotSupportedError, connections, models, transaction
 from django.utils import timezone
 
-from . import conditions, functions
+from . import conditions, functions, sensitive
 from . import context as contexts
 from .exceptions import ContextError, FunctionError, TriggerError
 
@@ -62,7 +62,9 @@ def _row_problems(configuration: Mapping[str, Any]) -> list[str]:
         model = apps.get_model(configuration["model"])
     except _UNUSABLE as error:
         return [f"There is no model {configuration['model']!r}: {error}"]
-    found = []
+    found = _refused(model, configuration)
+    if found:
+        return found
     chosen = configuration.get("filter", {})
     if isinstance(chosen, Mapping):
         try:
@@ -78,6 +80,38 @@ def _row_problems(configuration: Mapping[str, Any]) -> list[str]:
         except _UNUSABLE as error:
             found.append(f"date_field: {_text(error)}")
     return found
+
+
+def _refused(model: type[models.Model], configuration: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for everything that no trigger may ask of a model's rows."""
+    problem = sensitive.problem_of_model(model, "TRIGGER_MODELS")
+    if problem is not None:
+        return [problem]
+    chosen = configuration.get("filter", {})
+    lookups = dict(chosen) if isinstance(chosen, Mapping) else {}
+    found = [_refused_lookup(model, lookup, value) for lookup, value in lookups.items()]
+    field = configuration.get("date_field")
+    if isinstance(field, str):
+        found.append(_refused_lookup(model, field, None))
+    return [each for each in found if each is not None]
+
+
+def _refused_lookup(model: type[models.Model], lookup: Any, value: Any) -> str | None:
+    if not isinstance(lookup, str):
+        return None  # which ``conditions`` refuses
+    secrets = sorted(key for key in _keys(value) if sensitive.is_sensitive_name(key))
+    if secrets:
+        return f"{lookup!r} asks for {secrets[0]!r}, which holds a secret: no trigger may read it."
+    return sensitive.problem_of_lookup(model, lookup)
+
+
+def _keys(value: Any) -> set[str]:
+    """Return the keys of a JSON value, nested ones included."""
+    if isinstance(value, Mapping):
+        return set(map(str, value)).union(*map(_keys, value.values()))
+    if isinstance(value, (list, tuple)):
+        return set[str]().union(*map(_keys, value))
+    return set()
 
 
 def _text(error: Exception) -> str:
@@ -160,7 +194,17 @@ _ASK = {
 
 
 def _rows(configuration: Mapping[str, Any]) -> models.QuerySet[Any]:
+    """Return the rows that a trigger asks about, if it may.
+
+    Raises
+    ------
+    TriggerError
+        It may not: the row was written past ``problems``, or the settings have changed since.
+    """
     model: type[models.Model] = apps.get_model(configuration["model"])
+    found = _refused(model, configuration)
+    if found:
+        raise TriggerError(" ".join(found))
     return model._default_manager.filter(**configuration.get("filter", {}))
 
 
@@ -190,7 +234,7 @@ def _require_date(model: type[models.Model], field: str) -> None:
 
 def _short(value: Any) -> str:
     try:
-        text = repr(value)
+        text = sensitive.shown(value)
     except Exception:  # noqa: BLE001  # an object's own code may raise anything; it is only shown
         text = f"<{type(value).__name__}>"
     return text if len(text) <= 100 else f"{text[:99]}…"

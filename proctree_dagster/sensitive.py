@@ -13,8 +13,9 @@ from itertools import pairwise
 from typing import Any, Literal
 
 from django.apps import apps
+from django.conf import settings
 from django.core.exceptions import FieldDoesNotExist
-from django.db.models import CompositePrimaryKey, JSONField, Model
+from django.db.models import CompositePrimaryKey, JSONField, Model, QuerySet
 from django.db.models.constants import LOOKUP_SEP
 
 from . import conf
@@ -52,13 +53,13 @@ _OF_CONTENT = re.compile(
 _VALUES = frozenset({"key", "value", "code", "data", "content", "secret", "id_token"})
 """Fields that are the secret of a model that is one, such as ``Token.key``."""
 
-_OF_TEXT = frozenset(
+_OF_WHOLE = frozenset(
     {
-        *("contains", "icontains", "startswith", "istartswith", "endswith", "iendswith"),
-        *("regex", "iregex", "exact", "iexact", "contained_by", "gt", "gte", "lt", "lte"),
+        *("icontains", "startswith", "istartswith", "endswith", "iendswith"),
+        *("regex", "iregex", "iexact", "gt", "gte", "lt", "lte"),
     }
 )
-"""Lookups that compare the whole of a JSON value, secrets that it may hold included."""
+"""Lookups that read a JSON value as one text, secrets that it may hold included."""
 
 _RECORDS = frozenset(
     {
@@ -157,6 +158,64 @@ def is_sensitive_attribute(owner: Any, name: str) -> bool:
         return False
 
 
+def shown(value: Any) -> str:
+    """Return ``repr(value)`` for people to read, without the secrets of rows.
+
+    A row whose own text holds one of its secrets (a token that is shown as its key) is shown as its
+    model's label; also in lists, tuples, sets and dictionaries, and as part of a queryset.
+    """
+    if isinstance(value, QuerySet):
+        return f"<{type(value).__name__} {shown(list(value[:20]))}>"
+    if isinstance(value, Model):
+        text = repr(value)
+        return f"<{value._meta.label}>" if _tells_secret(value, text) else text
+    if type(value) in (dict, list, tuple, set, frozenset) and _holds_row(value, set()):
+        return repr(_replaced(value))
+    return repr(value)
+
+
+def _tells_secret(row: Model, text: str) -> bool:
+    if _is_record(type(row)):
+        return True
+    fields = [field for field in row._meta.concrete_fields if is_sensitive_field(field)]
+    secrets = [row.__dict__.get(field.attname) for field in fields]  # what is deferred stays so
+    return any(str(secret) in text for secret in secrets if secret not in (None, ""))
+
+
+class _Shown:
+    """Stands for a part of a value where the rest is shown by ``repr``."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+
+    def __repr__(self) -> str:
+        return self._text
+
+
+def _holds_row(value: Any, seen: set[int]) -> bool:
+    if isinstance(value, (Model, QuerySet)):
+        return True
+    if not isinstance(value, (dict, list, tuple, set, frozenset)) or id(value) in seen:
+        return False
+    seen.add(id(value))
+    parts = [*value, *value.values()] if isinstance(value, dict) else value
+    return any(_holds_row(each, seen) for each in parts)
+
+
+def _replaced(value: Any, around: tuple[int, ...] = ()) -> Any:
+    """Return a copy of nested containers with ``_Shown`` in the places of rows."""
+    if isinstance(value, (Model, QuerySet)):
+        return _Shown(shown(value))
+    if type(value) not in (dict, list, tuple, set, frozenset):
+        return value
+    if id(value) in around:
+        return _Shown("...")
+    around = (*around, id(value))
+    if type(value) is dict:
+        return {_replaced(key, around): _replaced(each, around) for key, each in value.items()}
+    return type(value)([_replaced(each, around) for each in value])
+
+
 def problem_of_model(model: type[Model], use: Use) -> str | None:
     """Return why a row may not name a model; ``None`` if it may.
 
@@ -185,9 +244,15 @@ def problem_of_model(model: type[Model], use: Use) -> str | None:
 
 
 def _listed(use: Use) -> Sequence[str]:
-    """Return what the settings list; by default, the labels of the project's own apps."""
+    """Return what the settings list; by default, the labels of the project's own apps.
+
+    Triggers may also ask about users, whose password is refused like any secret.
+    """
     configured: Sequence[str] | None = getattr(conf.current(), use)
-    return [app.label for app in project_apps()] if configured is None else configured
+    if configured is not None:
+        return configured
+    own = [app.label for app in project_apps()]
+    return own if use == "CONTEXT_MODELS" else [*own, settings.AUTH_USER_MODEL]
 
 
 def _holds_secrets(model: type[Model], use: Use) -> bool:
@@ -217,7 +282,7 @@ def problem_of_lookup(model: type[Model], lookup: str) -> str | None:
         field = _field(current, part)
         if is_sensitive_name(part) or (field is not None and is_sensitive_field(field)):
             return f"{lookup!r} asks for {part!r}, which holds a secret: no trigger may read it."
-        if isinstance(field, JSONField) and following in _OF_TEXT:
+        if isinstance(field, JSONField) and following in _OF_WHOLE:
             return f"{lookup!r} reads all of {part!r}, whatever it holds; name one of its keys."
         # What follows another field are transforms, keys of JSON and a lookup.
         current = field.related_model if field is not None and field.is_relation else None

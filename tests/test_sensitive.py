@@ -10,6 +10,7 @@ from django.contrib.auth.models import Group, User
 from django.contrib.sessions.models import Session
 from django.db import models
 from django.test import override_settings
+from pytest_django import Settings
 
 from example.ledger.models import Account
 from proctree_dagster import project_apps, sensitive
@@ -75,6 +76,15 @@ def test_by_default_the_models_of_the_projects_own_apps_are_allowed(use: sensiti
     assert sensitive.problem_of_model(OutboxRun, use) is not None
 
 
+def test_by_default_triggers_may_ask_about_users_too(settings: Settings) -> None:
+    assert sensitive.problem_of_model(User, "TRIGGER_MODELS") is None
+    settings.PROCTREE = {"TRIGGER_MODELS": ["ledger"]}
+    assert sensitive.problem_of_model(User, "TRIGGER_MODELS") is not None
+    lookup = "account_manager__email__startswith"
+    assert "auth.User is not allowed" in str(sensitive.problem_of_lookup(Customer, lookup))
+    assert sensitive.problem_of_lookup(Customer, "account_manager__in") is None
+
+
 @pytest.mark.parametrize("use", USES)
 def test_what_is_listed_is_allowed_and_nothing_else(use: sensitive.Use) -> None:
     listed = ["auth", "app.organisation", "app.AccessToken", "sessions.*"]
@@ -114,7 +124,7 @@ def test_a_derived_model_holds_what_its_base_does() -> None:
         (User, "logentry__object_repr__startswith"),
         (User, "groups__user__password__gt"),
         (Customer, "api_key__regex"),
-        (Customer, "account_manager__email__startswith"),
+        (Customer, "account_manager__groups__name"),
         (Customer, "account_manager__password"),
         (Customer, "access__pk__startswith"),
         (Customer, "access"),
@@ -140,6 +150,8 @@ def test_no_trigger_may_ask_for_a_secret_however_it_gets_there(
         (Organisation, "name__istartswith"),
         (Organisation, "customers__name"),
         (Customer, "organisation__name__in"),
+        (User, "username__regex"),
+        (Customer, "account_manager__email__startswith"),
         (Customer, "account_manager"),
         (Customer, "account_manager_id__in"),
         (Customer, "account_manager__pk"),
@@ -147,6 +159,7 @@ def test_no_trigger_may_ask_for_a_secret_however_it_gets_there(
         (Customer, "password_changed_at__date__gt"),
         (Customer, "settings__plan__startswith"),
         (Customer, "settings__has_key"),
+        (Customer, "settings__contains"),
         (Customer, "pk__in"),
         (Organisation, "gone__whatever"),
     ],
@@ -196,3 +209,30 @@ def test_the_check_names_what_is_neither_an_app_nor_a_model() -> None:
     for entry in ("'ledger.Gone'", "'gone'", "'nowhere'"):
         assert entry in text
     assert "'auth.User'" not in text
+
+
+def test_a_row_is_shown_without_its_secrets() -> None:
+    token, user = AccessToken(key="sesame"), User(username="boss", password="sesame")
+    call = Call(made_with=token)
+    shown = sensitive.shown([token, {"a": (token, 1), token: {1}}, [call, user], 5])
+    assert "sesame" not in shown
+    assert shown.startswith("[<app.AccessToken>, {'a': (<app.AccessToken>, 1), ")
+    assert "<User: boss>" in shown
+    assert sensitive.shown(LogEntry(object_repr="sesame")) == "<admin.LogEntry>"
+    assert sensitive.shown({"key": "sesame"}) == "{'key': 'sesame'}", "what was returned"
+
+
+def test_what_holds_itself_is_shown() -> None:
+    circle: list[Any] = [AccessToken(key="sesame")]
+    circle.append(circle)
+    circle.append(circle)
+    assert sensitive.shown(circle) == "[<app.AccessToken>, ..., ...]"
+
+
+@pytest.mark.django_db
+def test_the_rows_of_a_queryset_are_shown_without_their_secrets() -> None:
+    organisation = Organisation.objects.create(name="Acme")
+    customer = Customer.objects.create(organisation=organisation, name="Bob")
+    AccessToken.objects.create(key="sesame", customer=customer)
+    assert sensitive.shown(AccessToken.objects.all()) == "<QuerySet [<app.AccessToken>]>"
+    assert sensitive.shown([Customer.objects.all()]) == "[<QuerySet [<Customer: Bob>]>]"

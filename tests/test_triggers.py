@@ -2,6 +2,7 @@
 
 import datetime as dt
 import logging
+import re
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,6 +14,7 @@ import pytest
 from dagster import DagsterInstance
 from django.contrib.auth.models import User
 from django.db import connection, transaction
+from django.test import override_settings
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -222,7 +224,7 @@ def test_a_trigger_that_another_process_makes_at_that_moment_is_one_that_exists(
 @pytest.mark.parametrize(
     ("model", "chosen"),
     [
-        ("proctree_dagster.OutboxRun", {"tags__contains": {"a": 1}}),  # SQLite can't
+        ("app.Customer", {"settings__contains": {"a": 1}}),  # SQLite can't
         ("auth.User", {"pk__lt": Decimal("Infinity")}),
     ],
 )
@@ -232,6 +234,51 @@ def test_a_filter_that_the_database_cannot_do_is_a_problem(
     configuration = {"model": model, "filter": chosen, "operator": "gte", "value": 1}
     with pytest.raises(TriggerError, match=f"filter: it can't be used on {model}"):
         create_trigger("t", "condition", configuration)
+
+
+SECRETS: list[tuple[str, dict[str, Any]]] = [
+    ("condition", {"model": "auth.User", "filter": {"password__startswith": "pbkdf2"}}),
+    ("condition", {"model": "auth.User", "filter": {"username": "boss", "password__gt": "p"}}),
+    ("condition", {"model": "app.Customer", "filter": {"account_manager__password__gt": "p"}}),
+    ("condition", {"model": "app.Organisation", "filter": {"customers__api_key__regex": "^a"}}),
+    ("condition", {"model": "auth.User", "filter": {"logentry__object_repr__contains": "a"}}),
+    ("condition", {"model": "app.Customer", "filter": {"settings__xero__token__gt": "a"}}),
+    ("condition", {"model": "app.Customer", "filter": {"settings": {"a": [{"token": "a"}]}}}),
+    ("condition", {"model": "app.Customer", "filter": {"settings__regex": "token.: .a"}}),
+    ("condition", {"model": "app.Call", "filter": {"made_with__gte": "a"}}),
+    ("condition", {"model": "app.AccessToken", "filter": {}}),
+    ("condition", {"model": "sessions.Session", "filter": {"session_key__startswith": "a"}}),
+    ("condition", {"model": "auth.User", "filter": {"_connector": "OR", "_negated": True}}),
+    ("outdated_check", {"model": "sessions.Session", "date_field": "expire_date"}),
+    ("outdated_check", {"model": "admin.LogEntry", "date_field": "action_time"}),
+    ("outdated_check", {"model": "auth.User", "date_field": "logentry__action_time"}),
+]
+
+
+@pytest.mark.parametrize(("kind", "asked"), SECRETS)
+def test_no_trigger_reads_a_secret_also_one_that_was_written_past_the_check(
+    kind: str, asked: dict[str, Any]
+) -> None:
+    rest = {"operator": "gte", "value": 0} if kind == "condition" else {"max_age_minutes": 1}
+    complaint = "no trigger may read it|not allowed here|name one of its keys|is no field"
+    with pytest.raises(TriggerError, match=complaint):
+        create_trigger("t", kind, {**asked, **rest})
+    trigger = Trigger.objects.create(
+        name="past the check", trigger_type=kind, configuration={**asked, **rest}
+    )
+    polled = poll(trigger)
+    assert not polled.fired
+    assert re.search(complaint, polled.reason)
+
+
+def test_no_trigger_asks_about_a_model_that_is_not_listed() -> None:
+    asked = {"model": "auth.Group", "operator": "gte", "value": 0}
+    line = r'set PROCTREE\["TRIGGER_MODELS"\] = \["ledger", "app", "auth.User", "auth.Group"\]'
+    with pytest.raises(TriggerError, match=line):
+        create_trigger("t", "condition", asked)
+    with override_settings(PROCTREE={"TRIGGER_MODELS": ["auth"]}):
+        trigger = create_trigger("t", "condition", asked)
+    assert re.search(line, poll(trigger).reason), "the settings count when it is asked"
 
 
 def test_a_function_that_is_not_allowed_is_refused_and_its_module_is_not_imported() -> None:
@@ -590,7 +637,7 @@ def test_a_day_counts_from_its_beginning_in_djangos_zone(clock: Clock) -> None:
 
 def test_a_date_may_be_found_along_a_relation() -> None:
     configuration = {
-        **{"model": "admin.LogEntry", "date_field": "user__date_joined"},
+        **{"model": "app.Customer", "date_field": "account_manager__date_joined"},
         **{"max_age_minutes": 5},
     }
     assert questions.problems("outdated_check", configuration) == []

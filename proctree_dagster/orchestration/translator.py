@@ -48,7 +48,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from .. import conf, intervals, tags
+from .. import conf, intervals, sensitive, tags
 from .. import context as contexts
 from ..models import ProcessTree, ProcessTreeSchedule, Trigger
 from ..names import dagster_name
@@ -416,7 +416,7 @@ def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
 
 def _short(value: Any) -> str:
     try:
-        text = repr(value)
+        text = sensitive.shown(value)
     except Exception as error:  # noqa: BLE001  # an object's own code may raise anything
         text = f"<{type(value).__name__} that can't be shown: {explain(error)}>"
     return text if len(text) <= 1000 else f"{text[:1000]}… ({len(text)} characters)"
