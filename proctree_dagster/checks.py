@@ -38,6 +38,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
         *_executor_problems(current),
         *_model_problems(),
         *_sqlite_problems(current),
+        *_shared_database_problems(current),
     ]
 
 
@@ -131,12 +132,13 @@ SQLITE_SECONDS = 10
 
 def _sqlite_problems(current: conf.Settings) -> list[CheckMessage]:
     """Warn of SQLite databases whose settings don't fit processes that run side by side."""
-    if current.EXECUTOR != "threads" or current.MAX_CONCURRENT == 1:
+    if not executor_names.runs_side_by_side(current.EXECUTOR) or current.MAX_CONCURRENT == 1:
         return []
     return [
         Warning(
-            f"Processes run side by side in threads, and the SQLite database {alias!r} is not set "
-            f"up for that: {'; '.join(found)}. Some will fail with 'database is locked'.",
+            f"Processes run side by side ({current.EXECUTOR}), and the SQLite database {alias!r} "
+            f"is not set up for that: {'; '.join(found)}. Some will fail with 'database is "
+            "locked'.",
             hint='OPTIONS: {"transaction_mode": "IMMEDIATE", "timeout": 20, "init_command": '
             '"PRAGMA journal_mode=WAL;"}; or PROCTREE = {"MAX_CONCURRENT": 1}.',
             id="proctree_dagster.W003",
@@ -146,11 +148,32 @@ def _sqlite_problems(current: conf.Settings) -> list[CheckMessage]:
     ]
 
 
+def _shared_database_problems(current: conf.Settings) -> list[CheckMessage]:
+    """Warn of SQLite where processes may run on other machines: its file is on this one."""
+    if not executor_names.runs_on_several_machines(current.EXECUTOR):
+        return []
+    return [
+        Warning(
+            f"The executor {current.EXECUTOR!r} may run processes on several machines, and the "
+            f"database {alias!r} is an SQLite file, which must not be used from more than one.",
+            hint="Use PostgreSQL, or keep every worker on this machine and silence "
+            "proctree_dagster.W004.",
+            id="proctree_dagster.W004",
+        )
+        for alias, database in settings.DATABASES.items()
+        if _is_sqlite(database)
+    ]
+
+
+def _is_sqlite(database: Mapping[str, Any]) -> bool:
+    return str(database.get("ENGINE", "")).endswith(".sqlite3")
+
+
 def _unfit(database: Mapping[str, Any]) -> list[str]:
     """Say what of a database's settings does not fit; nothing of one that is no SQLite file."""
     name = str(database.get("NAME", ""))
     in_memory = ":memory:" in name or "mode=memory" in name
-    if not str(database.get("ENGINE", "")).endswith(".sqlite3") or in_memory:
+    if not _is_sqlite(database) or in_memory:
         return []
     options = database.get("OPTIONS", {})
     found = []

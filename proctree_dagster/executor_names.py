@@ -19,12 +19,19 @@ class Known(NamedTuple):
     package: str
     """What to install for it."""
 
+    several_machines: bool = True
+    """Whether it may run processes on other machines than the run's own."""
+
 
 EXECUTORS = {
-    "threads": Known("proctree_dagster.orchestration.threads.threads_executor", "proctree-dagster"),
-    "in_process": Known("dagster.in_process_executor", "dagster"),
-    "multiprocess": Known("dagster.multiprocess_executor", "dagster"),
-    "celery": Known("dagster_celery.celery_executor", "dagster-celery"),
+    "threads": Known(
+        "proctree_dagster.orchestration.threads.threads_executor",
+        "proctree-dagster",
+        several_machines=False,
+    ),
+    "in_process": Known("dagster.in_process_executor", "dagster", several_machines=False),
+    "multiprocess": Known("dagster.multiprocess_executor", "dagster", several_machines=False),
+    "celery": Known("dagster_celery.celery_executor", "'proctree-dagster[celery]'"),
     "celery_docker": Known("dagster_celery_docker.celery_docker_executor", "dagster-celery-docker"),
     "celery_k8s": Known("dagster_celery_k8s.celery_k8s_job_executor", "dagster-celery-k8s"),
     "dask": Known("dagster_dask.dask_executor", "dagster-dask"),
@@ -40,6 +47,30 @@ _BY_PATH = {known.path: known for known in EXECUTORS.values()}
 def path_of(name: str) -> str:
     """Return the dotted path of an executor, given by its name or by that path."""
     return EXECUTORS[name].path if name in EXECUTORS else name
+
+
+def runs_side_by_side(name: str) -> bool:
+    """Return whether an executor of the table may run several processes of a tree at once."""
+    known = EXECUTORS.get(name) or _BY_PATH.get(name)
+    return known is not None and known != EXECUTORS["in_process"]
+
+
+def runs_on_several_machines(name: str) -> bool:
+    """Return whether an executor of the table may run processes on several machines.
+
+    A dotted path that is not in the table is not imported: of it nothing is known.
+    """
+    known = EXECUTORS.get(name) or _BY_PATH.get(name)
+    return known is not None and known.several_machines
+
+
+def comes_from_package_for_several_machines(module: str) -> bool:
+    """Return whether a module is part of a package whose executors run on several machines."""
+    package = module.split(".")[0]
+    return any(
+        known.several_machines and known.path.split(".")[0] == package
+        for known in EXECUTORS.values()
+    )
 
 
 def problem_of_name(name: str) -> str | None:

@@ -269,6 +269,27 @@ def test_where_nothing_is_wrong_with_sqlite_nothing_is_said(
     assert found_by_check() == {}
 
 
+def test_processes_of_the_operating_system_side_by_side_need_a_fitting_sqlite_too(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.PROCTREE = {"EXECUTOR": "multiprocess"}
+    monkeypatch.setitem(settings.DATABASES, "books", {**FITTING, "OPTIONS": {}})
+    assert "'books'" in found_by_check()["W003"][0]
+
+
+@pytest.mark.parametrize("name", ["celery", "dagster_celery.celery_executor"])
+def test_sqlite_is_a_warning_where_processes_run_on_several_machines(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    settings.PROCTREE = {"EXECUTOR": name}
+    monkeypatch.setitem(settings.DATABASES, "books", FITTING)
+    postgresql = {**FITTING, "ENGINE": "django.db.backends.postgresql"}
+    monkeypatch.setitem(settings.DATABASES, "shared", postgresql)
+    messages = found_by_check()["W004"]
+    assert any("'books'" in message for message in messages)
+    assert not any("'shared'" in message for message in messages)
+
+
 def test_an_executor_that_is_not_there_is_an_error(settings: Any) -> None:
     settings.PROCTREE = {"EXECUTOR": "k8s_job"}
     [message] = found_by_check()["E005"]

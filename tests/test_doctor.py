@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from dagster import DagsterInstance
+from dagster import DagsterInstance, ExecutorDefinition
 from dagster._daemon.types import DaemonHeartbeat
 from django.core.management import CommandError, call_command
 from pytest_django import Settings
@@ -72,6 +72,28 @@ def test_where_nothing_is_wrong_every_part_is_named_as_in_order(
     said = " ".join(finding.what for finding in findings)
     for part in ("home", "runs.db", "index.db", "schedules.db", "daemon", "webserver", "code"):
         assert part in said
+
+
+celery = ExecutorDefinition.hardcoded_executor(None)  # type: ignore[arg-type]
+celery.executor_creation_fn.__module__ = "dagster_celery.executor"
+configured_celery = celery.configured({}, name="on_redis")
+
+
+@pytest.mark.parametrize("name", ["celery", "configured_celery"])
+def test_an_executor_for_several_machines_is_warned_of_where_a_database_is_a_file(
+    instance: DagsterInstance, settings: Settings, name: str
+) -> None:
+    settings.PROCTREE = {**settings.PROCTREE, "EXECUTOR": f"{__name__}.{name}"}
+    [warning] = [what for what in found("warning") if "several machines" in what]
+    assert "Django's database 'default', Dagster's storage" in warning
+
+
+@pytest.mark.parametrize("name", ["ecs", "nowhere.executor"])
+def test_an_executor_that_is_not_there_is_named(
+    instance: DagsterInstance, settings: Settings, name: str
+) -> None:
+    settings.PROCTREE = {**settings.PROCTREE, "EXECUTOR": name}
+    assert any(repr(name) in what for what in found("error"))
 
 
 def test_the_doctor_creates_nothing_and_writes_nothing(dagster_home: Path, tmp_path: Path) -> None:

@@ -16,10 +16,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dagster import DagsterInstance
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
 from sqlalchemy.exc import SQLAlchemyError
 
-from .. import tags, webserver
-from . import homes, runs
+from .. import conf, tags, webserver
+from . import executors, homes, runs
 
 logger = logging.getLogger(__name__)
 
@@ -275,5 +277,42 @@ def _of_location(answer: dict[str, Any]) -> Finding:
     return Finding("ok", f"The code location {tags.LOCATION!r} is loaded.")
 
 
-CHECKS: tuple[Check, ...] = (check_home, check_storage, check_daemon, check_webserver)
+def check_executor(subject: Subject) -> Iterator[Finding]:
+    """Look at where processes run: workers on several machines need databases that all reach."""
+    try:
+        executor = executors.configured_executor()
+    except ImproperlyConfigured as error:
+        yield Finding("error", str(error), "Mend the setting, or install what it names.")
+        return
+    name = conf.current().EXECUTOR
+    if not executors.may_use_several_machines(executor):
+        yield Finding("ok", f"Processes run by the executor {name!r}.")
+        return
+    files = [
+        f"Django's database {alias!r}"
+        for alias, connection in connections.databases.items()
+        if connection["ENGINE"].endswith(".sqlite3")
+    ]
+    if subject.instance is not None and any(
+        database.file is not None for database in homes.databases(str(subject.home))
+    ):
+        files.append("Dagster's storage")
+    if files:
+        yield Finding(
+            "warning",
+            f"The executor {name!r} may run processes on several machines, and an SQLite file "
+            f"must not be used from more than one: {', '.join(files)}.",
+            "Use PostgreSQL for them, or keep every worker on this machine: see docs/executors.md.",
+        )
+    else:
+        yield Finding("ok", f"Processes run by the executor {name!r}, on one or more machines.")
+
+
+CHECKS: tuple[Check, ...] = (
+    check_home,
+    check_storage,
+    check_daemon,
+    check_webserver,
+    check_executor,
+)
 """Every check, in the order in which its findings are printed."""

@@ -137,6 +137,15 @@ def find_executor(name: str) -> ExecutorDefinition:
     return found
 
 
+def may_use_several_machines(executor: ExecutorDefinition) -> bool:
+    """Return whether an executor comes from a package whose executors use several machines.
+
+    One that a project has ``configured`` keeps the function that creates it, and so its package.
+    """
+    module = getattr(executor.executor_creation_fn, "__module__", None) or ""
+    return executor_names.comes_from_package_for_several_machines(module)
+
+
 def _with_defaults(
     chosen: ExecutorDefinition, config: Mapping[str, Any], max_concurrent: int
 ) -> dict[str, Any]:

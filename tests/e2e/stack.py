@@ -196,7 +196,12 @@ class Stack:
         names: list[str] = [job["name"] for job in data["repositoryOrError"]["jobs"]]
         return names
 
-    def launch(self, job: str, run_config: dict[str, Any] | None = None) -> str:
+    def launch(
+        self,
+        job: str,
+        run_config: dict[str, Any] | None = None,
+        tags: dict[str, str] | None = None,
+    ) -> str:
         """Launch a job as the Launchpad does, and return the run's id."""
         data = self.graphql(
             """mutation ($params: ExecutionParams!) {
@@ -207,6 +212,9 @@ class Stack:
             params={
                 "selector": {**self.selector, "jobName": job},
                 "runConfigData": json.dumps(run_config or {}),
+                "executionMetadata": {
+                    "tags": [{"key": key, "value": value} for key, value in (tags or {}).items()]
+                },
             },
         )
         assert data["launchRun"]["__typename"] == "LaunchRunSuccess", data
