@@ -12,7 +12,8 @@ class ProctreeDagsterConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
-        """Register the system checks and the signal receivers."""
-        from . import checks, webserver  # noqa: F401  # importing registers the checks
+        """Register the system checks and the signal receivers; remember the databases' names."""
+        from . import checks, isolation, webserver  # noqa: F401  # importing registers the checks
 
+        isolation.remember_databases()
         webserver.connect_receivers()

@@ -19,6 +19,9 @@ from .models import ProcessTreeSchedule, RunStatus
 REQUEST_AGAIN_AFTER = dt.timedelta(seconds=60)
 """The age at which an open claim without a run is requested again."""
 
+MOST_COUNTED = 1000
+"""How many missed due times a run counts: it says of more that there are more."""
+
 SCHEDULED_FOR = "scheduled_for"
 """The key of a run's due time in its context, for a schedule that passes it."""
 
@@ -62,13 +65,17 @@ class Taken:
 
     due: dt.datetime
     count: int
-    """How many due times the run stands for: those that passed until it started."""
+    """How many due times the run stands for: those that passed until it started.
+
+    ``MOST_COUNTED + 1`` stands for any more.
+    """
 
     def __str__(self) -> str:
         if self.count == 1:
             return f"This run is for the due time {_say(self.due)}."
+        many = f"more than {MOST_COUNTED:,}" if self.count > MOST_COUNTED else f"{self.count:,}"
         return (
-            f"This run stands for {self.count:,} due times: that of {_say(self.due)}, and those "
+            f"This run stands for {many} due times: that of {_say(self.due)}, and those "
             "that have passed since."
         )
 
@@ -149,7 +156,7 @@ def take(job_name: str, due: dt.datetime, run_id: str, worker: str = "") -> Take
             pk=schedule.pk, enabled=True, claim=due, next_run=schedule.next_run
         ).update(**changes)
         if taken:
-            return Taken(due, schedule.due_times(due, now))
+            return Taken(due, schedule.due_times(due, now, MOST_COUNTED + 1))
         _rewrite_next_run(schedule)  # or somebody has changed the row meanwhile: look again
     return Skip(f"The schedule that was due at {_say(due)} is gone.")
 

@@ -5,9 +5,11 @@ Read a setting with ``conf.current().DAGSTER_URL``. The dictionary is read anew 
 """
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
+from urllib.parse import SplitResult, urlsplit
 
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -38,10 +40,14 @@ class Settings:
     DAGSTER_HOME: str | None = None
     """The Dagster instance's folder. ``None``: the environment's ``DAGSTER_HOME``."""
 
-    DAGSTER_URL: str | None = None
-    """Where the Dagster webserver answers, for reloads and links."""
+    DAGSTER_URL: str | None = field(default=None, repr=False)
+    """Where the Dagster webserver answers, for reloads and links.
 
-    SITE_URL: str | None = None
+    It may hold a user and a password, ``https://user:password@host``: they are sent as basic
+    authentication, and are in no link, no message and no log.
+    """
+
+    SITE_URL: str | None = field(default=None, repr=False)
     """Where the Django site answers, for links from Dagster to the admin."""
 
     CACHE: str = "default"
@@ -70,6 +76,7 @@ _LISTS = {
     "TRIGGER_MODELS": "apps and models",
 }
 """Keys that hold a list of texts, and of what; ``None`` stands for a default."""
+_ADDRESSES = ("DAGSTER_URL", "SITE_URL")
 _TEXT = {"DEFINITIONS", "TRANSLATOR", "EXECUTOR", "CACHE"}
 
 
@@ -104,7 +111,7 @@ def problems(given: Any) -> list[str]:
         if key not in _KEYS:
             found.append(_unknown(key))
         elif complaint := _complaint(key, value):
-            found.append(f"PROCTREE[{key!r}] must be {complaint}, not {value!r}.")
+            found.append(f"PROCTREE[{key!r}] must be {complaint}, not {_shown(key, value)}.")
     return found
 
 
@@ -130,12 +137,50 @@ def _complaint(key: str, value: Any) -> str | None:
         return None if good else "a dictionary of pool names and sizes from 1"
     if key in _TEXT:
         return None if _is_text(value) else "a non-empty string"
-    if key in ("DAGSTER_URL", "SITE_URL"):
-        good = value is None or (_is_text(value) and value.startswith(("http://", "https://")))
-        return None if good else "an address that begins with http:// or https://, or None"
+    if key in _ADDRESSES:
+        return None if value is None else _complaint_of_address(key, value)
     # A pathlib.Path is welcome for a folder.
     good = value is None or _is_text(value) or (key == "DAGSTER_HOME" and hasattr(value, "is_dir"))
     return None if good else "a non-empty string or None"
+
+
+def _complaint_of_address(key: str, value: Any) -> str | None:
+    if not _is_text(value) or not value.startswith(("http://", "https://")):
+        return "an address that begins with http:// or https://, or None"
+    parts = _parts(value)
+    if parts is None or not value.isprintable() or " " in value:
+        return (
+            "an address with a host (in its user and its password '/', '?' and '#' are written "
+            "%2F, %3F and %23)"
+        )
+    if parts.query or parts.fragment:
+        return "an address without '?' and '#': paths are appended to it"
+    if key == "SITE_URL" and "@" in parts.netloc:
+        return "an address without a user and a password: it is a link that everybody sees"
+    return None
+
+
+def without_login(url: str) -> str:
+    """Return an address without the user and the password in it."""
+    return re.sub(r"^(\w+://)[^/]*@", r"\1", url)
+
+
+def _parts(address: str) -> SplitResult | None:
+    """Return the parts of an address that has a host, and a port that is one if it has any."""
+    try:
+        parts = urlsplit(address)
+        return parts if parts.hostname and parts.port != 0 else None
+    except ValueError:  # its text names what can't be read, such as half a password
+        return None
+
+
+def _shown(key: str, value: Any) -> str:
+    """Return a value for a message; an address only if it can't hold a password or a token."""
+    text = repr(value)
+    is_harmless = not isinstance(value, str) or "//" not in value or _parts(value) is not None
+    if key not in _ADDRESSES or (is_harmless and not re.search("[@?#]", text)):
+        return text
+    return f"this {type(value).__name__} (not shown: it may hold a password)"
 
 
 def _is_text(value: Any) -> bool:

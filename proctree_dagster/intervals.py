@@ -86,7 +86,8 @@ def due_after(rule: Rule, anchor: dt.datetime, after: dt.datetime) -> dt.datetim
         later = bisect_right(due, after)
         if later < len(due):
             return due[later]
-        day += ONE_DAY
+        # What is due on a date of the zone may lie on the UTC day before it, or after it.
+        day = max(day + ONE_DAY, rule.next_date(day, anchor) - ONE_DAY)
 
 
 def due_times(

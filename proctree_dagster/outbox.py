@@ -17,6 +17,7 @@ from django.db import models, transaction
 from django.db.models import F, Q
 from django.utils import timezone
 
+from . import isolation
 from . import tags as tag_names
 from .context import encode
 from .models import OutboxRun, OutboxState, ProcessTree, TreeLink
@@ -43,6 +44,8 @@ def add(
 ) -> OutboxRun:
     """Write down a run that is to be made, in the caller's transaction.
 
+    In a test it is recorded as dropped: nobody delivers it (see ``isolation``).
+
     Parameters
     ----------
     tree:
@@ -61,6 +64,7 @@ def add(
     ContextError
         The context can't be stored.
     """
+    recorded = {"state": OutboxState.DROPPED, "reason": isolation.RECORDED}
     row, _ = OutboxRun.objects.get_or_create(
         run_id=uuid.UUID(str(run_id)) if run_id is not None else uuid.uuid4(),
         defaults={
@@ -69,9 +73,33 @@ def add(
             "tags": dict(tags),
             "family": tags.get(tag_names.FAMILY, ""),
             "after": [str(each) for each in after],
+            **(recorded if isolation.is_active() else {}),
         },
     )
     return row
+
+
+def recorded() -> models.QuerySet[OutboxRun]:
+    """Return the runs that tests have asked for, with their trees, in their order."""
+    rows = OutboxRun.objects.filter(state=OutboxState.DROPPED, reason=isolation.RECORDED)
+    return rows.select_related("process_tree__schedule")
+
+
+def withdraw(family: str, failed: str) -> None:
+    """Delete what a test has recorded of a family that a failed run stands in the way of.
+
+    Parameters
+    ----------
+    family:
+        Id of the family's first run.
+    failed:
+        Id of the run that has failed.
+    """
+    lost = {failed}
+    for row in recorded().filter(family=family):  # each comes behind those that it waits for
+        if lost.intersection(row.after):
+            lost.add(str(row.run_id))
+            row.delete()
 
 
 def is_used() -> bool:

@@ -92,6 +92,13 @@ class IntervalRule:
         days = (date - self.first_date(anchor)).days
         return days >= 0 and days % (self.interval_minutes // DAY) == 0
 
+    def next_date(self, date: dt.date, anchor: dt.datetime) -> dt.date:
+        """Return ``date`` or a later one: those in between have no due times."""
+        if self.interval_minutes < DAY:
+            return date
+        days, step = (date - self.first_date(anchor)).days, self.interval_minutes // DAY
+        return date + dt.timedelta(days=-days % step if days > 0 else -days)
+
     def first_date(self, anchor: dt.datetime) -> dt.date:
         """Return the date whose ``start_time`` the anchor (aware) is.
 
@@ -157,6 +164,12 @@ class CronRule:
         """Say whether a date has due times; an anchor is not needed."""
         fields = _fields(self.cron)
         return date.month in fields.months and fields.match_day(date)
+
+    def next_date(self, date: dt.date, anchor: dt.datetime) -> dt.date:
+        """Return ``date`` or a later one: those in between have no due times."""
+        if date.month in _fields(self.cron).months:
+            return date
+        return (date.replace(day=1) + dt.timedelta(days=32)).replace(day=1)
 
     @property
     def cover(self) -> str:

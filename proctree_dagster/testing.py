@@ -1,15 +1,105 @@
 """Helpers for the tests of people's own trees.
 
-They need no Dagster home and leave no trace in one, and the processes run in the calling thread and
-see its transaction, as in a ``django.test.TestCase``.
+In a test nothing reaches the real Dagster, whatever the settings say: what is run is run in the
+test's process and kept nowhere, and what is asked for (``submit_tree``, a fired trigger, the trees
+that follow) is recorded for assertions: ``submitted()``, ``fired()``, ``followed()``. No reload is
+asked for either. A test that wants Dagster says so: ``with real_dagster():``.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
-from . import execution
+from django.test.utils import TestContextDecorator
+
+from . import context as contexts
+from . import execution, isolation, outbox, tags
 from .execution import Results, RunOptions
+from .models import OutboxRun
 from .tree_builder import ProcessTreeInstance
+
+
+class RecordedRun(NamedTuple):
+    """A run that a test has asked for, and that was not handed to Dagster."""
+
+    tree: str
+    """The tree's name."""
+
+    context: dict[str, Any]
+    """The keyword arguments that the run would get."""
+
+    triggered_by: str
+    """Who asked for it: ``python``, ``command``, ``admin``, ``trigger`` or ``tree``."""
+
+    trigger: str | None
+    """The name of the trigger that was fired, if one was."""
+
+    run_id: str
+    """The id that the run would have."""
+
+
+def submitted() -> list[RecordedRun]:
+    """Return the runs that this test has queued, in their order.
+
+    By ``submit_tree``, by a generated command with ``--submit``, or in the admin. After a rollback
+    they are gone, as the runs themselves would be.
+    """
+    others = ("trigger", "tree")
+    return [run for run in _recorded() if run.triggered_by not in others]
+
+
+def fired(trigger: str | None = None) -> list[RecordedRun]:
+    """Return the runs for which this test has fired a trigger, in their order.
+
+    Parameters
+    ----------
+    trigger:
+        Only those of the trigger of this name; of any if left out.
+    """
+    runs = [run for run in _recorded() if run.triggered_by == "trigger"]
+    return [run for run in runs if trigger in (None, run.trigger)]
+
+
+def followed() -> list[RecordedRun]:
+    """Return the runs that would follow those that this test has executed, in their order."""
+    return [run for run in _recorded() if run.triggered_by == "tree"]
+
+
+def _recorded() -> list[RecordedRun]:
+    return [_recorded_run(row) for row in outbox.recorded()]
+
+
+def _recorded_run(row: OutboxRun) -> RecordedRun:
+    context = {**row.process_tree.default_context, **row.context}
+    return RecordedRun(
+        row.process_tree.name,
+        contexts.decode(context),
+        row.tags[tags.TRIGGERED_BY],
+        row.tags.get(tags.TRIGGER),
+        str(row.run_id),
+    )
+
+
+class real_dagster(TestContextDecorator):  # noqa: N801  # as Django's override_settings
+    """Let a test reach the Dagster instance and the webserver that the settings name.
+
+    A context manager, and a decorator of test functions (also asynchronous ones) and of
+    ``TestCase`` classes. It holds for the whole process, so also for what another thread does for
+    the test, such as a live server. Give the test a Dagster home of its own::
+
+        @pytest.fixture
+        def dagster_home(tmp_path, settings):
+            settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": str(tmp_path)}
+            with real_dagster():
+                yield tmp_path
+    """
+
+    def enable(self) -> None:
+        """Begin."""
+        isolation.RealDagster.count += 1
+
+    def disable(self) -> None:
+        """End."""
+        isolation.RealDagster.count -= 1
 
 
 def run_tree(
@@ -20,6 +110,10 @@ def run_tree(
     stop_on_error: bool = True,
 ) -> Results:
     """Run a tree, in memory, and return its results.
+
+    Its processes run one after the other in the calling thread, so they see a ``TestCase``'s
+    transaction. Nothing leaves it, also where no test runs: what a process submits or fires is
+    recorded, and not run.
 
     Parameters
     ----------
@@ -59,8 +153,9 @@ def run_tree(
                 self.assertEqual(results["status"]["publish_statements"], "completed")
     """
     options = RunOptions(stop_on_error=stop_on_error, ephemeral=True)
-    if isinstance(tree, str):
-        return execution.execute_row(
-            execution.get_row(tree), context, registry=functions, options=options
-        )
-    return tree.execute(context, functions=functions, options=options)
+    with isolation.forced():
+        if isinstance(tree, str):
+            return execution.execute_row(
+                execution.get_row(tree), context, registry=functions, options=options
+            )
+        return tree.execute(context, functions=functions, options=options)

@@ -8,7 +8,7 @@ from typing import Any
 
 from . import context as contexts
 from . import execution, links, outbox
-from .connections import in_transaction, own_connections
+from .connections import in_any_transaction, in_transaction, own_connections
 from .exceptions import ProctreeError
 from .execution import Results
 from .links import FamilyPlan, PlannedRun
@@ -30,7 +30,8 @@ class FamilyResults(Results):
 def execute_family(name: str, context: Mapping[str, Any] | None = None) -> FamilyResults:
     """Run a tree and all that follow it here, each as soon as those before it have succeeded.
 
-    The first runs in the calling thread, each other one in a thread of its own.
+    The first runs in the calling thread, each other one in a thread of its own. In a ``TestCase``,
+    whose transaction no other thread sees, all run in the calling thread, one after the other.
 
     Parameters
     ----------
@@ -61,16 +62,24 @@ def execute_family(name: str, context: Mapping[str, Any] | None = None) -> Famil
         )
     futures: dict[str, Future[Results]] = {first_id: Future()}
     names = {first_id: name} | {planned.run_id: planned.tree.name for planned in plan.runs}
-    with ThreadPoolExecutor(max_workers=max(1, len(plan.runs))) as pool:
-        for planned in plan.runs:  # each comes behind those that it waits for
-            before = {names[run_id]: futures[run_id] for run_id in planned.after}
-            futures[planned.run_id] = pool.submit(_run_after, before, planned, whole)
+
+    def follow(planned: PlannedRun) -> Results:
+        before = {names[run_id]: futures[run_id] for run_id in planned.after}
+        return _run_after(before, planned, whole)
+
+    beside = [] if in_any_transaction() else plan.runs
+    with ThreadPoolExecutor(max_workers=max(1, len(beside))) as pool:
+        for planned in beside:  # each comes behind those that it waits for
+            futures[planned.run_id] = pool.submit(own_connections()(follow), planned)
         try:
             results = execution.execute_row(row, context, run_id=first_id, run_tags=plan.first_tags)
         except BaseException as error:
             futures[first_id].set_exception(error)
             raise
         futures[first_id].set_result(results)
+    for planned in [] if beside else plan.runs:
+        futures[planned.run_id] = Future()
+        futures[planned.run_id].set_result(follow(planned))
     followers = {planned.tree.name: futures[planned.run_id].result() for planned in plan.runs}
     _leave_to_dagster(plan, followers, whole)
     failed = [name for name, each in followers.items() if not each["success"]]
@@ -82,18 +91,17 @@ def _run_after(
 ) -> Results:
     """Wait for the runs before, and run a tree if they have succeeded; raises nothing."""
     name = planned.tree.name
-    with own_connections():
-        try:
-            for each, run in before.items():
-                if not _has_succeeded(run):
-                    return execution.not_run(name, f"Not run: {each!r} did not succeed.")
-            row = execution.get_row(name)
-            return execution.execute_row(
-                row, context, triggered_by="tree", run_id=planned.run_id, run_tags=planned.tags
-            )
-        except Exception as error:  # a follower's fault must not hide what the others came to
-            logger.exception("The process tree %r could not be run.", name)
-            return execution.not_run(name, explain(error))
+    try:
+        for each, run in before.items():
+            if not _has_succeeded(run):
+                return execution.not_run(name, f"Not run: {each!r} did not succeed.")
+        row = execution.get_row(name)
+        return execution.execute_row(
+            row, context, triggered_by="tree", run_id=planned.run_id, run_tags=planned.tags
+        )
+    except Exception as error:  # a follower's fault must not hide what the others came to
+        logger.exception("The process tree %r could not be run.", name)
+        return execution.not_run(name, explain(error))
 
 
 def _has_succeeded(run: Future[Results]) -> bool:

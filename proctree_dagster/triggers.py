@@ -149,7 +149,8 @@ def fire_trigger(
 
     The runs are written down with their ids before this returns. They are handed to Dagster after
     the commit of the caller's transaction, at once if there is none; where that fails they are
-    delivered later. After a rollback there is nothing to deliver.
+    delivered later. After a rollback there is nothing to deliver. In a test they are only recorded
+    (see ``testing.fired``).
 
     Parameters
     ----------

@@ -6,18 +6,26 @@ failure is logged; a reload that takes longer than ``REQUEST_TIMEOUT`` goes on b
 ``PROCTREE["DAGSTER_URL"]`` nothing is asked; the daemon then sees the change within a minute.
 """
 
+import base64
+import ipaddress
 import json
 import logging
+import os
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import transaction
 from django.db.models.signals import post_delete, post_save
 
-from . import conf, tags
+from . import conf, isolation, tags
 from .models import ProcessTree, ProcessTreeSchedule, TreeLink, Trigger, TriggerSubscription
+
+if TYPE_CHECKING:
+    from http.client import HTTPResponse
+    from urllib.request import OpenerDirector
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +37,9 @@ REQUEST_TIMEOUT = 15.0
 
 With thousands of trees it takes longer. A script that saves a tree and ends is not held up by it.
 """
+
+LONGEST_ANSWER = 1_000_000
+"""Bytes of an answer that are read; one to a reload has some hundred."""
 
 _RELOAD = """
 mutation Reload($location: String!) {
@@ -43,8 +54,12 @@ mutation Reload($location: String!) {
 
 
 def run_url(run_id: str) -> str | None:
-    """Return the address of a run's page, if ``PROCTREE["DAGSTER_URL"]`` is set."""
-    return _url(f"runs/{run_id}")
+    """Return the address of a run's page, if ``PROCTREE["DAGSTER_URL"]`` is set.
+
+    Without the user and the password that the setting may hold.
+    """
+    url = _url(f"runs/{run_id}")
+    return None if url is None else conf.without_login(url)
 
 
 def graphql_url() -> str | None:
@@ -58,7 +73,11 @@ def _url(path: str) -> str | None:
 
 
 class Reloader:
-    """Asks for reloads in the background; many requests in a short time become one."""
+    """Asks for reloads in the background; many requests in a short time become one.
+
+    However a request ends, the next one is made: one thread works as long as there is something to
+    ask, and another is started for what comes later.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -67,35 +86,53 @@ class Reloader:
         self._asked_at = float("-inf")
 
     def request(self, url: str) -> None:
-        """Ask the webserver at ``url`` to reload, soon. Returns at once."""
+        """Ask the webserver at ``url`` to reload, soon. Returns at once, and raises nothing."""
         with self._lock:
             self._url = url
-            if not self._running:
+            if self._running:
+                return
+            # Not a daemon thread: a script that saves a tree and ends still asks.
+            thread = threading.Thread(target=self._work, name="proctree-reload")
+            try:
+                thread.start()
+            except RuntimeError as error:  # the interpreter is ending, or has too many threads
+                self._url = None
+                logger.warning("Dagster's webserver was not asked to reload: %s", error)
+            else:
                 self._running = True
-                # Not a daemon thread: a script that saves a tree and ends still asks.
-                threading.Thread(target=self._work, name="proctree-reload").start()
 
     def _work(self) -> None:
-        while True:
-            time.sleep(max(0.0, self._asked_at + RELOAD_INTERVAL - time.monotonic()))
-            with self._lock:
-                url, self._url = self._url, None
-                if url is None:
-                    self._running = False
-                    return
+        while (url := self._next()) is not None:
             reload_location(url)
             self._asked_at = time.monotonic()  # not before: it may have been slow to get there
-            with self._lock:
-                if self._url is None:
-                    self._running = False
-                    return
+
+    def _next(self) -> str | None:
+        """Wait until the next reload may be asked for; return ``None`` when there is none."""
+        with self._lock:
+            if self._url is None:
+                self._running = False
+                return None
+        time.sleep(max(0.0, self._asked_at + RELOAD_INTERVAL - time.monotonic()))
+        with self._lock:
+            url, self._url = self._url, None
+            return url
 
 
 _reloader = Reloader()
 
 
+def _begin_anew() -> None:
+    """Forget a reload that was under way in the parent of a forked process: its thread is there."""
+    global _reloader
+    _reloader = Reloader()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
+
+
 def reload_location(graphql_url: str) -> bool:
-    """Ask the webserver to reload our code location; log what goes wrong.
+    """Ask the webserver to reload our code location; log what goes wrong, and raise nothing.
 
     Parameters
     ----------
@@ -107,41 +144,124 @@ def reload_location(graphql_url: str) -> bool:
     bool
         Whether it did, or was still at it after ``REQUEST_TIMEOUT``.
     """
+    shown = conf.without_login(graphql_url)
     try:
         answer = graphql(graphql_url, _RELOAD, {"location": tags.LOCATION})
     except TimeoutError:  # it has the request; one that can't be reached is another error
-        logger.info("Dagster's webserver at %s is still reloading.", graphql_url)
+        logger.info("Dagster's webserver at %s is still reloading.", shown)
         return True
     except (OSError, ValueError) as error:  # not running, restarting, answering something else
-        logger.warning("Dagster's webserver at %s was not told to reload: %s", graphql_url, error)
+        logger.warning(
+            "Dagster's webserver at %s was not asked to reload: %s: %s",
+            *(shown, type(error).__name__, error),
+        )
         return False
-    entry = (answer.get("data") or {}).get("reloadRepositoryLocation") or {}
-    if entry.get("__typename") != "WorkspaceLocationEntry":
-        logger.warning("Dagster's webserver at %s did not reload: %s", graphql_url, answer)
+    except Exception:  # whatever answers there must not end the thread: the next save asks again
+        logger.exception("Dagster's webserver at %s was not asked to reload.", shown)
+        return False
+    if not _is_reloaded(answer):
+        logger.warning("Dagster's webserver at %s did not reload: %.500s", shown, answer)
         return False
     return True
+
+
+def _is_reloaded(answer: dict[str, Any]) -> bool:
+    data = answer.get("data")
+    entry = data.get("reloadRepositoryLocation") if isinstance(data, dict) else None
+    return isinstance(entry, dict) and entry.get("__typename") == "WorkspaceLocationEntry"
 
 
 def graphql(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
     """Ask a GraphQL endpoint and return its answer.
 
+    Parameters
+    ----------
+    url:
+        Its address. A user and a password in it (``https://user:password@host/graphql``) are sent
+        as basic authentication; no error names them.
+    query, variables:
+        What is asked.
+
     Raises
     ------
     OSError
-        It can't be reached, or answers with an error.
+        It can't be reached, its answer is cut off or no HTTP, or it answers with an error or a
+        redirection (to a login, say).
+    TimeoutError
+        There was no answer after ``REQUEST_TIMEOUT``, or only a part of it.
     ValueError
         The address or the answer makes no sense.
     """
     import urllib.request  # 25 ms, which a process that asks nothing does not pay
+    from http.client import HTTPException
 
     body = json.dumps({"query": query, "variables": variables}).encode()
-    request = urllib.request.Request(  # noqa: S310  # the address is the project's own setting
-        url, body, {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=REQUEST_TIMEOUT) as response:  # noqa: S310
-        answer = json.load(response)
+    headers = {"Content-Type": "application/json", **_authorization(url)}
+    address = conf.without_login(url)
+    request = urllib.request.Request(address, body, headers)  # noqa: S310  # the project's setting
+    try:
+        with _opener(address).open(request, timeout=REQUEST_TIMEOUT) as response:
+            text, kind = _read(response), response.headers.get("Content-Type")
+    except HTTPException as error:
+        raise ConnectionError(f"the answer is cut off, or is no HTTP: {error!r:.200}") from error
+    try:
+        answer = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"the answer is no JSON, its type is {kind!r:.100}") from error
     if not isinstance(answer, dict):
-        raise ValueError(f"the answer is no JSON object: {answer!r}")
+        raise ValueError(f"the answer is no JSON object: {answer!r:.100}")
+    return answer
+
+
+def _authorization(url: str) -> dict[str, str]:
+    """Return the header that a user and a password in an address stand for."""
+    parts = urlsplit(url)
+    if not parts.username and not parts.password:
+        return {}
+    login = f"{unquote(parts.username or '')}:{unquote(parts.password or '')}"
+    return {"Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
+
+
+def _opener(url: str) -> "OpenerDirector":
+    """Return what opens an address: no redirection, and of this machine past any proxy."""
+    import urllib.error
+    import urllib.request
+
+    class NoRedirection(urllib.request.HTTPRedirectHandler):
+        """Refuses: a login page is no answer, and another host must not get the password."""
+
+        def redirect_request(self, req: Any, fp: Any, code: int, *args: Any) -> None:
+            headers = args[1]
+            reason = "it redirects: to a login, or to the address that should be set"
+            raise urllib.error.HTTPError(req.full_url, code, reason, headers, fp)
+
+    proxies = [urllib.request.ProxyHandler({})] if _is_loopback(urlsplit(url).hostname) else []
+    return urllib.request.build_opener(NoRedirection, *proxies)
+
+
+def _is_loopback(host: str | None) -> bool:
+    if host is None or host == "localhost":
+        return host is not None
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name
+        return False
+
+
+def _read(response: "HTTPResponse") -> bytes:
+    """Read an answer, as long as it comes in time and is not endless."""
+    ends = time.monotonic() + REQUEST_TIMEOUT
+    answer = b""
+    while part := response.read1(65536):
+        answer += part
+        if len(answer) > LONGEST_ANSWER:
+            raise ValueError(f"the answer is longer than {LONGEST_ANSWER:,} bytes")
+        if time.monotonic() > ends:
+            raise TimeoutError("the answer does not end")
+    if response.length:  # read1() takes a connection that was closed half-way for the end
+        import http.client
+
+        raise http.client.IncompleteRead(answer, response.length)
     return answer
 
 
@@ -157,10 +277,13 @@ def _changed(sender: type[Any], using: str = "default", **kwargs: Any) -> None:
 
 
 def _ask_to_reload() -> None:
+    if isolation.is_active():
+        logger.debug("A test has changed a process tree: the webserver is not asked to reload.")
+        return
     try:
         url = graphql_url()
     except ImproperlyConfigured as error:  # ``manage.py check`` reports it; the save stands
-        logger.warning("Dagster was not told to reload: %s", error)
+        logger.warning("Dagster was not asked to reload: %s", error)
         return
     if url is not None:
         _reloader.request(url)

@@ -12,6 +12,7 @@ from dagster import DagsterInstance
 from django.core.cache import caches
 from pytest_django import Settings
 
+from proctree_dagster import testing
 from proctree_dagster.orchestration.warmth import read_migrations_once
 from tests.app import processes
 
@@ -53,7 +54,14 @@ def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def dagster_home(tmp_path: Path, settings: Settings, empty_home: Path) -> Path:
+def real_dagster() -> Iterator[None]:
+    """Let the test reach the Dagster instance and the webserver that its settings name."""
+    with testing.real_dagster():
+        yield
+
+
+@pytest.fixture
+def dagster_home(tmp_path: Path, settings: Settings, empty_home: Path, real_dagster: None) -> Path:
     """Give the test a Dagster instance of its own."""
     home = tmp_path / "dagster_home"
     shutil.copytree(empty_home, home)

@@ -790,6 +790,19 @@ def test_a_run_knows_for_how_many_due_times_it_stands(clock: Clock) -> None:
 
 
 @database
+def test_after_a_year_of_downtime_a_run_says_that_it_stands_for_many(clock: Clock) -> None:
+    schedule = register(interval_minutes=1)
+    assert schedule.next_run is not None
+    first = schedule.next_run
+    now = first + dt.timedelta(days=365)
+    assert due(tick(schedule, clock, now)) == first
+    taken = take(schedule.process_tree.job_name, first, "a")
+    assert isinstance(taken, Taken)
+    assert str(taken).startswith("This run stands for more than 1,000 due times: that of 2026-06-")
+    assert row(schedule).next_run == now + MINUTE
+
+
+@database
 def test_a_run_finds_its_due_time_in_its_context_if_its_schedule_passes_it(clock: Clock) -> None:
     schedule = register(context={"tenant": 1}, pass_scheduled_for=True, timezone="Asia/Kathmandu")
     nine = utc("2026-06-11 03:15")

@@ -14,9 +14,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from proctree_dagster import intervals
 from proctree_dagster.claims import Due, Skip, Taken, request, take
 from proctree_dagster.intervals import EVERY_MINUTE, cron_cover
 from proctree_dagster.models import ProcessTreeSchedule, RunStatus
+from proctree_dagster.rules import CronRule, IntervalRule, Rule
 from tests.schedules import MINUTE, Clock, register, row, utc
 
 DAY = 24 * 60
@@ -211,6 +213,51 @@ NEW_YEAR = "2026-01-01 00:00"
 def test_due_times_are_what_the_clocks_say(case: Case, other: int) -> None:
     for first, last in case.windows(other):
         assert due_times(case, first, last) == case.due_times(first, last)
+
+
+@settings(deadline=None, max_examples=60)
+@given(cases(), st.integers(1, 50), st.integers(-1, 1))
+@example(case(1, "00:00", "Europe/London", NEW_YEAR), 1001, 0)
+@example(case(1, "00:00", "Europe/London", NEW_YEAR), 1001, 1)
+@example(case(7, "00:00", "America/New_York", NEW_YEAR), 1001, -1)
+def test_missed_due_times_are_counted_to_a_bound_and_no_further(
+    case: Case, most: int, more: int
+) -> None:
+    schedule = case.schedule()
+    due_times = case.due_times()
+    passed = due_times[: most + more]
+    if not passed:
+        return
+    first, last = case.clocks.at(passed[0]), case.clocks.at(passed[-1])
+    assert schedule.due_times(first, last, most) == min(len(passed), most)
+
+
+def test_a_downtime_of_centuries_is_counted_at_once() -> None:
+    """By the number of days that are looked at: a clock would depend on the machine."""
+    long_ago = dt.datetime(2, 1, 1, tzinfo=dt.UTC)
+    yearly = case(365 * DAY, "00:30", "America/New_York", NEW_YEAR).schedule()
+    yearly.anchor = long_ago
+    minutely = case(1, "00:00", "Europe/London", NEW_YEAR).schedule()
+    with mock.patch.object(intervals, "_due_on", wraps=intervals._due_on) as looked_at:
+        assert yearly.due_times(long_ago, utc("2026-01-01 00:00"), 1001) == 1001
+        assert minutely.due_times(utc("2026-01-01 00:00"), utc("2027-01-01 00:00"), 1001) == 1001
+    assert looked_at.call_count < 5000
+
+
+RULES: list[Rule] = [
+    IntervalRule(days * DAY, dt.time(23, 30), "America/Nuuk") for days in (1, 2, 7, 365)
+] + [CronRule(cron, "UTC") for cron in ("0 0 29 2 *", "0 0 L 1,12 *", "0 0 * * 1", "5 4 1 * 3")]
+
+
+@given(st.sampled_from(RULES), st.integers(0, 4000), st.integers(0, 4000))
+def test_no_date_with_due_times_is_skipped(rule: Rule, anchored: int, looked_at: int) -> None:
+    start = utc("2024-01-01 02:30")
+    anchor = start + dt.timedelta(days=anchored)
+    date = start.date() + dt.timedelta(days=looked_at)
+    later = rule.next_date(date, anchor)
+    skipped = (date + dt.timedelta(days=number) for number in range((later - date).days))
+    assert later >= date
+    assert not any(rule.on(each, anchor) for each in skipped)
 
 
 # --- Ticks, runs, and a daemon that is down at times ---

@@ -310,6 +310,7 @@ class TestHistory:
         assert run is not None
         assert tags.IN_MEMORY not in run.tags
 
+    @pytest.mark.usefixtures("real_dagster")
     def test_without_a_home_the_history_is_not_kept_and_the_log_says_so(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -318,6 +319,7 @@ class TestHistory:
             assert ProcessTreeManager.execute_tree("sum")["success"]
         assert "history is not kept" in caplog.text
 
+    @pytest.mark.usefixtures("real_dagster")
     def test_a_home_that_is_no_folder_is_an_error(self, settings: Any) -> None:
         settings.PROCTREE = {"DAGSTER_HOME": "/nowhere/at/all"}
         save(first=processes.one)
@@ -419,6 +421,7 @@ class TestSubmitting:
             transaction.set_rollback(not commits)
         assert [run.run_id for run in instance.get_runs()] == ([run_id] if commits else [])
 
+    @pytest.mark.usefixtures("real_dagster")
     def test_without_a_home_it_refuses(self) -> None:
         save(first=processes.one)
         with pytest.raises(InstanceError, match="Dagster has no home"):

@@ -434,6 +434,7 @@ class TestDelivery:
         assert sorted(work(instance)) == ["b", "s"]
         assert len(instance.get_runs()) == 3
 
+    @pytest.mark.usefixtures("real_dagster")
     def test_without_a_home_nothing_follows_and_the_run_says_so(
         self, caplog: pytest.LogCaptureFixture
     ) -> None:

@@ -121,6 +121,7 @@ class TestDelivery:
         assert execution.deliver() == [str(row.run_id)]
         assert queued(instance) == [str(row.run_id)]
 
+    @pytest.mark.usefixtures("real_dagster")
     def test_of_two_at_once_one_has_the_lease(self, tree: ProcessTree) -> None:
         one = outbox.add(tree, {}, {})
         other = OutboxRun.objects.get()
@@ -213,6 +214,7 @@ class TestDagsterIsAway:
         assert execution.deliver() == []
         assert queued(instance) == [str(row.run_id)]
 
+    @pytest.mark.usefixtures("real_dagster")
     def test_without_a_home_nothing_is_delivered_and_nothing_lost(
         self, tree: ProcessTree, caplog: pytest.LogCaptureFixture
     ) -> None:
@@ -413,6 +415,7 @@ class TestSensor:
         assert queued(instance) == [str(row.run_id)]
 
 
+@pytest.mark.usefixtures("real_dagster")
 def test_rows_are_kept_for_a_month_after_their_end(tree: ProcessTree, settings: Settings) -> None:
     old, waiting = outbox.add(tree, {}, {}), outbox.add(tree, {}, {})
     OutboxRun.objects.filter(pk=old.pk).update(state=OutboxState.STARTED)

@@ -8,7 +8,11 @@ from io import StringIO
 
 import pytest
 from dagster import DagsterInstance
-from dagster._core.remote_origin import RemoteInstigatorOrigin
+from dagster._core.remote_origin import (
+    GrpcServerCodeLocationOrigin,
+    RemoteInstigatorOrigin,
+    RemoteRepositoryOrigin,
+)
 from dagster._core.scheduler.instigation import (
     InstigatorState,
     InstigatorStatus,
@@ -38,7 +42,15 @@ def scheduled(name: str) -> ProcessTreeSchedule:
 
 def switch(instance: DagsterInstance, name: str, status: InstigatorStatus) -> None:
     """Turn Dagster's switch of a schedule, as its UI does."""
-    repository = runs._remote_origin(name).repository_origin
+    switch_in(runs._remote_origin(name).repository_origin, instance, name, status)
+
+
+def switch_in(
+    repository: RemoteRepositoryOrigin,
+    instance: DagsterInstance,
+    name: str,
+    status: InstigatorStatus,
+) -> None:
     origin = RemoteInstigatorOrigin(repository, f"{name}{tags.SCHEDULE_SUFFIX}")
     data = ScheduleInstigatorData("0 9 * * *", start_timestamp=None)
     state = InstigatorState(origin, InstigatorType.SCHEDULE, status, data)
@@ -97,6 +109,24 @@ def test_which_of_the_two_switches_holds_a_schedule_back(instance: DagsterInstan
     assert "dagster does not run" not in listed()
 
 
+@pytest.mark.parametrize(
+    ("location", "repository"),
+    [("warehouse", "process_trees"), ("proctree", "__repository__"), ("warehouse", "other")],
+)
+def test_a_schedule_of_the_same_name_elsewhere_is_not_ours(
+    location: str, repository: str, instance: DagsterInstance
+) -> None:
+    scheduled("close")
+    server = GrpcServerCodeLocationOrigin("127.0.0.1", 4000, location_name=location)
+    elsewhere = RemoteRepositoryOrigin(server, repository)
+    switch_in(elsewhere, instance, "close", InstigatorStatus.STOPPED)
+    assert "does not run" not in listed()
+    assert ProcessTreeSchedule.objects.get().held_back_by == ""
+    switch(instance, "close", InstigatorStatus.STOPPED)
+    switch_in(elsewhere, instance, "close", InstigatorStatus.RUNNING)
+    assert "close does not run: its switch in Dagster is off" in listed()
+
+
 def test_a_run_that_dagster_does_not_know_any_more_is_not_listed_as_started(
     instance: DagsterInstance,
 ) -> None:
@@ -110,6 +140,7 @@ def test_a_run_that_dagster_does_not_know_any_more_is_not_listed_as_started(
     assert "failure" in listed()
 
 
+@pytest.mark.usefixtures("real_dagster")
 def test_without_a_home_of_dagsters_what_the_rows_say_is_listed() -> None:
     scheduled("close")
     text = listed()

@@ -162,6 +162,24 @@ def test_a_claim_whose_run_died_before_it_could_take_it_is_requested_again(
     assert check_and_run_scheduled_tasks()["stuck"]["success"]
 
 
+def test_a_run_of_another_locations_job_of_the_same_name_settles_no_claim(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = scheduled("same")
+    claimed = claim(schedule, instance)
+    assert isinstance(claimed, claims.Due)
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setattr(tags, "LOCATION", "warehouse")
+        run_id, _ = execution.submit_row(ProcessTree.objects.get(name="same"))
+    instance.add_run_tags(run_id, {tags.DUE: runs.due_tag(claimed.due)})
+    history = runs.ScheduleHistory(instance, schedule.pk)
+    assert history.of_claim(claimed.due) == "none"
+    theirs = instance.get_run_by_id(run_id)
+    assert theirs is not None
+    instance.report_run_canceled(theirs)
+    assert history.of_claim(claimed.due) == "none"
+
+
 @pytest.mark.parametrize(
     "text", ["2026-01-01", "2026-01-01 00:00", "2026-01-01T00:00:00Z", "2026-01-01 00:00:00.000"]
 )

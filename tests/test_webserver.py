@@ -1,10 +1,17 @@
 """Asking Dagster's webserver to reload: after the commit, seldom, and never in the way."""
 
+import base64
+import gzip
 import json
 import logging
+import os
+import socket
+import subprocess
+import sys
+import textwrap
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from typing import Any
@@ -13,10 +20,12 @@ import pytest
 from django.db import transaction
 from pytest_django import DjangoCaptureOnCommitCallbacks
 
-from proctree_dagster import webserver
+from proctree_dagster import conf, execution, webserver
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
+
+pytestmark = pytest.mark.usefixtures("real_dagster")
 
 LOADED = {"data": {"reloadRepositoryLocation": {"__typename": "WorkspaceLocationEntry"}}}
 
@@ -29,6 +38,7 @@ class Server(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), Handler)
         self.asked: list[tuple[float, dict[str, Any]]] = []
+        self.logins: list[str | None] = []
         self.answer: Any = LOADED
         self.delay = 0.0
 
@@ -42,6 +52,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        self.server.logins.append(self.headers["Authorization"])
         self.server.asked.append((time.monotonic(), {**body, "path": self.path}))
         time.sleep(self.server.delay)
         answer = json.dumps(self.server.answer).encode()
@@ -185,7 +196,7 @@ def test_a_webserver_that_is_away_costs_a_warning_not_the_save(
         row.save()
     settle()
     assert ProcessTree.objects.get(name="before").description == "changed"
-    assert "not told to reload" in caplog.text
+    assert "not asked to reload" in caplog.text
 
 
 def test_a_webserver_that_refuses_is_reported(
@@ -220,3 +231,275 @@ def test_a_save_does_not_wait_for_the_webserver(
 
     threading.Thread(target=request).start()
     assert finished.wait(0.9), "the request was waited for"
+
+
+# --- Whatever answers, the next save asks again ---------------------------------------------------
+
+
+class Peer:
+    """A socket that is given each request and answers as it likes, or not at all."""
+
+    def __init__(self, answer: Callable[[socket.socket], None]) -> None:
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        self.requests = 0
+        self._answer = answer
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:  # closed
+                return
+            with connection:
+                connection.recv(65536)
+                self.requests += 1
+                self._answer(connection)
+
+    def close(self) -> None:
+        self._listener.close()
+
+
+@pytest.fixture
+def peer() -> Iterator[Callable[[Callable[[socket.socket], None]], Peer]]:
+    peers: list[Peer] = []
+
+    def start(answer: Callable[[socket.socket], None]) -> Peer:
+        peers.append(Peer(answer))
+        return peers[-1]
+
+    yield start
+    for each in peers:
+        each.close()
+
+
+WHOLE = json.dumps(LOADED).encode()
+
+
+def http(body: bytes, status: str = "200 OK", length: int | None = None, **headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body) if length is None else length}"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+    return "\r\n".join([*lines, "", ""]).encode() + body
+
+
+STRANGE = {
+    "nothing": b"",
+    "no HTTP": b"SSH-2.0-OpenSSH_9.6\r\n\r\n",
+    "half a status line": b"HTTP/1.1 2",
+    "half the headers": b"HTTP/1.1 200 OK\r\nContent-Len",
+    "half a body": http(WHOLE[:20], length=len(WHOLE)),
+    "half a chunk": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n40\r\n{",
+    "a chunk of no size": b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+    "no UTF-8": http(b"\xff\xfe\xfd"),
+    "a list": http(b"[1]"),
+    "data that is a list": http(b'{"data": ["reload"]}'),
+    "deep": http(b"[" * 100_000),
+    "compressed": http(gzip.compress(WHOLE), Content_Encoding="gzip"),
+    "a page": http(b"<html>Please log in</html>", Content_Type="text/html"),
+    "a redirection": http(b"", "302 Found", Location="http://127.0.0.1:1/login?next=/graphql"),
+    "a refusal": http(b"", "401 Unauthorized", WWW_Authenticate="Basic"),
+    "an error": http(b"oops", "500 Internal Server Error"),
+    "TLS": b"\x15\x03\x01\x00\x02\x02\x28",
+}
+
+
+@pytest.mark.parametrize("name", STRANGE)
+def test_whatever_the_webserver_answers_the_next_save_asks_again(
+    name: str,
+    peer: Callable[[Callable[[socket.socket], None]], Peer],
+    reloader: webserver.Reloader,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(webserver, "RELOAD_INTERVAL", 0.0)
+    strange = peer(lambda connection: connection.sendall(STRANGE[name]))
+    for number in (1, 2):
+        reloader.request(f"{strange.url}/graphql")
+        settle()
+        assert strange.requests == number
+    warnings = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert len(warnings) == 2
+    assert "reload" in warnings[0].getMessage()
+
+
+def test_an_address_of_tls_that_answers_without_is_a_warning(
+    server: Server, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert not webserver.reload_location(f"{server.url.replace('http', 'https')}/graphql")
+    assert "not asked to reload" in caplog.text
+
+
+def test_an_answer_that_does_not_end_is_given_up(
+    peer: Callable[[Callable[[socket.socket], None]], Peer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webserver, "REQUEST_TIMEOUT", 0.5)
+    given_up = threading.Event()
+
+    def drip(connection: socket.socket) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        try:
+            while not given_up.wait(0.05):
+                connection.sendall(b" ")
+        except OSError:  # the other side has closed
+            given_up.set()
+
+    try:
+        assert webserver.reload_location(f"{peer(drip).url}/graphql")
+        assert given_up.wait(30), "the connection was not closed"
+    finally:
+        given_up.set()
+
+
+def test_many_saves_beside_a_webserver_that_never_answers_start_one_thread(
+    peer: Callable[[Callable[[socket.socket], None]], Peer], reloader: webserver.Reloader
+) -> None:
+    hang_up = threading.Event()
+    silent = peer(lambda connection: waited(hang_up))
+    try:
+        for _ in range(200):
+            reloader.request(f"{silent.url}/graphql")
+        names = [thread.name for thread in threading.enumerate()]
+        assert names.count("proctree-reload") == 1
+    finally:
+        hang_up.set()
+
+
+def waited(event: threading.Event) -> None:
+    event.wait(60)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside threads: it is meant
+def test_a_process_forked_during_a_reload_asks_for_its_own_saves(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webserver, "RELOAD_INTERVAL", 0.0)
+    server.delay = 1.0
+    webserver._reloader.request(f"{server.url}/graphql")
+    while not server.asked:
+        time.sleep(0.01)
+    child = os.fork()
+    if child == 0:
+        webserver._reloader.request(f"{server.url}/graphql")
+        settle()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0
+    settle()
+    assert len(server.asked) == 2
+
+
+def test_a_save_while_the_interpreter_ends_is_no_error(server: Server) -> None:
+    script = f"""
+        import atexit, threading
+        import django
+        django.setup()
+        from proctree_dagster import webserver
+
+        def save():
+            webserver._reloader.request({server.url + "/graphql"!r})
+            print("saved", flush=True)
+
+        def work():
+            threading.main_thread().join()
+            save()
+
+        atexit.register(save)
+        threading.Thread(target=work).start()
+    """
+    environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"}
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert ended.returncode == 0
+    assert ended.stdout.split() == ["saved", "saved"]
+    assert "Traceback" not in ended.stderr
+
+
+def test_a_webserver_on_this_machine_is_asked_past_any_proxy(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    assert webserver.reload_location(f"{server.url}/graphql")
+    assert webserver.reload_location(f"{server.url.replace('127.0.0.1', 'localhost')}/graphql")
+
+
+# --- A password in the address --------------------------------------------------------------------
+
+SECRET = "s3cret"
+
+
+def with_login(url: str) -> str:
+    return url.replace("http://", f"http://us%40er:{SECRET}%2F@")
+
+
+@pytest.mark.django_db
+def test_a_password_in_the_address_is_sent_and_shown_nowhere(
+    server: Server,
+    settings: Any,
+    caplog: pytest.LogCaptureFixture,
+    django_capture_on_commit_callbacks: DjangoCaptureOnCommitCallbacks,
+) -> None:
+    settings.PROCTREE = {"DAGSTER_URL": with_login(server.url)}
+    with caplog.at_level(logging.DEBUG), django_capture_on_commit_callbacks(execute=True):
+        save()
+    settle()
+    expected = base64.b64encode(f"us@er:{SECRET}/".encode()).decode()
+    assert server.logins == [f"Basic {expected}"]
+    run = execution.SubmittedRun("1", webserver.run_url("1"))
+    assert run.url == f"{server.url}/runs/1"
+    assert SECRET not in f"{caplog.text} {run!r} {conf.current()!r}"
+
+
+@pytest.mark.parametrize(
+    "answer", [STRANGE[name] for name in ("nothing", "a redirection", "a refusal", "half a body")]
+)
+def test_a_request_that_fails_names_no_password(
+    answer: bytes,
+    peer: Callable[[Callable[[socket.socket], None]], Peer],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    strange = peer(lambda connection: connection.sendall(answer))
+    for url in (strange.url, "http://127.0.0.1:1", "http://no.such.host.invalid"):
+        assert not webserver.reload_location(f"{with_login(url)}/graphql")
+    assert "not asked to reload" in caplog.text
+    assert SECRET not in caplog.text
+
+
+@pytest.mark.parametrize("key", ["DAGSTER_URL", "SITE_URL"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        f"user:{SECRET}@host",
+        f"htp://user:{SECRET}@host",
+        f"http://user:{SECRET}",
+        f"http://user:{SECRET}/x@host",
+        f"http://user:{SECRET}#x@host",
+        f"http://user:{SECRET}@",
+        f"http://user:{SECRET}@host:port",
+        f"http://user:{SECRET}@[::1",
+        f"http://user:{SECRET}\n@host",
+        f"http://host?token={SECRET}",
+        f"http://host/#{SECRET}",
+        [f"http://user:{SECRET}@host"],
+        f"http://user:{SECRET}@host".encode(),
+    ],
+)
+def test_an_address_that_is_refused_is_not_shown_with_its_secrets(key: str, value: Any) -> None:
+    [problem] = conf.problems({key: value})
+    assert key in problem
+    assert SECRET not in problem
+
+
+def test_a_password_in_the_address_of_the_site_is_refused() -> None:
+    [problem] = conf.problems({"SITE_URL": f"https://user:{SECRET}@books.example.com"})
+    assert "without a user and a password" in problem
+    assert SECRET not in problem
+    assert conf.problems({"DAGSTER_URL": f"https://user:{SECRET}@dagster.example.com/x"}) == []

@@ -1,6 +1,7 @@
 """When trees run by themselves."""
 
 import datetime as dt
+from itertools import islice
 from typing import Any
 
 from django.conf import settings
@@ -287,9 +288,13 @@ class ProcessTreeSchedule(Clockwork):
         anchor = self.anchor or intervals.first_due(self.rule, after)
         return intervals.due_after(self.rule, anchor, after)
 
-    def due_times(self, first: dt.datetime, last: dt.datetime) -> int:
-        """Return how many due times there are from the due time ``first`` to ``last`` (aware)."""
-        return sum(1 for _ in intervals.due_times(self.rule, self.anchor or first, first, last))
+    def due_times(self, first: dt.datetime, last: dt.datetime, most: int) -> int:
+        """Return how many due times there are from the due time ``first`` to ``last`` (aware).
+
+        They are counted one by one, so it stops at ``most``: there may be more.
+        """
+        due_times = intervals.due_times(self.rule, self.anchor or first, first, last)
+        return sum(1 for _ in islice(due_times, most))
 
     def needs_look(self, at: dt.datetime) -> bool:
         """Say whether a look at ``at`` (aware) could come to anything but "not due".

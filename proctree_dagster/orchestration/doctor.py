@@ -243,16 +243,17 @@ def check_webserver(subject: Subject) -> Iterator[Finding]:
             "Set it to the address of Dagster's webserver.",
         )
         return
+    shown = conf.without_login(url)
     try:
         answer = webserver.graphql(url, _LOCATIONS, {})
     except (OSError, ValueError) as error:
         yield Finding(
             "error",
-            f"Dagster's webserver does not answer at {url}: {error}",
+            f"Dagster's webserver does not answer at {shown}: {error}",
             'Start it, or mend PROCTREE["DAGSTER_URL"].',
         )
         return
-    yield Finding("ok", f"Dagster's webserver answers at {url}.")
+    yield Finding("ok", f"Dagster's webserver answers at {shown}.")
     yield _of_location(answer)
 
 

@@ -38,7 +38,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_shared.error import SerializableErrorInfo
 from filelock import FileLock
 
-from .. import claims, conf, tags
+from .. import claims, conf, isolation, tags
 from ..exceptions import InstanceError
 from ..models import ProcessTreeSchedule, RunStatus
 from .hosting import leave_output_alone, tame
@@ -57,7 +57,14 @@ ENTRY_POINT = (sys.executable, "-m", "dagster")
 
 
 def dagster_home() -> str | None:
-    """Return the instance's folder: the setting's, else the environment's, else ``None``."""
+    """Return the instance's folder: the setting's, else the environment's, else ``None``.
+
+    In a test it is ``None`` too (see ``isolation``).
+    """
+    return None if isolation.is_active() else _configured_home()
+
+
+def _configured_home() -> str | None:
     home = conf.current().DAGSTER_HOME or os.environ.get("DAGSTER_HOME")
     return str(Path(home).absolute()) if home else None
 
@@ -78,7 +85,7 @@ def open_instance(
     Raises
     ------
     InstanceError
-        There is no such folder, or none is set and ``persistent`` is asked for.
+        There is no such folder; or ``persistent`` is asked for, and none is set or a test runs.
     """
     if ephemeral:
         with DagsterInstance.ephemeral() as instance:
@@ -86,15 +93,22 @@ def open_instance(
         return
     home = dagster_home()
     if home is None:
+        is_isolated = _configured_home() is not None
+        if persistent and is_isolated:
+            raise InstanceError(
+                "A test does not open the real Dagster instance. One that wants to says so: "
+                "'with proctree_dagster.testing.real_dagster():', with a Dagster home of its own."
+            )
         if persistent:
             raise InstanceError(
                 'Dagster has no home: set PROCTREE["DAGSTER_HOME"] or the environment variable '
                 "DAGSTER_HOME to the folder of the instance that the daemon uses."
             )
-        logger.warning(
-            "Dagster has no home (PROCTREE['DAGSTER_HOME'] and DAGSTER_HOME are not set): the "
-            "run's history is not kept."
-        )
+        if not is_isolated:
+            logger.warning(
+                "Dagster has no home (PROCTREE['DAGSTER_HOME'] and DAGSTER_HOME are not set): the "
+                "run's history is not kept."
+            )
         with DagsterInstance.ephemeral() as instance:
             yield tame(instance)
         return
@@ -193,6 +207,22 @@ def _remote_origin(job_name: str) -> RemoteJobOrigin:
     )
     location = ManagedGrpcPythonEnvCodeLocationOrigin(target, tags.LOCATION)
     return RemoteJobOrigin(RemoteRepositoryOrigin(location, tags.REPOSITORY), job_name)
+
+
+def is_ours(origin: RemoteRepositoryOrigin) -> bool:
+    """Return True if a schedule or a job of this origin is ours.
+
+    One Dagster may serve several code locations, and a schedule and a job of another one may bear
+    the name of one of ours.
+    """
+    location = origin.code_location_origin.location_name
+    return (location, origin.repository_name) == (tags.LOCATION, tags.REPOSITORY)
+
+
+def _is_of_our_job(run: DagsterRun) -> bool:
+    """Return True if a run of a job of this name is of ours; one from Python may not say."""
+    origin = run.remote_job_origin
+    return origin is None or is_ours(origin.repository_origin)
 
 
 def _working_directory() -> str:
@@ -352,6 +382,7 @@ class ScheduleHistory:
             record
             for record in records
             if record.dagster_run.parent_run_id is None
+            and _is_of_our_job(record.dagster_run)
             and record.dagster_run.status != DagsterRunStatus.NOT_STARTED
         ]
         # The claim is still open, so a run that failed has not taken it: the daemon or the code

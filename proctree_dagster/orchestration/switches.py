@@ -12,6 +12,7 @@ from dagster._core.scheduler.instigation import InstigatorStatus
 
 from .. import tags
 from ..models import ProcessTreeSchedule
+from . import runs
 
 logger = logging.getLogger(__name__)
 
@@ -46,5 +47,5 @@ def _stopped(instance: DagsterInstance) -> set[str]:
             instigator_type=InstigatorType.SCHEDULE,
             instigator_statuses={InstigatorStatus.STOPPED},
         )
-        if state.origin.repository_origin.repository_name == tags.REPOSITORY
+        if runs.is_ours(state.origin.repository_origin)
     }

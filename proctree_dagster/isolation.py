@@ -1,0 +1,102 @@
+"""Whether this process runs a test: then no run, fire or reload leaves it.
+
+A daemon beside a test works on another database: it would run the *real* database's tree of the
+same name. So a test's runs happen in its own process, in a Dagster instance that keeps nothing, or
+are recorded in the outbox of the test's database (see ``proctree_dagster.testing``), and neither
+the real Dagster instance nor the real webserver is opened.
+
+Whoever wants the real ones in a test says so: ``with testing.real_dagster():``.
+"""
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from django.conf import settings
+from django.core import mail
+from django.db import connections
+
+RECORDED = "A test asked for it: it is recorded here, and not run."
+"""What the outbox says of a run that a test has asked for."""
+
+_forced: ContextVar[bool] = ContextVar("proctree_dagster.isolation", default=False)
+_configured: dict[str, str] = {}
+"""The names of the databases when Django was set up, by alias."""
+
+
+class RealDagster:
+    """How many blocks, in whatever thread, have asked for the real Dagster."""
+
+    count = 0
+
+
+def is_active() -> bool:
+    """Return True if nothing may leave this process for the real Dagster."""
+    if _forced.get():
+        return True
+    return RealDagster.count == 0 and in_test()
+
+
+def in_test() -> bool:
+    """Return True if this process runs tests.
+
+    Any of three signs is enough: Django's test environment is set up (as in ``manage.py test`` and
+    pytest-django, where e-mail does not leave either); this thread is inside a ``TestCase``; or a
+    database is a test database (as in ``manage.py testserver``). To import ``django.test`` is none.
+    """
+    return _has_test_environment() or _in_testcase() or _has_test_database()
+
+
+@contextmanager
+def forced() -> Iterator[None]:
+    """Let nothing leave the block for the real Dagster, whatever process it is."""
+    token = _forced.set(True)
+    try:
+        yield
+    finally:
+        _forced.reset(token)
+
+
+def remember_databases() -> None:
+    """Remember the databases' names as the settings give them; a test runner changes them."""
+    _configured.update({alias: str(each.get("NAME")) for alias, each in settings.DATABASES.items()})
+
+
+def _has_test_environment() -> bool:
+    """Return True between ``setup_test_environment()`` and ``teardown_test_environment()``."""
+    utils = sys.modules.get("django.test.utils")
+    if utils is None or not hasattr(mail, "outbox"):
+        return False
+    # ``mail.outbox`` is the documented sign, and there is another: a site that keeps its e-mail in
+    # memory has one, too. What tells them apart has no public name.
+    state = getattr(utils, "_TestState", None)
+    return state is None or hasattr(state, "saved_data")
+
+
+def _in_testcase() -> bool:
+    return any(
+        getattr(block, "_from_testcase", False)
+        for connection in connections.all(initialized_only=True)
+        for block in connection.atomic_blocks
+    )
+
+
+def _has_test_database() -> bool:
+    return any(
+        _is_test_name(str(database.get("NAME")), _configured[alias], database.get("TEST", {}))
+        for alias, database in settings.DATABASES.items()
+        if alias in _configured
+    )
+
+
+def _is_test_name(name: str, configured: str, test: dict[str, object]) -> bool:
+    """Return True if a database was renamed as a test runner does.
+
+    A database that is *called* ``test_…`` in the settings is none, and another that is merely
+    chosen while the process runs (one for each tenant) neither.
+    """
+    if name == configured:
+        return False
+    wanted = str(test.get("NAME") or f"test_{configured}")
+    return name == wanted or name.startswith("file:memorydb_")
