@@ -33,9 +33,7 @@ class RealDagster:
 
 def is_active() -> bool:
     """Return True if nothing may leave this process for the real Dagster."""
-    if _forced.get():
-        return True
-    return RealDagster.count == 0 and in_test()
+    return is_forced() or (RealDagster.count == 0 and in_test())
 
 
 def in_test() -> bool:
@@ -56,6 +54,11 @@ def forced() -> Iterator[None]:
         yield
     finally:
         _forced.reset(token)
+
+
+def is_forced() -> bool:
+    """Return True inside ``forced()``."""
+    return _forced.get()
 
 
 def remember_databases() -> None:

@@ -109,6 +109,7 @@ def test_the_doctor_creates_nothing_and_writes_nothing(dagster_home: Path, tmp_p
     assert files(dagster_home) == before
 
 
+@pytest.mark.usefixtures("real_dagster")
 def test_a_fresh_home_is_not_created_by_being_examined(tmp_path: Path, settings: Settings) -> None:
     settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": str(tmp_path)}
     (tmp_path / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
@@ -118,6 +119,7 @@ def test_a_fresh_home_is_not_created_by_being_examined(tmp_path: Path, settings:
     assert not found("error")
 
 
+@pytest.mark.usefixtures("real_dagster")
 def test_a_home_that_is_no_folder_and_one_without_dagster_yaml_are_named(
     tmp_path: Path, settings: Settings
 ) -> None:

@@ -86,8 +86,8 @@ def _plan(
     tree = ProcessTree.objects.filter(job_name=run.job_name, links_out__isnull=False).first()
     if tree is None:
         return None, []
-    # What follows in a test is recorded in its database.
-    is_recorded = isolation.is_active() and isolation.in_test()
+    # What follows in a test is recorded in its database; ``run_tree`` writes nothing down.
+    is_recorded = isolation.is_active() and not isolation.is_forced()
     if not instance.is_persistent and not is_recorded:
         plan_context.log.warning(
             "The trees that follow this one are not run: Dagster has no home, and so no queue."
