@@ -1,6 +1,7 @@
 """A tree as its author wrote it, with functions in it, and turning it into JSON."""
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,9 @@ class Export:
 
     local: dict[str, Function] = field(default_factory=dict)
     """Those functions, by the references that stand for them."""
+
+    keys: dict[str, str] = field(default_factory=dict)
+    """The references of the functions that the author calls by a key."""
 
 
 def export(
@@ -92,25 +96,52 @@ def _reference(
     registry: Mapping[str, Function],
 ) -> str:
     """Return the reference of a function, and note what is wrong with it."""
+    key = _key(func, registry)
     if isinstance(func, str) and func in registry:
-        fallback, func = func, registry[func]
-    what = f"Process {process!r}"
+        func = registry[func]
     try:
-        if isinstance(func, str):
-            functions.resolve(func)
-            return func
+        reference = _named(func)
+    except FunctionNotNameable as error:
+        reference = _unnamed(result, f"Process {process!r}: {error}", key or fallback, func)
+    except FunctionError as error:
+        result.problems.append(f"Process {process!r}: {error}")
+        return str(func)
+    if key is not None:
+        result.keys[key] = reference
+    return reference
+
+
+def _key(func: Function | str, registry: Mapping[str, Function]) -> str | None:
+    """Return what the tree's author calls a function, if anything."""
+    if isinstance(func, str):
+        return func
+    return next((key for key, each in registry.items() if each is func), None)
+
+
+def _named(func: Function | str) -> str:
+    """Return the reference under which any process finds a function."""
+    if not isinstance(func, str):
         if not callable(func):
             raise FunctionError(f"{func!r} is no function.")
         return functions.reference_to(func)
-    except FunctionNotNameable as error:
-        result.unnameable.append(f"{what}: {error}")
-        reference = next(
-            (key for key, each in registry.items() if each is func),
-            str(fallback).replace(":", "_"),
-        )
-        if callable(func):  # it is: only a callable raises this
-            result.local[reference] = func
-        return reference
-    except FunctionError as error:
-        result.problems.append(f"{what}: {error}")
-        return str(func)
+    found = functions.resolve(func)
+    if functions.is_offered(func):  # some tree's own: it may mean another function elsewhere
+        with suppress(FunctionNotNameable):
+            return functions.reference_to(found)
+    return func
+
+
+def _unnamed(result: Export, why: str, key: str, func: Function | str) -> str:
+    """Note that a function can't be named, and return the reference that stands for it here."""
+    if isinstance(func, str):
+        name = str(result.data["name"])
+        found = functions.local_functions(name).get(func)
+        if found is None:
+            result.problems.append(why)
+            return func
+        reference, func = func, found
+    else:
+        reference = functions.unnameable_reference(key, func)
+    result.unnameable.append(why)
+    result.local[reference] = func
+    return reference

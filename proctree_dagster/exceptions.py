@@ -61,6 +61,14 @@ class FunctionNotFound(FunctionError):
     """The function can't be found."""
 
 
+class FunctionAmbiguous(FunctionError):
+    """Several functions were registered under one key, so it stands for none."""
+
+
+class StandInError(ProctreeError, LookupError):
+    """A function was given to stand in for something that the tree does not have."""
+
+
 class ArgumentError(ProctreeError, TypeError):
     """A process's function needs an argument that nobody gives it."""
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from . import claims, isolation, outbox, tags, webserver
+from . import claims, functions, isolation, outbox, stand_ins, tags, webserver
 from . import context as contexts
 from .connections import after_commit
 from .exceptions import InstanceError, TreeNotFound
@@ -21,7 +21,7 @@ from .models import ProcessTree, ProcessTreeSchedule, RunStatus
 from .names import dagster_name
 from .process import Outcome, Status
 from .spec import TreeSpec, with_dependents
-from .validation import validate_tree
+from .validation import references, validate_tree
 
 if TYPE_CHECKING:
     import datetime as dt
@@ -165,6 +165,8 @@ def execute_row(
 
     Raises
     ------
+    StandInError
+        A function of ``registry`` stands in for nothing.
     ContextError
         The context can't be stored.
     InstanceError
@@ -174,14 +176,23 @@ def execute_row(
     """
     from .orchestration import records, runs
 
+    stand_ins.check(row.content, registry or {})
+    given = {**_local_functions(row), **(registry or {})}
     all_tags: dict[str, str] = {tags.TRIGGERED_BY: triggered_by, **(run_tags or {})}
     if due is not None:
         all_tags[tags.DUE] = runs.due_tag(due)
     whole = {**row.default_context, **contexts.encode(context or {})}
-    record = records.from_row(row, registry)
+    record = records.from_row(row, given or None)
     return _execute(
-        record, whole, all_tags, bool(registry), on_progress, options or RunOptions(), run_id
+        record, whole, all_tags, bool(given), on_progress, options or RunOptions(), run_id
     )
+
+
+def _local_functions(row: ProcessTree) -> dict[str, Function]:
+    """Return the functions of a tree that only this process has, because it saved the tree."""
+    kept = functions.local_functions(row.name)
+    named = references(row.content) if kept else []
+    return {reference: kept[reference] for reference in named if reference in kept}
 
 
 def execute_spec(

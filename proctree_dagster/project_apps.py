@@ -1,7 +1,9 @@
 """Which installed apps are the project's own: those that were not installed from elsewhere."""
 
 import site
+import sys
 import sysconfig
+from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -11,30 +13,81 @@ _PACKAGE = __name__.rpartition(".")[0]
 
 
 def project_apps() -> list[AppConfig]:
-    """Return the apps whose code lies outside of Python's folders for installed packages.
+    """Return the apps whose code lies outside of the folders for installed packages.
 
-    Neither Django's apps nor this package's own are among them, wherever they lie.
+    Neither Django's apps nor this package's own are among them, wherever they lie. One that was
+    installed editable lies where its author works on it, and is the project's own.
     """
     return [app for app in apps.get_app_configs() if is_project_app(app)]
 
 
+def project_modules() -> tuple[str, ...]:
+    """Return the module names of the project's own apps; fast, because each reference asks."""
+    global _modules
+    if _modules is None or _modules[0] is not apps.app_configs:
+        # ``override_settings`` puts another dictionary in this place.
+        found = apps.app_configs, tuple(app.name for app in project_apps())
+        if not apps.ready:
+            return found[1]
+        _modules = found
+    return _modules[1]
+
+
+_modules: tuple[Mapping[str, AppConfig], tuple[str, ...]] | None = None
+
+
 def is_project_app(app: AppConfig) -> bool:
     """Return whether an app is the project's own; see ``project_apps``."""
-    return app.name.split(".")[0] not in ("django", _PACKAGE) and not _is_installed(app.path)
+    return app.name.partition(".")[0] not in ("django", _PACKAGE) and not any(
+        _is_installed(app.name, folder) for folder in _folders(app)
+    )
+
+
+def _folders(app: AppConfig) -> Iterator[str]:
+    """Return where an app lies; a namespace package may lie in several places."""
+    yield app.path
+    yield from getattr(app.module, "__path__", ())
 
 
 @cache
-def _is_installed(path: str) -> bool:
-    folder = Path(path).resolve()
+def _is_installed(name: str, folder: str) -> bool:
+    """Return whether the package ``name`` in ``folder`` was installed, not written there."""
+    written = Path(folder).absolute()
+    for path in (written, written.resolve()):  # either may be a link into such a folder
+        if _in_archive(path) or _in_package_folder(path):
+            return True
+    return _was_unpacked(name, written)
+
+
+def _in_archive(path: Path) -> bool:
+    return any(each.is_file() for each in (path, *path.parents))
+
+
+def _in_package_folder(path: Path) -> bool:
     # By name, too: another Python's folder may be on the path.
-    if not {"site-packages", "dist-packages"}.isdisjoint(folder.parts):
+    if not {"site-packages", "dist-packages"}.isdisjoint(path.parts):
         return True
-    return any(folder.is_relative_to(each) for each in _package_folders())
+    return any(path.is_relative_to(each) for each in _package_folders())
 
 
 @cache
 def _package_folders() -> tuple[Path, ...]:
     paths = sysconfig.get_paths()
-    found = {paths[name] for name in ("purelib", "platlib", "stdlib", "platstdlib")}
-    found |= {*site.getsitepackages(), site.getusersitepackages()}
-    return tuple(Path(each).resolve() for each in found)
+    found = {Path(paths[name]) for name in ("purelib", "platlib", "stdlib", "platstdlib")}
+    found |= {Path(each) for each in (*site.getsitepackages(), site.getusersitepackages())}
+    # The folder that holds all of Python is none (Windows names it): a project may lie below it.
+    found -= {Path(prefix) for prefix in (sys.prefix, sys.base_prefix)}
+    return tuple(found | {path.resolve() for path in found})
+
+
+def _was_unpacked(name: str, folder: Path) -> bool:
+    """Return whether an installer has recorded the package, as ``pip install --target`` does."""
+    parts = name.split(".")
+    if list(folder.parts[-len(parts) :]) != parts:
+        return False  # the app says by itself where it lies
+    root = folder.parents[len(parts) - 1]
+    return any(
+        line.startswith(f"{'/'.join(parts)}/")
+        for record in root.glob("*.dist-info/RECORD")
+        for line in record.read_text(encoding="utf-8", errors="replace").splitlines()
+    )

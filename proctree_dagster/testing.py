@@ -122,7 +122,8 @@ def run_tree(
     context:
         Keyword arguments of the run; they update the schedule's default context.
     functions:
-        Stand-ins by process name, such as for a process that calls another system.
+        Stand-ins by process name, such as for a process that calls another system; or by a
+        function's key or reference.
     stop_on_error:
         As for ``ProcessTreeManager.execute_tree``.
 
@@ -137,6 +138,8 @@ def run_tree(
         There is no tree of that name.
     InvalidTree
         The tree is not valid.
+    StandInError
+        The tree has no process or function that a stand-in is named for, or it can't be called.
 
     Examples
     --------

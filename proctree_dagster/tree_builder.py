@@ -1,6 +1,7 @@
 """Writing trees: build one in Python, save it, schedule it, run it."""
 
 import datetime as dt
+import logging
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 
-from . import command_files, execution, functions, links, spec, triggers, validation
+from . import command_files, execution, functions, links, spec, stand_ins, triggers, validation
 from . import context as contexts
 from .drafts import DraftProcess, Export, export
 from .exceptions import (
@@ -26,7 +27,44 @@ from .models import ProcessTree, ProcessTreeSchedule, Trigger, TriggerSubscripti
 from .tasks import TreeTask
 from .together import FamilyResults, execute_family
 
+logger = logging.getLogger(__name__)
+
 Function = Callable[..., Any]
+
+
+class _Load:
+    """``load()``: called on the class it returns a tree, called on a tree it fills that one."""
+
+    def __get__(
+        self, tree: "ProcessTreeInstance | None", owner: "type[ProcessTreeInstance]"
+    ) -> "Callable[..., ProcessTreeInstance]":
+        def load(name: str | None = None) -> "ProcessTreeInstance":
+            """Return the saved tree called ``name``, to be changed or run.
+
+            Called on a tree, that tree becomes the saved one, its name included, and is returned:
+            ``save()`` then changes the saved tree, whether or not ``overwrite`` was given. What was
+            added to it before is dropped, which is logged; functions that were added stay known.
+
+            Parameters
+            ----------
+            name:
+                The saved tree's name; on a tree, its own if left out.
+
+            Raises
+            ------
+            TreeNotFound
+                There is none.
+            InvalidTree
+                It was saved without being validated, and makes no sense.
+            """
+            if tree is not None:
+                return tree._fill(execution.get_row(tree.name if name is None else name))
+            if name is None:
+                raise TypeError("ProcessTreeInstance.load() needs the name of a saved tree.")
+            row = execution.get_row(name)
+            return owner(row.name, row.description, row.cache_enabled, tree_instance=row)
+
+        return load
 
 
 class ProcessTreeInstance:
@@ -76,28 +114,38 @@ class ProcessTreeInstance:
         elif not overwrite and ProcessTree.objects.filter(name=name).exists():
             raise TreeExists(_exists(name))
 
-    @classmethod
-    def load(cls, name: str) -> "ProcessTreeInstance":
-        """Return the saved tree called ``name``, to be changed or run.
+    load = _Load()
 
-        Raises
-        ------
-        TreeNotFound
-            There is none.
-        InvalidTree
-            It was saved without being validated, and makes no sense.
-        """
-        row = execution.get_row(name)
-        return cls(row.name, row.description, row.cache_enabled, tree_instance=row)
+    def _fill(self, row: ProcessTree) -> "ProcessTreeInstance":
+        """Become the saved tree, name and all, and return the tree."""
+        if self._row is None and (self._processes or self._subscriptions):
+            dropped = ", ".join(repr(process.name) for process in self._processes)
+            logger.warning(
+                "What was added to the process tree %r before load() is dropped: %s.",
+                self.name,
+                dropped or "its subscriptions",
+            )
+        self._take_over(row)
+        self.name, self.description = row.name, row.description
+        self.cache_enabled = row.cache_enabled
+        self._subscriptions.clear()
+        return self
 
     def _take_over(self, row: ProcessTree) -> None:
+        """Become what the saved tree is; its name, description and caching come from the caller."""
         found = spec.problems(row.to_dict())
         if found:
             raise InvalidTree(row.name, found)
+        self._row = row
         self.executor, self.max_concurrent = row.executor, row.max_concurrent
-        for process in row.processes:
-            options = {key: value for key, value in process.items() if key not in ("name", "func")}
-            self._processes.append(DraftProcess(process["name"], process["func"], options))
+        self._processes = [
+            DraftProcess(
+                process["name"],
+                process["func"],
+                {key: value for key, value in process.items() if key not in ("name", "func")},
+            )
+            for process in row.processes
+        ]
         linked = row.linked_trees()
         self._dependents = linked.get("dependent_trees", [])
         self._siblings = linked.get("sibling_trees", [])
@@ -191,13 +239,15 @@ class ProcessTreeInstance:
     def add_function(self, key: str, func: Function) -> "ProcessTreeInstance":
         """Make ``func`` known to the tree, and to this process, as ``key``; return the tree.
 
-        A worker knows the key too if it imports the module that calls this, such as an app's
-        ``processes`` module.
+        In this tree the key means ``func``, whatever it means in others. A worker knows ``func``
+        too if it imports the module that calls this, such as an app's ``processes`` module.
 
         Raises
         ------
         FunctionError
             The key is unusable.
+        FunctionAmbiguous
+            It belongs to another function, by ``@process_function``.
         """
         functions.offer(key, func)
         self.func_registry[key] = func
@@ -429,6 +479,7 @@ class ProcessTreeInstance:
                     triggers.subscribe_tree_to_trigger(row, name, **given)
         self._row = row
         self._subscriptions.clear()
+        functions.keep_local(row.name, draft.local)
         return row
 
     def check(self) -> None:
@@ -593,7 +644,7 @@ class ProcessTreeInstance:
         context:
             Keyword arguments of the run; they update the schedule's default context.
         functions:
-            Stand-ins by process name.
+            Stand-ins by process name, or by a function's key or reference.
         options:
             What runs, and what a failure stops.
 
@@ -601,14 +652,30 @@ class ProcessTreeInstance:
         -------
         Results
             As from ``ProcessTreeManager.execute_tree``.
+
+        Raises
+        ------
+        InvalidTree
+            The tree is not valid.
+        StandInError
+            The tree has no process or function that a stand-in is named for.
         """
         draft = self._export()
         self._check(draft)
+        functions = self._by_reference(functions or {}, draft)
+        stand_ins.check(draft.data, functions)
         row = ProcessTree.objects.with_schedules().filter(name=self.name).first()
         if row is not None and row.content == draft.data and not draft.local:
             return execution.execute_row(row, context, registry=functions, options=options)
-        registry = {**draft.local, **(functions or {})}
+        registry = {**draft.local, **functions}
         return execution.execute_spec(spec.parse(draft.data), registry, context, row, options)
+
+    def _by_reference(self, given: Mapping[str, Function], draft: Export) -> dict[str, Function]:
+        """Return stand-ins with this tree's keys, which no row knows, as references."""
+        return {
+            name if self.has_process(name) else draft.keys.get(name, name): func
+            for name, func in given.items()
+        }
 
     def _callable(self, func: Function | str) -> Function:
         if isinstance(func, str):
@@ -775,7 +842,7 @@ class ProcessTreeManager:
         context:
             Keyword arguments of the run; they update the schedule's default context.
         func_registry:
-            Functions that only this process has, by key or process name.
+            Functions for this run, by process name, or by a function's key or reference.
         sync_check_func, only_run_out_of_sync:
             The function takes a process's name and says whether what it makes is in sync. With
             ``only_run_out_of_sync`` only what is not is run, and what depends on it, directly or
@@ -794,6 +861,8 @@ class ProcessTreeManager:
         ------
         TreeNotFound
             There is no such tree.
+        StandInError
+            The tree has no process or function that one of ``func_registry`` is named for.
         ContextError
             The context can't be stored.
         """

@@ -58,6 +58,23 @@ def references(data: Mapping[str, Any]) -> list[str]:
     return [each for process in _processes(data) for each in _references(process)]
 
 
+def process_names(data: Mapping[str, Any]) -> list[Any]:
+    """Return the names of a tree's processes, be it valid or not."""
+    return [process.get("name") for process in _processes(data)]
+
+
+def unnameable(data: Mapping[str, Any]) -> list[str]:
+    """Return the names of the processes that have a function which can't be named.
+
+    No process but the one that saved the tree can run it.
+    """
+    return [
+        str(process.get("name"))
+        for process in _processes(data)
+        if any(map(functions.is_unnameable, _references(process)))
+    ]
+
+
 def _processes(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     processes = data.get("processes")
     if not isinstance(processes, (list, tuple)):

@@ -15,6 +15,7 @@ from django.test import override_settings
 
 from proctree_dagster import functions
 from proctree_dagster.exceptions import (
+    FunctionAmbiguous,
     FunctionError,
     FunctionNotAllowed,
     FunctionNotFound,
@@ -34,7 +35,6 @@ def top_level() -> str:
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Start with nothing registered and nothing discovered, and end as it was."""
     monkeypatch.setattr(functions, "_registry", {})
-    monkeypatch.setattr(functions, "_decorated", set())
     monkeypatch.setattr(functions, "_broken_modules", {})
     monkeypatch.setattr(functions, "_discovered", False)
 
@@ -368,18 +368,88 @@ def test_even_a_lambda_can_be_named_by_the_decorators_key() -> None:
 
 
 @pytest.mark.usefixtures("fresh")
-def test_a_function_that_is_only_offered_goes_by_its_module_where_that_is_allowed() -> None:
+def test_a_function_that_is_only_offered_goes_by_its_module() -> None:
     functions.offer("shop", one)
     assert functions.reference_to(one) == f"{PROCESSES}:one"
     functions.offer("top", top_level)
-    assert functions.reference_to(top_level) == "top"
+    assert functions.reference_to(top_level) == "tests.test_functions:top_level"
+    assert functions.resolve("tests.test_functions:top_level") is top_level
+    assert functions.resolve("top") is top_level
 
 
 @pytest.mark.usefixtures("fresh")
 def test_an_offer_does_not_take_a_key_from_another_function() -> None:
     functions.register("key", one)
-    functions.offer("key", echo)
+    with pytest.raises(FunctionAmbiguous, match=f"'key' belongs to {PROCESSES}:one, by"):
+        functions.offer("key", echo)
     assert functions.resolve("key") is one
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize("first", [functions.offer, functions.register])
+def test_a_key_that_two_functions_were_registered_under_resolves_to_none_and_names_both(
+    first: Callable[..., None],
+) -> None:
+    first("key", one)
+    if first is functions.offer:
+        functions.register("key", echo)  # a module must not fail for what some tree calls its own
+    else:
+        with pytest.raises(FunctionAmbiguous):
+            functions.register("key", echo)
+    with pytest.raises(FunctionAmbiguous) as raised:
+        functions.resolve("key")
+    assert f"{PROCESSES}:one" in str(raised.value)
+    assert f"{PROCESSES}:echo" in str(raised.value)
+    assert functions.reference_to(echo) == f"{PROCESSES}:echo"
+
+
+UNTOLD = """
+from proctree_dagster.functions import process_function
+from shared_decorators import logged
+
+@process_function("sync")
+@logged
+def sync():
+    return __name__
+"""
+
+LOGGED = """
+def logged(func):
+    def wrapper(**kwargs):
+        return func(**kwargs)
+    return wrapper
+"""
+
+
+@pytest.mark.usefixtures("fresh")
+def test_two_functions_of_one_decorator_are_two_though_they_have_one_name(package: Path) -> None:
+    write(
+        package,
+        {"shared_decorators.py": LOGGED, "first_shop.py": UNTOLD, "second_shop.py": UNTOLD},
+    )
+    first = importlib.import_module("first_shop")
+    assert functions.resolve("sync")() == "first_shop"
+    importlib.reload(first)
+    assert functions.resolve("sync") is first.sync
+    with pytest.raises(FunctionAmbiguous, match=r"first_shop, already.*second_shop,, too"):
+        importlib.import_module("second_shop")
+    with pytest.raises(FunctionAmbiguous):
+        functions.resolve("sync")
+
+
+@pytest.mark.usefixtures("fresh")
+def test_methods_of_two_instances_are_two_functions_though_they_have_one_name() -> None:
+    functions.offer("bound", Methods().bound)
+    functions.offer("bound", Methods().bound)
+    with pytest.raises(FunctionAmbiguous):
+        functions.resolve("bound")
+
+
+@pytest.mark.usefixtures("fresh")
+def test_a_class_method_goes_by_its_key_and_is_one_function_whenever_it_is_fetched() -> None:
+    functions.register("of_class", Methods.of_class)
+    functions.register("of_class", Methods.of_class)
+    assert functions.reference_to(Methods.of_class) == "of_class"
 
 
 @pytest.mark.usefixtures("fresh")
@@ -389,7 +459,6 @@ def test_a_key_belongs_to_one_function() -> None:
     with pytest.raises(FunctionError) as raised:
         functions.register("key", echo)
     assert f"'key' belongs to {PROCESSES}:one already" in str(raised.value)
-    assert functions.resolve("key") is one
 
 
 @pytest.mark.usefixtures("fresh")

@@ -14,7 +14,8 @@ from ..exceptions import ProctreeError
 from ..models import ProcessTree
 from ..names import dagster_name
 from ..process import Function, Process, explain
-from ..spec import TreeSpec, parse, required_in_effect, revision
+from ..spec import ProcessSpec, TreeSpec, parse, required_in_effect, revision
+from ..stand_ins import StandIns
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +60,8 @@ def from_row(row: ProcessTree, registry: Mapping[str, Function] | None = None) -
     row:
         The tree; its schedule should be loaded with it.
     registry:
-        Functions given by the caller, by reference, key or process name; they come first.
+        Functions given by the caller, by reference, key or process name; they come first (see
+        ``stand_ins``, which has checked them).
     """
     spec: TreeSpec | None = None
     found: dict[str, Process] = {}
@@ -110,7 +112,7 @@ def from_spec(
     spec:
         What it says.
     registry:
-        Its functions, by process name or reference.
+        Its functions, by reference, key or process name.
     default_context:
         JSON.
     job_name:
@@ -134,16 +136,23 @@ def _processes(
     job_name: str,
     by_reference: Mapping[str, Function] = MappingProxyType({}),
 ) -> dict[str, Process]:
+    given = StandIns(registry, [process.name for process in spec.processes])
+
     def find(reference: str) -> Function:
-        return (
-            registry.get(reference) or by_reference.get(reference) or functions.resolve(reference)
-        )
+        found = given.for_function(reference)
+        if found is None:
+            found = by_reference.get(reference)
+        return functions.resolve(reference) if found is None else found
+
+    def function_of(process: ProcessSpec) -> Function:
+        found = given.for_process(process.name)
+        return find(process.func) if found is None else found
 
     required = required_in_effect(spec)
     return {
         process.name: Process(
             spec=process,
-            func=registry.get(process.name) or find(process.func),
+            func=function_of(process),
             validations=tuple(find(reference) for reference in process.validation),
             outdated_check=find(process.outdated_check) if process.outdated_check else None,
             gate=firing.Gate(process.trigger, job_name, process.name) if process.trigger else None,

@@ -1,0 +1,101 @@
+"""Functions that a caller gives for one run, in place of those that the tree names."""
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from . import functions, validation
+from .exceptions import FunctionError, StandInError
+
+Function = Callable[..., Any]
+
+
+class StandIns:
+    """A caller's functions, by what they stand in for.
+
+    A name that is a process's means that process, and not also a function of this name.
+
+    Parameters
+    ----------
+    given:
+        Functions by process name, reference or key.
+    processes:
+        The names of the tree's processes.
+    """
+
+    def __init__(self, given: Mapping[str, Function], processes: Iterable[str]) -> None:
+        names = set(processes)
+        self._processes = {name: func for name, func in given.items() if name in names}
+        self._functions = {name: func for name, func in given.items() if name not in names}
+
+    def for_process(self, name: str) -> Function | None:
+        """Return what stands in for a process."""
+        return self._processes.get(name)
+
+    def for_function(self, reference: str) -> Function | None:
+        """Return what stands in for a function, wherever the tree names it."""
+        return next(
+            (self._functions[name] for name in names_of(reference) if name in self._functions),
+            None,
+        )
+
+
+def names_of(reference: str) -> list[str]:
+    """Return by what names a caller may know a function that a tree names.
+
+    They are the key that its author gave it if it can't be named, the keys that it is registered
+    under in this process, and its reference.
+    """
+    own = [functions.given_name(reference)] if functions.is_unnameable(reference) else []
+    return [*own, *functions.keys_of(reference), reference]
+
+
+def check(data: Mapping[str, Any], given: Mapping[str, Function]) -> None:
+    """Refuse functions that stand in for nothing.
+
+    Parameters
+    ----------
+    data:
+        The tree as JSON.
+    given:
+        Functions by process name, reference or key.
+
+    Raises
+    ------
+    StandInError
+        The tree has no process or function of that name, or something given can't be called; names
+        every one, and what it may have meant.
+    """
+    processes = [name for name in validation.process_names(data) if isinstance(name, str)]
+    references = dict.fromkeys(validation.references(data))
+    known = dict.fromkeys([*processes, *(name for each in references for name in names_of(each))])
+    found = []
+    for name, func in given.items():
+        if not callable(func):
+            found.append(f"what is given for {name!r} is {func!r}, which can't be called")
+        elif name not in known and _reference_of(func) not in references:
+            found.append(
+                _unknown(name, [each for each in known if not functions.is_unnameable(each)])
+            )
+    if found:
+        raise StandInError(
+            f"The process tree {data.get('name')!r} was not run: {'; '.join(found)}."
+        )
+
+
+def _reference_of(func: Function) -> str | None:
+    """Return the reference of a function, given under whatever name: it may be the tree's own."""
+    try:
+        return functions.reference_to(func)
+    except FunctionError:
+        return None
+
+
+def _unknown(name: object, known: list[str]) -> str:
+    close = difflib.get_close_matches(str(name), known, n=3)
+    hint = (
+        f"did you mean {' or '.join(map(repr, close))}?"
+        if close
+        else (f"it has {', '.join(map(repr, known)) or 'none'}")
+    )
+    return f"it has no process or function {name!r} to stand in for ({hint})"
