@@ -1,6 +1,8 @@
 """System checks: what can be known to be wrong before anything runs."""
 
+import logging
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,10 +10,14 @@ from typing import Any
 from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
+from django.core.exceptions import ImproperlyConfigured
+from django.core.management import get_commands
 from django.db import DatabaseError
 
-from . import caching, conf, executor_names, sensitive
+from . import broken_rows, caching, conf, executor_names, sensitive
 from .models import ProcessTree
+
+logger = logging.getLogger(__name__)
 
 
 @register("proctree_dagster")
@@ -40,6 +46,42 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
         *_sqlite_problems(current),
         *_shared_database_problems(current),
     ]
+
+
+@register("proctree_dagster")
+def check_saved_rows(
+    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Name what saved trees and triggers name that is not there: it would fail at night.
+
+    It reads the database and imports what the rows name, so it runs where somebody asks for checks
+    (``manage.py check``, tests), and not before each command that runs all of them.
+    """
+    if not (databases or _is_asked_for()) or conf.problems(getattr(settings, "PROCTREE", {})):
+        return []
+    try:
+        found = broken_rows.findings()
+    except (DatabaseError, ImproperlyConfigured) as error:
+        logger.info("Saved trees were not checked, the database can't be read: %s", error)
+        return []
+    except Exception:  # tests that may ask no database raise errors of their own
+        logger.warning("Saved trees were not checked.", exc_info=True)
+        return []
+    return [
+        Error(str(finding), hint=ROWS_HINT, id="proctree_dagster.E008")
+        if finding.fails
+        else Warning(str(finding), hint=ROWS_HINT, id="proctree_dagster.W005")
+        for finding in found
+    ]
+
+
+ROWS_HINT = "Mend the code or the settings, or save the tree again from code that is right."
+
+
+def _is_asked_for() -> bool:
+    """Return whether checks are what somebody wants, not something else that runs them first."""
+    command = sys.argv[1] if len(sys.argv) > 1 else None
+    return command in ("check", "test") or command not in get_commands()
 
 
 @register(Tags.database)

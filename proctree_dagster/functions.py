@@ -140,7 +140,7 @@ def _check_key(key: str, func: Function) -> None:
     if not usable or key.startswith(UNNAMEABLE):
         raise FunctionError(f"A function's key is a non-empty string without ':', not {key!r}.")
     if not callable(func):
-        raise FunctionError(f"{func!r}, registered under {key!r}, can't be called.")
+        raise FunctionError(f"{_shown(func)}, registered under {key!r}, can't be called.")
 
 
 def _claim(key: str, new: _Owner) -> list[_Owner]:
@@ -213,8 +213,15 @@ def _described(owner: _Owner) -> str:
 
 def describe(func: object) -> str:
     """Return ``module:qualname`` as far as ``func`` has them, for people to read."""
-    name = getattr(func, "__qualname__", None) or repr(func)
+    name = getattr(func, "__qualname__", None) or _shown(func)
     return f"{getattr(func, '__module__', '?')}:{name}"
+
+
+def _shown(func: object) -> str:
+    try:
+        return repr(func)
+    except Exception:  # noqa: BLE001  # an object's own code may raise anything; it is only shown
+        return f"<{type(func).__name__}>"
 
 
 def reference_to(func: Function) -> str:
@@ -282,7 +289,7 @@ def local_functions(tree: str) -> Mapping[str, Function]:
 
 def _why_not_nameable(func: Function) -> str | None:
     if isinstance(func, partial):
-        return f"{func!r} is a partial"
+        return f"{_shown(func)} is a partial"
     qualname = getattr(func, "__qualname__", None)
     module = getattr(func, "__module__", None)
     if isinstance(qualname, str) and _was_typed(func, module):
@@ -290,7 +297,7 @@ def _why_not_nameable(func: Function) -> str | None:
             f"{qualname!r} was typed in a shell or a notebook, which nothing can be imported from"
         )
     if not isinstance(qualname, str) or not isinstance(module, str):
-        return f"{func!r} has no name of its own"
+        return f"{_shown(func)} has no name of its own"
     if "<lambda>" in qualname:
         return f"{describe(func)} is a lambda"
     if "<locals>" in qualname:

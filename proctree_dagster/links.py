@@ -100,11 +100,13 @@ def problems(name: str, row: ProcessTree | None, followers: Iterable[str]) -> li
         Names of the trees that are to follow it.
     """
     wanted = set(followers)
-    found = dict(ProcessTree.objects.filter(name__in=wanted).values_list("name", "pk"))
+    rows = ProcessTree.objects.filter(name__in=wanted)
+    found = {each.name: each.pk for each in rows}
     result = [
         f"There is no process tree called {each!r} to follow {name!r}; save it first."
         for each in sorted(wanted - found.keys() - {name})
     ]
+    result += [why_not for each in rows if (why_not := each.why_not_unattended()) is not None]
     if row is None:
         return [*result, *(["A tree can't follow itself."] if name in wanted else [])]
     for each in sorted(found):

@@ -376,6 +376,8 @@ class ProcessTreeInstance:
             There is no such trigger, and the tree is saved.
         ContextError
             The context can't be stored.
+        FunctionNotNameable
+            The tree is saved, and only the process that saved it can run it.
         """
         if self._row is None:
             given = {"context": contexts.encode(context or {}), "enabled": enabled}
@@ -441,6 +443,9 @@ class ProcessTreeInstance:
             With every problem of the tree; nothing is saved.
         TreeExists
             A tree of this name was saved meanwhile.
+        FunctionNotNameable
+            A function can't be named, and something runs the tree by itself: its schedule or a
+            trigger, or it follows another tree.
 
         Warns
         -----
@@ -453,6 +458,7 @@ class ProcessTreeInstance:
         if row is None and self._overwrite:
             row = ProcessTree.objects.filter(name=self.name).first()
         self._check(draft, links.problems(self.name, row, [*self._dependents, *self._siblings]))
+        self._require_attended(draft, row)
         for reason in draft.unnameable:
             warnings.warn(
                 f"{reason} Until then only this process can run the tree.",
@@ -481,6 +487,22 @@ class ProcessTreeInstance:
         self._subscriptions.clear()
         functions.keep_local(row.name, draft.local)
         return row
+
+    def _require_attended(self, draft: Export, row: ProcessTree | None) -> None:
+        """Refuse functions that can't be named while something runs the tree by itself."""
+        if not draft.unnameable:
+            return
+        pending = [
+            f"the trigger {name!r} fires it"
+            for name, given in self._subscriptions.items()
+            if given is not None and given["enabled"] is not False
+        ]
+        runs_it = [*([] if row is None else row.what_runs_it()), *pending]
+        if runs_it:
+            raise FunctionNotNameable(
+                f"The process tree {self.name!r} can't be saved like this: {', '.join(runs_it)}, "
+                f"and a worker would not find its functions. {' '.join(draft.unnameable)}"
+            )
 
     def check(self) -> None:
         """Raise ``InvalidTree`` with every problem of the tree, if it has any."""

@@ -15,7 +15,7 @@ from django.utils import timezone
 from . import context as contexts
 from . import execution, firing, names, webserver
 from .connections import after_commit, fresh_connections
-from .exceptions import TriggerError, TriggerNotFound
+from .exceptions import FunctionNotNameable, TriggerError, TriggerNotFound
 from .firing import Polled
 from .models import (
     OutboxRun,
@@ -291,6 +291,8 @@ def subscribe_tree_to_trigger(
         There is none of that name.
     ContextError
         The context can't be stored.
+    FunctionNotNameable
+        The subscription is on, and only the process that saved the tree can run it.
     """
     row, fired_by = _tree(tree), get_trigger(trigger)
     values: dict[str, Any] = {"context": contexts.encode(context or {})}
@@ -301,6 +303,13 @@ def subscribe_tree_to_trigger(
         getattr(subscription, field) == value for field, value in values.items()
     ):
         return subscription  # nothing to tell Dagster
+    planned = TriggerSubscription(
+        process_tree=row,
+        enabled=values.get("enabled", True if subscription is None else subscription.enabled),
+    )
+    why_not = planned.why_not_enabled()
+    if why_not is not None:
+        raise FunctionNotNameable(why_not)
     with transaction.atomic():
         subscription, _ = TriggerSubscription.objects.update_or_create(
             trigger=fired_by, process_tree=row, defaults=values

@@ -43,8 +43,8 @@ def resolved(data: Mapping[str, Any]) -> tuple[dict[str, functions.Function], li
     """Return a tree's functions by reference, and a sentence for each that can't be resolved."""
     found: dict[str, functions.Function] = {}
     problems = []
-    for process in _processes(data):
-        for reference in _references(process):
+    for process in processes_of(data):
+        for reference in references_of(process):
             try:
                 if reference not in found:
                     found[reference] = functions.resolve(reference)
@@ -55,12 +55,12 @@ def resolved(data: Mapping[str, Any]) -> tuple[dict[str, functions.Function], li
 
 def references(data: Mapping[str, Any]) -> list[str]:
     """Return the references of a tree, be it valid or not."""
-    return [each for process in _processes(data) for each in _references(process)]
+    return [each for process in processes_of(data) for each in references_of(process)]
 
 
 def process_names(data: Mapping[str, Any]) -> list[Any]:
     """Return the names of a tree's processes, be it valid or not."""
-    return [process.get("name") for process in _processes(data)]
+    return [process.get("name") for process in processes_of(data)]
 
 
 def unnameable(data: Mapping[str, Any]) -> list[str]:
@@ -70,19 +70,21 @@ def unnameable(data: Mapping[str, Any]) -> list[str]:
     """
     return [
         str(process.get("name"))
-        for process in _processes(data)
-        if any(map(functions.is_unnameable, _references(process)))
+        for process in processes_of(data)
+        if any(map(functions.is_unnameable, references_of(process)))
     ]
 
 
-def _processes(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+def processes_of(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the processes of a tree, be it valid or not."""
     processes = data.get("processes")
     if not isinstance(processes, (list, tuple)):
         return []  # reported by ``spec.problems``, as are those that are no objects
     return [process for process in processes if isinstance(process, Mapping)]
 
 
-def _references(process: Mapping[str, Any]) -> list[str]:
+def references_of(process: Mapping[str, Any]) -> list[str]:
+    """Return the references of a process, be it valid or not."""
     several = process.get("validation")
     values = [process.get("func"), process.get("outdated_check")]
     values += several if isinstance(several, (list, tuple)) else []

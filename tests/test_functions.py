@@ -135,6 +135,7 @@ def test_a_module_is_allowed_under_a_prefix_of_whole_parts(module: str, expected
         assert functions.is_allowed(module) is expected
 
 
+@pytest.mark.usefixtures("fresh")
 def test_an_empty_list_allows_nothing_by_name() -> None:
     with override_settings(PROCTREE={"FUNCTION_MODULES": []}):
         assert functions.allowed_modules() == ()

@@ -71,7 +71,7 @@ def result(results: Any) -> Any:
 
 # --- One key, several functions (W2) --------------------------------------------------------------
 
-PAIRS = {
+PAIRS: dict[str, tuple[Function, Function]] = {
     "nested": (saying("first"), saying("second")),
     "lambdas": (lambda: "first", lambda: "second"),
     "partials": (partial(processes.optional, "first"), partial(processes.optional, "second")),
@@ -176,13 +176,21 @@ def test_a_function_that_cant_be_named_resolves_to_no_other(name: str, mine: Fun
 
 def test_checks_that_cant_be_named_resolve_to_no_others() -> None:
     asked: list[str] = []
-    functions.register("p_validation_1", lambda result: asked.append("registered"))
-    functions.register("p_outdated_check", lambda: asked.append("registered"))
+
+    def asks(who: str) -> Function:
+        def ask(**kwargs: Any) -> bool:
+            asked.append(who)
+            return True
+
+        return ask
+
+    functions.register("p_validation_1", asks("registered"))
+    functions.register("p_outdated_check", asks("registered"))
     made = ProcessTreeInstance("t").add_process(
         "p",
         processes.one,
-        validation=lambda result: asked.append("mine") or True,
-        outdated_check=lambda: asked.append("mine") or True,
+        validation=lambda result: asks("mine")(),
+        outdated_check=asks("mine"),
     )
     made.save()
     assert result(run_tree("t")) == 1

@@ -217,6 +217,10 @@ class ProcessTreeSchedule(Clockwork):
                 CronRule(self.cron, "UTC")
             except ScheduleError as error:
                 problems["cron"] = str(error)
+        if self.enabled and self.process_tree_id is not None:
+            why_not = self.process_tree.why_not_unattended()
+            if why_not is not None:
+                problems["enabled"] = why_not
         if problems:
             raise ValidationError(problems)
 

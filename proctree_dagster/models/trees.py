@@ -13,7 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from .. import spec
 from ..exceptions import InvalidTree
 from ..names import MAX_NAME_LENGTH, dagster_name
-from ..validation import validate_tree
+from ..validation import unnameable, validate_tree
 
 if TYPE_CHECKING:
     from .links import TreeLink
@@ -149,6 +149,29 @@ class ProcessTree(models.Model):
         return spec.linked_trees(
             [link.target.name for link in links if link.kind == LinkKind.DEPENDENT],
             [link.target.name for link in links if link.kind == LinkKind.SIBLING],
+        )
+
+    def what_runs_it(self) -> list[str]:
+        """Return what runs the tree without anybody asking, such as ``its schedule is on``."""
+        if self.pk is None:
+            return []
+        schedule = self.schedule_or_none
+        fired_by = self.subscriptions.filter(enabled=True).select_related("trigger")
+        return [
+            *(["its schedule is on"] if schedule is not None and schedule.enabled else []),
+            *(f"the trigger {each.trigger.name!r} fires it" for each in fired_by),
+            *(f"it follows the tree {link.source.name!r}" for link in self.links_in.all()),
+        ]
+
+    def why_not_unattended(self) -> str | None:
+        """Return why nothing can run the tree but the process that saved it, if that is so."""
+        processes = unnameable({"processes": self.processes})
+        if not processes:
+            return None
+        return (
+            f"The process tree {self.name!r} can't run by itself: a function of "
+            f"{', '.join(map(repr, processes))} can't be named, so no worker would find it. Move "
+            "it to the top level of a module and save the tree again."
         )
 
     @property

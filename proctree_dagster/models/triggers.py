@@ -310,6 +310,15 @@ class TriggerSubscription(models.Model):
             self.context = contexts.encode({} if self.context is None else self.context)
         except ContextError as error:
             raise ValidationError({"context": str(error)}) from error
+        why_not = self.why_not_enabled()
+        if why_not is not None:
+            raise ValidationError({"enabled": why_not})
+
+    def why_not_enabled(self) -> str | None:
+        """Return why the tree can't be run by a trigger, if it is to be and can't."""
+        if not self.enabled or self.process_tree_id is None:
+            return None
+        return self.process_tree.why_not_unattended()
 
     @staticmethod
     def read_for(trees: Iterable[ProcessTree]) -> None:

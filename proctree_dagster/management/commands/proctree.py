@@ -6,8 +6,8 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.utils import timezone
 
+from ... import broken_rows, execution, triggers
 from ... import context as contexts
-from ... import execution, triggers
 from ...exceptions import InstanceError, ProctreeError
 from ...models import ProcessTree, ProcessTreeSchedule
 
@@ -110,6 +110,8 @@ class Command(BaseCommand):
             for holder, remedy in REMEDIES.items():
                 if schedule is not None and holder in schedule.held_back_by:
                     self.stdout.write(self.style.WARNING(f"{tree.name} does not run: {remedy}"))
+        for finding in broken_rows.findings():
+            self.stdout.write(self.style.WARNING(str(finding)))
 
 
 def _line(tree: ProcessTree, schedule: ProcessTreeSchedule | None) -> tuple[str, ...]:

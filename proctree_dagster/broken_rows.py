@@ -1,0 +1,93 @@
+"""What saved rows name that is not there, or that they may not have."""
+
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Any, NamedTuple
+
+from . import executor_names, functions, validation
+from .exceptions import FunctionError
+from .models import ProcessTree, Trigger, TriggerType
+
+
+class Finding(NamedTuple):
+    """One thing that rows name and that is not there."""
+
+    problem: str
+    """What is wrong, in a sentence."""
+
+    users: list[str]
+    """Who names it, such as ``process 'fetch' of tree 'sync'``."""
+
+    fails: bool = True
+    """Whether runs fail for it. Otherwise only the process that saved the tree can run it, and
+    nothing else is going to try."""
+
+    def __str__(self) -> str:
+        """Return it in one line; of many users, the first few."""
+        several = f" and {len(self.users) - 10} more" if len(self.users) > 10 else ""
+        return f"{', '.join(self.users[:10])}{several}: {self.problem}"
+
+
+def findings() -> list[Finding]:
+    """Return everything that saved trees and triggers name and that is not there.
+
+    The modules that they name are imported, as they are where trees run. It asks three queries,
+    however many trees there are, and some more for each tree with a function that can't be named.
+
+    Raises
+    ------
+    DatabaseError
+        The tables are not there, or the database is away.
+    """
+    users: dict[tuple[str, bool], list[str]] = {}
+    with functions.failing_once():
+        for problem, fails, user in (*_of_trees(), *_of_triggers()):
+            users.setdefault((problem, fails), []).append(user)
+    return [Finding(problem, named, fails) for (problem, fails), named in users.items()]
+
+
+def _of_trees() -> Iterator[tuple[str, bool, str]]:
+    problem_of, problem_of_executor = cache(_problem_of), cache(executor_names.problem_of_row)
+    triggers = set(Trigger.objects.values_list("name", flat=True))
+    rows = ProcessTree.objects.order_by("name").values_list("name", "processes", "executor")
+    for name, processes, executor in rows.iterator():
+        problem = problem_of_executor(executor)
+        if problem is not None:
+            yield f"{problem}.", True, f"tree {name!r}"
+        for process in validation.processes_of({"processes": processes}):
+            user = f"process {process.get('name')!r} of tree {name!r}"
+            for reference in validation.references_of(process):
+                if functions.is_unnameable(reference):
+                    yield _unnameable(name, reference, user)
+                elif problem := problem_of(reference):
+                    yield problem, True, user
+            trigger = process.get("trigger")
+            if isinstance(trigger, str) and trigger not in triggers:
+                yield f"There is no trigger {trigger!r}, which it waits for.", True, user
+
+
+def _of_triggers() -> Iterator[tuple[str, bool, str]]:
+    custom = Trigger.objects.filter(trigger_type=TriggerType.CUSTOM).order_by("name")
+    for name, configuration in custom.values_list("name", "configuration"):
+        reference = configuration.get("function") if isinstance(configuration, Mapping) else None
+        problem = _problem_of(reference)
+        if problem is not None:
+            yield problem, True, f"trigger {name!r}"
+
+
+def _problem_of(reference: Any) -> str | None:
+    if not isinstance(reference, str):
+        return f"{reference!r} is no function."
+    try:
+        functions.resolve(reference)
+    except FunctionError as error:
+        return str(error)
+    return None
+
+
+def _unnameable(tree: str, reference: str, user: str) -> tuple[str, bool, str]:
+    """Return what is wrong with a function that can't be named; whether that fails runs."""
+    row = ProcessTree.objects.filter(name=tree).first()
+    runs_it = [] if row is None else row.what_runs_it()
+    why = f" And {', '.join(runs_it)}." if runs_it else ""
+    return f"{_problem_of(reference)}{why}", bool(runs_it), user
