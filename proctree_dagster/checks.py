@@ -68,7 +68,7 @@ def check_saved_rows(
         logger.warning("Saved trees were not checked.", exc_info=True)
         return []
     return [
-        Error(str(finding), hint=ROWS_HINT, id="proctree_dagster.E008")
+        Error(str(finding), hint=ROWS_HINT, id="proctree_dagster.E007")
         if finding.fails
         else Warning(str(finding), hint=ROWS_HINT, id="proctree_dagster.W005")
         for finding in found

@@ -20,7 +20,7 @@ class Settings:
     """One documented field for each key of ``settings.PROCTREE``; every key is optional."""
 
     FUNCTION_MODULES: tuple[str, ...] | None = None
-    """Module prefixes that a row may name. ``None``: the packages of ``INSTALLED_APPS``."""
+    """Module prefixes that a row may name. ``None``: the project's own apps (``project_apps``)."""
 
     DEFINITIONS: str = "definitions"
     """Importable module of the Dagster code location."""

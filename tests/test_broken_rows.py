@@ -67,12 +67,12 @@ def said() -> str:
 def test_the_check_names_tree_process_and_what_is_wrong(
     options: dict[str, Any], expected: str
 ) -> None:
-    assert "proctree_dagster.E008" not in said()
+    assert "proctree_dagster.E007" not in said()
     row("books", **options)
     found = said()
     assert "process 'p' of tree 'books'" in found
     assert expected in found
-    assert "proctree_dagster.E008" in found
+    assert "proctree_dagster.E007" in found
 
 
 def test_the_check_names_executors_and_custom_triggers() -> None:

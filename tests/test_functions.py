@@ -319,8 +319,10 @@ class Caller:
     ],
 )
 def test_what_no_other_process_can_find_is_refused_with_what_to_do(
-    make: Callable[[], Callable[..., Any]], reason: str
+    make: Callable[[], Callable[..., Any]], reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    # What runs the tests may have been started without a script.
+    monkeypatch.setattr(sys.modules["__main__"], "__file__", "script.py", raising=False)
     function = make() if make is not Caller else Caller()
     with pytest.raises(FunctionNotNameable) as raised:
         functions.reference_to(function)
