@@ -21,11 +21,12 @@ FREE_PORT = $(BIN)/python -c 'import socket, sys; \
 .PHONY: run test check install install-test venv clean
 .DEFAULT_GOAL := run
 
-# Installs, migrates, saves the example's trees, and starts Dagster on http://localhost:3000.
+# Installs, migrates, creates Dagster's databases, saves the example's trees, and starts Dagster on http://localhost:3000.
 # exec: Ctrl-C reaches Dagster itself, which ends every process that it started.
 run: install
 	@$(FREE_PORT)
 	@EXAMPLE_DAGSTER_URL= $(BIN)/python manage.py migrate --verbosity 0
+	@DAGSTER_HOME=$(HOME_OF_DAGSTER) EXAMPLE_DAGSTER_URL= $(BIN)/python manage.py proctree home >/dev/null
 	@EXAMPLE_DAGSTER_URL= $(BIN)/python manage.py setup_example
 	@printf '\n%s\n' \
 	  'Dagster is starting: open $(URL) in a few seconds.' \

@@ -112,11 +112,27 @@ def test_the_doctor_creates_nothing_and_writes_nothing(dagster_home: Path, tmp_p
 @pytest.mark.usefixtures("real_dagster")
 def test_a_fresh_home_is_not_created_by_being_examined(tmp_path: Path, settings: Settings) -> None:
     settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": str(tmp_path)}
-    (tmp_path / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-    assert [path.name for path in tmp_path.iterdir()] == ["dagster.yaml"]
+    (tmp_path / "dagster.yaml").write_text(
+        "instance_class:\n"
+        "  module: proctree_dagster.orchestration.storage\n"
+        "  class: ProctreeInstance\n"
+    )
     assert any("is created when Dagster first opens it" in what for what in found("ok"))
-    assert [path.name for path in tmp_path.iterdir()] == ["dagster.yaml"]
     assert not found("error")
+    assert [path.name for path in tmp_path.iterdir()] == ["dagster.yaml"]
+
+
+@pytest.mark.usefixtures("real_dagster")
+def test_a_fresh_home_that_several_processes_may_break_is_a_warning(
+    tmp_path: Path, settings: Settings
+) -> None:
+    settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": str(tmp_path)}
+    (tmp_path / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    warnings = [each for each in doctor.examine() if "is not there yet" in each.what]
+    assert warnings
+    assert all("proctree home" in each.remedy for each in warnings)
+    call_command("proctree", "home", stdout=StringIO())
+    assert not any("is not there yet" in each.what for each in doctor.examine())
 
 
 @pytest.mark.usefixtures("real_dagster")
@@ -144,7 +160,7 @@ def test_a_dagster_yaml_that_dagster_does_not_take_is_named(dagster_home: Path) 
     [
         ("INSERT INTO alembic_version VALUES ('5771160a95ad')", "2 revisions"),
         ("DELETE FROM alembic_version", "0 revisions"),
-        ("DROP TABLE kvs", "lacks the tables"),
+        ("DROP TABLE kvs", "lacks 1 tables"),
     ],
 )
 def test_a_storage_that_is_half_created_is_an_error(

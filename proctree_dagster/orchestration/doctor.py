@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dagster import DagsterInstance
+from dagster._core.instance.ref import InstanceRef
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from sqlalchemy.exc import SQLAlchemyError
@@ -130,7 +131,8 @@ def check_storage(subject: Subject) -> Iterator[Finding]:
 
 def _of_storage(home: str) -> Iterator[Finding]:
     try:
-        databases = homes.databases(home)
+        ref = InstanceRef.from_dir(home)
+        databases = homes.databases(ref)
     except Exception as error:  # whatever Dagster raises for a dagster.yaml that it does not take
         logger.debug("dagster.yaml can't be read.", exc_info=True)
         yield Finding(
@@ -144,44 +146,60 @@ def _of_storage(home: str) -> Iterator[Finding]:
             "ok", "Dagster's storage is neither SQLite nor PostgreSQL: it was not examined."
         )
     for database in databases:
-        yield _of_database(database)
+        yield _of_database(database, is_guarded=homes.is_guarded(ref))
+    if homes.has_wrong_driver(ref):
+        yield Finding(
+            "error",
+            "Dagster's PostgreSQL storage uses psycopg 3, with which its webserver fails "
+            '("the connection is closed"): dagster-postgres is written for psycopg 2.',
+            "In dagster.yaml, name the storage proctree_dagster.orchestration.postgres."
+            "PostgresStorage, or begin its address with postgresql+psycopg2://",
+        )
 
 
-def _of_database(database: homes.Database) -> Finding:
+def _of_database(database: homes.Database, *, is_guarded: bool) -> Finding:
+    name = f"Dagster's database {database.name}"
     try:
         state = homes.state_of(database)
     except SQLAlchemyError as error:
         return Finding(
             "error",
-            f"Dagster's database {database.name} can't be read: {error}",
+            f"{name} can't be read: {error}",
             "Start the database, or mend its address in dagster.yaml and its permissions.",
         )
-    if state.is_empty and not state.revisions:
-        return Finding(
-            "ok", f"Dagster's database {database.name} is created when Dagster first opens it."
-        )
-    if len(state.revisions) != 1 or state.missing:
+    if state.is_complete and state.revisions == (homes.newest_revision(),):
+        return Finding("ok", f"{name} is in order.")
+    if state.is_half_created:
         return Finding(
             "error",
-            f"Dagster's database {database.name} is half created: it has "
-            f"{len(state.revisions)} revisions ({', '.join(state.revisions) or 'none'}) and lacks "
-            f"the tables {', '.join(sorted(state.missing)) or '(none)'}.",
-            "Two processes created it at the same moment, or one was ended meanwhile. Stop "
-            "Dagster and run 'dagster instance migrate'.",
+            f"{name} is half created: it has {len(state.revisions)} revisions "
+            f"({', '.join(state.revisions) or 'none'}), lacks "
+            f"{len(state.missing)} tables ({', '.join(sorted(state.missing)) or 'none'}), and "
+            f"{len(state.undone)} data migrations are not done.",
+            "Two processes created it at the same moment, or one was ended meanwhile. Run "
+            "'python manage.py proctree home', which completes it.",
         )
-    newest = homes.newest_revision()
-    if state.revisions != (newest,):
+    if state.revisions:
         return Finding(
             "warning",
-            f"Dagster's database {database.name} is at revision {state.revisions[0]}; this "
-            f"Dagster creates {newest}.",
+            f"{name} is at revision {state.revisions[0]}; this Dagster creates "
+            f"{homes.newest_revision()}.",
             "Stop Dagster and run 'dagster instance migrate'.",
         )
-    return Finding("ok", f"Dagster's database {database.name} is in order.")
+    if is_guarded:
+        return Finding("ok", f"{name} is created when Dagster first opens it.")
+    return Finding(
+        "warning",
+        f"{name} is not there yet, and Dagster's own storage is broken if two processes open it "
+        "at the same moment.",
+        "Run 'python manage.py proctree home' before you start Dagster, or name our instance_class "
+        "in dagster.yaml: see docs/install.md.",
+    )
 
 
 def _is_created(home: str) -> bool:
-    return not any(homes.state_of(database).is_empty for database in homes.databases(home))
+    databases = homes.databases(InstanceRef.from_dir(home))
+    return not any(homes.state_of(database).is_empty for database in databases)
 
 
 def check_daemon(subject: Subject) -> Iterator[Finding]:

@@ -1,102 +1,239 @@
-"""The storage of a Dagster home: where it is and in which state, found out without writing to it.
+"""A Dagster home's storage: its state, and a lock under which one process creates it.
 
-Dagster creates what is missing whenever an instance is opened, so whoever only wants to know must
-not open one.
+Dagster creates missing tables whenever an instance is opened. Two processes that do so at the same
+moment disturb each other: on SQLite they may leave two revisions, and then no process can open the
+storage again. So a process that finds an incomplete storage takes a lock, checks again, repairs
+what an earlier process has left half created, and lets Dagster create the rest.
+
+On SQLite the lock is a file beside the databases; on PostgreSQL, whose clients may share no folder,
+an advisory lock.
 """
 
 import importlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import sqlalchemy
+from alembic.script import ScriptDirectory
+from dagster import DagsterInstance, DagsterInvalidConfigError
 from dagster._config import process_config, resolve_to_config_type
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.storage.event_log.base import EventLogStorage
+from dagster._core.storage.event_log.migration import ASSET_DATA_MIGRATIONS
 from dagster._core.storage.event_log.schema import SqlEventLogStorageMetadata
+from dagster._core.storage.runs.base import RunStorage
+from dagster._core.storage.runs.migration import REQUIRED_DATA_MIGRATIONS
 from dagster._core.storage.runs.schema import RunStorageSqlMetadata
+from dagster._core.storage.runs.sqlite import sqlite_run_storage
+from dagster._core.storage.schedules.base import ScheduleStorage
+from dagster._core.storage.schedules.migration import REQUIRED_SCHEDULE_DATA_MIGRATIONS
 from dagster._core.storage.schedules.schema import ScheduleStorageSqlMetadata
-from dagster._core.storage.sql import get_alembic_config
+from dagster._core.storage.sql import get_alembic_config, stamp_alembic_rev
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
+from filelock import FileLock, Timeout
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
+
+from ..exceptions import InstanceError
+
+logger = logging.getLogger(__name__)
+
+LOCK_SECONDS = 120.0
+"""Seconds to wait for another process that creates the storage; it takes it one or two."""
+
+LOCK_FILE = ".proctree.lock"
+"""The file that is locked, beside SQLite's databases."""
+
+ADVISORY_LOCK = 0x70726F6374726565
+"""The key of PostgreSQL's advisory lock: "proctree" in ASCII."""
 
 VERSIONS = "alembic_version"
 """The table in which alembic keeps the revision that a database is at."""
+
+INDEXES = "secondary_indexes"
+"""The table in which Dagster notes the data migrations that it has done."""
+
+
+class Storages(Protocol):
+    """What a ``DagsterInstance`` and a ``DagsterStorage`` have in common."""
+
+    @property
+    def run_storage(self) -> RunStorage: ...  # noqa: D102
+    @property
+    def event_log_storage(self) -> EventLogStorage: ...  # noqa: D102
+    @property
+    def schedule_storage(self) -> ScheduleStorage | None: ...  # noqa: D102
+
+
+S = TypeVar("S", bound=Storages)
+
+
+class Guarded:
+    """A storage that is created by one process at a time, whoever opens it."""
 
 
 @dataclass(frozen=True)
 class Database:
     """A database in which Dagster keeps something."""
 
-    name: str
-    """What a person calls it: the file, or the address without a password."""
-
     url: sqlalchemy.URL
-    """Where it is."""
+    """Its address."""
 
-    tables: frozenset[str]
+    schemas: tuple[sqlalchemy.MetaData, ...] = field(repr=False)
     """The tables that Dagster needs in it."""
 
-    file: Path | None = None
-    """The file, if it is one."""
+    migrations: frozenset[str] = field(repr=False)
+    """The data migrations that Dagster notes as done when it has created it."""
+
+    content: str
+    """A table that has rows as soon as it has been used."""
+
+    folder: Path | None = None
+    """The folder of the storage, if the database is a file."""
+
+    @property
+    def file(self) -> Path | None:
+        """The file, if it is one."""
+        return None if self.folder is None else Path(self.url.database or "")
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: the file, or the address without the password."""
+        return str(self.file or self.url.render_as_string(hide_password=True))
+
+    @property
+    def tables(self) -> Mapping[str, sqlalchemy.Table]:
+        """The tables by name."""
+        return {name: table for schema in self.schemas for name, table in schema.tables.items()}
+
+    @contextmanager
+    def connected(self, *, to_read: bool = False) -> Iterator[sqlalchemy.Connection]:
+        """Connect to it; what is done is committed at the end.
+
+        ``to_read``: so that nothing can be written to a file, nor the file be created.
+        """
+        url = self.url
+        if to_read and self.file is not None:
+            query = {"mode": "ro", "uri": "true"}
+            url = url.set(database=f"file:{self.file}", query=query)
+        engine = sqlalchemy.create_engine(url, poolclass=NullPool)
+        with engine.begin() as connection:
+            yield connection
 
 
 @dataclass(frozen=True)
 class State:
     """What is in a database."""
 
-    missing: frozenset[str]
+    missing: frozenset[str] = frozenset()
     """The tables that Dagster needs and that are not there."""
 
-    is_empty: bool
+    revisions: tuple[str, ...] = ()
+    """The revisions that alembic has noted; exactly one in a database that is complete."""
+
+    undone: frozenset[str] = frozenset()
+    """The data migrations of a new database that are not noted as done."""
+
+    is_empty: bool = True
     """Whether none of Dagster's tables is there: it has not been created yet."""
 
-    revisions: tuple[str, ...]
-    """The revisions that alembic has noted; exactly one in a database that is in order."""
+    @property
+    def is_complete(self) -> bool:
+        """Whether opening it creates nothing."""
+        return len(self.revisions) == 1 and not self.missing and not self.undone
+
+    @property
+    def is_older(self) -> bool:
+        """Whether an older Dagster has created it: it lacks what later ones have added."""
+        return len(self.revisions) == 1 and self.revisions[0] != newest_revision()
+
+    @property
+    def is_half_created(self) -> bool:
+        """Whether the process that created it was disturbed or ended."""
+        is_new = self.is_empty and not self.revisions
+        return not (self.is_complete or is_new or self.is_older)
 
 
-def databases(home: str) -> Sequence[Database]:
-    """Return the databases of a home, as its ``dagster.yaml`` says.
+def newest_revision() -> str | None:
+    """Return the revision of a database that this Dagster creates."""
+    config = get_alembic_config(sqlite_run_storage.__file__)
+    return ScriptDirectory.from_config(config).get_current_head()
 
-    Parameters
-    ----------
-    home:
-        The folder.
+
+def open_home(home: str) -> DagsterInstance:
+    """Open the instance of a home; if its storage is not complete, create it under the lock.
+
+    Raises
+    ------
+    InstanceError
+        Another process holds the lock for too long, or the storage is broken in a way that can't
+        be repaired without knowing what is in it.
+    """
+    ref = InstanceRef.from_dir(home)
+    if is_guarded(ref):
+        return DagsterInstance.from_ref(ref)
+    return create_alone(databases(ref), lambda: DagsterInstance.from_ref(ref))
+
+
+def is_guarded(ref: InstanceRef) -> bool:
+    """Return whether an instance's storage takes the lock by itself, whoever opens it."""
+    data = ref.storage_data
+    return data is not None and issubclass(_class_of(data), Guarded)
+
+
+def databases(ref: InstanceRef) -> Sequence[Database]:
+    """Return the databases of an instance.
 
     Returns
     -------
     Sequence[Database]
-        None for a kind of storage that is not known here (MySQL, one's own): nothing can be said
-        of it without opening it.
+        None of a kind of storage that is not known here (MySQL, one's own): nothing can be said of
+        it without opening it.
 
     Raises
     ------
     DagsterInvalidConfigError
         ``dagster.yaml`` says something that Dagster does not take.
     """
-    data = InstanceRef.from_dir(home).storage_data
+    data = ref.storage_data
     if data is None:
         return ()
     storage = _class_of(data)
     if issubclass(storage, DagsterSqliteStorage):
-        return _of_sqlite(Path(_configuration(storage, data)["base_dir"]))
+        return of_sqlite(_configuration(storage, data)["base_dir"])
     if any(base.__name__ == "DagsterPostgresStorage" for base in storage.__mro__):
         from dagster_postgres.utils import pg_url_from_config
 
-        return _of_postgres(pg_url_from_config(_configuration(storage, data)))
+        configuration = _configuration(storage, data)
+        if configuration.get("should_autocreate_tables", True):
+            return of_postgres(pg_url_from_config(configuration))
     return ()
 
 
+def has_wrong_driver(ref: InstanceRef) -> bool:
+    """Return whether PostgreSQL is used by Dagster's own storage with a driver that fails there."""
+    data = ref.storage_data
+    if data is None or is_guarded(ref) or data.class_name != "DagsterPostgresStorage":
+        return False
+    from dagster_postgres.utils import pg_url_from_config
+
+    address = pg_url_from_config(_configuration(_class_of(data), data))
+    return with_working_driver(address) != sqlalchemy.make_url(address)
+
+
 def _class_of(data: ConfigurableClassData) -> type[Any]:
+    """Return the class that ``dagster.yaml`` names."""
     found: type[Any] = getattr(importlib.import_module(data.module_name), data.class_name)
     return found
 
 
 def _configuration(storage: type[Any], data: ConfigurableClassData) -> Mapping[str, Any]:
     """Return a storage's configuration with the environment's variables filled in."""
-    from dagster import DagsterInvalidConfigError
-
     result = process_config(resolve_to_config_type(storage.config_type()), data.config_dict)
     if not result.success:
         raise DagsterInvalidConfigError(
@@ -108,31 +245,59 @@ def _configuration(storage: type[Any], data: ConfigurableClassData) -> Mapping[s
     return value
 
 
-def _of_sqlite(folder: Path) -> Sequence[Database]:
-    files = {
-        "history/runs.db": RunStorageSqlMetadata,
-        "history/runs/index.db": SqlEventLogStorageMetadata,
-        "schedules/schedules.db": ScheduleStorageSqlMetadata,
-    }
+def of_sqlite(folder: str) -> Sequence[Database]:
+    """Return the databases of Dagster's SQLite storage in a folder."""
+
+    def database(
+        file: str, schema: sqlalchemy.MetaData, migrations: Mapping[str, Any], content: str
+    ) -> Database:
+        base = Path(folder).absolute()
+        url = sqlalchemy.URL.create("sqlite", database=str(base / file))
+        return Database(url, (schema,), frozenset(migrations), content, base)
+
     return [
-        Database(
-            name=str(folder / file),
-            url=sqlalchemy.URL.create("sqlite", database=str(folder / file)),
-            tables=frozenset(metadata.tables),
-            file=folder / file,
-        )
-        for file, metadata in files.items()
+        database("history/runs.db", RunStorageSqlMetadata, REQUIRED_DATA_MIGRATIONS, "runs"),
+        database(
+            "history/runs/index.db", SqlEventLogStorageMetadata, ASSET_DATA_MIGRATIONS, "event_logs"
+        ),
+        database(
+            "schedules/schedules.db",
+            ScheduleStorageSqlMetadata,
+            REQUIRED_SCHEDULE_DATA_MIGRATIONS,
+            "jobs",
+        ),
     ]
 
 
-def _of_postgres(address: str) -> Sequence[Database]:
+def of_postgres(address: str) -> Sequence[Database]:
+    """Return the one database of Dagster's PostgreSQL storage."""
+    return [
+        Database(
+            with_working_driver(address),
+            (RunStorageSqlMetadata, SqlEventLogStorageMetadata, ScheduleStorageSqlMetadata),
+            frozenset(
+                {
+                    *REQUIRED_DATA_MIGRATIONS,
+                    *ASSET_DATA_MIGRATIONS,
+                    *REQUIRED_SCHEDULE_DATA_MIGRATIONS,
+                }
+            ),
+            "runs",
+        )
+    ]
+
+
+def with_working_driver(address: str) -> sqlalchemy.URL:
+    """Return a PostgreSQL address with the driver that dagster-postgres is written for.
+
+    ``postgresql://`` means psycopg 3 from SQLAlchemy 2.1 on. dagster-postgres uses the connection
+    as psycopg 2 allows it and psycopg 3 does not: the webserver's connections are closed before
+    their first query.
+    """
     url = sqlalchemy.make_url(address)
-    tables = (
-        frozenset(RunStorageSqlMetadata.tables)
-        | frozenset(SqlEventLogStorageMetadata.tables)
-        | frozenset(ScheduleStorageSqlMetadata.tables)
-    )
-    return [Database(url.render_as_string(hide_password=True), url, tables)]
+    if url.get_backend_name() == "postgresql" and url.get_driver_name() == "psycopg":
+        return url.set(drivername="postgresql+psycopg2")
+    return url
 
 
 def state_of(database: Database) -> State:
@@ -143,36 +308,161 @@ def state_of(database: Database) -> State:
     sqlalchemy.exc.SQLAlchemyError
         It can't be read.
     """
+    tables = database.tables
     if database.file is not None and not database.file.exists():
-        return State(database.tables, is_empty=True, revisions=())
-    engine = sqlalchemy.create_engine(_to_read(database), poolclass=NullPool)
-    with engine.connect() as connection:
+        return State(missing=frozenset(tables))
+    with database.connected(to_read=True) as connection:
         present = frozenset(sqlalchemy.inspect(connection).get_table_names())
-        revisions = (
-            connection.execute(sqlalchemy.text(f"SELECT version_num FROM {VERSIONS}"))  # noqa: S608
-            .scalars()
-            .all()
-            if VERSIONS in present
-            else ()
+
+        def read(column: str, table: str) -> frozenset[str]:
+            if table not in present:
+                return frozenset()
+            rows = sqlalchemy.table(table, sqlalchemy.column(column)).select()
+            return frozenset(connection.execute(rows).scalars())
+
+        def is_used() -> bool:
+            rows = sqlalchemy.select(sqlalchemy.literal(1)).select_from(tables[database.content])
+            return connection.execute(rows.limit(1)).first() is not None
+
+        return State(
+            missing=frozenset(tables) - present,
+            revisions=tuple(sorted(read("version_num", VERSIONS))),
+            # In one that is in use they may take long: that is for the operator to say.
+            undone=(
+                database.migrations - read("name", INDEXES)
+                if database.content in present and not is_used()
+                else frozenset()
+            ),
+            is_empty=not tables.keys() & present,
         )
-    return State(
-        missing=database.tables - present,
-        is_empty=not database.tables & present,
-        revisions=tuple(sorted(revisions)),
-    )
 
 
-def _to_read(database: Database) -> sqlalchemy.URL:
-    """Return the address of a database under which nothing can be written to it."""
-    if database.file is None:
-        return database.url
-    return database.url.set(database=f"file:{database.file}", query={"mode": "ro", "uri": "true"})
+def create_alone(found: Sequence[Database], open_storage: Callable[[], S]) -> S:
+    """Open a storage, and create it under a lock if it is not complete.
+
+    Parameters
+    ----------
+    found:
+        Its databases.
+    open_storage:
+        Opens it as Dagster does, which creates what is missing.
+
+    Raises
+    ------
+    InstanceError
+        Another process holds the lock for too long, or a database can't be repaired.
+    """
+    if all(map(_is_complete, found)):
+        return open_storage()
+    with _lock(found[0]):
+        states = {database: state_of(database) for database in found}
+        for database, state in states.items():
+            if state.is_half_created:
+                logger.warning(
+                    "Dagster's database %s is half created; completing it.", database.name
+                )
+                _repair(database)
+        opened = open_storage()
+        if not all(state.is_complete or state.is_older for state in states.values()):
+            _migrate_data(opened)
+        return opened
 
 
-def newest_revision() -> str | None:
-    """Return the revision of a database that this Dagster has created."""
-    from alembic.script import ScriptDirectory
-    from dagster._core.storage.runs.sqlite import sqlite_run_storage
+def _is_complete(database: Database) -> bool:
+    try:
+        return state_of(database).is_complete
+    except DBAPIError:  # locked by whoever creates it, or away: opening it will say so
+        return False
 
-    config = get_alembic_config(sqlite_run_storage.__file__)
-    return ScriptDirectory.from_config(config).get_current_head()
+
+def _lock(database: Database) -> AbstractContextManager[None]:
+    return _advisory_lock(database) if database.folder is None else _file_lock(database.folder)
+
+
+@contextmanager
+def _file_lock(folder: Path) -> Iterator[None]:
+    lock = FileLock(folder / LOCK_FILE, timeout=LOCK_SECONDS)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout as error:
+        raise InstanceError(
+            f"Another process has been creating Dagster's storage in {str(folder)!r} for more than "
+            f"{LOCK_SECONDS:.0f} seconds: it holds the lock of {LOCK_FILE!r} there. End it (a "
+            "stopped process holds the lock, too)."
+        ) from error
+    except OSError as error:
+        raise InstanceError(
+            f"Dagster's storage can't be created in {str(folder)!r}: {error}."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _advisory_lock(database: Database) -> Iterator[None]:
+    # The transaction's, not the session's: it holds through a connection pooler, too.
+    with database.connected() as connection:
+        connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS:.0f}s'"))
+        try:
+            connection.execute(
+                sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK}
+            )
+        except DBAPIError as error:
+            raise InstanceError(
+                f"Another process has been creating Dagster's storage in {database.name} for more "
+                f"than {LOCK_SECONDS:.0f} seconds. End it: its connection holds PostgreSQL's "
+                f"advisory lock (see pg_locks)."
+            ) from error
+        yield
+
+
+def _repair(database: Database) -> None:
+    """Complete the tables of a half-created database and note its one revision.
+
+    Raises
+    ------
+    InstanceError
+        A table is not as this Dagster creates it, so it was not half created by this Dagster.
+    """
+    with database.connected() as connection:
+        found = sqlalchemy.inspect(connection)
+        present = set(found.get_table_names())
+        for name, table in database.tables.items():
+            if name not in present:
+                continue
+            columns = {column["name"] for column in found.get_columns(name)}
+            if lacking := {column.name for column in table.columns} - columns:
+                raise InstanceError(
+                    f"Dagster's database {database.name} has not exactly one revision in "
+                    f"{VERSIONS!r}, and its table {name!r} lacks {', '.join(sorted(lacking))}: it "
+                    f"is of an older Dagster. Leave its oldest revision only in {VERSIONS!r}, then "
+                    "run 'dagster instance migrate'."
+                )
+        for schema in database.schemas:
+            schema.create_all(connection)
+        for table in database.tables.values():
+            for index in table.indexes:
+                index.create(connection, checkfirst=True)
+        if VERSIONS in present:
+            connection.execute(sqlalchemy.delete(sqlalchemy.table(VERSIONS)))
+        stamp_alembic_rev(get_alembic_config(sqlite_run_storage.__file__), connection)
+    if database.file is not None:
+        with database.connected() as connection:
+            connection.execute(sqlalchemy.text("PRAGMA journal_mode=WAL"))
+
+
+def _migrate_data(opened: Storages) -> None:
+    """Do the data migrations that are not noted as done; in a new storage there is no data yet.
+
+    Dagster does the same, but only if it has created the tables itself, and has not been ended.
+    """
+    opened.run_storage.migrate()
+    opened.run_storage.optimize()
+    opened.event_log_storage.reindex_events()
+    opened.event_log_storage.reindex_assets()
+    if opened.schedule_storage is not None:
+        opened.schedule_storage.migrate()
+        opened.schedule_storage.optimize()

@@ -36,11 +36,11 @@ from dagster._core.snap import snapshot_from_execution_plan
 from dagster._core.storage.dagster_run import DagsterRunStatus
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_shared.error import SerializableErrorInfo
-from filelock import FileLock
 
 from .. import claims, conf, isolation, tags
 from ..exceptions import InstanceError
 from ..models import ProcessTreeSchedule, RunStatus
+from . import homes
 from .hosting import leave_output_alone, tame
 from .workers import Worker
 
@@ -85,7 +85,8 @@ def open_instance(
     Raises
     ------
     InstanceError
-        There is no such folder; or ``persistent`` is asked for, and none is set or a test runs.
+        There is no such folder; or ``persistent`` is asked for, and none is set or a test runs; or
+        its storage can't be created.
     """
     if ephemeral:
         with DagsterInstance.ephemeral() as instance:
@@ -114,10 +115,7 @@ def open_instance(
         return
     if not Path(home).is_dir():
         raise InstanceError(f"Dagster's home {home!r} is not a folder; create it.")
-    with FileLock(Path(home) / ".proctree.lock"):
-        # Two that are the first to open a home would both create its tables.
-        opened = DagsterInstance.from_config(home)
-    with opened as instance:
+    with homes.open_home(home) as instance:
         set_pool_sizes(instance)
         yield tame(instance)
 

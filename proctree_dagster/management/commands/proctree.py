@@ -41,6 +41,12 @@ class Command(BaseCommand):
             "with 1 if something is wrong, with 0 if there are warnings only.",
         )
 
+        actions.add_parser(
+            "home",
+            help="Create the storage of Dagster's home, or complete what was half created, so that "
+            "Dagster's processes find it when they start. Changes nothing if it is complete.",
+        )
+
         fire = actions.add_parser(
             "fire",
             help="Let a trigger fire: every tree that subscribes to it runs. Prints the runs.",
@@ -60,8 +66,19 @@ class Command(BaseCommand):
             self._fire(options["name"], options["context"])
         elif options["action"] == "doctor":
             self._examine()
+        elif options["action"] == "home":
+            self._create_home()
         else:
             self._list()
+
+    def _create_home(self) -> None:
+        from ...orchestration import runs  # it imports dagster, which the others do without
+
+        try:
+            with runs.open_instance(persistent=True) as instance:
+                self.stdout.write(f"Dagster's home {instance.root_directory!r} is ready.")
+        except InstanceError as error:
+            raise CommandError(str(error)) from error
 
     def _examine(self) -> None:
         from ...orchestration import doctor  # it imports dagster, which the others do without

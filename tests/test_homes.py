@@ -1,0 +1,360 @@
+"""A fresh home can be opened by any number of processes at once, and a broken one is repaired."""
+
+import os
+import shutil
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import sqlalchemy
+import yaml
+from dagster import DagsterInstance
+from dagster._core.instance.ref import InstanceRef
+from filelock import FileLock
+from pytest_django import Settings
+
+from proctree_dagster.exceptions import InstanceError
+from proctree_dagster.orchestration import homes, runs
+from proctree_dagster.orchestration.storage import ProctreeInstance, SqliteStorage
+from tests.opening import OURS, TOP, Opener, address, open_at_once, openers, yaml_of_postgres
+
+if TYPE_CHECKING:
+    from tests.postgres import Postgres
+
+pytestmark = pytest.mark.usefixtures("real_dagster")
+
+PROCESSES = int(os.environ.get("PROCTREE_HOME_PROCESSES", "4"))
+OPENINGS = int(os.environ.get("PROCTREE_HOME_OPENINGS", "2"))
+KILLS = int(os.environ.get("PROCTREE_HOME_KILLS", "3"))
+
+FILES = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
+
+
+def make_home(folder: Path, text: str) -> Path:
+    folder.mkdir()
+    (folder / "dagster.yaml").write_text(text)
+    return folder
+
+
+def states(home: Path) -> list[homes.State]:
+    return [homes.state_of(each) for each in homes.databases(InstanceRef.from_dir(str(home)))]
+
+
+def use(instance: DagsterInstance) -> None:
+    """Ask each storage for something."""
+    instance.get_runs(limit=1)
+    instance.all_instigator_state()
+    instance.event_log_storage.get_pool_limits()
+
+
+def change(file: Path, *statements: str) -> None:
+    connection = sqlite3.connect(file)
+    with connection:
+        for statement in statements:
+            connection.execute(statement)
+    connection.close()
+
+
+@pytest.fixture
+def home(tmp_path: Path, empty_home: Path, settings: Settings) -> Path:
+    """A complete home whose storage is ours."""
+    folder = tmp_path / "home"
+    shutil.copytree(empty_home, folder)
+    (folder / "dagster.yaml").write_text(OURS)
+    settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": str(folder)}
+    return folder
+
+
+@pytest.fixture(scope="module")
+def several() -> Iterator[list[Opener]]:
+    """Processes that open homes, half of them as Dagster does, half as Django does."""
+    with openers(*("host", "django") * (PROCESSES // 2)) as started:
+        yield started
+
+
+def test_a_fresh_home_on_sqlite_serves_all_that_open_it_at_once(
+    tmp_path: Path, several: list[Opener]
+) -> None:
+    for number in range(OPENINGS):
+        folder = make_home(tmp_path / str(number), OURS)
+        assert open_at_once(several, folder) == []
+        assert all(state.is_complete for state in states(folder))
+
+
+def test_a_fresh_home_on_postgresql_serves_all_that_open_it_at_once(
+    tmp_path: Path, several: list[Opener], postgres: "Postgres"
+) -> None:
+    for number in range(OPENINGS):
+        folder = make_home(tmp_path / str(number), yaml_of_postgres(postgres.new_database()))
+        assert open_at_once(several, folder) == []
+        assert all(state.is_complete for state in states(folder))
+
+
+def test_where_dagsters_own_storage_is_named_django_still_opens_it_one_at_a_time(
+    tmp_path: Path, several: list[Opener]
+) -> None:
+    folder = make_home(tmp_path / "home", "telemetry:\n  enabled: false\n")
+    assert open_at_once((each for each in several if each.way == "django"), folder) == []
+    assert all(state.is_complete for state in states(folder))
+
+
+def test_a_process_that_is_killed_while_it_creates_a_home_leaves_one_that_the_next_can_open(
+    tmp_path: Path,
+) -> None:
+    for number in range(KILLS):
+        folder = make_home(tmp_path / str(number), OURS)
+        with openers("host") as (opener,):
+            opener.ask(folder)
+            # Another file and another moment each time, so that all of the creation is covered.
+            while not (folder / FILES[number % 3]).exists():
+                assert opener.process.poll() is None
+                time.sleep(0.001)
+            time.sleep(0.01 * (number // 3))
+            opener.process.kill()
+        with DagsterInstance.from_config(str(folder)) as instance:
+            use(instance)
+        assert all(state.is_complete for state in states(folder))
+
+
+HALF_CREATED = {
+    "two revisions": "INSERT INTO alembic_version VALUES ('5771160a95ad')",
+    "no revision": "DELETE FROM alembic_version",
+    "no table of revisions": "DROP TABLE alembic_version",
+    "no data migrations": "DELETE FROM secondary_indexes",
+    "a table is missing": "DROP TABLE secondary_indexes",
+}
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("what", HALF_CREATED)
+def test_a_half_created_home_is_completed_by_whoever_opens_it_next(
+    home: Path, file: str, what: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    change(home / file, HALF_CREATED[what])
+    assert [state.is_half_created for state in states(home)].count(True) == 1
+    with DagsterInstance.from_config(str(home)) as instance:  # as Dagster's own processes do
+        use(instance)
+    assert all(state.is_complete for state in states(home))
+    assert f"{file} is half created; completing it" in caplog.text
+    caplog.clear()
+    with runs.open_instance() as instance:
+        use(instance)
+    assert caplog.text == ""
+
+
+def test_what_is_in_a_home_outlives_its_repair(home: Path) -> None:
+    with runs.open_instance() as instance:
+        run = instance.create_run_for_job(_job())
+    change(home / FILES[0], HALF_CREATED["two revisions"], "DROP INDEX idx_run_status")
+    with runs.open_instance() as instance:
+        assert instance.has_run(run.run_id)
+        (runs_database, *_) = homes.databases(instance.get_ref())
+        with runs_database.connected() as connection:
+            indexes = sqlalchemy.inspect(connection).get_indexes("runs")
+    assert "idx_run_status" in {index["name"] for index in indexes}
+
+
+def _job() -> Any:
+    from dagster import job
+
+    @job
+    def empty() -> None: ...
+
+    return empty
+
+
+def test_a_half_created_home_of_dagsters_own_storage_is_completed_by_django(
+    dagster_home: Path,
+) -> None:
+    change(dagster_home / FILES[1], HALF_CREATED["two revisions"])
+    with pytest.raises(Exception, match="more than one head"), _stock(dagster_home) as instance:
+        use(instance)
+    with runs.open_instance() as instance:
+        use(instance)
+    with _stock(dagster_home) as instance:
+        use(instance)
+
+
+def _stock(home: Path) -> DagsterInstance:
+    return DagsterInstance.from_config(str(home))
+
+
+def test_a_storage_that_older_tables_are_in_is_not_guessed_at(home: Path) -> None:
+    change(
+        home / FILES[0],
+        "ALTER TABLE bulk_actions DROP COLUMN run_tags"
+        if _has(home / FILES[0], "bulk_actions", "run_tags")
+        else "ALTER TABLE snapshots DROP COLUMN snapshot_type",
+        HALF_CREATED["two revisions"],
+    )
+    with pytest.raises(InstanceError, match=r"of an older Dagster.*dagster instance migrate"):
+        DagsterInstance.from_config(str(home))
+    assert states(home)[0].revisions == ("29b539ebc72a", "5771160a95ad")
+
+
+def _has(file: Path, table: str, column: str) -> bool:
+    connection = sqlite3.connect(file)
+    names = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+    connection.close()
+    return column in names
+
+
+def test_a_home_of_an_older_dagster_is_left_to_dagsters_own_migration(home: Path) -> None:
+    change(home / FILES[0], "UPDATE alembic_version SET version_num = '5771160a95ad'")
+    change(home / FILES[0], "DELETE FROM secondary_indexes")
+    with DagsterInstance.from_config(str(home)) as instance:
+        use(instance)
+    assert states(home)[0].revisions == ("5771160a95ad",)
+
+
+@pytest.mark.parametrize(
+    "statements",
+    [
+        ["INSERT INTO alembic_version VALUES ('5771160a95ad')"],
+        ["DELETE FROM alembic_version"],
+        ["DELETE FROM secondary_indexes"],
+        ["DROP TABLE job_ticks"],
+        ["DROP TABLE daemon_heartbeats", "DROP TABLE alembic_version"],
+    ],
+)
+def test_a_half_created_home_on_postgresql_is_completed_by_whoever_opens_it_next(
+    tmp_path: Path, postgres: "Postgres", statements: list[str]
+) -> None:
+    folder = make_home(tmp_path / "home", yaml_of_postgres(postgres.new_database()))
+    DagsterInstance.from_config(str(folder)).dispose()
+    (database,) = homes.databases(InstanceRef.from_dir(str(folder)))
+    with database.connected() as connection:
+        for statement in statements:
+            connection.execute(sqlalchemy.text(statement))
+    assert states(folder)[0].is_half_created
+    with DagsterInstance.from_config(str(folder)) as instance:
+        use(instance)
+        instance.get_daemon_heartbeats()
+    assert states(folder)[0].is_complete
+
+
+def test_a_lock_that_another_process_does_not_give_back_is_an_error_that_names_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(homes, "LOCK_SECONDS", 0.2)
+    folder = make_home(tmp_path / "home", OURS)
+    with (
+        FileLock(folder / homes.LOCK_FILE),
+        pytest.raises(InstanceError, match=r"holds the lock of '\.proctree\.lock'"),
+    ):
+        DagsterInstance.from_config(str(folder))
+
+
+def test_a_lock_on_postgresql_that_is_not_given_back_is_an_error_that_names_it(
+    tmp_path: Path, postgres: "Postgres", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(homes, "LOCK_SECONDS", 1)
+    folder = make_home(tmp_path / "home", yaml_of_postgres(postgres.new_database()))
+    (database,) = homes.databases(InstanceRef.from_dir(str(folder)))
+    with (
+        homes._advisory_lock(database),
+        pytest.raises(InstanceError, match="advisory lock"),
+    ):
+        DagsterInstance.from_config(str(folder))
+
+
+def test_a_complete_home_is_opened_without_the_lock(home: Path) -> None:
+    with FileLock(home / homes.LOCK_FILE), runs.open_instance() as instance:
+        use(instance)
+
+
+def test_a_home_without_dagster_yaml_is_created_and_opened(
+    tmp_path: Path, settings: Settings
+) -> None:
+    settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": str(tmp_path)}
+    with runs.open_instance() as instance:
+        use(instance)
+    assert all(state.is_complete for state in states(tmp_path))
+
+
+def test_our_instance_class_names_our_storage_unless_another_is_named(tmp_path: Path) -> None:
+    ours = make_home(tmp_path / "ours", OURS)
+    with DagsterInstance.from_config(str(ours)) as instance:
+        assert isinstance(instance, ProctreeInstance)
+        assert isinstance(instance.get_ref().storage, SqliteStorage)
+        with DagsterInstance.from_ref(instance.get_ref()) as again:  # as a worker does
+            use(again)
+    other = tmp_path / "elsewhere"
+    stock = make_home(
+        tmp_path / "stock", f"{OURS}storage:\n  sqlite:\n    base_dir: {str(other)!r}\n"
+    )
+    assert not homes.is_guarded(InstanceRef.from_dir(str(stock)))
+    assert [each.folder for each in homes.databases(InstanceRef.from_dir(str(stock)))] == [
+        other
+    ] * 3
+
+
+def test_a_storage_that_can_t_be_written_to_is_an_error_that_names_the_folder(
+    tmp_path: Path,
+) -> None:
+    folder = make_home(tmp_path / "home", OURS)
+    (folder / homes.LOCK_FILE).mkdir()  # nobody, not even root, can open it as a file
+    with pytest.raises(InstanceError, match=f"can't be created in '{folder}'"):
+        DagsterInstance.from_config(str(folder))
+
+
+def test_psycopg_2_is_used_whatever_sqlalchemy_takes_by_default() -> None:
+    for scheme in ("postgresql", "postgresql+psycopg", "postgresql+psycopg2"):
+        url = homes.with_working_driver(f"{scheme}://me:secret@db/dagster?sslmode=require")
+        assert url.drivername == "postgresql+psycopg2" or url.get_driver_name() == "psycopg2"
+        assert url.query["sslmode"] == "require"
+        assert url.password == "secret"
+
+
+@pytest.fixture
+def webserver_storage(tmp_path: Path, postgres: "Postgres") -> Callable[[str], None]:
+    """Prepare a storage as the webserver does, and ask it."""
+
+    def ask(text: str) -> None:
+        folder = make_home(tmp_path / "home", text)
+        with DagsterInstance.from_config(str(folder)) as instance:
+            instance.optimize_for_webserver(statement_timeout=5000, pool_recycle=60, max_overflow=1)
+            use(instance)
+
+    return ask
+
+
+@pytest.mark.parametrize("scheme", ["postgresql", "postgresql+psycopg", "postgresql+psycopg2"])
+def test_the_webservers_connections_to_postgresql_stay_open(
+    webserver_storage: Callable[[str], None], postgres: "Postgres", scheme: str
+) -> None:
+    webserver_storage(yaml_of_postgres(postgres.new_database(), scheme=scheme))
+
+
+def test_dagsters_own_storage_with_the_default_driver_fails_and_is_named_by_the_doctor(
+    tmp_path: Path,
+    postgres: "Postgres",
+    settings: Settings,
+    webserver_storage: Callable[[str], None],
+) -> None:
+    from proctree_dagster.orchestration import doctor
+
+    url = address(postgres.new_database())
+    with pytest.raises(Exception, match="connection is closed"):
+        webserver_storage(f"storage:\n  postgres:\n    postgres_url: {url}\n")
+    settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": str(tmp_path / "home")}
+    (found,) = [each for each in doctor.examine() if "psycopg 3" in each.what]
+    assert found.level == "error"
+    assert "PostgresStorage" in found.remedy
+
+
+def test_the_packaged_dagster_yaml_for_postgresql_works_and_is_the_examples_but_for_its_storage(
+    tmp_path: Path, postgres: "Postgres", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packaged = TOP / "proctree_dagster" / "dagster_home" / "postgresql" / "dagster.yaml"
+    monkeypatch.setenv("DAGSTER_POSTGRES_URL", address(postgres.new_database()))
+    with DagsterInstance.from_config(str(make_home(tmp_path / "home", packaged.read_text()))) as it:
+        it.optimize_for_webserver(statement_timeout=5000, pool_recycle=60, max_overflow=1)
+        use(it)
+    ours = yaml.safe_load(packaged.read_text())
+    examples = yaml.safe_load((TOP / "example" / "dagster_home" / "dagster.yaml").read_text())
+    del ours["storage"], examples["instance_class"]
+    assert ours == examples
