@@ -313,7 +313,7 @@ def check_executor(subject: Subject) -> Iterator[Finding]:
         if connection["ENGINE"].endswith(".sqlite3")
     ]
     if subject.instance is not None and any(
-        database.file is not None for database in homes.databases(str(subject.home))
+        database.file is not None for database in homes.databases(subject.instance.get_ref())
     ):
         files.append("Dagster's storage")
     if files:
