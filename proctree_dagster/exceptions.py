@@ -120,6 +120,10 @@ class ExecutorError(ProctreeError, ValueError):
     """There is no such executor."""
 
 
+class StepLost(ProctreeError, RuntimeError):
+    """The process that executed a step is lost: no answer can come."""
+
+
 class CommandError(ProctreeError, ValueError):
     """The management command can't be written."""
 

@@ -8,6 +8,7 @@ from .fields import Clockwork, ContextField, validate_timezone
 from .links import TreeLink, TreeLinkManager, TreeLinkQuerySet
 from .outbox import OutboxRun, OutboxState
 from .schedules import ProcessTreeSchedule, RunStatus
+from .step_workers import StepWorker
 from .trees import LinkKind, ProcessTree, ProcessTreeQuerySet
 from .triggers import (
     Trigger,
@@ -28,6 +29,7 @@ __all__ = [
     "ProcessTreeQuerySet",
     "ProcessTreeSchedule",
     "RunStatus",
+    "StepWorker",
     "TreeLink",
     "TreeLinkManager",
     "TreeLinkQuerySet",

@@ -37,7 +37,7 @@ from ..connections import fresh_connections
 from ..exceptions import ExecutorError, TreeFailed
 from ..models import RunStatus
 from ..process import explain
-from . import event_writes, followers, runs
+from . import event_writes, followers, remote_steps, runs
 from .records import TreeRecord
 from .threads import threads_executor as threads_executor  # public here
 
@@ -87,7 +87,9 @@ def tree_executor(tree: TreeRecord, went_on_after: list[str] | None = None) -> E
                 executor_config=_with_defaults(chosen, context.executor_config, max_concurrent),
             ),
         )
-        return TreeExecutor(inner, tree.revision, went_on_after)
+        return TreeExecutor(
+            inner, tree.revision, went_on_after, remote=not remote_steps.stay_here(chosen)
+        )
 
     return ExecutorDefinition(
         name=chosen.name,
@@ -188,10 +190,16 @@ class TreeExecutor(Executor):
     """
 
     def __init__(
-        self, inner: Executor, revision: str, went_on_after: list[str] | None = None
+        self,
+        inner: Executor,
+        revision: str,
+        went_on_after: list[str] | None = None,
+        *,
+        remote: bool = False,
     ) -> None:
         self._inner = inner
         self._revision = revision
+        self._remote = remote
         self._local = went_on_after is not None
         self._went_on_after = [] if went_on_after is None else went_on_after
 
@@ -248,8 +256,7 @@ class TreeExecutor(Executor):
             yield from followers.begin(plan_context, context)
         try:
             with event_writes.grouped(instance, run.run_id):
-                inner_context = _context_of(self._inner, plan_context, plan)
-                yield from self._inner.execute(inner_context, plan)
+                yield from self._execute_steps(plan_context, plan)
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
             current = instance.get_run_by_id(run.run_id)
             if self._local and current and current.status == DagsterRunStatus.STARTED:
@@ -257,6 +264,13 @@ class TreeExecutor(Executor):
             raise
         if self._went_on_after:
             raise TreeFailed(f"Required processes failed: {', '.join(self._went_on_after)}.")
+
+    def _execute_steps(
+        self, plan_context: PlanOrchestrationContext, plan: ExecutionPlan
+    ) -> Iterator[DagsterEvent]:
+        events = self._inner.execute(_context_of(self._inner, plan_context, plan), plan)
+        with remote_steps.own_process(plan_context.run_id):
+            yield from remote_steps.watched(events, plan_context) if self._remote else events
 
 
 def _write_down_end(plan_context: PlanOrchestrationContext, failed: bool) -> None:

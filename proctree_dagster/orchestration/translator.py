@@ -54,7 +54,7 @@ from ..models import ProcessTree, ProcessTreeSchedule, Trigger
 from ..names import dagster_name
 from ..process import Outcome, Process, explain, in_sync, run_process
 from ..spec import ProcessSpec, linked_trees
-from . import event_writes
+from . import event_writes, remote_steps
 from .executors import RUN_RESOURCE, tree_executor
 from .records import TreeRecord
 from .results import result_io_manager
@@ -349,6 +349,12 @@ def _compute(
     """Return what the op does: run the process, and hand its outcome on."""
 
     def compute(
+        context: OpExecutionContext, inputs: Mapping[str, Outcome]
+    ) -> Iterator[Output[Outcome]]:
+        with remote_steps.elsewhere(context):
+            yield from execute(context, inputs)
+
+    def execute(
         context: OpExecutionContext, inputs: Mapping[str, Outcome]
     ) -> Iterator[Output[Outcome]]:
         run: TreeRun = getattr(context.resources, RUN_RESOURCE)

@@ -6,9 +6,11 @@ import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 
 from tests.conftest import skip_without
+from tests.e2e.stack import wait_for
 from tests.e2e.test_processes import shown
 
 if TYPE_CHECKING:
@@ -17,7 +19,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 FUNCTIONS = '''
-import os, time
+import json, os, time
 from pathlib import Path
 
 FOLDER = Path(__file__).parent
@@ -81,6 +83,25 @@ def cached(**context):
 def counts():
     return {"count": "7", "total": "1.50"}
 
+def endless(name, **context):
+    (FOLDER / f"{name}.json").write_text(json.dumps(where()))
+    try:
+        while True:
+            time.sleep(0.05)
+    finally:
+        (FOLDER / f"{name}.cleaned").touch()
+
+def stubborn(**context):
+    (FOLDER / "stubborn.json").write_text(json.dumps(where()))
+    time.sleep(300)  # in C code, where nothing can be raised
+
+def once():
+    noted("once")
+    for _ in range(1200):
+        if (FOLDER / "go").exists():
+            return "done"
+        time.sleep(0.05)
+
 def scheduled(**context):
     return noted("scheduled")
 '''
@@ -116,6 +137,8 @@ mixed.add_process("after", "far_functions:after", ["lost", "odd", "gone", "slow"
 mixed.save()
 
 tree("cached").add_process("cached", "far_functions:cached", cache_key="far").save()
+for name in ("endless", "stubborn", "once"):
+    tree(name).add_process(name, f"far_functions:{name}").save()
 due = tree("due").add_process("scheduled", "far_functions:scheduled")
 due.save()
 due.register_schedule(interval_minutes=1440)
@@ -129,6 +152,51 @@ schedules.update(next_run=timezone.now())
 with runs.open_instance() as instance:
     history = runs.ScheduleHistory(instance, schedules.get().pk)
     print(runs.due_tag(claims.request(schedules.get().pk, timezone.now(), history).due))
+"""
+
+
+AGAIN = """
+import time
+from dagster._core.definitions.reconstruct import ReconstructableJob
+from dagster._core.execution.retries import RetryMode
+from dagster._core.execution.plan.state import KnownExecutionState
+from dagster._grpc.types import ExecuteStepArgs
+from dagster._serdes import pack_value
+from dagster_celery.make_app import make_app
+from dagster_celery.tasks import create_task
+from proctree_dagster.orchestration import runs
+from far_executors import on_redis
+from dagster._core.definitions.reconstruct import ReconstructableRepository
+import os
+from pathlib import Path
+
+FOLDER = Path(os.environ["FAR_FOLDER"])
+redis = os.environ["FAR_REDIS"]
+app = make_app({"broker": redis, "backend": redis})
+
+def hand_out_again(instance, run):
+    "Do what a broker does that delivers a task twice."
+    pointer = run.job_code_origin.repository_origin.code_pointer
+    job = ReconstructableJob(ReconstructableRepository(pointer), run.job_name)
+    args = ExecuteStepArgs(
+        job_origin=job.get_python_origin(), run_id=run.run_id, step_keys_to_execute=["once"],
+        instance_ref=instance.get_ref(), retry_mode=RetryMode.DISABLED,
+        known_state=KnownExecutionState(), print_serialized_events=True)
+    task = create_task(app).si(
+        execute_step_args_packed=pack_value(args), executable_dict=job.to_dict())
+    return str(task.apply_async(queue="dagster", routing_key="dagster.execute_plan").get(60))
+
+with runs.open_instance() as instance:
+    run = instance.get_run_by_id("RUN")
+    print("handed it out twice" in hand_out_again(instance, run))
+    (FOLDER / "go").touch()
+    while not instance.get_run_by_id("RUN").is_finished:
+        time.sleep(0.1)
+    print("Its run has ended" in hand_out_again(instance, run))
+"""
+
+TERMINATE = """
+mutation ($id: String!) { terminateRun(runId: $id) { __typename } }
 """
 
 
@@ -241,3 +309,44 @@ def test_of_two_runs_for_a_due_time_one_takes_it_once_and_its_processes_do_not_a
     assert len((stack.folder / "scheduled").read_text().splitlines()) == 1
     said = [json.dumps(run["eventConnection"]["events"]) for run in runs]
     assert sum(events.count("This run is for the due time") for events in said) == 1
+
+
+def test_a_process_that_the_broker_delivers_twice_is_executed_once(stack: "FarStack") -> None:
+    run_id = stack.launch("once")
+    wait_for("the process", (stack.folder / "once").exists)
+    said = stack.shell(AGAIN.replace("RUN", run_id), silently=True)
+    assert said.split() == ["True", "True"]
+    assert stack.finished(run_id)["status"] == "SUCCESS"
+    assert len((stack.folder / "once").read_text().splitlines()) == 1
+
+
+def started(stack: "FarStack", name: str) -> dict[str, Any]:
+    """Wait until a process says where it is executed."""
+    path = stack.folder / f"{name}.json"
+    wait_for(f"{name} to start", lambda: path.exists() and path.read_text())
+    said: dict[str, Any] = json.loads(path.read_text())
+    return said
+
+
+def test_a_terminated_run_ends_its_process_on_the_worker_and_then_is_canceled(
+    stack: "FarStack",
+) -> None:
+    run_id = stack.launch("endless", {"context": {"name": "polite"}})
+    started(stack, "polite")
+    stack.graphql(TERMINATE, id=run_id)
+    assert stack.finished(run_id)["status"] == "CANCELED"
+    assert (stack.folder / "polite.cleaned").exists()
+
+
+def test_the_run_of_a_dead_worker_fails_and_a_stubborn_function_is_killed(
+    stack: "FarStack",
+) -> None:
+    ids = [stack.launch("endless", {"context": {"name": "lost"}}), stack.launch("stubborn")]
+    lost, stubborn = started(stack, "lost"), started(stack, "stubborn")
+    stack.kill_worker(lost["worker"])
+    stack.graphql(TERMINATE, id=ids[1])
+    assert stack.finished(ids[1])["status"] == "CANCELED"
+    assert not psutil.pid_exists(stubborn["pid"]), "it went on after its run was called ended"
+    run = stack.finished(ids[0])
+    assert run["status"] == "FAILURE"
+    assert f"process {lost['pid']}" in json.dumps(run["eventConnection"]["events"])

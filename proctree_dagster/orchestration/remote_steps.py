@@ -1,0 +1,368 @@
+"""Steps that are executed outside of the run's own process, as by Celery's workers.
+
+Dagster's executors for them wait for an answer, however long, and a function that has begun goes on
+when its run is terminated. So the two ends look after each other, whatever is between them:
+
+- the step's process (``elsewhere``) takes the step once, gives signs of life, asks whether its run
+  goes on, and stops the function if it does not;
+- the run's process (``watched``) fails the run when a step's process is lost, and is canceled only
+  after the steps have ended.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dagster import (
+    DagsterEvent,
+    DagsterEventType,
+    DagsterExecutionInterruptedError,
+    DagsterInstance,
+    DagsterRunStatus,
+    ExecutorDefinition,
+    Failure,
+    OpExecutionContext,
+)
+from dagster._core.events import EngineEventData
+from dagster._core.execution.context.system import PlanOrchestrationContext
+from django.db import DatabaseError, connections, router
+
+from .. import step_workers
+from ..connections import fresh_connections, own_connections
+from ..exceptions import StepLost
+from ..models import StepWorker
+from ..stopping import Stop, stoppable
+from .workers import Worker
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 1.0
+"""How often a step asks whether its run goes on, and a run how its steps are."""
+
+BEAT_SECONDS = 5.0
+"""Seconds between two signs of life of a step."""
+
+LOST_SECONDS = 60.0
+"""Seconds of silence, or without an answer, after which a step is lost, on whatever machine."""
+
+GONE_SECONDS = 10.0
+"""Seconds that the executor has to notice by itself that a step's process has ended."""
+
+GRACE_SECONDS = 8.0
+"""Seconds that a function has to stop when its run was terminated; then its process is killed."""
+
+_RUN = "PROCTREE_RUN_ID"
+"""The environment variable by which a process knows that the run's own has started it."""
+
+_here: set[str] = set()
+"""The runs whose own process this is."""
+
+_ANSWERS = (
+    DagsterEventType.STEP_SUCCESS,
+    DagsterEventType.STEP_FAILURE,
+    DagsterEventType.STEP_UP_FOR_RETRY,
+)
+
+
+def stay_here(executor: ExecutorDefinition) -> bool:
+    """Return whether the steps of an executor are known to stay with the run's own process."""
+    module = getattr(executor.executor_creation_fn, "__module__", None) or ""
+    return module.split(".")[0] in ("dagster", "proctree_dagster")
+
+
+@contextmanager
+def own_process(run_id: str) -> Iterator[None]:
+    """Let the steps of a run in this process, and in those that it starts, know where they are."""
+    before = os.environ.get(_RUN)
+    os.environ[_RUN] = run_id
+    _here.add(run_id)
+    try:
+        yield
+    finally:
+        _here.discard(run_id)
+        if before is None:
+            os.environ.pop(_RUN, None)
+        else:
+            os.environ[_RUN] = before
+
+
+# --- In the step's process ------------------------------------------------------------------------
+
+
+class _RunEnded(BaseException):
+    """Raised in a function whose run has ended, or is being terminated."""
+
+
+@contextmanager
+def elsewhere(context: OpExecutionContext) -> Iterator[None]:
+    """Look after a step that is executed outside of its run's own process; else do nothing.
+
+    Raises
+    ------
+    Failure
+        The step was taken before, or its run has ended.
+    """
+    if not _is_elsewhere(context):
+        yield
+        return
+    if _has_ended(context.instance, context.run_id):
+        raise Failure("Its run has ended: the function is not called.", allow_retries=False)
+    step_key = context.get_step_execution_context().step.key
+    worker = Worker.of_process(context.run_id, os.getpid())
+    with fresh_connections():
+        row = step_workers.take(context.run_id, step_key, context.retry_number, worker.as_text())
+    if row is None:
+        raise Failure(
+            "Another process executes this step, or has done so: the executor has handed it out "
+            "twice. The function is not called.",
+            allow_retries=False,
+        )
+    stop = Stop(_RunEnded)
+    watch = _StepWatch(context.instance, row, stop)
+    watch.start()
+    try:
+        with stop.heeded():
+            yield
+    except _RunEnded as error:
+        raise Failure(
+            "Its run has ended: the function was stopped.", allow_retries=False
+        ) from error
+    finally:
+        watch.end()
+
+
+def _is_elsewhere(context: OpExecutionContext) -> bool:
+    run_id = context.run_id
+    if run_id in _here or os.environ.get(_RUN) == run_id or not context.instance.is_persistent:
+        return False
+    return not _is_in_transaction()
+
+
+def _is_in_transaction() -> bool:
+    """Return whether another thread would not see the rows: a job executed in a test."""
+    return connections[router.db_for_write(StepWorker)].in_atomic_block
+
+
+def _has_ended(instance: DagsterInstance, run_id: str) -> bool:
+    run = instance.get_run_by_id(run_id)
+    return run is None or run.is_finished or run.status == DagsterRunStatus.CANCELING
+
+
+class _StepWatch:
+    """A thread beside a step: it gives signs of life, and stops the function with its run."""
+
+    def __init__(self, instance: DagsterInstance, row: StepWorker, stop: Stop) -> None:
+        self._instance = instance
+        self._row = row
+        self._stop = stop
+        self._ended = threading.Event()
+        self._may_kill = _is_pool_child()
+        self._thread = threading.Thread(
+            target=self._watch, name=f"watch of step {row.step_key}", daemon=True
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def end(self) -> None:
+        self._ended.set()
+        self._thread.join()
+        try:
+            with fresh_connections():
+                step_workers.end(self._row)
+        except DatabaseError:  # the run's process waits for the answer, not for this
+            logger.warning("The end of %s can't be written down.", self._row, exc_info=True)
+
+    def _watch(self) -> None:
+        beat_at = time.monotonic()
+        kill_at: float | None = None
+        while not self._ended.wait(POLL_SECONDS):
+            now = time.monotonic()
+            if now - beat_at >= BEAT_SECONDS:
+                beat_at = now
+                self._beat()
+            if kill_at is None and self._run_has_ended():
+                self._stop.ask()
+                kill_at = now + GRACE_SECONDS
+            if kill_at is not None and now >= kill_at and self._may_kill:
+                logger.error("%s does not stop, and its run has ended: it is killed.", self._row)
+                os.kill(os.getpid(), signal.SIGKILL)  # Celery starts another in its place
+
+    def _beat(self) -> None:
+        try:
+            with own_connections():
+                step_workers.beat(self._row)
+        except DatabaseError:  # there is a next time
+            logger.warning("A sign of life of %s can't be given.", self._row, exc_info=True)
+
+    def _run_has_ended(self) -> bool:
+        try:
+            return _has_ended(self._instance, self._row.run_id)
+        except Exception:  # whatever Dagster's storage raises when it is away: there is a next time
+            logger.warning("Whether the run of %s goes on can't be read.", self._row, exc_info=True)
+            return False
+
+
+def _is_pool_child() -> bool:
+    """Return whether this process is one of a Celery worker's, which starts another if it ends."""
+    billiard = sys.modules.get("billiard")
+    return billiard is not None and bool(billiard.current_process().daemon)
+
+
+# --- In the run's process -------------------------------------------------------------------------
+
+
+class _Lost(BaseException):
+    """Raised in an executor that waits for a step that is lost."""
+
+
+def watched(
+    events: Iterator[DagsterEvent], plan_context: PlanOrchestrationContext
+) -> Iterator[DagsterEvent]:
+    """Yield an executor's events, as long as an answer of its steps can still come.
+
+    Raises
+    ------
+    StepLost
+        The process that executed a step is gone, or silent.
+    """
+    if _is_in_transaction():
+        yield from events
+        return
+    stop = Stop(_Lost)
+    watch = _RunWatch(plan_context.run_id, stop)
+    watch.start()
+    try:
+        while (event := _next(events, stop)) is not None:
+            watch.see(event)
+            yield event
+    except _Lost as error:
+        raise StepLost(watch.lost) from error
+    except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+        for left in watch.wait_until_ended():
+            yield DagsterEvent.engine_event(
+                plan_context,
+                f"Step {left.step_key!r} has not stopped: {_worker(left)} still executes it.",
+                EngineEventData(),
+            )
+        raise
+    finally:
+        watch.end()
+
+
+def _next(events: Iterator[DagsterEvent], stop: Stop) -> DagsterEvent | None:
+    with stop.heeded(), stoppable():
+        return next(events, None)
+
+
+class _RunWatch:
+    """A thread beside an executor: it asks for the signs of life of the run's steps."""
+
+    def __init__(self, run_id: str, stop: Stop) -> None:
+        self.lost = ""
+        """Which step is lost, and why it is taken to be, once one is."""
+        self._run_id = run_id
+        self._stop = stop
+        self._ended = threading.Event()
+        self._answers: Counter[str] = Counter()
+        self._changed: dict[int, tuple[tuple[object, ...], float]] = {}
+        self._thread = threading.Thread(
+            target=self._watch, name=f"watch of the steps of run {run_id[:8]}", daemon=True
+        )
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def see(self, event: DagsterEvent) -> None:
+        """Note that a step has answered."""
+        if event.event_type in _ANSWERS and event.step_key is not None:
+            self._answers[event.step_key] += 1
+
+    def end(self) -> None:
+        """End the watch, and forget the steps."""
+        self._ended.set()
+        self._thread.join()
+        try:
+            with fresh_connections():
+                step_workers.forget(self._run_id)
+        except DatabaseError:  # they are forgotten with those of a later run
+            logger.warning("The steps of run %s stay noted.", self._run_id, exc_info=True)
+
+    def wait_until_ended(self) -> list[StepWorker]:
+        """Wait until the run's steps have ended, which stop by themselves; return those that go on.
+
+        They learn within a second that the run is being terminated.
+        """
+        deadline = time.monotonic() + GRACE_SECONDS + 2 * POLL_SECONDS
+        while True:
+            with fresh_connections():
+                left = [row for row in step_workers.of_run(self._run_id) if _goes_on(row)]
+            if not left or time.monotonic() > deadline:
+                return left
+            time.sleep(POLL_SECONDS / 4)
+
+    def _watch(self) -> None:
+        while not self._ended.wait(POLL_SECONDS):
+            try:
+                with own_connections():
+                    rows = step_workers.of_run(self._run_id)
+            except DatabaseError:
+                # Nobody could give signs of life: the silence counts from when they can again.
+                self._changed.clear()
+                logger.warning("The steps of run %s can't be read.", self._run_id, exc_info=True)
+                continue
+            problem = self._problem(rows)
+            if problem is not None:
+                self.lost = problem
+                self._stop.ask()
+                return
+
+    def _problem(self, rows: list[StepWorker]) -> str | None:
+        """Return which step is lost, if one is."""
+        answers = Counter(self._answers)
+        for row in rows:
+            if answers[row.step_key] > 0:
+                answers[row.step_key] -= 1
+                continue
+            gone = _has_died(row)
+            silent = self._silence_of(row, gone)
+            lost = f"Step {row.step_key!r} is lost: {_worker(row)}"
+            if gone and silent >= GONE_SECONDS:
+                return f"{lost} has ended, and no answer came."
+            if silent >= LOST_SECONDS and row.ended_at is not None:
+                return f"{lost} has ended the step, and no answer came for {silent:.0f} seconds."
+            if silent >= LOST_SECONDS:
+                return f"{lost} has given no sign of life for {silent:.0f} seconds."
+        return None
+
+    def _silence_of(self, row: StepWorker, gone: bool) -> float:
+        """Return for how long nothing of a row has changed, by this process's own clock."""
+        now = time.monotonic()
+        state = (row.beats, row.ended_at, gone)
+        before, since = self._changed.get(row.pk, (None, now))
+        if before != state:
+            since = now
+        self._changed[row.pk] = (state, since)
+        return now - since
+
+
+def _goes_on(row: StepWorker) -> bool:
+    return row.ended_at is None and not _has_died(row)
+
+
+def _has_died(row: StepWorker) -> bool:
+    """Return whether a step's process is known to be gone: of another machine's nothing is."""
+    worker = Worker.from_text(row.worker)
+    return worker is not None and worker.has_died
+
+
+def _worker(row: StepWorker) -> str:
+    """Return what a person calls a step's process."""
+    worker = Worker.from_text(row.worker)
+    return row.worker if worker is None else f"process {worker.pid} on {worker.host!r}"

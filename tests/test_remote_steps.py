@@ -1,0 +1,174 @@
+"""Steps outside of the run's own process: taken once, and lost only if no answer can come."""
+
+import os
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+from dagster import DagsterEvent, DagsterEventType
+from django.utils import timezone
+
+from proctree_dagster import step_workers
+from proctree_dagster.models import StepWorker
+from proctree_dagster.orchestration import executors, remote_steps
+from proctree_dagster.orchestration.workers import Worker
+from proctree_dagster.stopping import Stop
+from tests.test_executors import configured_here
+
+RUN = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
+
+
+class Clock:
+    """Stands for the module ``time``."""
+
+    def __init__(self, now: list[float]) -> None:
+        self.monotonic = lambda: now[0]
+
+
+class Ask(BaseException):
+    """What a watch raises."""
+
+
+def worker(host: str = "elsewhere", pid: int = 1) -> str:
+    return Worker(RUN, host, pid, "0").as_text()
+
+
+def dead() -> str:
+    """Return a process of this host that has ended."""
+    return Worker(RUN, Worker.of_process(RUN, os.getpid()).host, 2**22 + 1, "0").as_text()
+
+
+def taken(step_key: str = "a", attempt: int = 0, by: str | None = None) -> StepWorker:
+    row = step_workers.take(RUN, step_key, attempt, by or worker())
+    assert row is not None
+    return row
+
+
+@pytest.fixture
+def watch() -> remote_steps._RunWatch:
+    return remote_steps._RunWatch(RUN, Stop(Ask))
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    now = [1000.0]
+    monkeypatch.setattr("proctree_dagster.orchestration.remote_steps.time", Clock(now))
+    return now
+
+
+def problem(watch: remote_steps._RunWatch) -> str | None:
+    return watch._problem(step_workers.of_run(RUN))
+
+
+@pytest.mark.django_db
+def test_a_step_is_taken_once_and_each_retry_once() -> None:
+    row = taken()
+    assert step_workers.take(RUN, "a", 0, worker(pid=2)) is None
+    step_workers.end(row)
+    assert step_workers.take(RUN, "a", 0, worker(pid=2)) is None
+    assert step_workers.take(RUN, "a", 1, worker(pid=2)) is not None
+    assert step_workers.take(RUN, "b", 0, worker(pid=2)) is not None
+
+
+@pytest.mark.django_db
+def test_a_run_that_has_ended_is_forgotten_and_so_is_what_nobody_forgot() -> None:
+    taken("a")
+    other = step_workers.take("another run", "a", 0, worker())
+    old = step_workers.take("an old run", "a", 0, worker())
+    assert other is not None
+    assert old is not None
+    StepWorker.objects.filter(pk=old.pk).update(started_at=timezone.now() - 2 * step_workers.KEPT)
+    step_workers.forget(RUN)
+    assert list(StepWorker.objects.all()) == [other]
+
+
+@pytest.mark.django_db
+def test_a_step_that_gives_signs_of_life_is_never_lost(
+    watch: remote_steps._RunWatch, clock: list[float]
+) -> None:
+    row = taken()
+    for _ in range(100):
+        assert problem(watch) is None
+        clock[0] += remote_steps.LOST_SECONDS - 1
+        step_workers.beat(row)
+
+
+@pytest.mark.django_db
+def test_one_that_is_silent_is_lost_on_whatever_machine(
+    watch: remote_steps._RunWatch, clock: list[float]
+) -> None:
+    taken()
+    assert problem(watch) is None
+    clock[0] += remote_steps.LOST_SECONDS
+    assert problem(watch) == (
+        "Step 'a' is lost: process 1 on 'elsewhere' has given no sign of life for 60 seconds."
+    )
+
+
+@pytest.mark.django_db
+def test_one_whose_process_is_gone_is_lost_sooner_but_not_before_the_executor_may_notice(
+    watch: remote_steps._RunWatch, clock: list[float]
+) -> None:
+    taken(by=dead())
+    assert problem(watch) is None
+    clock[0] += remote_steps.GONE_SECONDS - 1
+    assert problem(watch) is None
+    clock[0] += 1
+    assert "has ended, and no answer came" in str(problem(watch))
+
+
+@pytest.mark.django_db
+def test_one_that_has_ended_and_whose_answer_is_lost_is_lost_too(
+    watch: remote_steps._RunWatch, clock: list[float]
+) -> None:
+    step_workers.end(taken())
+    assert problem(watch) is None
+    clock[0] += remote_steps.LOST_SECONDS
+    assert "has ended the step, and no answer came" in str(problem(watch))
+
+
+@pytest.mark.django_db
+def test_what_has_answered_is_not_waited_for_but_its_retry_is(
+    watch: remote_steps._RunWatch, clock: list[float]
+) -> None:
+    step_workers.end(taken())
+    watch.see(retry_asked("a"))
+    watch.see(retry_asked("b"))
+    assert problem(watch) is None
+    clock[0] += 2 * remote_steps.LOST_SECONDS
+    assert problem(watch) is None
+    taken(attempt=1, by=dead())
+    assert problem(watch) is None
+    clock[0] += remote_steps.GONE_SECONDS
+    assert "Step 'a' is lost" in str(problem(watch))
+
+
+def retry_asked(step_key: str) -> DagsterEvent:
+    return DagsterEvent(DagsterEventType.STEP_UP_FOR_RETRY.value, "job", step_key=step_key)
+
+
+@pytest.mark.parametrize(
+    ("executor", "here"),
+    [
+        (dg.in_process_executor, True),
+        (dg.multiprocess_executor, True),
+        (configured_here, True),
+        (executors.threads_executor, True),
+        (executors.threads_executor.configured({"max_concurrent": 2}), True),
+        (dg.ExecutorDefinition("other", executor_creation_fn=retry_asked), False),  # type: ignore[arg-type]
+    ],
+)
+def test_steps_are_watched_where_they_may_leave_the_runs_process(
+    executor: dg.ExecutorDefinition, here: bool
+) -> None:
+    assert remote_steps.stay_here(executor) is here
+
+
+def test_a_process_that_the_runs_own_has_started_knows_it() -> None:
+    code = "import os; print(os.environ.get('PROCTREE_RUN_ID'))"
+    before = os.environ.get("PROCTREE_RUN_ID")
+    with remote_steps.own_process(RUN):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == RUN
+    assert os.environ.get("PROCTREE_RUN_ID") == before
