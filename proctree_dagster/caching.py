@@ -1,14 +1,34 @@
-"""The results of processes in Django's cache (``PROCTREE["CACHE"]``, an alias of ``CACHES``)."""
+"""The results of processes in Django's cache (``PROCTREE["CACHE"]``, an alias of ``CACHES``).
 
+A key is a hash of whose result it is, of the ``cache_key`` as written, and of the identity of each
+value that fills its fields. So no two processes share a result by accident, whatever their keys
+look like when filled in, and every backend takes the key.
+
+What is cleared is not deleted (a cache can't list its keys): each tree has a *generation* in the
+cache, which every result carries, and clearing begins a new one.
+"""
+
+import datetime as dt
+import enum
+import hashlib
+import json
 import logging
-from collections.abc import Mapping
+import uuid
+import weakref
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
-from django.core.cache import caches
+from django.core.cache import BaseCache, caches
 from django.core.cache.backends.base import DEFAULT_TIMEOUT
+from django.db import DEFAULT_DB_ALIAS, connections
+from django.db.models import Model
 
 from . import conf
-from .exceptions import CacheKeyError
+from .exceptions import CacheError, CacheKeyError
+from .lookups import GuardedFormatter
+from .sensitive import is_sensitive_name
 
 logger = logging.getLogger(__name__)
 
@@ -21,52 +41,215 @@ FLEETING = (
 )
 """Backends whose content no other process sees."""
 
+MAX_DEPTH = 50
+"""How deep a value in a cache key may be nested."""
 
-def render_key(process: str, key: str, context: Mapping[str, Any]) -> str:
-    """Fill the ``{context}`` fields of a cache key.
+
+@dataclass(frozen=True)
+class Owner:
+    """Whose results they are: no other process, tree or function is given them."""
+
+    job_name: str
+    """The tree's job, which keeps its name when the tree is renamed."""
+
+    process: str
+    """The process's name."""
+
+    function: str
+    """The function's reference, or the ``token`` of one that only this process has."""
+
+    shared: bool = False
+    """Whether every process that says so, and has the same ``cache_key``, uses the same results."""
+
+
+class Entry:
+    """The place of one result in the cache.
 
     Parameters
     ----------
-    process:
-        The process's name, for messages.
-    key:
-        The key as saved, such as ``journals-{tenant_id}`` or ``journals-{organisation.pk}``.
+    owner:
+        Whose result it is.
+    template:
+        The process's ``cache_key`` as saved, such as ``journals-{organisation.pk}``.
     context:
         The run's keyword arguments, decoded.
 
     Raises
     ------
     CacheKeyError
-        A field is not in the context, or the key is no format string.
+        A field is not in the context or may not be read, or the key is no format string.
+    """
+
+    def __init__(self, owner: Owner, template: str, context: Mapping[str, Any]) -> None:
+        scope = _shared(template) if owner.shared else _own(owner.job_name)
+        place = [] if owner.shared else [owner.process]
+        filled_in = _filled_in(owner.process, template, context)
+        self._key = _hashed("result", *scope, *place, owner.function, template, filled_in)
+        self._generation_key = _hashed("generation", *scope)
+        self._generation: str | None = None
+
+    def get(self) -> tuple[Any] | None:
+        """Return the cached result in a tuple, as it may be ``None``; ``None`` if there is none."""
+        try:
+            found = _cache().get_many([self._generation_key, self._key])
+            self._generation = found.get(self._generation_key)
+        except Exception:  # a cache that is away costs time, not the run
+            logger.warning("The cache can't be read; the process runs.", exc_info=True)
+            return None
+        cached = found.get(self._key)
+        if self._generation is None or not isinstance(cached, tuple) or len(cached) != 2:
+            return None
+        return (cached[1],) if cached[0] == self._generation else None
+
+    def put(self, result: Any, ttl: int | None) -> None:
+        """Cache a result for ``ttl`` seconds; ``None`` for the cache's own default."""
+        try:
+            cache = _cache()
+            # As it was before the process ran: what was cleared meanwhile stays cleared.
+            generation = self._generation or cache.get_or_set(
+                self._generation_key, _new_generation, None
+            )
+            timeout = DEFAULT_TIMEOUT if ttl is None else ttl
+            cache.set(self._key, (generation, result), timeout)
+        except Exception:  # a cache that is away, or a result that can't be pickled
+            logger.warning("A result could not be cached under %r.", self._key, exc_info=True)
+
+
+def clear(job_name: str, shared_keys: Iterable[str] = ()) -> None:
+    """Let no cached result of a tree be used any more, nor those that it shares.
+
+    Parameters
+    ----------
+    job_name:
+        The tree's job.
+    shared_keys:
+        The ``cache_key`` of each of its processes that shares its results.
+
+    Raises
+    ------
+    CacheError
+        The cache can't be written to: nothing, or not everything, was cleared.
+    """
+    scopes = [_own(job_name), *map(_shared, shared_keys)]
+    try:
+        _cache().set_many(
+            {_hashed("generation", *scope): _new_generation() for scope in scopes}, None
+        )
+    except Exception as error:  # whatever the cache's client raises
+        raise CacheError(f"The cache can't be cleared: {error}.") from error
+
+
+def _own(job_name: str) -> tuple[str, ...]:
+    return ("tree", _database(), job_name)
+
+
+def _shared(template: str) -> tuple[str, ...]:
+    return ("shared", _database(), template)
+
+
+def _database() -> str:
+    """Return the name of the database: what a test caches is not for the trees of the real one."""
+    return str(connections[DEFAULT_DB_ALIAS].settings_dict["NAME"])
+
+
+def _new_generation() -> str:
+    return uuid.uuid4().hex
+
+
+def _cache() -> BaseCache:
+    cache: BaseCache = caches[conf.current().CACHE]
+    return cache
+
+
+def _hashed(*parts: Any) -> str:
+    """Return a key that every cache takes: of one length, without spaces or control characters."""
+    return PREFIX + hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+_tokens: "weakref.WeakKeyDictionary[Callable[..., Any], str]" = weakref.WeakKeyDictionary()
+
+
+def token(func: Callable[..., Any]) -> str:
+    """Return what stands for a function that has no reference, for as long as the function lives.
+
+    Another function, and another process, has another token.
     """
     try:
-        return PREFIX + key.format_map(context)
+        return _tokens.setdefault(func, uuid.uuid4().hex)
+    except TypeError:  # not hashable, or no weak reference to it: its results are for nobody
+        return uuid.uuid4().hex
+
+
+# Keys
+
+_formatter = GuardedFormatter()
+
+
+def _filled_in(process: str, template: str, context: Mapping[str, Any]) -> list[Any]:
+    """Return what fills the fields of a cache key, each for itself."""
+    try:
+        return [
+            _field(field, spec or "", conversion, context)
+            for _, field, spec, conversion in _formatter.parse(template)
+            if field is not None
+        ]
     except (LookupError, AttributeError) as error:
         there = ", ".join(map(repr, sorted(context))) or "nothing"
         raise CacheKeyError(
-            f"Process {process!r}: its cache key {key!r} names a field that the context lacks "
-            f"({error}); the context has {there}."
+            f"Process {process!r}: its cache key {template!r} names a field that the context lacks "
+            f"({error}); the context has {there}.{_hint(str(error))}"
         ) from error
-    except (ValueError, TypeError) as error:
+    except Exception as error:  # formatting runs the value's own code, which may raise anything
         raise CacheKeyError(
-            f"Process {process!r}: its cache key {key!r} can't be filled in: {error}. Write a "
+            f"Process {process!r}: its cache key {template!r} can't be filled in: {error}. Write a "
             "brace that is meant as one twice: '{{'."
         ) from error
 
 
-def get(key: str) -> tuple[Any] | None:
-    """Return a cached result in a tuple, as it may be ``None``; ``None`` if there is none."""
-    try:
-        found = caches[conf.current().CACHE].get(key)
-    except Exception:  # a cache that is away costs time, not the run
-        logger.warning("The cache can't be read; the process runs.", exc_info=True)
-        return None
-    return found if isinstance(found, tuple) and len(found) == 1 else None
+def _hint(field: str) -> str:
+    parts = field.strip("'").replace("[", ".").split(".")
+    if any(part.startswith("_") or is_sensitive_name(part) for part in parts):
+        return " An attribute that begins with an underscore, or holds a secret, is not read."
+    return ""
 
 
-def put(key: str, result: Any, ttl: int | None) -> None:
-    """Cache a result for ``ttl`` seconds; ``None`` for the cache's own default."""
-    try:
-        caches[conf.current().CACHE].set(key, (result,), DEFAULT_TIMEOUT if ttl is None else ttl)
-    except Exception:  # a cache that is away, or a result that can't be pickled
-        logger.warning("A result could not be cached under %r.", key, exc_info=True)
+def _field(field: str, spec: str, conversion: str | None, context: Mapping[str, Any]) -> Any:
+    value, _ = _formatter.get_field(field, (), context)
+    if not spec and conversion is None:
+        return _identity(value, 0)
+    written = f"{{{field}{f'!{conversion}' if conversion else ''}:{spec}}}"
+    return ["str", _formatter.vformat(written, (), context)]
+
+
+def _identity(value: Any, depth: int) -> Any:
+    """Return as JSON what tells a value from every other one: its type, and what it holds.
+
+    A row is told by its model, its database and its key: what it is called may change, and
+    another may be called the same.
+    """
+    if depth > MAX_DEPTH:
+        raise ValueError(f"a value is nested more than {MAX_DEPTH} deep, or holds itself")
+    if isinstance(value, enum.Enum):
+        return ["enum", type(value).__qualname__, value.name]
+    if isinstance(value, Model):
+        if value.pk is None:
+            raise ValueError(f"{value._meta.label} is not saved, so it has no key")
+        of = [value._meta.label_lower, value._state.db or DEFAULT_DB_ALIAS]
+        return ["model", *of, _identity(value.pk, depth + 1)]
+    if isinstance(value, Mapping):
+        items = [[_identity(each, depth + 1) for each in pair] for pair in value.items()]
+        return ["dict", sorted(items, key=json.dumps)]
+    if isinstance(value, (set, frozenset)):
+        return ["set", sorted((_identity(each, depth + 1) for each in value), key=json.dumps)]
+    if isinstance(value, (list, tuple)):
+        return ["list", *(_identity(each, depth + 1) for each in value)]
+    for plain in _PLAIN:
+        if isinstance(value, plain):
+            return [plain.__name__, repr(value) if plain is bytes else str(value)]
+    kind, text = type(value), str(value)
+    if text == object.__repr__(value):
+        raise ValueError(f"{kind.__qualname__} has no text of its own (a __str__)")
+    return [f"{kind.__module__}.{kind.__qualname__}", text]
+
+
+_PLAIN = (bool, int, float, str, bytes, Decimal, dt.datetime, dt.date, dt.time, uuid.UUID)

@@ -4,7 +4,9 @@ Whether the models, fields and functions that it names exist is not its business
 """
 
 import datetime as dt
+import functools
 import logging
+import types
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any
@@ -33,8 +35,14 @@ MISSING: Any = object()
 # Values
 
 
-def look_up(available: Any, field: str) -> Any:
+def look_up(
+    available: Any, field: str, hides: Callable[[Any, str], bool] = lambda owner, name: False
+) -> Any:
     """Return what a dotted path leads to; ``MISSING`` if it leads nowhere.
+
+    What a row of the database asks for goes through here (see ``lookups``), so this reads data and
+    nothing else: nothing is called, no attribute is read whose name begins with ``_``, and none of
+    a module, a class, a function or what they consist of. Keys of dictionaries are data.
 
     Parameters
     ----------
@@ -42,31 +50,43 @@ def look_up(available: Any, field: str) -> Any:
         A dictionary, such as a context with results.
     field:
         Keys, positions in lists and attributes, parted by dots: ``fetch.lines.0.total``. A key that
-        holds dots itself is found, too. Nothing is called, and no name that begins with ``_`` read.
+        holds dots itself is found, too.
+    hides:
+        Takes an object and the name of an attribute; returns whether it may not be read.
     """
     if isinstance(available, Mapping) and field in available:
         return available[field]
     value = available
     for part in field.split("."):
-        value = _step(value, part)
+        value = step(value, part, hides)
         if value is MISSING:
             break
     return value
 
 
-def _step(value: Any, part: str) -> Any:
+def step(value: Any, part: str, hides: Callable[[Any, str], bool]) -> Any:
+    """Return what one part of a path leads to; see ``look_up``."""
     if isinstance(value, Mapping):
         return value.get(part, MISSING)
-    if isinstance(value, (list, tuple)):
+    if isinstance(value, (list, tuple)) and part not in getattr(value, "_fields", ()):
         is_position = part.isdecimal() and len(part) < 10
         return value[int(part)] if is_position and int(part) < len(value) else MISSING
-    if part.startswith("_"):
+    if part.startswith("_") or isinstance(value, _CODE) or hides(value, part):
         return MISSING
     try:
-        return getattr(value, part, MISSING)
+        found = getattr(value, part, MISSING)
     except (Exception, SystemExit):  # an attribute's own code may raise anything: it is not there
         logger.exception("The attribute %r can't be read.", part)
         return MISSING
+    return MISSING if isinstance(found, _CODE) else found
+
+
+_CODE = (
+    *(type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType),
+    *(types.MethodWrapperType, types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType),
+    *(types.FrameType, types.CodeType, types.TracebackType, functools.partial),
+)
+"""What leads to code: a function knows its module's globals, a generator its frame."""
 
 
 def equal(one: Any, other: Any) -> bool | None:

@@ -85,12 +85,28 @@ class ProcessTimeout(ProctreeError, TimeoutError):
     """A process took longer than it may."""
 
 
+class StillWorking(ProcessTimeout):
+    """A process is not tried again, because the try before still works."""
+
+
+class CacheError(ProctreeError, RuntimeError):
+    """The cache of results can't be cleared."""
+
+
+class UnstorableError(ProctreeError):
+    """A process raised an error whose message no database takes; it was escaped."""
+
+
 class ResponseVariableError(ProctreeError, ValueError):
     """A response variable can't be extracted from a result."""
 
 
 class ResultNotStored(ProctreeError, TypeError):
     """A result that another process needs could not be stored."""
+
+
+class SyncCheckError(ProctreeError, TypeError):
+    """The function that says whether a process is in sync can't be used."""
 
 
 class ContextError(ProctreeError, ValueError):

@@ -6,6 +6,7 @@ installed must not pay for it.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import threading
 import uuid
@@ -13,14 +14,15 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from . import claims, functions, isolation, outbox, stand_ins, tags, webserver
+from . import caching, claims, functions, isolation, outbox, stand_ins, tags, webserver
 from . import context as contexts
 from .connections import after_commit
-from .exceptions import InstanceError, TreeNotFound
+from .exceptions import InstanceError, SyncCheckError, TreeNotFound
 from .models import ProcessTree, ProcessTreeSchedule, RunStatus
 from .names import dagster_name
-from .process import Outcome, Status
+from .process import Outcome, Status, truth
 from .spec import TreeSpec, with_dependents
+from .texts import shown
 from .validation import references, validate_tree
 
 if TYPE_CHECKING:
@@ -53,6 +55,9 @@ class Results(TypedDict):
 
     errors: dict[str, str]
     """Why a process failed or was skipped; a fault of the whole tree under the tree's name."""
+
+    reasons: dict[str, str]
+    """Why a process was skipped though nothing failed, or what else is to be known of it."""
 
     execution_times: dict[str, float]
     """Seconds that each process took that was called."""
@@ -105,6 +110,9 @@ class RunOptions:
 
     stop_on_error: bool = True
     """Whether what is behind a failed process is left out; otherwise it runs without its result."""
+
+    use_cache: bool = True
+    """Whether cached results will do; otherwise every process runs, and its result is cached."""
 
     ephemeral: bool = False
     """Whether the run leaves neither a trace, whatever ``DAGSTER_HOME`` says, nor its thread."""
@@ -178,7 +186,11 @@ def execute_row(
 
     stand_ins.check(row.content, registry or {})
     given = {**_local_functions(row), **(registry or {})}
-    all_tags: dict[str, str] = {tags.TRIGGERED_BY: triggered_by, **(run_tags or {})}
+    all_tags = {
+        tags.TRIGGERED_BY: triggered_by,
+        **_cache_tags(options is None or options.use_cache),
+        **(run_tags or {}),
+    }
     if due is not None:
         all_tags[tags.DUE] = runs.due_tag(due)
     whole = {**row.default_context, **contexts.encode(context or {})}
@@ -224,9 +236,9 @@ def execute_spec(
         spec, registry, default_context, job_name=row.job_name if row is not None else None
     )
     whole = {**default_context, **contexts.encode(context or {})}
-    return _execute(
-        record, whole, {tags.TRIGGERED_BY: "python"}, True, None, options or RunOptions()
-    )
+    options = options or RunOptions()
+    run_tags = {tags.TRIGGERED_BY: "python", **_cache_tags(options.use_cache)}
+    return _execute(record, whole, run_tags, True, None, options)
 
 
 def submit_row(
@@ -234,11 +246,23 @@ def submit_row(
     context: Mapping[str, Any] | None = None,
     *,
     triggered_by: tags.Trigger = "python",
+    use_cache: bool = True,
 ) -> SubmittedRun:
     """Queue a run of a saved tree for the daemon and return at once.
 
     Inside a transaction it is queued after the commit, and not at all after a rollback. In a test
     it is only recorded (see ``testing.submitted``).
+
+    Parameters
+    ----------
+    row:
+        The tree.
+    context:
+        Keyword arguments of the run; they update the schedule's default context.
+    triggered_by:
+        Who started it.
+    use_cache:
+        Whether cached results will do (see ``RunOptions``).
 
     Raises
     ------
@@ -255,8 +279,9 @@ def submit_row(
     whole = {**row.default_context, **contexts.encode(context or {})}
     validate_tree(row.to_dict())
     job = translator().job(records.from_row(row))
+    run_tags = {tags.TRIGGERED_BY: triggered_by, **_cache_tags(use_cache)}
     if isolation.is_active():
-        run_id = str(outbox.add(row, whole, {tags.TRIGGERED_BY: triggered_by}).run_id)
+        run_id = str(outbox.add(row, whole, run_tags).run_id)
         logger.info("A test has submitted %r: run %s is recorded, and not run.", row.name, run_id)
         return SubmittedRun(run_id, webserver.run_url(run_id))
     with runs.open_instance(persistent=True) as instance:
@@ -265,14 +290,33 @@ def submit_row(
 
     def submit() -> None:
         with runs.open_instance(persistent=True) as instance:
-            run = runs.create_run(
-                instance, job, whole, {tags.TRIGGERED_BY: triggered_by}, run_id=run_id
-            )
+            run = runs.create_run(instance, job, whole, run_tags, run_id=run_id)
             runs.submit(instance, run)
 
     # Not before the commit: the daemon would look for rows that are not there yet.
     after_commit(submit)
     return SubmittedRun(run_id, webserver.run_url(run_id))
+
+
+def _cache_tags(use_cache: bool) -> dict[str, str]:
+    """Return the tag of a run in which no cached result will do."""
+    return {} if use_cache else {tags.NO_CACHE: "true"}
+
+
+def clear_cache(row: ProcessTree) -> None:
+    """Let no cached result of a tree be used any more, nor those that it shares with others.
+
+    Raises
+    ------
+    CacheError
+        The cache can't be written to.
+    """
+    shared = {
+        str(process["cache_key"])
+        for process in row.processes
+        if process.get("shared_cache_key") and process.get("cache_key")
+    }
+    caching.clear(row.job_name, shared)
 
 
 def deliver(run_ids: Iterable[str] | None = None) -> list[str]:
@@ -313,6 +357,7 @@ def not_run(name: str, error: str) -> Results:
         results={},
         status={},
         errors={name: error},
+        reasons={},
         execution_times={},
         cached={},
         response_variables={},
@@ -384,7 +429,7 @@ def _execute(
                 on_progress(name, outcome.status)
 
     chosen = translator()
-    local = Local(collect, _in_sync(record, context, options), options.stop_on_error)
+    local = Local(collect, _in_sync(record, options), options.stop_on_error)
     with signals_kept(), runs.open_instance(ephemeral=options.ephemeral) as instance:
         # Recorded as a run of the job that Dagster serves; executed by its twin that stays here.
         served = chosen.job(record)
@@ -397,14 +442,51 @@ def _execute(
     return _results(record, outcomes, ended, run.run_id)
 
 
-def _in_sync(record: TreeRecord, context: Mapping[str, Any], options: RunOptions) -> frozenset[str]:
-    """Return the processes that need not run."""
+def _in_sync(record: TreeRecord, options: RunOptions) -> frozenset[str]:
+    """Return the processes that need not run.
+
+    Raises
+    ------
+    SyncCheckError
+        ``sync_check_func`` can't be called with a name, or returns no bool.
+    """
     check = options.sync_check_func
     if check is None or record.spec is None:
         return frozenset()
+    _check_signature(check)
     names = [process.name for process in record.spec.processes]
-    stale = with_dependents(record.spec, [name for name in names if not check(name)])
+    stale = with_dependents(record.spec, [name for name in names if not _is_in_sync(check, name)])
     return frozenset(names) - stale
+
+
+_SYNC_CHECK = "sync_check_func must be a function that takes a process's name and returns a bool"
+
+
+def _check_signature(check: SyncCheck) -> None:
+    if not callable(check):
+        raise SyncCheckError(f"{_SYNC_CHECK}, not {shown(check, 100)}.")
+    try:
+        inspect.signature(check).bind("a name")
+    except TypeError as error:
+        raise SyncCheckError(
+            f"{_SYNC_CHECK}; {functions.describe(check)} can't be called with one name: {error}."
+        ) from error
+    except ValueError:  # some builtins have no signature
+        pass
+
+
+def _is_in_sync(check: SyncCheck, name: str) -> bool:
+    answer: Any = check(name)
+    if inspect.iscoroutine(answer):
+        answer.close()
+        raise SyncCheckError(f"{_SYNC_CHECK}; {functions.describe(check)} is async.")
+    in_sync = truth(answer)
+    if in_sync is None:
+        raise SyncCheckError(
+            f"{_SYNC_CHECK}; for {name!r} {functions.describe(check)} returned "
+            f"{shown(answer, 100)}."
+        )
+    return in_sync
 
 
 def _results(
@@ -427,6 +509,7 @@ def _results(
         results={name: each.result for name, each in outcomes.items() if each.has_result},
         status=status,
         errors={name: each.error for name, each in outcomes.items() if each.error},
+        reasons={name: each.note for name, each in outcomes.items() if each.note},
         execution_times={
             name: each.seconds
             for name, each in outcomes.items()

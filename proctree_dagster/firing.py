@@ -207,16 +207,20 @@ class Gate:
     process: str
     """The process's name."""
 
-    def why_not(self, available: Mapping[str, Any]) -> str | None:
+    def why_not(
+        self, available: Mapping[str, Any], context: Mapping[str, Any] | None = None
+    ) -> str | None:
         """Say why the process is skipped; ``None`` if it runs.
 
         Parameters
         ----------
         available:
             The context, and the results of the dependencies.
+        context:
+            The context alone, for a function that takes it as ``context``.
         """
         try:
-            answer = self._ask(available)
+            answer = self._ask(available, context)
         except (Exception, SystemExit) as error:  # whatever it raises, that is no "yes"
             logger.exception(
                 "The trigger %r of process %r can't be asked; the process does not run.",
@@ -246,7 +250,9 @@ class Gate:
         except DatabaseError:  # the work is done all the same; the next run does it again
             logger.exception("It could not be written down that %r has run.", self.process)
 
-    def _ask(self, available: Mapping[str, Any]) -> questions.Answer:
+    def _ask(
+        self, available: Mapping[str, Any], context: Mapping[str, Any] | None
+    ) -> questions.Answer:
         trigger = Trigger.objects.filter(name=self.trigger).first()
         if trigger is None:
             logger.error(
@@ -262,7 +268,7 @@ class Gate:
             return questions.Answer(fired, "it has fired" if fired else "it has not fired")
         if trigger.trigger_type == TriggerType.SCHEDULE:
             return self._is_due(trigger)
-        return questions.ask(trigger.trigger_type, trigger.configuration, available)
+        return questions.ask(trigger.trigger_type, trigger.configuration, available, context)
 
     def _is_due(self, trigger: Trigger) -> questions.Answer:
         """Say whether a due time has passed since the process last ran to its end."""

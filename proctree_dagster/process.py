@@ -10,12 +10,14 @@ from typing import Any, Literal, Protocol
 
 from django.utils import timezone
 
-from . import caching, calling, stopping, timeouts
+from . import caching, calling, response_variables, stopping, timeouts
 from .calling import bind_arguments as bind_arguments
 from .connections import fresh_connections
 from .exceptions import ResultNotStored, ValidationFailed
-from .response_variables import extract
 from .spec import ProcessSpec
+from .surroundings import isolated
+from .texts import explain as explain  # public here
+from .texts import shown
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +28,9 @@ Status = Literal["pending", "running", "completed", "failed", "skipped", "cached
 class Gate(Protocol):
     """What a process waits for; see ``firing.Gate``."""
 
-    def why_not(self, available: Mapping[str, Any]) -> str | None:
+    def why_not(
+        self, available: Mapping[str, Any], context: Mapping[str, Any] | None = None
+    ) -> str | None:
         """Say why the process is skipped; ``None`` if it runs."""
 
     def passed(self, asked_at: dt.datetime) -> None:
@@ -48,6 +52,12 @@ class Process:
     cache_enabled: bool = True
     """Whether the tree allows results to be cached."""
 
+    job_name: str = ""
+    """The tree's job."""
+
+    is_local: bool = False
+    """Whether the caller has given the function: its results are for no other process."""
+
     @property
     def name(self) -> str:
         """The process's name as written."""
@@ -64,7 +74,7 @@ class NotStored:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one process came to."""
+    """How one process ended."""
 
     status: Status
     """One of the predecessor's statuses."""
@@ -82,7 +92,7 @@ class Outcome:
     """Whether the result came from the cache."""
 
     note: str | None = None
-    """Why it was skipped though nothing failed."""
+    """Why it was skipped though nothing failed, or what else is to be known of it."""
 
     response_variables: Mapping[str, Any] = field(default_factory=dict)
     """What was extracted from the result, by name."""
@@ -94,7 +104,12 @@ class Outcome:
 
 
 def run_process(
-    process: Process, context: Mapping[str, Any], outcomes: Mapping[str, Outcome]
+    process: Process,
+    context: Mapping[str, Any],
+    outcomes: Mapping[str, Outcome],
+    *,
+    use_cache: bool = True,
+    run_id: str = "",
 ) -> Outcome:
     """Run a process and return its outcome.
 
@@ -106,12 +121,16 @@ def run_process(
         The run's keyword arguments, decoded.
     outcomes:
         The outcome of each dependency, by the dependency's name as written.
+    use_cache:
+        Whether a cached result will do. Otherwise the process runs, and its result replaces it.
+    run_id:
+        The run that a second try of the process belongs to, too.
 
     Returns
     -------
     Outcome
         ``completed``, ``cached``, or ``skipped`` if its trigger is silent, or its outdated check
-        says that it is up to date.
+        says that it is up to date. A cached result is passed on without asking either.
 
     Raises
     ------
@@ -130,6 +149,54 @@ def run_process(
     Exception
         Whatever the function raises.
     """
+    _require_stored(outcomes)
+    available = {key: value for key, value in context.items() if key not in outcomes}
+    available |= {key: outcome.result for key, outcome in outcomes.items() if outcome.has_result}
+    started = time.perf_counter()
+    with fresh_connections():
+        what = f"Process {process.name!r}"
+        arguments = bind_arguments(what, process.func, available)
+        entry = _cache_entry(process, context)
+        hit = entry.get() if entry is not None and use_cache else None
+        if hit is not None:
+            return _cached(process, hit[0], started)
+        asked_at = timezone.now()
+        silent = process.gate.why_not(available, context) if process.gate else None
+        if silent is not None:
+            return _skipped(process, silent)
+        outdated, note = _is_outdated(process, available, context)
+        if not outdated:
+            return _skipped(process, "Up to date")
+        with calling.missing_arguments_named(what, process.func, available):
+            result = timeouts.call(
+                lambda: _call(process.func, arguments), process.spec.timeout, process.name, run_id
+            )
+        _check(process, result)
+        variables = response_variables.extract(process.name, process.spec.response_vars, result)
+        if entry is not None:
+            entry.put(result, process.spec.cache_ttl)
+        if process.gate is not None:
+            process.gate.passed(asked_at)
+    return Outcome(
+        "completed",
+        result,
+        seconds=time.perf_counter() - started,
+        note=note,
+        response_variables=variables,
+    )
+
+
+def in_sync(process: Process, context: Mapping[str, Any], *, use_cache: bool = True) -> Outcome:
+    """Return the outcome of a process that need not run: its cached result, if it has one."""
+    started = time.perf_counter()
+    entry = _cache_entry(process, context)
+    hit = entry.get() if entry is not None and use_cache else None
+    if hit is None:
+        return _skipped(process, "In sync")
+    return _cached(process, hit[0], started, "In sync")
+
+
+def _require_stored(outcomes: Mapping[str, Outcome]) -> None:
     for lost in (outcome.result for outcome in outcomes.values()):
         if isinstance(lost, NotStored):
             raise ResultNotStored(
@@ -137,68 +204,74 @@ def run_process(
                 f"pickled ({lost.reason}), so it can't be passed on. Return something that can, "
                 "such as a primary key, a dictionary or a list."
             )
-    available = {key: value for key, value in context.items() if key not in outcomes}
-    available |= {key: outcome.result for key, outcome in outcomes.items() if outcome.has_result}
-    started = time.perf_counter()
-    with fresh_connections():
-        what = f"Process {process.name!r}"
-        arguments = bind_arguments(what, process.func, available)
-        key = _cache_key(process, context)
-        hit = None if key is None else caching.get(key)
-        asked_at = timezone.now()
-        silent = process.gate.why_not(available) if process.gate and hit is None else None
-        if silent is not None:
-            return Outcome("skipped", note=silent)
-        if not _is_outdated(process, available):
-            return Outcome("skipped", note="Up to date")
-        if hit is not None:
-            [result] = hit
-        else:
-            with calling.missing_arguments_named(what, process.func, available):
-                result = timeouts.call(
-                    lambda: _call(process.func, arguments), process.spec.timeout, process.name
-                )
-            _check(process, result)
-        variables = extract(process.name, process.spec.response_vars, result)
-        if hit is None and key is not None:
-            caching.put(key, result, process.spec.cache_ttl)
-        if hit is None and process.gate is not None:
-            process.gate.passed(asked_at)
+
+
+def _cached(process: Process, result: Any, started: float, note: str | None = None) -> Outcome:
     return Outcome(
-        "completed" if hit is None else "cached",
+        "cached",
         result,
         seconds=time.perf_counter() - started,
-        cached=hit is not None,
-        response_variables=variables,
+        cached=True,
+        note=note,
+        response_variables=response_variables.extract(
+            process.name, process.spec.response_vars, result
+        ),
     )
 
 
-def in_sync(process: Process, context: Mapping[str, Any]) -> Outcome:
-    """Return the outcome of a process that need not run: its cached result, if it has one."""
-    key = _cache_key(process, context)
-    hit = None if key is None else caching.get(key)
-    if hit is None:
-        return Outcome("skipped", note="In sync")
-    return Outcome("cached", hit[0], cached=True, note="In sync")
+def _skipped(process: Process, why: str) -> Outcome:
+    defaults = response_variables.defaults(process.name, process.spec.response_vars)
+    return Outcome("skipped", note=why, response_variables=defaults)
 
 
-def _is_outdated(process: Process, available: Mapping[str, Any]) -> bool:
-    """Ask the process's outdated check; without one, or if it raises, the process runs."""
+def _is_outdated(
+    process: Process, available: Mapping[str, Any], context: Mapping[str, Any]
+) -> tuple[bool, str | None]:
+    """Ask the process's outdated check; without one, or if it gives no answer, the process runs.
+
+    Returns
+    -------
+    tuple
+        Whether it runs, and why if there was no answer.
+    """
     check = process.outdated_check
     if check is None:
-        return True
+        return True, None
+    what = f"The outdated check of process {process.name!r}"
     try:
-        answer = call_with(f"Process {process.name!r}", check, available)
-    except Exception:  # a check that fails must not keep the work from being done
-        logger.exception("The outdated check of process %r raised; the process runs.", process.name)
-        return True
-    return answer is None or bool(answer)
+        answer = call_with(what, check, available, context)
+    except Exception as error:  # a check that fails must not keep the work from being done
+        logger.exception("%s raised; the process runs.", what)
+        return True, f"Its outdated check raised {explain(error)}"
+    if answer is None:
+        return True, None
+    outdated = truth(answer)
+    if outdated is None:
+        logger.error("%s must return a bool, not %s; the process runs.", what, shown(answer, 100))
+        return True, f"Its outdated check must return a bool, not {shown(answer, 100)}"
+    return outdated, None
 
 
-def _cache_key(process: Process, context: Mapping[str, Any]) -> str | None:
-    if process.spec.cache_key is None or not process.cache_enabled:
+def truth(answer: Any) -> bool | None:
+    """Return the bool that an answer is, numpy's included; ``None`` if it is something else."""
+    if not isinstance(answer, bool) and callable(item := getattr(answer, "item", None)):
+        try:
+            answer = item()
+        except Exception:  # noqa: BLE001  # an array; or somebody else's method: no bool
+            return None
+    return answer if isinstance(answer, bool) else None
+
+
+def _cache_entry(process: Process, context: Mapping[str, Any]) -> caching.Entry | None:
+    spec = process.spec
+    if spec.cache_key is None or not process.cache_enabled:
         return None
-    return caching.render_key(process.name, process.spec.cache_key, context)
+    if process.is_local:
+        function = caching.token(process.func)
+    else:
+        function = "" if spec.shared_cache_key else spec.func
+    owner = caching.Owner(process.job_name, process.name, function, spec.shared_cache_key)
+    return caching.Entry(owner, spec.cache_key, context)
 
 
 def _check(process: Process, result: Any) -> None:
@@ -219,12 +292,26 @@ def _problem(check: Function, result: Any) -> str | None:
     except Exception as error:  # a check that raises has not passed, whatever it raises
         logger.exception("The validation %s raised.", name)
         return f"{name} raised {explain(error)}"
-    passed, message = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
+    verdict, message = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
+    passed = truth(verdict)
+    if passed is None:
+        return f"{name} must return a bool or (bool, message), not {shown(answer, 100)}"
     return None if passed else f"{name}: {message}" if message else f"{name} said no"
 
 
-def call_with(what: str, func: Function, available: Mapping[str, Any]) -> Any:
-    """Ask ``func``, with what it takes out of what is ``available``; see ``bind_arguments``."""
+def call_with(
+    what: str,
+    func: Function,
+    available: Mapping[str, Any],
+    context: Mapping[str, Any] | None = None,
+) -> Any:
+    """Ask ``func``, with what it takes out of what is ``available``; see ``bind_arguments``.
+
+    One that has a parameter called ``context`` is given the run's context there, ``{}`` if there is
+    none, unless the context itself has a key of that name.
+    """
+    if "context" not in available and "context" in calling.takes(func).names:
+        available = {**available, "context": dict(context or {})}
     arguments = bind_arguments(what, func, available)
     with calling.missing_arguments_named(what, func, available):
         return _call(func, arguments, finish=partial(calling.answer_of, _name(func)))
@@ -240,14 +327,8 @@ def _call(
     *positional: Any,
     finish: Callable[[Any], Any] = calling.run_to_end,
 ) -> Any:
-    with stopping.stoppable():
-        return finish(func(*positional, **arguments))
+    def call() -> Any:
+        with stopping.stoppable():
+            return finish(func(*positional, **arguments))
 
-
-def explain(error: BaseException) -> str:
-    """Return an exception as one line that a person reads: its type and its message."""
-    try:
-        text = str(error)
-    except Exception:  # noqa: BLE001  # an exception's own code may fail, too
-        text = "(its message can't be shown)"
-    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return isolated(call)

@@ -14,7 +14,7 @@ from django.core.exceptions import EmptyResultSet, FieldError, ValidationError
 from django.db import NotSupportedError, connections, models, transaction
 from django.utils import timezone
 
-from . import conditions, functions, sensitive
+from . import conditions, functions, lookups, sensitive
 from . import context as contexts
 from .exceptions import ContextError, FunctionError, TriggerError
 
@@ -119,7 +119,10 @@ def _text(error: Exception) -> str:
 
 
 def ask(
-    trigger_type: str, configuration: Mapping[str, Any], available: Mapping[str, Any]
+    trigger_type: str,
+    configuration: Mapping[str, Any],
+    available: Mapping[str, Any],
+    context: Mapping[str, Any] | None = None,
 ) -> Answer:
     """Ask what a ``condition``, ``custom`` or ``outdated_check`` trigger asks.
 
@@ -129,6 +132,8 @@ def ask(
         The trigger's.
     available:
         The context, and the results of the dependencies, if a process waits for the answer.
+    context:
+        The context alone, for a function that takes it as ``context``.
 
     Raises
     ------
@@ -143,6 +148,8 @@ def ask(
     if found:
         raise TriggerError(" ".join(found))
     decoded = contexts.decode(configuration)
+    if trigger_type == conditions.CUSTOM:
+        return _custom(decoded, available, context)
     return _ASK[trigger_type](decoded, available)
 
 
@@ -155,18 +162,22 @@ def _condition(configuration: Mapping[str, Any], available: Mapping[str, Any]) -
             value: Any = rows.count()
     else:
         what = configuration["field"]
-        value = conditions.look_up(available, what)
+        value = lookups.look_up(available, what)
     yes = conditions.holds(operator, value, expected)
     question = f"{operator} {_short(expected)}" if "value" in configuration else operator
     shown = "missing" if value is conditions.MISSING else _short(value)
     return Answer(yes, f"{what}: {shown}; asked: {question}")
 
 
-def _custom(configuration: Mapping[str, Any], available: Mapping[str, Any]) -> Answer:
+def _custom(
+    configuration: Mapping[str, Any],
+    available: Mapping[str, Any],
+    context: Mapping[str, Any] | None,
+) -> Answer:
     from .process import call_with  # all that runs processes; every command loads the models
 
     reference = configuration["function"]
-    yes = bool(call_with("The trigger", functions.resolve(reference), available))
+    yes = bool(call_with("The trigger", functions.resolve(reference), available, context))
     return Answer(yes, f"{reference} says {'yes' if yes else 'no'}")
 
 
@@ -188,7 +199,6 @@ def _outdated_check(configuration: Mapping[str, Any], available: Mapping[str, An
 
 _ASK = {
     conditions.CONDITION: _condition,
-    conditions.CUSTOM: _custom,
     conditions.OUTDATED_CHECK: _outdated_check,
 }
 

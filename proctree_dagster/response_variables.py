@@ -3,12 +3,13 @@
 import datetime as dt
 import json
 from collections.abc import Callable, Mapping
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
+from . import texts
+from .conditions import MISSING
 from .exceptions import ResponseVariableError
-
-_MISSING = object()
+from .lookups import look_up
 
 
 def _bool(value: Any) -> bool:
@@ -71,8 +72,8 @@ def extract(
     process:
         The process's name, for messages.
     variables:
-        Name -> ``{"type", "default", "key"}``, all optional: the type is ``str`` unless said, the
-        key the variable's name; dots in a key go deeper.
+        Name -> ``{"type", "default", "key"}``, all optional: without a type the value stays as it
+        is; the key is the variable's name unless given, and dots in it go deeper (``look_up``).
     result:
         What the function returned: a dictionary, or an object with attributes.
 
@@ -84,34 +85,42 @@ def extract(
     return {name: _extract(process, name, rule, result) for name, rule in variables.items()}
 
 
+def defaults(process: str, variables: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the response variables of a process that was skipped: those that have a default.
+
+    Raises
+    ------
+    ResponseVariableError
+        A default is not of its variable's type.
+    """
+    return {
+        name: _typed(process, name, rule, rule["default"])
+        for name, rule in variables.items()
+        if "default" in rule
+    }
+
+
 def _extract(process: str, name: str, rule: Mapping[str, Any], result: Any) -> Any:
     key = rule.get("key") or name
-    value = _look_up(result, key)
-    if value is _MISSING or (value is None and "default" in rule):
+    value = look_up(result, key)
+    if value is MISSING or (value is None and "default" in rule):
         if "default" not in rule:
             raise ResponseVariableError(
                 f"Process {process!r}: its result has no {key!r} for the response variable "
                 f"{name!r}, which has no default."
             )
         value = rule["default"]
-    kind = rule.get("type", "str")
-    if value is None:
-        return None
+    return _typed(process, name, rule, value)
+
+
+def _typed(process: str, name: str, rule: Mapping[str, Any], value: Any) -> Any:
+    kind = rule.get("type")
+    if value is None or kind is None:
+        return value
     try:
         return TYPES[kind](value)
-    except (ValueError, TypeError, KeyError, InvalidOperation) as error:
+    except Exception as error:  # converting runs the value's own code, which may raise anything
         raise ResponseVariableError(
-            f"Process {process!r}: the response variable {name!r} is {value!r}, which is no {kind}."
+            f"Process {process!r}: the response variable {name!r} is {texts.shown(value)}, which "
+            f"is no {kind}."
         ) from error
-
-
-def _look_up(result: Any, key: str) -> Any:
-    value = result
-    for part in [key] if isinstance(result, Mapping) and key in result else key.split("."):
-        if isinstance(value, Mapping):
-            value = value.get(part, _MISSING)
-        else:
-            value = getattr(value, part, _MISSING)
-        if value is _MISSING:
-            return _MISSING
-    return value

@@ -40,6 +40,9 @@ class ProcessSpec:
     cache_ttl: int | None = None
     """Seconds that a cached result lives."""
 
+    shared_cache_key: bool = False
+    """Whether processes with the same ``cache_key`` that say so, too, share their results."""
+
     validation: tuple[str, ...] = ()
     """References to the callables that check the result."""
 
@@ -297,6 +300,8 @@ def _process_problems(position: int, process: Mapping[str, Any]) -> Iterable[str
         good, expected = _OPTIONS[option]
         if not good(value):
             yield f"{what}: {option} must be {expected}, not {value!r}."
+    if process.get("shared_cache_key") is True and process.get("cache_key") is None:
+        yield f"{what}: shared_cache_key needs a cache_key, which it has not."
 
 
 def _duplicates(names: list[str]) -> Iterable[str]:
@@ -390,6 +395,7 @@ _OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: value is None or _whole(value, 1, MAX_SECONDS),
         f"whole seconds from 1 to {MAX_SECONDS}",
     ),
+    "shared_cache_key": (lambda value: isinstance(value, bool), "true or false"),
     "validation": (_texts, "a list of functions"),
     "required": (lambda value: isinstance(value, bool), "true or false"),
     "metadata": (_json, "a dictionary of JSON values"),

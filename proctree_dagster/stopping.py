@@ -1,18 +1,33 @@
-"""Telling code that runs in another thread to stop, as Ctrl-C tells the main thread.
+"""Stopping code that runs in another thread, as Ctrl-C stops the main thread.
 
 Whoever starts the thread gives it a ``Stop``; the functions that it calls are wrapped in
 ``stoppable()``. The exception is raised in the innermost of them, and nowhere else: not while a
-result is being written, nor in code that only cleans up.
+result is being written, not while Django begins or ends a transaction, nor in code that only cleans
+up.
 """
 
 import asyncio
 import contextvars
 import ctypes
+import logging
+import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
+from types import FrameType
 from typing import Any
+
+from django.db import connections
+
+logger = logging.getLogger(__name__)
+
+PROTECTED = ("django.db.transaction", "django.db.backends.base.base")
+"""Modules whose functions are not interrupted: half of a commit must not be left out."""
+
+POLL_SECONDS = 0.01
+"""How often a thread that can't be interrupted now is tried again."""
 
 
 class Stop:
@@ -28,14 +43,27 @@ class Stop:
         self.error = error
         self.asked = False
         self._lock = threading.Lock()
-        self._ways: list[Callable[[], object]] = []
+        self._ways: list[Callable[[], bool]] = []
 
-    def ask(self) -> None:
-        """Ask; what blocks in C code (a socket, a sleep) stops when it returns from there."""
+    def ask(self) -> bool:
+        """Ask, and return whether there was something to be stopped.
+
+        What blocks in C code (a socket, a sleep) stops when it returns from there; what is ending a
+        transaction, when it has ended it.
+        """
         with self._lock:
             self.asked = True
-            if self._ways:
-                self._ways[-1]()
+            way = self._ways[-1] if self._ways else None
+            if way is not None and not way():
+                threading.Thread(target=self._ask_again, args=(way,), daemon=True).start()
+        return way is not None
+
+    def _ask_again(self, way: Callable[[], bool]) -> None:
+        while True:
+            time.sleep(POLL_SECONDS)
+            with self._lock:
+                if way not in self._ways or way():
+                    return
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
@@ -47,7 +75,16 @@ class Stop:
             _current.reset(token)
 
     @contextmanager
-    def _reachable(self, way: Callable[[], object]) -> Iterator[None]:
+    def heeded_by_coroutines(self) -> Iterator[None]:
+        """Let ``stoppable_await()`` in the block listen to this, too."""
+        token = _of_coroutines.set(self)
+        try:
+            yield
+        finally:
+            _of_coroutines.reset(token)
+
+    @contextmanager
+    def _reachable(self, way: Callable[[], bool]) -> Iterator[None]:
         with self._lock:
             if self.asked:
                 raise self.error
@@ -60,6 +97,9 @@ class Stop:
 
 
 _current: contextvars.ContextVar[Stop | None] = contextvars.ContextVar("stop", default=None)
+_of_coroutines: contextvars.ContextVar[Stop | None] = contextvars.ContextVar(
+    "stop_of_coroutines", default=None
+)
 
 
 @contextmanager
@@ -76,31 +116,90 @@ def stoppable() -> Iterator[None]:
         yield
         return
     thread = threading.get_ident()
+    before = _transactions()
     try:
         with stop._reachable(partial(_raise_in, thread, stop.error)):
             yield
     finally:
         if stop.asked:
-            _raise_in(thread, None)  # one that has come too late must not hit what follows
+            _take_back(thread)  # one that has come too late must not hit what follows
+            _end_transactions(before)
 
 
 async def stoppable_await(awaitable: Awaitable[Any]) -> Any:
     """Await something, which is cancelled if its thread is asked to stop."""
-    stop = _current.get()
+    stops = [stop for stop in (_current.get(), _of_coroutines.get()) if stop is not None]
     task = asyncio.current_task()
-    if stop is None or task is None:
+    if not stops or task is None:
         return await awaitable
-    cancel = partial(asyncio.get_running_loop().call_soon_threadsafe, task.cancel)
+    loop = asyncio.get_running_loop()
+
+    def cancel() -> bool:
+        loop.call_soon_threadsafe(task.cancel)
+        return True
+
     try:
-        with stop._reachable(cancel):
+        with ExitStack() as reachable:
+            for stop in stops:
+                reachable.enter_context(stop._reachable(cancel))
             return await awaitable
     except asyncio.CancelledError as error:
-        if stop.asked:
-            raise stop.error from error
+        for stop in stops:
+            if stop.asked:
+                raise stop.error from error
         raise
 
 
-def _raise_in(thread: int, error: type[BaseException] | None) -> None:
-    """Raise an exception in a thread, at its next line of Python; ``None`` takes it back."""
-    raised = None if error is None else ctypes.py_object(error)
-    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), raised)
+def _raise_in(thread: int, error: type[BaseException]) -> bool:
+    """Raise an exception in a thread, at its next line of Python; return whether that was safe.
+
+    Where the thread was when it was checked, and where it is when the exception is set, must be
+    the same: otherwise it went on meanwhile, and the exception is taken back.
+    """
+    before = _position(thread)
+    if before is None or _is_protected(before[0]):
+        return False
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
+    if _position(thread) == before:
+        return True
+    _take_back(thread)
+    return False
+
+
+def _take_back(thread: int) -> None:
+    """Take an exception back that a thread has not raised yet."""
+    ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None)
+
+
+def _position(thread: int) -> tuple[FrameType, int] | None:
+    """Return the frame that a thread executes, and where in it; ``None`` if the thread is gone."""
+    frame = sys._current_frames().get(thread)
+    return None if frame is None else (frame, frame.f_lasti)
+
+
+def _is_protected(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_globals.get("__name__") in PROTECTED:
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _transactions() -> dict[str, int]:
+    """Return how many transactions are nested in this thread, by the database's alias."""
+    return {each.alias: len(each.atomic_blocks) for each in connections.all(initialized_only=True)}
+
+
+def _end_transactions(before: dict[str, int]) -> None:
+    """Roll back what a thread that was stopped has left open.
+
+    Between the last statement of an ``atomic()`` block and its end lies an instant in which the
+    exception leaves the block without ending it.
+    """
+    for connection in connections.all(initialized_only=True):
+        alias, usual = connection.alias, connection.settings_dict["AUTOCOMMIT"]
+        begun = connection.connection is not None and connection.autocommit != usual
+        if not before.get(alias) and (connection.in_atomic_block or begun):
+            logger.warning("A transaction on %r was stopped before its end: rolled back.", alias)
+            connection.close()
+            del connections[alias]  # the next query opens another, in no transaction

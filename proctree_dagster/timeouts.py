@@ -1,56 +1,105 @@
 """Calls that may take only so long."""
 
-import contextvars
 import queue
 import threading
 from collections.abc import Callable
 from typing import Any
 
 from .connections import own_connections
-from .exceptions import ProcessTimeout
+from .exceptions import ProcessTimeout, StillWorking
+from .stopping import Stop
+from .surroundings import carried
+
+GRACE_SECONDS = 2.0
+"""How long a coroutine that was cancelled may take to end."""
+
+_working: dict[tuple[str, str], threading.Thread] = {}
+"""Threads whose calls were abandoned, by run and process."""
+
+_lock = threading.Lock()
 
 
-def call(func: Callable[[], Any], seconds: float | None, process: str) -> Any:
+def call(func: Callable[[], Any], seconds: float | None, process: str, run_id: str = "") -> Any:
     """Call ``func`` and return its result, or give up on it.
 
     A thread can't be killed: a function that outlives its time is abandoned, not stopped. It runs
-    in a daemon thread, which does not keep the worker from ending.
+    in a daemon thread, which does not keep the worker from ending. A coroutine is cancelled.
 
     Parameters
     ----------
     func:
-        What is called.
+        What is called. It has the caller's surroundings (see ``surroundings``).
     seconds:
         How long it may take; ``None`` for as long as it likes, in the calling thread.
     process:
-        The process's name, for messages.
+        The process's name.
+    run_id:
+        The run; the next try of the process is made by the same run.
 
     Raises
     ------
     ProcessTimeout
         It took longer.
+    StillWorking
+        It was not called: an earlier try, which was abandoned, has not ended meanwhile.
     """
     if seconds is None:
         return func()
+    _wait_for_earlier(seconds, process, run_id)
     answers: queue.SimpleQueue[tuple[Any, BaseException | None]] = queue.SimpleQueue()
-    context = contextvars.copy_context()
+    stop = Stop(ProcessTimeout)
 
     def work() -> None:
         try:
-            with own_connections():
-                result = context.run(func)
+            with own_connections(), stop.heeded_by_coroutines():
+                result = func()
             answers.put((result, None))
         except BaseException as error:  # noqa: BLE001  # raised by the thread that waits
             answers.put((None, error))
 
-    threading.Thread(target=work, name=f"process {process}", daemon=True).start()
+    thread = threading.Thread(target=carried(work), name=f"process {process}", daemon=True)
+    thread.start()
     try:
         result, error = answers.get(timeout=seconds)
     except queue.Empty:
-        raise ProcessTimeout(
-            f"Process {process!r} took longer than its timeout of {seconds:g} seconds and was "
-            "abandoned; what it is doing can't be stopped."
-        ) from None
+        raise _given_up(thread, stop, seconds, process, run_id) from None
     if error is not None:
         raise error
     return result
+
+
+def still_working(run_id: str) -> list[str]:
+    """Return the processes of a run whose abandoned calls work on, in this Python process."""
+    with _lock:
+        for key, thread in list(_working.items()):
+            if not thread.is_alive():
+                del _working[key]
+        return sorted(process for run, process in _working if run == run_id)
+
+
+def _given_up(
+    thread: threading.Thread, stop: Stop, seconds: float, process: str, run_id: str
+) -> ProcessTimeout:
+    """Cancel a coroutine, abandon anything else, and return the error that says so."""
+    if stop.ask():
+        thread.join(GRACE_SECONDS)
+    what = f"Process {process!r} took longer than its timeout of {seconds:g} seconds and was"
+    if not thread.is_alive():
+        return ProcessTimeout(f"{what} cancelled.")
+    with _lock:
+        _working[run_id, process] = thread
+    return ProcessTimeout(f"{what} abandoned; what it is doing can't be stopped.")
+
+
+def _wait_for_earlier(seconds: float, process: str, run_id: str) -> None:
+    """Wait until the try before has ended: two of them never run at once."""
+    with _lock:
+        earlier = _working.get((run_id, process))
+    if earlier is None:
+        return
+    earlier.join(seconds)
+    if earlier.is_alive():
+        raise StillWorking(
+            f"Process {process!r} was not tried again: the try before, which was abandoned after "
+            f"its timeout, has still not ended {seconds:g} seconds later."
+        )

@@ -13,12 +13,16 @@ from .exceptions import ProctreeError
 from .execution import Results
 from .links import FamilyPlan, PlannedRun
 from .process import explain
+from .surroundings import carried
 
 logger = logging.getLogger(__name__)
 
 
 class FamilyResults(Results):
-    """What a family of runs came to: the results of the first one, and those of the others."""
+    """How a family of runs ended: the results of the first one, and those of the others.
+
+    ``success`` is the family's: False if any of its trees failed, which ``errors`` names.
+    """
 
     followers: dict[str, Results]
     """The results of every other tree, by its name; one that was not run says why."""
@@ -70,7 +74,7 @@ def execute_family(name: str, context: Mapping[str, Any] | None = None) -> Famil
     beside = [] if in_any_transaction() else plan.runs
     with ThreadPoolExecutor(max_workers=max(1, len(beside))) as pool:
         for planned in beside:  # each comes behind those that it waits for
-            futures[planned.run_id] = pool.submit(own_connections()(follow), planned)
+            futures[planned.run_id] = pool.submit(carried(own_connections()(follow)), planned)
         try:
             results = execution.execute_row(row, context, run_id=first_id, run_tags=plan.first_tags)
         except BaseException as error:
@@ -83,7 +87,20 @@ def execute_family(name: str, context: Mapping[str, Any] | None = None) -> Famil
     followers = {planned.tree.name: futures[planned.run_id].result() for planned in plan.runs}
     _leave_to_dagster(plan, followers, whole)
     failed = [name for name, each in followers.items() if not each["success"]]
-    return FamilyResults(**results, followers=followers, failed_followers=failed)
+    family = FamilyResults(**results, followers=followers, failed_followers=failed)
+    family["success"] = family["success"] and not failed
+    for each in failed:
+        said = [family["errors"].get(each, ""), _why_failed(each, followers[each])]
+        family["errors"][each] = "; ".join(filter(None, said))  # a process may be called the same
+    return family
+
+
+def _why_failed(name: str, results: Results) -> str:
+    """Return why a follower failed, or was not run."""
+    if name in results["errors"]:
+        return results["errors"][name]
+    reasons = "; ".join(f"{process}: {error}" for process, error in results["errors"].items())
+    return f"The process tree {name!r} failed: {reasons or 'see run ' + results['run_id']}"
 
 
 def _run_after(

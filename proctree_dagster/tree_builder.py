@@ -18,6 +18,7 @@ from .exceptions import (
     InvalidTree,
     ProctreeError,
     ScheduleError,
+    SyncCheckError,
     TreeExists,
     TreeNotSaved,
     UnnameableFunctionWarning,
@@ -174,6 +175,7 @@ class ProcessTreeInstance:
         pool: str | None = None,
         retry_backoff: str | None = None,
         retry_jitter: str | None = None,
+        shared_cache_key: bool = False,
     ) -> "ProcessTreeInstance":
         """Add a process and return the tree. Problems are reported by ``save()``, all at once.
 
@@ -186,7 +188,8 @@ class ProcessTreeInstance:
         dependencies:
             Names of the processes that must finish first.
         cache_key, cache_ttl:
-            Key (may hold ``{context}`` fields) and seconds under which the result is cached.
+            Key (may hold ``{context}`` fields) and seconds under which the result is cached, for
+            this process alone.
         validation:
             One or several callables on the result; they return a bool or ``(bool, message)``.
         required:
@@ -208,6 +211,9 @@ class ProcessTreeInstance:
         retry_backoff, retry_jitter:
             How the delay grows (``linear``, ``exponential``) and is spread (``full``,
             ``plus_minus``).
+        shared_cache_key:
+            Whether every process, of any tree, that says so and has the same ``cache_key`` uses the
+            same cached results.
         """
         several = [validation] if callable(validation) else list(validation or [])
         options = {
@@ -226,6 +232,7 @@ class ProcessTreeInstance:
             "pool": pool,
             "retry_backoff": retry_backoff,
             "retry_jitter": retry_jitter,
+            "shared_cache_key": shared_cache_key,
         }
         self._processes.append(DraftProcess(process_name, func, options))
         return self
@@ -854,6 +861,7 @@ class ProcessTreeManager:
         sync_check_func: SyncCheck | None = None,
         only_run_out_of_sync: bool = False,
         stop_on_error: bool = True,
+        use_cache: bool = True,
     ) -> Results:
         """Run a saved tree in the calling process, recorded in Dagster's history.
 
@@ -872,12 +880,14 @@ class ProcessTreeManager:
         stop_on_error:
             False lets what is behind a failed process run without its result. The run fails all
             the same.
+        use_cache:
+            False runs every process, whatever is cached; the new results are cached.
 
         Returns
         -------
         Results
-            ``success``, ``results``, ``status``, ``errors``, ``execution_times``, ``cached``,
-            ``response_variables`` and ``run_id``. A tree that fails does not raise.
+            ``success``, ``results``, ``status``, ``errors``, ``reasons``, ``execution_times``,
+            ``cached``, ``response_variables`` and ``run_id``. A tree that fails does not raise.
 
         Raises
         ------
@@ -887,13 +897,21 @@ class ProcessTreeManager:
             The tree has no process or function that one of ``func_registry`` is named for.
         ContextError
             The context can't be stored.
+        SyncCheckError
+            One of ``sync_check_func`` and ``only_run_out_of_sync`` is given without the other, or
+            the function can't be called with a process's name, or returns no bool.
         """
         if only_run_out_of_sync and sync_check_func is None:
-            raise ProctreeError(
+            raise SyncCheckError(
                 "only_run_out_of_sync needs sync_check_func, a function that takes a process's "
-                "name and says whether it is in sync."
+                "name and returns whether it is in sync, a bool."
             )
-        options = RunOptions(sync_check_func if only_run_out_of_sync else None, stop_on_error)
+        if sync_check_func is not None and not only_run_out_of_sync:
+            raise SyncCheckError(
+                "sync_check_func is asked only with only_run_out_of_sync=True: pass both, or "
+                "leave it out to run every process."
+            )
+        options = RunOptions(sync_check_func, stop_on_error, use_cache)
         row = execution.get_row(name)
         return execution.execute_row(row, context, registry=func_registry, options=options)
 
@@ -918,7 +936,8 @@ class ProcessTreeManager:
         FamilyResults
             The results of the tree, as from ``execute_tree``, and ``followers``, the results of
             each of the others by name, and ``failed_followers``, the names of those that failed or
-            were not run. They change nothing about the tree's own ``success``.
+            were not run. With one of those ``success`` is False, and ``errors`` says why by the
+            tree's name.
 
         Raises
         ------
@@ -938,8 +957,35 @@ class ProcessTreeManager:
         return execute_family(name, context)
 
     @staticmethod
-    def submit_tree(name: str, context: Mapping[str, Any] | None = None) -> SubmittedRun:
+    def clear_cache(name: str) -> None:
+        """Let no cached result of a saved tree be used any more.
+
+        Results that it shares with other trees (``shared_cache_key``) are cleared for them, too.
+
+        Parameters
+        ----------
+        name:
+            The tree's name.
+
+        Raises
+        ------
+        TreeNotFound
+            There is no such tree.
+        CacheError
+            The cache can't be written to.
+        """
+        execution.clear_cache(execution.get_row(name))
+
+    @staticmethod
+    def submit_tree(
+        name: str, context: Mapping[str, Any] | None = None, use_cache: bool = True
+    ) -> SubmittedRun:
         """Queue a run of a saved tree for the daemon; return its id and its page at once.
+
+        Parameters
+        ----------
+        name, context, use_cache:
+            As for ``execute_tree``.
 
         Raises
         ------
@@ -950,4 +996,4 @@ class ProcessTreeManager:
         InstanceError
             Dagster has no home, or its instance no queue.
         """
-        return execution.submit_row(execution.get_row(name), context)
+        return execution.submit_row(execution.get_row(name), context, use_cache=use_cache)

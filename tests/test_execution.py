@@ -63,6 +63,7 @@ class TestResults:
             "results": {"one": 1, "two": 2, "total": 13},
             "status": {"one": "completed", "two": "completed", "total": "completed"},
             "errors": {},
+            "reasons": {},
             "execution_times": {},
             "cached": {"one": False, "two": False, "total": False},
             "response_variables": {},

@@ -533,7 +533,7 @@ class TestTogether:
         assert results["success"]
         assert results["failed_followers"] == []
 
-    def test_a_failed_follower_is_named_and_changes_nothing_about_the_first(
+    def test_a_failed_follower_fails_the_family_and_is_named(
         self, instance: DagsterInstance
     ) -> None:
         save("e")
@@ -542,8 +542,11 @@ class TestTogether:
         save("s")
         save("a", then=("b",), beside=("s",))
         results = ProcessTreeManager.execute_with_dependents("a")
-        assert results["success"]
-        assert results["errors"] == {}
+        assert not results["success"]
+        assert results["status"] == {"only": "completed"}
+        assert "always fails" in results["errors"]["b"]
+        assert results["errors"]["d"] == "Not run: 'b' did not succeed."
+        assert results["errors"]["e"] == "Not run: 'd' did not succeed."
         assert sorted(results["failed_followers"]) == ["b", "d", "e"]
         assert "always fails" in results["followers"]["b"]["errors"]["only"]
         assert results["followers"]["d"]["errors"] == {"d": "Not run: 'b' did not succeed."}

@@ -64,8 +64,8 @@ def test_every_problem_is_reported_at_once() -> None:
         f"Process '': retries must be from 0 to {MAX_RETRIES}, not -1.",
         f"Process 'c': timeout must be seconds above 0, at most {MAX_SECONDS}, not 0.",
         "Process 'c' has an unknown option 'colour'; known: dependencies, cache_key, cache_ttl, "
-        "validation, required, metadata, response_vars, outdated_check, trigger, retries, "
-        "retry_delay, retry_backoff, retry_jitter, timeout, pool.",
+        "shared_cache_key, validation, required, metadata, response_vars, outdated_check, "
+        "trigger, retries, retry_delay, retry_backoff, retry_jitter, timeout, pool.",
         "Process 6 must be an object with a name and a func.",
         "2 processes have the name 'd'; a name may be used once.",
         "Process 'b' depends on 'nowhere', which is not in the tree.",

@@ -3,17 +3,20 @@
 import json
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from .. import context as contexts
-from .. import execution
+from .. import execution, webserver
 from ..exceptions import ProctreeError
 from ..execution import Results
+from ..models import ProcessTree
 from ..process import Status
+from ..texts import shown
+from .console import Printer, escaping, run_log
 
 
 class TreeCommand(BaseCommand):
@@ -36,13 +39,18 @@ class TreeCommand(BaseCommand):
         self.help = f"Run the process tree {name} and print its results."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Take ``--context`` and ``--submit``."""
+        """Take ``--context``, ``--no-cache`` and ``--submit``."""
         parser.add_argument(
             "--context",
             metavar="JSON",
             default="{}",
             help="Keyword arguments of the run as a JSON object, such as "
             '\'{"tenant_id": "123"}\'; they update the default context of the tree\'s schedule.',
+        )
+        parser.add_argument(
+            "--no-cache",
+            action="store_true",
+            help="Run every process, whatever is cached; the new results are cached.",
         )
         parser.add_argument(
             "--submit",
@@ -52,19 +60,26 @@ class TreeCommand(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Run the tree."""
+        with escaping(self.stdout, self.stderr):
+            self._print = Printer(self.stdout)
+            self._handle(options)
+
+    def _handle(self, options: Mapping[str, Any]) -> None:
+        use_cache = not options["no_cache"]
         try:
             context = contexts.parse_json(options["context"])
             row = execution.get_row(self.tree_name)
             if options["submit"]:
-                run = execution.submit_row(row, context, triggered_by="command")
-                self.stdout.write(f"Queued run {run.run_id}")
-                if run.url is not None:
-                    self.stdout.write(run.url)
+                self._submit(row, context, use_cache)
                 return
-            self.stdout.write(f"Running {self.tree_name!r}")
-            with _stoppable():
+            self._print(f"Running {self.tree_name!r}")
+            with _stoppable(), run_log(show=options["verbosity"] > 1 or options["traceback"]):
                 results = execution.execute_row(
-                    row, context, triggered_by="command", on_progress=self._show
+                    row,
+                    context,
+                    triggered_by="command",
+                    on_progress=self._show_progress,
+                    options=execution.RunOptions(use_cache=use_cache),
                 )
         except ProctreeError as error:
             raise CommandError(str(error)) from error
@@ -72,34 +87,53 @@ class TreeCommand(BaseCommand):
             raise CommandError("Interrupted; the run is canceled.", returncode=130) from None
         self._report(results)
 
-    def _show(self, process: str, status: Status) -> None:
+    def _submit(self, row: ProcessTree, context: Mapping[str, Any], use_cache: bool) -> None:
+        run = execution.submit_row(row, context, triggered_by="command", use_cache=use_cache)
+        self._print(f"Queued run {run.run_id}")
+        if run.url is not None:
+            self._print(run.url)
+
+    def _show_progress(self, process: str, status: Status) -> None:
+        if status != "skipped":  # reported at the end, with its reason
+            self._show(process, status)
+
+    def _show(self, process: str, status: Status, why: str | None = None) -> None:
         style = {"completed": self.style.SUCCESS, "failed": self.style.ERROR}.get(status, str)
-        self.stdout.write(f"  {style(f'{status:<9}')} {process}")
-        self.stdout.flush()
+        self._print(f"  {style(f'{status:<9}')} {process}{f': {why}' if why else ''}")
 
     def _report(self, results: Results) -> None:
         for process, status in results["status"].items():
-            if status in ("skipped", "pending"):
-                self._show(process, status)
+            why = results["errors"].get(process) or results["reasons"].get(process)
+            if status in ("skipped", "pending") or (why and results["success"]):
+                self._show(process, status, why)
         if results["results"]:
-            self.stdout.write("Results:")
+            self._print("Results:")
         for process, result in results["results"].items():
-            self.stdout.write(f"  {process}: {_text(result)}")
-        self.stdout.write(f"Run {results['run_id']}")
+            self._print(f"  {process}: {_text(result)}")
+        self._print(f"Run {results['run_id']}")
         self._report_followers(results["run_id"])
         if not results["success"]:
             reasons = "".join(f"\n  {name}: {error}" for name, error in results["errors"].items())
-            raise CommandError(f"The process tree {self.tree_name!r} failed:{reasons}")
+            raise CommandError(
+                f"The process tree {self.tree_name!r} failed:{reasons}\n"
+                f"  {self._where_the_trace_is(results['run_id'])}"
+            )
+
+    def _where_the_trace_is(self, run_id: str) -> str:
+        url = webserver.run_url(run_id)
+        if not execution.has_history():
+            return "Run it with --verbosity 2 to see the traceback."
+        return f"Traceback: {url or f'in Dagster, run {run_id}'}, or with --verbosity 2"
 
     def _report_followers(self, run_id: str) -> None:
         """Print what follows the run: it is Dagster's to run, and has its ids already."""
         followers = execution.followers_of(run_id)
         if followers:
-            self.stdout.write("Followed by:")
+            self._print("Followed by:")
         for each in followers:
             where = "" if each.url is None else f" {each.url}"
             why = "" if not each.reason else f": {each.reason}"
-            self.stdout.write(f"  {each.state:<9} {each.name}, run {each.run_id}{where}{why}")
+            self._print(f"  {each.state:<9} {each.name}, run {each.run_id}{where}{why}")
 
 
 @contextmanager
@@ -118,5 +152,5 @@ def _stoppable() -> Iterator[None]:
 def _text(result: Any) -> str:
     try:
         return json.dumps(result, ensure_ascii=False)
-    except (TypeError, ValueError):  # not JSON; a person still wants to see it
-        return repr(result)
+    except Exception:  # noqa: BLE001  # not JSON, too deep, too many digits; a person wants to see it
+        return shown(result)

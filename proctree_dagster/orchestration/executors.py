@@ -7,6 +7,7 @@ then the chosen one takes over.
 
 import logging
 import multiprocessing
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,6 +17,7 @@ from dagster import (
     Executor,
     ExecutorDefinition,
     InitExecutorContext,
+    TextMetadataValue,
     in_process_executor,
     multiprocess_executor,
 )
@@ -31,7 +33,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError
 from django.utils.module_loading import import_string
 
-from .. import claims, conf, executor_names, tags
+from .. import claims, conf, executor_names, tags, timeouts
 from .. import context as contexts
 from ..connections import fresh_connections
 from ..exceptions import ExecutorError, TreeFailed
@@ -202,6 +204,7 @@ class TreeExecutor(Executor):
         self._remote = remote
         self._local = went_on_after is not None
         self._went_on_after = [] if went_on_after is None else went_on_after
+        self._failed_optional: list[str] = []
 
     @property
     def retries(self) -> RetryMode:
@@ -256,12 +259,20 @@ class TreeExecutor(Executor):
             yield from followers.begin(plan_context, context)
         try:
             with event_writes.grouped(instance, run.run_id):
-                yield from self._execute_steps(plan_context, plan)
+                for event in self._execute_steps(plan_context, plan):
+                    self._tag_allowed_failure(plan_context, plan, event)
+                    yield event
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
             current = instance.get_run_by_id(run.run_id)
             if self._local and current and current.status == DagsterRunStatus.STARTED:
                 instance.report_run_canceling(run, "Interrupted where it was started.")
             raise
+        finally:
+            for name in timeouts.still_working(run.run_id):
+                plan_context.log.warning(
+                    f"Process {name!r} was abandoned after its timeout and still works; it ends "
+                    f"with the process {os.getpid()} at the latest."
+                )
         if self._went_on_after:
             raise TreeFailed(f"Required processes failed: {', '.join(self._went_on_after)}.")
 
@@ -271,6 +282,22 @@ class TreeExecutor(Executor):
         events = self._inner.execute(_context_of(self._inner, plan_context, plan), plan)
         with remote_steps.own_process(plan_context.run_id):
             yield from remote_steps.watched(events, plan_context) if self._remote else events
+
+    def _tag_allowed_failure(
+        self, plan_context: PlanOrchestrationContext, plan: ExecutionPlan, event: DagsterEvent
+    ) -> None:
+        """Name in the run's tag what failed but was allowed to.
+
+        Whatever runs the steps, their events come through here, one after another.
+        """
+        output = event.step_output_data if event.is_successful_output else None
+        status = output.metadata.get(tags.STATUS) if output and output.metadata else None
+        if not isinstance(status, TextMetadataValue) or status.value != "failed":
+            return
+        step = plan.get_step_by_key(str(event.step_key))
+        self._failed_optional.append((step.tags or {}).get(tags.PROCESS, step.key))
+        names = tags.join(self._failed_optional)
+        plan_context.instance.add_run_tags(plan_context.run_id, {tags.FAILED_OPTIONAL: names})
 
 
 def _write_down_end(plan_context: PlanOrchestrationContext, failed: bool) -> None:

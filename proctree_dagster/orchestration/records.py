@@ -158,6 +158,8 @@ def _processes(
             gate=firing.Gate(process.trigger, job_name, process.name) if process.trigger else None,
             required=process.name in required,
             cache_enabled=spec.cache_enabled,
+            job_name=job_name,
+            is_local=bool(registry.get(process.name) or registry.get(process.func)),
         )
         for process in spec.processes
     }

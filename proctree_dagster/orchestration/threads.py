@@ -64,6 +64,7 @@ from dagster_shared.error import SerializableErrorInfo
 from .. import conf, tags
 from ..connections import in_any_transaction, own_connections
 from ..stopping import Stop, stoppable
+from ..surroundings import carried
 from .hosting import in_main_thread
 
 logger = logging.getLogger(__name__)
@@ -314,8 +315,8 @@ class _Loop:
     def _start(self, step: ExecutionStep) -> None:
         attempt = _Attempt(step, self._known_state())
         self._running.add(attempt)
-        context = contextvars.copy_context()
-        self._threads.start(lambda: context.run(self._work, attempt), busy=len(self._running))
+        work = carried(partial(self._work, attempt))
+        self._threads.start(work, busy=len(self._running))
 
     def _known_state(self) -> KnownExecutionState:
         known = self._active.get_known_state()

@@ -7,16 +7,17 @@ what your trees look like in Dagster: call ``super()`` and change what it return
 import inspect
 import json
 import logging
-import threading
+import math
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NoReturn
 
 from dagster import (
     Backoff,
     ConfigMapping,
+    DagsterEvent,
     DefaultScheduleStatus,
     DefaultSensorStatus,
     DependencyDefinition,
@@ -50,11 +51,13 @@ from django.utils.module_loading import import_string
 
 from .. import conf, intervals, sensitive, tags
 from .. import context as contexts
+from ..exceptions import StillWorking
 from ..models import ProcessTree, ProcessTreeSchedule, Trigger
 from ..names import dagster_name
 from ..process import Outcome, Process, explain, in_sync, run_process
 from ..spec import ProcessSpec, linked_trees
-from . import event_writes, remote_steps
+from ..texts import shorten, shown, storable, storable_error
+from . import event_writes, remote_steps, step_logs
 from .executors import RUN_RESOURCE, tree_executor
 from .records import TreeRecord
 from .results import result_io_manager
@@ -314,7 +317,19 @@ def context_mapping(
 @logger
 def _django_logger(context: InitLoggerContext) -> logging.Logger:
     """Leave what a run in the calling process logs to Django's ``LOGGING``."""
-    return logging.getLogger("proctree_dagster.runs")
+    runs = logging.getLogger("proctree_dagster.runs")
+    runs.addFilter(_without_second_trace)
+    return runs
+
+
+def _without_second_trace(record: logging.LogRecord) -> bool:
+    """Cut the trace off that a run's failure repeats from its step's."""
+    event = getattr(record, "dagster_event", None)
+    if isinstance(event, DagsterEvent) and event.is_failure and event.step_key is None:
+        data = event.event_specific_data
+        if getattr(data, "first_step_failure_event", None) is not None:
+            record.msg = str(record.msg).split("\n", 1)[0]
+    return True
 
 
 def _run_resource(local: Local | None) -> ResourceDefinition:
@@ -359,49 +374,78 @@ def _compute(
     ) -> Iterator[Output[Outcome]]:
         run: TreeRun = getattr(context.resources, RUN_RESOURCE)
         dependencies = {name: inputs[dagster_name(name)] for name in process.spec.dependencies}
+        step_logs.escape(context)
         event_writes.flush(context.instance)
         run.tell(process.name, Outcome("running"))
         started = time.perf_counter()
         try:
-            if run.local is not None and process.name in run.local.in_sync:
-                outcome = in_sync(process, run.context)
-            else:
-                outcome = run_process(process, run.context, dependencies)
+            outcome = _run(context, process, run, dependencies)
         except BaseException as error:
             seconds = time.perf_counter() - started
             outcome = Outcome("failed", error=explain(error), seconds=seconds)
             run.tell(process.name, outcome)
-            if not isinstance(error, Exception) or context.retry_number < process.spec.retries:
+            if not isinstance(error, Exception):
                 raise
+            if isinstance(error, StillWorking):
+                context.log.error(str(error))
+            elif context.retry_number < process.spec.retries:
+                _raise(error)
             if process.required:
                 if run.local is None or run.local.stop_on_error:
-                    raise
+                    _raise(error)
                 run.local.went_on_after.append(process.name)
             _tell_of_allowed_failure(context, process)
         else:
             run.tell(process.name, outcome)
+            if outcome.note:
+                context.log.info(f"Process {process.name!r}: {outcome.status}. {outcome.note}")
         yield Output(outcome, OUTPUT, metadata=outcome_metadata(outcome))
 
     return compute
 
 
-_tagging = threading.Lock()
-"""Held while a run's tag is read and written again: processes may fail side by side."""
+def _run(
+    context: OpExecutionContext,
+    process: Process,
+    run: TreeRun,
+    dependencies: Mapping[str, Outcome],
+) -> Outcome:
+    use_cache = tags.NO_CACHE not in context.run.tags
+    if run.local is not None and process.name in run.local.in_sync:
+        return in_sync(process, run.context, use_cache=use_cache)
+    return run_process(
+        process, run.context, dependencies, use_cache=use_cache, run_id=context.run_id
+    )
+
+
+def _raise(error: Exception) -> NoReturn:
+    """Raise what a process has raised, as Dagster can store it, and tries it again if that may be.
+
+    Raises
+    ------
+    Failure
+        The process must not be tried again.
+    UnstorableError
+        The error's message had to be escaped.
+    Exception
+        The error itself.
+    """
+    if isinstance(error, StillWorking):
+        raise Failure(description=str(error), allow_retries=False) from error
+    storable_one = storable_error(error)
+    if storable_one is error:
+        raise error
+    raise storable_one from None
 
 
 def _tell_of_allowed_failure(context: OpExecutionContext, process: Process) -> None:
-    """Mark plainly what failed but was allowed to: an ERROR with its traceback, and a tag."""
+    """Mark plainly what failed but was allowed to: an ERROR with its traceback."""
     why = "This run does not stop on errors" if process.required else "It is not required"
     # In the message: Dagster keeps no exception with what is logged.
     context.log.error(
         f"Process {process.name!r} failed. {why}, so the run goes on without its result."
         f"\n\n{traceback.format_exc()}"
     )
-    with _tagging:
-        run = context.instance.get_run_by_id(context.run_id)
-        before = run.tags.get(tags.FAILED_OPTIONAL) if run is not None else None
-        names = f"{before}, {process.name}" if before else process.name
-        context.instance.add_run_tags(context.run_id, {tags.FAILED_OPTIONAL: names})
 
 
 def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
@@ -411,21 +455,23 @@ def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
         tags.SECONDS: round(outcome.seconds, 3),
     }
     if outcome.has_result:
-        metadata[tags.RESULT] = _short(outcome.result)
+        metadata[tags.RESULT] = shown(outcome.result, write=sensitive.shown)
     if outcome.note or outcome.error:
-        metadata[tags.REASON] = outcome.note or outcome.error
+        metadata[tags.REASON] = shorten(storable(outcome.note or outcome.error or ""))
     for name, value in outcome.response_variables.items():
-        shown = value if isinstance(value, (str, int, float)) else _short(value)
-        metadata[f"{tags.RESPONSE}/{name}"] = shown
+        metadata[storable(f"{tags.RESPONSE}/{name}")] = _variable(value)
     return metadata
 
 
-def _short(value: Any) -> str:
-    try:
-        text = sensitive.shown(value)
-    except Exception as error:  # noqa: BLE001  # an object's own code may raise anything
-        text = f"<{type(value).__name__} that can't be shown: {explain(error)}>"
-    return text if len(text) <= 1000 else f"{text[:1000]}… ({len(text)} characters)"
+def _variable(value: Any) -> str | float:
+    """Return a response variable as metadata: a number that JSON has, or a text."""
+    if type(value) is str:
+        return shorten(storable(value))
+    if type(value) is int and abs(value) <= contexts.MAX_SAFE_INTEGER:
+        return value
+    if type(value) is float and math.isfinite(value):
+        return value
+    return shown(value, write=sensitive.shown)
 
 
 def _broken_op(tree: TreeRecord) -> OpDefinition:

@@ -10,6 +10,7 @@ from ... import broken_rows, execution, triggers
 from ... import context as contexts
 from ...exceptions import InstanceError, ProctreeError
 from ...models import ProcessTree, ProcessTreeSchedule
+from ..console import escaping
 
 HEADINGS = ("TREE", "RULE", "NEXT RUN", "LAST RUN", "STATUS", "RUN", "HELD BACK BY")
 
@@ -60,16 +61,33 @@ class Command(BaseCommand):
             '\'{"tenant_id": "123"}\'; they update the subscription\'s context.',
         )
 
+        clear = actions.add_parser(
+            "clear-cache",
+            help="Let no cached result of a tree be used any more. Results that it shares with "
+            "other trees (shared_cache_key) are cleared for them, too.",
+        )
+        clear.add_argument("name", metavar="NAME", help="The tree's name.")
+
     def handle(self, *args: Any, **options: Any) -> None:
         """Do what was asked for."""
-        if options["action"] == "fire":
-            self._fire(options["name"], options["context"])
-        elif options["action"] == "doctor":
-            self._examine()
-        elif options["action"] == "home":
-            self._create_home()
-        else:
-            self._list()
+        with escaping(self.stdout, self.stderr):
+            if options["action"] == "fire":
+                self._fire(options["name"], options["context"])
+            elif options["action"] == "doctor":
+                self._examine()
+            elif options["action"] == "home":
+                self._create_home()
+            elif options["action"] == "clear-cache":
+                self._clear_cache(options["name"])
+            else:
+                self._list()
+
+    def _clear_cache(self, name: str) -> None:
+        try:
+            execution.clear_cache(execution.get_row(name))
+        except ProctreeError as error:
+            raise CommandError(str(error)) from error
+        self.stdout.write(f"Cleared the cached results of {name!r}")
 
     def _create_home(self) -> None:
         from ...orchestration import runs  # it imports dagster, which the others do without

@@ -1,0 +1,119 @@
+"""What commands print: whatever the console can't write is escaped, and no trace comes twice."""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from io import TextIOWrapper
+from typing import Any
+
+from django.core.management.base import OutputWrapper
+
+RUNS = "proctree_dagster.runs"
+"""The logger of what is logged in a run that stays in the calling process."""
+
+
+@contextmanager
+def escaping(*streams: Any) -> Iterator[None]:
+    """Let streams escape what their encoding lacks, for as long as the block lasts.
+
+    Parameters
+    ----------
+    streams:
+        Django's wrappers, or streams; those that take any text are left as they are.
+    """
+    with ExitStack() as afterwards:
+        for stream in {id(each): each for each in map(_inner, streams)}.values():
+            if isinstance(stream, TextIOWrapper) and not stream.closed:
+                errors = stream.errors
+                with suppress(OSError):  # nobody reads it any more
+                    stream.reconfigure(errors="backslashreplace")
+                    afterwards.callback(_restore, stream, errors)
+        yield
+
+
+def _inner(stream: Any) -> Any:
+    return getattr(stream, "_out", stream)
+
+
+def _restore(stream: TextIOWrapper, errors: str | None) -> None:
+    with suppress(OSError, ValueError):
+        stream.reconfigure(errors=errors)
+
+
+class Printer:
+    """Prints lines until nobody reads them any more (``| head``), which is no error.
+
+    Parameters
+    ----------
+    stdout:
+        Where to.
+    """
+
+    def __init__(self, stdout: OutputWrapper) -> None:
+        self._stdout = stdout
+        self._is_read = True
+
+    def __call__(self, line: str) -> None:
+        """Print a line at once."""
+        if not self._is_read:
+            return
+        try:
+            self._stdout.write(line)
+            self._stdout.flush()
+        except (OSError, ValueError, AttributeError):  # a closed pipe, a closed stream, none
+            self._is_read = False
+            _print_nowhere()
+
+
+def _print_nowhere() -> None:
+    """Keep Python from failing when it writes what is left in the buffer at its end."""
+    with suppress(OSError, ValueError, AttributeError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def run_log(show: bool) -> Iterator[None]:
+    """Say what the console gets of a run's log while a command reports the run itself.
+
+    Parameters
+    ----------
+    show:
+        Whether all of it, with each trace. Otherwise warnings only: what fails is the command's to
+        say. Handlers that write elsewhere get everything in either case.
+    """
+    runs = logging.getLogger(RUNS)
+    handlers = [each for each in _handlers(runs) if _writes_to_console(each)]
+    with ExitStack() as afterwards:
+        if show and not handlers:
+            shown = logging.StreamHandler(sys.stderr)
+            runs.addHandler(shown)
+            afterwards.callback(runs.removeHandler, shown)
+        for handler in [] if show else handlers:
+            handler.addFilter(_is_for_console)
+            afterwards.callback(handler.removeFilter, _is_for_console)
+        yield
+
+
+def _is_for_console(record: logging.LogRecord) -> bool:
+    return record.name != RUNS or record.levelno == logging.WARNING
+
+
+def _handlers(logger: logging.Logger) -> list[logging.Handler]:
+    """Return the handlers that get what a logger is given."""
+    found: list[logging.Handler] = []
+    current: logging.Logger | None = logger
+    while current is not None:
+        found += current.handlers
+        current = current.parent if current.propagate else None
+    if not found and logging.lastResort is not None:
+        found.append(logging.lastResort)
+    return found
+
+
+def _writes_to_console(handler: logging.Handler) -> bool:
+    streams = (sys.stdout, sys.stderr, sys.__stdout__, sys.__stderr__)
+    return getattr(handler, "stream", None) in streams

@@ -1,0 +1,74 @@
+"""Text for people and for databases: any value shown, any text storable."""
+
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from .exceptions import UnstorableError
+
+MAX_SHOWN = 1000
+"""How many characters of a value are shown."""
+
+
+def explain(error: BaseException) -> str:
+    """Return an exception as one line that a person reads: its type and its message."""
+    try:
+        text = storable(str(error))
+    except Exception:  # noqa: BLE001  # an exception's own code may fail, too
+        text = "(its message can't be shown)"
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def shown(value: Any, limit: int = MAX_SHOWN, write: Callable[[Any], str] = repr) -> str:
+    """Return a value as text that can be stored, whatever its ``repr`` does.
+
+    Parameters
+    ----------
+    value:
+        Anything.
+    limit:
+        How many characters are shown; the length of a longer one is said.
+    write:
+        Returns a value as text, and may raise anything.
+    """
+    try:
+        text = write(value)
+    except Exception as error:  # noqa: BLE001  # an object's own code may raise anything
+        text = f"<{type(value).__name__} that can't be shown: {explain(error)}>"
+    return shorten(storable(text), limit)
+
+
+def shorten(text: str, limit: int = MAX_SHOWN) -> str:
+    """Return a text cut after ``limit`` characters, with its length."""
+    return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
+def storable(text: str) -> str:
+    """Return a text that every database takes and every UTF-8 stream writes.
+
+    Halves of surrogate pairs and NUL characters are escaped as Python writes them.
+    """
+    return printable(text, "utf-8").replace("\x00", "\\x00")
+
+
+def printable(text: str, encoding: str) -> str:
+    """Return a text in which what an encoding lacks is escaped as Python writes it."""
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def storable_error(error: BaseException) -> BaseException:
+    """Return an error whose message every database takes: itself, or one in its place."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if _is_unstorable(seen):
+            return UnstorableError(explain(error)).with_traceback(error.__traceback__)
+        seen = seen.__cause__ or seen.__context__
+    return error
+
+
+def _is_unstorable(error: BaseException) -> bool:
+    try:
+        text = "".join(traceback.format_exception_only(error))
+    except Exception:  # noqa: BLE001  # an exception's own code may fail, too
+        return True
+    return storable(text) != text

@@ -1,0 +1,189 @@
+"""What a row of the database can read: data, and nothing that it was not given."""
+
+import functools
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import pytest
+from django.conf import settings
+from django.contrib.auth.models import User
+from django.core.files.storage import default_storage
+from django.db import connection
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+
+from proctree_dagster import caching
+from proctree_dagster.caching import Entry, Owner
+from proctree_dagster.conditions import MISSING
+from proctree_dagster.exceptions import CacheKeyError, ResponseVariableError
+from proctree_dagster.lookups import look_up
+from proctree_dagster.response_variables import defaults, extract
+from tests.app.models import Organisation
+
+SENTINEL = "sentinel-5f0c"
+
+
+class Point(NamedTuple):
+    """A tuple with names."""
+
+    x: int
+    y: int
+
+
+@dataclass
+class Total:
+    """A plain object."""
+
+    amount: int
+    _hidden: str = field(default=SENTINEL, repr=False)
+    password: str = field(default=SENTINEL, repr=False)
+
+    @property
+    def doubled(self) -> int:
+        """Compute something."""
+        return 2 * self.amount
+
+    def delete(self) -> str:
+        """Do harm."""
+        raise AssertionError("nothing is called")
+
+
+def generator() -> Iterator[int]:
+    """Hold a frame."""
+    yield 1
+
+
+def raised() -> BaseException:
+    """Return an exception that has a traceback."""
+    try:
+        raise ValueError("x")
+    except ValueError as error:
+        return error
+
+
+@pytest.mark.parametrize(
+    ("value", "path", "expected"),
+    [
+        (Total(2), "value.amount", 2),
+        (Total(2), "value.doubled", 4),
+        (Point(1, 2), "value.y", 2),
+        ([Point(1, 2)], "value.0.x", 1),
+        ({"_id": 5, "password": 6}, "value._id", 5),
+        ({"_id": 5, "password": 6}, "value.password", 6),
+        (SimpleNamespace(a={"b.c": 1}), "value.a", {"b.c": 1}),
+        (Organisation(pk=3, name="Acme"), "value.name", "Acme"),
+        (Organisation(pk=3, name="Acme"), "value.pk", 3),
+    ],
+)
+def test_data_can_be_read(value: Any, path: str, expected: Any) -> None:
+    assert look_up({"value": value}, path) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "path"),
+    [
+        (Total(1), "value.__init__.__globals__.settings.SECRET_KEY"),
+        (Total(1), "value.__class__"),
+        (Total(1), "value._hidden"),
+        (Total(1), "value.password"),
+        (Total(1), "value.delete"),
+        (Total, "value.amount"),
+        (logging, "value.root"),
+        (logging.getLogger("x"), "value.manager"),
+        (generator(), "value.gi_frame"),
+        (generator, "value.cr_frame"),
+        (raised(), "value.__traceback__"),
+        (raised().__traceback__, "value.tb_frame"),
+        (functools.partial(print, SENTINEL), "value.args"),
+        (settings, "value.SECRET_KEY"),
+        (settings, "value.DATABASES"),
+        (connection, "value.settings_dict"),
+        (default_storage, "value.base_location"),
+        (Organisation(name="x"), "value.objects"),
+        (Organisation(name="x"), "value._meta"),
+        (Organisation(name="x"), "value.delete"),
+        (Organisation.objects, "value.model"),
+        (Organisation.objects.none(), "value.query"),
+        (User(password=SENTINEL), "value.password"),
+        (User(), "value.check_password"),
+        ("text", "value.upper"),
+    ],
+)
+def test_code_plumbing_and_secrets_can_not_be_read(value: Any, path: str) -> None:
+    assert look_up({"value": value}, path) is MISSING
+    with pytest.raises(CacheKeyError, match="names a field that the context lacks"):
+        Entry(Owner("job", "p", "f"), f"{{{path}}}", {"value": value})
+    with pytest.raises(ResponseVariableError, match="has no"):
+        extract("p", {"v": {"key": path}}, {"value": value})
+    assert extract("p", {"v": {"key": path, "default": 1}}, {"value": value}) == {"v": 1}
+
+
+def test_a_refused_cache_key_says_what_is_not_read() -> None:
+    with pytest.raises(CacheKeyError, match="begins with an underscore, or holds a secret"):
+        Entry(Owner("job", "p", "f"), "{user.password}", {"user": User()})
+
+
+@pytest.mark.parametrize(
+    "template",
+    ["{a:>999999999}", "{a:.999999999}", "{a:{b}}", "{}", "{0}", "{a", "{a[}", "{a.}", "{a!z}"],
+)
+def test_a_key_that_fills_the_memory_or_is_no_key_is_refused(template: str) -> None:
+    with pytest.raises(CacheKeyError):
+        Entry(Owner("job", "p", "f"), template, {"a": "x", "b": "9999"})
+
+
+@pytest.mark.parametrize("template", ["{a[b.c]}", "{a[b.c]!r:>10}", "{list[0].amount:05d}", "{{}}"])
+def test_brackets_conversions_and_formats_can_be_used(template: str) -> None:
+    context = {"a": {"b.c": 1}, "list": [Total(2)]}
+    Entry(Owner("job", "p", "f"), template, context)
+
+
+def test_a_variable_without_a_type_stays_as_it_is() -> None:
+    total = Total(3)
+    found = extract("p", {"total": {}, "amount": {"key": "total.amount"}}, {"total": total})
+    assert found["total"] is total
+    assert found["amount"] == 3
+
+
+def test_a_default_is_given_without_a_result() -> None:
+    rules: dict[str, dict[str, Any]] = {
+        "a": {"default": "1", "type": "int"},
+        "b": {},
+        "c": {"default": None},
+    }
+    assert defaults("p", rules) == {"a": 1, "c": None}
+
+
+WORDS = (
+    *("user", "context", "settings", "__class__", "__init__", "__globals__", "__dict__", "_meta"),
+    *("_state", "password", "pk", "objects", "model", "app_config", "module", "SECRET_KEY"),
+    *("DATABASES", "delete", "save", "username", "db", "gi_frame", "f_globals", "environ", "os"),
+    *("__builtins__", "0", "1", "first", "date_joined", "year", "min", "max"),
+)
+paths = st.lists(
+    st.sampled_from(WORDS),
+    min_size=1,
+    max_size=6,
+)
+
+
+@hypothesis_settings(max_examples=300, deadline=None, suppress_health_check=list(HealthCheck))
+@given(path=paths, form=st.sampled_from(["{%s}", "{%s!r}", "{%s!s:>40}", "{first[0].%s}"]))
+def test_a_sentinel_secret_appears_in_no_variable_and_no_key(path: list[str], form: str) -> None:
+    user = User(pk=1, username="bob", password=SENTINEL)
+    user.secret_settings = {"SECRET_KEY": SENTINEL}  # type: ignore[attr-defined]
+    values = {"user": user, "first": [user, Total(1), generator()], "context": {"user": user}}
+    leads = ".".join(path)
+    found = extract("p", {"v": {"key": leads, "default": None}}, values)
+    assert SENTINEL not in repr(found)
+    assert settings.SECRET_KEY not in repr(found)
+    try:
+        filled_in = caching._filled_in("p", form % leads, values)
+    except CacheKeyError as error:
+        filled_in = [str(error)]
+    assert SENTINEL not in repr(filled_in)
+    assert settings.SECRET_KEY not in repr(filled_in)
