@@ -2,8 +2,9 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 
-from django.db import DEFAULT_DB_ALIAS, connections, transaction
+from django.db import connections, models, router, transaction
 
 
 @contextmanager
@@ -25,22 +26,79 @@ def own_connections() -> Iterator[None]:
         connections.close_all()
 
 
-def after_commit(func: Callable[[], object]) -> None:
-    """Call ``func`` when the current transaction commits; at once if there is none."""
-    if in_transaction():
-        transaction.on_commit(func)
-    else:
+@contextmanager
+def writing(model: type[models.Model], using: str | None = None) -> Iterator[str]:
+    """Open a transaction on the database of a model's rows that reads and then writes.
+
+    On SQLite it takes the write lock first, waiting as long as the connection's ``timeout`` says: a
+    transaction that has read before it asks for the lock is refused at once while another writes.
+    Inside a transaction of the caller's that has read, nothing can be done about that.
+
+    Parameters
+    ----------
+    model:
+        What is written.
+    using:
+        The database's alias; left out, where the router writes the model.
+
+    Yields
+    ------
+    str
+        The alias.
+    """
+    alias = using or router.db_for_write(model)
+    with transaction.atomic(using=alias):
+        connection = connections[alias]
+        if connection.vendor == "sqlite":
+            with connection.cursor() as cursor:  # it deletes nothing
+                table = connection.ops.quote_name(model._meta.db_table)
+                cursor.execute(f"DELETE FROM {table} WHERE 0")  # noqa: S608
+        yield alias
+
+
+def after_commit(func: Callable[[], object], *, robust: bool = False) -> None:
+    """Call ``func`` once all transactions that the caller is in have committed; at once if none.
+
+    If one of them is rolled back, on whatever database, it is not called: who wraps a call in two
+    transactions wants it only if both hold.
+
+    Parameters
+    ----------
+    func:
+        What to call.
+    robust:
+        Whether an error in it is logged, instead of raised to who commits.
+    """
+    waits_for = open_transactions()
+    if not waits_for:
         func()
+        return
+
+    def commit(alias: str) -> None:
+        waits_for.discard(alias)
+        if not waits_for:
+            func()
+
+    for alias in list(waits_for):
+        transaction.on_commit(partial(commit, alias), using=alias, robust=robust)
 
 
-def in_transaction() -> bool:
-    """Say whether the caller is inside a transaction that may yet be rolled back.
+def open_transactions() -> set[str]:
+    """Return the aliases on which the caller is in a transaction that may yet be rolled back.
 
     The one that a ``TestCase`` wraps around a test does not count, as it does not for
     ``atomic(durable=True)``: a test would wait for its commit in vain.
     """
-    blocks = connections[DEFAULT_DB_ALIAS].atomic_blocks
-    return not all(getattr(block, "_from_testcase", False) for block in blocks)
+    return {
+        connection.alias
+        for connection in connections.all(initialized_only=True)
+        if not all(getattr(block, "_from_testcase", False) for block in connection.atomic_blocks)
+    }
+
+
+def in_transaction() -> bool:
+    """Return whether the caller is in a transaction on any database; see ``open_transactions``."""
+    return bool(open_transactions())
 
 
 def in_any_transaction() -> bool:

@@ -7,15 +7,17 @@ no run is lost or made twice. Delivering the rows is the caller's business (see 
 
 import datetime as dt
 import logging
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import DatabaseError, connections, transaction
-from django.db.models import F, QuerySet
+from django.db import DatabaseError
+from django.db.models import F
 from django.utils import timezone
 
 from . import outbox, questions, tags
+from .connections import writing
 from .context import encode
 from .exceptions import ContextError
 from .models import (
@@ -51,6 +53,8 @@ def fire(
     context: Mapping[str, Any],
     now: dt.datetime,
     seen: Mapping[str, Any] | None = None,
+    *,
+    run_ids: Mapping[int, uuid.UUID] | None = None,
     **changes: Any,
 ) -> tuple[OutboxRun, ...] | None:
     """Write down that a trigger has fired, and the runs of the trees that subscribe to it.
@@ -65,6 +69,8 @@ def fire(
         Aware.
     seen:
         What the row must still say: a filter. Left out, it fires if it is enabled.
+    run_ids:
+        Ids that were promised, by the key of the tree; each other run gets a new one.
     changes:
         What else is written.
 
@@ -79,18 +85,24 @@ def fire(
         The context can't be stored.
     """
     given = encode(context)
-    with transaction.atomic():
-        # First of all, as it takes the lock: on SQLite a transaction that reads first may fail.
-        won = Trigger.objects.filter(pk=trigger.pk, enabled=True, **(seen or {})).update(
-            state=TriggerState.FIRED,
-            fire_count=F("fire_count") + 1,
-            last_triggered=now,
-            **changes,
+    with writing(Trigger) as alias:
+        won = (
+            Trigger.objects.using(alias)
+            .filter(pk=trigger.pk, enabled=True, **(seen or {}))
+            .update(
+                state=TriggerState.FIRED,
+                fire_count=F("fire_count") + 1,
+                last_triggered=now,
+                **changes,
+            )
         )
         if not won:
             return None
-        subscriptions = TriggerSubscription.objects.filter(trigger=trigger, enabled=True)
-        _keep_trees(subscriptions)
+        subscriptions = TriggerSubscription.objects.using(alias).filter(
+            trigger=trigger, enabled=True
+        )
+        keys = subscriptions.values("process_tree")
+        outbox.keep_trees(ProcessTree.objects.using(alias).filter(pk__in=keys))
         run_tags = {tags.TRIGGERED_BY: "trigger", tags.TRIGGER: trigger.name}
         runs = []
         for subscription in subscriptions.with_names_of_trees():
@@ -99,29 +111,9 @@ def fire(
             except ContextError:  # put there by SQL: the other trees run all the same
                 logger.exception("The subscription of %s makes no sense.", subscription)
                 continue
-            runs.append(outbox.add(subscription.process_tree, whole, run_tags))
+            run_id = (run_ids or {}).get(subscription.process_tree_id)
+            runs.append(outbox.add(subscription.process_tree, whole, run_tags, run_id=run_id))
         return tuple(runs)
-
-
-def _keep_trees(subscriptions: QuerySet[TriggerSubscription]) -> None:
-    """Let nobody delete the trees of subscriptions until the end of the transaction.
-
-    PostgreSQL looks at the end of a transaction whether a tree is still there: without the lock one
-    that is deleted meanwhile would fail the whole fire. Of several deletions that are under way
-    each is waited for, and what is gone does not run. The other databases look at once, or let one
-    write at a time.
-
-    The lock is the one that PostgreSQL itself takes for a foreign key. ``select_for_update()``
-    knows stronger ones only: a fire and a transaction that saves several trees, each in another
-    order, would wait for each other.
-    """
-    connection = connections[subscriptions.db]
-    if connection.vendor != "postgresql":
-        return
-    trees = ProcessTree.objects.filter(pk__in=subscriptions.values("process_tree"))
-    sql, parameters = trees.order_by("pk").values("pk").query.sql_with_params()
-    with connection.cursor() as cursor:
-        cursor.execute(f"{sql} FOR KEY SHARE", parameters)
 
 
 def poll(trigger_id: int, now: dt.datetime) -> Polled:
@@ -241,12 +233,13 @@ class Gate:
         try:
             trigger = schedules.filter(name=self.trigger).first()
             if trigger is not None:
-                TriggerPassage.objects.update_or_create(
-                    trigger=trigger,
-                    job_name=self.job_name,
-                    process=self.process,
-                    defaults={"passed_at": asked_at},
-                )
+                with writing(TriggerPassage):
+                    TriggerPassage.objects.update_or_create(
+                        trigger=trigger,
+                        job_name=self.job_name,
+                        process=self.process,
+                        defaults={"passed_at": asked_at},
+                    )
         except DatabaseError:  # the work is done all the same; the next run does it again
             logger.exception("It could not be written down that %r has run.", self.process)
 

@@ -3,9 +3,9 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from django.db import transaction
-
 from . import families, tags
+from .connections import writing
+from .exceptions import InvalidTree
 from .models import LinkKind, ProcessTree, TreeLink
 
 
@@ -46,9 +46,12 @@ def plan_family(tree: ProcessTree, first_run_id: str, family: str | None = None)
         The id from which those of the other runs follow; that of the first run if left out.
     """
     family = family or first_run_id
-    planned = families.plan(tree.pk, TreeLink.objects.reachable_from([tree.pk]))
-    trees = ProcessTree.objects.in_bulk([member.tree for member in planned.members[1:]])
-    members = [member for member in planned.members[1:] if member.tree in trees]
+    found = TreeLink.objects.reachable_from([tree.pk])
+    trees = {**ProcessTree.objects.in_bulk({link.target for link in found}), tree.pk: tree}
+    # A tree that was deleted between the two reads is followed by nothing any more.
+    links = [link for link in found if link.source in trees and link.target in trees]
+    planned = families.plan(tree.pk, links)
+    members = planned.members[1:]
     ids = {member.tree: families.run_id(family, member.tree) for member in planned.members}
     ids[tree.pk] = first_run_id
     followed_by: dict[int, list[str]] = {}
@@ -75,15 +78,14 @@ def plan_family(tree: ProcessTree, first_run_id: str, family: str | None = None)
             )
             for member in members
         ],
-        problems=[_ignored(link) for link in planned.ignored],
+        problems=[_ignored(trees[link.source], trees[link.target]) for link in planned.ignored],
     )
 
 
-def _ignored(link: families.Link) -> str:
-    names = ProcessTree.objects.in_bulk([link.source, link.target])
+def _ignored(source: ProcessTree, target: ProcessTree) -> str:
     return (
-        f"{names[link.target].name!r} does not run again after {names[link.source].name!r}: the "
-        "trees follow one another in a circle. Delete one of the links in the admin."
+        f"{target.name!r} does not run again after {source.name!r}: the trees follow one another "
+        "in a circle. Delete one of the links in the admin."
     )
 
 
@@ -102,10 +104,7 @@ def problems(name: str, row: ProcessTree | None, followers: Iterable[str]) -> li
     wanted = set(followers)
     rows = ProcessTree.objects.filter(name__in=wanted)
     found = {each.name: each.pk for each in rows}
-    result = [
-        f"There is no process tree called {each!r} to follow {name!r}; save it first."
-        for each in sorted(wanted - found.keys() - {name})
-    ]
+    result = [_unknown(each, name) for each in sorted(wanted - found.keys() - {name})]
     result += [why_not for each in rows if (why_not := each.why_not_unattended()) is not None]
     if row is None:
         return [*result, *(["A tree can't follow itself."] if name in wanted else [])]
@@ -115,26 +114,36 @@ def problems(name: str, row: ProcessTree | None, followers: Iterable[str]) -> li
     return result
 
 
+def _unknown(follower: str, name: str) -> str:
+    return f"There is no process tree called {follower!r} to follow {name!r}; save it first."
+
+
 def set_links(row: ProcessTree, dependents: Iterable[str], siblings: Iterable[str]) -> None:
     """Let these trees, by name, follow a tree, and no others.
 
     Raises
     ------
     InvalidTree
-        They would follow one another in a circle.
+        They would follow one another in a circle, or one was deleted meanwhile.
     """
     wanted = {
         **dict.fromkeys(dependents, LinkKind.DEPENDENT),
         **dict.fromkeys(siblings, LinkKind.SIBLING),
     }
-    with transaction.atomic():
-        present = {link.target.name: link for link in TreeLink.objects.filter(source=row)}
+    with writing(TreeLink) as alias:
+        links = TreeLink.objects.using(alias)
+        if wanted or links.filter(source=row).exists():
+            links.lock()  # before they are read: another process may set the same ones
+        present = {link.target.name: link for link in links.filter(source=row)}
         gone = [link.pk for name, link in present.items() if wanted.get(name) != link.kind]
-        TreeLink.objects.filter(pk__in=gone).delete()
+        links.filter(pk__in=gone).delete()
         new = [name for name in wanted if name not in present or present[name].pk in gone]
         if new:
-            trees = {tree.name: tree for tree in ProcessTree.objects.filter(name__in=new)}
-            TreeLink.objects.bulk_create(
+            found = ProcessTree.objects.using(alias).filter(name__in=new)
+            trees = {tree.name: tree for tree in found}
+            if missing := [name for name in new if name not in trees]:
+                raise InvalidTree(row.name, [_unknown(name, row.name) for name in missing])
+            links.bulk_create(
                 [TreeLink(source=row, target=trees[name], kind=wanted[name]) for name in new]
             )
     getattr(row, "_prefetched_objects_cache", {}).pop("links_out", None)  # they have changed

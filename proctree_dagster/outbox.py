@@ -13,12 +13,13 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from django.db import models, transaction
+from django.db import connections, models
 from django.db.models import F, Q
 from django.utils import timezone
 
 from . import isolation
 from . import tags as tag_names
+from .connections import writing
 from .context import encode
 from .models import OutboxRun, OutboxState, ProcessTree, TreeLink
 
@@ -102,6 +103,27 @@ def withdraw(family: str, failed: str) -> None:
             row.delete()
 
 
+def keep_trees(trees: models.QuerySet[ProcessTree]) -> set[int]:
+    """Let nobody delete trees until the end of the transaction; return the keys of those there.
+
+    PostgreSQL looks at the end of a transaction whether a tree is still there: without the lock one
+    that is deleted meanwhile would fail all of it. Of several deletions that are under way each is
+    waited for. The other databases look at once, or let one write at a time.
+
+    The lock is the one that PostgreSQL itself takes for a foreign key. ``select_for_update()``
+    knows stronger ones only: this and a transaction that saves several trees, each in another
+    order, would wait for each other.
+    """
+    keys = trees.order_by("pk").values_list("pk", flat=True)
+    connection = connections[keys.db]
+    if connection.vendor != "postgresql":
+        return set(keys)
+    sql, parameters = keys.query.sql_with_params()
+    with connection.cursor() as cursor:
+        cursor.execute(f"{sql} FOR KEY SHARE", parameters)
+        return {pk for (pk,) in cursor.fetchall()}
+
+
 def is_used() -> bool:
     """Say whether there is anything to deliver, or may be: trees follow others, or have done so."""
     rows = OutboxRun.objects.order_by().values("pk")
@@ -178,7 +200,7 @@ def launch_again(row: OutboxRun) -> None:
     The new id follows from the old one, and the rows that wait for the old one wait for the new.
     """
     new_id = uuid.uuid5(row.run_id, "again")
-    with transaction.atomic():
+    with writing(OutboxRun):
         won = OutboxRun.objects.filter(
             pk=row.pk, run_id=row.run_id, state=OutboxState.DELIVERED
         ).update(
@@ -205,7 +227,7 @@ def replace(family: str | None, failed: str, new: str) -> None:
     """
     if family is None:
         return
-    with transaction.atomic():
+    with writing(OutboxRun):
         unsettled = OutboxRun.objects.select_for_update().filter(
             state__in=(OutboxState.WAITING, OutboxState.DROPPED), family=family
         )

@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, router
 
 from . import command_files, execution, functions, links, spec, stand_ins, triggers, validation
 from . import context as contexts
+from .connections import after_commit, writing
 from .drafts import DraftProcess, Export, export
 from .exceptions import (
     FunctionNotNameable,
@@ -348,7 +349,7 @@ class ProcessTreeInstance:
         name: str,
         trigger_type: str,
         configuration: Mapping[str, Any] | None = None,
-        description: str = "",
+        description: str | None = None,
         enabled: bool | None = None,
     ) -> Trigger:
         """Make a trigger, or change the one of this name, and return it.
@@ -386,8 +387,9 @@ class ProcessTreeInstance:
         FunctionNotNameable
             The tree is saved, and only the process that saved it can run it.
         """
-        if self._row is None:
-            given = {"context": contexts.encode(context or {}), "enabled": enabled}
+        if self._row is None or self._saved_row() is None:
+            encoded = None if context is None else contexts.encode(context)
+            given = {"context": encoded, "enabled": enabled}
             self._subscriptions[_name_of(trigger)] = given
         else:
             triggers.subscribe_tree_to_trigger(self._require_saved(), trigger, context, enabled)
@@ -398,7 +400,7 @@ class ProcessTreeInstance:
 
         See ``subscribe_to_trigger``. A tree that does not subscribe to it stays as it is.
         """
-        if self._row is None:
+        if self._row is None or self._saved_row() is None:
             self._subscriptions[_name_of(trigger)] = None
         else:
             triggers.unsubscribe_tree_from_trigger(self._require_saved(), trigger)
@@ -461,9 +463,7 @@ class ProcessTreeInstance:
             this process can run it.
         """
         draft = self._export()
-        row = self._row
-        if row is None and self._overwrite:
-            row = ProcessTree.objects.filter(name=self.name).first()
+        row = self._saved_row()
         self._check(draft, links.problems(self.name, row, [*self._dependents, *self._siblings]))
         self._require_attended(draft, row)
         for reason in draft.unnameable:
@@ -472,28 +472,53 @@ class ProcessTreeInstance:
                 UnnameableFunctionWarning,
                 stacklevel=2,
             )
-        if row is None:
-            row = ProcessTree(name=self.name)
-        with transaction.atomic():
-            if row.pk is None or row.content != draft.data:
-                row.executor, row.max_concurrent = "", None  # left out where they say nothing
-                for attribute in draft.data.keys() - {"dependent_trees", "sibling_trees"}:
-                    setattr(row, attribute, draft.data[attribute])
-                try:
-                    with transaction.atomic():
-                        row.save()
-                        links.set_links(row, self._dependents, self._siblings)
-                except IntegrityError as error:
+        while True:
+            try:
+                with writing(ProcessTree):
+                    saved = self._write(row, draft)
+                    self._write_subscriptions(saved)
+                break
+            except IntegrityError as error:  # another process has saved it at this moment
+                before, row = row, self._saved_row()
+                if row is None or row == before:
                     raise TreeExists(_exists(self.name)) from error
-            for name, given in self._subscriptions.items():
-                if given is None:
-                    triggers.unsubscribe_tree_from_trigger(row, name)
-                else:
-                    triggers.subscribe_tree_to_trigger(row, name, **given)
-        self._row = row
-        self._subscriptions.clear()
-        functions.keep_local(row.name, draft.local)
+        self._row = saved
+        after_commit(self._subscriptions.clear)  # after a rollback they are still to be made
+        functions.keep_local(saved.name, draft.local)
+        return saved
+
+    def _saved_row(self) -> ProcessTree | None:
+        """Return the row that is to be replaced, as it is now; ``None`` if there is none.
+
+        The one that was saved or loaded may be gone: deleted, or rolled back, and another tree may
+        have got its key since.
+        """
+        trees = ProcessTree.objects.using(router.db_for_write(ProcessTree))
+        found = None
+        if self._row is not None:
+            known = {name: getattr(self._row, name) for name in ("pk", "job_name", "created_at")}
+            found = trees.filter(**known).first()
+        if found is None and self._overwrite:
+            found = trees.filter(name=self.name).first()
+        return found
+
+    def _write(self, row: ProcessTree | None, draft: Export) -> ProcessTree:
+        """Write the tree and its links, if they are not as they are to be."""
+        row = ProcessTree(name=self.name) if row is None else row
+        if row.pk is None or row.content != draft.data:
+            row.executor, row.max_concurrent = "", None  # left out where they say nothing
+            for attribute in draft.data.keys() - {"dependent_trees", "sibling_trees"}:
+                setattr(row, attribute, draft.data[attribute])
+            row.save()
+            links.set_links(row, self._dependents, self._siblings)
         return row
+
+    def _write_subscriptions(self, row: ProcessTree) -> None:
+        for name, given in self._subscriptions.items():
+            if given is None:
+                triggers.unsubscribe_tree_from_trigger(row, name)
+            else:
+                triggers.subscribe_tree_to_trigger(row, name, **given)
 
     def _require_attended(self, draft: Export, row: ProcessTree | None) -> None:
         """Refuse functions that can't be named while something runs the tree by itself."""
@@ -517,13 +542,13 @@ class ProcessTreeInstance:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the tree as JSON, functions by reference; with its triggers, if any."""
-        row = self._row or ProcessTree.objects.filter(name=self.name).first()
+        row = self._saved_row() or ProcessTree.objects.filter(name=self.name).first()
         saved = [] if row is None else row.to_dict().get("triggers", [])
         subscribed = {each["trigger"]: each for each in saved}
         for name, given in self._subscriptions.items():
             subscribed.pop(name, None)
             if given is not None:
-                subscription = TriggerSubscription(context=given["context"])
+                subscription = TriggerSubscription(context=given["context"] or {})
                 subscription.enabled = given["enabled"] is not False
                 subscribed[name] = {"trigger": name, **subscription.options()}
         found = [subscribed[name] for name in sorted(subscribed)]
@@ -567,38 +592,42 @@ class ProcessTreeInstance:
         start_time: dt.time | None = None,
         enabled: bool | None = None,
         context: Mapping[str, Any] | None = None,
-        timezone: str = "",
+        timezone: str | None = None,
         *,
-        cron: str = "",
-        allow_overlap: bool = False,
-        pass_scheduled_for: bool = False,
+        cron: str | None = None,
+        allow_overlap: bool | None = None,
+        pass_scheduled_for: bool | None = None,
     ) -> ProcessTreeSchedule:
-        """Let the tree run by itself.
+        """Let the tree run by itself, or change how it does.
 
-        Registering again with the same rule moves nothing: a redeployment does not disturb the
-        due times, nor switch on again what an operator has switched off.
+        What is left out has its default in the first registration, and stays as it is in a later
+        one: a redeployment with the same rule does not disturb the due times, nor switch on again
+        what an operator has switched off.
 
         Parameters
         ----------
         interval_minutes:
-            Minutes between two due times, from 1 to 525,600 (a year); 60 if left out.
+            Minutes between two due times, from 1 to 525,600 (a year). Default: 60. It takes the
+            place of a cron.
         start_time:
-            Wall-clock time of the first due time, midnight if left out; seconds are dropped.
+            Wall-clock time of the first due time; seconds are dropped. Default: midnight.
         enabled:
-            Whether it is on. Left out: on for a new schedule, unchanged for an existing one.
+            Whether it is on. Default: True.
         context:
-            Default keyword arguments of a run (see ``context.encode``).
+            Default keyword arguments of a run (see ``context.encode``). Default: none.
         timezone:
-            IANA zone of ``start_time`` or ``cron``; blank for Django's ``TIME_ZONE``.
+            IANA zone of ``start_time`` or ``cron``; blank for Django's ``TIME_ZONE``, which is the
+            default.
         cron:
             Instead of an interval and a start time: minute, hour, day of the month, month and
-            weekday, such as ``"0 9 * * 1-5"``.
+            weekday, such as ``"0 9 * * 1-5"``. Blank: by an interval again.
         allow_overlap:
             Whether a scheduled run may start while the last one is still running. Otherwise its
-            due time is kept until that ends, and several that are kept become one run.
+            due time is kept until that ends, and several that are kept become one run. Default:
+            False.
         pass_scheduled_for:
             Whether a scheduled run finds its due time in its context, as ``scheduled_for`` (a
-            ``datetime`` in the schedule's zone).
+            ``datetime`` in the schedule's zone). Default: False.
 
         Raises
         ------
@@ -614,23 +643,38 @@ class ProcessTreeInstance:
         row = self._require_saved()
         self._require_nameable("scheduled")
         _check_rule(interval_minutes, start_time, cron)
-        schedule = ProcessTreeSchedule.objects.filter(process_tree=row).first()
-        before = None
-        if schedule is None:
-            schedule = ProcessTreeSchedule(process_tree=row)
-        else:
-            before = _registered(schedule)
-        if enabled is not None:
-            schedule.enabled = enabled
-        schedule.cron = " ".join(cron.split())
-        schedule.interval_minutes = None if cron else (interval_minutes or 60)
-        schedule.start_time = (start_time or dt.time(0, 0)).replace(second=0, microsecond=0)
-        schedule.timezone = timezone
-        schedule.allow_overlap = allow_overlap
-        schedule.pass_scheduled_for = pass_scheduled_for
-        schedule.context = contexts.encode(context or {})
+        given = {
+            "enabled": enabled,
+            "start_time": start_time and start_time.replace(second=0, microsecond=0),
+            "timezone": timezone,
+            "allow_overlap": allow_overlap,
+            "pass_scheduled_for": pass_scheduled_for,
+            "context": None if context is None else contexts.encode(context),
+        }
+        given = {name: value for name, value in given.items() if value is not None}
+        while True:
+            schedule = ProcessTreeSchedule.objects.filter(process_tree=row).first()
+            is_new = schedule is None
+            schedule = schedule or ProcessTreeSchedule(process_tree=row)
+            before = None if is_new else _registered(schedule)
+            for name, value in given.items():
+                setattr(schedule, name, value)
+            _set_rule(schedule, interval_minutes, start_time, cron)
+            self._clean(schedule)
+            if _registered(schedule) == before:
+                return schedule
+            try:
+                with writing(ProcessTreeSchedule):
+                    schedule.save()
+                return schedule
+            except IntegrityError:  # another process has registered it at this moment
+                others = ProcessTreeSchedule.objects.filter(process_tree=row)
+                if not is_new or not others.exists():
+                    raise
+
+    def _clean(self, schedule: ProcessTreeSchedule) -> None:
         try:
-            schedule.full_clean()
+            schedule.full_clean(validate_unique=False)
         except ValidationError as error:
             problems = "; ".join(
                 f"{name}: {' '.join(messages)}" for name, messages in error.message_dict.items()
@@ -638,13 +682,10 @@ class ProcessTreeInstance:
             raise ScheduleError(
                 f"The schedule of {self.name!r} is not valid: {problems}"
             ) from error
-        if _registered(schedule) != before:
-            schedule.save()
-        return schedule
 
     def _require_saved(self) -> ProcessTree:
-        row = self._row or ProcessTree.objects.filter(name=self.name).first()
-        if row is None or not ProcessTree.objects.filter(pk=row.pk).exists():
+        row = self._saved_row() or ProcessTree.objects.filter(name=self.name).first()
+        if row is None:
             raise TreeNotSaved(f"The process tree {self.name!r} is not saved; call save() first.")
         return row
 
@@ -758,13 +799,32 @@ def _registered(schedule: ProcessTreeSchedule) -> tuple[object, ...]:
     )
 
 
+def _set_rule(
+    schedule: ProcessTreeSchedule,
+    interval_minutes: int | None,
+    start_time: dt.time | None,
+    cron: str | None,
+) -> None:
+    """Let a schedule go by the interval or the cron that is given; as before if neither is."""
+    if cron:
+        schedule.cron, schedule.interval_minutes = " ".join(cron.split()), None
+    elif interval_minutes is not None or cron is not None:
+        schedule.cron = ""
+        schedule.interval_minutes = interval_minutes or schedule.interval_minutes or 60
+    elif start_time is not None and schedule.cron:
+        raise ScheduleError(
+            f"The schedule has a cron ({schedule.cron}), which says its own times; give "
+            "interval_minutes with start_time, or a new cron."
+        )
+
+
 def _check_rule(interval_minutes: object, start_time: object, cron: object) -> None:
     """Refuse what the model's fields would take and misunderstand."""
     if cron and (interval_minutes is not None or start_time is not None):
         raise ScheduleError(
             "Give interval_minutes and start_time, or cron; a cron says its own times."
         )
-    if not isinstance(cron, str):
+    if cron is not None and not isinstance(cron, str):
         raise ScheduleError(f"cron must be a string such as '0 9 * * 1-5', not {cron!r}.")
     if interval_minutes is not None and (
         isinstance(interval_minutes, bool)

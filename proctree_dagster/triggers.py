@@ -5,16 +5,17 @@ Where a function takes a trigger or a tree, it takes the row or its name.
 
 import datetime as dt
 import logging
+import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from django.core.exceptions import ValidationError
-from django.db import IntegrityError, transaction
+from django.db import IntegrityError, router
 from django.utils import timezone
 
 from . import context as contexts
 from . import execution, firing, names, webserver
-from .connections import after_commit, fresh_connections
+from .connections import after_commit, fresh_connections, open_transactions, writing
 from .exceptions import FunctionNotNameable, TriggerError, TriggerNotFound
 from .firing import Polled
 from .models import (
@@ -46,13 +47,13 @@ def create_trigger(
     name: str,
     trigger_type: str,
     configuration: Mapping[str, Any] | None = None,
-    description: str = "",
+    description: str | None = None,
     enabled: bool | None = None,
 ) -> Trigger:
     """Make a trigger, or change the one of this name, and return it.
 
-    Making it again changes nothing else: a redeployment does not fire it, nor switch on again what
-    an operator has switched off.
+    Making it again changes only what is given: a redeployment does not fire it, nor switch on again
+    what an operator has switched off.
 
     Parameters
     ----------
@@ -62,11 +63,12 @@ def create_trigger(
     trigger_type:
         ``condition``, ``schedule``, ``event``, ``custom`` or ``outdated_check``.
     configuration:
-        What it asks; see docs/triggers.md for each type.
+        What it asks; see docs/triggers.md for each type. Left out: nothing for a new trigger,
+        unchanged for an existing one, like all that follows.
     description:
         What it is for; shown in Dagster.
     enabled:
-        Whether it is on. Left out: on for a new trigger, unchanged for an existing one.
+        Whether it is on; it is by default.
 
     Raises
     ------
@@ -84,15 +86,17 @@ def create_trigger(
         )
     before = _content(trigger) if trigger.pk is not None else None
     trigger.trigger_type = trigger_type
-    trigger.configuration = {} if configuration is None else configuration
-    trigger.description = description
+    if configuration is not None:
+        trigger.configuration = configuration
+    if description is not None:
+        trigger.description = description
     if enabled is not None:
         trigger.enabled = enabled
     _check(trigger)
     trigger.configuration = contexts.encode(trigger.configuration)
     if _content(trigger) != before:
         try:
-            with transaction.atomic():
+            with writing(Trigger):
                 trigger.save()
         except IntegrityError:
             if before is not None or not Trigger.objects.filter(name=name).exists():
@@ -149,8 +153,9 @@ def fire_trigger(
 
     The runs are written down with their ids before this returns. They are handed to Dagster after
     the commit of the caller's transaction, at once if there is none; where that fails they are
-    delivered later. After a rollback there is nothing to deliver. In a test they are only recorded
-    (see ``testing.fired``).
+    delivered later. After a rollback there is nothing to deliver. In a transaction on another
+    database than this app's it fires after that has committed, with the ids that were returned. In
+    a test they are only recorded (see ``testing.fired``).
 
     Parameters
     ----------
@@ -173,17 +178,46 @@ def fire_trigger(
         The context can't be stored; nothing was fired.
     """
     row = get_trigger(trigger)
+    if open_transactions() - {router.db_for_write(OutboxRun)}:
+        return _fire_after_commit(row, contexts.encode(context or {}))
     runs = firing.fire(row, context or {}, timezone.now())
     if runs is None:
-        logger.warning("The trigger %r is disabled or was deleted: it did not fire.", row.name)
+        _log_silence(row)
         return []
     _deliver(runs)
-    return [_fired_run(run) for run in runs]
+    return [_fired_run(run.process_tree, run.run_id) for run in runs]
 
 
-def _fired_run(run: OutboxRun) -> FiredRun:
-    run_id = str(run.run_id)
-    return FiredRun(run.process_tree.name, run_id, webserver.run_url(run_id))
+def _fire_after_commit(row: Trigger, context: dict[str, Any]) -> list[FiredRun]:
+    """Let a trigger fire once transactions on another database have committed.
+
+    Written down before, its runs would be made also after a rollback: no transaction spans two
+    databases.
+    """
+    if not Trigger.objects.filter(pk=row.pk, enabled=True).exists():
+        _log_silence(row)
+        return []
+    subscribed = TriggerSubscription.objects.filter(trigger=row, enabled=True)
+    trees = [subscription.process_tree for subscription in subscribed.with_names_of_trees()]
+    run_ids = {tree.pk: uuid.uuid4() for tree in trees}
+
+    def fire() -> None:
+        runs = firing.fire(row, context, timezone.now(), run_ids=run_ids)
+        if runs is None:
+            _log_silence(row)
+        else:
+            _deliver(runs)
+
+    after_commit(fire)
+    return [_fired_run(tree, run_ids[tree.pk]) for tree in trees]
+
+
+def _log_silence(trigger: Trigger) -> None:
+    logger.warning("The trigger %r is disabled or was deleted: it did not fire.", trigger.name)
+
+
+def _fired_run(tree: ProcessTree, run_id: uuid.UUID) -> FiredRun:
+    return FiredRun(tree.name, str(run_id), webserver.run_url(str(run_id)))
 
 
 def _deliver(runs: Iterable[OutboxRun]) -> None:
@@ -282,6 +316,7 @@ def subscribe_tree_to_trigger(
         The two.
     context:
         Keyword arguments of the runs; they update the default context of the tree's schedule.
+        Left out: none for a new subscription, unchanged for an existing one.
     enabled:
         Whether it is on. Left out: on for a new subscription, unchanged for an existing one.
 
@@ -295,7 +330,9 @@ def subscribe_tree_to_trigger(
         The subscription is on, and only the process that saved the tree can run it.
     """
     row, fired_by = _tree(tree), get_trigger(trigger)
-    values: dict[str, Any] = {"context": contexts.encode(context or {})}
+    values: dict[str, Any] = {}
+    if context is not None:
+        values["context"] = contexts.encode(context)
     if enabled is not None:
         values["enabled"] = enabled
     subscription = get_tree_subscription(row, fired_by)
@@ -310,7 +347,7 @@ def subscribe_tree_to_trigger(
     why_not = planned.why_not_enabled()
     if why_not is not None:
         raise FunctionNotNameable(why_not)
-    with transaction.atomic():
+    with writing(TriggerSubscription):
         subscription, _ = TriggerSubscription.objects.update_or_create(
             trigger=fired_by, process_tree=row, defaults=values
         )

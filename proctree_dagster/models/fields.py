@@ -3,14 +3,17 @@
 import datetime as dt
 import zoneinfo
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, ClassVar, Self
 
 from django.core.exceptions import ValidationError
-from django.db import models
+from django.db import DEFAULT_DB_ALIAS, models, router, transaction
+from django.db.models import F
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from .. import context as contexts
+from ..connections import open_transactions
 
 
 class ContextField(models.JSONField):
@@ -42,21 +45,48 @@ class Clockwork(models.Model):
     class Meta:
         abstract = True
 
-    def save(self, *args: Any, update_fields: Iterable[str] | None = None, **kwargs: Any) -> None:
-        """Save what an editor writes, and of the clockwork what was changed on this object."""
+    def save(
+        self,
+        *args: Any,
+        using: str | None = None,
+        update_fields: Iterable[str] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        """Save what an editor writes, and of the clockwork what was changed on this object.
+
+        A row that is not there (it was rolled back, or is to be written to another database) is
+        written as a whole. A copy (``pk = None``) begins with a clockwork of its own.
+        """
+        if self.pk is None:
+            self._begin_clockwork()
         moved = self.align(timezone.now())
         if update_fields is not None:
             update_fields = {*update_fields, *moved}
-        elif not self._state.adding and not (kwargs.get("force_insert") or args):
+        elif not (kwargs.get("force_insert") or args) and self._is_there(using):
             update_fields = self.fields_of_editor() | set(moved)
-        super().save(*args, update_fields=update_fields, **kwargs)
-        self._remember_clockwork(update_fields)
+        super().save(*args, using=using, update_fields=update_fields, **kwargs)
+        self._remember_once_committed(update_fields, self._state.db or DEFAULT_DB_ALIAS)
+
+    def _is_there(self, using: str | None = None) -> bool:
+        """Return whether there is a row to update; asked by a write, which locks it, too."""
+        if self._state.adding or self.pk is None:
+            return False
+        alias = using or router.db_for_write(type(self), instance=self)
+        rows = type(self)._base_manager.using(alias).filter(pk=self.pk)
+        some = next(iter(self.clockwork))
+        return bool(rows.update(**{some: F(some)}))
+
+    def _begin_clockwork(self) -> None:
+        """Forget what the clock has written for the row that this object was a copy of."""
+        for field in self._meta.concrete_fields:
+            if field.name in self.clockwork - self._changed() - self.get_deferred_fields():
+                setattr(self, field.name, field.get_default())
 
     @classmethod
     def from_db(cls, *args: Any, **kwargs: Any) -> Self:
-        """Load the row, and remember what the clock has written."""
+        """Load the row, and remember it."""
         instance = super().from_db(*args, **kwargs)
-        instance._remember_clockwork()
+        instance._remember()
         return instance
 
     def refresh_from_db(
@@ -65,10 +95,10 @@ class Clockwork(models.Model):
         fields: Iterable[str] | None = None,
         from_queryset: models.QuerySet[Any] | None = None,
     ) -> None:
-        """Load the row again, or some fields of it, and remember what the clock has written."""
+        """Load the row again, or some fields of it, and remember it."""
         fields = None if fields is None else list(fields)
         super().refresh_from_db(using, fields, from_queryset)
-        self._remember_clockwork(fields)
+        self._remember(fields)
 
     def align(self, now: dt.datetime) -> list[str]:
         """Set the next due time anew if its rule has changed; return the fields that changed.
@@ -86,17 +116,42 @@ class Clockwork(models.Model):
         An edit that takes its time must not undo what was written meanwhile.
         """
         fields = {field.name for field in self._meta.concrete_fields if not field.primary_key}
-        return fields - (self.clockwork - self._changed_clockwork()) - self.get_deferred_fields()
+        return fields - (self.clockwork - self._changed()) - self.get_deferred_fields()
 
-    def _remember_clockwork(self, fields: Iterable[str] | None = None) -> None:
-        names = self.clockwork if fields is None else self.clockwork & set(fields)
-        known = {name: self.__dict__[name] for name in names if name in self.__dict__}
-        self._clockwork = {**getattr(self, "_clockwork", {}), **known}
+    def _remember(self, fields: Iterable[str] | None = None) -> None:
+        """Remember what the database says of these fields; of all that are loaded if left out."""
+        self._stored = {**getattr(self, "_stored", {}), **self._values(fields)}
 
-    def _changed_clockwork(self) -> set[str]:
-        before = getattr(self, "_clockwork", {})
+    def _remember_once_committed(self, fields: Iterable[str] | None, alias: str) -> None:
+        """Remember what was written, unless it is rolled back."""
+        written = self._values(fields)
+
+        def remember() -> None:
+            self._stored = {**getattr(self, "_stored", {}), **written}
+
+        if alias in open_transactions():
+            transaction.on_commit(remember, using=alias)
+        else:
+            remember()
+
+    def _values(self, fields: Iterable[str] | None) -> dict[str, Any]:
+        names = _names(type(self))
+        if fields is not None:
+            names = names & set(fields)
+        loaded = self.__dict__
+        return {name: loaded[name] for name in names if name in loaded}
+
+    def _changed(self) -> set[str]:
+        """Return the fields that were set on this object to something else than is stored."""
+        stored = getattr(self, "_stored", {})
+        values = self._values(None)
         return {
-            name
-            for name in self.clockwork & self.__dict__.keys()
-            if name not in before or before[name] != self.__dict__[name]
+            name for name, value in values.items() if name not in stored or stored[name] != value
         }
+
+
+@cache
+def _names(model: type[Clockwork]) -> frozenset[str]:
+    """Return the names of a model's columns, without the key's."""
+    fields = model._meta.concrete_fields
+    return frozenset(field.attname for field in fields if not field.primary_key)

@@ -67,15 +67,19 @@ class TreeLinkQuerySet(models.QuerySet["TreeLink"]):
             It names the circle.
         """
         given = list(links)
+        self.lock()
+        problem = self.circle_made_by(given)
+        if problem is not None:
+            raise InvalidTree(given[0].source.name, [problem])
+
+    def lock(self) -> None:
+        """Keep others who write links waiting until the end of the transaction."""
         # One row stands for all; an update locks it on every database, SQLite included.
         trees = ProcessTree.objects.using(self.db)
         lowest: Any = trees.order_by("pk").values_list("pk", flat=True)[:1]
         if not connections[self.db].features.allow_sliced_subqueries_with_in:  # MySQL
             lowest = list(lowest)
         trees.filter(pk__in=lowest).update(cache_enabled=F("cache_enabled"))
-        problem = self.circle_made_by(given)
-        if problem is not None:
-            raise InvalidTree(given[0].source.name, [problem])
 
     def bulk_create(self, objs: Iterable["TreeLink"], *args: Any, **kwargs: Any) -> Any:
         """Save several links; refuse those that make a circle."""

@@ -333,11 +333,14 @@ class ProcessTreeSchedule(Clockwork):
         return self.enabled and up_to_date and (self.next_run is None or self.next_run <= at)
 
     def update_next_run_time(self) -> dt.datetime:
-        """Compute ``next_run`` from now, save it and return it."""
+        """Compute ``next_run`` from now and return it; save it and what else was changed here.
+
+        What was not changed on this object, such as ``last_run``, stays as the database has it.
+        """
         now = timezone.now()
         if not self.align(now):
             self.next_run = self.due_after(now)
-        self.save(update_fields=["anchor", "next_run", "next_run_rule"])
+        self.save(update_fields=self._changed() if self._is_there() else None)
         return self.next_run  # type: ignore[return-value]  # set by either branch
 
     def cover(self, now: dt.datetime) -> tuple[list[str], str]:

@@ -1,13 +1,13 @@
 """Process trees."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 from django.core.exceptions import ObjectDoesNotExist, ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
-from django.db import models
+from django.db import models, router
 from django.utils.translation import gettext_lazy as _
 
 from .. import spec
@@ -39,13 +39,23 @@ class ProcessTreeQuerySet(models.QuerySet["ProcessTree"]):
         """Every tree with those that follow it, in one more query."""
         return self.prefetch_related("links_out")
 
-    def unused_job_name(self, name: str) -> str:
+    def bulk_create(self, objs: Iterable["ProcessTree"], *args: Any, **kwargs: Any) -> Any:
+        """Save several trees, each with its job name."""
+        trees, given = list(objs), set[str]()
+        for tree in trees:
+            if not tree.job_name:
+                tree.job_name = self.unused_job_name(tree.name, given)
+            given.add(tree.job_name)
+        return super().bulk_create(trees, *args, **kwargs)
+
+    def unused_job_name(self, name: str, taken: Container[str] = ()) -> str:
         """Return the job name for a new tree called ``name``.
 
-        It follows from the name alone, unless a renamed tree still holds that job name.
+        It follows from the name alone, unless a renamed tree still holds that job name, or it is
+        among those ``taken``.
         """
         candidate, number = dagster_name(name), 1
-        while self.filter(job_name=candidate).exists():
+        while candidate in taken or self.filter(job_name=candidate).exists():
             number += 1
             candidate = dagster_name(f"{name} ({number})")
         return candidate
@@ -102,11 +112,13 @@ class ProcessTree(models.Model):
     def __str__(self) -> str:
         return self.name
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save the row; a new one gets its job name."""
-        if not self.job_name:
-            self.job_name = ProcessTree.objects.unused_job_name(self.name)
-        super().save(*args, **kwargs)
+    def save(self, *args: Any, using: str | None = None, **kwargs: Any) -> None:
+        """Save the row; a new one, and a copy (``pk = None``), gets its job name."""
+        trees = ProcessTree.objects.using(using or router.db_for_write(ProcessTree, instance=self))
+        is_copy = self.pk is None and trees.filter(job_name=self.job_name).exists()
+        if not self.job_name or is_copy:
+            self.job_name = trees.unused_job_name(self.name)
+        super().save(*args, using=using, **kwargs)
 
     def clean(self) -> None:
         """Refuse a tree that is not valid, with all of its problems."""

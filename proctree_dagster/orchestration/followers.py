@@ -9,10 +9,9 @@ from dagster import DagsterEvent, DagsterInstance, DagsterRun, MetadataValue, Ru
 from dagster._core.events import EngineEventData
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from dagster._core.storage.dagster_run import DagsterRunStatus
-from django.db import transaction
 
 from .. import families, isolation, links, outbox, tags
-from ..connections import fresh_connections, in_transaction
+from ..connections import after_commit, fresh_connections, in_transaction, writing
 from ..models import OutboxRun, ProcessTree
 from . import runs
 
@@ -100,8 +99,13 @@ def _plan(
         plan_context.log.warning(problem)
     if not plan.runs:
         return None, []  # the links were deleted at this moment
-    with transaction.atomic():
+    with writing(OutboxRun) as alias:
+        keys = [planned.tree.pk for planned in plan.runs]
+        there = outbox.keep_trees(ProcessTree.objects.using(alias).filter(pk__in=keys))
         for planned in plan.runs:
+            if planned.tree.pk not in there:
+                plan_context.log.warning(f"{planned.tree.name!r} was deleted, and is not run.")
+                continue
             outbox.add(planned.tree, context, planned.tags, planned.after, planned.run_id)
     instance.add_run_tags(run.run_id, plan.first_tags)
     return plan.first_tags[tags.FAMILY], tags.split(plan.first_tags[tags.FOLLOWED_BY])
@@ -145,7 +149,7 @@ def _deliver_soon(instance: DagsterInstance, run_ids: list[str]) -> None:
     if isolation.is_active():
         return  # they are recorded
     if in_transaction():
-        transaction.on_commit(lambda: _deliver_with_another_instance(run_ids), robust=True)
+        after_commit(lambda: _deliver_with_another_instance(run_ids), robust=True)
     else:
         _deliver(instance, run_ids)
 
