@@ -1,12 +1,18 @@
 """Steps outside of the run's own process: taken once, and lost only if no answer can come."""
 
+import importlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
 from dagster import DagsterEvent, DagsterEventType
+from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
 from django.utils import timezone
 
 from proctree_dagster import step_workers
@@ -172,3 +178,54 @@ def test_a_process_that_the_runs_own_has_started_knows_it() -> None:
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == RUN
     assert os.environ.get("PROCTREE_RUN_ID") == before
+
+
+def job_in(folder: Path, name: str) -> ReconstructableJob:
+    pointer = ModuleCodePointer(name, "process_trees", str(folder))
+    return ReconstructableJob(ReconstructableRepository(pointer), "tree")
+
+
+def release(folder: Path) -> Path:
+    (folder / "deployed").mkdir(parents=True)
+    (folder / "deployed" / "__init__.py").write_text(
+        "from proctree_dagster.orchestration.remote_steps import note_release\nnote_release()\n"
+    )
+    return folder
+
+
+@pytest.fixture
+def current(tmp_path: Path, settings: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Return the link that leads to the release that is deployed: one that is imported here."""
+    settings.PROCTREE = {"DEFINITIONS": "deployed"}
+    link = tmp_path / "current"
+    link.symlink_to(release(tmp_path / "a"))
+    monkeypatch.syspath_prepend(str(link))
+    importlib.import_module("deployed")
+    yield link
+    del sys.modules["deployed"]
+
+
+def test_a_worker_executes_the_release_that_it_has_imported_and_no_other(
+    current: Path, tmp_path: Path
+) -> None:
+    assert remote_steps._other_release(job_in(current, "deployed")) is None
+    assert remote_steps._other_release(job_in(tmp_path / "a", "deployed")) is None
+    problem = remote_steps._other_release(job_in(release(tmp_path / "b"), "deployed"))
+    assert str(tmp_path / "a") in str(problem)
+    assert str(tmp_path / "b") in str(problem)
+
+
+def test_a_link_that_was_switched_since_leads_to_another_release(
+    current: Path, tmp_path: Path
+) -> None:
+    current.unlink()
+    current.symlink_to(release(tmp_path / "b"))
+    problem = remote_steps._other_release(job_in(current, "deployed"))
+    assert "restart the workers" in str(problem)
+
+
+def test_of_a_folder_that_is_another_machines_nothing_is_known(
+    current: Path, tmp_path: Path
+) -> None:
+    assert remote_steps._other_release(job_in(tmp_path / "gone", "deployed")) is None
+    assert remote_steps._other_release(job_in(current, "another")) is None

@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from dagster import (
     DagsterEvent,
@@ -33,7 +34,7 @@ from dagster._core.events import EngineEventData
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from django.db import DatabaseError, connections, router
 
-from .. import step_workers
+from .. import conf, step_workers
 from ..connections import fresh_connections, own_connections
 from ..exceptions import StepLost
 from ..models import StepWorker
@@ -62,6 +63,9 @@ _RUN = "PROCTREE_RUN_ID"
 
 _here: set[str] = set()
 """The runs whose own process this is."""
+
+_imported: dict[str, Path] = {}
+"""From where this process has imported a code location, with symbolic links followed."""
 
 _ANSWERS = (
     DagsterEventType.STEP_SUCCESS,
@@ -113,7 +117,11 @@ def elsewhere(context: OpExecutionContext) -> Iterator[None]:
         return
     if _has_ended(context.instance, context.run_id):
         raise Failure("Its run has ended: the function is not called.", allow_retries=False)
-    step_key = context.get_step_execution_context().step.key
+    step = context.get_step_execution_context()
+    problem = _other_release(step.job)
+    if problem is not None:
+        raise Failure(problem, allow_retries=False)
+    step_key = step.step.key
     worker = Worker.of_process(context.run_id, os.getpid())
     with fresh_connections():
         row = step_workers.take(context.run_id, step_key, context.retry_number, worker.as_text())
@@ -152,6 +160,35 @@ def _is_in_transaction() -> bool:
 def _has_ended(instance: DagsterInstance, run_id: str) -> bool:
     run = instance.get_run_by_id(run_id)
     return run is None or run.is_finished or run.status == DagsterRunStatus.CANCELING
+
+
+def note_release() -> None:
+    """Note from where this process imports the code location, before a link leads elsewhere."""
+    name = conf.current().DEFINITIONS
+    file = getattr(sys.modules.get(name), "__file__", None)
+    if file is not None:
+        _imported[name] = Path(file).resolve()
+
+
+def _other_release(job: object) -> str | None:
+    """Return why this process has other code than a job's: it has imported another release.
+
+    A worker imports the code location once, wherever that was then. A folder that is not there is
+    another machine's, and says nothing.
+    """
+    pointer = getattr(getattr(job, "repository", None), "pointer", None)
+    name, folder = getattr(pointer, "module", None), getattr(pointer, "working_directory", None)
+    if name not in _imported or folder is None:
+        return None
+    imported, path = _imported[name], Path(folder, *name.split("."))
+    found = [file for file in (path / "__init__.py", path.with_suffix(".py")) if file.exists()]
+    if not found or found[0].resolve() == imported:
+        return None
+    return (
+        f"This worker has imported the code location from {str(imported)!r}, and the run is of "
+        f"{str(found[0].resolve())!r}: restart the workers when you deploy. The function is not "
+        "called."
+    )
 
 
 class _StepWatch:

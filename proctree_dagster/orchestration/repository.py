@@ -37,7 +37,7 @@ from ..models import ProcessTree, TreeLink, TriggerSubscription
 from ..names import dagster_name
 from ..process import explain
 from ..validation import references
-from . import runs, sensors, template_client
+from . import remote_steps, runs, sensors, template_client
 from .listing import KnownJob, known
 from .records import TreeRecord, from_row
 from .switches import look_at_switches
@@ -411,6 +411,7 @@ class LiveRepository(RepositoryDefinition):
 
 def build_repository() -> LiveRepository:
     """Return the repository of the code location; ``definitions`` hands it to Dagster."""
+    remote_steps.note_release()
     home = conf.current().DAGSTER_HOME
     if home and not os.environ.get("DAGSTER_HOME"):
         logger.warning(
