@@ -106,6 +106,18 @@ def in_any_transaction() -> bool:
     return any(connection.in_atomic_block for connection in connections.all(initialized_only=True))
 
 
+def is_bound_to_thread() -> bool:
+    """Return True if no other thread should work beside this one.
+
+    It would not see the caller's transaction (a test's counts, too), or find an in-memory database
+    locked.
+    """
+    return in_any_transaction() or any(
+        getattr(connection, "is_in_memory_db", bool)()
+        for connection in connections.all(initialized_only=True)
+    )
+
+
 def _close_old_connections() -> None:
     """Do what Django does between requests, and leave a transaction of the caller's alone.
 

@@ -5,13 +5,18 @@ Both may be live beside the daemon: a due time is claimed by one of them.
 
 import datetime as dt
 import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
+from threading import Thread
 from typing import Literal
 
 from django.utils import timezone
 
-from . import claims, execution, triggers
-from .connections import fresh_connections, in_transaction
+from . import claims, conf, execution, triggers
+from .connections import fresh_connections, in_transaction, is_bound_to_thread, own_connections
 from .exceptions import ScheduleError, TreeFailed
 from .execution import Results
 from .models import ProcessTreeSchedule, RunStatus
@@ -23,46 +28,119 @@ logger = logging.getLogger(__name__)
 def check_and_run_scheduled_tasks() -> dict[str, Results]:
     """Poll the triggers, run every tree that is due here and now, and deliver the outbox.
 
-    Call it every minute, or leave the schedules to Dagster's daemon, or both.
+    Call it every minute, or leave the schedules to Dagster's daemon, or both. Trees that are due
+    run side by side, ``PROCTREE["MAX_CONCURRENT"]`` at once, those that were due first before the
+    others; so do the triggers beside them. A tree is claimed when its turn comes: a call that is
+    made while an earlier one still works runs what is due and has not begun. In a ``TestCase``,
+    whose transaction no other thread sees, one tree runs after the other.
 
     Returns
     -------
     dict
-        The results of each tree that was due, by its name. One that fails stops no other.
+        The results of each tree that was due, by its name, in the order of their due times. One
+        that fails stops no other.
 
     Raises
     ------
     ScheduleError
         It was called inside a transaction.
+    KeyboardInterrupt
+        It was interrupted: the run in the calling thread is canceled, those beside it are finished,
+        and nothing else is begun.
     """
     _refuse_transaction()
-    _poll_triggers()
-    results: dict[str, Results] = {}
     with fresh_connections():
         schedules = list(ProcessTreeSchedule.objects.select_related("process_tree"))
-    for schedule in schedules:
-        name = schedule.process_tree.name
-        try:
-            if not schedule.needs_look(timezone.now()):
-                continue
-            with fresh_connections():
-                outcome = run_if_due(schedule.pk)
-        except Exception as error:  # one tree's fault must not keep the others from running
-            logger.exception("The scheduled process tree %r could not be run.", name)
-            outcome = execution.not_run(name, explain(error))
+    now = timezone.now()
+    due = sorted((each for each in schedules if _needs_look(each, now)), key=_waiting_since)
+    results: dict[str, Results] = {}
+
+    def run(schedule: ProcessTreeSchedule) -> None:
+        outcome = _run_or_say_why(schedule)
         if outcome is not None:
-            results[name] = outcome
+            results[schedule.process_tree.name] = outcome
+
+    with _beside(_poll_triggers):  # what they ask may take its time, too
+        _in_turn([partial(run, each) for each in due], threads=conf.current().MAX_CONCURRENT)
     with fresh_connections():
         execution.deliver()
-    return results
+    names = [schedule.process_tree.name for schedule in due]
+    return {name: results[name] for name in names if name in results}
+
+
+def _in_turn(jobs: Sequence[Callable[[], None]], threads: int) -> None:
+    """Call functions that raise nothing, each as soon as a thread is free, the first one first.
+
+    The calling thread is one of them. If it is interrupted, what has begun is finished and nothing
+    else is begun.
+
+    Parameters
+    ----------
+    jobs:
+        The functions.
+    threads:
+        How many there are at most; one, where others would not see the caller's data.
+    """
+    waiting = deque(jobs)
+
+    def work() -> None:
+        with suppress(IndexError):  # none is left
+            while True:
+                waiting.popleft()()
+
+    helpers = 0 if is_bound_to_thread() else min(threads, len(jobs)) - 1
+    with ExitStack() as stack:
+        for _ in range(helpers):
+            stack.enter_context(_beside(work))
+        stack.callback(waiting.clear)  # before the helpers are waited for
+        work()
+
+
+@contextmanager
+def _beside(func: Callable[[], None]) -> Iterator[None]:
+    """Call a function in a thread of its own beside the block; before it, where that can't be."""
+    if is_bound_to_thread():
+        func()
+        yield
+        return
+    thread = Thread(target=own_connections()(func), name="proctree-due")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def _needs_look(schedule: ProcessTreeSchedule, now: dt.datetime) -> bool:
+    with suppress(Exception):  # what is wrong with its row will be said when it is looked at
+        return schedule.needs_look(now)
+    return True
+
+
+def _waiting_since(schedule: ProcessTreeSchedule) -> dt.datetime:
+    """Return since when a run of the schedule is due."""
+    return schedule.claim or schedule.next_run or schedule.process_tree.created_at
+
+
+def _run_or_say_why(schedule: ProcessTreeSchedule) -> Results | None:
+    """Run a schedule's tree if it is due; raises nothing."""
+    name = schedule.process_tree.name
+    try:
+        with fresh_connections():
+            return run_if_due(schedule.pk)
+    except Exception as error:  # one tree's fault must not keep the others from running
+        logger.exception("The scheduled process tree %r could not be run.", name)
+        return execution.not_run(name, explain(error))
 
 
 def _poll_triggers() -> None:
-    """Poll the triggers first: that takes a moment, and trees that are due may take long."""
+    """Poll the triggers, and deliver what waits: trees that are due may take long."""
     try:
         triggers.poll_triggers()
     except Exception:  # triggers that can't be read must not keep the trees from running
         logger.exception("The triggers can't be polled.")
+    with fresh_connections():
+        execution.deliver()
 
 
 def run_if_due(schedule_id: int) -> Results | None:

@@ -2,7 +2,10 @@
 
 import datetime as dt
 import logging
+import sys
+from pathlib import Path
 
+import psutil
 import pytest
 from dagster import (
     DagsterInstance,
@@ -15,7 +18,7 @@ from dagster._core.errors import DagsterInvariantViolationError
 from dagster._core.remote_representation.external_data import RepositorySnap
 from django.db import connection
 from django.utils import timezone
-from pytest_django import DjangoAssertNumQueries
+from pytest_django import DjangoAssertNumQueries, Settings
 
 from proctree_dagster import tags
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
@@ -307,3 +310,31 @@ class TestRowsThatWereSavedPastTheModel:
                 [value, ProcessTree.objects.get(name="bad").pk],
             )
         assert set(self.served()) == {"good", "bad"}
+
+
+@pytest.mark.parametrize(
+    "error",
+    [psutil.AccessDenied(1), psutil.ZombieProcess(1), psutil.NoSuchProcess(1), PermissionError()],
+)
+def test_beside_a_parent_that_can_not_be_read_the_code_location_loads(
+    error: Exception,
+    dagster_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(process: psutil.Process) -> list[str]:
+        raise error
+
+    monkeypatch.setattr(sys, "argv", ["dagster", "api", "grpc"])
+    monkeypatch.setattr(psutil.Process, "cmdline", refuse)
+    assert build_repository().name == tags.REPOSITORY
+    assert "can't be read" in caplog.text
+
+
+def test_a_home_that_can_not_be_prepared_does_not_keep_the_code_location_from_loading(
+    dagster_home: Path, settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    settings.PROCTREE = {**settings.PROCTREE, "POOLS": {"xero": 5}}
+    (dagster_home / "dagster.yaml").write_text("no_such_key: 1")
+    assert build_repository().name == tags.REPOSITORY
+    assert "could not be prepared" in caplog.text

@@ -419,13 +419,27 @@ def build_repository() -> LiveRepository:
             "from Django and runs from here are kept in two histories.",
             home,
         )
-    if runs.dagster_home() is not None:
-        if conf.current().POOLS:
-            with runs.open_instance():
-                pass  # opening it sets the sizes of the pools
-        template_client.tell_reloaded(str(runs.dagster_home()))
+    _prepare_home()
     return LiveRepository(
         tags.REPOSITORY,
         repository_data=LiveRepositoryData(translator()),
         description="The process trees in Django's database, as they are now.",
     )
+
+
+def _prepare_home() -> None:
+    """Set the sizes of the pools, and let what was imported before be imported anew."""
+    home = runs.dagster_home()
+    if home is None:
+        return
+    for prepare in (_set_pool_sizes, lambda: template_client.tell_reloaded(home)):
+        try:
+            prepare()
+        except Exception:  # without the code location nothing would run at all
+            logger.exception("Dagster's home %r could not be prepared.", home)
+
+
+def _set_pool_sizes() -> None:
+    if conf.current().POOLS:
+        with runs.open_instance():
+            pass  # opening it sets them

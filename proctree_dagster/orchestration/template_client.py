@@ -7,6 +7,7 @@ template imports. A request is a line of JSON, and so is its answer.
 
 import hashlib
 import json
+import logging
 import os
 import socket
 import stat
@@ -24,6 +25,8 @@ from dagster._serdes import serialize_value
 from filelock import FileLock
 
 from .workers import started
+
+logger = logging.getLogger(__name__)
 
 MODULE = "proctree_dagster.orchestration.template"
 LONGEST_ADDRESS = 100
@@ -134,11 +137,24 @@ def tell_reloaded(home: str) -> None:
     """
     if sys.argv[1:3] != ["api", "grpc"]:
         return
-    parent = psutil.Process().parent()
-    if parent is not None and any("daemon" in part for part in parent.cmdline()[:4]):
+    if _is_started_by_daemon():
         return
     with suppress(NoAnswer):  # there is none, so nothing is out of date
         ask(home, {"do": "reload"}, seconds=5.0)
+
+
+def _is_started_by_daemon() -> bool:
+    """Return True if this process's parent is known to be Dagster's daemon.
+
+    A parent that has ended, or that the system hides (``hidepid``, another user's), may be any:
+    a template that imports anew in vain costs seconds, one that does not would run old code.
+    """
+    try:
+        parent = psutil.Process().parent()
+        return parent is not None and any("daemon" in part for part in parent.cmdline()[:4])
+    except (psutil.Error, OSError) as error:
+        logger.warning("The process that started this code server can't be read: %r", error)
+        return False
 
 
 def owner() -> Mapping[str, Any]:
