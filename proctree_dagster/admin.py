@@ -4,7 +4,7 @@ from typing import Any
 
 from django import forms
 from django.contrib import admin, messages
-from django.core.exceptions import ValidationError
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
@@ -16,20 +16,68 @@ from .models import (
     TreeLink,
     Trigger,
     TriggerSubscription,
+    TriggerType,
 )
 
 CLOCKWORK = ["next_run", "last_run", "last_run_status", "last_run_id", "claim", "held_back_by"]
 """What is shown of a schedule and written by nobody but the clock."""
 
 
-class ScheduleInline(admin.StackedInline):  # type: ignore[type-arg]  # generic in its stubs only
-    """A tree's schedule on the tree's page."""
+RUN = "proctree_dagster.run_processtree"
+"""The permission to let trees run: schedules, subscriptions and links do."""
+
+NAME_FUNCTIONS = "proctree_dagster.name_functions"
+"""The permission to name what is called: the processes of trees, triggers of type ``custom``."""
+
+FIRE = "proctree_dagster.fire_trigger"
+"""The permission to fire triggers, and to say when they fire by themselves."""
+
+
+class NeedsRunPermission:
+    """Rows that let trees run: to write them takes the permission to run trees, too."""
+
+    def has_add_permission(self, request: HttpRequest, *args: Any) -> bool:
+        """Who may add them, and run trees."""
+        added: bool = super().has_add_permission(request, *args)  # type: ignore[misc]
+        return added and request.user.has_perm(RUN)
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Who may change them, and run trees; others see them."""
+        changed: bool = super().has_change_permission(request, obj)  # type: ignore[misc]
+        return changed and request.user.has_perm(RUN)
+
+
+class Form(forms.ModelForm):  # type: ignore[type-arg]
+    """Says also what is wrong with fields that can only be read."""
+
+    def add_error(self, field: str | None, error: Any) -> None:
+        """Add errors; those of fields that the form lacks to the form itself."""
+        if isinstance(error, ValidationError) and hasattr(error, "error_dict"):
+            known: dict[str, list[Any]] = {}
+            for name, each in error.error_dict.items():
+                known.setdefault(name if name in self.fields else NON_FIELD_ERRORS, []).extend(each)
+            error = ValidationError(known)
+        super().add_error(field, error)
+
+
+class AddedForm(Form):
+    """A form that was added to a page is saved as it is shown, also if nobody has changed it."""
+
+    def has_changed(self) -> bool:
+        """Whether there is anything to save."""
+        return super().has_changed() or self.instance._state.adding
+
+
+class ScheduleInline(NeedsRunPermission, admin.StackedInline):  # type: ignore[type-arg]
+    """A tree's schedule on the tree's page; one that there is not yet is asked for with a click."""
 
     model = ProcessTreeSchedule
+    form = AddedForm
     readonly_fields = CLOCKWORK
+    extra = 0
 
 
-class FollowersInline(admin.TabularInline):  # type: ignore[type-arg]
+class FollowersInline(NeedsRunPermission, admin.TabularInline):  # type: ignore[type-arg]
     """The trees that run because this one does, on the tree's page."""
 
     model = TreeLink
@@ -46,12 +94,24 @@ class ProcessTreeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     list_display = ["name", "job_name", "description", "executor", "updated_at"]
     search_fields = ["name", "description"]
+    form = Form
     readonly_fields = ["job_name", "created_at", "updated_at"]
     inlines = [ScheduleInline, FollowersInline]
 
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Who may add trees and name functions: a tree is nothing else."""
+        return super().has_add_permission(request) and request.user.has_perm(NAME_FUNCTIONS)
+
+    def get_readonly_fields(
+        self, request: HttpRequest, obj: ProcessTree | None = None
+    ) -> list[str] | tuple[Any, ...]:
+        """Return what can't be changed: what names code, too, without the permission to do so."""
+        names_code = [] if request.user.has_perm(NAME_FUNCTIONS) else ["processes", "executor"]
+        return [*super().get_readonly_fields(request, obj), *names_code]
+
 
 @admin.register(ProcessTreeSchedule)
-class ProcessTreeScheduleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class ProcessTreeScheduleAdmin(NeedsRunPermission, admin.ModelAdmin):  # type: ignore[type-arg]
     """Schedules, all in one list."""
 
     list_display = [
@@ -60,6 +120,7 @@ class ProcessTreeScheduleAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     ]
     list_filter = ["enabled", "stopped_in_dagster", "last_run_status"]
     list_select_related = ["process_tree"]
+    form = Form
     readonly_fields = CLOCKWORK
 
     @admin.display(description=_("rule"))
@@ -86,7 +147,7 @@ class OutboxRunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return False
 
 
-class SubscriptionInline(admin.TabularInline):  # type: ignore[type-arg]
+class SubscriptionInline(NeedsRunPermission, admin.TabularInline):  # type: ignore[type-arg]
     """The trees that run when a trigger fires."""
 
     model = TriggerSubscription
@@ -94,7 +155,7 @@ class SubscriptionInline(admin.TabularInline):  # type: ignore[type-arg]
     autocomplete_fields = ["process_tree"]
 
 
-class TriggerForm(forms.ModelForm):  # type: ignore[type-arg]
+class TriggerForm(Form):
     """Says of a field that can't be read only that, not what is wrong with the value before."""
 
     def add_error(self, field: str | None, error: Any) -> None:
@@ -103,6 +164,19 @@ class TriggerForm(forms.ModelForm):  # type: ignore[type-arg]
             new = {name: each for name, each in error.error_dict.items() if name not in self.errors}
             error = ValidationError(new)
         super().add_error(field, error)
+
+    may_name_functions = False
+    """Whether who fills it in has the permission to name functions."""
+
+    def clean(self) -> dict[str, Any] | None:
+        """Refuse a function that is named without the permission to do so."""
+        cleaned = super().clean()
+        is_custom = (cleaned or {}).get("trigger_type") == TriggerType.CUSTOM
+        if is_custom and not self.may_name_functions:
+            raise ValidationError(
+                {"trigger_type": _("To name a function needs the permission to name functions.")}
+            )
+        return cleaned
 
 
 @admin.register(Trigger)
@@ -123,7 +197,31 @@ class TriggerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     inlines = [SubscriptionInline]
     actions = ["fire", "reset"]
 
-    @admin.action(description=_("Fire the selected triggers"), permissions=["change"])
+    def has_fire_permission(self, request: HttpRequest) -> bool:
+        """Who may fire triggers: to change them is another thing."""
+        return request.user.has_perm(FIRE)
+
+    def get_form(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        """Return the form, which knows whether a function may be named in it."""
+        form: Any = super().get_form(request, *args, **kwargs)
+        form.may_name_functions = request.user.has_perm(NAME_FUNCTIONS)
+        return form
+
+    def get_readonly_fields(
+        self, request: HttpRequest, obj: Trigger | None = None
+    ) -> list[str] | tuple[Any, ...]:
+        """Return what can't be changed: when it fires, too, without the permission to fire it."""
+        readonly = list(super().get_readonly_fields(request, obj))
+        if obj is None:  # nothing subscribes to a new one
+            return readonly
+        is_custom = obj.trigger_type == TriggerType.CUSTOM
+        if is_custom and not request.user.has_perm(NAME_FUNCTIONS):
+            readonly += ["trigger_type", "configuration"]
+        if not request.user.has_perm(FIRE):
+            readonly += ["name", "trigger_type", "configuration", "enabled"]
+        return list(dict.fromkeys(readonly))
+
+    @admin.action(description=_("Fire the selected triggers"), permissions=["fire"])
     def fire(self, request: HttpRequest, queryset: QuerySet[Trigger]) -> None:
         """Let triggers fire, and name the runs."""
         from . import triggers  # with all that runs trees; the admin is loaded by every command
@@ -142,7 +240,7 @@ class TriggerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             told = _("Fired %(name)s. Runs: %(runs)s") % {"name": trigger, "runs": listed}
             self.message_user(request, told, messages.SUCCESS)
 
-    @admin.action(description=_("Arm the selected triggers again"), permissions=["change"])
+    @admin.action(description=_("Arm the selected triggers again"), permissions=["fire"])
     def reset(self, request: HttpRequest, queryset: QuerySet[Trigger]) -> None:
         """Arm triggers again."""
         from . import triggers

@@ -108,6 +108,10 @@ class ProcessTree(models.Model):
         verbose_name = _("process tree")
         verbose_name_plural = _("process trees")
         ordering = ["name"]
+        permissions = [
+            ("run_processtree", _("Can let process trees run, by hand or by themselves")),
+            ("name_functions", _("Can name the functions that are called")),
+        ]
 
     def __str__(self) -> str:
         return self.name

@@ -157,6 +157,7 @@ class Trigger(Clockwork):
         verbose_name = _("trigger")
         verbose_name_plural = _("triggers")
         ordering = ["name"]
+        permissions = [("fire_trigger", _("Can fire triggers, and say when they fire"))]
 
     def __str__(self) -> str:
         return self.name

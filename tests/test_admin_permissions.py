@@ -1,0 +1,288 @@
+"""Who may do what in the admin: to change, to run, to fire and to name functions are apart."""
+
+import html
+import json
+from typing import Any
+
+import pytest
+from django.contrib.auth.models import Permission, User
+from django.test import Client
+
+from proctree_dagster.models import (
+    OutboxRun,
+    ProcessTree,
+    ProcessTreeSchedule,
+    TreeLink,
+    Trigger,
+    TriggerSubscription,
+)
+from proctree_dagster.tree_builder import ProcessTreeInstance
+from proctree_dagster.triggers import create_trigger
+from tests.app import processes
+
+pytestmark = pytest.mark.django_db
+
+ADMIN = "/admin/proctree_dagster"
+EVERY_DAY = {"cron": "0 9 * * *"}
+
+
+def staff(*codenames: str) -> Client:
+    """Return the browser of a colleague with these permissions and no others."""
+    user = User.objects.create_user("clerk", is_staff=True)
+    found = Permission.objects.filter(content_type__app_label="proctree_dagster")
+    permissions = list(found.filter(codename__in=codenames))
+    assert len(permissions) == len(codenames)
+    user.user_permissions.set(permissions)
+    client = Client()
+    client.force_login(user)
+    return client
+
+
+@pytest.fixture
+def tree() -> ProcessTree:
+    return ProcessTreeInstance("t").add_process("one", func=processes.one).save()
+
+
+@pytest.fixture
+def trigger(tree: ProcessTree) -> Trigger:
+    trigger = create_trigger("e", "event")
+    ProcessTreeInstance.load("t").subscribe_to_trigger(trigger)
+    return trigger
+
+
+def shown(client: Client, page: str) -> dict[str, Any]:
+    """Return what a page shows in its fields, as a browser would send it back untouched."""
+    answer = client.get(page)
+    assert answer.status_code == 200
+    forms = [answer.context["adminform"].form]
+    formsets = [inline.formset for inline in answer.context["inline_admin_formsets"]]
+    for formset in formsets:
+        forms += [formset.management_form, *formset.forms]
+    values = {
+        bound.html_name: bound.value()
+        for form in forms
+        for bound in form
+        if bound.value() is not None
+    }
+    return {
+        name: json.dumps(value) if isinstance(value, (dict, list)) else value
+        for name, value in values.items()
+        if value is not False
+    }
+
+
+# --- Firing ---------------------------------------------------------------------------------------
+
+
+def act(client: Client, trigger: Trigger, action: str) -> None:
+    data = {"action": action, "_selected_action": [trigger.pk]}
+    client.post(f"{ADMIN}/trigger/", data, follow=True)
+
+
+@pytest.mark.parametrize(
+    "permissions",
+    [
+        ("change_trigger",),
+        ("view_trigger", "run_processtree", "name_functions"),
+        ("change_trigger", "change_processtree", "delete_trigger", "add_trigger"),
+    ],
+)
+def test_nobody_fires_or_arms_a_trigger_without_the_permission_to_fire(
+    trigger: Trigger, permissions: tuple[str, ...]
+) -> None:
+    client = staff(*permissions)
+    act(client, trigger, "fire")
+    assert not OutboxRun.objects.exists()
+    Trigger.objects.update(state="fired")
+    act(client, trigger, "reset")
+    assert Trigger.objects.get().state == "fired"
+
+
+def test_who_may_fire_triggers_need_not_be_able_to_change_them(trigger: Trigger) -> None:
+    client = staff("view_trigger", "fire_trigger")
+    act(client, trigger, "fire")
+    assert OutboxRun.objects.count() == 1
+    act(client, trigger, "reset")
+    assert Trigger.objects.get().state == "reset"
+
+
+def test_who_may_only_change_a_trigger_does_not_say_when_it_fires(trigger: Trigger) -> None:
+    client, page = staff("change_trigger"), f"{ADMIN}/trigger/{trigger.pk}/change/"
+    data = {
+        **shown(client, page),
+        **{"description": "new", "trigger_type": "schedule", "name": "other"},
+        **{"configuration": json.dumps(EVERY_DAY)},
+    }
+    assert client.post(page, data).status_code == 302
+    trigger.refresh_from_db()
+    assert (trigger.name, trigger.trigger_type, trigger.description) == ("e", "event", "new")
+    assert trigger.enabled
+    assert trigger.configuration == {}
+
+
+def test_who_may_fire_a_trigger_says_when_it_does(trigger: Trigger) -> None:
+    client = staff("change_trigger", "fire_trigger")
+    page = f"{ADMIN}/trigger/{trigger.pk}/change/"
+    changes = {"trigger_type": "schedule", "configuration": json.dumps(EVERY_DAY)}
+    assert client.post(page, {**shown(client, page), **changes}).status_code == 302
+    trigger.refresh_from_db()
+    assert trigger.configuration == EVERY_DAY
+
+
+# --- Running --------------------------------------------------------------------------------------
+
+CHANGE_ALL = (
+    *("change_processtree", "add_processtreeschedule", "change_processtreeschedule"),
+    *("add_treelink", "change_treelink", "change_trigger", "fire_trigger"),
+    *("add_triggersubscription", "change_triggersubscription"),
+)
+WITH_SCHEDULE = {
+    **{"schedule-TOTAL_FORMS": 1, "schedule-INITIAL_FORMS": 0, "schedule-0-enabled": "on"},
+    **{"schedule-0-interval_minutes": 30, "schedule-0-start_time": "09:00"},
+    "schedule-0-context": "{}",
+}
+
+
+def follower(tree: ProcessTree) -> dict[str, Any]:
+    other = ProcessTreeInstance("u").add_process("one", func=processes.one).save()
+    return {
+        **{"links_out-TOTAL_FORMS": 1, "links_out-INITIAL_FORMS": 0},
+        **{"links_out-0-target": other.pk, "links_out-0-kind": "dependent"},
+        "links_out-0-source": tree.pk,
+    }
+
+
+@pytest.mark.parametrize("may_run", [False, True])
+def test_who_lets_a_tree_run_by_itself_needs_the_permission_to_run_it(
+    tree: ProcessTree, may_run: bool
+) -> None:
+    client = staff(*CHANGE_ALL, *(["run_processtree"] if may_run else []))
+    page = f"{ADMIN}/processtree/{tree.pk}/change/"
+    client.post(page, {**shown(client, page), **follower(tree), **WITH_SCHEDULE})
+    assert ProcessTreeSchedule.objects.exists() is may_run
+    assert TreeLink.objects.exists() is may_run
+    trigger = create_trigger("e", "event")
+    page = f"{ADMIN}/trigger/{trigger.pk}/change/"
+    subscription = {
+        **{"subscriptions-TOTAL_FORMS": 1, "subscriptions-INITIAL_FORMS": 0},
+        **{"subscriptions-0-process_tree": tree.pk, "subscriptions-0-context": "{}"},
+        "subscriptions-0-enabled": "on",
+    }
+    client.post(page, {**shown(client, page), **subscription})
+    assert TriggerSubscription.objects.exists() is may_run
+
+
+def test_a_schedule_is_changed_by_those_who_may_run_its_tree(tree: ProcessTree) -> None:
+    schedule = ProcessTreeInstance.load("t").register_schedule(enabled=False)
+    client = staff(*CHANGE_ALL)
+    page = f"{ADMIN}/processtreeschedule/{schedule.pk}/change/"
+    assert client.get(page).status_code == 200, "it is shown"
+    assert client.post(page, {"enabled": "on"}).status_code == 403
+    assert client.get(f"{ADMIN}/processtreeschedule/add/").status_code == 403
+    assert not ProcessTreeSchedule.objects.get().enabled
+
+
+def test_to_run_trees_alone_lets_nobody_change_anything(tree: ProcessTree) -> None:
+    client = staff("run_processtree", "fire_trigger", "name_functions")
+    for page in (f"processtree/{tree.pk}/change/", "processtreeschedule/add/", "trigger/add/"):
+        assert client.post(f"{ADMIN}/{page}", {}).status_code == 403
+
+
+# --- Naming functions -----------------------------------------------------------------------------
+
+
+def test_who_may_not_name_functions_changes_no_process(tree: ProcessTree) -> None:
+    client, page = staff("change_processtree"), f"{ADMIN}/processtree/{tree.pk}/change/"
+    before = tree.processes
+    other = [{"name": "other", "func": "tests.app.processes:two"}]
+    data = {**shown(client, page), "description": "new", "processes": json.dumps(other)}
+    data |= {"executor": "in_process"}
+    assert client.post(page, data).status_code == 302
+    tree.refresh_from_db()
+    assert (tree.processes, tree.executor, tree.description) == (before, "", "new")
+
+
+def test_who_may_not_name_functions_adds_no_tree() -> None:
+    client = staff("add_processtree", "change_processtree")
+    assert client.get(f"{ADMIN}/processtree/add/").status_code == 403
+
+
+def test_who_may_name_functions_changes_processes(tree: ProcessTree) -> None:
+    client = staff("change_processtree", "name_functions")
+    page = f"{ADMIN}/processtree/{tree.pk}/change/"
+    other = [{"name": "other", "func": "tests.app.processes:one"}]
+    assert (
+        client.post(page, {**shown(client, page), "processes": json.dumps(other)}).status_code
+        == 302
+    )
+    tree.refresh_from_db()
+    assert tree.processes == other
+
+
+CUSTOM = {"function": "tests.app.processes:one"}
+
+
+def test_a_trigger_names_a_function_only_with_the_permission_to_do_so() -> None:
+    client, page = staff("add_trigger", "change_trigger", "fire_trigger"), f"{ADMIN}/trigger/add/"
+    data = {"name": "c", "trigger_type": "custom", "configuration": json.dumps(CUSTOM)}
+    answer = client.post(page, {**shown(client, page), **data})
+    assert "needs the permission to name functions" in html.unescape(answer.content.decode())
+    assert not Trigger.objects.exists()
+    trigger = create_trigger("c", "custom", CUSTOM)
+    page = f"{ADMIN}/trigger/{trigger.pk}/change/"
+    other = {"configuration": json.dumps({"function": "tests.app.processes:two"})}
+    client.post(page, {**shown(client, page), **other})
+    assert Trigger.objects.get().configuration == CUSTOM
+
+
+def test_a_broken_tree_says_so_also_to_those_who_can_not_mend_it(tree: ProcessTree) -> None:
+    ProcessTree.objects.update(processes=[{"name": "a", "func": "os:system"}])
+    client, page = staff("change_processtree"), f"{ADMIN}/processtree/{tree.pk}/change/"
+    answer = client.post(page, shown(client, page))
+    assert "'os:system' is not allowed" in html.unescape(answer.content.decode())
+
+
+# --- What is shown is what is saved ---------------------------------------------------------------
+
+
+def test_a_tree_that_is_added_untouched_has_what_was_shown(admin_client: Client) -> None:
+    page = f"{ADMIN}/processtree/add/"
+    data = {**shown(admin_client, page), "name": "t"}
+    data["processes"] = json.dumps([{"name": "one", "func": "tests.app.processes:one"}])
+    assert "schedule-0-interval_minutes" not in data, "no schedule is shown"
+    assert admin_client.post(page, data).status_code == 302
+    assert not ProcessTreeSchedule.objects.exists()
+
+
+def test_a_schedule_that_was_added_to_the_page_is_saved_untouched(admin_client: Client) -> None:
+    page = f"{ADMIN}/processtree/add/"
+    empty = admin_client.get(page).context["inline_admin_formsets"][0].formset.empty_form
+    schedule = {
+        bound.html_name.replace("__prefix__", "0"): bound.value()
+        for bound in empty
+        if bound.value() is not None and bound.value() is not False
+    }
+    data = {**shown(admin_client, page), **schedule, "name": "t", "schedule-TOTAL_FORMS": 1}
+    data |= {"schedule-0-context": "{}"}
+    data["processes"] = json.dumps([{"name": "one", "func": "tests.app.processes:one"}])
+    assert data["schedule-0-interval_minutes"] == 60
+    assert admin_client.post(page, data).status_code == 302
+    schedule_row = ProcessTreeSchedule.objects.get()
+    assert (schedule_row.interval_minutes, schedule_row.enabled) == (60, True)
+    page = f"{ADMIN}/processtree/{schedule_row.process_tree.pk}/change/"
+    before = ProcessTreeSchedule.objects.values().get()
+    assert admin_client.post(page, shown(admin_client, page)).status_code == 302
+    assert ProcessTreeSchedule.objects.values().get() == before
+
+
+@pytest.mark.parametrize("kind", ["trigger", "processtreeschedule"])
+def test_other_pages_save_what_they_show(
+    admin_client: Client, tree: ProcessTree, kind: str
+) -> None:
+    page = f"{ADMIN}/{kind}/add/"
+    data = shown(admin_client, page)
+    data |= {"name": "e", "trigger_type": "event", "process_tree": tree.pk}
+    assert admin_client.post(page, data).status_code == 302
+    row = (Trigger if kind == "trigger" else ProcessTreeSchedule).objects.get()
+    assert row.enabled
+    assert not TriggerSubscription.objects.exists()
