@@ -170,6 +170,49 @@ def test_of_two_triggers_whose_sensors_would_share_a_name_the_older_has_it(
     assert f"The trigger {newer!r} is not polled" in caplog.text
 
 
+def test_a_look_up_builds_one_sensor_however_many_triggers_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("t", "a b", "other", "by hand"):
+        subscribed(name)
+    Trigger.objects.filter(name="by hand").update(trigger_type="event", configuration={})
+    built = []
+
+    class Counting(ProcessTreeTranslator):
+        def sensor(self, trigger: Trigger, *args: Any) -> SensorDefinition:
+            built.append(trigger.name)
+            return super().sensor(trigger, *args)
+
+    live = LiveRepositoryData(Counting())
+    for name, trigger in [("t_trigger", "t"), (f"{dagster_name('a b')}_trigger", "a b")]:
+        assert live.get_sensor(name).tags[tags.TRIGGER] == trigger
+    assert built == ["t", "a b"]
+    assert live.get_sensor(tags.OUTBOX_SENSOR).name == tags.OUTBOX_SENSOR
+    assert built == ["t", "a b"]
+    assert not LiveRepositoryData(ProcessTreeTranslator()).has_sensor("by_hand_trigger")
+
+
+def test_of_two_triggers_with_one_sensor_the_older_ones_is_looked_up() -> None:
+    subscribed("a b")
+    newer = dagster_name("a b")
+    subscribed(newer)
+    sensor = LiveRepositoryData(ProcessTreeTranslator()).get_sensor(f"{newer}_trigger")
+    assert sensor.tags[tags.TRIGGER] == "a b"
+
+
+def test_a_sensor_that_the_projects_translator_has_renamed_is_found() -> None:
+    class Renaming(ProcessTreeTranslator):
+        def sensor(self, *args: Any) -> SensorDefinition:
+            sensor = super().sensor(*args)
+            sensor._name = "polls"
+            return sensor
+
+    subscribed()
+    live = LiveRepositoryData(Renaming())
+    assert live.get_sensor("polls").tags[tags.TRIGGER] == "t"
+    assert not live.has_sensor("t_trigger")
+
+
 def test_a_tick_reads_no_trees(django_assert_num_queries: DjangoAssertNumQueries) -> None:
     subscribed()
     live = LiveRepositoryData(ProcessTreeTranslator())

@@ -186,7 +186,7 @@ class LiveRepositoryData(RepositoryData):
         return self._find_sensor(sensor_name) is not None
 
     def get_sensor(self, sensor_name: str) -> SensorDefinition:
-        """Build the sensors, but no tree: each tick asks for its one."""
+        """Build one sensor, as it is now: each tick asks for its one."""
         sensor = self._find_sensor(sensor_name)
         if sensor is None:
             raise DagsterInvariantViolationError(
@@ -197,8 +197,7 @@ class LiveRepositoryData(RepositoryData):
 
     def _find_sensor(self, sensor_name: str) -> SensorDefinition | None:
         with fresh_connections():
-            found = sensors.all_sensors(self._translator)
-        return next((sensor for sensor in found if sensor.name == sensor_name), None)
+            return sensors.find_sensor(self._translator, sensor_name)
 
     def get_component_tree(self) -> None:
         """None: nothing here is a component."""

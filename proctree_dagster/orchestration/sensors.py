@@ -27,6 +27,13 @@ def all_sensors(translator: ProcessTreeTranslator) -> list[SensorDefinition]:
     return [*([outbox_sensor()] if is_wanted else []), *of_triggers]
 
 
+def find_sensor(translator: ProcessTreeTranslator, name: str) -> SensorDefinition | None:
+    """Return one sensor, if the database asks for it now; the others are not built."""
+    if name == tags.OUTBOX_SENSOR:
+        return outbox_sensor() if outbox.is_used() or trigger_sensors.is_used() else None
+    return trigger_sensors.find_sensor(translator, name)
+
+
 def outbox_sensor() -> SensorDefinition:
     """Return the sensor that delivers what waits in the outbox.
 

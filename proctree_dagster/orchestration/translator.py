@@ -245,7 +245,7 @@ class ProcessTreeTranslator:
         names = ", ".join(tree.name for tree in trees[:SHOWN_TREES])
         more = f" and {len(trees) - SHOWN_TREES} more" if len(trees) > SHOWN_TREES else ""
         return SensorDefinition(
-            name=f"{dagster_name(trigger.name)}{tags.TRIGGER_SUFFIX}",
+            name=sensor_name(trigger.name),
             # Dagster takes one name; a sensor of several trees would need their jobs, all built.
             job_name=trees[0].job_name if len(trees) == 1 else None,
             evaluation_fn=evaluation,
@@ -255,6 +255,11 @@ class ProcessTreeTranslator:
             + (f"\n\n{trigger.description}" if trigger.description else ""),
             tags={tags.TRIGGER: trigger.name},
         )
+
+
+def sensor_name(trigger: str) -> str:
+    """Return the name of the sensor of a trigger of this name."""
+    return f"{dagster_name(trigger)}{tags.TRIGGER_SUFFIX}"
 
 
 def translator() -> ProcessTreeTranslator:

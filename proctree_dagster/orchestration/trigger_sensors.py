@@ -1,16 +1,19 @@
 """The sensors of triggers: each polls its trigger, and hands over the runs that this asks for."""
 
 import logging
+import re
+from collections.abc import Iterator
+from typing import Any
 
 from dagster import SensorDefinition, SensorEvaluationContext, SkipReason
 from django.utils import timezone
 
-from .. import firing
+from .. import firing, tags
 from ..connections import fresh_connections
-from ..models import Trigger
+from ..models import Trigger, TriggerType
 from ..process import explain
 from . import delivery
-from .translator import ProcessTreeTranslator
+from .translator import ProcessTreeTranslator, sensor_name
 
 logger = logging.getLogger(__name__)
 
@@ -37,22 +40,56 @@ def all_sensors(translator: ProcessTreeTranslator) -> list[SensorDefinition]:
     return list(sensors.values())
 
 
+def find_sensor(translator: ProcessTreeTranslator, name: str) -> SensorDefinition | None:
+    """Return one sensor, if there is it now; no other trigger's row is read."""
+    for chosen in _called(name):
+        trigger = _read_one(**chosen)
+        sensor = None if trigger is None else _sensor(translator, trigger)
+        if sensor is not None and sensor.name == name:
+            return sensor
+    if type(translator).sensor is ProcessTreeTranslator.sensor:
+        return None
+    # A translator of the project's own may call its sensors whatever it likes.
+    return next((each for each in all_sensors(translator) if each.name == name), None)
+
+
+def _called(name: str) -> Iterator[dict[str, Any]]:
+    """Return which triggers' sensors may be called so, the oldest first."""
+    written = name.removesuffix(tags.TRIGGER_SUFFIX)
+    if not re.search("_[0-9a-f]{8}$", written):  # what ends so may stand for another name
+        yield {"name": written}
+        return
+    subscribed = Trigger.objects.filter(subscriptions__isnull=False).distinct()
+    for pk, trigger_name in subscribed.order_by("pk").values_list("pk", "name"):
+        if sensor_name(trigger_name) == name:
+            yield {"pk": pk}
+
+
+def is_used() -> bool:
+    """Return whether there is any sensor of a trigger."""
+    subscribed = Trigger.objects.filter(subscriptions__isnull=False).order_by()
+    always = subscribed.exclude(trigger_type__in=(TriggerType.CONDITION, TriggerType.EVENT))
+    return always.exists() or bool(_subscribed())
+
+
 def _subscribed() -> list[Trigger]:
     try:
         return [trigger for trigger in Trigger.objects.subscribed() if trigger.is_polled]
     except _UNREADABLE:  # one row that can't be read must not hide the others
         logger.exception("The triggers can't be read together; reading them one by one.")
         keys = Trigger.objects.filter(subscriptions__isnull=False).values_list("pk", flat=True)
-        triggers = [_read_one(pk) for pk in keys.distinct()]
+        triggers = [_read_one(pk=pk) for pk in keys.distinct()]
         return [trigger for trigger in triggers if trigger is not None]
 
 
-def _read_one(pk: int) -> Trigger | None:
+def _read_one(**chosen: Any) -> Trigger | None:
     """Read one trigger, if it is polled; of one that can't be read, what can: its polls say why."""
     try:
-        trigger = Trigger.objects.subscribed().get(pk=pk)
+        trigger = Trigger.objects.subscribed().get(**chosen)
+    except Trigger.DoesNotExist:  # it was deleted at this moment
+        return None
     except _UNREADABLE as error:
-        trigger = Trigger.objects.only("pk", "name", "trigger_type").get(pk=pk)
+        trigger = Trigger.objects.only("pk", "name", "trigger_type").get(**chosen)
         trigger.configuration, trigger.description = {}, f"It can't be read: {explain(error)}"
         return trigger
     return trigger if trigger.is_polled else None
