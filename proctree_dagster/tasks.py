@@ -21,6 +21,7 @@ from .exceptions import ScheduleError, TreeFailed
 from .execution import Results
 from .models import ProcessTreeSchedule, RunStatus
 from .process import explain
+from .surroundings import carried
 
 logger = logging.getLogger(__name__)
 
@@ -103,7 +104,7 @@ def _beside(func: Callable[[], None]) -> Iterator[None]:
         func()
         yield
         return
-    thread = Thread(target=own_connections()(func), name="proctree-due")
+    thread = Thread(target=carried(own_connections()(func)), name="proctree-due")
     thread.start()
     try:
         yield

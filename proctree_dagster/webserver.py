@@ -80,6 +80,11 @@ class Reloader:
     """
 
     def __init__(self) -> None:
+        self._begin()
+        if hasattr(os, "register_at_fork"):  # the thread of the parent is not in its child
+            os.register_at_fork(after_in_child=self._begin)
+
+    def _begin(self) -> None:
         self._lock = threading.Lock()
         self._url: str | None = None
         self._running = False
@@ -102,9 +107,14 @@ class Reloader:
                 self._running = True
 
     def _work(self) -> None:
-        while (url := self._next()) is not None:
-            reload_location(url)
-            self._asked_at = time.monotonic()  # not before: it may have been slow to get there
+        try:
+            while (url := self._next()) is not None:
+                reload_location(url)
+                self._asked_at = time.monotonic()  # not before: it may have been slow to get there
+        except BaseException:
+            with self._lock:
+                self._running = False
+            raise
 
     def _next(self) -> str | None:
         """Wait until the next reload may be asked for; return ``None`` when there is none."""
@@ -119,16 +129,6 @@ class Reloader:
 
 
 _reloader = Reloader()
-
-
-def _begin_anew() -> None:
-    """Forget a reload that was under way in the parent of a forked process: its thread is there."""
-    global _reloader
-    _reloader = Reloader()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
 
 
 def reload_location(graphql_url: str) -> bool:

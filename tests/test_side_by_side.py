@@ -46,18 +46,18 @@ class Place:
     def make_due(self, trees: Mapping[str, list[str]]) -> None:
         """Save trees that are due, in this order, with the files that each waits for."""
         made = self.start("migrate", json.dumps(trees))
-        _, log = made.communicate(timeout=120)
+        _, log = made.communicate(timeout=250)
         assert made.returncode == 0, log
 
     def wait_for(self, name: str) -> None:
-        ends = time.monotonic() + 120
+        ends = time.monotonic() + 250
         while not (self.folder / name).exists():
             assert time.monotonic() < ends, f"{name} has not begun"
-            time.sleep(0.02)
+            time.sleep(0.05)
 
 
 def results(process: "subprocess.Popen[str]") -> dict[str, bool]:
-    out, log = process.communicate(timeout=120)
+    out, log = process.communicate(timeout=250)
     assert process.returncode == 0, log
     found: dict[str, bool] = json.loads(out.splitlines()[-1])
     return found
@@ -95,7 +95,7 @@ def test_one_that_is_interrupted_begins_nothing_else(place: Place) -> None:
     process = place.start("run", concurrent=1)
     place.wait_for("long")
     process.send_signal(signal.SIGINT)
-    _, log = process.communicate(timeout=120)
+    _, log = process.communicate(timeout=250)
     assert "KeyboardInterrupt" in log
     assert not (place.folder / "next").exists()
     with DagsterInstance.from_config(str(place.home)) as instance:

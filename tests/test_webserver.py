@@ -369,19 +369,37 @@ def waited(event: threading.Event) -> None:
     event.wait(60)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_thread_that_dies_whatever_for_does_not_keep_the_next_save_from_asking(
+    reloader: webserver.Reloader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def die(url: str) -> bool:
+        asked.append(url)
+        raise MemoryError
+
+    monkeypatch.setattr(webserver, "RELOAD_INTERVAL", 0.0)
+    monkeypatch.setattr(webserver, "reload_location", die)
+    for _ in range(2):
+        reloader.request("http://127.0.0.1:1/graphql")
+        settle()
+    assert len(asked) == 2
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of a fork beside threads: it is meant
 def test_a_process_forked_during_a_reload_asks_for_its_own_saves(
-    server: Server, monkeypatch: pytest.MonkeyPatch
+    server: Server, reloader: webserver.Reloader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(webserver, "RELOAD_INTERVAL", 0.0)
     server.delay = 1.0
-    webserver._reloader.request(f"{server.url}/graphql")
+    reloader.request(f"{server.url}/graphql")
     while not server.asked:
         time.sleep(0.01)
     child = os.fork()
     if child == 0:
-        webserver._reloader.request(f"{server.url}/graphql")
+        reloader.request(f"{server.url}/graphql")
         settle()
         os._exit(0)
     assert os.waitpid(child, 0)[1] == 0

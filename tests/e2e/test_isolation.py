@@ -31,6 +31,12 @@ print(OutboxRun.objects.count())
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
     stack = Stack(tmp_path, told_to_reload=False)
+    settings = stack.home / "dagster.yaml"
+    # What starts the runs is not to outlive the daemon for longer than a moment.
+    launcher = "WarmRunLauncher\n"
+    settings.write_text(
+        settings.read_text().replace(launcher, f"{launcher}  config:\n    linger_seconds: 1\n")
+    )
     stack.env |= {
         "DJANGO_SETTINGS_MODULE": "tests.beside.settings",
         "BESIDE_HOME": str(stack.home),
