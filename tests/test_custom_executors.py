@@ -3,6 +3,7 @@
 A wrapper stands between Dagster and the executor (see ``TreeExecutor``): none may notice.
 """
 
+import time
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -17,7 +18,7 @@ from dagster._core.executor.in_process import InProcessExecutor
 
 from proctree_dagster import tags
 from proctree_dagster.models import ProcessTree
-from proctree_dagster.orchestration import runs
+from proctree_dagster.orchestration import remote_steps, runs
 from proctree_dagster.orchestration.records import from_row
 from proctree_dagster.orchestration.translator import translator
 from proctree_dagster.tree_builder import ProcessTreeInstance
@@ -69,6 +70,19 @@ class NestingExecutor(FarExecutor):
         return far_loop(plan_context, execution_plan)
 
 
+class DeafExecutor(FarExecutor):
+    """Waits for ever, whatever happens, as one does whose workers are all gone."""
+
+    def execute(
+        self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
+    ) -> Iterator[DagsterEvent]:
+        run = plan_context.dagster_run
+        yield from self.delegate.execute(plan_context, execution_plan)
+        plan_context.instance.report_run_canceling(run)
+        while True:
+            time.sleep(0.01)
+
+
 def far_loop(context: PlanOrchestrationContext, plan: ExecutionPlan) -> Iterator[DagsterEvent]:
     """Stand outside of the executor, as ``dagster_celery.core_execution_loop`` does."""
     executor: Any = context.executor
@@ -95,6 +109,11 @@ def near(init_context: InitExecutorContext) -> Executor:
 @dg.executor(name="nesting")
 def nesting(init_context: InitExecutorContext) -> Executor:
     return NestingExecutor("", init_context)
+
+
+@dg.executor(name="deaf")
+def deaf(init_context: InitExecutorContext) -> Executor:
+    return DeafExecutor("", init_context)
 
 
 @dg.executor(name="empty")
@@ -202,3 +221,15 @@ def test_one_that_can_not_be_made_fails_the_run_and_says_why(
         run(allowed)
     [record] = allowed.get_run_records()
     assert record.dagster_run.is_finished
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_terminated_run_ends_though_its_executor_waits_for_ever(
+    allowed: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote_steps, "GRACE_SECONDS", 0.1)
+    saved("deaf")
+    with pytest.raises(KeyboardInterrupt):  # as for Ctrl-C, where the run was started
+        run(allowed)
+    [record] = allowed.get_run_records()
+    assert record.dagster_run.status == DagsterRunStatus.CANCELED

@@ -10,7 +10,7 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from dagster import DagsterEvent, DagsterEventType
+from dagster import DagsterEvent, DagsterEventType, DagsterInstance
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
 from django.utils import timezone
@@ -52,8 +52,8 @@ def taken(step_key: str = "a", attempt: int = 0, by: str | None = None) -> StepW
 
 
 @pytest.fixture
-def watch() -> remote_steps._RunWatch:
-    return remote_steps._RunWatch(RUN, Stop(Ask))
+def watch(instance: DagsterInstance) -> remote_steps._RunWatch:
+    return remote_steps._RunWatch(instance, RUN, Stop(Ask))
 
 
 @pytest.fixture

@@ -279,8 +279,8 @@ class TreeExecutor(Executor):
     def _execute_steps(
         self, plan_context: PlanOrchestrationContext, plan: ExecutionPlan
     ) -> Iterator[DagsterEvent]:
-        events = self._inner.execute(_context_of(self._inner, plan_context, plan), plan)
         with remote_steps.own_process(plan_context.run_id):
+            events = self._inner.execute(_context_of(self._inner, plan_context, plan), plan)
             yield from remote_steps.watched(events, plan_context) if self._remote else events
 
     def _tag_allowed_failure(

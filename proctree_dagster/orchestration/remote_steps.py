@@ -255,8 +255,8 @@ def _is_pool_child() -> bool:
 # --- In the run's process -------------------------------------------------------------------------
 
 
-class _Lost(BaseException):
-    """Raised in an executor that waits for a step that is lost."""
+class _NoAnswer(BaseException):
+    """Raised in an executor that waits for what does not come."""
 
 
 def watched(
@@ -272,22 +272,24 @@ def watched(
     if _is_in_transaction():
         yield from events
         return
-    stop = Stop(_Lost)
-    watch = _RunWatch(plan_context.run_id, stop)
+    stop = Stop(_NoAnswer)
+    watch = _RunWatch(plan_context.instance, plan_context.run_id, stop)
     watch.start()
     try:
         while (event := _next(events, stop)) is not None:
             watch.see(event)
             yield event
-    except _Lost as error:
-        raise StepLost(watch.lost) from error
-    except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+    except (_NoAnswer, KeyboardInterrupt, DagsterExecutionInterruptedError) as error:
+        if isinstance(error, _NoAnswer) and not watch.is_terminated:
+            raise StepLost(watch.lost) from error
         for left in watch.wait_until_ended():
             yield DagsterEvent.engine_event(
                 plan_context,
                 f"Step {left.step_key!r} has not stopped: {_worker(left)} still executes it.",
                 EngineEventData(),
             )
+        if isinstance(error, _NoAnswer):
+            raise DagsterExecutionInterruptedError from error
         raise
     finally:
         watch.end()
@@ -301,9 +303,12 @@ def _next(events: Iterator[DagsterEvent], stop: Stop) -> DagsterEvent | None:
 class _RunWatch:
     """A thread beside an executor: it asks for the signs of life of the run's steps."""
 
-    def __init__(self, run_id: str, stop: Stop) -> None:
+    def __init__(self, instance: DagsterInstance, run_id: str, stop: Stop) -> None:
         self.lost = ""
         """Which step is lost, and why it is taken to be, once one is."""
+        self.is_terminated = False
+        """Whether the run was terminated and its executor waits on: no worker answers it."""
+        self._instance = instance
         self._run_id = run_id
         self._stop = stop
         self._ended = threading.Event()
@@ -345,18 +350,21 @@ class _RunWatch:
             time.sleep(POLL_SECONDS / 4)
 
     def _watch(self) -> None:
+        ends_at: float | None = None
         while not self._ended.wait(POLL_SECONDS):
             try:
                 with own_connections():
                     rows = step_workers.of_run(self._run_id)
-            except DatabaseError:
+                if ends_at is None and _has_ended(self._instance, self._run_id):
+                    ends_at = time.monotonic() + GRACE_SECONDS
+            except Exception:  # the database is away, or Dagster's: there is a next time
                 # Nobody could give signs of life: the silence counts from when they can again.
                 self._changed.clear()
                 logger.warning("The steps of run %s can't be read.", self._run_id, exc_info=True)
                 continue
-            problem = self._problem(rows)
-            if problem is not None:
-                self.lost = problem
+            self.is_terminated = ends_at is not None and time.monotonic() > ends_at
+            self.lost = "" if ends_at is not None else self._problem(rows) or ""
+            if self.is_terminated or self.lost:
                 self._stop.ask()
                 return
 
