@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from asgiref.sync import AsyncToSync, async_to_sync
 
-from . import stopping
+from . import forks, stopping
 from .exceptions import ArgumentError, FunctionError
 
 Function = Callable[..., Any]
@@ -191,7 +191,7 @@ def run_to_end(result: Any) -> Any:
     """
     result = _awaited(result)
     if isinstance(result, AsyncGeneratorType):
-        return async_to_sync(stopping.stoppable_await)(_collect(result))
+        return async_to_sync(_await)(_collect(result))
     return list(result) if _is_lazy(result) else result
 
 
@@ -220,7 +220,8 @@ def _awaited(result: Any) -> Any:
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
-    return await stopping.stoppable_await(awaitable)
+    with forks.contained():  # here, too: what runs the coroutine may wait for other threads
+        return await stopping.stoppable_await(awaitable)
 
 
 async def _collect(generator: AsyncGenerator[Any, None]) -> list[Any]:

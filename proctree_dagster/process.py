@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from django.utils import timezone
 
-from . import caching, calling, response_variables, stopping, timeouts
+from . import caching, calling, forks, response_variables, stopping, timeouts
 from .calling import bind_arguments as bind_arguments
 from .connections import fresh_connections
 from .exceptions import ResultNotStored, ValidationFailed
@@ -328,7 +328,7 @@ def _call(
     finish: Callable[[Any], Any] = calling.run_to_end,
 ) -> Any:
     def call() -> Any:
-        with stopping.stoppable():
+        with stopping.stoppable(), forks.contained():
             return finish(func(*positional, **arguments))
 
     return isolated(call)

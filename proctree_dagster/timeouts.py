@@ -7,6 +7,7 @@ from typing import Any
 
 from .connections import own_connections
 from .exceptions import ProcessTimeout, StillWorking
+from .helper_threads import HelperThread
 from .stopping import Stop
 from .surroundings import carried
 
@@ -57,7 +58,7 @@ def call(func: Callable[[], Any], seconds: float | None, process: str, run_id: s
         except BaseException as error:  # noqa: BLE001  # raised by the thread that waits
             answers.put((None, error))
 
-    thread = threading.Thread(target=carried(work), name=f"process {process}", daemon=True)
+    thread = HelperThread(carried(work), f"process {process}")
     thread.start()
     try:
         result, error = answers.get(timeout=seconds)

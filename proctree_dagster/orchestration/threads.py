@@ -13,7 +13,6 @@ import os
 import queue
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, nullcontext
@@ -63,6 +62,7 @@ from dagster_shared.error import SerializableErrorInfo
 
 from .. import conf, tags
 from ..connections import in_any_transaction, own_connections
+from ..helper_threads import HelperThread
 from ..stopping import Stop, stoppable
 from ..surroundings import carried
 from .hosting import in_main_thread
@@ -426,14 +426,14 @@ class _Threads:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._threads: list[threading.Thread] = []
+        self._threads: list[HelperThread] = []
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
 
     def start(self, work: Callable[[], None], *, busy: int) -> None:
         """Run ``work`` in a thread; ``busy`` of them have something to do then."""
         if busy > len(self._threads):
             name = f"{self._name}, thread {len(self._threads) + 1}"
-            thread = threading.Thread(target=self._serve, name=name, daemon=True)
+            thread = HelperThread(self._serve, name)
             self._threads.append(thread)
             thread.start()
         self._work.put(work)
