@@ -53,6 +53,9 @@ class Settings:
     CACHE: str = "default"
     """Alias in ``CACHES`` for the results of processes."""
 
+    EXIT_GRACE: float = 60.0
+    """How long a run's process may take to end after its run, in seconds."""
+
     COMMANDS_APP: str | None = None
     """Label of the app that ``create_command()`` writes into. ``None``: the function's app."""
 
@@ -128,6 +131,9 @@ def _complaint(key: str, value: Any) -> str | None:
             isinstance(value, (list, tuple, set)) and all(_is_text(each) for each in value)
         )
         return None if good else f"a list of {_LISTS[key]}"
+    if key == "EXIT_GRACE":
+        good = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
+        return None if good else "a number of seconds from 0"
     if key == "MAX_CONCURRENT":
         return None if _is_whole(value) and value >= 1 else "a whole number from 1"
     if key == "POOLS":

@@ -1,6 +1,5 @@
 """The launcher and its template process, real ones, with a small code location of their own."""
 
-import contextlib
 import json
 import os
 import signal
@@ -23,7 +22,7 @@ from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.test_utils import create_run_for_test
 
 from proctree_dagster import tags
-from proctree_dagster.orchestration import template, template_client
+from proctree_dagster.orchestration import imports, template, template_client
 from proctree_dagster.orchestration.launcher import WarmRunLauncher
 from proctree_dagster.orchestration.workers import Worker, started
 from tests.e2e.stack import wait_for
@@ -149,8 +148,10 @@ class Place:
         assert isinstance(launcher, WarmRunLauncher)
         return launcher
 
-    def origin(self, attribute: str = "process_trees") -> JobPythonOrigin:
-        pointer = ModuleCodePointer("location", attribute, str(self.folder))
+    def origin(
+        self, attribute: str = "process_trees", release: Path | None = None
+    ) -> JobPythonOrigin:
+        pointer = ModuleCodePointer("location", attribute, str(release or self.folder))
         repository = RepositoryPythonOrigin(
             executable_path=sys.executable,
             code_pointer=pointer,
@@ -158,20 +159,22 @@ class Place:
         )
         return JobPythonOrigin("job", repository)
 
-    def create(self, *, attribute: str = "process_trees", **run_tags: str) -> DagsterRun:
+    def create(
+        self, *, attribute: str = "process_trees", release: Path | None = None, **run_tags: str
+    ) -> DagsterRun:
         self.launched += 1
         run_tags.setdefault("said", f"run{self.launched}")
         run: DagsterRun = create_run_for_test(
             self.instance,
             job_name="job",
-            job_code_origin=self.origin(attribute),
+            job_code_origin=self.origin(attribute, release),
             tags=run_tags,
             status=DagsterRunStatus.NOT_STARTED,
         )
         return run
 
-    def launch(self, **run_tags: str) -> str:
-        run_id = self.create(**run_tags).run_id
+    def launch(self, *, release: Path | None = None, **run_tags: str) -> str:
+        run_id = self.create(release=release, **run_tags).run_id
         self.instance.launch_run(run_id, workspace=None)  # type: ignore[arg-type]
         return run_id
 
@@ -213,14 +216,19 @@ class Place:
         return "\n".join([entry.message for entry in entries] + errors)
 
     def template(self) -> psutil.Process:
-        answer = template_client.ask(str(self.home), {"do": "find", "run_id": ""})
-        found = psutil.Process(answer["template"])
-        self.templates.add(found)
+        [found] = self.running()
+        return found
+
+    def running(self) -> list[psutil.Process]:
+        """Return the templates that answer, of whatever release."""
+        request = {"do": "find", "run_id": ""}
+        answers = template_client.ask_running(str(self.home), request)
+        found = [psutil.Process(answer["template"]) for answer in answers]
+        self.templates.update(found)
         return found
 
     def close(self) -> None:
-        with contextlib.suppress(template_client.NoAnswer):
-            self.template()
+        self.running()
         for each in self.templates:
             if each.is_running():
                 family = [each, *each.children(recursive=True)]
@@ -253,6 +261,10 @@ def postgres_place(
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    yield from opened(tmp_path, monkeypatch)
+
+
+def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setenv("TEST_FOLDER", str(tmp_path))
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[1])])
@@ -290,7 +302,8 @@ def test_a_run_is_forked_into_a_session_of_its_own(place: Place) -> None:
         assert (worker.pid, worker.host) == (each["pid"], socket.gethostname())
     assert said[0]["random"] != said[1]["random"], "both have inherited one seed"
     assert os.getsid(template.pid) == template.pid
-    assert template_client.address(str(place.home)).stat().st_mode & 0o777 == 0o600
+    [address] = template_client.addresses(str(place.home))
+    assert address.stat().st_mode & 0o777 == 0o600
 
 
 def test_two_starters_at_the_same_moment_make_one_template(place: Place) -> None:
@@ -353,7 +366,7 @@ def test_a_reload_lets_the_next_run_import_anew(place: Place) -> None:
     (place.folder / "word").write_text("one")
     assert place.said(place.launch())["word"] == "one"
     (place.folder / "word").write_text("two")
-    template_client.ask(str(place.home), {"do": "reload"})
+    assert list(template_client.ask_running(str(place.home), {"do": "reload"}))
     assert place.said(place.launch())["word"] == "two"
 
 
@@ -426,7 +439,7 @@ def test_a_reused_process_id_is_never_hit(place: Place) -> None:
 
 def test_what_was_copied_from_another_run_is_no_worker(place: Place) -> None:
     worker = Worker.of_process("another run", os.getpid())
-    assert Worker.of_run(place.create(**worker.as_tags())) is None
+    assert Worker.of_run(place.create(**worker.as_tags())) is None  # type: ignore[arg-type]
 
 
 def test_a_worker_elsewhere_is_left_to_its_host(place: Place) -> None:
@@ -499,7 +512,7 @@ def test_a_template_ends_when_those_who_use_it_have(place: Place) -> None:
     place.go(run.run_id)
     process.wait(30)
     assert place.ended(run.run_id) == DagsterRunStatus.SUCCESS
-    assert not template_client.address(str(place.home)).exists()
+    assert template_client.addresses(str(place.home)) == []
 
 
 def test_a_template_that_nothing_is_asked_of_gives_its_memory_back(place: Place) -> None:
@@ -520,7 +533,8 @@ def test_a_template_that_nothing_is_asked_of_gives_its_memory_back(place: Place)
 def test_a_template_ends_when_its_socket_is_gone(place: Place) -> None:
     place.ended(place.launch())
     process = place.template()
-    template_client.address(str(place.home)).unlink()
+    [address] = template_client.addresses(str(place.home))
+    address.unlink()
     process.send_signal(signal.SIGCHLD)  # it looks round whenever it wakes up
     process.wait(30)
 
@@ -529,14 +543,19 @@ def test_a_long_home_has_its_socket_in_a_private_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    long = template_client.address(str(tmp_path / ("x" * 100)))
+    home = str(tmp_path / ("x" * 100))
+    long = template_client.address(home, "1" * 16)
     assert long.parent.parent == tmp_path
     assert long.parent.stat().st_mode & 0o777 == 0o700
-    assert long == template_client.address(str(tmp_path / ("x" * 100)))
-    assert long != template_client.address(str(tmp_path / ("y" * 100)))
+    assert long == template_client.address(home, "1" * 16)
+    others = template_client.address(str(tmp_path / ("y" * 100)), "1" * 16)
+    assert len({long, others, template_client.address(home, "2" * 16)}) == 3
+    for each in (long, others):
+        each.touch()
+    assert template_client.addresses(home) == [long]
     long.parent.chmod(0o755)
     with pytest.raises(PermissionError, match="only this user"):
-        template_client.address(str(tmp_path / ("x" * 100)))
+        template_client.address(home, "1" * 16)
 
 
 def test_threads_are_counted_before_a_fork() -> None:
@@ -560,7 +579,7 @@ def test_threads_are_counted_before_a_fork() -> None:
 
 
 def test_installed_modules_are_not_looked_at() -> None:
-    files = template.user_modules()
+    files = imports.user_modules()
     assert Path(template.__file__) in files
     assert not any("site-packages" in str(file) for file in files)
 
@@ -570,8 +589,9 @@ def test_a_file_that_changed_while_it_was_imported_counts_as_changed(tmp_path: P
     before = time.time_ns()
     file.write_text("pass")
     os.utime(file, ns=(before, before))
-    assert template.stamps([file], before - 1) == {file: None}
-    assert template.stamps([file], before + 1) == {file: template.stamp(file)}
+    during, earlier = (imports.stamps([file], before + since) for since in (-1, 1))
+    assert imports.changed(during) == [file]
+    assert imports.changed(earlier) == []
 
 
 def belongings(process: psutil.Process) -> tuple[int, int, int, int]:
@@ -606,7 +626,8 @@ def test_a_hundred_runs_in_a_row_leave_nothing_behind(place: Place) -> None:
     after = belongings(me)
     assert no_more(after, before[1]), (before, after)
     leftover = {path.name for path in place.home.iterdir() if path.is_file()}
-    assert leftover <= {"dagster.yaml", "proctree_template.log", ".proctree_template.lock"}
+    locks = {".proctree_template.lock", ".proctree_template.log.lock"}
+    assert leftover <= {"dagster.yaml", "proctree_template.log", *locks}
 
 
 def sessions(database: dict[str, Any]) -> int:

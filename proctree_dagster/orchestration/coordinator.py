@@ -8,7 +8,7 @@ from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.storage.dagster_run import DagsterRunStatus
 
 from . import sqlite_files
-from .launcher import WarmRunLauncher
+from .launcher import WarmRunLauncher, has_own_server
 
 POLL_SECONDS = 1.0
 """How often the daemon looks at the queue, unless ``dequeue_interval_seconds`` says otherwise."""
@@ -63,8 +63,10 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
 
     def _can_launch(self, context: SubmitRunContext) -> bool:
         """Whether the launcher needs nothing that the caller lacks."""
-        return context.workspace is not None or isinstance(
-            self._instance.run_launcher, WarmRunLauncher
+        return context.workspace is not None or (
+            isinstance(self._instance.run_launcher, WarmRunLauncher)
+            # In the queue it waits until its server answers.
+            and not has_own_server(context.dagster_run)
         )
 
     def _without_steps(self, run: DagsterRun) -> DagsterRun:

@@ -39,7 +39,7 @@ from ..connections import fresh_connections
 from ..exceptions import ExecutorError, TreeFailed
 from ..models import RunStatus
 from ..process import explain
-from . import event_writes, followers, remote_steps, runs
+from . import ending, event_writes, followers, remote_steps, runs
 from .records import TreeRecord
 from .threads import threads_executor as threads_executor  # public here
 
@@ -240,6 +240,8 @@ class TreeExecutor(Executor):
         finally:
             if claim is not None:
                 _write_down_end(plan_context, failed)
+            if ending.is_of_one_run():
+                ending.within_grace(instance, run.run_id)
 
     def _execute(self, plan_context: PlanOrchestrationContext) -> Iterator[DagsterEvent]:
         run, instance = plan_context.dagster_run, plan_context.instance

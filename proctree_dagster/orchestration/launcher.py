@@ -1,19 +1,18 @@
 """The warm run launcher: a run's worker is forked from a process that has imported everything.
 
 A fresh interpreter takes 1.5 s and more to import Dagster and Django; a fork takes milliseconds.
-``template.py`` is the process that is forked, ``template_client.py`` the way to it, ``workers.py``
-how a run's worker is known afterwards.
+``template.py`` is the process that is forked, ``template_client.py`` the way to it, ``releases.py``
+which code it has imported, ``workers.py`` how a run's worker is known afterwards.
 """
 
 import logging
 import os
 import socket
-import subprocess
-from collections.abc import Mapping
-from pathlib import Path
-from typing import IO, Any, Self
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import IO, Any, Self, TypeGuard
 
-from dagster import DagsterInstance, DagsterRun, Field, IntSource
+from dagster import DagsterInstance, DagsterRun, DefaultRunLauncher, Field, IntSource
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.errors import DagsterInvariantViolationError
@@ -23,12 +22,15 @@ from dagster._core.launcher import (
     RunLauncher,
     WorkerStatus,
 )
-from dagster._core.origin import JobPythonOrigin
+from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
+from dagster._core.remote_origin import CodeLocationOrigin, GrpcServerCodeLocationOrigin
+from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_value
 
 from .. import tags
-from . import template_client
+from . import plain, releases, template_client, template_log
+from .releases import Release
 from .workers import Worker
 
 logger = logging.getLogger(__name__)
@@ -54,6 +56,8 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         self._inst_data = inst_data
         self._patience = template_client.Patience(linger_seconds, idle_seconds)
         self._told: set[str] = set()
+        self._served: dict[str, str] = {}
+        self._servers = DefaultRunLauncher()
         super().__init__()  # type: ignore[no-untyped-call]
 
     @property
@@ -92,6 +96,11 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         """Create it as ``dagster.yaml`` says."""
         return cls(inst_data, **config_value)
 
+    def register_instance(self, instance: DagsterInstance) -> None:
+        """Begin to work for an instance."""
+        super().register_instance(instance)
+        self._servers.register_instance(instance)
+
     def launch_run(self, context: LaunchRunContext) -> None:
         """Start a run's worker.
 
@@ -108,62 +117,129 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
                 f"Run {run.run_id} can't be launched: it does not say where its code is. It was "
                 "made by a process that has its functions in memory; run the saved tree instead."
             )
+        server = _own_server(context)
+        if server is not None:
+            self._launch_there(run, server)
+            return
+        origin = self._present(context, origin)
         args = ExecuteRunArgs(
             job_origin=origin, run_id=run.run_id, instance_ref=self._instance.get_ref()
         )
-        try:
-            answer = self._ask_template(args, origin, in_terminal=context.workspace is not None)
-        except template_client.NoAnswer as error:
-            self._tell_once(str(error))
-            answer = {"pid": _start_plain(args), "plain": True}
+        release = Release.of_origin(origin.repository_origin)
+        self._retire_replaced(origin.repository_origin, release)
+        with self._output(in_terminal=context.workspace is not None) as output:
+            try:
+                self._check_forkable(origin.repository_origin)
+                answer = self._ask_template(release, args, output)
+            except template_client.NoAnswer as error:
+                answer = {"pid": plain.start(args, release, output).pid, "plain": str(error)}
         if answer.get("plain"):
+            self._note_plain(run, answer["plain"])
             worker = Worker.of_process(run.run_id, answer["pid"])
             self._instance.add_run_tags(run.run_id, worker.as_tags())
 
-    def _ask_template(
-        self, args: ExecuteRunArgs, origin: JobPythonOrigin, *, in_terminal: bool
-    ) -> template_client.Answer:
-        pointer = origin.repository_origin.code_pointer
+    def _launch_there(self, run: DagsterRun, server: GrpcServerCodeLocationOrigin) -> None:
+        """Let a code server that Dagster has not started execute a run: it has its own code."""
+        reason = f"Runs of {server.location_name!r} are executed by its code server"
+        if reason not in self._told:
+            self._told.add(reason)
+            logger.warning("%s, which has an environment of its own, not by a template.", reason)
+        self._servers.launch_run_from_grpc_client(self._instance, run, server.create_client())
+
+    def _present(self, context: LaunchRunContext, origin: JobPythonOrigin) -> JobPythonOrigin:
+        """Return where a run's code is: if its release is gone, the one that has replaced it.
+
+        Raises
+        ------
+        DagsterInvariantViolationError
+            The release is gone, and this process knows no other.
+        """
+        gone = releases.why_gone(origin.repository_origin)
+        if gone is None:
+            return origin
+        run = context.dagster_run
+        current = _current_origin(context)
+        if current is None or releases.why_gone(current) is not None:
+            raise DagsterInvariantViolationError(
+                f"Run {run.run_id} can't be launched: the release that it was requested from is "
+                f"gone. {gone} Launch it again from the current one."
+            )
+        present = origin._replace(repository_origin=current)
+        self._instance.report_engine_event(
+            f"The release that this run was requested from is gone. {gone} It is executed by the "
+            f"one that has replaced it, in {str(releases.folder(current))!r}.",
+            run,
+            cls=type(self),
+        )
+        if run.remote_job_origin is not None:
+            # The one method of Dagster's storage that writes a whole run; its worker reads it.
+            self._instance.run_storage.replace_job_origin(
+                run._replace(job_code_origin=present), run.remote_job_origin
+            )
+        return present
+
+    @staticmethod
+    def _check_forkable(origin: RepositoryPythonOrigin) -> None:
+        """Raise ``NoAnswer`` if no template can serve an origin here."""
+        pointer = origin.code_pointer
         if not isinstance(pointer, ModuleCodePointer) or pointer.fn_name != tags.REPOSITORY:
             raise template_client.NoAnswer(f"{pointer.describe()!r} is not a module of trees.")
         if not hasattr(os, "fork") or not hasattr(socket, "AF_UNIX"):
             raise template_client.NoAnswer("This platform has no fork.")
+
+    def _ask_template(
+        self, release: Release, args: ExecuteRunArgs, output: IO[bytes] | None
+    ) -> template_client.Answer:
         request = {
             "do": "launch",
             "args": serialize_value(args),
             "owner": template_client.owner(),
         }
 
-        def ask(output: IO[bytes] | None) -> template_client.Answer:
+        def ask() -> template_client.Answer:
             return template_client.ask(
-                self._home,
-                request,
-                start=origin.repository_origin,
-                output=output,
-                patience=self._patience,
+                self._home, release, request, output=output, patience=self._patience
             )
 
-        def ask_again(output: IO[bytes] | None) -> template_client.Answer:
-            try:
-                return ask(output)
-            except template_client.Refused:
-                raise
-            except template_client.NoAnswer:
-                return ask(output)  # it may have ended at this very moment; then there is a new one
+        try:
+            return ask()
+        except template_client.Refused:
+            raise
+        except template_client.NoAnswer:
+            return ask()  # it may have ended at this very moment; then there is a new one
 
+    def _retire_replaced(self, origin: RepositoryPythonOrigin, release: Release) -> None:
+        """Let the template of an earlier release end, if its path now leads to a later one.
+
+        So it is where a symbolic link, such as ``current``, was switched, or a folder was replaced.
+        """
+        text, key = f"{origin.executable_path} {origin.code_pointer.describe()}", release.key
+        before, self._served[text] = self._served.get(text, key), key
+        if before != key:
+            request = {"do": "retire", "owner": template_client.owner()}
+            for _ in template_client.ask_running(self._home, request, key=before):
+                logger.info("Runs are executed by another release now: %s", release.folder)
+
+    @contextmanager
+    def _output(self, *, in_terminal: bool) -> Iterator[IO[bytes] | None]:
+        """Give what a process that is started writes to; ``None`` for where this one writes."""
         if in_terminal:  # one of Dagster's own processes: runs write where it does
-            return ask_again(None)
-        with (Path(self._home) / "proctree_template.log").open("ab") as output:
-            return ask_again(output)
+            yield None
+            return
+        with template_log.open_to_append(self._home) as output:
+            yield output
 
     @property
     def _home(self) -> str:
         return self._instance.root_directory
 
-    def _tell_once(self, reason: str) -> None:
+    def _note_plain(self, run: DagsterRun, reason: str) -> None:
+        """Say in the run's log why it starts slowly, and once in this process's."""
+        message = f"It is started in a plain process, which is slower: {reason}"
+        self._instance.report_engine_event(message, run, cls=type(self))
         if reason not in self._told:
             self._told.add(reason)
-            logger.warning("A run is started in a plain process, slower: %s", reason)
+            logger.warning("A run is started in a plain process, which is slower: %s", reason)
 
     def terminate(self, run_id: str) -> bool:
         """Ask a run's worker to cancel it.
@@ -177,6 +253,8 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         if run is None or run.is_finished:
             return False
         worker = self._worker(run)
+        if worker is None and GRPC_INFO_TAG in run.tags:  # its code server executes it
+            return bool(self._servers.terminate(run_id))
         if worker is not None and not worker.is_here:
             self._instance.report_engine_event(
                 f"It is executed on {worker.host!r}, and can be terminated from there only.",
@@ -195,12 +273,11 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         worker = Worker.of_run(run)
         if worker is not None:
             return worker
-        try:
-            request = {"do": "find", "run_id": run.run_id}
-            pid = template_client.ask(self._home, request, seconds=5.0)["pid"]
-        except template_client.NoAnswer:
-            return None
-        return None if pid is None else Worker.of_process(run.run_id, pid)
+        request = {"do": "find", "run_id": run.run_id}
+        for answer in template_client.ask_running(self._home, request):
+            if answer["pid"] is not None:
+                return Worker.of_process(run.run_id, answer["pid"])
+        return None
 
     @property
     def supports_check_run_worker_health(self) -> bool:
@@ -221,7 +298,46 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         )
 
 
-def _start_plain(args: ExecuteRunArgs) -> int:
-    """Start a worker as other launchers do: in a fresh interpreter."""
-    command = args.get_command_args()
-    return subprocess.Popen(command, start_new_session=True).pid  # noqa: S603  # Dagster's own
+def _current_origin(context: LaunchRunContext) -> RepositoryPythonOrigin | None:
+    """Return where the code of a run's code location is now, if this process has a workspace."""
+    job = context.dagster_run.remote_job_origin
+    if context.workspace is None or job is None:
+        return None
+    repository = job.repository_origin
+    location = context.workspace.get_code_location(repository.code_location_origin.location_name)
+    return location.get_repository(repository.repository_name).get_python_origin()
+
+
+def has_own_server(run: DagsterRun) -> bool:
+    """Return whether a run was requested from a code server that Dagster has not started."""
+    job = run.remote_job_origin
+    return job is not None and _is_own_server(job.repository_origin.code_location_origin)
+
+
+def _own_server(context: LaunchRunContext) -> GrpcServerCodeLocationOrigin | None:
+    """Return the code server of a run's location, if it is one that Dagster has not started.
+
+    What the workspace says counts, as it does for Dagster's own launcher: a Django process does
+    not know how its location is served.
+    """
+    job = context.dagster_run.remote_job_origin
+    if job is None:
+        return None
+    origin = job.repository_origin.code_location_origin
+    if context.workspace is not None:
+        entry = context.workspace.get_location_entry(origin.location_name)
+        origin = origin if entry is None else entry.origin
+    return origin if _is_own_server(origin) else None
+
+
+def _is_own_server(origin: CodeLocationOrigin) -> TypeGuard[GrpcServerCodeLocationOrigin]:
+    """Return whether a code location has a server of its own, with its own environment.
+
+    ``dagster dev`` lists the servers that it has started like those, but says what they load.
+    """
+    if not isinstance(origin, GrpcServerCodeLocationOrigin):
+        return False
+    return not _WHAT_IS_LOADED & set(origin.additional_metadata or {})
+
+
+_WHAT_IS_LOADED = {"module_name", "python_file", "package_name", "autoload_defs_module_name"}

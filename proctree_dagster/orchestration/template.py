@@ -1,19 +1,19 @@
 """The template process: Dagster, Django and the code location imported once, forked for each run.
 
-    python -m proctree_dagster.orchestration.template --home … --listener … --origin …
+    python -m proctree_dagster.orchestration.template --home … --key … --listener … --origin …
 
 It is started by ``template_client``, has one thread, and waits: for requests, for the deaths of its
 children, and for the end of the processes that use it. Nothing that must not be shared by two
 processes lives in it: no database connection, no thread, no Dagster instance, no gRPC channel.
 
-When a module that it has imported was changed on disk, or the code location was reloaded, it
-replaces itself (``exec``): process id, children and socket stay, the imports are new, and whoever
-asks meanwhile waits in the socket's queue.
+It serves one release (``releases.py``); another gets a template of its own. When a file that it has
+read was changed on disk, a package was installed, or the code location was reloaded, it replaces
+itself (``exec``): process id, children and socket stay, the imports are new, and whoever asks
+meanwhile waits in the socket's queue.
 """
 
 import argparse
 import gc
-import importlib.util
 import json
 import logging
 import os
@@ -23,11 +23,10 @@ import signal
 import socket
 import subprocess
 import sys
-import sysconfig
 import tempfile
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
@@ -35,6 +34,7 @@ from typing import Any, NoReturn
 import psutil
 from dagster import DagsterInstance, RepositoryDefinition
 from dagster._cli.api import _execute_run_command_body
+from dagster._core.instance.ref import InstanceRef
 from dagster._core.origin import RepositoryPythonOrigin
 from dagster._core.storage.dagster_run import DagsterRunStatus
 from dagster._grpc.types import ExecuteRunArgs
@@ -44,7 +44,9 @@ from dagster._utils.interrupts import capture_interrupts
 from django.apps import apps
 from filelock import FileLock
 
-from . import sqlite_files, template_client, warmth
+from .. import tags
+from . import ending, imports, plain, sqlite_files, template_client, template_log, warmth
+from .releases import Release
 from .template_client import Patience
 from .workers import Worker, started
 
@@ -62,44 +64,19 @@ PATIENCE_SECONDS = 15.0
 UNWANTED = 75
 """Exit code of a child whose launch was given up before it began."""
 
+UNFINISHED = 76
+"""Exit code of a worker that could not write down how its run ended."""
+
 REQUEST_SECONDS = 5.0
 """How long whoever has connected may take to say what it wants."""
 
 BEGUN_NS = time.time_ns()
 """When the imports began, in nanoseconds of the clock that stamps files."""
 
+ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "DAGSTER_IS_DEV_CLI"}
+"""What this process was started with: importing a project changes it (``.env``, Django)."""
+
 _SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
-
-Stamp = tuple[int, int] | None
-
-
-def user_modules() -> list[Path]:
-    """Return the files of the imported modules that somebody may edit: not the installed ones."""
-    paths = sysconfig.get_paths()
-    installed = tuple(
-        {f"{paths[key]}{os.sep}" for key in ("stdlib", "platstdlib", "purelib", "platlib")}
-    )
-    modules = list(sys.modules.values())
-    files = {getattr(module, "__dict__", {}).get("__file__") for module in modules}
-    return [Path(file) for file in sorted(filter(None, files)) if not file.startswith(installed)]
-
-
-def stamp(file: Path) -> Stamp:
-    """Return what changes when a file does."""
-    try:
-        found = file.stat()
-    except OSError:
-        return None
-    return found.st_mtime_ns, found.st_size
-
-
-def stamps(files: list[Path], since_ns: int) -> dict[Path, Stamp]:
-    """Return the stamps of files, and ``None`` for one that was changed while it was imported."""
-    now = time.time_ns()
-    found = {file: stamp(file) for file in files}
-    return {
-        file: None if mark and since_ns <= mark[0] <= now else mark for file, mark in found.items()
-    }
 
 
 def connections_left(before: set[int]) -> str | None:
@@ -121,13 +98,51 @@ def sockets() -> set[int]:
 
 def why_not_fork() -> str | None:
     """Return why this process must not be forked, or ``None``."""
-    threads = threading.active_count()
+    count = threading.active_count()
     tasks = Path("/proc/self/task")
     if tasks.is_dir():  # threads that Python does not know of count as well
-        threads = max(threads, len(list(tasks.iterdir())))
-    if threads > 1:
-        return f"importing the code location has left {threads - 1} threads running"
-    return None
+        count = max(count, len(list(tasks.iterdir())))
+    if count <= 1:
+        return None
+    named = [each.name for each in threading.enumerate() if each is not threading.main_thread()]
+    return (
+        f"importing the code location has left {count - 1} threads running "
+        f"({', '.join(named) or f'of a library; {_thread_variables()}'})"
+    )
+
+
+def _thread_variables() -> str:
+    """Return what the environment says of libraries' threads."""
+    found = {name: os.environ.get(name, "") for name in imports.THREAD_VARIABLES}
+    more = [f"{name}={value}" for name, value in found.items() if value != "1"]
+    return f"the environment says {', '.join(more)}" if more else "it does not heed the environment"
+
+
+def be_heard() -> None:
+    """Let warnings of this package be seen, whatever the project's ``LOGGING`` does.
+
+    Loggers that exist before Django is set up are disabled by ``disable_existing_loggers``, and
+    here that is all of them. If no handler takes the template's own warnings, they go to stderr.
+    """
+    for name, each in logging.root.manager.loggerDict.items():
+        if isinstance(each, logging.Logger) and name.startswith("proctree_dagster"):
+            each.disabled = False
+    if not _is_heard(logger):
+        logger.addHandler(logging.StreamHandler())
+        logger.setLevel(min(logger.getEffectiveLevel(), logging.WARNING))
+
+
+def _is_heard(which: logging.Logger) -> bool:
+    """Return whether some handler takes a logger's warnings."""
+    if not which.isEnabledFor(logging.WARNING):
+        return False
+    each: logging.Logger | None = which
+    while each is not None:
+        for handler in each.handlers:
+            if handler.level <= logging.WARNING and not isinstance(handler, logging.NullHandler):
+                return True
+        each = each.parent if each.propagate else None
+    return not which.hasHandlers()  # then Python prints them
 
 
 def load(origin: RepositoryPythonOrigin) -> None:
@@ -148,34 +163,50 @@ def load(origin: RepositoryPythonOrigin) -> None:
 class Template:
     """The process that is forked."""
 
-    def __init__(self, home: str, listener: socket.socket, origin: str, patience: Patience) -> None:
+    def __init__(
+        self, home: str, key: str, listener: socket.socket, origin: str, patience: Patience
+    ) -> None:
         self.home = home
         self.patience = patience
         self.listener = listener
-        self.origin: RepositoryPythonOrigin = deserialize_value(origin, RepositoryPythonOrigin)
-        self._origin = origin
-        self.address = template_client.address(home)
+        self.release = Release(deserialize_value(origin, RepositoryPythonOrigin), ENVIRONMENT)
+        self._key, self._origin = key, origin
+        self.address = template_client.address(home, key)
         self._inode = self.address.stat().st_ino
+        self._folder = self._folder_mark()
         self.children: dict[int, str] = {}
         self._started: dict[int, subprocess.Popen[bytes]] = {}
         self._owners: dict[tuple[int, str], bool] = {}
         self._lonely_since = self._asked_at = time.monotonic()
         self._told: set[str] = set()
-        self._stamps: Mapping[Path, Stamp] = {}
+        self._reads = imports.Reads()
+        self._stamps: Mapping[Path, imports.Stamp] = {}
         self._ended = False
         self._selector = selectors.DefaultSelector()
         self._wakeup: socket.socket | None = None
         self._connected: str | None = None
+        self._lent: list[str] = []
 
     def warm_up(self) -> None:
         """Import everything once."""
         warmth.read_migrations_once()
         before = sockets()
-        load(self.origin)
+        self._lent = imports.keep_libraries_from_threads()
+        with self._reads.noted():
+            self._add_to_environment()
+            load(self.release.origin)
+        be_heard()
         self._connected = connections_left(before)
-        self._stamps = stamps(user_modules(), BEGUN_NS)
+        files = {*imports.user_modules(), *imports.package_folders(), *self._reads.files()}
+        self._stamps = imports.stamps(files, BEGUN_NS)
         gc.collect()
         gc.freeze()  # or the first collection in each child would copy every page
+
+    def _add_to_environment(self) -> None:
+        """Set the variables that Dagster reads from ``.env``: before the imports, as it does."""
+        loader = InstanceRef.from_dir(self.home).secrets_loader
+        if loader is not None:
+            os.environ.update(loader.get_secrets_for_environment(tags.LOCATION))
 
     def serve(self) -> None:
         """Wait and answer, until there is nobody left to wait for."""
@@ -204,6 +235,10 @@ class Template:
         with connection:
             connection.settimeout(REQUEST_SECONDS)
             try:
+                who = template_client.stranger(connection)
+                if who is not None:
+                    logger.warning("A connection was refused: it is from %s.", who)
+                    return
                 line = connection.makefile("rb").readline()
                 if line:
                     self.answer(connection, json.loads(line))
@@ -235,6 +270,11 @@ class Template:
                 if deserialize_value(args, ExecuteRunArgs).run_id == request["run_id"]
             ]
             _send(connection, {"pid": pids[-1] if pids else None, "template": os.getpid()})
+        elif request["do"] == "retire":
+            owner = (request["owner"]["pid"], request["owner"]["started"])
+            if not self._owners.get(owner):  # runs end with dagster dev: it stays an owner
+                self._owners.pop(owner, None)
+            _send(connection, {"template": os.getpid()})
         else:
             self._asked_at = time.monotonic()
             self._watch(request["owner"])
@@ -244,38 +284,21 @@ class Template:
 
     def _launch(self, connection: socket.socket, serialized: str) -> None:
         args = deserialize_value(serialized, ExecuteRunArgs)
-        problem = why_not_fork() or self._connected or self._why_another(args)
+        problem = why_not_fork() or self._connected
         if problem is None:
-            pid = self._fork(connection, args)
-        else:
-            if problem not in self._told:
-                self._told.add(problem)
-                logger.warning("Runs are started in plain processes, slower: %s.", problem)
-            pid = self._start(args.get_command_args())
+            self.children[self._fork(connection, args)] = serialized  # it answers itself
+            return
+        if problem not in self._told:
+            self._told.add(problem)
+            logger.warning("Runs are started in plain processes, slower: %s.", problem)
+        pid = self._keep(plain.start(args, self.release))
         self.children[pid] = serialized
-        if problem is not None:
-            _send(connection, {"pid": pid, "plain": True})  # a forked child says so itself
+        _send(connection, {"pid": pid, "plain": problem})
 
-    def _start(self, command: Sequence[str]) -> int:
-        """Start a program and return its process id."""
-        process = subprocess.Popen(command, start_new_session=True)  # noqa: S603  # Dagster's, ours
-        # Kept until it is reaped here: of what is forgotten, subprocess would reap the next one.
+    def _keep(self, process: "subprocess.Popen[bytes]") -> int:
+        """Keep a process until it is reaped here: else ``subprocess`` would reap it some day."""
         self._started[process.pid] = process
         return process.pid
-
-    def _why_another(self, args: ExecuteRunArgs) -> str | None:
-        """Return why a run is not one for this process: it is of other code."""
-        wanted, have = args.job_origin.repository_origin, self.origin
-        same = (
-            wanted.executable_path == have.executable_path
-            and wanted.code_pointer.describe() == have.code_pointer.describe()
-        )
-        if same:
-            return None
-        return (
-            f"they are of {wanted.code_pointer.describe()!r} ({wanted.executable_path}), and the "
-            f"template is for {have.code_pointer.describe()!r} ({have.executable_path})"
-        )
 
     def _fork(self, connection: socket.socket, args: ExecuteRunArgs) -> int:
         # Nothing may interrupt the child before Dagster's own handlers are in place.
@@ -289,7 +312,8 @@ class Template:
         return pid
 
     def let_go(self) -> None:
-        """In a child: close what is the template's."""
+        """In a child: close what is the template's, and undo what was for it alone."""
+        imports.unset(self._lent)
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
@@ -306,10 +330,7 @@ class Template:
     # Being up to date
 
     def _is_outdated(self) -> bool:
-        changed = [file for file, before in self._stamps.items() if stamp(file) != before]
-        for file in changed:
-            # Python takes bytecode for current by size and whole seconds; two edits may share both.
-            Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
+        changed = imports.changed(self._stamps)
         if changed:
             logger.info("Importing anew: %s changed.", ", ".join(map(str, changed[:3])))
         return bool(changed)
@@ -337,9 +358,16 @@ class Template:
             sys.stdout.flush()
             sys.stderr.flush()
             command = template_client.command(
-                self.home, self.listener.fileno(), self._origin, self.patience, file.fileno()
+                self.home,
+                self._key,
+                self.listener.fileno(),
+                self._origin,
+                self.patience,
+                file.fileno(),
             )
-            os.execv(sys.executable, [sys.executable, *command])  # noqa: S606  # itself
+            os.execve(  # noqa: S606  # itself
+                sys.executable, [sys.executable, *command], ENVIRONMENT
+            )
 
     def resume(self, state: Mapping[str, Any]) -> None:
         """Go on where the process was that this one has replaced."""
@@ -379,7 +407,7 @@ class Template:
         message = get_run_crash_explanation(f"The run's worker (process {pid})", code)
         logger.error("%s", message)
         command = [sys.executable, "-m", template_client.MODULE, "--died", message, "--args", args]
-        self._start(command)
+        self._keep(subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True))  # noqa: S603
 
     # Its own end
 
@@ -435,6 +463,18 @@ class Template:
         if not self._is_reachable():
             logger.warning("%s is not this process's any more; ending.", self.address)
             self._ended = True
+        if not self.children and self._folder_mark() != self._folder:
+            logger.info("Ending: the release in %s is gone.", self.release.folder)
+            self._ended = True
+        template_log.cut(self.home)
+
+    def _folder_mark(self) -> int | None:
+        """Return what tells the release's folder from another one that takes its place."""
+        folder = self.release.folder
+        try:
+            return None if folder is None else folder.stat().st_ino
+        except OSError:
+            return -1
 
     def _is_reachable(self) -> bool:
         """Whether the socket's path still leads here."""
@@ -486,9 +526,13 @@ def _send(connection: socket.socket, answer: template_client.Answer) -> None:
 
 
 def _be_worker(template: Template, connection: socket.socket, args: ExecuteRunArgs) -> NoReturn:
-    """In a fresh child: do what ``dagster api execute_run`` does, and end."""
+    """In a fresh child: do what ``dagster api execute_run`` does, and end.
+
+    It ends by ``sys.exit()``, which passes through the template's code: nothing there catches it.
+    """
     code = 1
     try:
+        ending.in_forked_worker()
         os.setsid()
         template.let_go()
         # The child answers, not the template: if the template is killed, whoever asked still knows.
@@ -498,14 +542,9 @@ def _be_worker(template: Template, connection: socket.socket, args: ExecuteRunAr
             os._exit(UNWANTED)
         connection.close()
         code = _work(args)
-    except BaseException:  # nothing may return into the template's code
+    except BaseException:  # whatever it is, it is the run's, not the template's
         logger.exception("The run %s could not be executed.", args.run_id)
-    finally:
-        logging.shutdown()
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # nobody reads it any more
-                stream.flush()
-        os._exit(code)
+    ending.leave(code)
 
 
 def _work(args: ExecuteRunArgs) -> int:
@@ -527,7 +566,10 @@ def _work(args: ExecuteRunArgs) -> int:
                 from . import followers
 
                 followers.end(instance, args.run_id)
-            return code
+                ending.within_grace(instance, args.run_id)
+            run = instance.get_run_by_id(args.run_id)
+            # A run whose end could not be written is failed by who waits for this process.
+            return code if run is None or run.is_finished else UNFINISHED
 
 
 def _open_instance(args: ExecuteRunArgs) -> DagsterInstance:
@@ -561,6 +603,7 @@ def main() -> None:
     """Be a template, or report a death."""
     parser = argparse.ArgumentParser(description="Started by WarmRunLauncher.")
     parser.add_argument("--home")
+    parser.add_argument("--key")
     parser.add_argument("--listener", type=int)
     parser.add_argument("--origin")
     parser.add_argument("--alone", type=int)
@@ -574,9 +617,10 @@ def main() -> None:
         return
     # A process that a run starts is not one of dagster dev's.
     os.environ.pop("DAGSTER_IS_DEV_CLI", None)
+    patience = Patience(given.alone, given.idle)
     listener = socket.socket(fileno=given.listener)
-    template = Template(given.home, listener, given.origin, Patience(given.alone, given.idle))
-    state = _read(given.state)
+    template = Template(given.home, given.key, listener, given.origin, patience)
+    state, process = _read(given.state), os.getpid()
     try:
         template.warm_up()
         if state is not None:
@@ -587,7 +631,8 @@ def main() -> None:
         template.refuse(f"{type(error).__name__}: {error}", state)
         sys.exit(1)
     finally:
-        template.close()
+        if os.getpid() == process:  # else it is a worker, which ends
+            template.close()
 
 
 if __name__ == "__main__":

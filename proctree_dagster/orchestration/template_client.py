@@ -1,8 +1,9 @@
-"""How the template process is found, started and asked (``template.py`` is the process itself).
+"""How a template process is found, started and asked (``template.py`` is the process itself).
 
-It listens on a Unix socket in Dagster's home. Whoever finds nobody there starts one: it binds the
-socket and hands it over, so requests queue up from the first moment, and none is lost while the
-template imports. A request is a line of JSON, and so is its answer.
+There is one for each release (``releases.py``). It listens on a Unix socket in Dagster's home,
+whose name says which release. Whoever finds nobody there starts one: it binds the socket and hands
+it over, so requests queue up from the first moment, and none is lost while the template imports. A
+request is a line of JSON, and so is its answer. Both ends check that the other is the same user.
 """
 
 import hashlib
@@ -11,19 +12,20 @@ import logging
 import os
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import psutil
-from dagster._core.origin import RepositoryPythonOrigin
 from dagster._serdes import serialize_value
 from filelock import FileLock
 
+from .releases import Release
 from .workers import started
 
 logger = logging.getLogger(__name__)
@@ -58,8 +60,15 @@ class Refused(NoAnswer):
     """The template can't work, and said why."""
 
 
-def address(home: str) -> Path:
-    """Return where the template of a Dagster home listens.
+def address(home: str, key: str) -> Path:
+    """Return where the template of a release listens.
+
+    Parameters
+    ----------
+    home:
+        Dagster's.
+    key:
+        The release's (see ``Release.key``).
 
     Raises
     ------
@@ -67,15 +76,27 @@ def address(home: str) -> Path:
         The home's path is too long for a socket, and the private folder that stands in for it
         belongs to somebody else.
     """
-    path = Path(home).resolve() / ".proctree_template.sock"
-    if len(os.fsencode(path)) <= LONGEST_ADDRESS:
-        return path
+    folder, prefix = _place(home)
+    return folder / f"{prefix}{key}.sock"
+
+
+def addresses(home: str) -> list[Path]:
+    """Return where the templates of a Dagster home listen, those of all releases."""
+    folder, prefix = _place(home)
+    return sorted(folder.glob(f"{prefix}*.sock"))
+
+
+def _place(home: str) -> tuple[Path, str]:
+    """Return the folder of a home's sockets, and how their names begin."""
+    path, prefix = Path(home).resolve(), ".proctree_template."
+    if len(os.fsencode(path / prefix)) + len("0123456789abcdef.sock") <= LONGEST_ADDRESS:
+        return path, prefix
     folder = Path(tempfile.gettempdir()) / f"proctree-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise PermissionError(f"{folder} must be a folder that only this user can enter.")
-    return folder / f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.sock"
+    return folder, f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}."
 
 
 def lock(home: str) -> Path:
@@ -85,23 +106,23 @@ def lock(home: str) -> Path:
 
 def ask(
     home: str,
+    release: Release,
     request: Request,
     *,
-    start: RepositoryPythonOrigin | None = None,
     output: IO[bytes] | None = None,
     patience: Patience = Patience(),  # noqa: B008  # it is frozen
     seconds: float = 60.0,
 ) -> Answer:
-    """Ask the template for something and return its answer.
+    """Ask the template of a release for something and return its answer; start it if need be.
 
     Parameters
     ----------
     home:
         Dagster's.
+    release:
+        The template's.
     request:
         JSON.
-    start:
-        The code location that a template is started for, if there is none.
     output:
         Where a template that is started writes; left out, where this process does.
     patience:
@@ -112,22 +133,72 @@ def ask(
     Raises
     ------
     NoAnswer
-        There is no template and none could be started, or it ended or took too long. What it was
-        asked for has not happened.
+        No template could be started, or it ended or took too long. What it was asked for has not
+        happened.
     """
     try:
-        with _reach(home, start, output, patience) as connection:
-            connection.settimeout(seconds)
-            connection.sendall(json.dumps(request).encode() + b"\n")
-            line = connection.makefile("rb").readline()
+        with _reach(home, release, output, patience) as connection:
+            return _converse(connection, request, seconds)
     except OSError as error:
         raise NoAnswer(f"{type(error).__name__}: {error}") from error
+
+
+def ask_running(
+    home: str, request: Request, *, key: str | None = None, seconds: float = 5.0
+) -> Iterator[Answer]:
+    """Ask the templates of a home that run, and yield their answers.
+
+    Parameters
+    ----------
+    home:
+        Dagster's.
+    request:
+        JSON.
+    key:
+        The key of the release whose template is asked; left out, those of all.
+    seconds:
+        How long to wait for each answer.
+    """
+    for path in addresses(home) if key is None else [address(home, key)]:
+        with suppress(NoAnswer, OSError):  # it is about to end
+            connection = _connect(path)
+            if connection is not None:
+                with connection:
+                    yield _converse(connection, request, seconds)
+
+
+def _converse(connection: socket.socket, request: Request, seconds: float) -> Answer:
+    """Send a request and return the answer."""
+    connection.settimeout(seconds)
+    connection.sendall(json.dumps(request).encode() + b"\n")
+    line = connection.makefile("rb").readline()
     if not line:
         raise NoAnswer("It ended before it answered; its output says why.")
     answer: Answer = json.loads(line)
     if "refused" in answer:
         raise Refused(answer["refused"])
     return answer
+
+
+def stranger(connection: socket.socket) -> str | None:
+    """Return who is at the other end of a connection, if that is another user; else ``None``.
+
+    Root may do whatever this user may, and is no stranger.
+    """
+    user = peer(connection)
+    return None if user in (os.geteuid(), 0) else f"user {user}"
+
+
+def peer(connection: socket.socket) -> int:
+    """Return the id of the user at the other end of a connection: as the system says."""
+    if sys.platform == "linux":
+        size = struct.calcsize("3i")
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
+        user: int = struct.unpack("3i", credentials)[1]
+        return user
+    # macOS: LOCAL_PEERCRED gives a struct xucred, which begins with its version and the user.
+    user = struct.unpack("2I", connection.getsockopt(0, 1, 76)[:8])[1]
+    return user
 
 
 def tell_reloaded(home: str) -> None:
@@ -139,8 +210,8 @@ def tell_reloaded(home: str) -> None:
         return
     if _is_started_by_daemon():
         return
-    with suppress(NoAnswer):  # there is none, so nothing is out of date
-        ask(home, {"do": "reload"}, seconds=5.0)
+    for _ in ask_running(home, {"do": "reload"}):
+        pass
 
 
 def _is_started_by_daemon() -> bool:
@@ -165,21 +236,19 @@ def owner() -> Mapping[str, Any]:
 
 
 def _reach(
-    home: str,
-    start: RepositoryPythonOrigin | None,
-    output: IO[bytes] | None,
-    patience: Patience,
+    home: str, release: Release, output: IO[bytes] | None, patience: Patience
 ) -> socket.socket:
-    """Connect to the template; if there is none, start it."""
-    path = address(home)
+    """Connect to the template of a release; if there is none, start it."""
+    path = address(home, release.key)
     connection = _connect(path)
-    if connection is None and start is not None:
+    if connection is None:
         # Of two that come at the same moment, the second finds the first one's.
         with FileLock(lock(home), timeout=30):
             connection = _connect(path)
             if connection is None:
+                _remove_abandoned(home)
                 with _listen(path) as listener:
-                    _start(home, listener, start, output, patience)
+                    _start(home, listener, release, output, patience)
                 connection = _connect(path)
     if connection is None:
         raise ConnectionRefusedError("There is no template process.")
@@ -190,6 +259,9 @@ def _connect(path: Path) -> socket.socket | None:
     connection = socket.socket(socket.AF_UNIX)
     try:
         connection.connect(str(path))
+        who = stranger(connection)
+        if who is not None:
+            raise PermissionError(f"{path} belongs to {who}: no run is handed to it.")
     except (FileNotFoundError, ConnectionRefusedError):
         connection.close()
         return None
@@ -197,6 +269,16 @@ def _connect(path: Path) -> socket.socket | None:
         connection.close()
         raise
     return connection
+
+
+def _remove_abandoned(home: str) -> None:
+    """Remove the sockets of templates that were killed. Asked under the lock of the starters."""
+    for path in addresses(home):
+        connection = _connect(path)
+        if connection is None:
+            path.unlink(missing_ok=True)
+        else:
+            connection.close()
 
 
 def _listen(path: Path) -> socket.socket:
@@ -215,18 +297,18 @@ def _listen(path: Path) -> socket.socket:
 def _start(
     home: str,
     listener: socket.socket,
-    origin: RepositoryPythonOrigin,
+    release: Release,
     output: IO[bytes] | None,
     patience: Patience,
 ) -> None:
     """Start a template in a session of its own, so no signal to this process's group meets it."""
-    folder = getattr(origin.code_pointer, "working_directory", None)
+    arguments = command(
+        home, release.key, listener.fileno(), serialize_value(release.origin), patience
+    )
     subprocess.Popen(  # noqa: S603  # itself
-        [
-            origin.executable_path or sys.executable,
-            *command(home, listener.fileno(), serialize_value(origin), patience),
-        ],
-        cwd=folder if folder and Path(folder).is_dir() else None,
+        [release.origin.executable_path, *arguments],
+        cwd=release.folder,
+        env=release.environment,
         stdin=subprocess.DEVNULL,
         stdout=output,
         stderr=output,
@@ -236,10 +318,10 @@ def _start(
 
 
 def command(
-    home: str, listener: int, origin: str, patience: Patience, state: int | None = None
+    home: str, key: str, listener: int, origin: str, patience: Patience, state: int | None = None
 ) -> list[str]:
     """Return what a template's Python is called with."""
-    arguments = ["--home", home, "--listener", str(listener), "--origin", origin]
+    arguments = ["--home", home, "--key", key, "--listener", str(listener), "--origin", origin]
     arguments += ["--alone", str(patience.alone), "--idle", str(patience.idle)]
     if state is not None:
         arguments += ["--state", str(state)]

@@ -1,0 +1,123 @@
+"""Which code a run executes, and what tells one release of it from another.
+
+Two runs are of the same release if the same Python imports the same module from the same folder,
+in the same environment. A template process serves one release only (``template_client.address``).
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dagster._core.code_pointer import ModuleCodePointer
+from dagster._core.origin import RepositoryPythonOrigin
+
+from .. import __version__
+
+_SHELLS = (
+    *("_", "SHLVL", "PWD", "OLDPWD", "TERM", "COLORTERM", "COLUMNS", "LINES", "WINDOWID", "PS1"),
+    *("STY", "TMUX", "TMUX_PANE", "TERM_PROGRAM", "TERM_PROGRAM_VERSION", "TERM_SESSION_ID"),
+    *("SSH_CLIENT", "SSH_CONNECTION", "SSH_TTY", "SSH_AUTH_SOCK", "SSH_AGENT_PID"),
+    *("XDG_SESSION_ID", "MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKE_TERMOUT", "MAKE_TERMERR"),
+)
+_SUPERVISORS = (
+    *("INVOCATION_ID", "JOURNAL_STREAM", "SYSTEMD_EXEC_PID", "NOTIFY_SOCKET", "MAINPID"),
+    *("WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"),
+    *("SUPERVISOR_PROCESS_NAME", "SUPERVISOR_GROUP_NAME", "SUPERVISOR_ENABLED"),
+)
+_SERVERS = (  # what they set in processes of their own; settings.TIME_ZONE replaces TZ
+    *("DAGSTER_HOME", "DAGSTER_IS_DEV_CLI", "PYTHONWARNINGS", "TZ", "RUN_MAIN", "SERVER_SOFTWARE"),
+    *("DAGSTER_verbose", "PYTEST_CURRENT_TEST"),
+)
+_OF_ONE_PROCESS = frozenset((*_SHELLS, *_SUPERVISORS, *_SERVERS))
+"""Environment variables that differ between the processes of one release."""
+
+
+@dataclass(frozen=True)
+class Release:
+    """The code of a run, and the environment in which it is imported."""
+
+    origin: RepositoryPythonOrigin
+    """Where the code is, with symbolic links followed: one that is switched changes no release."""
+
+    environment: Mapping[str, str] = field(repr=False)
+    """The environment variables of the process that launches."""
+
+    @classmethod
+    def of_origin(
+        cls, origin: RepositoryPythonOrigin, environment: Mapping[str, str] | None = None
+    ) -> "Release":
+        """Return the release that an origin leads to now.
+
+        Parameters
+        ----------
+        origin:
+            Where the code of a run is.
+        environment:
+            Environment variables; left out, this process's.
+        """
+        return cls(_pinned(origin), dict(os.environ if environment is None else environment))
+
+    @property
+    def key(self) -> str:
+        """Return 16 hexadecimal digits that no other release has."""
+        pointer = self.origin.code_pointer
+        parts = (
+            __version__,
+            os.getuid(),
+            self.origin.executable_path,
+            _mark(Path(self.origin.executable_path)),
+            pointer.describe(),
+            _mark(self.folder),
+            sorted((k, v) for k, v in self.environment.items() if k not in _OF_ONE_PROCESS),
+        )
+        return hashlib.sha256(json.dumps(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+
+    @property
+    def folder(self) -> Path | None:
+        """Return the folder that the code is imported from."""
+        return folder(self.origin)
+
+
+def folder(origin: RepositoryPythonOrigin) -> Path | None:
+    """Return the working directory of an origin, or ``None`` if it names none."""
+    path = getattr(origin.code_pointer, "working_directory", None)
+    return Path(path) if path else None
+
+
+def why_gone(origin: RepositoryPythonOrigin) -> str | None:
+    """Return what of a release is no longer there, as a sentence; ``None`` if all of it is."""
+    where = folder(origin)
+    if where is not None and not where.is_dir():
+        return f"The folder {str(where)!r} is not there."
+    if origin.executable_path and not Path(origin.executable_path).exists():
+        return f"Its Python {origin.executable_path!r} is not there."
+    return None
+
+
+def _pinned(origin: RepositoryPythonOrigin) -> RepositoryPythonOrigin:
+    """Return the origin with the symbolic links of its folders followed."""
+    pointer, executable = origin.code_pointer, Path(origin.executable_path or sys.executable)
+    if isinstance(pointer, ModuleCodePointer) and pointer.working_directory:
+        where = str(Path(pointer.working_directory).resolve())
+        pointer = ModuleCodePointer(pointer.module, pointer.fn_name, where)
+    # Only the folder: a virtual environment's Python is itself a link, and known by its path.
+    return origin._replace(
+        executable_path=str(executable.parent.resolve() / executable.name), code_pointer=pointer
+    )
+
+
+def _mark(path: Path | None) -> tuple[int, ...] | None:
+    """Return what changes when something else is put in the place of a file or folder."""
+    try:
+        found = None if path is None else path.stat()
+    except OSError:
+        return None
+    if found is None:
+        return None
+    # A folder's time changes whenever a file is made in it.
+    changed = () if path is not None and path.is_dir() else (found.st_mtime_ns,)
+    return (found.st_dev, found.st_ino, *changed)

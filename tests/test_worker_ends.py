@@ -1,0 +1,244 @@
+"""How a worker ends, forked and plain, whatever a function has left or done: real processes."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from dagster import DagsterRunStatus
+from dagster._core.test_utils import create_run_for_test
+
+from tests.e2e.stack import wait_for
+from tests.test_launcher import SETTINGS, Place, opened
+
+pytestmark = pytest.mark.timeout(300)
+
+LOCATION = """
+import os
+
+os.environ["DJANGO_SETTINGS_MODULE"] = "location_settings"
+import django
+
+django.setup()
+
+from proctree_dagster.orchestration.repository import build_repository
+
+process_trees = build_repository()
+if os.path.exists(os.path.join(os.environ["TEST_FOLDER"], "threads")):
+    import threading
+
+    threading.Thread(target=threading.Event().wait, daemon=True).start()
+if os.path.exists(os.path.join(os.environ["TEST_FOLDER"], "numpy")):
+    import numpy
+"""
+
+TREE_SETTINGS = f"""{SETTINGS}
+DATABASES["default"]["OPTIONS"] = {{"timeout": 30}}
+PROCTREE = {{
+    "FUNCTION_MODULES": ["leaving"], "DAGSTER_HOME": os.environ["TEST_FOLDER"] + "/home",
+    "EXIT_GRACE": float(os.environ.get("TEST_GRACE", "60")),
+}}
+LOGGING = {{
+    "version": 1, "disable_existing_loggers": True, "root": {{"handlers": ["null"]}},
+    "handlers": {{"null": {{"class": "logging.NullHandler"}}}},
+}}
+"""
+
+FUNCTIONS = """
+import atexit, os, multiprocessing, signal, subprocess, sys, tempfile, threading, time
+from concurrent.futures import ThreadPoolExecutor
+
+FOLDER = os.environ["TEST_FOLDER"]
+AT_IMPORT = os.getpid()
+atexit.register(lambda: note("atexit of the module") if os.getpid() == AT_IMPORT else note("twice"))
+
+def note(word):
+    file = os.open(os.path.join(FOLDER, "notes"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, f"{word}\\n".encode())
+    os.close(file)
+
+def late(word):
+    time.sleep(1)
+    note(word)
+
+def leaves_much():
+    threading.Thread(target=late, args=("thread",)).start()
+    ThreadPoolExecutor(1).submit(late, "pool")
+    multiprocessing.get_context("fork").Process(target=late, args=("child",)).start()
+    atexit.register(note, "atexit")
+
+def also():
+    pass
+
+def hangs():
+    note(os.getpid())
+    threading.Thread(target=threading.Event().wait, name="endless").start()
+
+def forks():
+    if os.fork() == 0:
+        raise RuntimeError("in the child")
+    os.wait()
+
+def kills_its_group():
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+def exits_at_once():
+    os._exit(3)
+
+def kills_the_template():
+    if "orchestration.template" in open(f"/proc/{os.getppid()}/cmdline").read():
+        os.kill(os.getppid(), signal.SIGKILL)
+
+def closes_everything():
+    os.closerange(0, 1000)
+
+def becomes_nobody():
+    os.setuid(65534)
+
+def counts_threads():
+    import numpy
+    numpy.ones((500, 500)) @ numpy.ones((500, 500))
+    note(os.environ.get("OPENBLAS_NUM_THREADS"))
+"""
+
+SET_UP = """
+import django, os
+os.environ["DJANGO_SETTINGS_MODULE"] = "location_settings"
+django.setup()
+from django.core.management import call_command
+from proctree_dagster.tree_builder import ProcessTreeInstance
+call_command("migrate", run_syncdb=True, verbosity=0)
+for name in (
+    "hangs", "forks", "kills_its_group", "exits_at_once", "kills_the_template",
+    "closes_everything", "becomes_nobody", "counts_threads",
+):
+    ProcessTreeInstance(name).add_process(name, f"leaving:{name}").save()
+# Two side by side, so that they are in threads; the other tree's is in the main thread.
+several = ProcessTreeInstance("several").add_process("leaves_much", "leaving:leaves_much")
+several.add_process("also", "leaving:also").save()
+ProcessTreeInstance("alone").add_process("leaves_much", "leaving:leaves_much").save()
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("ends")
+
+
+@pytest.fixture(scope="module")
+def place(folder: Path) -> Iterator[Place]:
+    """A home and a code location with saved trees, for all tests of this module."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("TEST_GRACE", "20")
+        for place in opened(folder, monkeypatch):
+            (folder / "location.py").write_text(LOCATION)
+            (folder / "location_settings.py").write_text(TREE_SETTINGS)
+            (folder / "leaving.py").write_text(FUNCTIONS)
+            subprocess.run([sys.executable, "-c", SET_UP], check=True, cwd=folder)
+            yield place
+
+
+@pytest.fixture(params=["forked", "plain"])
+def worker(place: Place, request: pytest.FixtureRequest) -> Iterator[str]:
+    """Which kind of worker executes the runs of a test."""
+    kind: str = request.param
+    (place.folder / "notes").unlink(missing_ok=True)
+    with_threads = place.folder / "threads"
+    if kind == "plain":
+        with_threads.touch()
+    # One way or the other: a template that has imported the location already shall do so again.
+    os.utime(place.folder / "location.py")
+    yield kind
+    with_threads.unlink(missing_ok=True)
+
+
+def launch(place: Place, tree: str) -> str:
+    origin = place.origin()._replace(job_name=tree)
+    run = create_run_for_test(
+        place.instance,
+        job_name=tree,
+        job_code_origin=origin,
+        run_config={"context": {}},
+        status=DagsterRunStatus.NOT_STARTED,
+    )
+    place.instance.launch_run(run.run_id, workspace=None)  # type: ignore[arg-type]
+    return str(run.run_id)
+
+
+def notes(place: Place) -> list[str]:
+    file = place.folder / "notes"
+    return sorted(file.read_text().split("\n")[:-1]) if file.exists() else []
+
+
+@pytest.mark.parametrize("tree", ["alone", "several"])
+def test_what_a_function_leaves_to_threads_pools_and_children_is_finished(
+    place: Place, worker: str, tree: str
+) -> None:
+    run_id = launch(place, tree)
+    assert place.ended(run_id) == DagsterRunStatus.SUCCESS, place.failure(run_id)
+    assert ("plain process" in place.failure(run_id)) == (worker == "plain")
+    expected = ["atexit", "child", "pool", "thread"]
+    if worker == "plain":  # what was registered before a fork is not a forked worker's to call
+        expected.insert(1, "atexit of the module")
+    wait_for("the worker to end as a program does", lambda: notes(place) == sorted(expected))
+
+
+def test_what_does_not_end_within_the_grace_period_is_cut_off_and_named(
+    place: Place, worker: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TEST_GRACE", "1")
+    run_id = launch(place, "hangs")
+    assert place.ended(run_id) == DagsterRunStatus.SUCCESS, place.failure(run_id)
+    wait_for("the process to end", lambda: not Path(f"/proc/{notes(place)[0]}").exists())
+    assert "Cut off: thread 'endless'" in place.failure(run_id)
+
+
+def test_a_child_that_a_function_forks_writes_nothing_into_the_run(
+    place: Place, worker: str
+) -> None:
+    run_id = launch(place, "forks")
+    assert place.ended(run_id) == DagsterRunStatus.SUCCESS, place.failure(run_id)
+    assert "in the child" not in place.failure(run_id)
+
+
+@pytest.mark.parametrize(
+    ("tree", "status"),
+    [
+        ("kills_its_group", DagsterRunStatus.FAILURE),
+        ("exits_at_once", DagsterRunStatus.FAILURE),
+        ("kills_the_template", DagsterRunStatus.SUCCESS),
+        ("closes_everything", None),
+        pytest.param(
+            "becomes_nobody", None, marks=pytest.mark.skipif(os.getuid() != 0, reason="needs root")
+        ),
+    ],
+)
+def test_whatever_a_function_does_to_its_process_the_run_ends_and_the_next_one_starts(
+    place: Place, tree: str, status: DagsterRunStatus | None
+) -> None:
+    ended = place.ended(launch(place, tree))
+    assert status in (ended, None)
+    assert place.ended(launch(place, "forks")) == DagsterRunStatus.SUCCESS
+
+
+def test_a_module_that_imports_numpy_is_forked_all_the_same(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("numpy")
+    (place.folder / "notes").unlink(missing_ok=True)
+    (place.folder / "numpy").touch()
+    os.utime(place.folder / "location.py")
+    run_id = launch(place, "counts_threads")
+    assert place.ended(run_id) == DagsterRunStatus.SUCCESS, place.failure(run_id)
+    assert "plain process" not in place.failure(run_id)
+    assert notes(place)[-1] == "None", "what its programs see is the environment as it was"
+    # Whoever asks for more threads gets them, and is warned whatever LOGGING says.
+    monkeypatch.setenv("OPENBLAS_NUM_THREADS", "4")
+    run_id = launch(place, "counts_threads")
+    assert place.ended(run_id) == DagsterRunStatus.SUCCESS, place.failure(run_id)
+    warning = "threads running (of a library; the environment says OPENBLAS_NUM_THREADS=4"
+    assert warning in place.failure(run_id)
+    assert warning in (place.home / "proctree_template.log").read_text()
+    (place.folder / "numpy").unlink()
