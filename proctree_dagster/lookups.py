@@ -42,7 +42,16 @@ def look_up(available: Any, field: str) -> Any:
     field:
         See ``conditions.look_up``.
     """
-    return conditions.look_up(available, field, hides)
+    rows: list[Model] = []
+
+    def guard(owner: Any, name: str) -> bool:
+        rows.extend([owner] if isinstance(owner, Model) else [])
+        return hides(owner, name)
+
+    value = conditions.look_up(available, field, guard)
+    # A key of a row's JSON is the row's, as a field is; one of what a function returned is not.
+    in_row = rows and any(map(sensitive.is_sensitive_name, field.split(".")))
+    return MISSING if in_row else value
 
 
 def hides(owner: Any, name: str) -> bool:

@@ -13,7 +13,8 @@ from django.test import override_settings
 from pytest_django import Settings
 
 from example.ledger.models import Account
-from proctree_dagster import project_apps, sensitive
+from proctree_dagster import lookups, project_apps, sensitive
+from proctree_dagster.conditions import MISSING
 from proctree_dagster.models import OutboxRun
 from tests.app.models import AccessToken, Call, Customer, Organisation
 from tests.test_conf import found_by_check
@@ -176,6 +177,15 @@ def test_attributes_that_hold_a_rows_secrets_are_known() -> None:
     assert not sensitive.is_sensitive_attribute(customer, "name")
     assert not sensitive.is_sensitive_attribute(customer, "pk")
     assert not sensitive.is_sensitive_attribute({"token": "x"}, "token")
+
+
+def test_a_path_leads_to_no_secret_of_a_row_however_deep_it_lies() -> None:
+    customer = Customer(api_key="x", settings={"plan": "a", "xero": {"token": "x"}})
+    available = {"c": customer, "a": {"token": AccessToken(key="x", customer=customer)}}
+    for path in ("c.api_key", "c.settings.xero.token", "a.token.key", "a.token.customer.api_key"):
+        assert lookups.look_up(available, path) is MISSING
+    assert lookups.look_up(available, "c.settings.plan") == "a"
+    assert lookups.look_up({"a": {"token": "returned"}}, "a.token") == "returned"
 
 
 def test_the_projects_own_apps_are_those_that_were_not_installed() -> None:
