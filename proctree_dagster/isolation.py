@@ -9,6 +9,7 @@ Whoever wants the real ones in a test says so: ``with testing.real_dagster():``.
 """
 
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -25,15 +26,14 @@ _configured: dict[str, str] = {}
 """The names of the databases when Django was set up, by alias."""
 
 
-class RealDagster:
-    """How many blocks, in whatever thread, have asked for the real Dagster."""
-
-    count = 0
+_lock = threading.Lock()
+_blocks = 0
+"""How many blocks, in whatever thread, have asked for the real Dagster."""
 
 
 def is_active() -> bool:
     """Return True if nothing may leave this process for the real Dagster."""
-    return is_forced() or (RealDagster.count == 0 and in_test())
+    return is_forced() or (_blocks == 0 and in_test())
 
 
 def in_test() -> bool:
@@ -56,6 +56,20 @@ def forced() -> Iterator[None]:
         _forced.reset(token)
 
 
+def begin_real_dagster() -> None:
+    """Let this process reach the real Dagster until ``end_real_dagster`` is called as often."""
+    global _blocks
+    with _lock:
+        _blocks += 1
+
+
+def end_real_dagster() -> None:
+    """End what ``begin_real_dagster`` has begun."""
+    global _blocks
+    with _lock:
+        _blocks -= 1
+
+
 def is_forced() -> bool:
     """Return True inside ``forced()``."""
     return _forced.get()
@@ -69,12 +83,10 @@ def remember_databases() -> None:
 def _has_test_environment() -> bool:
     """Return True between ``setup_test_environment()`` and ``teardown_test_environment()``."""
     utils = sys.modules.get("django.test.utils")
-    if utils is None or not hasattr(mail, "outbox"):
-        return False
-    # ``mail.outbox`` is the documented sign, and there is another: a site that keeps its e-mail in
-    # memory has one, too. What tells them apart has no public name.
+    # The documented sign is ``mail.outbox``; but a site that keeps its e-mail in memory has one,
+    # and a test may delete it. What is always right has no public name.
     state = getattr(utils, "_TestState", None)
-    return state is None or hasattr(state, "saved_data")
+    return hasattr(state, "saved_data") if state else utils is not None and hasattr(mail, "outbox")
 
 
 def _in_testcase() -> bool:

@@ -100,16 +100,25 @@ def _in_turn(jobs: Sequence[Callable[[], None]], threads: int) -> None:
 @contextmanager
 def _beside(func: Callable[[], None]) -> Iterator[None]:
     """Call a function in a thread of its own beside the block; before it, where that can't be."""
-    if is_bound_to_thread():
+    thread = None if is_bound_to_thread() else _start(func)
+    if thread is None:
         func()
-        yield
-        return
-    thread = Thread(target=carried(own_connections()(func)), name="proctree-due")
-    thread.start()
     try:
         yield
     finally:
-        thread.join()
+        if thread is not None:
+            thread.join()
+
+
+def _start(func: Callable[[], None]) -> Thread | None:
+    """Start a thread with connections of its own, if there may be another one."""
+    thread = Thread(target=carried(own_connections()(func)), name="proctree-due")
+    try:
+        thread.start()
+    except RuntimeError as error:
+        logger.warning("What is due is run in one thread less: %s", error)
+        return None
+    return thread
 
 
 def _needs_look(schedule: ProcessTreeSchedule, now: dt.datetime) -> bool:

@@ -95,11 +95,11 @@ class real_dagster(TestContextDecorator):  # noqa: N801  # as Django's override_
 
     def enable(self) -> None:
         """Begin."""
-        isolation.RealDagster.count += 1
+        isolation.begin_real_dagster()
 
     def disable(self) -> None:
         """End."""
-        isolation.RealDagster.count -= 1
+        isolation.end_real_dagster()
 
 
 def run_tree(

@@ -267,3 +267,39 @@ def test_to_want_the_real_dagster_decorates_functions_coroutines_and_test_cases(
 def test_this_database_is_a_test_database() -> None:
     assert isolation._has_test_database()
     assert connection.settings_dict["NAME"] != isolation._configured["default"]
+
+
+def test_a_site_that_keeps_its_e_mail_in_memory_is_no_test() -> None:
+    """Nor is one that imports what tests use, as some packages do."""
+    script = """
+        from django.conf import settings
+        settings.configure(
+            EMAIL_BACKEND="django.core.mail.backends.locmem.EmailBackend",
+            INSTALLED_APPS=["proctree_dagster"],
+            DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "test_books"}},
+        )
+        import django
+        django.setup()
+        import django.test, django.test.utils
+        from django.core import mail
+        from proctree_dagster import isolation
+        mail.send_mail("Statement", "Enclosed.", "a@example.com", ["b@example.com"])
+        assert len(mail.outbox) == 1
+        assert not isolation.is_active()
+        django.test.utils.setup_test_environment()
+        assert isolation.is_active()
+        del mail.outbox
+        assert isolation.is_active()
+    """
+    ended = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=200
+    )
+    assert ended.returncode == 0, ended.stderr
+
+
+def test_inside_a_test_case_nothing_leaves_whatever_the_runner(
+    db: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("django.test.utils._TestState.saved_data")
+    monkeypatch.setattr(isolation, "_configured", {})
+    assert isolation.is_active()
