@@ -2,7 +2,6 @@
 
 import ast
 import keyword
-import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from django.core.management import get_commands
 from . import conf
 from .exceptions import CommandError
 from .names import MAX_NAME_LENGTH
+from .project_apps import is_project_app
 
 MARKER = "# Written by create_command() of proctree-dagster; it may write this file again."
 
@@ -103,8 +103,7 @@ def _app(first_function: Callable[..., Any] | None) -> AppConfig:
             f"The tree's first function lives in {module!r}, which is in no installed app. "
             f"{elsewhere}"
         )
-    installed = {Path(sysconfig.get_path(kind)).resolve() for kind in ("purelib", "platlib")}
-    if installed & set(Path(app.path).resolve().parents):
+    if not is_project_app(app):
         raise CommandError(
             f"The tree's first function lives in the app {app.label!r}, an installed package; a "
             f"file written there would be lost. {elsewhere}"

@@ -73,12 +73,13 @@ class TestWriting:
             saved().create_command("run_it")
 
     def test_an_installed_package_is_left_alone(
-        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+        self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, settings: Any
     ) -> None:
         from django.apps import apps
 
-        monkeypatch.setattr("sysconfig.get_path", lambda kind: str(tmp_path))
-        monkeypatch.setattr(apps.get_app_config("app"), "path", str(tmp_path / "app"))
+        settings.PROCTREE = {"FUNCTION_MODULES": ["tests.app"]}
+        path = tmp_path / "site-packages" / "app"
+        monkeypatch.setattr(apps.get_app_config("app"), "path", str(path))
         with pytest.raises(CommandError, match="an installed package"):
             saved().create_command()
 
