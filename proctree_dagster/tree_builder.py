@@ -484,7 +484,9 @@ class ProcessTreeInstance:
                     raise TreeExists(_exists(self.name)) from error
         self._row = saved
         after_commit(self._subscriptions.clear)  # after a rollback they are still to be made
-        functions.keep_local(saved.name, draft.local)
+        # After a rollback the row names what it named before.
+        functions.keep_local(saved.name, {**functions.local_functions(saved.name), **draft.local})
+        after_commit(lambda: functions.keep_local(saved.name, draft.local))
         return saved
 
     def _saved_row(self) -> ProcessTree | None:

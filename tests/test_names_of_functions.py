@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from django.db import transaction
 from django.test import override_settings
 
 from proctree_dagster import functions
@@ -117,6 +118,15 @@ def test_what_another_process_has_saved_since_is_refused_here(
     results = run_tree("t")
     assert not results["success"]
     assert "'sync' can't be named" in str(results["errors"])
+
+
+def test_after_a_rollback_the_function_that_was_saved_before_runs() -> None:
+    tree("t", saying("before")).save()
+    with transaction.atomic():
+        tree("t", saying("rolled back")).save()
+        assert result(run_tree("t")) == "rolled back"
+        transaction.set_rollback(True)
+    assert result(run_tree("t")) == "before"
 
 
 def test_a_key_that_was_given_to_two_functions_is_refused_for_a_third_tree() -> None:
@@ -242,7 +252,7 @@ def saved() -> Iterator[None]:
     (
         ProcessTreeInstance("t")
         .add_process("fetch", processes.noted)
-        .add_process("post", "registered", validation=processes.optional)
+        .add_process("post", "registered")
         .add_process("p", processes.noted, ["fetch", "post"])
         .save()
     )
