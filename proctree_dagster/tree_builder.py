@@ -643,7 +643,7 @@ class ProcessTreeInstance:
             The context can't be stored.
         """
         row = self._require_saved()
-        self._require_nameable("scheduled")
+        self._require_nameable(row, "scheduled")
         _check_rule(interval_minutes, start_time, cron)
         given = {
             "enabled": enabled,
@@ -691,9 +691,13 @@ class ProcessTreeInstance:
             raise TreeNotSaved(f"The process tree {self.name!r} is not saved; call save() first.")
         return row
 
-    def _require_nameable(self, purpose: str) -> None:
+    def _require_nameable(self, row: ProcessTree, purpose: str) -> None:
+        """Refuse a tree that no worker can run, as it is here and as it is saved."""
         draft = self._export()
         reasons = [*draft.unnameable, *draft.problems]
+        saved = row.why_not_unattended()
+        if saved is not None and not reasons:
+            reasons.append(saved)
         if reasons:
             raise FunctionNotNameable(
                 f"The process tree {self.name!r} can't be {purpose}, because a worker would not "
@@ -774,8 +778,7 @@ class ProcessTreeInstance:
         CommandError
             The name or the place will not do; nothing is overwritten that was not generated.
         """
-        self._require_saved()
-        self._require_nameable("run by a command")
+        self._require_nameable(self._require_saved(), "run by a command")
         first = self._callable(self._processes[0].func) if self._processes else None
         return command_files.write_command(self.name, first, command_name, output_path)
 

@@ -267,6 +267,17 @@ def test_a_tree_that_cant_be_named_is_not_made_to_run_by_itself(way: Way, reason
     assert not ProcessTree.objects.get(name="t").what_runs_it()
 
 
+def test_what_is_saved_counts_not_what_is_yet_to_be_saved() -> None:
+    not_nameable().save()
+    tree = nameable()
+    with pytest.raises(FunctionNotNameable, match="can't be scheduled"):
+        tree.register_schedule()
+    with pytest.raises(FunctionNotNameable, match="can't be run by a command"):
+        tree.create_command()
+    tree.save()
+    assert tree.register_schedule().enabled
+
+
 def test_a_subscription_that_is_yet_to_be_saved_counts() -> None:
     event()
     with pytest.raises(FunctionNotNameable, match="the trigger 'posted' fires it"):
