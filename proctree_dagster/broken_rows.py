@@ -4,9 +4,16 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
-from . import executor_names, functions, validation
-from .exceptions import FunctionError
-from .models import ProcessTree, Trigger, TriggerType
+from . import context as contexts
+from . import executor_names, functions, questions, validation
+from .exceptions import ContextError, FunctionError
+from .models import (
+    ProcessTree,
+    ProcessTreeSchedule,
+    Trigger,
+    TriggerSubscription,
+    TriggerType,
+)
 
 
 class Finding(NamedTuple):
@@ -31,7 +38,7 @@ class Finding(NamedTuple):
 def findings() -> list[Finding]:
     """Return everything that saved trees and triggers name and that is not there.
 
-    The modules that they name are imported, as they are where trees run. It asks three queries,
+    The modules that they name are imported, as they are where trees run. It asks five queries,
     however many trees there are, and some more for each tree with a function that can't be named.
 
     Raises
@@ -41,7 +48,7 @@ def findings() -> list[Finding]:
     """
     users: dict[tuple[str, bool], list[str]] = {}
     with functions.failing_once():
-        for problem, fails, user in (*_of_trees(), *_of_triggers()):
+        for problem, fails, user in (*_of_trees(), *_of_triggers(), *_of_contexts()):
             users.setdefault((problem, fails), []).append(user)
     return [Finding(problem, named, fails) for (problem, fails), named in users.items()]
 
@@ -67,12 +74,34 @@ def _of_trees() -> Iterator[tuple[str, bool, str]]:
 
 
 def _of_triggers() -> Iterator[tuple[str, bool, str]]:
-    custom = Trigger.objects.filter(trigger_type=TriggerType.CUSTOM).order_by("name")
-    for name, configuration in custom.values_list("name", "configuration"):
-        reference = configuration.get("function") if isinstance(configuration, Mapping) else None
-        problem = _problem_of(reference)
-        if problem is not None:
+    rows = Trigger.objects.order_by("name").values_list("name", "trigger_type", "configuration")
+    for name, trigger_type, configuration in rows:
+        if trigger_type == TriggerType.CUSTOM:
+            given = configuration if isinstance(configuration, Mapping) else {}
+            problem = _problem_of(given.get("function"))
+            found = [] if problem is None else [problem]
+        else:
+            found = questions.problems(trigger_type, configuration)
+        for problem in found:
             yield problem, True, f"trigger {name!r}"
+
+
+def _of_contexts() -> Iterator[tuple[str, bool, str]]:
+    """Return the contexts that hold what they may not, such as a row of a model with secrets."""
+    schedules = ProcessTreeSchedule.objects.values_list("process_tree__name", "context")
+    of_schedules = [(f"schedule of tree {name!r}", context) for name, context in schedules]
+    subscriptions = TriggerSubscription.objects.values_list(
+        "process_tree__name", "trigger__name", "context"
+    )
+    of_subscriptions = [
+        (f"subscription of tree {name!r} to {trigger!r}", context)
+        for name, trigger, context in subscriptions
+    ]
+    for user, context in [*of_schedules, *of_subscriptions]:
+        try:
+            contexts.encode(context)
+        except ContextError as error:
+            yield str(error), True, user
 
 
 def _problem_of(reference: Any) -> str | None:

@@ -15,7 +15,18 @@ from typing import Any, Literal
 from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import FieldDoesNotExist
-from django.db.models import CompositePrimaryKey, JSONField, Model, QuerySet
+from django.db.models import (
+    BooleanField,
+    CompositePrimaryKey,
+    DateField,
+    DecimalField,
+    DurationField,
+    FloatField,
+    JSONField,
+    Model,
+    QuerySet,
+    TimeField,
+)
 from django.db.models.constants import LOOKUP_SEP
 
 from . import conf
@@ -41,6 +52,7 @@ _ABOUT = re.compile(
     r"|days|hours|minutes|seconds|version|hint|enabled|required|changed|updated|created|verified"
     r"|used|status)_$"
     r"|^_(is|has|uses|needs|requires|force|must|can|num|number)_"
+    r"|_(total|prompt|completion|input|output|cached|max|min|remaining)_tokens_$"
 )
 """A name of something about a secret: ``password_changed_at``, ``has_token``."""
 
@@ -60,6 +72,9 @@ _OF_WHOLE = frozenset(
     }
 )
 """Lookups that read a JSON value as one text, secrets that it may hold included."""
+
+_NO_SECRETS = (BooleanField, DateField, DecimalField, DurationField, FloatField, TimeField)
+"""Types of fields that are about a secret at most."""
 
 _RECORDS = frozenset(
     {
@@ -101,6 +116,8 @@ def is_sensitive_field(field: Any) -> bool:
         A field, a relation from another model included; one that refers to a sensitive field
         (a foreign key to a model whose key is a secret) is sensitive, too.
     """
+    if isinstance(field, _NO_SECRETS):
+        return False
     if is_sensitive_name(field.name) or _is_sensitive_type(field.__class__):
         return True
     if isinstance(field, CompositePrimaryKey):
@@ -280,7 +297,7 @@ def problem_of_lookup(model: type[Model], lookup: str) -> str | None:
     current: type[Model] | None = model
     for part, following in pairwise([*lookup.split(LOOKUP_SEP), ""]):
         field = _field(current, part)
-        if is_sensitive_name(part) or (field is not None and is_sensitive_field(field)):
+        if is_sensitive_name(part) if field is None else is_sensitive_field(field):
             return f"{lookup!r} asks for {part!r}, which holds a secret: no trigger may read it."
         if isinstance(field, JSONField) and following in _OF_WHOLE:
             return f"{lookup!r} reads all of {part!r}, whatever it holds; name one of its keys."

@@ -13,9 +13,15 @@ from django.test import override_settings
 from pytest_django import Settings
 
 from example.ledger.models import Account
-from proctree_dagster import lookups, project_apps, sensitive
+from proctree_dagster import broken_rows, lookups, project_apps, sensitive
 from proctree_dagster.conditions import MISSING
-from proctree_dagster.models import OutboxRun
+from proctree_dagster.models import (
+    OutboxRun,
+    ProcessTree,
+    ProcessTreeSchedule,
+    Trigger,
+    TriggerSubscription,
+)
 from tests.app.models import AccessToken, Call, Customer, Organisation
 from tests.test_conf import found_by_check
 
@@ -29,6 +35,7 @@ SECRET = (
 )
 NO_SECRET = (
     *("name", "username", "author", "key", "status", "pinned", "spinner", "tokenizer"),
+    *("total_tokens", "max_tokens", "tokens_used"),
     *("password_changed_at", "token_type", "token_count", "has_password", "secretary", "file_hash"),
 )
 
@@ -102,6 +109,34 @@ def test_an_app_stands_for_none_of_its_models_that_hold_secrets() -> None:
         for model in (User, Session, LogEntry):
             problem = sensitive.problem_of_model(model, "CONTEXT_MODELS")
             assert "must be listed by its own name" in str(problem)
+
+
+def test_the_check_names_rows_that_the_settings_do_not_allow(db: None) -> None:
+    tree = ProcessTree.objects.create(name="t", processes=[])
+    reference = {"$model": "auth.User", "pk": 1}
+    ProcessTreeSchedule.objects.create(process_tree=tree)
+    trigger = Trigger.objects.create(
+        name="asks", trigger_type="condition", configuration={"field": "a", "operator": "exists"}
+    )
+    TriggerSubscription.objects.create(process_tree=tree, trigger=trigger)
+    asked = {"model": "auth.Group", "operator": "gte", "value": 1}
+    # Before an upgrade all of this was allowed.
+    models.QuerySet(ProcessTreeSchedule).update(context=raw_json({"x": reference}))
+    models.QuerySet(TriggerSubscription).update(context=raw_json({"y": reference}))
+    models.QuerySet(Trigger).update(configuration=raw_json(asked))
+    found = [str(each) for each in broken_rows.findings()]
+    users = ("schedule of tree 't'", "subscription of tree 't' to 'asks'", "trigger 'asks'")
+    for user, use in zip(
+        users, ("CONTEXT_MODELS", "CONTEXT_MODELS", "TRIGGER_MODELS"), strict=True
+    ):
+        assert [each for each in found if each.startswith(user) and f'PROCTREE["{use}"] =' in each]
+    with override_settings(PROCTREE={"CONTEXT_MODELS": ["auth.User"], "TRIGGER_MODELS": ["auth"]}):
+        assert broken_rows.findings() == []
+
+
+def raw_json(value: Any) -> models.Value:
+    """Write JSON past the model's field."""
+    return models.Value(value, output_field=models.JSONField())
 
 
 def test_a_derived_model_holds_what_its_base_does() -> None:
