@@ -552,6 +552,37 @@ def test_a_processes_module_that_raises_is_logged_and_takes_no_other_down(
     assert "@process_function('gone')" in str(raised.value)
 
 
+OFFERS = (
+    "from proctree_dagster.functions import offer\ndef sync():\n    pass\noffer('sync', sync)\n"
+)
+CLAIMS = (
+    "from proctree_dagster.functions import process_function\n"
+    "@process_function('sync')\ndef sync():\n    pass\n"
+)
+
+
+@pytest.mark.usefixtures("fresh")
+@pytest.mark.parametrize(
+    ("texts", "order"),
+    [
+        ((CLAIMS, CLAIMS), ["shop", "bank"]),
+        ((CLAIMS, CLAIMS), ["bank", "shop"]),
+        ((OFFERS, OFFERS), ["shop", "bank"]),
+        ((OFFERS, OFFERS), ["bank", "shop"]),
+        ((OFFERS, CLAIMS), ["shop", "bank"]),
+    ],
+)
+def test_a_key_that_two_apps_claim_is_refused_whichever_comes_first(
+    package: Path, order: list[str], texts: tuple[str, str]
+) -> None:
+    for name, text in zip(("shop", "bank"), texts, strict=True):
+        write(package, app(name, text))
+    with override_settings(INSTALLED_APPS=order), pytest.raises(FunctionError) as raised:
+        functions.resolve("sync")
+    assert "shop.processes:sync" in str(raised.value)
+    assert "bank.processes:sync" in str(raised.value)
+
+
 @pytest.mark.usefixtures("fresh")
 def test_an_app_in_a_single_module_takes_no_other_down(package: Path) -> None:
     # Django takes a module for an app, not only a package.
