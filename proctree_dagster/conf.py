@@ -32,7 +32,10 @@ class Settings:
     """An executor's name, or the dotted path of a Dagster ``ExecutorDefinition``."""
 
     MAX_CONCURRENT: int = 4
-    """How many processes of one run may run at once, where the executor can do so."""
+    """How many processes of one run may run at once, where the executor can do so.
+
+    Also how many trees ``check_and_run_scheduled_tasks()`` runs at once.
+    """
 
     POOLS: Mapping[str, int] = field(default_factory=dict)
     """Dagster's concurrency pools and their sizes."""
