@@ -7,7 +7,7 @@ from dagster import DagsterInstance, DagsterRun
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.storage.dagster_run import DagsterRunStatus
 
-from . import sqlite_files
+from . import releases, sqlite_files
 from .launcher import WarmRunLauncher, has_own_server
 
 POLL_SECONDS = 1.0
@@ -47,7 +47,7 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
         """Launch a run, or queue it."""
         run = context.dagster_run
         if run.status == DagsterRunStatus.NOT_STARTED:
-            run = self._without_steps(run)
+            run = self._prepared(run)
             if not self._may_be_limited(run) and self._can_launch(context):
                 return self._instance.launch_run(run.run_id, context.workspace)
         return super().submit_run(context._replace(dagster_run=run))
@@ -69,6 +69,15 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
             and not has_own_server(context.dagster_run)
         )
 
+    def _prepared(self, run: DagsterRun) -> DagsterRun:
+        """Write on a run what it is to execute, and return it: which steps, of which release."""
+        prepared = _of_this_release(self._without_steps(run))
+        if prepared == run or run.remote_job_origin is None:
+            return run
+        # The one method of Dagster's storage that writes a whole run.
+        self._instance.run_storage.replace_job_origin(prepared, run.remote_job_origin)
+        return prepared
+
     def _without_steps(self, run: DagsterRun) -> DagsterRun:
         """Let a run execute the tree as it is when it starts.
 
@@ -77,12 +86,23 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
         """
         if run.parent_run_id is not None or not run.step_keys_to_execute:
             return run
-        if run.execution_plan_snapshot_id is None or run.remote_job_origin is None:
+        if run.execution_plan_snapshot_id is None:
             return run
         plan = self._instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
         if {step.key for step in plan.steps} != set(run.step_keys_to_execute):
             return run  # somebody asked for these steps
-        whole = run._replace(step_keys_to_execute=None)
-        # The one method of Dagster's storage that writes a whole run.
-        self._instance.run_storage.replace_job_origin(whole, run.remote_job_origin)
-        return whole
+        return run._replace(step_keys_to_execute=None)
+
+
+def _of_this_release(run: DagsterRun) -> DagsterRun:
+    """Let a run execute the code that its path leads to now, whoever launches it.
+
+    ``workspace.yaml`` may say ``working_directory: .``, or name a symbolic link: a launcher that
+    is in another folder, or launches after the link was switched, would find other code there.
+    """
+    origin = run.job_code_origin
+    if origin is None or has_own_server(run):
+        return run
+    return run._replace(
+        job_code_origin=origin._replace(repository_origin=releases.pinned(origin.repository_origin))
+    )

@@ -305,7 +305,8 @@ def _current_origin(context: LaunchRunContext) -> RepositoryPythonOrigin | None:
         return None
     repository = job.repository_origin
     location = context.workspace.get_code_location(repository.code_location_origin.location_name)
-    return location.get_repository(repository.repository_name).get_python_origin()
+    found = location.get_repository(repository.repository_name).get_python_origin()
+    return releases.pinned(found)
 
 
 def has_own_server(run: DagsterRun) -> bool:

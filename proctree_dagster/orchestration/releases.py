@@ -59,7 +59,7 @@ class Release:
         environment:
             Environment variables; left out, this process's.
         """
-        return cls(_pinned(origin), dict(os.environ if environment is None else environment))
+        return cls(pinned(origin), dict(os.environ if environment is None else environment))
 
     @property
     def key(self) -> str:
@@ -83,9 +83,9 @@ class Release:
 
 
 def folder(origin: RepositoryPythonOrigin) -> Path | None:
-    """Return the working directory of an origin, or ``None`` if it names none."""
+    """Return the working directory of an origin, or ``None`` if it names no absolute one."""
     path = getattr(origin.code_pointer, "working_directory", None)
-    return Path(path) if path else None
+    return Path(path) if path and Path(path).is_absolute() else None
 
 
 def why_gone(origin: RepositoryPythonOrigin) -> str | None:
@@ -98,11 +98,14 @@ def why_gone(origin: RepositoryPythonOrigin) -> str | None:
     return None
 
 
-def _pinned(origin: RepositoryPythonOrigin) -> RepositoryPythonOrigin:
-    """Return the origin with the symbolic links of its folders followed."""
+def pinned(origin: RepositoryPythonOrigin) -> RepositoryPythonOrigin:
+    """Return an origin whose folders are absolute, with symbolic links followed.
+
+    One without a folder is imported from where this process is.
+    """
     pointer, executable = origin.code_pointer, Path(origin.executable_path or sys.executable)
-    if isinstance(pointer, ModuleCodePointer) and pointer.working_directory:
-        where = str(Path(pointer.working_directory).resolve())
+    if isinstance(pointer, ModuleCodePointer):
+        where = str(Path(pointer.working_directory or ".").resolve())
         pointer = ModuleCodePointer(pointer.module, pointer.fn_name, where)
     # Only the folder: a virtual environment's Python is itself a link, and known by its path.
     return origin._replace(

@@ -52,6 +52,8 @@ class Stack:
 
     workspace = "workspace.yaml"
     selector = SELECTOR
+    top = TOP
+    """The project's folder."""
 
     def __init__(self, folder: Path, *, told_to_reload: bool = True) -> None:
         self.folder = folder
@@ -79,8 +81,8 @@ class Stack:
         ``silently``: without telling Dagster to reload.
         """
         done = subprocess.run(
-            [sys.executable, str(TOP / "manage.py"), *args],
-            cwd=TOP,
+            [sys.executable, str(self.top / "manage.py"), *args],
+            cwd=self.top,
             env={**self.env, "EXAMPLE_DAGSTER_URL": ""} if silently else self.env,
             capture_output=True,
             text=True,
@@ -133,7 +135,7 @@ class Stack:
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", *command, "-w", self.workspace],
-                cwd=TOP,
+                cwd=self.top,
                 env=self.env,
                 stdout=log,
                 stderr=subprocess.STDOUT,
