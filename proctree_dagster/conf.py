@@ -62,6 +62,12 @@ class Settings:
     COMMANDS_APP: str | None = None
     """Label of the app that ``create_command()`` writes into. ``None``: the function's app."""
 
+    LOST_AFTER: float = 60.0
+    """Seconds without a sign of life after which a run's worker counts as lost, on any host."""
+
+    TERMINATE_GRACE: float = 15.0
+    """Seconds that a terminated run may take to clean up before its worker is killed."""
+
     CONTEXT_MODELS: tuple[str, ...] | None = None
     """Models whose rows a context may hold: apps (``ledger``) and models (``ledger.Account``).
 
@@ -84,6 +90,8 @@ _LISTS = {
 """Keys that hold a list of texts, and of what; ``None`` stands for a default."""
 _ADDRESSES = ("DAGSTER_URL", "SITE_URL")
 _TEXT = {"DEFINITIONS", "TRANSLATOR", "EXECUTOR", "CACHE"}
+_SECONDS = {"LOST_AFTER": 5, "TERMINATE_GRACE": 0}
+"""Keys that hold seconds, and how many they are at least."""
 
 
 def current() -> Settings:
@@ -139,6 +147,10 @@ def _complaint(key: str, value: Any) -> str | None:
         return None if good else "a number of seconds from 0"
     if key == "MAX_CONCURRENT":
         return None if _is_whole(value) and value >= 1 else "a whole number from 1"
+    if key in _SECONDS:
+        least = _SECONDS[key]
+        good = _is_number(value) and least <= value < float("inf")
+        return None if good else f"a number of seconds from {least}"
     if key == "POOLS":
         good = isinstance(value, Mapping) and all(
             _is_text(name) and _is_whole(size) and size >= 1 for name, size in value.items()
@@ -194,6 +206,10 @@ def _shown(key: str, value: Any) -> str:
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _is_whole(value: Any) -> bool:

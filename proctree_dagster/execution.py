@@ -433,8 +433,10 @@ def _execute(
     with signals_kept(), runs.open_instance(ephemeral=options.ephemeral) as instance:
         # Recorded as a run of the job that Dagster serves; executed by its twin that stays here.
         served = chosen.job(record)
+        run_id = run_id or str(uuid.uuid4())
+        all_tags = {**run_tags, **runs.executed_here(run_id)}
         run = runs.create_run(
-            instance, served, context, run_tags, in_memory=in_memory, run_id=run_id
+            instance, served, context, all_tags, in_memory=in_memory, run_id=run_id
         )
         job = chosen.job(record, local=local)
         ended = runs.execute_here(instance, job, run)

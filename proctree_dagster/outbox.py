@@ -21,7 +21,7 @@ from . import isolation
 from . import tags as tag_names
 from .connections import writing
 from .context import encode
-from .models import OutboxRun, OutboxState, ProcessTree, TreeLink
+from .models import OutboxRun, OutboxState, ProcessTree
 
 LEASE = dt.timedelta(seconds=60)
 """How long one process has for a delivery; after that, or a failure, it is tried again."""
@@ -122,12 +122,6 @@ def keep_trees(trees: models.QuerySet[ProcessTree]) -> set[int]:
     with connection.cursor() as cursor:
         cursor.execute(f"{sql} FOR KEY SHARE", parameters)
         return {pk for (pk,) in cursor.fetchall()}
-
-
-def is_used() -> bool:
-    """Say whether there is anything to deliver, or may be: trees follow others, or have done so."""
-    rows = OutboxRun.objects.order_by().values("pk")
-    return rows.union(TreeLink.objects.order_by().values("pk")).exists()
 
 
 def is_open() -> bool:

@@ -84,7 +84,16 @@ class Stop:
             _of_coroutines.reset(token)
 
     @contextmanager
-    def _reachable(self, way: Callable[[], bool]) -> Iterator[None]:
+    def reachable(self, way: Callable[[], bool]) -> Iterator[None]:
+        """Let ``ask()`` call ``way``, unless the block has a nested one.
+
+        ``way`` returns False if it is to be called again a moment later.
+
+        Raises
+        ------
+        BaseException
+            The error, if it was asked before the block began.
+        """
         with self._lock:
             if self.asked:
                 raise self.error
@@ -100,6 +109,11 @@ _current: contextvars.ContextVar[Stop | None] = contextvars.ContextVar("stop", d
 _of_coroutines: contextvars.ContextVar[Stop | None] = contextvars.ContextVar(
     "stop_of_coroutines", default=None
 )
+
+
+def current() -> Stop | None:
+    """Return what may ask the calling code to stop, if anything may."""
+    return _current.get()
 
 
 @contextmanager
@@ -118,7 +132,7 @@ def stoppable() -> Iterator[None]:
     thread = threading.get_ident()
     before = _transactions()
     try:
-        with stop._reachable(partial(_raise_in, thread, stop.error)):
+        with stop.reachable(partial(_raise_in, thread, stop.error)):
             yield
     finally:
         if stop.asked:
@@ -141,7 +155,7 @@ async def stoppable_await(awaitable: Awaitable[Any]) -> Any:
     try:
         with ExitStack() as reachable:
             for stop in stops:
-                reachable.enter_context(stop._reachable(cancel))
+                reachable.enter_context(stop.reachable(cancel))
             return await awaitable
     except asyncio.CancelledError as error:
         for stop in stops:

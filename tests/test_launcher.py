@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -428,7 +429,7 @@ def test_a_reused_process_id_is_never_hit(place: Place) -> None:
     place.template().kill()  # so that nobody knows better
     os.kill(worker.pid, signal.SIGKILL)
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as bystander:
-        same_id = Worker(run_id, worker.host, bystander.pid, worker.started)
+        same_id = replace(worker, pid=bystander.pid)
         place.instance.add_run_tags(run_id, same_id.as_tags())
         health = place.launcher.check_run_worker_health(place.run(run_id))
         assert health.status == WorkerStatus.FAILED
@@ -442,15 +443,21 @@ def test_what_was_copied_from_another_run_is_no_worker(place: Place) -> None:
     assert Worker.of_run(place.create(**worker.as_tags())) is None  # type: ignore[arg-type]
 
 
-def test_a_worker_elsewhere_is_left_to_its_host(place: Place) -> None:
+@pytest.mark.parametrize(
+    "elsewhere", [{"host": "another-host"}, {"boot_id": "another"}, {"pid_namespace": "pid:[1]"}]
+)
+def test_a_worker_that_cannot_be_seen_is_asked_by_way_of_the_database(
+    place: Place, elsewhere: dict[str, str]
+) -> None:
     run = place.create()
-    worker = Worker(run.run_id, "another-host", os.getpid(), started(os.getpid()) or "")
+    worker = replace(Worker.of_process(run.run_id, os.getpid()), started="1", **elsewhere)
     place.instance.add_run_tags(run.run_id, worker.as_tags())
     run = place.run(run.run_id)
     assert place.launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
-    assert not place.launcher.terminate(run.run_id)
-    assert place.run(run.run_id).status == DagsterRunStatus.NOT_STARTED
-    assert "another-host" in place.failure(run.run_id)
+    assert place.launcher.terminate(run.run_id)
+    assert place.run(run.run_id).status == DagsterRunStatus.CANCELING
+    assert str(worker) in place.failure(run.run_id)
+    assert place.launcher.terminate(run.run_id), "a second time is no error"
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ times is ``claims``', the life of a row of the outbox is ``outbox``'s, firing tr
 from .fields import Clockwork, ContextField, validate_timezone
 from .links import TreeLink, TreeLinkManager, TreeLinkQuerySet
 from .outbox import OutboxRun, OutboxState
+from .run_workers import RunWorker
 from .schedules import ProcessTreeSchedule, RunStatus
 from .step_workers import StepWorker
 from .trees import LinkKind, ProcessTree, ProcessTreeQuerySet
@@ -29,6 +30,7 @@ __all__ = [
     "ProcessTreeQuerySet",
     "ProcessTreeSchedule",
     "RunStatus",
+    "RunWorker",
     "StepWorker",
     "TreeLink",
     "TreeLinkManager",

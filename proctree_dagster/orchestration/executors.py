@@ -39,7 +39,7 @@ from ..connections import fresh_connections
 from ..exceptions import ExecutorError, TreeFailed
 from ..models import RunStatus
 from ..process import explain
-from . import ending, event_writes, followers, remote_steps, runs
+from . import ending, event_writes, followers, remote_steps, run_taking, runs
 from .records import TreeRecord
 from .threads import threads_executor as threads_executor  # public here
 
@@ -231,9 +231,10 @@ class TreeExecutor(Executor):
             yield DagsterEvent.engine_event(plan_context, str(claim), EngineEventData())
         failed = False
         try:
-            for event in self._execute(plan_context):
-                failed = failed or event.is_step_failure
-                yield event
+            with run_taking.executing(run, instance) as execution:
+                for event in self._execute(plan_context):
+                    execution.failed = failed = failed or event.is_step_failure
+                    yield event
         except BaseException:
             failed = True
             raise

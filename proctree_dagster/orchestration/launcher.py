@@ -12,7 +12,14 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import IO, Any, Self, TypeGuard
 
-from dagster import DagsterInstance, DagsterRun, DefaultRunLauncher, Field, IntSource
+from dagster import (
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    DefaultRunLauncher,
+    Field,
+    IntSource,
+)
 from dagster._config.config_schema import UserConfigSchema
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.errors import DagsterInvariantViolationError
@@ -242,31 +249,45 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
             logger.warning("A run is started in a plain process, which is slower: %s", reason)
 
     def terminate(self, run_id: str) -> bool:
-        """Ask a run's worker to cancel it.
+        """Ask a run's worker to cancel it, wherever it is.
+
+        One that does not within ``PROCTREE["TERMINATE_GRACE"]`` seconds is ended by its guardian.
+        The run is called canceled when its worker has ended.
 
         Returns
         -------
         bool
-            Whether there was a worker to ask.
+            Whether there was, or may be, a worker to ask.
         """
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
             return False
+        if run.status != DagsterRunStatus.CANCELING:
+            self._instance.report_run_canceling(run)
         worker = self._worker(run)
-        if worker is None and GRPC_INFO_TAG in run.tags:  # its code server executes it
-            return bool(self._servers.terminate(run_id))
-        if worker is not None and not worker.is_here:
+        if worker is not None and worker.has_died:
+            self._instance.report_run_canceled(run, f"Its worker ({worker}) has ended.")
+            return False
+        if worker is not None and worker.cancel():
+            return True
+        if not self._ask_server(run):
             self._instance.report_engine_event(
-                f"It is executed on {worker.host!r}, and can be terminated from there only.",
+                "Its worker is asked to cancel it by way of the database, within some seconds"
+                f"{'' if worker is None else f': it is {worker}'}.",
                 run,
                 cls=type(self),
             )
+        return True
+
+    def _ask_server(self, run: DagsterRun) -> bool:
+        """Let the code server that executes a run cancel it; return whether it could be asked."""
+        if GRPC_INFO_TAG not in run.tags:
             return False
-        self._instance.report_run_canceling(run)
-        if worker is not None and worker.interrupt():
-            return True
-        self._instance.report_run_canceled(run, "There was no process that executed it.")
-        return False
+        try:
+            return bool(self._servers.terminate(run.run_id))
+        except Exception:  # whatever is wrong with the server, there is another way
+            logger.exception("The code server of run %s can't be asked to cancel it.", run.run_id)
+            return False
 
     def _worker(self, run: DagsterRun) -> Worker | None:
         """Return a run's worker: what is written on the run, or what the template knows."""
@@ -289,13 +310,10 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         worker = Worker.of_run(run)
         if worker is None:
             return CheckRunHealthResult(WorkerStatus.RUNNING, "It runs in somebody's process.")
-        if not worker.is_here:
-            return CheckRunHealthResult(WorkerStatus.RUNNING, f"It runs on {worker.host!r}.")
-        if worker.is_alive:
-            return CheckRunHealthResult(WorkerStatus.RUNNING)
-        return CheckRunHealthResult(
-            WorkerStatus.FAILED, f"Its process (pid {worker.pid} on {worker.host!r}) has ended."
-        )
+        if worker.has_died:
+            return CheckRunHealthResult(WorkerStatus.FAILED, f"Its worker ({worker}) has ended.")
+        # Of one that can't be seen from here the sensor of the outbox knows (``lost_runs``).
+        return CheckRunHealthResult(WorkerStatus.RUNNING, f"It is executed by {worker}.")
 
 
 def _current_origin(context: LaunchRunContext) -> RepositoryPythonOrigin | None:

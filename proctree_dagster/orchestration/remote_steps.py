@@ -38,6 +38,7 @@ from .. import conf, step_workers
 from ..connections import fresh_connections, own_connections
 from ..exceptions import StepLost
 from ..models import StepWorker
+from ..os_processes import STARTED_BY_RUN
 from ..stopping import Stop, stoppable
 from .workers import Worker
 
@@ -57,9 +58,6 @@ GONE_SECONDS = 10.0
 
 GRACE_SECONDS = 8.0
 """Seconds that a function has to stop when its run was terminated; then its process is killed."""
-
-_RUN = "PROCTREE_RUN_ID"
-"""The environment variable by which a process knows that the run's own has started it."""
 
 _here: set[str] = set()
 """The runs whose own process this is."""
@@ -83,17 +81,17 @@ def stay_here(executor: ExecutorDefinition) -> bool:
 @contextmanager
 def own_process(run_id: str) -> Iterator[None]:
     """Let the steps of a run in this process, and in those that it starts, know where they are."""
-    before = os.environ.get(_RUN)
-    os.environ[_RUN] = run_id
+    before = os.environ.get(STARTED_BY_RUN)
+    os.environ[STARTED_BY_RUN] = run_id
     _here.add(run_id)
     try:
         yield
     finally:
         _here.discard(run_id)
         if before is None:
-            os.environ.pop(_RUN, None)
+            os.environ.pop(STARTED_BY_RUN, None)
         else:
-            os.environ[_RUN] = before
+            os.environ[STARTED_BY_RUN] = before
 
 
 # --- In the step's process ------------------------------------------------------------------------
@@ -147,7 +145,11 @@ def elsewhere(context: OpExecutionContext) -> Iterator[None]:
 
 def _is_elsewhere(context: OpExecutionContext) -> bool:
     run_id = context.run_id
-    if run_id in _here or os.environ.get(_RUN) == run_id or not context.instance.is_persistent:
+    if (
+        run_id in _here
+        or os.environ.get(STARTED_BY_RUN) == run_id
+        or not context.instance.is_persistent
+    ):
         return False
     return not _is_in_transaction()
 

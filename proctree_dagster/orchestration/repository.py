@@ -37,7 +37,7 @@ from ..models import ProcessTree, TreeLink, TriggerSubscription
 from ..names import dagster_name
 from ..process import explain
 from ..validation import references
-from . import remote_steps, runs, sensors, template_client
+from . import remote_steps, run_taking, runs, sensors, template_client
 from .listing import KnownJob, known
 from .records import TreeRecord, from_row
 from .switches import look_at_switches
@@ -134,7 +134,11 @@ class LiveRepositoryData(RepositoryData):
         return not job_name.startswith("__ASSET_JOB") and self._find(job_name) is not None
 
     def get_job(self, job_name: str) -> JobDefinition:
-        """Return one tree's job, as the tree is now; built only if it is no longer as listed."""
+        """Return one tree's job, as the tree is now; built only if it is no longer as listed.
+
+        Asked by the worker of a run, it takes the run: this comes before Dagster starts the run.
+        """
+        run_taking.take_if_worker()
         row = self._get(job_name)
         listed = self._listed.get(job_name)
         if listed is not None and listed.key == _key(row) and listed.problem is None:

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,7 +40,8 @@ from dagster_shared.error import SerializableErrorInfo
 from .. import claims, conf, isolation, tags
 from ..exceptions import InstanceError
 from ..models import ProcessTreeSchedule, RunStatus
-from . import homes
+from ..stopping import Stop
+from . import homes, lost_runs, run_taking
 from .hosting import leave_output_alone, tame
 from .workers import Worker
 
@@ -239,6 +240,11 @@ def _working_directory() -> str:
     return str(Path(found.origin).resolve().parents[depth - 1])
 
 
+def executed_here(run_id: str) -> dict[str, str]:
+    """Return the tags of a run that the calling process, which is somebody's, is to execute."""
+    return replace(Worker.of_process(run_id, os.getpid()), dedicated=False).as_tags()
+
+
 @dataclass(frozen=True)
 class Ended:
     """How a run ended."""
@@ -261,16 +267,19 @@ def execute_here(instance: DagsterInstance, job: JobDefinition, run: DagsterRun)
     KeyboardInterrupt
         It was interrupted (Ctrl-C); the run is canceled.
     """
-    watch = _Watch()
+    watch, stop = _Watch(), Stop(DagsterExecutionInterruptedError)
     leave_output_alone(instance)
     try:
-        for event in execute_run_iterator(InMemoryJob(job), run, instance):
-            watch.see(event)
+        with stop.heeded(), run_taking.signs_of_life(run, instance, stop.ask):
+            for event in execute_run_iterator(InMemoryJob(job), run, instance):
+                watch.see(event)
     finally:
         ended = instance.get_run_by_id(run.run_id)
         if ended is not None and not ended.is_finished:
             instance.report_run_canceled(ended, "Interrupted where it was started.")
-    if watch.interrupted:
+    if stop.asked:
+        watch.fault = "It was terminated: Dagster was asked to, or its signs of life had ceased."
+    elif watch.interrupted:
         raise KeyboardInterrupt
     success = ended is not None and ended.status == DagsterRunStatus.SUCCESS
     return Ended(success, watch.fault, watch.failed_steps)
@@ -395,16 +404,16 @@ class ScheduleHistory:
         return "none" if all(map(_died_before_taking, alive)) else "under way"
 
     def of_run(self, run_id: str, worker: str) -> RunStatus:
-        """Tell what a run has come to; one whose worker is gone has failed, and Dagster is told."""
+        """Tell what a run has come to; one whose worker is lost is ended in Dagster."""
         run = self.instance.get_run_by_id(run_id)
-        if run is not None and run.is_finished:
-            return _STATUS[run.status]
-        process = Worker.from_text(worker)
-        if process is None or not process.has_died or self.instance.run_will_resume(run_id):
-            return RunStatus.STARTED
+        if run is None or not run.is_finished:
+            lost_runs.settle_run(self.instance, run_id, Worker.from_text(worker))
+            run = self.instance.get_run_by_id(run_id)
         if run is not None:
-            self.instance.report_run_failed(run, f"The process that ran it is gone: {process}.")
-        return RunStatus.FAILURE
+            return _STATUS.get(run.status, RunStatus.STARTED)
+        # It was deleted in Dagster.
+        is_alive = lost_runs.is_alive(run_id, Worker.from_text(worker))
+        return RunStatus.STARTED if is_alive else RunStatus.FAILURE
 
 
 _STATUS = {

@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from .. import outbox, tags
 from ..connections import fresh_connections
-from . import delivery, trigger_sensors
+from . import delivery, lost_runs, trigger_sensors
 from .translator import ProcessTreeTranslator
 
 INTERVAL = 10
@@ -23,8 +23,7 @@ PATIENCE = 40.0
 def all_sensors(translator: ProcessTreeTranslator) -> list[SensorDefinition]:
     """Return the sensors that the database asks for now."""
     of_triggers = trigger_sensors.all_sensors(translator)
-    is_wanted = bool(of_triggers) or outbox.is_used()
-    return [*([outbox_sensor()] if is_wanted else []), *of_triggers]
+    return [outbox_sensor(), *of_triggers]
 
 
 def find_sensor(translator: ProcessTreeTranslator, name: str) -> SensorDefinition | None:
@@ -35,10 +34,11 @@ def find_sensor(translator: ProcessTreeTranslator, name: str) -> SensorDefinitio
 
 
 def outbox_sensor() -> SensorDefinition:
-    """Return the sensor that delivers what waits in the outbox.
+    """Return the sensor that delivers what waits in the outbox, and ends lost runs.
 
     It makes the runs itself, because their ids are fixed beforehand, and says what it did. It looks
-    at what is there, not at what has happened since it last looked, so it can miss nothing.
+    at what is there, not at what has happened since it last looked, so it can miss nothing. It is
+    always there: any run may be lost.
     """
     return SensorDefinition(
         name=tags.OUTBOX_SENSOR,
@@ -46,11 +46,13 @@ def outbox_sensor() -> SensorDefinition:
         minimum_interval_seconds=INTERVAL,
         default_status=DefaultSensorStatus.RUNNING,
         description="Starts the runs that follow others, and those that could not be started at "
-        "once: the outbox in Django's admin.",
+        "once: the outbox in Django's admin. Ends the runs whose worker is lost.",
     )
 
 
 def _look(context: SensorEvaluationContext) -> SkipReason:
     with fresh_connections():
+        lost = lost_runs.settle(context.instance)
         outbox.forget(timezone.now())
-        return SkipReason(str(delivery.deliver(context.instance, seconds=PATIENCE)))
+        delivered = delivery.deliver(context.instance, seconds=PATIENCE)
+        return SkipReason("; ".join(filter(None, [str(lost), str(delivered)])))

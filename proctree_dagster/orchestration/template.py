@@ -13,6 +13,7 @@ meanwhile waits in the socket's queue.
 """
 
 import argparse
+import ctypes
 import gc
 import json
 import logging
@@ -32,7 +33,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import psutil
-from dagster import DagsterInstance, RepositoryDefinition
+from dagster import DagsterInstance, DagsterRun, RepositoryDefinition
 from dagster._cli.api import _execute_run_command_body
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.origin import RepositoryPythonOrigin
@@ -44,7 +45,8 @@ from dagster._utils.interrupts import capture_interrupts
 from django.apps import apps
 from filelock import FileLock
 
-from .. import tags
+from .. import os_processes, tags
+from ..os_processes import Identity, programs_of
 from . import ending, imports, plain, sqlite_files, template_client, template_log, warmth
 from .releases import Release
 from .template_client import Patience
@@ -60,6 +62,11 @@ POLL_SECONDS = 5.0
 
 PATIENCE_SECONDS = 15.0
 """How long a worker may take to cancel its run when everything ends."""
+
+GUARDIAN_SECONDS = 15.0
+"""How long the guardian of a dead worker may take to end what that one had started."""
+
+PR_SET_CHILD_SUBREAPER = 36
 
 UNWANTED = 75
 """Exit code of a child whose launch was given up before it began."""
@@ -145,11 +152,18 @@ def _is_heard(which: logging.Logger) -> bool:
     return not which.hasHandlers()  # then Python prints them
 
 
-def load(origin: RepositoryPythonOrigin) -> None:
-    """Import the code location, and what its trees need, and leave no connection open."""
+def load(origin: RepositoryPythonOrigin) -> bool:
+    """Import the code location, and what its trees need, and leave no connection open.
+
+    Returns
+    -------
+    bool
+        Whether it is one of trees, whose workers say themselves who they are when they take a run.
+    """
     from django.db import connections
 
     repository = origin.code_pointer.load_target()
+    is_ours = hasattr(repository, "warm_up")
     try:
         if isinstance(repository, RepositoryDefinition):
             # Ours can do with less than every job (``LiveRepository``).
@@ -158,6 +172,7 @@ def load(origin: RepositoryPythonOrigin) -> None:
         logger.exception("The process trees can't be read now; the first runs will start slower.")
     finally:
         connections.close_all()
+    return is_ours
 
 
 class Template:
@@ -186,6 +201,7 @@ class Template:
         self._wakeup: socket.socket | None = None
         self._connected: str | None = None
         self._lent: list[str] = []
+        self.takes_runs = False
 
     def warm_up(self) -> None:
         """Import everything once."""
@@ -194,7 +210,7 @@ class Template:
         self._lent = imports.keep_libraries_from_threads()
         with self._reads.noted():
             self._add_to_environment()
-            load(self.release.origin)
+            self.takes_runs = load(self.release.origin)
         be_heard()
         self._connected = connections_left(before)
         files = {*imports.user_modules(), *imports.package_folders(), *self._reads.files()}
@@ -541,13 +557,18 @@ def _be_worker(template: Template, connection: socket.socket, args: ExecuteRunAr
         except OSError:
             os._exit(UNWANTED)
         connection.close()
-        code = _work(args)
+        code = _work(args, takes_runs=template.takes_runs)
     except BaseException:  # whatever it is, it is the run's, not the template's
         logger.exception("The run %s could not be executed.", args.run_id)
     ending.leave(code)
 
 
-def _work(args: ExecuteRunArgs) -> int:
+def _work(args: ExecuteRunArgs, *, takes_runs: bool) -> int:
+    guardian = 0
+    if apps.ready:  # it is, if the code location is one of trees
+        from . import run_taking
+
+        guardian = run_taking.have_guardian(args.run_id)
     random.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
@@ -557,8 +578,9 @@ def _work(args: ExecuteRunArgs) -> int:
             _open_instance(args) as instance,
             sqlite_files.keep_open(sqlite_files.of_worker(instance)),
         ):
-            worker = Worker.of_process(args.run_id, os.getpid())
-            instance.add_run_tags(args.run_id, worker.as_tags())
+            if not takes_runs:
+                worker = Worker.of_process(args.run_id, os.getpid()).guarded_by(guardian)
+                instance.add_run_tags(args.run_id, worker.as_tags())
             code = _execute_run_command_body(
                 args.run_id, instance, lambda event: None, set_exit_code_on_failure=False
             )
@@ -583,10 +605,35 @@ def report_death(args: ExecuteRunArgs, message: str) -> None:
         run = instance.get_run_by_id(args.run_id)
         if run is None or run.is_finished:
             return
+        worker = Worker.of_run(run)
+        if worker is not None:
+            _see_programs_end(instance, run, worker)
         if run.status == DagsterRunStatus.CANCELING:
             instance.report_run_canceled(run, message)
         else:
             instance.report_run_failed(run, message)
+
+
+def _see_programs_end(instance: DagsterInstance, run: DagsterRun, worker: Worker) -> None:
+    """Wait until the programs that a dead worker had started have ended; name those that live on.
+
+    Its guardian ends those of its session.
+    """
+    if worker.guardian:
+        Identity.of(worker.guardian).wait(GUARDIAN_SECONDS)
+    left = programs_of(worker.process, run.run_id)
+    os_processes.end_all(left.in_session, 0.0)
+    if left.detached:
+        names = ", ".join(map(os_processes.name_of, left.detached))
+        instance.report_engine_event(
+            f"Programs that it had started still run: they have left its session ({names}).", run
+        )
+
+
+def _adopt_orphans() -> None:
+    """Become the one who reaps what children leave: in a container nobody else may do so."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _read(descriptor: int | None) -> Mapping[str, Any] | None:
@@ -615,6 +662,7 @@ def main() -> None:
     if given.died:
         report_death(deserialize_value(given.args, ExecuteRunArgs), given.died)
         return
+    _adopt_orphans()
     # A process that a run starts is not one of dagster dev's.
     os.environ.pop("DAGSTER_IS_DEV_CLI", None)
     patience = Patience(given.alone, given.idle)

@@ -15,7 +15,13 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, closing, contextmanager, nullcontext
+from contextlib import (
+    AbstractContextManager,
+    ExitStack,
+    closing,
+    contextmanager,
+    nullcontext,
+)
 from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
@@ -60,7 +66,7 @@ from dagster._core.execution.tags import get_tag_concurrency_limits_config
 from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster_shared.error import SerializableErrorInfo
 
-from .. import conf, tags
+from .. import conf, stopping, tags
 from ..connections import in_any_transaction, own_connections
 from ..helper_threads import HelperThread
 from ..stopping import Stop, stoppable
@@ -244,6 +250,7 @@ class _Loop:
         self._threads = _Threads(f"run {context.run_id[:8]}")
         # SimpleQueue: what a signal's handler puts there wakes the loop, wherever it is.
         self._news: queue.SimpleQueue[_News | None] = queue.SimpleQueue()
+        self._stop = stopping.current()
 
     def events(self) -> Iterator[DagsterEvent]:
         """Execute everything.
@@ -254,7 +261,7 @@ class _Loop:
             The run was interrupted; no step is running any more.
         """
         try:
-            with _woken_by_signals(self._news):
+            with _woken_by_signals(self._news), self._woken_by_stop():
                 while self._running or not self._active.is_complete:
                     if self._is_interrupted():
                         keys = [attempt.step.key for attempt in self._running]
@@ -282,8 +289,20 @@ class _Loop:
                 self._threads.end(wait=not self._running)
 
     def _is_interrupted(self) -> bool:
+        if self._stop is not None and self._stop.asked:
+            return True
         # Signals are the main thread's: what it has received is not for a run in another one.
         return in_main_thread() and self._active.check_for_interrupts()
+
+    def _woken_by_stop(self) -> AbstractContextManager[None]:
+        """Wake the loop when somebody asks the run, which is in somebody's process, to stop."""
+        if self._stop is None:
+            return nullcontext()
+        return self._stop.reachable(self._wake)
+
+    def _wake(self) -> bool:
+        self._news.put(None)
+        return True
 
     def _ready(self) -> list[ExecutionStep]:
         """Return the steps that may begin now; they count as begun."""

@@ -1,45 +1,18 @@
-"""Run workers: the processes that execute runs, and how any other process looks after one.
+"""Run workers, as they are written on their runs in Dagster.
 
-Who works on a run is written on the run: the host, the process id and when that process started,
-so that a process that was given the same id later is never taken for the worker.
+The tag is for whoever has no access to Django's database: Dagster's daemon and webserver, which run
+the launcher. What counts is the row (``run_workers``), once the worker has taken its run.
 """
 
 import json
-import os
 import signal
-import socket
-import sys
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields, replace
 
-import psutil
 from dagster import DagsterRun
 
 from .. import tags
-
-
-def started(pid: int) -> str | None:
-    """Return when a process started, as text that no change of the clock alters.
-
-    Parameters
-    ----------
-    pid:
-        Its id, on this host.
-
-    Returns
-    -------
-    str | None
-        ``None`` if there is no such process, or it has ended and only waits to be reaped.
-    """
-    try:
-        if sys.platform != "linux":
-            process = psutil.Process(pid)
-            return None if process.status() == psutil.STATUS_ZOMBIE else str(process.create_time())
-        # psutil adds the time of boot, which moves with the clock: ticks since boot do not.
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return None if state in "ZX" else rest[18]
-    except (OSError, psutil.NoSuchProcess):
-        return None
+from ..os_processes import Identity, State
+from ..os_processes import started as started  # public here
 
 
 @dataclass(frozen=True)
@@ -53,15 +26,32 @@ class Worker:
     """The name of the machine it is on."""
 
     pid: int
-    """Its process id there; also its process group's."""
+    """Its process id there; also its process group's, if it is dedicated."""
 
     started: str
-    """When it started (see ``started``)."""
+    """When it started (see ``os_processes.started``)."""
+
+    boot_id: str = ""
+    """The boot of its machine; blank, nothing is known of it."""
+
+    pid_namespace: str = ""
+    """The PID namespace in which its id counts."""
+
+    dedicated: bool = True
+    """Whether it exists for this run only: somebody's process is asked, never ended."""
+
+    guardian: int = 0
+    """The process id of its guardian, which lets it cancel its run and ends it if it does not."""
 
     @classmethod
     def of_process(cls, run_id: str, pid: int) -> "Worker":
-        """Return the worker that a process on this host is."""
-        return cls(run_id, socket.gethostname(), pid, started(pid) or "")
+        """Return the worker that a process that can be seen from here is."""
+        return cls.of_identity(run_id, Identity.of(pid))
+
+    @classmethod
+    def of_identity(cls, run_id: str, process: Identity) -> "Worker":
+        """Return the worker that a process is."""
+        return cls(run_id=run_id, **asdict(process))
 
     @classmethod
     def of_run(cls, run: DagsterRun) -> "Worker | None":
@@ -78,44 +68,43 @@ class Worker:
             return None
 
     def as_text(self) -> str:
-        """Return what ``from_text`` reads."""
-        return json.dumps(asdict(self))
+        """Return what ``from_text`` reads, without what is as it is by default."""
+        values = {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if getattr(self, field.name) != field.default
+        }
+        return json.dumps(values, separators=(",", ":"))
 
     def as_tags(self) -> dict[str, str]:
         """Return what is written on the run."""
         return {tags.WORKER: self.as_text()}
 
     @property
-    def is_here(self) -> bool:
-        """Whether it is on this host, so that it can be looked at."""
-        return self.host == socket.gethostname()
+    def process(self) -> Identity:
+        """The process."""
+        return Identity(self.host, self.boot_id, self.pid_namespace, self.pid, self.started)
 
-    @property
-    def is_alive(self) -> bool:
-        """Whether it has not ended; asked on its own host only."""
-        return started(self.pid) == self.started
+    def __str__(self) -> str:
+        return str(self.process)
 
     @property
     def has_died(self) -> bool:
-        """Whether it is known to be gone: of one on another host nothing is known."""
-        return self.is_here and not self.is_alive
+        """Whether it is known to have ended: of one that can't be seen nothing is known."""
+        return self.process.state is State.GONE
 
-    def interrupt(self) -> bool:
-        """Ask it to cancel its run, as Ctrl-C would; return whether there was one to ask."""
-        try:
-            handle = os.pidfd_open(self.pid) if sys.platform == "linux" else None
-        except ProcessLookupError:
+    def cancel(self) -> bool:
+        """Let it cancel its run, as Ctrl-C would; return False if it can't be asked from here.
+
+        Its guardian, if it has one, ends it when it does not within the grace period.
+        """
+        if not self.process.is_visible or not self.dedicated:
             return False
-        try:
-            if not self.is_alive:
-                return False
-            if handle is None:
-                os.kill(self.pid, signal.SIGINT)
-            else:  # it stays with the process, so no other can have taken its id in between
-                signal.pidfd_send_signal(handle, signal.SIGINT)
-        except ProcessLookupError:
-            return False
-        finally:
-            if handle is not None:
-                os.close(handle)
-        return True
+        guardian = Identity.of(self.guardian) if self.guardian else None
+        if guardian is not None and guardian.started and guardian.send(signal.SIGTERM):
+            return True
+        return self.process.send(signal.SIGINT)
+
+    def guarded_by(self, guardian: int) -> "Worker":
+        """Return it with its guardian."""
+        return replace(self, guardian=guardian)

@@ -1,0 +1,256 @@
+"""Ends the runs whose worker is lost, so that no run is under way for ever.
+
+It is done where Django's database and Dagster's are both at hand: by the sensor of the outbox,
+every ten seconds, by the ticks of schedules and by ``check_and_run_scheduled_tasks()``. So it needs
+neither a launcher of ours nor Dagster's run monitoring. Whoever only lists runs writes nothing.
+
+*Lost* is a worker that is known to have ended, or has been silent for ``PROCTREE["LOST_AFTER"]``
+seconds. One that can be seen to run is not lost. See ``run_workers``.
+"""
+
+import logging
+import signal
+import time
+from dataclasses import dataclass, field
+
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunRecord, RunsFilter
+
+from .. import conf, os_processes, run_workers, tags
+from ..models import RunWorker
+from ..os_processes import Identity, State
+from ..run_workers import Sign
+from .workers import Worker
+
+logger = logging.getLogger(__name__)
+
+ENDED_SECONDS = 10.0
+"""How long the end of a worker is left to be reported by whoever knows its exit code."""
+
+KILL_SECONDS = 10.0
+"""How long after the grace period a worker is ended from here: its guardian should have done it."""
+
+UNWANTED_SECONDS = 15.0
+"""How long after its run was marked as ended a worker may live on."""
+
+ACTIVE = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
+"""The states in which a run has a worker, or should have one."""
+
+
+@dataclass
+class Findings:
+    """What one pass over the runs has done; ids of runs."""
+
+    failed: list[str] = field(default_factory=list)
+    canceled: list[str] = field(default_factory=list)
+    suspected: list[str] = field(default_factory=list)
+    asked: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        counts = [
+            (len(self.failed), "lost and failed"),
+            (len(self.canceled), "lost and canceled"),
+            (len(self.suspected), "silent"),
+            (len(self.asked), "asked to cancel"),
+        ]
+        return ", ".join(f"{count} {what}" for count, what in counts if count)
+
+
+def settle(instance: DagsterInstance) -> Findings:
+    """Look at every run that is under way, and end those whose worker is lost."""
+    found = Findings()
+    # The runs first: one that ends meanwhile has a row that has ended, and is read again.
+    active = {
+        record.dagster_run.run_id: record
+        for record in instance.get_run_records(RunsFilter(statuses=ACTIVE))
+    }
+    rows = _rows(list(active))
+    for run_id, record in active.items():
+        try:
+            _settle_run(instance, record, rows.pop(run_id, None), found)
+        except Exception:  # one run's trouble must not leave the others under way
+            logger.exception("The worker of run %s can't be looked after.", run_id)
+    for row in rows.values():
+        _settle_row(instance, row, found)
+    run_workers.prune()
+    return found
+
+
+def settle_run(instance: DagsterInstance, run_id: str, worker: Worker | None) -> None:
+    """Do it for one run, at once.
+
+    Parameters
+    ----------
+    instance:
+        Where it is recorded.
+    run_id:
+        Its id.
+    worker:
+        What was written down of its worker elsewhere than on the run.
+    """
+    record = instance.get_run_record_by_id(run_id)
+    if record is not None and not record.dagster_run.is_finished:
+        _settle_run(instance, record, _row(run_id), Findings(), worker, patience=0.0)
+
+
+def is_alive(run_id: str, worker: Worker | None) -> bool:
+    """Return whether a run may have a worker, as far as the database knows. Nothing is written.
+
+    Parameters
+    ----------
+    run_id:
+        Its id.
+    worker:
+        What was written down of its worker, for a run that has no row.
+    """
+    row = _row(run_id)
+    if row is None:
+        return worker is not None and worker.process.state is State.RUNNING
+    sign = run_workers.sign_of(row)
+    return sign is Sign.ALIVE or (sign is Sign.SILENT and not run_workers.is_lost(row))
+
+
+def _row(run_id: str) -> RunWorker | None:
+    return run_workers.with_now(run_workers.rows()).filter(run_id=run_id).first()
+
+
+def _rows(active: list[str]) -> dict[str, RunWorker]:
+    """Return the rows of the active runs, and every other one that is open."""
+    every = run_workers.with_now(run_workers.rows())
+    found = {row.run_id: row for row in every.filter(ended_at=None)}
+    missing = [run_id for run_id in active if run_id not in found]
+    for start in range(0, len(missing), 500):
+        for row in every.filter(run_id__in=missing[start : start + 500]):
+            found[row.run_id] = row
+    return found
+
+
+def _settle_run(
+    instance: DagsterInstance,
+    record: RunRecord,
+    row: RunWorker | None,
+    found: Findings,
+    worker: Worker | None = None,
+    *,
+    patience: float = ENDED_SECONDS,
+) -> None:
+    run = record.dagster_run
+    if row is None:
+        _settle_untaken(instance, record, worker or Worker.of_run(run), found, patience)
+        return
+    sign = run_workers.sign_of(row)
+    if sign is Sign.ENDED:
+        if run_workers.silence_of(row) >= patience:
+            _end(instance, row, f"Its worker ({run_workers.worker_of(row)}) has ended.", found)
+    elif sign is Sign.SILENT:
+        if run_workers.is_lost(row):
+            worker_text, silence = run_workers.worker_of(row), run_workers.silence_of(row)
+            reason = f"No sign of life of its worker ({worker_text}) for {silence:.0f} s."
+            _end(instance, row, reason, found)
+        elif run_workers.suspect(row):
+            found.suspected.append(run.run_id)
+    if run.status == DagsterRunStatus.CANCELING and sign is not Sign.ENDED:
+        _see_to_cancel(row, found)
+
+
+def _settle_untaken(
+    instance: DagsterInstance,
+    record: RunRecord,
+    worker: Worker | None,
+    found: Findings,
+    patience: float,
+) -> None:
+    """End a run that nobody has taken, if its worker has died before, or has never come up."""
+    run = record.dagster_run
+    age = time.time() - record.update_timestamp.timestamp()
+    if worker is not None and worker.has_died and age >= patience:
+        reason = f"Its worker ({worker}) has ended."
+    elif not _is_of_a_tree(run):
+        return  # another location's, which takes no runs
+    elif run.status == DagsterRunStatus.CANCELING and age >= _cancel_seconds():
+        reason = "No worker of it is known."
+    elif run.status == DagsterRunStatus.STARTING and age >= _start_seconds(instance):
+        reason = f"No worker has taken it within {age:.0f} s after its launch."
+    else:
+        return
+    if run_workers.shut(run.run_id):  # whoever comes up now is too late
+        _report(instance, run.run_id, reason, canceled=False, found=found)
+
+
+def _cancel_seconds() -> float:
+    return conf.current().TERMINATE_GRACE + KILL_SECONDS
+
+
+def _start_seconds(instance: DagsterInstance) -> float:
+    """Return how long a run may be starting: what ``run_monitoring`` says, also switched off."""
+    return float(instance.run_monitoring_start_timeout_seconds) or float("inf")
+
+
+def _is_of_a_tree(run: DagsterRun) -> bool:
+    origin = run.job_code_origin
+    if origin is None or tags.IN_MEMORY in run.tags:
+        return False
+    pointer = origin.repository_origin.code_pointer
+    return tags.TREE in run.tags or pointer.describe().endswith(tags.REPOSITORY)
+
+
+def _settle_row(instance: DagsterInstance, row: RunWorker, found: Findings) -> None:
+    """Look at a worker whose run is not under way (any more)."""
+    run = instance.get_run_by_id(row.run_id)
+    if run is not None and run.status in ACTIVE:
+        return  # it has started meanwhile
+    sign = run_workers.sign_of(row)
+    if sign is Sign.ENDED or (sign is Sign.SILENT and run_workers.is_lost(row)):
+        run_workers.give_up(row)
+    elif sign is Sign.SILENT:
+        run_workers.suspect(row)
+    elif run is not None and run.status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED):
+        ended = instance.get_run_stats(row.run_id).end_time
+        if ended is not None and time.time() - ended >= UNWANTED_SECONDS:
+            # It was marked so by somebody else: in the UI, or by run monitoring.
+            _see_to_cancel(row, found)
+
+
+def _see_to_cancel(row: RunWorker, found: Findings) -> None:
+    """Have a worker cancel its run; end it, if it has not and nobody else has done so."""
+    if run_workers.request_cancel(row.run_id):
+        found.asked.append(row.run_id)
+        return
+    if row.cancel_requested_at is None:
+        return
+    worker = run_workers.worker_of(row)
+    asked = (row.now - row.cancel_requested_at).total_seconds()  # type: ignore[attr-defined]
+    if row.is_dedicated and asked >= _cancel_seconds() and worker.is_visible:
+        _kill(row, worker)
+
+
+def _kill(row: RunWorker, worker: Identity) -> None:
+    programs = os_processes.programs_of(worker, row.run_id)
+    worker.send(signal.SIGKILL)
+    worker.wait(KILL_SECONDS)
+    os_processes.end_all(programs.in_session, KILL_SECONDS)
+
+
+def _end(instance: DagsterInstance, row: RunWorker, reason: str, found: Findings) -> None:
+    """End the run of a worker that is lost, unless it has given a sign of life meanwhile."""
+    if row.ended_at is None and not run_workers.give_up(row):
+        return
+    worker = run_workers.worker_of(row)
+    if row.is_dedicated and worker.state is State.STOPPED:
+        _kill(row, worker)
+    canceled = row.cancel_requested_at is not None
+    _report(instance, row.run_id, reason, canceled=canceled, found=found)
+
+
+def _report(
+    instance: DagsterInstance, run_id: str, reason: str, *, canceled: bool, found: Findings
+) -> None:
+    run = instance.get_run_by_id(run_id)
+    if run is None or run.is_finished:
+        return
+    if canceled or run.status == DagsterRunStatus.CANCELING:
+        instance.report_run_canceled(run, reason)
+        found.canceled.append(run_id)
+    elif not instance.run_will_resume(run_id):
+        logger.error("Run %s has failed: %s", run_id, reason)
+        instance.report_run_failed(run, reason)
+        found.failed.append(run_id)

@@ -1,0 +1,331 @@
+"""How the process that executes a run takes it, and lets its signs of life be given.
+
+A worker that Dagster has started for one run takes it when Dagster asks for the tree's job, before
+it writes down that the run has started: whoever comes second ends there. It has a guardian. A run
+that somebody's process executes (``execute_tree``, a command) is new, so nobody else can take it:
+its signs of life are given by a thread.
+"""
+
+import atexit
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+from dagster import DagsterInstance, DagsterRun
+from django.db import DatabaseError, connections
+
+from .. import os_processes, run_workers, tags
+from ..connections import own_connections
+from ..os_processes import Identity
+from ..run_workers import Order
+from . import guardian
+from .guardian import Guardian
+from .workers import Worker
+
+logger = logging.getLogger(__name__)
+
+TAKE_SECONDS = 60.0
+"""How long a worker tries to take its run while the database is locked or away."""
+
+PROGRAMS_SHOWN = 10
+
+
+class Refused(SystemExit):
+    """The run has another worker: this one ends, and leaves the run alone."""
+
+
+class Assignment(NamedTuple):
+    """The run for which Dagster has started the calling process."""
+
+    run: DagsterRun
+    instance: DagsterInstance
+    resumed: bool
+
+
+_guardian: Guardian | None = None
+"""The guardian of this process, if it is a run's worker."""
+
+_taken: str | None = None
+"""The run that this process has taken as its worker."""
+
+_beating: set[str] = set()
+"""The runs of this process, which is somebody's."""
+
+
+def assignment() -> Assignment | None:
+    """Return the run for which Dagster has started this process; ``None`` if for none.
+
+    Dagster tells nobody: the run's id is known to its own function that executes runs in workers,
+    which is among those that have called this one.
+    """
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        name = frame.f_globals.get("__name__")
+        if frame.f_code.co_name == "core_execute_run" and name == "dagster._grpc.impl":
+            known: dict[str, Any] = frame.f_locals
+            return Assignment(known["dagster_run"], known["instance"], known["resume_from_failure"])
+    return None
+
+
+def have_guardian(run_id: str) -> int:
+    """Fork the guardian of a worker that is just being forked; return its process id."""
+    global _guardian  # a worker is one process
+    os.environ[os_processes.STARTED_BY_RUN] = run_id
+    _guardian = guardian.fork(guardian.charge_of_this_process(run_id))
+    return _guardian.pid
+
+
+def take_if_worker() -> None:
+    """Take the run for which Dagster has started this process, if it has.
+
+    Raises
+    ------
+    Refused
+        Another worker executes the run, or has done so.
+    """
+    global _taken
+    given = assignment()
+    if given is None or given.run.run_id == _taken:
+        return
+    run_id, worker = given.run.run_id, Identity.of_this_process()
+    if not _take(run_id, worker, resumed=given.resumed):
+        _leave_alone(given, worker)
+        raise Refused(0)
+    _taken = run_id
+    _guard(run_id)
+    written = Worker.of_process(run_id, os.getpid()).guarded_by(_guardian.pid if _guardian else 0)
+    given.instance.add_run_tags(run_id, written.as_tags())
+
+
+def _leave_alone(given: Assignment, worker: Identity) -> None:
+    """Say that another worker executes the run, on which whoever launched this one wrote it."""
+    given.instance.report_engine_event(
+        f"Another worker executes this run, or has done so; {worker} leaves it alone.", given.run
+    )
+    current = given.instance.get_run_by_id(given.run.run_id)
+    written = Worker.of_run(current) if current is not None else None
+    other = run_workers.rows().filter(run_id=given.run.run_id).first()
+    if other is not None and written is not None and written.process == worker:
+        executes = Worker.of_identity(given.run.run_id, run_workers.worker_of(other))
+        given.instance.add_run_tags(given.run.run_id, executes.as_tags())
+
+
+def _take(run_id: str, worker: Identity, *, resumed: bool) -> bool:
+    deadline = time.monotonic() + TAKE_SECONDS
+    while True:
+        try:
+            return run_workers.take(run_id, worker, dedicated=True, resumed=resumed)
+        except DatabaseError:
+            # Locked by a long transaction, or restarted: every run starts, if it can at all.
+            if time.monotonic() > deadline:
+                raise
+            logger.exception("Run %s can't be taken now; it is tried again.", run_id)
+            connections[run_workers.database()].close()
+            time.sleep(1.0)
+
+
+def _guard(run_id: str) -> None:
+    """Let the signs of life of this process begin: it has taken the run."""
+    global _guardian
+    if _guardian is None:
+        os.environ[os_processes.STARTED_BY_RUN] = run_id
+        try:
+            _guardian = guardian.start(guardian.charge_of_this_process(run_id))
+        except Exception:  # settings that can't be handed on, no more processes: a thread will do
+            logger.warning(
+                "Run %s has no guardian: a function that holds Python's lock for long may let it "
+                "count as lost.",
+                run_id,
+                exc_info=True,
+            )
+            Heartbeat(run_id, lambda: signal.raise_signal(signal.SIGINT), dedicated=True).start()
+            return
+        atexit.register(_guardian.dismiss)
+    _guardian.taken()
+
+
+@dataclass
+class Execution:
+    """How the execution of a run goes."""
+
+    failed: bool = False
+
+
+@contextmanager
+def executing(run: DagsterRun, instance: DagsterInstance) -> Iterator[Execution]:
+    """Let the signs of life of a run be given that this process executes, until it has ended.
+
+    At its end the programs that it has started and that still run are ended, if it has failed or
+    was canceled: they are the worker's, as far as they have not left its session.
+    """
+    if run.run_id == _taken:
+        yield from _until_the_end(run, instance)
+    elif run.run_id in _beating:
+        yield Execution()
+    else:  # somebody's program executes a job in its own process
+        with signs_of_life(run, instance, partial(_warn_of_cancel, run.run_id)):
+            yield Execution()
+
+
+def _until_the_end(run: DagsterRun, instance: DagsterInstance) -> Iterator[Execution]:
+    execution = Execution()
+    try:
+        yield execution
+    except BaseException:
+        execution.failed = True
+        raise
+    finally:
+        _settle_programs(run, instance, execution.failed)
+        if _guardian is not None:
+            _guardian.done()
+
+
+def _warn_of_cancel(run_id: str) -> None:
+    logger.warning("Run %s was asked to cancel, and can't be canceled but here.", run_id)
+
+
+def _settle_programs(run: DagsterRun, instance: DagsterInstance, failed: bool) -> None:
+    """End the programs that a run leaves, or name them.
+
+    They are ended, too, if a process has failed that may: with its timeout, for instance.
+    """
+    spare = _spared()
+    try:
+        programs = os_processes.programs_of(Identity.of_this_process(), run.run_id, spare)
+        if not programs:
+            return
+        current = instance.get_run_by_id(run.run_id)
+        if failed or (current is not None and tags.FAILED_OPTIONAL in current.tags):
+            names = _names(programs.in_session)
+            os_processes.end_all(programs.in_session, guardian.PROGRAMS_SECONDS)
+            if names:
+                instance.report_engine_event(
+                    f"Programs that it had started were ended: {names}.", run
+                )
+            left = programs.detached
+        else:
+            left = (*programs.in_session, *programs.detached)
+        if left:
+            instance.report_engine_event(
+                f"Programs that it has started still run, and are left alone: {_names(left)}.", run
+            )
+    except Exception:  # the run has ended, whatever its programs do
+        logger.exception("The programs that run %s has started can't be ended.", run.run_id)
+
+
+def _names(programs: tuple[Identity, ...]) -> str:
+    names = [os_processes.name_of(each) for each in programs[:PROGRAMS_SHOWN]]
+    more = len(programs) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more > 0 else "")
+
+
+def _spared() -> set[int]:
+    """Return processes of the worker that end by themselves with it: Python's own helpers."""
+    helpers = {_guardian.pid} if _guardian is not None else set()
+    for module, attribute, pid in (
+        ("multiprocessing.resource_tracker", "_resource_tracker", "_pid"),
+        ("multiprocessing.forkserver", "_forkserver", "_forkserver_pid"),
+    ):
+        helper = getattr(sys.modules.get(module), attribute, None)
+        helpers.add(getattr(helper, pid, None) or 0)
+    return helpers
+
+
+class Heartbeat:
+    """Gives the signs of life of a run in somebody's process, from a thread.
+
+    Parameters
+    ----------
+    run_id:
+        The run.
+    cancel:
+        Called, once, when somebody has asked for the run's end, or it was given up.
+    dedicated:
+        Whether the process is the run's own after all.
+    """
+
+    def __init__(self, run_id: str, cancel: Callable[[], object], *, dedicated: bool) -> None:
+        self._run_id = run_id
+        self._cancel = cancel
+        self._dedicated = dedicated
+        self._worker = Identity.of_this_process()
+        self._ended = threading.Event()
+        self._thread = threading.Thread(
+            target=self._beat, name=f"signs of life of run {run_id[:8]}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End; what is being written just now may take a moment longer."""
+        self._ended.set()
+        self._thread.join(1.0)
+
+    def _beat(self) -> None:
+        taken = canceled = troubled = False
+        with own_connections():
+            while not self._ended.is_set():
+                order = Order.GO_ON
+                try:
+                    taken = taken or run_workers.take(
+                        self._run_id, self._worker, dedicated=self._dedicated
+                    )
+                    order = run_workers.beat(self._run_id, self._worker)
+                    troubled = False
+                except Exception:  # the database is away, or locked; there is a next time
+                    if not troubled:
+                        logger.warning(
+                            "A sign of life of run %s can't be given.", self._run_id, exc_info=True
+                        )
+                    troubled = True
+                connections[run_workers.database()].close()
+                if order is not Order.GO_ON and not canceled:
+                    canceled = True
+                    self._cancel()
+                self._ended.wait(run_workers.beat_seconds())
+            if taken:
+                try:
+                    run_workers.forget(self._run_id, self._worker)
+                except DatabaseError:  # whoever looks after the rows finds it ended
+                    logger.warning("Run %s has ended.", self._run_id, exc_info=True)
+
+
+@contextmanager
+def signs_of_life(
+    run: DagsterRun, instance: DagsterInstance, cancel: Callable[[], object]
+) -> Iterator[None]:
+    """Let the signs of life of a run in somebody's process be given while the block lasts."""
+    if not instance.is_persistent or not _can_write_beside():
+        yield
+        return
+    heartbeat = Heartbeat(run.run_id, cancel, dedicated=False)
+    heartbeat.start()
+    _beating.add(run.run_id)
+    try:
+        yield
+    finally:
+        _beating.discard(run.run_id)
+        heartbeat.stop()
+
+
+def _can_write_beside() -> bool:
+    """Return whether another thread may write to the database while this one does what it does.
+
+    SQLite has one writer at a time. Its users are on one machine, where a process can be seen.
+    """
+    connection = connections[run_workers.database()]
+    if connection.vendor != "sqlite":
+        return True
+    is_in_memory: bool = connection.is_in_memory_db()  # type: ignore[attr-defined]  # SQLite's
+    return not (connection.in_atomic_block or is_in_memory)

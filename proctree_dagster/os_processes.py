@@ -1,0 +1,263 @@
+"""Processes of the operating system: which one it is, how it is, and how all it has started ends.
+
+A process is known by the boot of its machine, its PID namespace, its id there and when it started.
+Two machines, or two containers of one machine, may share a host name and every process id; an id
+is given again. What can't be seen from here (another boot, another namespace) is *unknown*.
+"""
+
+import enum
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import psutil
+
+STARTED_BY_RUN = "PROCTREE_RUN_ID"
+"""The environment variable by which the programs that a run has started are found."""
+
+_STOPPED = ("T", "t", psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
+_GONE = ("Z", "X", "x", psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+
+POLL_SECONDS = 0.05
+
+
+class State(enum.Enum):
+    """How a process is."""
+
+    RUNNING = "running"
+    STOPPED = "stopped"
+    """By SIGSTOP or a debugger."""
+
+    GONE = "gone"
+    """It has ended; a zombie counts as ended."""
+
+    UNKNOWN = "unknown"
+    """It is of another machine or PID namespace, and can't be seen from here."""
+
+
+def started(pid: int) -> str | None:
+    """Return when a process started, as text that no change of the clock alters.
+
+    Parameters
+    ----------
+    pid:
+        Its id, in this PID namespace.
+
+    Returns
+    -------
+    str | None
+        ``None`` if there is no such process, or it has ended and only waits to be reaped.
+    """
+    found = _status(pid)
+    return None if found is None or found[0] in _GONE else found[1]
+
+
+def _status(pid: int) -> tuple[str, str] | None:
+    """Return the state of a process and when it started; ``None`` if there is none."""
+    try:
+        if sys.platform != "linux":
+            process = psutil.Process(pid)
+            return process.status(), str(process.create_time())
+        # psutil adds the time of boot, which moves with the clock: ticks since boot do not.
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return state, rest[18]
+    except (OSError, psutil.NoSuchProcess):
+        return None
+
+
+@cache
+def boot_id() -> str:
+    """Return what this boot of this machine is known by; the host's name where there is no id."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return socket.gethostname()
+
+
+def pid_namespace() -> str:
+    """Return the PID namespace of this process; blank where there are none."""
+    try:
+        return str(Path("/proc/self/ns/pid").readlink())
+    except OSError:
+        return ""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One process, told apart from every other on any machine."""
+
+    host: str
+    """The name of the machine or container."""
+
+    boot_id: str
+    """The boot of the machine."""
+
+    pid_namespace: str
+    """The PID namespace in which its id counts."""
+
+    pid: int
+    """Its id there."""
+
+    started: str
+    """When it started (see ``started``)."""
+
+    @classmethod
+    def of(cls, pid: int) -> "Identity":
+        """Return the identity of a process that can be seen from here."""
+        return cls(socket.gethostname(), boot_id(), pid_namespace(), pid, started(pid) or "")
+
+    @classmethod
+    def of_this_process(cls) -> "Identity":
+        """Return the identity of the calling process."""
+        return cls.of(os.getpid())
+
+    def __str__(self) -> str:
+        return f"process {self.pid} on {self.host!r}"
+
+    @property
+    def is_visible(self) -> bool:
+        """Whether it is of this machine and PID namespace, so that its state can be seen."""
+        here = (socket.gethostname(), boot_id(), pid_namespace())
+        return here == (self.host, self.boot_id, self.pid_namespace)
+
+    @property
+    def state(self) -> State:
+        """How it is now."""
+        if not self.is_visible:
+            return State.UNKNOWN
+        found = _status(self.pid)
+        if found is None or found[0] in _GONE or found[1] != self.started:
+            return State.GONE
+        return State.STOPPED if found[0] in _STOPPED else State.RUNNING
+
+    def send(self, number: signal.Signals) -> bool:
+        """Send it a signal; return False if it can't be seen or has ended."""
+        try:
+            handle = os.pidfd_open(self.pid) if sys.platform == "linux" else None
+        except ProcessLookupError:
+            return False
+        try:
+            if self.state in (State.GONE, State.UNKNOWN):
+                return False
+            if handle is None:
+                os.kill(self.pid, number)
+            else:  # it stays with the process, so no other can have taken its id in between
+                signal.pidfd_send_signal(handle, number)
+        except ProcessLookupError:
+            return False
+        finally:
+            if handle is not None:
+                os.close(handle)
+        return True
+
+    def wait(self, seconds: float) -> bool:
+        """Wait until it has ended; return False if it has not within ``seconds``."""
+        deadline = time.monotonic() + seconds
+        while self.state not in (State.GONE, State.UNKNOWN):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(POLL_SECONDS)
+        return True
+
+
+@dataclass(frozen=True)
+class Programs:
+    """What a run has started and is still there, without its worker."""
+
+    in_session: tuple[Identity, ...] = ()
+    """Of the worker's own session: they belong to it, and end with it."""
+
+    detached: tuple[Identity, ...] = ()
+    """Those that have a session of their own (``setsid``): they are named, not ended."""
+
+    def __bool__(self) -> bool:
+        return bool(self.in_session or self.detached)
+
+
+def programs_of(worker: Identity, run_id: str, spare: Iterable[int] = ()) -> Programs:
+    """Return the processes that a run's worker has started, directly or not, and that still live.
+
+    They are found by the worker's session, if it leads one, by descent while the worker lives, and
+    by ``STARTED_BY_RUN`` in their environment.
+
+    Parameters
+    ----------
+    worker:
+        The run's worker; it may have ended.
+    run_id:
+        The run's id.
+    spare:
+        Ids of processes that are not the run's, such as the worker's guardian.
+    """
+    if not worker.is_visible:
+        return Programs()
+    spared = {worker.pid, os.getpid(), *spare}
+    session = _session(worker.pid)
+    leads = session in (worker.pid, None)  # None: it has ended; what it led still bears its id
+    descendants = _descendants(worker)
+    in_session: list[Identity] = []
+    detached: list[Identity] = []
+    for pid in psutil.pids():
+        if pid in spared:
+            continue
+        of_session = _session(pid)
+        belongs = leads and of_session == worker.pid and worker.pid != 0
+        if not (belongs or pid in descendants or _is_marked(pid, run_id)):
+            continue
+        found = Identity.of(pid)
+        if found.started:
+            ours = belongs or (not leads and of_session == session)
+            (in_session if ours else detached).append(found)
+    return Programs(tuple(in_session), tuple(detached))
+
+
+def end_all(processes: Iterable[Identity], grace: float) -> None:
+    """End processes: by SIGTERM, and after ``grace`` seconds by SIGKILL."""
+    left = [each for each in processes if each.send(signal.SIGTERM)]
+    for each in left:  # one that is stopped would not heed it
+        each.send(signal.SIGCONT)
+    deadline = time.monotonic() + grace
+    for each in left:
+        if not each.wait(max(0.0, deadline - time.monotonic())):
+            each.send(signal.SIGKILL)
+            each.wait(grace)
+
+
+def name_of(process: Identity) -> str:
+    """Return a process's id and the name of its program, for messages."""
+    with suppress(psutil.Error):
+        return f"{process.pid} ({psutil.Process(process.pid).name()})"
+    return str(process.pid)
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except OSError:
+        return None
+
+
+def _descendants(worker: Identity) -> set[int]:
+    if worker.state is State.GONE:
+        return set()
+    with suppress(psutil.Error):
+        return {each.pid for each in psutil.Process(worker.pid).children(recursive=True)}
+    return set()
+
+
+def _is_marked(pid: int, run_id: str) -> bool:
+    if sys.platform == "linux":
+        with suppress(OSError):
+            environment = Path(f"/proc/{pid}/environ").read_bytes()
+            return f"{STARTED_BY_RUN}={run_id}".encode() in environment.split(b"\0")
+        return False
+    with suppress(psutil.Error, OSError):
+        return psutil.Process(pid).environ().get(STARTED_BY_RUN) == run_id
+    return False

@@ -1,0 +1,213 @@
+"""Who executes a run: each run is taken once, and its worker says as long as it lives that it does.
+
+Inserting the run's row takes the run: the database lets one process win, and every other ends
+without calling a function. From then on something that no function can starve (``guardian``)
+writes a sign of life every few seconds; it also reads whether the run was asked to cancel, and
+whether it was given up meanwhile. ``orchestration.lost_runs`` decides by these rows.
+
+A worker is *lost* if it is known to have ended, or has been silent for
+``PROCTREE["LOST_AFTER"]`` seconds. Every time is the database's: clocks of several machines are
+never compared, and each update filters on what was read, so that of several processes one wins.
+"""
+
+import datetime as dt
+import enum
+from dataclasses import asdict
+
+from django.db import models, router, transaction
+from django.db.models import F
+from django.db.models.functions import Now
+
+from . import conf
+from .models import RunWorker
+from .os_processes import Identity, State
+
+KEPT = dt.timedelta(days=1)
+"""How long the row of a run that has ended refuses late workers of it."""
+
+BEATS = 12
+"""How many signs of life there are in ``LOST_AFTER`` seconds."""
+
+
+class Order(enum.Enum):
+    """What a worker learns as it gives a sign of life."""
+
+    GO_ON = "go on"
+    CANCEL = "cancel"
+    """Somebody has asked for the end of the run."""
+
+    GIVEN_UP = "given up"
+    """It was silent for too long, so its run has ended, or another worker has it."""
+
+
+class Sign(enum.Enum):
+    """What is known of a run's worker."""
+
+    ALIVE = "alive"
+    """Seen to be running, or heard of lately."""
+
+    SILENT = "silent"
+    """Not heard of for a while, and it can't be seen, or is stopped."""
+
+    ENDED = "ended"
+    """Known to have ended."""
+
+
+def beat_seconds() -> float:
+    """Return the seconds between two signs of life."""
+    return min(5.0, conf.current().LOST_AFTER / BEATS)
+
+
+def rows() -> "models.QuerySet[RunWorker]":
+    """Return the rows, from the database that is written: a replica lags behind."""
+    return RunWorker.objects.using(database())
+
+
+def database() -> str:
+    """Return the alias of the database that holds the rows."""
+    return router.db_for_write(RunWorker)
+
+
+def worker_of(row: RunWorker) -> Identity:
+    """Return the process that a row names."""
+    return Identity(row.host, row.boot_id, row.pid_namespace, row.pid, row.process_started)
+
+
+def take(run_id: str, worker: Identity, *, dedicated: bool, resumed: bool = False) -> bool:
+    """Take a run for a process; return False if another has it, or had it.
+
+    Parameters
+    ----------
+    run_id:
+        The run's id.
+    worker:
+        The process that is going to execute it.
+    dedicated:
+        Whether the process exists for this run only, so that it may be killed.
+    resumed:
+        Whether the run goes on after its worker was lost: then it may be taken from that one.
+    """
+    fields = {**_fields(worker), "is_dedicated": dedicated}
+    row, created = rows().get_or_create(
+        run_id=run_id, defaults={**fields, "taken_at": Now(), "beat_at": Now()}
+    )
+    if created or (worker_of(row) == worker and row.ended_at is None):
+        return True
+    if not resumed or sign_of(now_of(row)) is Sign.ALIVE:
+        return False
+    again = {"taken_at": Now(), "beat_at": Now(), "suspected_at": None, "ended_at": None}
+    mine = rows().filter(pk=row.pk, beats=row.beats, **_fields(worker_of(row)))
+    return bool(mine.update(**fields, **again, beats=F("beats") + 1))
+
+
+def beat(run_id: str, worker: Identity) -> Order:
+    """Give a sign of life for a worker, and return what it is to do."""
+    mine = rows().filter(run_id=run_id, **_fields(worker))
+    if mine.filter(ended_at=None).update(beat_at=Now(), beats=F("beats") + 1, suspected_at=None):
+        asked = mine.filter(cancel_requested_at__isnull=False).exists()
+        return Order.CANCEL if asked else Order.GO_ON
+    # Without a row nothing was decided about it: somebody has emptied the table.
+    return Order.GIVEN_UP if rows().filter(run_id=run_id).exists() else Order.GO_ON
+
+
+def end(run_id: str, worker: Identity) -> None:
+    """Write down that a worker has ended."""
+    rows().filter(run_id=run_id, ended_at=None, **_fields(worker)).update(ended_at=Now())
+
+
+def forget(run_id: str, worker: Identity) -> None:
+    """Delete the row of a run that nobody else can start: one of somebody's process."""
+    rows().filter(run_id=run_id, **_fields(worker)).delete()
+
+
+def request_cancel(run_id: str) -> bool:
+    """Ask a run's worker, wherever it is, to end the run; return whether it was asked just now."""
+    open_rows = rows().filter(run_id=run_id, ended_at=None, cancel_requested_at=None)
+    return bool(open_rows.update(cancel_requested_at=Now()))
+
+
+def suspect(row: RunWorker) -> bool:
+    """Note that a worker is silent, unless it has given a sign of life since ``row`` was read."""
+    same = rows().filter(pk=row.pk, beats=row.beats, ended_at=None, suspected_at=None)
+    return bool(same.update(suspected_at=Now()))
+
+
+def give_up(row: RunWorker) -> bool:
+    """End a worker's hold on its run, unless it has given a sign of life since ``row`` was read.
+
+    Should it live on after all, it learns of it with its next sign of life, and ends.
+    """
+    same = rows().filter(pk=row.pk, beats=row.beats, ended_at=None)
+    return bool(same.update(ended_at=Now()))
+
+
+def shut(run_id: str) -> bool:
+    """Let nobody take a run any more that nobody has taken; return False if somebody has."""
+    now = {"taken_at": Now(), "beat_at": Now(), "ended_at": Now()}
+    with transaction.atomic(using=database()):
+        _, created = rows().get_or_create(run_id=run_id, defaults=now)
+    return created
+
+
+def prune() -> int:
+    """Delete the rows of runs that have ended long ago; return how many."""
+    old = rows().filter(ended_at__lt=Now() - KEPT)
+    if not old.exists():  # a DELETE of nothing takes SQLite's write lock, too
+        return 0
+    return old.delete()[0]
+
+
+def with_now(found: "models.QuerySet[RunWorker]") -> "models.QuerySet[RunWorker]":
+    """Let each row say what the database's time was when it was read (``now``)."""
+    return found.annotate(now=Now())
+
+
+def now_of(row: RunWorker) -> RunWorker:
+    """Read a row again, with the database's time."""
+    return with_now(rows()).get(pk=row.pk)
+
+
+def silence_of(row: RunWorker) -> float:
+    """Return the seconds since a worker's last sign of life; ``row`` comes from ``with_now``."""
+    now: dt.datetime = row.now  # type: ignore[attr-defined]  # annotated
+    return (now - (row.ended_at or row.beat_at)).total_seconds()
+
+
+def sign_of(row: RunWorker) -> Sign:
+    """Return what is known of a run's worker; ``row`` comes from ``with_now``. Nothing is written.
+
+    One that can be seen to run is alive, whatever else: a long transaction may keep it from
+    writing its signs of life, and a clock may jump.
+    """
+    if row.ended_at is not None:
+        return Sign.ENDED
+    state = worker_of(row).state
+    if state is State.GONE:
+        return Sign.ENDED
+    if state is State.RUNNING or silence_of(row) < suspicious_after():
+        return Sign.ALIVE
+    return Sign.SILENT
+
+
+def suspicious_after() -> float:
+    """Return the seconds of silence after which a worker is suspected to be lost."""
+    return conf.current().LOST_AFTER - 3 * beat_seconds()
+
+
+def is_lost(row: RunWorker) -> bool:
+    """Return whether a silent worker, by the row, is lost; ``row`` comes from ``with_now``.
+
+    It must have been suspected for two signs of life first: after the database was away, or its
+    clock has jumped, everybody has been silent, and gets the time to say otherwise.
+    """
+    if row.suspected_at is None:
+        return False
+    now: dt.datetime = row.now  # type: ignore[attr-defined]  # annotated
+    suspected = (now - row.suspected_at).total_seconds()
+    return silence_of(row) >= conf.current().LOST_AFTER and suspected >= 2 * beat_seconds()
+
+
+def _fields(worker: Identity) -> dict[str, object]:
+    values = asdict(worker)
+    values["process_started"] = values.pop("started")
+    return values

@@ -1,0 +1,183 @@
+"""A machine, as far as runs can tell: a process that launches runs, and looks after them.
+
+    python -m tests.e2e.host
+
+It reads commands from its input, a line of JSON each, and answers each with a line. Started by
+``Host``, it may have a host name, a boot id and a PID namespace of its own; when its first process
+is killed, everything on it is gone, as when a container dies.
+"""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+TOP = Path(__file__).resolve().parents[2]
+
+
+def main() -> None:
+    """Answer commands until there are no more."""
+    import django
+
+    django.setup()
+    from dagster import DagsterInstance
+
+    # Dagster and its children print; what answers is the pipe of the standard output only.
+    answers = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    with DagsterInstance.from_config(os.environ["DAGSTER_HOME"]) as instance:
+        machine = Machine(instance)
+        for line in sys.stdin:
+            name, arguments = json.loads(line)
+            try:
+                answer = {"is": getattr(machine, name)(*arguments)}
+            except Exception as error:  # noqa: BLE001  # the test raises it
+                answer = {"error": f"{type(error).__name__}: {error}"}
+            print(json.dumps(answer), file=answers)
+
+
+class Machine:
+    """What can be asked of it."""
+
+    def __init__(self, instance: Any) -> None:
+        self.instance = instance
+
+    def identity(self) -> str:
+        from proctree_dagster.os_processes import Identity
+
+        return repr(Identity.of_this_process())
+
+    def create(self, tree: str, context: dict[str, Any]) -> str:
+        """Create a run of a tree, not started."""
+        from proctree_dagster.models import ProcessTree
+        from proctree_dagster.orchestration import records, runs
+        from proctree_dagster.orchestration.translator import translator
+
+        job = translator().job(records.from_row(ProcessTree.objects.get(name=tree)))
+        return runs.create_run(self.instance, job, context, {}, run_id=str(uuid.uuid4())).run_id
+
+    def launch(self, run_id: str) -> None:
+        """Launch a run, as the daemon here would."""
+        self.instance.launch_run(run_id, workspace=None)
+
+    def start_workers(self, run_id: str, count: int) -> list[int]:
+        """Start several of Dagster's own workers of one run at once; return their process ids."""
+        from dagster._core.events import DagsterEvent, DagsterEventType
+        from dagster._grpc.types import ExecuteRunArgs
+
+        run = self.instance.get_run_by_id(run_id)
+        event = DagsterEvent(DagsterEventType.RUN_STARTING.value, run.job_name)
+        self.instance.report_dagster_event(event, run_id=run_id)
+        args = ExecuteRunArgs(run.job_code_origin, run_id, self.instance.get_ref())
+        command = args.get_command_args()
+        return [subprocess.Popen(command, start_new_session=True).pid for _ in range(count)]
+
+    def execute(self, tree: str, context: dict[str, Any]) -> None:
+        """Execute a tree in this very process, in a thread."""
+        from proctree_dagster.tree_builder import ProcessTreeManager
+
+        arguments = (tree, context)
+        threading.Thread(target=ProcessTreeManager.execute_tree, args=arguments).start()
+
+    def settle(self) -> str:
+        """Look after the runs, as the sensor does."""
+        from django.db import connections
+
+        from proctree_dagster.orchestration import lost_runs
+
+        try:
+            return str(lost_runs.settle(self.instance))
+        finally:
+            connections.close_all()
+
+    def terminate(self, run_id: str) -> bool:
+        """Terminate a run, as the webserver here would."""
+        result: bool = self.instance.run_launcher.terminate(run_id)
+        return result
+
+    def health(self, run_id: str) -> str:
+        """Return what run monitoring here would learn of a run's worker."""
+        run = self.instance.get_run_by_id(run_id)
+        return str(self.instance.run_launcher.check_run_worker_health(run).status.value)
+
+    def state(self, pid: int) -> str:
+        """Return how a process on this machine is."""
+        from proctree_dagster.os_processes import Identity
+
+        return Identity.of(pid).state.value
+
+
+class Host:
+    """One machine, seen from the test.
+
+    Parameters
+    ----------
+    name:
+        Its host name; ``None``: this machine's.
+    environment:
+        That of its processes.
+    boot_id:
+        The file with the boot id that it is to have; ``None``: this machine's.
+    log:
+        Where its processes write.
+    """
+
+    def __init__(
+        self, name: str | None, environment: dict[str, str], log: Path, boot_id: Path | None = None
+    ) -> None:
+        python = [sys.executable, "-m", "tests.e2e.host"]
+        command = python
+        if name is not None or boot_id is not None:
+            script = f"hostname {name}; " if name else ""
+            if boot_id is not None:
+                script += f"mount --bind {boot_id} /proc/sys/kernel/random/boot_id; "
+            spaces = ["--uts", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
+            command = ["unshare", *spaces, "sh", "-c", f"{script}exec {' '.join(python)}"]
+        with log.open("ab") as output:
+            self.process = subprocess.Popen(
+                command,
+                cwd=TOP,
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                text=True,
+                start_new_session=True,
+            )
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def ask(*arguments: object) -> Any:
+            assert self.process.stdin is not None
+            assert self.process.stdout is not None
+            self.process.stdin.write(json.dumps([name, arguments]) + "\n")
+            self.process.stdin.flush()
+            answer = json.loads(self.process.stdout.readline())
+            assert "error" not in answer, answer["error"]
+            return answer["is"]
+
+        return ask
+
+    def die(self) -> None:
+        """Kill it, with everything on it if it is a machine of its own."""
+        self.process.kill()
+        self.process.wait(30)
+
+
+def can_have_namespaces() -> bool:
+    """Return whether this user may make hosts of their own."""
+    command = ["unshare", "--uts", "--mount", "--pid", "--fork", "--mount-proc", "true"]
+    try:
+        return subprocess.run(command, capture_output=True).returncode == 0
+    except OSError:
+        return False
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,536 @@
+"""Every run is started once and ends: real workers, on several hosts."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+import yaml
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
+from django.db import connections
+from django.utils import timezone
+
+from example.settings import DATABASES
+from proctree_dagster import run_workers
+from proctree_dagster.models import RunWorker
+from proctree_dagster.os_processes import Identity, State
+from proctree_dagster.run_workers import Order, Sign
+from tests.e2e.host import Host, can_have_namespaces
+from tests.e2e.stack import Stack, wait_for
+
+pytestmark = pytest.mark.timeout(300)
+
+FUNCTIONS = """
+import ctypes
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+
+
+def note(word, **context):
+    file = os.open(HERE / word, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, f"{os.getpid()}\\n".encode())
+    os.close(file)
+
+
+def hang(word, **context):
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    note(word)
+    while True:
+        time.sleep(0.2)
+
+
+def hold_the_lock(word, seconds):
+    note(word)
+    ctypes.PyDLL(None).sleep(seconds)
+
+
+def sleep(word):
+    note(word)
+    while not (HERE / f"{word} may go").exists():
+        time.sleep(0.1)
+
+
+def start_programs(word, fails=False, hangs=False):
+    python = [sys.executable, "-c", "import time; time.sleep(600)"]
+    subprocess.Popen([*python, f"plain {word}"])
+    subprocess.Popen([*python, f"own group {word}"], process_group=0)
+    subprocess.Popen([*python, f"detached {word}"], start_new_session=True)
+    note(word)
+    if fails:
+        raise ValueError("on purpose")
+    if hangs:
+        hang(word)
+"""
+
+LOST_AFTER = 6
+GRACE = 2
+
+
+class Home(Stack):
+    """A home with trees, and hosts that share it."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder, told_to_reload=False)
+        (folder / "e2e_functions.py").write_text(FUNCTIONS)
+        database = {**DATABASES["default"], "NAME": str(folder / "db.sqlite3")}
+        (folder / "e2e_settings.py").write_text(
+            "from example.settings import *\n"
+            "PROCTREE = {**PROCTREE, 'FUNCTION_MODULES': ['e2e_functions'],\n"
+            f"            'LOST_AFTER': {LOST_AFTER}, 'TERMINATE_GRACE': {GRACE}}}\n"
+        )
+        self.env["DJANGO_SETTINGS_MODULE"] = "e2e_settings"
+        connections.settings["home"] = {
+            **connections.settings["default"],
+            **{"OPTIONS": {}, **database},
+        }
+        self.hosts: list[Host] = []
+        self.configure()
+        self.manage("migrate", "-v0")
+        names = "note", "hang", "hold_the_lock", "sleep", "start_programs"
+        self.shell(
+            f"for name in {names!r}:\n"
+            "    tree = ProcessTreeInstance(name)\n"
+            "    tree.add_process('only', func=f'e2e_functions:{name}').save()\n"
+        )
+        self.instance = DagsterInstance.from_config(str(self.home))
+        self.here = self.host()
+
+    def configure(self, **monitoring: object) -> None:
+        """Set Dagster's run monitoring, for hosts that start after this; off by default."""
+        path = self.home / "dagster.yaml"
+        config = yaml.safe_load(path.read_text())
+        config["run_monitoring"] = {"enabled": False, **monitoring}
+        path.write_text(yaml.safe_dump(config))
+
+    def host(self, name: str | None = None, *, boot: str | None = None) -> Host:
+        """Start a host that has this home."""
+        boot_id = None
+        if boot is not None:
+            boot_id = self.folder / f"boot_of_{name}"
+            boot_id.write_text(boot)
+        found = Host(name, self.env, self.log, boot_id)
+        self.hosts.append(found)
+        return found
+
+    def close(self) -> None:
+        for host in self.hosts:
+            host.die()
+        self.instance.dispose()
+        connections["home"].close()
+        del connections["home"]
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("DAGSTER_HOME") == str(self.home):
+                    process.kill()
+            except psutil.Error:
+                continue
+
+
+class Run:
+    """One run, and what its function has said."""
+
+    def __init__(self, home: Home, run_id: str, word: str) -> None:
+        self.home = home
+        self.run_id = run_id
+        self.word = word
+
+    @classmethod
+    def create(cls, home: Home, host: Host, tree: str, **context: object) -> "Run":
+        word = f"word-{uuid.uuid4()}"
+        return cls(home, host.create(tree, {"word": word, **context}), word)
+
+    @classmethod
+    def start(cls, home: Home, host: Host, tree: str, **context: object) -> "Run":
+        """Launch it on a host, and wait until its function was called."""
+        run = cls.create(home, host, tree, **context)
+        host.launch(run.run_id)
+        run.called()
+        return run
+
+    @property
+    def record(self) -> DagsterRun:
+        found = self.home.instance.get_run_by_id(self.run_id)
+        assert found is not None
+        return found
+
+    @property
+    def status(self) -> DagsterRunStatus:
+        return self.record.status
+
+    def ended(self, *looking: Host) -> DagsterRunStatus:
+        """Wait until it has ended, while hosts look after the runs."""
+
+        def look() -> DagsterRunStatus | None:
+            for host in looking:
+                host.settle()
+            return self.status if self.record.is_finished else None
+
+        return wait_for("a run to end", look, 90)
+
+    @property
+    def messages(self) -> str:
+        return "\n".join(entry.message for entry in self.home.instance.all_logs(self.run_id))
+
+    def calls(self) -> list[str]:
+        path = self.home.folder / self.word
+        return path.read_text().splitlines() if path.exists() else []
+
+    def called(self) -> None:
+        wait_for("a function to be called", self.calls)
+
+    def may_go(self) -> None:
+        (self.home.folder / f"{self.word} may go").touch()
+
+    @property
+    def row(self) -> RunWorker:
+        return RunWorker.objects.using("home").get(run_id=self.run_id)
+
+    @property
+    def worker(self) -> Identity:
+        return run_workers.worker_of(self.row)
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory, django_db_blocker: Any) -> Iterator[Home]:
+    with django_db_blocker.unblock():
+        found = Home(tmp_path_factory.mktemp("home") / "it")
+        try:
+            yield found
+        finally:
+            found.close()
+
+
+@pytest.fixture
+def container() -> None:
+    if not can_have_namespaces():
+        pytest.skip("this user can't make namespaces")
+
+
+def alive(word: str) -> bool:
+    """Return whether a program runs that was started with this word."""
+    for process in psutil.process_iter():
+        try:
+            if process.cmdline()[-1:] == [word] and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+        except psutil.Error:
+            continue
+    return False
+
+
+def gone(pid: int) -> bool:
+    return Identity.of(pid).state is State.GONE
+
+
+# Taken once
+
+
+@pytest.mark.parametrize("monitoring", [True, False])
+def test_of_several_workers_of_one_run_one_executes_it(home: Home, monitoring: bool) -> None:
+    home.configure(enabled=monitoring)
+    host = home.host()
+    host.identity()  # it has read it
+    home.configure()
+    run = Run.create(home, host, "sleep")
+    pids = host.start_workers(run.run_id, 3)
+    run.called()
+    wait_for("the others to end", lambda: sum(map(gone, pids)) == 2)
+    assert run.status == DagsterRunStatus.STARTED, "the others have left it alone"
+    run.may_go()
+    assert run.ended() == DagsterRunStatus.SUCCESS
+    assert len(run.calls()) == 1
+    assert run.messages.count("Another worker executes this run") == 2
+
+
+def test_a_run_that_is_launched_twice_is_executed_once(home: Home) -> None:
+    run = Run.create(home, home.here, "sleep")
+    home.here.launch(run.run_id)
+    home.here.launch(run.run_id)
+    run.called()
+    wait_for("the second", lambda: "Another worker executes" in run.messages)
+    assert run.status == DagsterRunStatus.STARTED
+    assert home.here.terminate(run.run_id), "the one that executes it is found, whoever came last"
+    assert run.ended(home.here) == DagsterRunStatus.CANCELED
+    assert len(run.calls()) == 1
+
+
+def test_a_worker_that_comes_after_the_run_has_ended_calls_nothing(home: Home) -> None:
+    run = Run.start(home, home.here, "note")
+    assert run.ended() == DagsterRunStatus.SUCCESS
+    [pid] = home.here.start_workers(run.run_id, 1)
+    wait_for("the late one to end", lambda: gone(pid))
+    assert len(run.calls()) == 1
+
+
+# Lost
+
+
+def test_a_run_of_a_container_that_died_fails_on_another_host(home: Home, container: None) -> None:
+    there = home.host("c1", boot="one")
+    run = Run.start(home, there, "sleep")
+    for _ in range(4):
+        time.sleep(LOST_AFTER / 3)
+        home.here.settle()
+        assert run.status == DagsterRunStatus.STARTED, "it is alive, and has said so"
+    there.die()
+    died = time.monotonic()
+    home.here.settle()
+    assert run.status == DagsterRunStatus.STARTED, "it may be alive"
+    assert run.ended(home.here) == DagsterRunStatus.FAILURE
+    assert time.monotonic() - died >= LOST_AFTER / 2
+    assert "No sign of life of its worker" in run.messages
+    assert "'c1'" in run.messages
+
+
+def test_a_healthy_run_that_cannot_be_seen_is_left_alone(home: Home, container: None) -> None:
+    others = [home.host("another"), home.host(os.uname().nodename)]
+    run = Run.start(home, home.here, "hold_the_lock", seconds=LOST_AFTER + 4)
+    deadline = time.monotonic() + LOST_AFTER + 3
+    while time.monotonic() < deadline:
+        for other in others:
+            other.settle()
+            assert run.status == DagsterRunStatus.STARTED
+            assert other.health(run.run_id) == "RUNNING"
+        time.sleep(0.5)
+    assert run.ended() == DagsterRunStatus.SUCCESS
+
+
+def test_a_run_is_terminated_from_another_host(home: Home, container: None) -> None:
+    there = home.host("c1")
+    run = Run.start(home, there, "hang")
+    assert home.here.terminate(run.run_id)
+    assert run.status == DagsterRunStatus.CANCELING
+    assert run.ended(home.here) == DagsterRunStatus.CANCELED
+    assert there.state(run.row.pid) == "gone", "it was ended before"
+
+
+def test_a_run_whose_host_has_died_is_terminated(home: Home, container: None) -> None:
+    there = home.host("c1")
+    run = Run.start(home, there, "hang")
+    there.die()
+    assert home.here.terminate(run.run_id)
+    assert run.ended(home.here) == DagsterRunStatus.CANCELED
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_plain_worker_that_dies_or_is_stopped_fails_its_run_without_run_monitoring(
+    home: Home, how: signal.Signals
+) -> None:
+    run = Run.create(home, home.here, "sleep")
+    [pid] = home.here.start_workers(run.run_id, 1)
+    run.called()
+    os.kill(pid, how)
+    assert run.ended(home.here) == DagsterRunStatus.FAILURE
+    assert gone(pid), "it has ended before its run was called so"
+
+
+def test_a_worker_whose_guardian_was_killed_is_not_lost_where_it_is_seen(home: Home) -> None:
+    run = Run.start(home, home.here, "sleep")
+    guardian = json.loads(run.record.tags["proctree/worker"])["guardian"]
+    os.kill(guardian, signal.SIGKILL)
+    for _ in range(4):
+        time.sleep(LOST_AFTER / 3)
+        assert home.here.settle() == ""
+    assert home.here.terminate(run.run_id)
+    assert run.ended(home.here) == DagsterRunStatus.CANCELED
+
+
+def test_a_run_that_was_given_up_ends_its_worker_when_that_is_heard_of_again(home: Home) -> None:
+    run = Run.start(home, home.here, "hang")
+    worker = run.worker
+    home.instance.report_run_failed(run.record)
+    RunWorker.objects.using("home").filter(run_id=run.run_id).update(ended_at=timezone.now())
+    assert worker.wait(30)
+    assert run.status == DagsterRunStatus.FAILURE
+
+
+def test_a_run_that_nobody_takes_does_not_stay_starting(home: Home) -> None:
+    home.configure(start_timeout_seconds=1)
+    host = home.host()
+    host.identity()  # it has read it
+    home.configure()
+    run = Run.create(home, host, "note")
+    host.start_workers(run.run_id, 0)  # launched, and whoever launched it has died
+    assert run.ended(host) == DagsterRunStatus.FAILURE
+    [pid] = host.start_workers(run.run_id, 1)  # one that comes too late after all
+    wait_for("the late one to end", lambda: gone(pid))
+    assert run.calls() == []
+
+
+# Terminated
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_function_that_heeds_nothing_is_ended_before_its_run_is_canceled(
+    home: Home, stopped: bool
+) -> None:
+    run = Run.start(home, home.here, "hang")
+    worker = run.worker
+    if stopped:
+        os.kill(worker.pid, signal.SIGSTOP)
+    assert home.here.terminate(run.run_id)
+    assert home.here.terminate(run.run_id), "a second time is no error"
+    while worker.state is not State.GONE:
+        assert run.status == DagsterRunStatus.CANCELING
+        time.sleep(0.05)
+    assert run.ended() == DagsterRunStatus.CANCELED
+
+
+def test_a_run_that_somebody_has_marked_as_canceled_ends_its_worker(home: Home) -> None:
+    run = Run.start(home, home.here, "hang")
+    worker = run.worker
+    home.instance.report_run_canceled(run.record)
+    wait_for("it to end", lambda: [home.here.settle(), worker.state is State.GONE][1], 60)
+
+
+def executed(home: Home, host: Host) -> Run:
+    """Let a host execute a tree in its own process."""
+    word = f"word-{uuid.uuid4()}"
+    host.execute("sleep", {"word": word})
+    run = Run(home, "", word)
+    run.called()
+    [record] = home.instance.get_runs(limit=1)
+    run.run_id = record.run_id
+    return run
+
+
+def test_a_run_in_somebodys_process_is_terminated_and_the_process_stays(home: Home) -> None:
+    host = home.host()
+    run = executed(home, host)
+    assert host.settle() == ""
+    assert host.terminate(run.run_id)
+    assert run.ended(home.here) == DagsterRunStatus.CANCELED
+    assert host.settle() == "", "the host's process, which executed it, is there"
+    rows = RunWorker.objects.using("home").filter(run_id=run.run_id)
+    wait_for("its row to go", lambda: not rows.exists())
+
+
+def test_a_run_in_a_process_that_is_killed_fails(home: Home) -> None:
+    host = home.host()
+    run = executed(home, host)
+    host.die()
+    assert run.ended(home.here) == DagsterRunStatus.FAILURE
+
+
+# Programs
+
+
+@pytest.mark.parametrize("end", ["fails", "terminated", "killed", "succeeds"])
+def test_the_programs_that_a_run_has_started_end_with_it_unless_it_succeeds(
+    home: Home, end: str
+) -> None:
+    hangs = end in ("terminated", "killed")
+    run = Run.start(home, home.here, "start_programs", fails=end == "fails", hangs=hangs)
+    if end == "terminated":
+        assert home.here.terminate(run.run_id)
+    elif end == "killed":
+        os.kill(run.worker.pid, signal.SIGKILL)
+    run.ended()
+    lives = end == "succeeds"
+    assert alive(f"plain {run.word}") == alive(f"own group {run.word}") == lives
+    assert alive(f"detached {run.word}"), "it has left the session, as a daemon does"
+    assert "still run" in run.messages
+
+
+# The rows by themselves
+
+
+@pytest.mark.django_db
+class TestRows:
+    def here(self) -> Identity:
+        return Identity.of_this_process()
+
+    def elsewhere(self, pid: int = 1) -> Identity:
+        return replace(self.here(), host="elsewhere", pid=pid)
+
+    def row(self, **changes: object) -> RunWorker:
+        RunWorker.objects.filter(run_id="run").update(**changes)
+        return run_workers.with_now(run_workers.rows()).get(run_id="run")
+
+    def test_the_first_one_takes_a_run(self) -> None:
+        assert run_workers.take("run", self.here(), dedicated=True)
+        assert run_workers.take("run", self.here(), dedicated=True), "it has it"
+        assert not run_workers.take("run", self.elsewhere(), dedicated=True)
+        run_workers.end("run", self.here())
+        assert not run_workers.take("run", self.elsewhere(), dedicated=True), "it was executed"
+
+    def test_a_resumed_run_is_taken_from_a_worker_that_is_lost_and_from_no_other(self) -> None:
+        run_workers.take("run", self.here(), dedicated=True)
+        resume = {"dedicated": True, "resumed": True}
+        assert not run_workers.take("run", self.elsewhere(), **resume)
+        run_workers.end("run", self.here())
+        assert run_workers.take("run", self.elsewhere(), **resume)
+        assert not run_workers.take("run", self.elsewhere(2), **resume), "it was heard of just now"
+        assert run_workers.beat("run", self.here()) is Order.GIVEN_UP
+        assert run_workers.beat("run", self.elsewhere()) is Order.GO_ON
+
+    def test_a_sign_of_life_says_what_was_asked_meanwhile(self) -> None:
+        run_workers.take("run", self.here(), dedicated=True)
+        assert run_workers.beat("run", self.here()) is Order.GO_ON
+        assert run_workers.request_cancel("run")
+        assert not run_workers.request_cancel("run"), "it was before"
+        assert run_workers.beat("run", self.here()) is Order.CANCEL
+        RunWorker.objects.all().delete()
+        assert run_workers.beat("run", self.here()) is Order.GO_ON, "nothing was decided"
+
+    def test_nobody_is_given_up_who_has_given_a_sign_of_life_meanwhile(self) -> None:
+        run_workers.take("run", self.elsewhere(), dedicated=True)
+        read = self.row()
+        run_workers.beat("run", self.elsewhere())
+        assert not run_workers.suspect(read)
+        assert not run_workers.give_up(read)
+        assert run_workers.give_up(self.row())
+
+    def test_after_the_database_was_away_everybody_has_time_to_say_that_they_live(self) -> None:
+        run_workers.take("run", self.elsewhere(), dedicated=True)
+        silent = self.row(beat_at=timezone.now() - 10 * run_workers.KEPT)
+        assert run_workers.sign_of(silent) is Sign.SILENT
+        assert not run_workers.is_lost(silent)
+        assert run_workers.suspect(silent)
+        assert not run_workers.is_lost(self.row()), "suspected just now"
+        run_workers.beat("run", self.elsewhere())
+        assert self.row().suspected_at is None
+
+    def test_one_that_can_be_seen_is_alive_whatever_its_row_says(self) -> None:
+        run_workers.take("run", self.here(), dedicated=True)
+        long_ago = timezone.now() - 10 * run_workers.KEPT
+        assert run_workers.sign_of(self.row(beat_at=long_ago)) is Sign.ALIVE
+        assert run_workers.sign_of(self.row(process_started="1")) is Sign.ENDED
+
+    def test_rows_of_runs_that_ended_long_ago_are_deleted(self) -> None:
+        run_workers.take("run", self.here(), dedicated=True)
+        run_workers.take("other", self.here(), dedicated=True)
+        run_workers.end("run", self.here())
+        assert run_workers.prune() == 0
+        self.row(ended_at=timezone.now() - 2 * run_workers.KEPT)
+        assert run_workers.prune() == 1
+        assert RunWorker.objects.count() == 1
+
+
+def test_a_guardian_imports_no_dagster_and_no_app_of_the_project() -> None:
+    code = (
+        "import sys\n"
+        "from proctree_dagster.orchestration import guardian\n"
+        "from proctree_dagster.os_processes import Identity\n"
+        "charge = guardian.Charge(Identity.of_this_process(), 'run', 1, 60, 5)\n"
+        "database = {'ENGINE': 'django.db.backends.sqlite3', 'NAME': ':memory:'}\n"
+        "guardian._set_django_up(database, charge)\n"
+        "from proctree_dagster import run_workers\n"
+        "assert 'dagster' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
