@@ -450,7 +450,8 @@ def test_a_worker_that_cannot_be_seen_is_asked_by_way_of_the_database(
     place: Place, elsewhere: dict[str, str]
 ) -> None:
     run = place.create()
-    worker = replace(Worker.of_process(run.run_id, os.getpid()), started="1", **elsewhere)
+    worker = replace(Worker.of_process(run.run_id, os.getpid()), started="1")
+    worker = replace(worker, **elsewhere)  # type: ignore[arg-type]
     place.instance.add_run_tags(run.run_id, worker.as_tags())
     run = place.run(run.run_id)
     assert place.launcher.check_run_worker_health(run).status == WorkerStatus.RUNNING
