@@ -63,6 +63,52 @@ class Machine:
         job = translator().job(records.from_row(ProcessTree.objects.get(name=tree)))
         return runs.create_run(self.instance, job, context, {}, run_id=str(uuid.uuid4())).run_id
 
+    def tick(self, tree: str) -> str:
+        """Evaluate a tree's schedule as the daemon does; return the run's id, or why none."""
+        import datetime as dt
+
+        from proctree_dagster import claims, tags
+        from proctree_dagster.models import ProcessTree
+        from proctree_dagster.orchestration import records, runs
+        from proctree_dagster.orchestration.translator import translator
+
+        row = ProcessTree.objects.with_schedules().get(name=tree)
+        history = runs.ScheduleHistory(self.instance, row.schedule.pk)
+        decision = claims.request(row.schedule.pk, dt.datetime.now(dt.UTC), history)
+        if isinstance(decision, claims.Skip):
+            return decision.reason
+        job = translator().job(records.from_row(row))
+        given = {tags.DUE: runs.due_tag(decision.due)}
+        run = runs.create_run(self.instance, job, decision.context, given)
+        self.instance.launch_run(run.run_id, workspace=None)
+        return run.run_id
+
+    def make_schedule(self, tree: str, function: str, context: dict[str, Any]) -> None:
+        """Save a tree with one process and a schedule, which is due now."""
+        from proctree_dagster.tree_builder import ProcessTreeInstance
+
+        made = ProcessTreeInstance(tree).add_process("only", func=function)
+        made.save()
+        made.register_schedule(interval_minutes=1440, context=context)
+        self._make_due(tree)
+
+    def tick_again(self, tree: str) -> str:
+        """Let a tree be due again, and evaluate its schedule."""
+        self._make_due(tree)
+        return self.tick(tree)
+
+    def _make_due(self, tree: str) -> None:
+        import datetime as dt
+
+        from proctree_dagster.models import ProcessTreeSchedule
+
+        due = dt.datetime.now(dt.UTC) - dt.timedelta(minutes=1)
+        ProcessTreeSchedule.objects.filter(process_tree__name=tree).update(next_run=due)
+
+    def send(self, pid: int, number: int) -> None:
+        """Send a signal to a process on this machine."""
+        os.kill(pid, number)
+
     def launch(self, run_id: str) -> None:
         """Launch a run, as the daemon here would."""
         self.instance.launch_run(run_id, workspace=None)

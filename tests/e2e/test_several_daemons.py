@@ -1,0 +1,129 @@
+"""Several daemons on one home, replaced in turn under load, as in a rolling deploy."""
+
+import os
+import random
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from dagster import DagsterRunStatus
+
+from tests.e2e.accidents import Accidents
+from tests.e2e.stack import wait_for
+
+RUNS = int(os.environ.get("PROCTREE_DAEMON_RUNS", "12"))
+"""How many runs are queued by hand."""
+
+DUE_TIMES = int(os.environ.get("PROCTREE_DAEMON_DUE_TIMES", "6"))
+"""How many due times are given besides."""
+
+REPLACED = int(os.environ.get("PROCTREE_DAEMONS_REPLACED", "2"))
+"""How often a daemon is replaced by another."""
+
+SECONDS = 1200.0
+
+FUNCTIONS = """
+import os
+from pathlib import Path
+from dagster import OpExecutionContext
+
+def note():
+    run = OpExecutionContext.get().run
+    line = f"{run.job_name} {run.tags.get('proctree/due', '-')} {run.run_id}\\n"
+    file = os.open(Path(__file__).with_name("calls.txt"), os.O_WRONLY | os.O_APPEND)
+    os.write(file, line.encode())
+    os.close(file)
+"""
+
+STOCK = {
+    **{"module": "dagster._core.launcher", "class": "DefaultRunLauncher"},
+    "config": {},
+}
+
+pytestmark = [pytest.mark.e2e, pytest.mark.apart, pytest.mark.timeout(2 * SECONDS)]
+
+
+@pytest.fixture(autouse=True)
+def stacks_database(django_db_setup: None, django_db_blocker: Any) -> Iterator[None]:
+    """Let the test look into the database of its stack."""
+    with django_db_blocker.unblock():
+        yield
+
+
+def _kinds() -> list[tuple[str, str, int]]:
+    """Return launchers, databases and counts of daemons: all of them, or two in short."""
+    if RUNS < 100:
+        return [("warm", "sqlite", 2), ("stock", "postgresql", 2)]
+    launchers, databases, counts = ("warm", "stock"), ("sqlite", "postgresql"), (2, 3)
+    return [(a, b, c) for a in launchers for b in databases for c in counts]
+
+
+@pytest.mark.parametrize(("launcher", "database", "daemons"), _kinds())
+def test_of_queued_runs_and_due_times_each_is_executed_once_whoever_else_is_at_it(
+    tmp_path: Path, request: pytest.FixtureRequest, launcher: str, database: str, daemons: int
+) -> None:
+    chance = random.Random(0)
+    settings, storage = None, {}
+    if database == "postgresql":
+        settings = request.getfixturevalue("postgres").new_database()
+        url = f"postgresql+psycopg2://postgres:@/{settings['NAME']}?host={settings['HOST']}"
+        storage = {"storage": {"postgres": {"postgres_url": url}}}
+    stack = Accidents(tmp_path, trees=min(DUE_TIMES, 40), database=settings)
+    (tmp_path / "e2e_functions.py").write_text(FUNCTIONS)
+    stack.configure_dagster(
+        # Off, so that only the worker's own claim keeps a second one from executing the run.
+        run_monitoring={"enabled": False},
+        **({"run_launcher": STOCK} if launcher == "stock" else {}),
+        **storage,
+    )
+    try:
+        stack.prepare()
+        stack.start_code_server()
+        stack.shell(
+            "from proctree_dagster import execution\n"
+            "tree = ProcessTreeInstance('by_hand')\n"
+            "tree.add_process('note', func='e2e_functions:note').save()\n"
+            "row = execution.get_row('by_hand')\n"
+            f"for _ in range({RUNS}):\n"
+            "    execution.submit_row(row)\n"
+        )
+        stack.give_due_times(DUE_TIMES)
+        alive = [stack.start_a_daemon() for _ in range(daemons)]
+        replaced = 0
+
+        def done() -> bool:
+            nonlocal replaced
+            if replaced < REPLACED:
+                time.sleep(chance.uniform(0.5, 3))
+                stack.kill(alive.pop(0)) if replaced % 2 else stop(alive.pop(0))
+                alive.append(stack.start_a_daemon())
+                replaced += 1
+            stack.give_due_times(DUE_TIMES)
+            return len(stack.given) >= DUE_TIMES and replaced >= REPLACED and stack.settled()
+
+        wait_for("everything to be run", done, SECONDS)
+        calls = stack.calls()
+        by_hand = Counter(run for job, due, run in calls if due == "-")
+        due_times = Counter((job, due) for job, due, run in calls if due != "-")
+        statuses = Counter(run.status for run in stack.instance.get_runs())
+        print(f"{len(by_hand)} runs, {len(due_times)} due times: {statuses}")
+        twice = [run for run, count in Counter(run for _, _, run in calls).items() if count > 1]
+        assert not twice, "one run, one execution"
+        assert due_times == Counter(stack.given), "one due time, one execution"
+        assert statuses[DagsterRunStatus.SUCCESS] == len(calls)
+        lost = RUNS - len(by_hand)
+        # Its daemon was killed as it launched it: such a run has failed, and nothing was called.
+        assert statuses[DagsterRunStatus.FAILURE] >= lost
+        assert lost <= REPLACED // 2
+    finally:
+        stack.stop()
+
+
+def stop(daemon: psutil.Process) -> None:
+    """Stop a daemon as a service manager does."""
+    daemon.terminate()
+    daemon.wait(60)
