@@ -29,7 +29,7 @@ def all_sensors(translator: ProcessTreeTranslator) -> list[SensorDefinition]:
 def find_sensor(translator: ProcessTreeTranslator, name: str) -> SensorDefinition | None:
     """Return one sensor, if the database asks for it now; the others are not built."""
     if name == tags.OUTBOX_SENSOR:
-        return outbox_sensor() if outbox.is_used() or trigger_sensors.is_used() else None
+        return outbox_sensor()
     return trigger_sensors.find_sensor(translator, name)
 
 

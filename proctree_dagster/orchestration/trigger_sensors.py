@@ -10,7 +10,7 @@ from django.utils import timezone
 
 from .. import firing, tags
 from ..connections import fresh_connections
-from ..models import Trigger, TriggerType
+from ..models import Trigger
 from ..process import explain
 from . import delivery
 from .translator import ProcessTreeTranslator, sensor_name
@@ -63,13 +63,6 @@ def _called(name: str) -> Iterator[dict[str, Any]]:
     for pk, trigger_name in subscribed.order_by("pk").values_list("pk", "name"):
         if sensor_name(trigger_name) == name:
             yield {"pk": pk}
-
-
-def is_used() -> bool:
-    """Return whether there is any sensor of a trigger."""
-    subscribed = Trigger.objects.filter(subscriptions__isnull=False).order_by()
-    always = subscribed.exclude(trigger_type__in=(TriggerType.CONDITION, TriggerType.EVENT))
-    return always.exists() or bool(_subscribed())
 
 
 def _subscribed() -> list[Trigger]:

@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('proctree_dagster', '0009_step_workers'),
+        ('proctree_dagster', '0010_permissions'),
     ]
 
     operations = [
