@@ -65,7 +65,8 @@ def started(home: Home, host: Host, number: int, fate: str) -> Run:
 
 def befall(home: Home, host: Host, run: Run, fate: str) -> None:
     """Do to a run's worker what is to happen to it."""
-    pid, guardian = run.row.pid, json.loads(run.record.tags["proctree/worker"])["guardian"]
+    written = wait_for("the worker's tag", lambda: run.record.tags.get("proctree/worker"))
+    pid, guardian = run.row.pid, json.loads(written)["guardian"]
     if fate in ("unguarded", "killed twice"):
         host.send(guardian, signal.SIGKILL)
     if fate in ("killed", "killed twice"):
