@@ -9,8 +9,8 @@ from pytest_django import Settings
 
 from proctree_dagster import outbox, tasks
 from proctree_dagster.connections import after_commit, in_transaction
-from proctree_dagster.exceptions import ScheduleError
-from proctree_dagster.models import OutboxRun, ProcessTree, ProcessTreeSchedule, Trigger
+from proctree_dagster.exceptions import InvalidTree, ScheduleError
+from proctree_dagster.models import OutboxRun, ProcessTree, ProcessTreeSchedule, TreeLink, Trigger
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from proctree_dagster.triggers import create_trigger, fire_trigger
 from tests.app import processes
@@ -169,3 +169,12 @@ def test_a_due_time_of_tables_in_another_database_runs_once(tree: ProcessTree, o
     assert results["t"]["success"]
     assert tasks.check_and_run_scheduled_tasks() == {}
     assert router.db_for_write(ProcessTree) == ProcessTreeSchedule.objects.get()._state.db
+
+
+def test_links_are_checked_where_they_are_written_not_on_a_replica(settings: Settings) -> None:
+    settings.DATABASE_ROUTERS = ["tests.test_context_databases.Replicated"]
+    one, two = (ProcessTree.objects.create(name=name, processes=[]) for name in ("a", "b"))
+    TreeLink.objects.bulk_create([TreeLink(source=one, target=two)])
+    with pytest.raises(InvalidTree, match="in a circle"):
+        TreeLink.objects.bulk_create([TreeLink(source=two, target=one)])
+    assert TreeLink.objects.using("default").count() == 1

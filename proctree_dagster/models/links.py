@@ -70,7 +70,8 @@ class TreeLinkQuerySet(models.QuerySet["TreeLink"]):
         self.lock()
         problem = self.circle_made_by(given)
         if problem is not None:
-            raise InvalidTree(given[0].source.name, [problem])
+            source = ProcessTree.objects.using(self.db).get(pk=given[0].source_id)
+            raise InvalidTree(source.name, [problem])
 
     def lock(self) -> None:
         """Keep others who write links waiting until the end of the transaction."""
@@ -86,8 +87,10 @@ class TreeLinkQuerySet(models.QuerySet["TreeLink"]):
         links = list(objs)
         # Without their keys: what is saved under those counts, too; a conflict may leave it there.
         new = [TreeLink(source_id=link.source_id, target_id=link.target_id) for link in links]
-        with transaction.atomic(using=self.db):
-            self.refuse_circles(new)
+        # What ``using()`` says, or where links are written: they may be read from a replica.
+        alias = getattr(self, "_db", None) or router.db_for_write(self.model)
+        with transaction.atomic(using=alias):
+            self.using(alias).refuse_circles(new)
             return super().bulk_create(links, *args, **kwargs)
 
     def update(self, **kwargs: Any) -> int:
