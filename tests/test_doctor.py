@@ -10,15 +10,18 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from dagster import DagsterInstance, ExecutorDefinition
+from dagster._daemon.controller import create_daemon_of_type
 from dagster._daemon.types import DaemonHeartbeat
 from django.core.management import CommandError, call_command
 from pytest_django import Settings
 
-from proctree_dagster.orchestration import doctor
+from proctree_dagster.orchestration import daemons, doctor
+from proctree_dagster.orchestration.coordinator import StraightRunCoordinator
 from proctree_dagster.orchestration.doctor import Finding, Subject
 
 
@@ -203,6 +206,30 @@ def test_no_daemon_a_silent_one_and_two_at_once_are_told_apart(instance: Dagster
     assert any("More than one daemon" in what for what in found("error"))
     beat(instance, "two", kind="SCHEDULER")  # the first was ended, the second took its place
     assert any("is alive" in what for what in found("ok"))
+
+
+def test_two_daemons_that_poll_the_queue_are_named_whoever_wrote_the_last_heartbeat(
+    instance: DagsterInstance, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    beat(instance, "one", kind="SCHEDULER")
+    first, second = StraightRunCoordinator(), StraightRunCoordinator()
+    for coordinator in (first, second):
+        coordinator.register_instance(instance)
+        coordinator.get_run_queue_config()  # a webserver asks for this, too
+    assert daemons.alive(instance) == {}
+    for coordinator in (first, second):
+        create_daemon_of_type("QUEUED_RUN_COORDINATOR", with_coordinator(instance, coordinator))
+        coordinator.get_run_queue_config()  # as the daemon does at each poll
+    assert len(daemons.alive(instance)) == 2
+    assert "Another daemon works for this home" in caplog.text
+    assert any("More than one daemon" in what for what in found("error"))
+    monkeypatch.setattr(daemons, "GONE_AFTER", -1)
+    assert daemons.alive(instance) == {}
+    assert any("is alive" in what for what in found("ok"))
+
+
+def with_coordinator(instance: DagsterInstance, coordinator: Any) -> Any:
+    return SimpleNamespace(run_coordinator=coordinator, get_ref=instance.get_ref)
 
 
 def test_a_webserver_that_does_not_answer_and_a_code_server_that_does_not_load_are_errors(

@@ -5,9 +5,10 @@ from typing import Any
 
 from dagster import DagsterInstance, DagsterRun
 from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
+from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
 from dagster._core.storage.dagster_run import DagsterRunStatus
 
-from . import releases, sqlite_files
+from . import daemons, releases, sqlite_files
 from .launcher import WarmRunLauncher, has_own_server
 
 POLL_SECONDS = 1.0
@@ -26,6 +27,7 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
         super().__init__(dequeue_interval_seconds=dequeue_interval_seconds, **others)
         self._poll_seconds = dequeue_interval_seconds or POLL_SECONDS
         self._files = ExitStack()
+        self._presence: daemons.Presence | None = None
 
     def register_instance(self, instance: DagsterInstance) -> None:
         """Begin to work for an instance; that makes each look at a queue on SQLite cheaper."""
@@ -40,8 +42,15 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
 
     @property
     def dequeue_interval_seconds(self) -> float:  # type: ignore[override]
-        """How often the daemon looks at the queue, in seconds."""
+        """How often the daemon polls the queue, in seconds; it asks when it starts."""
+        self._presence = daemons.Presence()
         return self._poll_seconds
+
+    def get_run_queue_config(self) -> RunQueueConfig:
+        """Return the queue's limits; the daemon asks at each poll, and notes that it is alive."""
+        if self._presence is not None:
+            self._presence.note(self._instance)
+        return super().get_run_queue_config()
 
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:
         """Launch a run, or queue it."""

@@ -9,7 +9,7 @@ without Dagster is a system check (``checks``); those run before the doctor does
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +17,13 @@ from typing import Any, Literal
 
 from dagster import DagsterInstance
 from dagster._core.instance.ref import InstanceRef
+from dagster._daemon.types import DaemonHeartbeat
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from sqlalchemy.exc import SQLAlchemyError
 
 from .. import conf, tags, webserver
-from . import executors, homes, runs
+from . import daemons, executors, homes, runs
 
 logger = logging.getLogger(__name__)
 
@@ -222,11 +223,10 @@ def check_daemon(subject: Subject) -> Iterator[Finding]:
             "and no queue is emptied.",
             "Start it again: 'dagster-daemon run -w workspace.yaml', or 'dagster dev'.",
         )
-    elif len({beat.daemon_id for beat in fresh}) > 1:
+    elif len(several := _several(subject.instance, fresh)) > 1:
         yield Finding(
             "error",
-            "More than one daemon works for this home: "
-            f"{', '.join(sorted({str(beat.daemon_id) for beat in fresh}))}.",
+            f"More than one daemon works for this home: {', '.join(several)}.",
             "End all but one: Dagster knows one only. After a restart the old one is named for "
             "two minutes more.",
         )
@@ -240,6 +240,12 @@ def check_daemon(subject: Subject) -> Iterator[Finding]:
                 f"{beat.errors[0].message.strip()}",
                 "Its log has the trace.",
             )
+
+
+def _several(instance: DagsterInstance, fresh: Sequence[DaemonHeartbeat]) -> list[str]:
+    """Return the daemons that work for a home, as their notes say, else as heartbeats show."""
+    noted = sorted(daemons.alive(instance))
+    return noted if len(noted) > 1 else sorted({str(beat.daemon_id) for beat in fresh})
 
 
 _LOCATIONS = """

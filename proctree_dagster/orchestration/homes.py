@@ -22,9 +22,11 @@ from alembic.script import ScriptDirectory
 from dagster import DagsterInstance, DagsterInvalidConfigError
 from dagster._config import process_config, resolve_to_config_type
 from dagster._core.instance.ref import InstanceRef
+from dagster._core.storage import sql
 from dagster._core.storage.event_log.base import EventLogStorage
 from dagster._core.storage.event_log.migration import ASSET_DATA_MIGRATIONS
 from dagster._core.storage.event_log.schema import SqlEventLogStorageMetadata
+from dagster._core.storage.event_log.sqlite import sqlite_event_log
 from dagster._core.storage.runs.base import RunStorage
 from dagster._core.storage.runs.migration import REQUIRED_DATA_MIGRATIONS
 from dagster._core.storage.runs.schema import RunStorageSqlMetadata
@@ -32,6 +34,7 @@ from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from dagster._core.storage.schedules.base import ScheduleStorage
 from dagster._core.storage.schedules.migration import REQUIRED_SCHEDULE_DATA_MIGRATIONS
 from dagster._core.storage.schedules.schema import ScheduleStorageSqlMetadata
+from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
 from dagster._core.storage.sql import get_alembic_config, stamp_alembic_rev
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 from dagster._serdes import ConfigurableClassData
@@ -51,6 +54,9 @@ LOCK_FILE = ".proctree.lock"
 
 ADVISORY_LOCK = 0x70726F6374726565
 """The key of PostgreSQL's advisory lock: "proctree" in ASCII."""
+
+SCRIPTS = Path(sql.__file__).parent / "alembic"
+"""The folder of the migrations of Dagster's storages."""
 
 VERSIONS = "alembic_version"
 """The table in which alembic keeps the revision that a database is at."""
@@ -352,6 +358,7 @@ def create_alone(found: Sequence[Database], open_storage: Callable[[], S]) -> S:
     InstanceError
         Another process holds the lock for too long, or a database can't be repaired.
     """
+    _name_scripts_by_path()
     if all(map(_is_complete, found)):
         return open_storage()
     with _lock(found[0]):
@@ -366,6 +373,16 @@ def create_alone(found: Sequence[Database], open_storage: Callable[[], S]) -> S:
         if not all(state.is_complete or state.is_older for state in states.values()):
             _migrate_data(opened)
         return opened
+
+
+def _name_scripts_by_path() -> None:
+    """Let Dagster's SQLite storages name the folder of their migrations by its path.
+
+    They name it as ``package:folder``. Alembic looks such a name up anew each time a storage is
+    opened, and keeps what it has found until the process ends (2 kB, five times a run).
+    """
+    for storage in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
+        get_alembic_config(storage.__file__).set_main_option("script_location", str(SCRIPTS))
 
 
 def _is_complete(database: Database) -> bool:

@@ -24,6 +24,12 @@ from sqlalchemy.pool import NullPool
 _STORAGES: tuple[Any, ...] = (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage)
 _ENGINES = 32
 """How many are kept, those that were used last: every run has a file of its own."""
+_STATEMENTS = 100
+"""How many compiled statements an engine keeps, those that were used last.
+
+More than Dagster has in use. SQLAlchemy's 500 fill up: each time an instance is opened, alembic
+compiles a statement that is never used again (10 kB).
+"""
 
 
 def keep_open(paths: Iterable[Path]) -> ExitStack:
@@ -84,4 +90,4 @@ def _options(timeout: float | None) -> dict[str, Any]:
 
 @lru_cache(maxsize=_ENGINES)
 def _engine(url: str, timeout: float | None) -> Engine:
-    return sqlalchemy.create_engine(url, **_options(timeout))
+    return sqlalchemy.create_engine(url, query_cache_size=_STATEMENTS, **_options(timeout))

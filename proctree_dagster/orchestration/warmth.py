@@ -13,7 +13,7 @@ from dagster._core.storage.sql import ALEMBIC_SCRIPTS_LOCATION, get_alembic_conf
 from dagster._core.workspace import autodiscovery  # noqa: F401
 from watchdog.observers import polling  # noqa: F401
 
-from . import coordinator, launcher, threads  # noqa: F401
+from . import coordinator, homes, launcher, threads  # noqa: F401
 
 
 @cache
@@ -28,10 +28,10 @@ def read_migrations_once() -> None:
     read = ScriptDirectory.from_config.__func__  # type: ignore[attr-defined]
     dagsters = ScriptDirectory.from_config(get_alembic_config(sqlite_run_storage.__file__))
     dagsters.get_current_head()
+    locations = (ALEMBIC_SCRIPTS_LOCATION, str(homes.SCRIPTS))
 
     def from_config(cls: type[ScriptDirectory], config: Config) -> ScriptDirectory:
-        is_dagsters = config.get_main_option("script_location") == ALEMBIC_SCRIPTS_LOCATION
-        if cls is ScriptDirectory and is_dagsters:
+        if config.get_main_option("script_location") in locations:
             return dagsters
         found: ScriptDirectory = read(cls, config)
         return found

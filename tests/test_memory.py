@@ -1,0 +1,54 @@
+"""A process that executes many runs keeps nothing of them."""
+
+import gc
+import weakref
+from collections import Counter
+from functools import lru_cache
+
+import pytest
+
+from proctree_dagster.orchestration import homes, sqlite_files
+from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
+from tests.app import processes
+
+RUNS = 12
+
+
+def objects() -> Counter[str]:
+    """Return how many objects there are of each type.
+
+    Not of weak references: a connection of SQLite's lets go of 200 dead ones at a time.
+    """
+    gc.collect()
+    return Counter(
+        f"{type(each)}" for each in gc.get_objects() if type(each) is not weakref.ReferenceType
+    )
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.usefixtures("dagster_home")
+def test_runs_in_one_process_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is kept up to a limit (engines, compiled statements) is limited to very few here."""
+    monkeypatch.setattr(sqlite_files, "_STATEMENTS", 2)
+    few = lru_cache(maxsize=4)(sqlite_files._engine.__wrapped__)
+    monkeypatch.setattr(sqlite_files, "_engine", few)
+    sqlite_files.keep_engines()
+    tree = ProcessTreeInstance("memory").add_process("one", func=processes.one)
+    tree.add_process("two", func=processes.one, dependencies=["one"]).save()
+
+    def execute() -> None:
+        for _ in range(RUNS):
+            assert ProcessTreeManager.execute_tree("memory")["success"]
+
+    execute()
+    before = objects()
+    execute()
+    more = {kind: count for kind, count in (objects() - before).items() if count >= RUNS}
+    assert more == {}
+
+
+def test_an_engine_that_is_kept_keeps_few_compiled_statements() -> None:
+    sqlite_files._engine.cache_clear()
+    engine = sqlite_files._engine("sqlite://", None)
+    assert engine._compiled_cache.capacity == sqlite_files._STATEMENTS  # type: ignore[union-attr]
+    assert homes.SCRIPTS.is_dir()
