@@ -23,11 +23,12 @@ from django.db import connections
 
 logger = logging.getLogger(__name__)
 
-PROTECTED = ("django.db.transaction", "django.db.backends.base.base")
-"""Modules whose functions are not interrupted: half of a commit must not be left out."""
+PROTECTED = ("django.db.transaction", "django.db.backends.base.base", "weakref", __name__)
+"""Modules whose functions are not interrupted: half of a commit must not be left out, and what
+Python calls between two lines would lose the exception."""
 
 POLL_SECONDS = 0.01
-"""How often a thread that can't be interrupted now is tried again."""
+"""How often a thread is checked that has been asked to stop."""
 
 
 class Stop:
@@ -49,7 +50,7 @@ class Stop:
         """Ask, and return whether there was something to be stopped.
 
         What blocks in C code (a socket, a sleep) stops when it returns from there; what is ending a
-        transaction, when it has ended it.
+        transaction, when it has ended it; what goes on all the same is asked again.
         """
         with self._lock:
             self.asked = True
@@ -59,6 +60,7 @@ class Stop:
         return way is not None
 
     def _ask_again(self, way: Callable[[], bool]) -> None:
+        """Ask until the block has ended, or has been asked for good."""
         while True:
             time.sleep(POLL_SECONDS)
             with self._lock:
@@ -132,7 +134,7 @@ def stoppable() -> Iterator[None]:
     thread = threading.get_ident()
     before = _transactions()
     try:
-        with stop.reachable(partial(_raise_in, thread, stop.error)):
+        with stop.reachable(partial(_interrupt, thread, stop.error)):
             yield
     finally:
         if stop.asked:
@@ -164,19 +166,23 @@ async def stoppable_await(awaitable: Awaitable[Any]) -> Any:
         raise
 
 
-def _raise_in(thread: int, error: type[BaseException]) -> bool:
-    """Raise an exception in a thread, at its next line of Python; return whether that was safe.
+def _interrupt(thread: int, error: type[BaseException]) -> bool:
+    """Raise an exception in a thread, at its next line of Python, unless that is not safe now.
 
     Where the thread was when it was checked, and where it is when the exception is set, must be
     the same: otherwise it went on meanwhile, and the exception is taken back.
+
+    Returns
+    -------
+    bool
+        False: whether it has been raised, and not swallowed, shows in the end of the block.
     """
     before = _position(thread)
-    if before is None or _is_protected(before[0]):
+    if before is None or _is_protected(before[0]) or _is_unwinding(thread, error):
         return False
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
-    if _position(thread) == before:
-        return True
-    _take_back(thread)
+    if _position(thread) != before:
+        _take_back(thread)
     return False
 
 
@@ -193,9 +199,21 @@ def _position(thread: int) -> tuple[FrameType, int] | None:
 
 def _is_protected(frame: FrameType | None) -> bool:
     while frame is not None:
-        if frame.f_globals.get("__name__") in PROTECTED:
+        module, name = frame.f_globals.get("__name__"), frame.f_code.co_name
+        if module in PROTECTED or name == "__del__" or (module, name) == ("contextlib", "__exit__"):
             return True
         frame = frame.f_back
+    return False
+
+
+def _is_unwinding(thread: int, error: type[BaseException]) -> bool:
+    """Return whether a thread is ending because of the exception: it is cleaning up."""
+    found = sys._current_exceptions().get(thread)
+    active = found[1] if isinstance(found, tuple) else found  # a tuple before Python 3.12
+    while active is not None:
+        if isinstance(active, error):
+            return True
+        active = active.__context__
     return False
 
 

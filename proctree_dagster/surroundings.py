@@ -20,8 +20,7 @@ def isolated(func: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
     """Call ``func`` in a copy of the caller's surroundings, and return its result."""
 
     def call() -> R:
-        # The variable's value is an object that is changed in place: its copy is the call's own.
-        decimal.setcontext(decimal.getcontext().copy())
+        _own_decimal_context()
         return func(*args, **kwargs)
 
     return contextvars.copy_context().run(call)
@@ -33,12 +32,18 @@ def carried(func: Callable[P, R]) -> Callable[P, R]:
 
     def arrive(*args: P.args, **kwargs: P.kwargs) -> R:
         _take_over_locals(context)
+        _own_decimal_context()
         return func(*args, **kwargs)
 
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         return context.run(arrive, *args, **kwargs)
 
     return call
+
+
+def _own_decimal_context() -> None:
+    """Copy what a copied context variable still shares: an object that is changed in place."""
+    decimal.setcontext(decimal.getcontext().copy())
 
 
 def _take_over_locals(context: contextvars.Context) -> None:

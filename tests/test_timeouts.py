@@ -1,0 +1,150 @@
+"""Timeouts: what is given up, what is tried again, and when."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from dagster import DagsterEventType, DagsterInstance
+
+from proctree_dagster import timeouts
+from proctree_dagster.exceptions import ProcessTimeout, StillWorking
+from proctree_dagster.process import Process, run_process
+from proctree_dagster.spec import ProcessSpec
+from proctree_dagster.tree_builder import ProcessTreeInstance
+
+SECONDS = 60.0
+
+
+class Busy:
+    """A function that outlives its timeout, and counts how many of it run at once."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.most = 0
+        self.calls = 0
+        self.seconds = SECONDS
+        self.end = threading.Event()
+        self._lock = threading.Lock()
+
+    def __call__(self) -> str:
+        with self._lock:
+            self.running += 1
+            self.calls += 1
+            self.most = max(self.most, self.running)
+        self.end.wait(self.seconds)
+        with self._lock:
+            self.running -= 1
+        return "late"
+
+
+@pytest.fixture
+def busy() -> Iterator[Busy]:
+    function = Busy()
+    yield function
+    function.end.set()
+
+
+def call(func: Any, seconds: float, run_id: str = "run") -> Any:
+    return timeouts.call(func, seconds, "p", run_id)
+
+
+def test_a_try_waits_for_the_one_before_and_is_not_made_if_that_works_on(busy: Busy) -> None:
+    with pytest.raises(ProcessTimeout, match="was abandoned; what it is doing can't be stopped"):
+        call(busy, 0.1)
+    assert timeouts.still_working("run") == ["p"]
+    with pytest.raises(StillWorking, match="was not tried again: the try before"):
+        call(busy, 0.1)
+    assert (busy.calls, busy.most) == (1, 1)
+
+
+def test_a_try_is_made_when_the_one_before_has_ended(busy: Busy) -> None:
+    with pytest.raises(ProcessTimeout):
+        call(busy, 0.1)
+    threading.Timer(0.2, busy.end.set).start()
+    assert call(busy, SECONDS) == "late"
+    assert (busy.calls, busy.most) == (2, 1)
+    assert timeouts.still_working("run") == []
+
+
+def test_the_same_process_of_another_run_does_not_wait(busy: Busy) -> None:
+    with pytest.raises(ProcessTimeout):
+        call(busy, 0.1)
+    assert call(lambda: "at once", SECONDS, "another run") == "at once"
+
+
+@pytest.mark.django_db
+def test_a_coroutine_is_cancelled_and_may_be_tried_again(instance: DagsterInstance) -> None:
+    said = []
+
+    async def waits() -> str:
+        said.append("begun")
+        try:
+            await asyncio.sleep(SECONDS if len(said) == 1 else 0)
+        finally:
+            said.append("ended")
+        return "in time"
+
+    tree = ProcessTreeInstance("tree").add_process("p", waits, timeout=1, retries=1)
+    results = tree.execute()
+    assert results["results"] == {"p": "in time"}
+    assert said == ["begun", "ended", "begun", "ended"]
+    [retry] = instance.all_logs(results["run_id"], of_type=DagsterEventType.STEP_UP_FOR_RETRY)
+    assert retry.dagster_event is not None
+    assert "and was cancelled." in str(retry.dagster_event.step_retry_data.error)
+
+
+@pytest.mark.django_db
+def test_a_coroutine_that_does_not_let_itself_be_cancelled_is_abandoned(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(timeouts, "GRACE_SECONDS", 0.1)
+    end = threading.Event()
+
+    async def stubborn() -> None:
+        while not end.is_set():
+            try:
+                await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                time.sleep(0.01)
+
+    process = Process(ProcessSpec("p", "f", timeout=0.2), stubborn)
+    with pytest.raises(ProcessTimeout, match="was abandoned"):
+        run_process(process, {}, {}, run_id="stubborn")
+    end.set()
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("required", [True, False])
+def test_of_three_tries_no_two_run_at_once_and_it_is_said_which_was_not_made(
+    instance: DagsterInstance, busy: Busy, required: bool
+) -> None:
+    tree = ProcessTreeInstance("tree")
+    tree.add_process("slow", busy, timeout=0.3, retries=2, required=required)
+    tree.add_process("beside", lambda: 1)
+    results = tree.execute()
+    assert results["success"] is not required
+    assert results["status"] == {"slow": "failed", "beside": "completed"}
+    assert "was not tried again: the try before" in results["errors"]["slow"]
+    assert (busy.calls, busy.most) == (1, 1)
+    log = "\n".join(each.user_message for each in instance.all_logs(results["run_id"]))
+    assert "Process 'slow' was abandoned after its timeout and still works" in log
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_pools_slot_is_held_while_what_was_abandoned_works(
+    instance: DagsterInstance, busy: Busy, settings: Any
+) -> None:
+    settings.PROCTREE = {**settings.PROCTREE, "POOLS": {"narrow": 1}}
+    running: list[int] = []
+    tree = ProcessTreeInstance("tree")
+    tree.add_process("slow", busy, timeout=0.3, pool="narrow", required=False)
+    # It waits for the slot: nothing but the pool holds it back.
+    tree.add_process(
+        "next", lambda **_: running.append(busy.running), ["slow"], pool="narrow", required=False
+    )
+    busy.seconds = 2
+    assert tree.execute()["status"] == {"slow": "failed", "next": "completed"}
+    assert running == [0]
