@@ -212,3 +212,13 @@ def shy() -> Shy:
 def fails_mutely() -> None:
     """Raise what can't be shown."""
     raise Mute
+
+
+def bad_text() -> str:
+    """Return text that no stream takes."""
+    return "\ud800 and more"
+
+
+def many_digits() -> int:
+    """Return a number of more digits than Python writes."""
+    return 10**5000
