@@ -17,6 +17,7 @@ from django.utils import timezone
 from . import conditions, functions, lookups, sensitive
 from . import context as contexts
 from .exceptions import ContextError, FunctionError, TriggerError
+from .texts import storable
 
 _UNUSABLE = (
     *(FieldError, ValidationError, ValueError, TypeError, LookupError),
@@ -244,7 +245,7 @@ def _require_date(model: type[models.Model], field: str) -> None:
 
 def _short(value: Any) -> str:
     try:
-        text = sensitive.shown(value)
+        text = storable(sensitive.shown(value))
     except Exception:  # noqa: BLE001  # an object's own code may raise anything; it is only shown
         text = f"<{type(value).__name__}>"
     return text if len(text) <= 100 else f"{text[:99]}…"

@@ -38,6 +38,7 @@ from .. import context as contexts
 from ..connections import fresh_connections
 from ..exceptions import ExecutorError, TreeFailed
 from ..models import RunStatus
+from ..names import dagster_name
 from ..process import explain
 from . import ending, event_writes, followers, remote_steps, run_taking, runs
 from .records import TreeRecord
@@ -255,6 +256,7 @@ class TreeExecutor(Executor):
             )
             if run.parent_run_id is None:
                 plan = _current_plan(plan_context)
+        self._failed_optional = _failed_before(plan_context, plan)
         # Decoded once before anything else: a row that is gone is the run's failure, and says so.
         with fresh_connections():
             context = _run_context(plan_context)
@@ -301,6 +303,12 @@ class TreeExecutor(Executor):
         self._failed_optional.append((step.tags or {}).get(tags.PROCESS, step.key))
         names = tags.join(self._failed_optional)
         plan_context.instance.add_run_tags(plan_context.run_id, {tags.FAILED_OPTIONAL: names})
+
+
+def _failed_before(plan_context: PlanOrchestrationContext, plan: ExecutionPlan) -> list[str]:
+    """Return what was allowed to fail in the run that this one executes again, and stays so."""
+    names = tags.split(plan_context.dagster_run.tags.get(tags.FAILED_OPTIONAL))
+    return [name for name in names if dagster_name(name) not in plan.step_keys_to_execute]
 
 
 def _write_down_end(plan_context: PlanOrchestrationContext, failed: bool) -> None:
