@@ -28,7 +28,13 @@ PROTECTED = ("django.db.transaction", "django.db.backends.base.base", "weakref",
 Python calls between two lines would lose the exception."""
 
 POLL_SECONDS = 0.01
-"""How often a thread is checked that has been asked to stop."""
+"""When a thread is tried again that could not be interrupted."""
+
+AGAIN_SECONDS = 0.5
+"""When a thread is interrupted again that goes on: a finalizer may have lost the exception."""
+
+Way = Callable[[], float | None]
+"""Asks, and returns after how many seconds to ask again; ``None`` for never."""
 
 
 class Stop:
@@ -44,7 +50,7 @@ class Stop:
         self.error = error
         self.asked = False
         self._lock = threading.Lock()
-        self._ways: list[Callable[[], bool]] = []
+        self._ways: list[Way] = []
 
     def ask(self) -> bool:
         """Ask, and return whether there was something to be stopped.
@@ -55,17 +61,17 @@ class Stop:
         with self._lock:
             self.asked = True
             way = self._ways[-1] if self._ways else None
-            if way is not None and not way():
-                threading.Thread(target=self._ask_again, args=(way,), daemon=True).start()
+            seconds = None if way is None else way()
+        if way is not None and seconds is not None:
+            threading.Thread(target=self._ask_again, args=(way, seconds), daemon=True).start()
         return way is not None
 
-    def _ask_again(self, way: Callable[[], bool]) -> None:
+    def _ask_again(self, way: Way, seconds: float | None) -> None:
         """Ask until the block has ended, or has been asked for good."""
-        while True:
-            time.sleep(POLL_SECONDS)
+        while seconds is not None:
+            time.sleep(seconds)
             with self._lock:
-                if way not in self._ways or way():
-                    return
+                seconds = way() if way in self._ways else None
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
@@ -86,10 +92,8 @@ class Stop:
             _of_coroutines.reset(token)
 
     @contextmanager
-    def reachable(self, way: Callable[[], bool]) -> Iterator[None]:
+    def reachable(self, way: Way) -> Iterator[None]:
         """Let ``ask()`` call ``way``, unless the block has a nested one.
-
-        ``way`` returns False if it is to be called again a moment later.
 
         Raises
         ------
@@ -150,9 +154,8 @@ async def stoppable_await(awaitable: Awaitable[Any]) -> Any:
         return await awaitable
     loop = asyncio.get_running_loop()
 
-    def cancel() -> bool:
+    def cancel() -> None:
         loop.call_soon_threadsafe(task.cancel)
-        return True
 
     try:
         with ExitStack() as reachable:
@@ -166,7 +169,7 @@ async def stoppable_await(awaitable: Awaitable[Any]) -> Any:
         raise
 
 
-def _interrupt(thread: int, error: type[BaseException]) -> bool:
+def _interrupt(thread: int, error: type[BaseException]) -> float:
     """Raise an exception in a thread, at its next line of Python, unless that is not safe now.
 
     Where the thread was when it was checked, and where it is when the exception is set, must be
@@ -174,16 +177,17 @@ def _interrupt(thread: int, error: type[BaseException]) -> bool:
 
     Returns
     -------
-    bool
-        False: whether it has been raised, and not swallowed, shows in the end of the block.
+    float
+        Seconds until it is to be tried again.
     """
     before = _position(thread)
     if before is None or _is_protected(before[0]) or _is_unwinding(thread, error):
-        return False
+        return POLL_SECONDS
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(error))
-    if _position(thread) != before:
-        _take_back(thread)
-    return False
+    if _position(thread) == before:
+        return AGAIN_SECONDS
+    _take_back(thread)
+    return POLL_SECONDS
 
 
 def _take_back(thread: int) -> None:

@@ -97,6 +97,7 @@ def database_file(tmp_path: Path, django_db_setup: None, django_db_blocker: Any)
             connections["default"] = kept
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # asked again then
 @pytest.mark.usefixtures("database_file")
 def test_a_transaction_that_is_stopped_is_committed_with_its_hooks_or_not_at_all() -> None:
     dice = random.Random(5)
@@ -140,3 +141,26 @@ def test_what_is_left_open_all_the_same_is_rolled_back() -> None:
     working.end()
     assert not working.open
     assert not Organisation.objects.filter(name="half").exists()
+
+
+def test_what_has_lost_the_exception_is_asked_again() -> None:
+    begun = threading.Event()
+    lost: list[int] = []
+
+    def work() -> None:
+        while True:
+            try:
+                begun.set()
+                while True:
+                    time.sleep(0.001)
+            except Asked:
+                lost.append(1)
+                if len(lost) == 2:
+                    raise
+
+    working = Working(work)
+    assert begun.wait(SECONDS)
+    working.stop.ask()
+    working.end()
+    assert working.was_stopped
+    assert len(lost) == 2
