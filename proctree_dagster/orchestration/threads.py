@@ -303,9 +303,8 @@ class _Loop:
             return nullcontext()
         return self._stop.reachable(self._wake)
 
-    def _wake(self) -> bool:
+    def _wake(self) -> None:
         self._news.put(None)
-        return True
 
     def _ready(self) -> list[ExecutionStep]:
         """Return the steps that may begin now; they count as begun."""
