@@ -206,7 +206,13 @@ def test_a_reference_leads_to_an_allowed_function_or_to_an_error(
 
 # --- Rows -----------------------------------------------------------------------------------------
 
-scalars = st.none() | st.booleans() | st.integers(-5, 5) | st.floats(allow_nan=False) | odd
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-5, 5)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | odd
+)
 anything = st.recursive(
     scalars | references,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(odd, inner, max_size=3),
