@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from . import caching, claims, functions, isolation, outbox, stand_ins, tags, webserver
+from . import caching, functions, isolation, outbox, stand_ins, tags, webserver
 from . import context as contexts
 from .connections import after_commit
 from .exceptions import InstanceError, SyncCheckError, TreeNotFound
@@ -386,8 +386,12 @@ def followers_of(run_id: str) -> list[Follower]:
     ]
 
 
-def refresh_schedules() -> None:
-    """Ask Dagster for what the rows of schedules can't know by themselves, and write it down.
+LOST = "lost?"
+"""What a list says of a run whose worker seems lost: the sensor decides, and ends the run."""
+
+
+def show_as_dagster_knows(schedules: Iterable[ProcessTreeSchedule]) -> None:
+    """Show on rows what they can't know by themselves: nothing is written, here or in Dagster.
 
     That is Dagster's own switch of each schedule, and how runs ended that died without a word.
 
@@ -399,9 +403,14 @@ def refresh_schedules() -> None:
     from .orchestration import runs, switches
 
     with runs.open_instance(persistent=True) as instance:
-        switches.look_at_switches(instance)
-        for schedule in ProcessTreeSchedule.objects.filter(last_run_status=RunStatus.STARTED):
-            claims.look_at_last_run(schedule, runs.ScheduleHistory(instance, schedule.pk))
+        stopped = switches.stopped(instance)
+        for schedule in schedules:
+            name = f"{schedule.process_tree.job_name}{tags.SCHEDULE_SUFFIX}"
+            schedule.stopped_in_dagster = name in stopped
+            if schedule.last_run_status == RunStatus.STARTED:
+                history = runs.ScheduleHistory(instance, schedule.pk)
+                known = history.seen(schedule.last_run_id, schedule.last_run_worker)
+                schedule.last_run_status = LOST if known is None else known
 
 
 def _execute(

@@ -318,7 +318,7 @@ class ProcessTreeSchedule(Clockwork):
         """Who keeps the schedule from running: Django's ``enabled``, Dagster's switch, or both.
 
         Blank if nobody does. Dagster's switch stops the daemon's ticks only, and is known as it
-        was when last looked at (see ``execution.look_at_switches``).
+        was when last looked at (see ``orchestration.switches``).
         """
         holders = [("Django", not self.enabled), ("Dagster", self.stopped_in_dagster)]
         return " and ".join(name for name, holds in holders if holds)

@@ -92,7 +92,7 @@ def settle_run(instance: DagsterInstance, run_id: str, worker: Worker | None) ->
         _settle_run(instance, record, _row(run_id), Findings(), worker, patience=0.0)
 
 
-def is_alive(run_id: str, worker: Worker | None) -> bool:
+def is_alive(run_id: str, worker: Worker | None, *, known: bool = False) -> bool:
     """Return whether a run may have a worker, as far as the database knows. Nothing is written.
 
     Parameters
@@ -101,8 +101,12 @@ def is_alive(run_id: str, worker: Worker | None) -> bool:
         Its id.
     worker:
         What was written down of its worker, for a run that has no row.
+    known:
+        Whether Dagster knows it: then it may be alive though nothing else is known of it.
     """
     row = _row(run_id)
+    if row is None and known:
+        return worker is None or not worker.has_died
     if row is None:
         return worker is not None and worker.process.state is State.RUNNING
     sign = run_workers.sign_of(row)

@@ -403,6 +403,15 @@ class ScheduleHistory:
             return "finished"
         return "none" if all(map(_died_before_taking, alive)) else "under way"
 
+    def seen(self, run_id: str, worker: str) -> RunStatus | None:
+        """Return what a run has come to, ``None`` if its worker seems lost. Nothing is written."""
+        run = self.instance.get_run_by_id(run_id)
+        if run is not None and run.is_finished:
+            return _STATUS[run.status]
+        if lost_runs.is_alive(run_id, Worker.from_text(worker), known=run is not None):
+            return RunStatus.STARTED
+        return RunStatus.FAILURE if run is None else None
+
     def of_run(self, run_id: str, worker: str) -> RunStatus:
         """Tell what a run has come to; one whose worker is lost is ended in Dagster."""
         run = self.instance.get_run_by_id(run_id)

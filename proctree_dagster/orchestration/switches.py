@@ -19,12 +19,12 @@ logger = logging.getLogger(__name__)
 
 def look_at_switches(instance: DagsterInstance) -> None:
     """Write down which schedules are stopped in Dagster; two queries, if nothing has changed."""
-    stopped = _stopped(instance)
+    off = stopped(instance)
     rows = ProcessTreeSchedule.objects.values_list(
         "pk", "process_tree__job_name", "process_tree__name", "enabled", "stopped_in_dagster"
     )
     for pk, job_name, name, enabled, before in rows:
-        now = f"{job_name}{tags.SCHEDULE_SUFFIX}" in stopped
+        now = f"{job_name}{tags.SCHEDULE_SUFFIX}" in off
         if now == before:
             continue
         ProcessTreeSchedule.objects.filter(pk=pk).update(stopped_in_dagster=now)
@@ -39,7 +39,7 @@ def look_at_switches(instance: DagsterInstance) -> None:
             logger.info("The schedule of %r was started in Dagster again.", name)
 
 
-def _stopped(instance: DagsterInstance) -> set[str]:
+def stopped(instance: DagsterInstance) -> set[str]:
     """Return the names of our schedules whose switch is off."""
     return {
         state.instigator_name

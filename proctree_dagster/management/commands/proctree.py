@@ -130,11 +130,12 @@ class Command(BaseCommand):
                 self.stdout.write(f"  {run.url}")
 
     def _list(self) -> None:
+        trees = list(ProcessTree.objects.with_schedules().order_by("name"))
+        schedules = [tree.schedule_or_none for tree in trees]
         try:
-            execution.refresh_schedules()
+            execution.show_as_dagster_knows(filter(None, schedules))
         except InstanceError as error:
             self.stderr.write(self.style.WARNING(f"Dagster was not asked: {error}"))
-        trees = list(ProcessTree.objects.with_schedules().order_by("name"))
         lines = [HEADINGS, *(_line(tree, tree.schedule_or_none) for tree in trees)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         for line in lines:
