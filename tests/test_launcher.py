@@ -397,6 +397,15 @@ def test_a_worker_that_dies_fails_its_run(place: Place) -> None:
     assert "SIGKILL" in place.failure(run_id)
 
 
+def test_a_plain_worker_of_an_ordinary_location_that_dies_fails_its_run(place: Place) -> None:
+    run_id = place.create(attribute="job", sleeps="yes").run_id
+    place.instance.launch_run(run_id, workspace=None)  # type: ignore[arg-type]
+    os.kill(place.said(run_id)["pid"], signal.SIGKILL)
+    assert place.ended(run_id) == DagsterRunStatus.FAILURE
+    assert "is not a module of trees" in place.failure(run_id)
+    assert "SIGKILL" in place.failure(run_id)
+
+
 def test_a_worker_that_dies_while_its_run_is_starting_fails_it(place: Place) -> None:
     (place.folder / "hold").touch()
     run_id = place.launch()

@@ -139,7 +139,9 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
                 self._check_forkable(origin.repository_origin)
                 answer = self._ask_template(release, args, output)
             except template_client.NoAnswer as error:
-                answer = {"pid": plain.start(args, release, output).pid, "plain": str(error)}
+                process = plain.start(args, release, output)
+                plain.report_death(process, args)
+                answer = {"pid": process.pid, "plain": str(error)}
         if answer.get("plain"):
             self._note_plain(run, answer["plain"])
             worker = Worker.of_process(run.run_id, answer["pid"])

@@ -1,12 +1,19 @@
 """Plain workers: a run's process that is a fresh interpreter, as other launchers start it."""
 
+import logging
 import subprocess
+import sys
+import threading
 from typing import IO
 
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import serialize_value
+from dagster._utils import get_run_crash_explanation
 
 from .releases import Release
+from .template_client import MODULE
+
+logger = logging.getLogger(__name__)
 
 
 def start(
@@ -41,3 +48,21 @@ def start(
         stderr=output,
         start_new_session=True,
     )
+
+
+def report_death(process: "subprocess.Popen[bytes]", args: ExecuteRunArgs) -> None:
+    """Let a worker's death be written down, with its exit code or signal, as long as this lives.
+
+    Should this process end before the worker, the run is ended without them (``lost_runs``).
+    """
+
+    def wait() -> None:
+        code = process.wait()
+        if code:
+            message = get_run_crash_explanation(f"The run's worker (process {process.pid})", code)
+            logger.error("%s", message)
+            command = [sys.executable, "-m", MODULE, "--died", message]
+            subprocess.run([*command, "--args", serialize_value(args)], check=False)  # noqa: S603
+
+    name = f"end of run {args.run_id[:8]}"
+    threading.Thread(target=wait, name=name, daemon=True).start()
