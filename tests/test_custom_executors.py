@@ -18,7 +18,7 @@ from dagster._core.executor.in_process import InProcessExecutor
 
 from proctree_dagster import tags
 from proctree_dagster.models import ProcessTree
-from proctree_dagster.orchestration import remote_steps, runs
+from proctree_dagster.orchestration import runs
 from proctree_dagster.orchestration.records import from_row
 from proctree_dagster.orchestration.translator import translator
 from proctree_dagster.tree_builder import ProcessTreeInstance
@@ -225,9 +225,9 @@ def test_one_that_can_not_be_made_fails_the_run_and_says_why(
 
 @pytest.mark.django_db(transaction=True)
 def test_a_terminated_run_ends_though_its_executor_waits_for_ever(
-    allowed: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+    allowed: DagsterInstance, settings: Any
 ) -> None:
-    monkeypatch.setattr(remote_steps, "GRACE_SECONDS", 0.1)
+    settings.PROCTREE = {**settings.PROCTREE, "TERMINATE_GRACE": 0}
     saved("deaf")
     with pytest.raises(KeyboardInterrupt):  # as for Ctrl-C, where the run was started
         run(allowed)

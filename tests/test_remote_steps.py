@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
 from django.utils import timezone
 
-from proctree_dagster import step_workers
+from proctree_dagster import conf, step_workers
 from proctree_dagster.models import StepWorker
 from proctree_dagster.orchestration import executors, remote_steps
 from proctree_dagster.orchestration.workers import Worker
@@ -42,7 +43,7 @@ def worker(host: str = "elsewhere", pid: int = 1) -> str:
 
 def dead() -> str:
     """Return a process of this host that has ended."""
-    return Worker(RUN, Worker.of_process(RUN, os.getpid()).host, 2**22 + 1, "0").as_text()
+    return replace(Worker.of_process(RUN, os.getpid()), pid=2**22 + 1).as_text()
 
 
 def taken(step_key: str = "a", attempt: int = 0, by: str | None = None) -> StepWorker:
@@ -96,7 +97,7 @@ def test_a_step_that_gives_signs_of_life_is_never_lost(
     row = taken()
     for _ in range(100):
         assert problem(watch) is None
-        clock[0] += remote_steps.LOST_SECONDS - 1
+        clock[0] += conf.current().LOST_AFTER - 1
         step_workers.beat(row)
 
 
@@ -106,7 +107,7 @@ def test_one_that_is_silent_is_lost_on_whatever_machine(
 ) -> None:
     taken()
     assert problem(watch) is None
-    clock[0] += remote_steps.LOST_SECONDS
+    clock[0] += conf.current().LOST_AFTER
     assert problem(watch) == (
         "Step 'a' is lost: process 1 on 'elsewhere' has given no sign of life for 60 seconds."
     )
@@ -130,7 +131,7 @@ def test_one_that_has_ended_and_whose_answer_is_lost_is_lost_too(
 ) -> None:
     step_workers.end(taken())
     assert problem(watch) is None
-    clock[0] += remote_steps.LOST_SECONDS
+    clock[0] += conf.current().LOST_AFTER
     assert "has ended the step, and no answer came" in str(problem(watch))
 
 
@@ -142,7 +143,7 @@ def test_what_has_answered_is_not_waited_for_but_its_retry_is(
     watch.see(retry_asked("a"))
     watch.see(retry_asked("b"))
     assert problem(watch) is None
-    clock[0] += 2 * remote_steps.LOST_SECONDS
+    clock[0] += 2 * conf.current().LOST_AFTER
     assert problem(watch) is None
     taken(attempt=1, by=dead())
     assert problem(watch) is None

@@ -34,7 +34,7 @@ from dagster._core.events import EngineEventData
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from django.db import DatabaseError, connections, router
 
-from .. import conf, step_workers
+from .. import conf, run_workers, step_workers
 from ..connections import fresh_connections, own_connections
 from ..exceptions import StepLost
 from ..models import StepWorker
@@ -47,17 +47,8 @@ logger = logging.getLogger(__name__)
 POLL_SECONDS = 1.0
 """How often a step asks whether its run goes on, and a run how its steps are."""
 
-BEAT_SECONDS = 5.0
-"""Seconds between two signs of life of a step."""
-
-LOST_SECONDS = 60.0
-"""Seconds of silence, or without an answer, after which a step is lost, on whatever machine."""
-
 GONE_SECONDS = 10.0
 """Seconds that the executor has to notice by itself that a step's process has ended."""
-
-GRACE_SECONDS = 8.0
-"""Seconds that a function has to stop when its run was terminated; then its process is killed."""
 
 _here: set[str] = set()
 """The runs whose own process this is."""
@@ -70,6 +61,15 @@ _ANSWERS = (
     DagsterEventType.STEP_FAILURE,
     DagsterEventType.STEP_UP_FOR_RETRY,
 )
+
+
+def grace_seconds() -> float:
+    """Return the seconds that a function has to stop when its run was terminated.
+
+    Then its process is killed, if it may be. The rest of the run's grace period is for the run's
+    own process, which waits for it.
+    """
+    return conf.current().TERMINATE_GRACE / 2
 
 
 def stay_here(executor: ExecutorDefinition) -> bool:
@@ -223,12 +223,12 @@ class _StepWatch:
         kill_at: float | None = None
         while not self._ended.wait(POLL_SECONDS):
             now = time.monotonic()
-            if now - beat_at >= BEAT_SECONDS:
+            if now - beat_at >= run_workers.beat_seconds():
                 beat_at = now
                 self._beat()
             if kill_at is None and self._run_has_ended():
                 self._stop.ask()
-                kill_at = now + GRACE_SECONDS
+                kill_at = now + grace_seconds()
             if kill_at is not None and now >= kill_at and self._may_kill:
                 logger.error("%s does not stop, and its run has ended: it is killed.", self._row)
                 os.kill(os.getpid(), signal.SIGKILL)  # Celery starts another in its place
@@ -314,6 +314,8 @@ class _RunWatch:
         self._run_id = run_id
         self._stop = stop
         self._ended = threading.Event()
+        self._terminated_at: float | None = None
+        """When it was seen that the run is being terminated, by ``time.monotonic``."""
         self._answers: Counter[str] = Counter()
         self._changed: dict[int, tuple[tuple[object, ...], float]] = {}
         self._thread = threading.Thread(
@@ -339,11 +341,13 @@ class _RunWatch:
             logger.warning("The steps of run %s stay noted.", self._run_id, exc_info=True)
 
     def wait_until_ended(self) -> list[StepWorker]:
-        """Wait until the run's steps have ended, which stop by themselves; return those that go on.
+        """Wait until the steps of a terminated run have ended; return those that go on.
 
-        They learn within a second that the run is being terminated.
+        They learn within a second that the run is being terminated, and stop by themselves.
         """
-        deadline = time.monotonic() + GRACE_SECONDS + 2 * POLL_SECONDS
+        if not _has_ended(self._instance, self._run_id):
+            return []  # the run's process was asked to end, not the run: they learn of it later
+        deadline = (self._terminated_at or time.monotonic()) + grace_seconds() + 2 * POLL_SECONDS
         while True:
             with fresh_connections():
                 left = [row for row in step_workers.of_run(self._run_id) if _goes_on(row)]
@@ -352,26 +356,29 @@ class _RunWatch:
             time.sleep(POLL_SECONDS / 4)
 
     def _watch(self) -> None:
-        ends_at: float | None = None
         while not self._ended.wait(POLL_SECONDS):
             try:
                 with own_connections():
                     rows = step_workers.of_run(self._run_id)
-                if ends_at is None and _has_ended(self._instance, self._run_id):
-                    ends_at = time.monotonic() + GRACE_SECONDS
+                if self._terminated_at is None and _has_ended(self._instance, self._run_id):
+                    self._terminated_at = time.monotonic()
             except Exception:  # the database is away, or Dagster's: there is a next time
                 # Nobody could give signs of life: the silence counts from when they can again.
                 self._changed.clear()
                 logger.warning("The steps of run %s can't be read.", self._run_id, exc_info=True)
                 continue
-            self.is_terminated = ends_at is not None and time.monotonic() > ends_at
-            self.lost = "" if ends_at is not None else self._problem(rows) or ""
+            if self._terminated_at is None:
+                self.lost = self._problem(rows) or ""
+            else:
+                waited = time.monotonic() - self._terminated_at
+                self.is_terminated = waited >= grace_seconds()
             if self.is_terminated or self.lost:
                 self._stop.ask()
                 return
 
     def _problem(self, rows: list[StepWorker]) -> str | None:
         """Return which step is lost, if one is."""
+        lost_after = conf.current().LOST_AFTER
         answers = Counter(self._answers)
         for row in rows:
             if answers[row.step_key] > 0:
@@ -382,9 +389,9 @@ class _RunWatch:
             lost = f"Step {row.step_key!r} is lost: {_worker(row)}"
             if gone and silent >= GONE_SECONDS:
                 return f"{lost} has ended, and no answer came."
-            if silent >= LOST_SECONDS and row.ended_at is not None:
+            if silent >= lost_after and row.ended_at is not None:
                 return f"{lost} has ended the step, and no answer came for {silent:.0f} seconds."
-            if silent >= LOST_SECONDS:
+            if silent >= lost_after:
                 return f"{lost} has given no sign of life for {silent:.0f} seconds."
         return None
 
@@ -411,5 +418,4 @@ def _has_died(row: StepWorker) -> bool:
 
 def _worker(row: StepWorker) -> str:
     """Return what a person calls a step's process."""
-    worker = Worker.from_text(row.worker)
-    return row.worker if worker is None else f"process {worker.pid} on {worker.host!r}"
+    return str(Worker.from_text(row.worker) or row.worker)

@@ -16,7 +16,8 @@ from tests.e2e.stack import TOP, Stack, free_port, wait_for
 
 SETTINGS = """
 from example.settings import *
-PROCTREE = {**PROCTREE, "FUNCTION_MODULES": ["far_functions"], "EXECUTOR": "far_executors.on_redis"}
+PROCTREE = {**PROCTREE, "FUNCTION_MODULES": ["far_functions"],
+            "EXECUTOR": "far_executors.on_redis", "TERMINATE_GRACE": 8}
 CACHES = {"default": {"BACKEND": "django.core.cache.backends.filebased.FileBasedCache",
                       "LOCATION": os.environ["FAR_FOLDER"] + "/cache"}}
 DATABASES["default"]["CONN_MAX_AGE"] = None
