@@ -13,14 +13,16 @@ import logging
 import os
 import threading
 import time
+from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import transaction
+from django.db import DatabaseError, transaction
 from django.db.models.signals import post_delete, post_save
 
 from . import conf, isolation, tags
+from .connections import fresh_connections
 from .models import ProcessTree, ProcessTreeSchedule, TreeLink, Trigger, TriggerSubscription
 
 if TYPE_CHECKING:
@@ -169,6 +171,71 @@ def _is_reloaded(answer: dict[str, Any]) -> bool:
     data = answer.get("data")
     entry = data.get("reloadRepositoryLocation") if isinstance(data, dict) else None
     return isinstance(entry, dict) and entry.get("__typename") == "WorkspaceLocationEntry"
+
+
+_PLAN = """
+query Plan($job: PipelineSelector!) {
+  executionPlanOrError(pipeline: $job, mode: "default") {
+    __typename
+    ... on PythonError { message }
+  }
+}
+"""
+
+
+def code_server_problem(url: str) -> str | None:
+    """Return why the webserver can't reach its code server, or ``None`` if it does.
+
+    The webserver serves what it has cached and does not notice that its code server has ended, so
+    it is asked for something that only the code server knows: a tree's plan. Without trees nothing
+    can be asked.
+
+    Raises
+    ------
+    OSError, ValueError
+        The webserver does not answer (see ``graphql``).
+    """
+    with fresh_connections():
+        name = ProcessTree.objects.values_list("job_name", flat=True).first()
+    if name is None:
+        return None
+    job = {
+        "pipelineName": name,
+        "repositoryName": tags.REPOSITORY,
+        "repositoryLocationName": tags.LOCATION,
+    }
+    from urllib.error import HTTPError
+
+    try:
+        answer = graphql(url, _PLAN, {"job": job})
+    except HTTPError as error:
+        if error.code != HTTPStatus.INTERNAL_SERVER_ERROR:
+            raise
+        answer = json.load(error)  # a fault of Dagster's own processes is answered with it
+    plan = (answer.get("data") or {}).get("executionPlanOrError") or {}
+    message = str(plan.get("message", "")).strip()
+    return message if "DagsterUserCodeUnreachableError" in message else None
+
+
+def replace_dead_code_server() -> None:
+    """Let the webserver start a new code server if its own has ended; log what happens.
+
+    Dagster's webserver would not start one until somebody reloads the location in the UI, and every
+    launch fails meanwhile. Its daemon replaces its own code server every minute, and each new one
+    calls this.
+    """
+    try:
+        url = graphql_url()
+        problem = None if url is None else code_server_problem(url)
+    except (OSError, ValueError, ImproperlyConfigured) as error:
+        logger.info("Dagster's webserver was not asked for its code server: %s", error)
+        return
+    except DatabaseError as error:  # not migrated yet, or away: what serves the trees will say so
+        logger.info("The webserver's code server was not examined: %s", error)
+        return
+    if url is not None and problem is not None:
+        logger.warning("The webserver's code server has ended: it is replaced. (%s)", problem)
+        reload_location(url)
 
 
 def graphql(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:

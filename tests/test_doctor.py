@@ -64,6 +64,7 @@ def location(loaded: dict[str, Any], name: str = "proctree") -> dict[str, Any]:
     return {"data": {"workspaceOrError": {"__typename": "Workspace", "locationEntries": [entry]}}}
 
 
+@pytest.mark.django_db
 def test_where_nothing_is_wrong_every_part_is_named_as_in_order(
     instance: DagsterInstance, settings: Settings
 ) -> None:

@@ -278,7 +278,23 @@ def check_webserver(subject: Subject) -> Iterator[Finding]:
         )
         return
     yield Finding("ok", f"Dagster's webserver answers at {shown}.")
-    yield _of_location(answer)
+    location = _of_location(answer)
+    yield location
+    if location.level == "ok":
+        yield from _of_code_server(url)
+
+
+def _of_code_server(url: str) -> Iterator[Finding]:
+    problem = webserver.code_server_problem(url)
+    if problem is None:
+        yield Finding("ok", "The webserver reaches its code server.")
+    else:
+        yield Finding(
+            "error",
+            f"The webserver's code server has ended: nothing can be launched in the UI. {problem}",
+            "Reload the location in Dagster's UI, or save a tree. A running daemon has it replaced "
+            "within two minutes.",
+        )
 
 
 def _of_location(answer: dict[str, Any]) -> Finding:

@@ -30,7 +30,7 @@ from dagster._core.errors import DagsterInvariantViolationError
 from django.db import DatabaseError
 from django.db.models import prefetch_related_objects
 
-from .. import conf, functions, tags
+from .. import conf, functions, tags, webserver
 from ..connections import fresh_connections
 from ..exceptions import FunctionError
 from ..models import ProcessTree, TreeLink, TriggerSubscription
@@ -423,6 +423,9 @@ def build_repository() -> LiveRepository:
             home,
         )
     _prepare_home()
+    if template_client.is_daemons_code_server():
+        # It may take long, and the daemon waits for this code server.
+        threading.Thread(target=webserver.replace_dead_code_server, daemon=True).start()
     return LiveRepository(
         tags.REPOSITORY,
         repository_data=LiveRepositoryData(translator()),

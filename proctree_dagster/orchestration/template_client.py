@@ -214,6 +214,11 @@ def tell_reloaded(home: str) -> None:
         pass
 
 
+def is_daemons_code_server() -> bool:
+    """Return True if this process is a code server of Dagster's daemon."""
+    return sys.argv[1:3] == ["api", "grpc"] and _is_started_by_daemon()
+
+
 def _is_started_by_daemon() -> bool:
     """Return True if this process's parent is known to be Dagster's daemon.
 

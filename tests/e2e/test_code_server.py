@@ -1,0 +1,46 @@
+"""A webserver whose code server has died is noticed, and gets another."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.e2e.stack import Stack, wait_for
+
+pytestmark = pytest.mark.e2e
+
+
+@pytest.fixture
+def stack(tmp_path: Path) -> Iterator[Stack]:
+    stack = Stack(tmp_path / "stack")
+    stack.manage("migrate", "-v0")
+    stack.manage("setup_example", silently=True)
+    try:
+        yield stack
+    finally:
+        stack.stop()
+
+
+def test_a_webserver_whose_code_server_was_killed_launches_again_and_the_doctor_says_why_not(
+    stack: Stack,
+) -> None:
+    stack.start_webserver()
+    webserver = psutil.Process(stack.processes[0].pid)
+    (code_server,) = [
+        child for child in webserver.children(recursive=True) if "grpc" in child.cmdline()
+    ]
+    assert "The webserver reaches its code server." in stack.manage("proctree", "doctor").stdout
+    code_server.kill()
+    code_server.wait(30)
+    examined = stack.manage("proctree", "doctor", check=False)
+    assert examined.returncode == 1
+    assert "The webserver's code server has ended" in examined.stdout
+
+    def is_replaced() -> bool:
+        output = stack.manage("proctree", "doctor", check=False).stdout
+        return "The webserver reaches its code server." in output
+
+    stack.start_daemon()
+    wait_for("the daemon's code server to have it replaced", is_replaced, 120)
+    assert "The webserver's code server has ended: it is replaced." in stack.log.read_text()
