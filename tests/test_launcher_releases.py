@@ -25,8 +25,10 @@ from dagster._core.test_utils import create_test_daemon_workspace_context
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.load_target import GrpcServerTarget, ModuleTarget
 
+from proctree_dagster import os_processes
 from proctree_dagster.orchestration import template_client, template_log
 from proctree_dagster.orchestration.launcher import has_own_server
+from proctree_dagster.orchestration.releases import Release
 from tests.e2e.stack import free_port, wait_for
 from tests.test_launcher import CONFIG, FUNCTIONS, LOCATION, SETTINGS, Place, opened
 
@@ -327,6 +329,52 @@ def test_a_launcher_hands_no_run_to_a_strangers_socket(
         listener.listen()
         with pytest.raises(PermissionError, match="belongs to user 12345"):
             template_client._connect(Path(path.name))
+
+
+@pytest.mark.skipif(
+    subprocess.run(["unshare", "--pid", "--fork", "true"], check=False).returncode != 0
+    if shutil.which("unshare")
+    else True,
+    reason="needs a PID namespace of its own",
+)
+def test_a_container_that_shares_the_home_has_templates_of_its_own(tmp_path: Path) -> None:
+    code = (
+        "import sys\n"
+        "from proctree_dagster.orchestration import template_client\n"
+        "print(template_client.address(sys.argv[1], 'the key').name)\n"
+    )
+    python = [sys.executable, "-c", code, str(tmp_path)]
+    names = [
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        for command in (python, python, ["unshare", "--pid", "--fork", "--mount-proc", *python])
+    ]
+    assert names[0] == names[1] != names[2]
+
+
+def test_a_run_that_a_run_launches_is_of_the_same_release(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    origin = place.origin().repository_origin
+    before = Release.of_origin(origin)
+    monkeypatch.setenv(os_processes.STARTED_BY_RUN, "a run")
+    assert Release.of_origin(origin) == before
+
+
+@pytest.mark.parametrize("left", ["", "threads"])
+def test_what_keeps_a_release_from_being_forked_is_known_without_a_run(
+    place: Place, left: str
+) -> None:
+    release = make_release(place, "A")
+    if left:
+        (place.folder / left).touch()
+    reason = template_client.examine(
+        Release.of_origin(place.origin(release=release).repository_origin)
+    )
+    assert (reason is None) == (left == "")
+    assert left in (reason or "")
+    (release / "location.py").write_text("raise RuntimeError('broken on purpose')")
+    with pytest.raises(template_client.NoAnswer, match="broken on purpose"):
+        template_client.examine(Release.of_origin(place.origin(release=release).repository_origin))
 
 
 def test_the_log_of_templates_is_bounded(

@@ -23,7 +23,10 @@ from django.db import connections
 from sqlalchemy.exc import SQLAlchemyError
 
 from .. import conf, tags, webserver
-from . import daemons, executors, homes, runs
+from ..exceptions import InstanceError
+from . import daemons, executors, homes, runs, template_client
+from .launcher import WarmRunLauncher
+from .releases import Release
 
 logger = logging.getLogger(__name__)
 
@@ -349,11 +352,37 @@ def check_executor(subject: Subject) -> Iterator[Finding]:
         yield Finding("ok", f"Processes run by the executor {name!r}, on one or more machines.")
 
 
+def check_launcher(subject: Subject) -> Iterator[Finding]:
+    """Look at whether runs can be forked: import the code location as a template does."""
+    if subject.instance is None or not isinstance(subject.instance.run_launcher, WarmRunLauncher):
+        return
+    try:
+        release = Release.of_origin(runs.code_origin("any").repository_origin)
+        reason = template_client.examine(release)
+    except (InstanceError, template_client.NoAnswer) as error:
+        yield Finding(
+            "error",
+            f"The code location can't be imported by a run's process: {error}",
+            "Mend what the message names.",
+        )
+        return
+    if reason is None:
+        yield Finding("ok", "Runs are forked from a process that has everything imported.")
+        return
+    yield Finding(
+        "warning",
+        f"Runs are started in plain processes, a second or two slower: {reason}.",
+        "Start threads and open connections when they are first used, not when a module is "
+        "imported: see docs/launcher.md.",
+    )
+
+
 CHECKS: tuple[Check, ...] = (
     check_home,
     check_storage,
     check_daemon,
     check_webserver,
     check_executor,
+    check_launcher,
 )
 """Every check, in the order in which its findings are printed."""

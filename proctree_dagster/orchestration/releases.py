@@ -15,7 +15,7 @@ from pathlib import Path
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.origin import RepositoryPythonOrigin
 
-from .. import __version__
+from .. import __version__, os_processes
 
 _SHELLS = (
     *("_", "SHLVL", "PWD", "OLDPWD", "TERM", "COLORTERM", "COLUMNS", "LINES", "WINDOWID", "PS1"),
@@ -59,7 +59,9 @@ class Release:
         environment:
             Environment variables; left out, this process's.
         """
-        return cls(pinned(origin), dict(os.environ if environment is None else environment))
+        given = dict(os.environ if environment is None else environment)
+        given.pop(os_processes.STARTED_BY_RUN, None)  # a run that a run launches is not part of it
+        return cls(pinned(origin), given)
 
     @property
     def key(self) -> str:

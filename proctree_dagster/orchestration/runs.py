@@ -180,13 +180,13 @@ def create_run(
         resolved_op_selection=None,
         op_selection=None,
         remote_job_origin=None if in_memory else _remote_origin(job.name),
-        job_code_origin=None if in_memory else _code_origin(job.name),
+        job_code_origin=None if in_memory else code_origin(job.name),
         asset_graph=job.asset_layer.asset_graph,
     )
 
 
-def _code_origin(job_name: str) -> JobPythonOrigin:
-    """Say how a launcher finds the job's code."""
+def code_origin(job_name: str) -> JobPythonOrigin:
+    """Return where a launcher finds the job's code: in this process's release."""
     pointer = ModuleCodePointer(conf.current().DEFINITIONS, tags.REPOSITORY, _working_directory())
     return JobPythonOrigin(
         job_name,

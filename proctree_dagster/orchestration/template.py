@@ -175,6 +175,14 @@ def load(origin: RepositoryPythonOrigin) -> bool:
     return is_ours
 
 
+def examine(origin: RepositoryPythonOrigin) -> str | None:
+    """Import a code location as a template does; return why it can't be forked, or ``None``."""
+    before = sockets()
+    imports.keep_libraries_from_threads()
+    load(origin)
+    return why_not_fork() or connections_left(before)
+
+
 class Template:
     """The process that is forked."""
 
@@ -656,6 +664,7 @@ def main() -> None:
     parser.add_argument("--alone", type=int)
     parser.add_argument("--idle", type=int)
     parser.add_argument("--state", type=int)
+    parser.add_argument("--examine", action="store_true")
     parser.add_argument("--died")
     parser.add_argument("--args")
     given = parser.parse_args()
@@ -665,6 +674,9 @@ def main() -> None:
     _adopt_orphans()
     # A process that a run starts is not one of dagster dev's.
     os.environ.pop("DAGSTER_IS_DEV_CLI", None)
+    if given.examine:
+        print(json.dumps(examine(deserialize_value(given.origin, RepositoryPythonOrigin))))
+        return
     patience = Patience(given.alone, given.idle)
     listener = socket.socket(fileno=given.listener)
     template = Template(given.home, given.key, listener, given.origin, patience)

@@ -25,6 +25,7 @@ import psutil
 from dagster._serdes import serialize_value
 from filelock import FileLock
 
+from .. import os_processes
 from .releases import Release
 from .workers import started
 
@@ -87,8 +88,13 @@ def addresses(home: str) -> list[Path]:
 
 
 def _place(home: str) -> tuple[Path, str]:
-    """Return the folder of a home's sockets, and how their names begin."""
-    path, prefix = Path(home).resolve(), ".proctree_template."
+    """Return the folder of a home's sockets, and how the names of this machine's begin.
+
+    Machines and containers may share a home: each has templates of its own.
+    """
+    here = f"{socket.gethostname()} {os_processes.boot_id()} {os_processes.pid_namespace()}"
+    path, mark = Path(home).resolve(), hashlib.sha256(here.encode()).hexdigest()[:6]
+    prefix = f".proctree_template.{mark}."
     if len(os.fsencode(path / prefix)) + len("0123456789abcdef.sock") <= LONGEST_ADDRESS:
         return path, prefix
     folder = Path(tempfile.gettempdir()) / f"proctree-{os.getuid()}"
@@ -96,7 +102,7 @@ def _place(home: str) -> tuple[Path, str]:
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise PermissionError(f"{folder} must be a folder that only this user can enter.")
-    return folder, f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}."
+    return folder, f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.{mark}."
 
 
 def lock(home: str) -> Path:
@@ -320,6 +326,41 @@ def _start(
         pass_fds=[listener.fileno()],
         start_new_session=True,
     )
+
+
+def examine(release: Release, *, seconds: float = 120.0) -> str | None:
+    """Return why runs of a release can't be forked, or ``None``; nothing that stays is started.
+
+    Parameters
+    ----------
+    release:
+        The release, which is imported in a process of its own.
+    seconds:
+        How long that may take.
+
+    Raises
+    ------
+    NoAnswer
+        It can't be imported; the message ends with the reason.
+    """
+    arguments = ["-m", MODULE, "--examine", "--origin", serialize_value(release.origin)]
+    try:
+        done = subprocess.run(  # noqa: S603  # itself
+            [release.origin.executable_path, *arguments],
+            cwd=release.folder,
+            env=release.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=True,
+        )
+    except subprocess.CalledProcessError as error:
+        raise NoAnswer(error.stderr.strip().rpartition("\n")[2]) from error
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NoAnswer(str(error)) from error
+    reason: str | None = json.loads(done.stdout.strip().rpartition("\n")[2])
+    return reason
 
 
 def command(
