@@ -14,7 +14,7 @@ def explain(error: BaseException) -> str:
     """Return an exception as one line that a person reads: its type and its message."""
     try:
         text = storable(str(error))
-    except Exception:  # noqa: BLE001  # an exception's own code may fail, too
+    except (Exception, SystemExit):  # noqa: BLE001  # an exception's own code may fail, too
         text = "(its message can't be shown)"
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
@@ -33,7 +33,7 @@ def shown(value: Any, limit: int = MAX_SHOWN, write: Callable[[Any], str] = repr
     """
     try:
         text = write(value)
-    except Exception as error:  # noqa: BLE001  # an object's own code may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001  # an object's own code may raise anything
         text = f"<{type(value).__name__} that can't be shown: {explain(error)}>"
     return shorten(storable(text), limit)
 
@@ -69,6 +69,6 @@ def storable_error(error: BaseException) -> BaseException:
 def _is_unstorable(error: BaseException) -> bool:
     try:
         text = "".join(traceback.format_exception_only(error))
-    except Exception:  # noqa: BLE001  # an exception's own code may fail, too
+    except (Exception, SystemExit):  # noqa: BLE001  # an exception's own code may fail, too
         return True
     return storable(text) != text

@@ -321,7 +321,8 @@ class TestCommands:
         tree = ProcessTreeInstance("naïve 名前")
         tree.add_process("surrogaté", processes.bad_text)
         tree.add_process("many digits", processes.many_digits)
-        tree.add_process("worse", processes.shy).save()
+        tree.add_process("worse", processes.shy)
+        tree.add_process("worst", processes.exits_when_shown).save()
         raw = BytesIO()
         out = TextIOWrapper(raw, encoding="ascii", errors="strict")
         call_command(command(tree.name), stdout=out)
@@ -330,6 +331,7 @@ class TestCommands:
         assert 'surrogat\\xe9: "\\ud800' in text
         assert "many digits: <int that can't be shown: ValueError" in text
         assert "worse: <Shy that can't be shown" in text
+        assert "worst: <Exiting that can't be shown: SystemExit: 3>" in text
         assert out.errors == "strict"
 
     @pytest.mark.parametrize(("func", "code"), [(processes.one, 0), (processes.fail, 1)])

@@ -209,6 +209,18 @@ def shy() -> Shy:
     return Shy()
 
 
+class Exiting:
+    """Ends whoever shows it."""
+
+    def __repr__(self) -> str:
+        raise SystemExit(3)
+
+
+def exits_when_shown() -> Exiting:
+    """Return what raises SystemExit when it is shown."""
+    return Exiting()
+
+
 def fails_mutely() -> None:
     """Raise what can't be shown."""
     raise Mute
