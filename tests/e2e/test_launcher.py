@@ -251,7 +251,7 @@ def test_a_killed_template_is_replaced_and_its_worker_still_watched(services: Sp
     os.kill(services.said("dies")["pid"], signal.SIGKILL)
     run = services.finished(dies)
     assert run["status"] == "FAILURE"
-    assert f"pid {services.said('dies')['pid']}" in json.dumps(run["eventConnection"])
+    assert f"process {services.said('dies')['pid']}" in json.dumps(run["eventConnection"])
     assert services.run(lives)["status"] == "STARTED"
     services.go("lives")
     assert services.finished(lives)["status"] == "SUCCESS"
