@@ -181,7 +181,9 @@ class Programs:
         return bool(self.in_session or self.detached)
 
 
-def programs_of(worker: Identity, run_id: str, spare: Iterable[int] = ()) -> Programs:
+def programs_of(
+    worker: Identity, run_id: str, spare: Iterable[int] = (), *, session: int | None = None
+) -> Programs:
     """Return the processes that a run's worker has started, directly or not, and that still live.
 
     They are found by the worker's session, if it leads one, by descent while the worker lives, and
@@ -195,12 +197,15 @@ def programs_of(worker: Identity, run_id: str, spare: Iterable[int] = ()) -> Pro
         The run's id.
     spare:
         Ids of processes that are not the run's, such as the worker's guardian.
+    session:
+        The worker's session; left out, it is looked up, or its own if it has ended.
     """
     if not worker.is_visible:
         return Programs()
     spared = {worker.pid, os.getpid(), *spare}
-    session = _session(worker.pid)
-    leads = session in (worker.pid, None)  # None: it has ended; what it led still bears its id
+    # What a process has led still bears its id when it has ended.
+    session = session or _session(worker.pid) or worker.pid
+    leads = session == worker.pid
     descendants = _descendants(worker)
     in_session: list[Identity] = []
     detached: list[Identity] = []
@@ -208,7 +213,7 @@ def programs_of(worker: Identity, run_id: str, spare: Iterable[int] = ()) -> Pro
         if pid in spared:
             continue
         of_session = _session(pid)
-        belongs = leads and of_session == worker.pid and worker.pid != 0
+        belongs = leads and of_session == worker.pid
         if not (belongs or pid in descendants or _is_marked(pid, run_id)):
             continue
         found = Identity.of(pid)

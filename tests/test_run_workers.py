@@ -212,6 +212,23 @@ def test_a_function_that_heeds_nothing_is_ended_before_its_run_is_canceled(
     assert run.ended() == DagsterRunStatus.CANCELED
 
 
+def test_with_dagsters_own_launcher_too_it_is_ended_and_then_canceled(home: Home) -> None:
+    host = home.host()
+    run = Run.create(home, host, "hang")
+    host.launch_by_server(run.run_id)
+    run.called()
+    worker = run.worker
+    host.settle()
+    assert run.status == DagsterRunStatus.STARTED
+    assert host.terminate(run.run_id)
+    while worker.state is State.RUNNING:
+        assert run.status == DagsterRunStatus.CANCELING
+        time.sleep(0.05)
+    assert run.ended() == DagsterRunStatus.CANCELED
+    assert worker.wait(30)
+    assert run.status == DagsterRunStatus.CANCELED
+
+
 def test_a_run_that_somebody_has_marked_as_canceled_ends_its_worker(home: Home) -> None:
     run = Run.start(home, home.here, "hang")
     worker = run.worker
@@ -348,7 +365,7 @@ def test_a_guardian_imports_no_dagster_and_no_app_of_the_project() -> None:
         "import sys\n"
         "from proctree_dagster.orchestration import guardian\n"
         "from proctree_dagster.os_processes import Identity\n"
-        "charge = guardian.Charge(Identity.of_this_process(), 'run', 1, 60, 5)\n"
+        "charge = guardian.Charge(Identity.of_this_process(), 'run', 1, 60, 5, 0)\n"
         "database = {'ENGINE': 'django.db.backends.sqlite3', 'NAME': ':memory:'}\n"
         "guardian._set_django_up(database, charge)\n"
         "from proctree_dagster import run_workers\n"

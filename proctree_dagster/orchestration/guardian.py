@@ -32,6 +32,9 @@ MODULE = "proctree_dagster.orchestration.guardian"
 PROGRAMS_SECONDS = 5.0
 """How long the programs that a run has started may take to end when they are asked to."""
 
+REPORT_SECONDS = 30.0
+"""How long the program may take that records a run as canceled."""
+
 ENDED_SECONDS = 10.0
 """How long a worker that has ended its run waits for its guardian."""
 
@@ -58,6 +61,16 @@ class Charge:
 
     beat_seconds: float
     """Seconds between two signs of life."""
+
+    session: int
+    """The worker's session: its own, or, with Dagster's own launcher, the code server's."""
+
+    report_canceled: tuple[str, ...] = ()
+    """The program that records the run as canceled, where the worker's parent would not.
+
+    A code server records each of its workers that was killed as failed, half a second later. So
+    the worker is stopped, the run recorded, and then the worker killed.
+    """
 
 
 class Guardian:
@@ -140,6 +153,8 @@ def start(charge: Charge) -> Guardian:
     database = connections[run_workers.database()].settings_dict
     payload = pickle.dumps({"charge": charge, "database": database, "path": sys.path})
     orders, write_orders = os.pipe()
+    # It inherits what is blocked: asked to cancel before it is ready, it would end.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {CANCEL})
     try:
         child = subprocess.Popen(  # noqa: S603  # itself
             [sys.executable, "-m", MODULE],
@@ -151,6 +166,7 @@ def start(charge: Charge) -> Guardian:
         os.close(write_orders)
         raise
     finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         os.close(orders)
     os.write(write_orders, len(payload).to_bytes(8, "big") + payload)
     return Guardian(child.pid, write_orders, child)
@@ -239,6 +255,12 @@ class _Watch:
     def _look(self) -> None:
         now = time.monotonic()
         if self._cancel_until is not None and now >= self._cancel_until:
+            if self._charge.report_canceled:
+                self._worker.send(signal.SIGSTOP)
+                with suppress(OSError, subprocess.TimeoutExpired):  # it is killed all the same
+                    subprocess.run(  # noqa: S603  # ours
+                        self._charge.report_canceled, check=False, timeout=REPORT_SECONDS
+                    )
             self._kill(
                 f"It did not cancel its run within the grace period of {self._charge.grace:g} s"
             )
@@ -272,15 +294,19 @@ class _Watch:
             "The worker of run %s (%s) is killed: %s.", self._charge.run_id, self._worker, reason
         )
         self._done = False
-        programs = os_processes.programs_of(self._worker, self._charge.run_id)
+        programs = self._programs()
         self._worker.send(signal.SIGKILL)
         self._worker.wait(PROGRAMS_SECONDS)
         os_processes.end_all(programs.in_session, PROGRAMS_SECONDS)
         self._ended = True
 
+    def _programs(self) -> os_processes.Programs:
+        charge = self._charge
+        return os_processes.programs_of(charge.worker, charge.run_id, session=charge.session)
+
     def _clean_up(self) -> None:
         if not self._done:
-            programs = os_processes.programs_of(self._worker, self._charge.run_id)
+            programs = self._programs()
             os_processes.end_all(programs.in_session, PROGRAMS_SECONDS)
         if self._taken:
             from .. import run_workers
@@ -342,7 +368,7 @@ def _set_django_up(database: dict[str, Any], charge: Charge) -> None:
     django.setup()
 
 
-def charge_of_this_process(run_id: str) -> Charge:
+def charge_of_this_process(run_id: str, report_canceled: tuple[str, ...] = ()) -> Charge:
     """Return what the guardian of the calling process needs to know; Django is set up."""
     from .. import conf, run_workers
 
@@ -353,6 +379,8 @@ def charge_of_this_process(run_id: str) -> Charge:
         current.TERMINATE_GRACE,
         current.LOST_AFTER,
         run_workers.beat_seconds(),
+        os.getsid(0),
+        report_canceled,
     )
 
 

@@ -8,6 +8,7 @@ its signs of life are given by a thread.
 
 import atexit
 import logging
+import multiprocessing
 import os
 import signal
 import sys
@@ -20,13 +21,15 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from dagster import DagsterInstance, DagsterRun
+from dagster._grpc.types import ExecuteRunArgs
+from dagster._serdes import serialize_value
 from django.db import DatabaseError, connections
 
 from .. import os_processes, run_workers, tags
 from ..connections import own_connections
 from ..os_processes import Identity
 from ..run_workers import Order
-from . import guardian
+from . import guardian, template_client
 from .guardian import Guardian
 from .workers import Worker
 
@@ -101,7 +104,7 @@ def take_if_worker() -> None:
         _leave_alone(given, worker)
         raise Refused(0)
     _taken = run_id
-    _guard(run_id)
+    _guard(given)
     written = Worker.of_process(run_id, os.getpid()).guarded_by(_guardian.pid if _guardian else 0)
     given.instance.add_run_tags(run_id, written.as_tags())
 
@@ -133,13 +136,15 @@ def _take(run_id: str, worker: Identity, *, resumed: bool) -> bool:
             time.sleep(1.0)
 
 
-def _guard(run_id: str) -> None:
+def _guard(given: Assignment) -> None:
     """Let the signs of life of this process begin: it has taken the run."""
     global _guardian
+    run_id = given.run.run_id
     if _guardian is None:
         os.environ[os_processes.STARTED_BY_RUN] = run_id
         try:
-            _guardian = guardian.start(guardian.charge_of_this_process(run_id))
+            charge = guardian.charge_of_this_process(run_id, _report_of_cancel(given))
+            _guardian = guardian.start(charge)
         except Exception:  # settings that can't be handed on, no more processes: a thread will do
             logger.warning(
                 "Run %s has no guardian: a function that holds Python's lock for long may let it "
@@ -151,6 +156,17 @@ def _guard(run_id: str) -> None:
             return
         atexit.register(_guardian.dismiss)
     _guardian.taken()
+
+
+def _report_of_cancel(given: Assignment) -> tuple[str, ...]:
+    """Return the program that records a run as canceled, if this process is a code server's."""
+    origin = given.run.job_code_origin
+    if multiprocessing.parent_process() is None or origin is None:
+        return ()
+    args = ExecuteRunArgs(origin, given.run.run_id, given.instance.get_ref())
+    message = "Its worker did not cancel it within the grace period, and is killed."
+    command = (sys.executable, "-m", template_client.MODULE, "--died", message)
+    return (*command, "--args", serialize_value(args))
 
 
 @dataclass

@@ -614,7 +614,7 @@ def report_death(args: ExecuteRunArgs, message: str) -> None:
         if run is None or run.is_finished:
             return
         worker = Worker.of_run(run)
-        if worker is not None:
+        if worker is not None and worker.has_died:  # else its guardian is about to kill it
             _see_programs_end(instance, run, worker)
         if run.status == DagsterRunStatus.CANCELING:
             instance.report_run_canceled(run, message)

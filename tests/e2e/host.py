@@ -15,6 +15,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,8 @@ class Machine:
 
     def __init__(self, instance: Any) -> None:
         self.instance = instance
+        self.open = ExitStack()
+        """What stays open as long as the machine runs."""
 
     def identity(self) -> str:
         from proctree_dagster.os_processes import Identity
@@ -125,15 +128,37 @@ class Machine:
 
     def start_workers(self, run_id: str, count: int) -> list[int]:
         """Start several of Dagster's own workers of one run at once; return their process ids."""
-        from dagster._core.events import DagsterEvent, DagsterEventType
         from dagster._grpc.types import ExecuteRunArgs
+
+        run = self._starting(run_id)
+        args = ExecuteRunArgs(run.job_code_origin, run_id, self.instance.get_ref())
+        command = args.get_command_args()
+        return [subprocess.Popen(command, start_new_session=True).pid for _ in range(count)]
+
+    def launch_by_server(self, run_id: str) -> None:
+        """Launch a run as Dagster's own launcher does: a code server starts its worker."""
+        from dagster import DefaultRunLauncher
+        from dagster._core.launcher import LaunchRunContext
+        from dagster._core.test_utils import create_test_daemon_workspace_context
+        from dagster._core.workspace.load_target import ModuleTarget
+
+        target = ModuleTarget("definitions", "process_trees", str(TOP), "proctree")
+        workspace = self.open.enter_context(
+            create_test_daemon_workspace_context(target, self.instance)
+        )
+        launcher = DefaultRunLauncher()
+        launcher.register_instance(self.instance)
+        run = self._starting(run_id)
+        launcher.launch_run(LaunchRunContext(run, workspace.create_request_context()))
+
+    def _starting(self, run_id: str) -> Any:
+        """Let a run be starting, as it is when it is launched."""
+        from dagster._core.events import DagsterEvent, DagsterEventType
 
         run = self.instance.get_run_by_id(run_id)
         event = DagsterEvent(DagsterEventType.RUN_STARTING.value, run.job_name)
         self.instance.report_dagster_event(event, run_id=run_id)
-        args = ExecuteRunArgs(run.job_code_origin, run_id, self.instance.get_ref())
-        command = args.get_command_args()
-        return [subprocess.Popen(command, start_new_session=True).pid for _ in range(count)]
+        return self.instance.get_run_by_id(run_id)
 
     def execute(self, tree: str, context: dict[str, Any]) -> None:
         """Execute a tree in this very process, in a thread."""

@@ -10,18 +10,19 @@ from typing import Any
 
 import psutil
 import pytest
+import yaml
 from dagster import DagsterRunStatus
 
 from tests.e2e.accidents import Accidents
-from tests.e2e.stack import wait_for
+from tests.e2e.stack import TOP, wait_for
 
-RUNS = int(os.environ.get("PROCTREE_DAEMON_RUNS", "12"))
+RUNS = int(os.environ.get("PROCTREE_DAEMON_RUNS", "6"))
 """How many runs are queued by hand."""
 
-DUE_TIMES = int(os.environ.get("PROCTREE_DAEMON_DUE_TIMES", "6"))
+DUE_TIMES = int(os.environ.get("PROCTREE_DAEMON_DUE_TIMES", "3"))
 """How many due times are given besides."""
 
-REPLACED = int(os.environ.get("PROCTREE_DAEMONS_REPLACED", "2"))
+REPLACED = int(os.environ.get("PROCTREE_DAEMONS_REPLACED", "1"))
 """How often a daemon is replaced by another."""
 
 SECONDS = 1200.0
@@ -55,9 +56,9 @@ def stacks_database(django_db_setup: None, django_db_blocker: Any) -> Iterator[N
 
 
 def _kinds() -> list[tuple[str, str, int]]:
-    """Return launchers, databases and counts of daemons: all of them, or two in short."""
+    """Return launchers, databases and counts of daemons: all of them, or one in short."""
     if RUNS < 100:
-        return [("warm", "sqlite", 2), ("stock", "postgresql", 2)]
+        return [("stock", "sqlite", 2)]
     launchers, databases, counts = ("warm", "stock"), ("sqlite", "postgresql"), (2, 3)
     return [(a, b, c) for a in launchers for b in databases for c in counts]
 
@@ -76,13 +77,19 @@ def test_of_queued_runs_and_due_times_each_is_executed_once_whoever_else_is_at_i
     (tmp_path / "e2e_functions.py").write_text(FUNCTIONS)
     stack.configure_dagster(
         # Off, so that only the worker's own claim keeps a second one from executing the run.
-        run_monitoring={"enabled": False},
+        run_monitoring={"enabled": False, "start_timeout_seconds": 30},
         **({"run_launcher": STOCK} if launcher == "stock" else {}),
         **storage,
     )
     try:
         stack.prepare()
-        stack.start_code_server()
+        if launcher == "warm":  # of a code server of its own the runs are executed by it
+            module = {"module_name": "definitions", "attribute": "process_trees"}
+            where = {"working_directory": str(TOP), "location_name": "proctree"}
+            workspace = {"load_from": [{"python_module": {**module, **where}}]}
+            (tmp_path / "workspace.yaml").write_text(yaml.safe_dump(workspace))
+        else:
+            stack.start_code_server()
         stack.shell(
             "from proctree_dagster import execution\n"
             "tree = ProcessTreeInstance('by_hand')\n"
