@@ -27,6 +27,9 @@ FOLLOWED_BY = "proctree/followed_by"
 INSTEAD_OF = "proctree/instead_of"
 TRIGGER = "proctree/trigger"
 
+ENVIRONMENT = "proctree/environment"
+"""Metadata of the repository: on which machine and in which environment it is loaded."""
+
 Trigger = Literal["schedule", "command", "python", "admin", "trigger", "tree"]
 """What can start a run; the values of ``TRIGGERED_BY``."""
 

@@ -21,6 +21,7 @@ from dagster._core.remote_origin import (
     RemoteJobOrigin,
     RemoteRepositoryOrigin,
 )
+from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._core.test_utils import create_test_daemon_workspace_context
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.load_target import GrpcServerTarget, ModuleTarget
@@ -253,6 +254,42 @@ def test_a_run_of_a_code_server_of_its_own_goes_to_that_server(
         assert caplog.text.count("are executed by its code server") == 1
         assert has_own_server(place.run(asked_there))
         assert not has_own_server(place.run(queued))
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_a_run_is_forked_if_its_code_server_has_this_machines_same_environment(
+    place: Place, same: bool
+) -> None:
+    release = make_release(place, "A")
+    text = (release / "location.py").read_text()
+    known = "{tags.ENVIRONMENT: releases.environment_key(releases.environment_at_start())}"
+    (release / "location.py").write_text(
+        "from proctree_dagster import tags\n"
+        "from proctree_dagster.orchestration import releases\n"
+        + text.replace("@dg.repository", f"@dg.repository(metadata={known})")
+    )
+    port = free_port()
+    command = [*("api", "grpc", "-m", "location", "-a", "process_trees"), "-p", str(port)]
+    other = {} if same else {"BOOKS_DATABASE_URL": "the server's"}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "dagster", *command, "-h", "127.0.0.1", "-d", str(release)],
+        env={**os.environ, "INVOCATION_ID": "a unit's own", **other},
+        cwd=release,
+    )
+    try:
+        theirs = GrpcServerCodeLocationOrigin("127.0.0.1", port, location_name="proctree")
+        wait_for("the code server", lambda: _answers(theirs))
+        run = place.create(release=release)
+        origin = RemoteJobOrigin(RemoteRepositoryOrigin(theirs, "process_trees"), "job")
+        place.instance.run_storage.replace_job_origin(run, origin)
+        target = GrpcServerTarget("127.0.0.1", port, None, "proctree")
+        with create_test_daemon_workspace_context(target, place.instance) as workspace:
+            place.instance.launch_run(run.run_id, workspace.create_request_context())
+            assert word(place, run.run_id) == "A"
+        assert (GRPC_INFO_TAG in place.run(run.run_id).tags) != same
     finally:
         server.terminate()
         server.wait(30)

@@ -336,10 +336,11 @@ def has_own_server(run: DagsterRun) -> bool:
 
 
 def _own_server(context: LaunchRunContext) -> GrpcServerCodeLocationOrigin | None:
-    """Return the code server of a run's location, if it is one that Dagster has not started.
+    """Return the code server that is to execute a run: one that Dagster has not started.
 
     What the workspace says counts, as it does for Dagster's own launcher: a Django process does
-    not know how its location is served.
+    not know how its location is served. A server that is a twin of this process is not needed: a
+    fork of the template has the same environment, and starts at once.
     """
     job = context.dagster_run.remote_job_origin
     if job is None:
@@ -348,7 +349,23 @@ def _own_server(context: LaunchRunContext) -> GrpcServerCodeLocationOrigin | Non
     if context.workspace is not None:
         entry = context.workspace.get_location_entry(origin.location_name)
         origin = origin if entry is None else entry.origin
-    return origin if _is_own_server(origin) else None
+    if not _is_own_server(origin):
+        return None
+    is_twin = _is_twin(context, origin.location_name, job.repository_origin.repository_name)
+    return None if is_twin else origin
+
+
+def _is_twin(context: LaunchRunContext, location_name: str, repository: str) -> bool:
+    """Return whether a code server is on this machine, and has this process's environment."""
+    workspace = context.workspace
+    if workspace is None or not workspace.has_code_location(location_name):
+        return False
+    location = workspace.get_code_location(location_name)
+    if not location.has_repository(repository):
+        return False
+    known = location.get_repository(repository).repository_snap.metadata or {}
+    environment = known.get(tags.ENVIRONMENT)
+    return environment is not None and environment.value == releases.environment_key(os.environ)
 
 
 def _is_own_server(origin: CodeLocationOrigin) -> TypeGuard[GrpcServerCodeLocationOrigin]:

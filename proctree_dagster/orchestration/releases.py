@@ -7,11 +7,13 @@ in the same environment. A template process serves one release only (``template_
 import hashlib
 import json
 import os
+import socket
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.origin import RepositoryPythonOrigin
 
@@ -74,14 +76,45 @@ class Release:
             _mark(Path(self.origin.executable_path)),
             pointer.describe(),
             _mark(self.folder),
-            sorted((k, v) for k, v in self.environment.items() if k not in _OF_ONE_PROCESS),
+            _shared(self.environment),
         )
-        return hashlib.sha256(json.dumps(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
+        return _hashed(parts)
 
     @property
     def folder(self) -> Path | None:
         """Return the folder that the code is imported from."""
         return folder(self.origin)
+
+
+def environment_key(environment: Mapping[str, str]) -> str:
+    """Return 16 hexadecimal digits that processes share whose runs are the same if their code is.
+
+    They are on one machine, see the same processes, are of one user, and have one environment.
+
+    Parameters
+    ----------
+    environment:
+        The environment variables of the process.
+    """
+    machine = (socket.gethostname(), os_processes.boot_id(), os_processes.pid_namespace())
+    return _hashed((__version__, os.getuid(), machine, _shared(environment)))
+
+
+def environment_at_start() -> Mapping[str, str]:
+    """Return the environment that this process was started with; its modules may change it."""
+    try:
+        return psutil.Process().environ()
+    except psutil.Error:  # not allowed, or not known here
+        return os.environ
+
+
+def _shared(environment: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Return the variables that the processes of one release have in common."""
+    return sorted((k, v) for k, v in environment.items() if k not in _OF_ONE_PROCESS)
+
+
+def _hashed(parts: object) -> str:
+    return hashlib.sha256(json.dumps(parts).encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def folder(origin: RepositoryPythonOrigin) -> Path | None:

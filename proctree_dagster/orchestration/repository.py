@@ -37,7 +37,7 @@ from ..models import ProcessTree, TreeLink, TriggerSubscription
 from ..names import dagster_name
 from ..process import explain
 from ..validation import references
-from . import remote_steps, run_taking, runs, sensors, template_client
+from . import releases, remote_steps, run_taking, runs, sensors, template_client
 from .listing import KnownJob, known
 from .records import TreeRecord, from_row
 from .switches import look_at_switches
@@ -430,6 +430,7 @@ def build_repository() -> LiveRepository:
         tags.REPOSITORY,
         repository_data=LiveRepositoryData(translator()),
         description="The process trees in Django's database, as they are now.",
+        metadata={tags.ENVIRONMENT: releases.environment_key(releases.environment_at_start())},
     )
 
 
