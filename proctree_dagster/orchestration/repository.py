@@ -20,6 +20,7 @@ from typing import AbstractSet, NamedTuple  # noqa: UP035  # as the overridden m
 from dagster import (
     DagsterInstance,
     JobDefinition,
+    MetadataValue,
     RepositoryData,
     RepositoryDefinition,
     ResourceDefinition,
@@ -430,8 +431,12 @@ def build_repository() -> LiveRepository:
         tags.REPOSITORY,
         repository_data=LiveRepositoryData(translator()),
         description="The process trees in Django's database, as they are now.",
-        metadata={tags.ENVIRONMENT: releases.environment_key(releases.environment_at_start())},
+        metadata={tags.ENVIRONMENT: MetadataValue.text(_environment_key())},
     )
+
+
+def _environment_key() -> str:
+    return releases.environment_key(releases.environment_at_start())
 
 
 def _prepare_home() -> None:
