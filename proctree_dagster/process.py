@@ -56,7 +56,8 @@ class Process:
     """The tree's job."""
 
     is_local: bool = False
-    """Whether the caller has given the function: its results are for no other process."""
+    """Whether the caller has given another function than the tree names: no other process may have
+    its results."""
 
     @property
     def name(self) -> str:

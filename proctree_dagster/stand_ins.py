@@ -32,6 +32,11 @@ class StandIns:
         """Return what stands in for a process."""
         return self._processes.get(name)
 
+    def for_process_or_function(self, name: str, reference: str) -> Function | None:
+        """Return what stands in for a process, or else for the function that it names."""
+        found = self.for_process(name)
+        return self.for_function(reference) if found is None else found
+
     def for_function(self, reference: str) -> Function | None:
         """Return what stands in for a function, wherever the tree names it."""
         return next(
@@ -73,7 +78,7 @@ def check(data: Mapping[str, Any], given: Mapping[str, Function]) -> None:
     for name, func in given.items():
         if not callable(func):
             found.append(f"what is given for {name!r} is {func!r}, which can't be called")
-        elif name not in known and _reference_of(func) not in references:
+        elif name not in known and reference_of(func) not in references:
             found.append(
                 _unknown(name, [each for each in known if not functions.is_unnameable(each)])
             )
@@ -83,7 +88,7 @@ def check(data: Mapping[str, Any], given: Mapping[str, Function]) -> None:
         )
 
 
-def _reference_of(func: Function) -> str | None:
+def reference_of(func: Function) -> str | None:
     """Return the reference of a function, given under whatever name: it may be the tree's own."""
     try:
         return functions.reference_to(func)

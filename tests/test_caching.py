@@ -45,6 +45,16 @@ def run(name: str, **options: Any) -> Any:
     return results["status"]["p"], results["results"].get("p")
 
 
+class Empty:
+    """A stand-in that counts as false, as an empty mock may."""
+
+    def __len__(self) -> int:
+        return 0
+
+    def __call__(self) -> str:
+        return "stand-in"
+
+
 class TestWhose:
     @pytest.mark.parametrize(
         "other",
@@ -110,6 +120,33 @@ class TestWhose:
             assert run("t", func_registry={"p": lambda: "stand-in"}) == ("completed", "stand-in")
         assert run("t") == ("completed", 1)
         assert run("t", func_registry={"p": lambda: "stand-in"}) == ("completed", "stand-in")
+
+    @pytest.mark.parametrize("name", ["p", "one", "tests.app.processes:one"])
+    @pytest.mark.parametrize("stub", [lambda: "stand-in", Empty()])
+    def test_a_stand_in_is_one_whatever_it_is_named_by(
+        self, instance: DagsterInstance, name: str, stub: Any
+    ) -> None:
+        tree = ProcessTreeInstance("t").add_function("one", processes.one)
+        tree.add_process("p", "one", cache_key="k").save()
+        assert run("t", func_registry={name: stub}) == ("completed", "stand-in")
+        assert tree.execute(functions={name: stub})["results"] == {"p": "stand-in"}
+        assert run("t") == ("completed", 1)
+
+    @pytest.mark.parametrize("name", ["p", "tests.app.processes:one", "whatever"])
+    def test_the_trees_own_function_is_no_stand_in(
+        self, instance: DagsterInstance, name: str
+    ) -> None:
+        save("t", processes.one, cache_key="k")
+        assert run("t", func_registry={name: processes.one}) == ("completed", 1)
+        assert run("t") == ("cached", 1)
+
+    def test_a_stand_in_for_a_process_is_none_for_a_function_that_is_called_so(
+        self, instance: DagsterInstance
+    ) -> None:
+        tree = ProcessTreeInstance("t").add_process("p", "registered", cache_key="k")
+        tree.add_process("registered", processes.one).save()
+        run("t")
+        assert run("t", func_registry={"registered": lambda: 5}) == ("cached", "registered")
 
     def test_a_function_in_memory_is_cached_for_itself(self, instance: DagsterInstance) -> None:
         tree = ProcessTreeInstance("t").add_process("p", lambda: 1, cache_key="k")

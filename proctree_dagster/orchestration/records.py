@@ -15,7 +15,7 @@ from ..models import ProcessTree
 from ..names import dagster_name
 from ..process import Function, Process, explain
 from ..spec import ProcessSpec, TreeSpec, parse, required_in_effect, revision
-from ..stand_ins import StandIns
+from ..stand_ins import StandIns, reference_of
 
 logger = logging.getLogger(__name__)
 
@@ -145,8 +145,12 @@ def _processes(
         return functions.resolve(reference) if found is None else found
 
     def function_of(process: ProcessSpec) -> Function:
-        found = given.for_process(process.name)
+        found = given.for_process_or_function(process.name, process.func)
         return find(process.func) if found is None else found
+
+    def is_local(process: ProcessSpec) -> bool:
+        found = given.for_process_or_function(process.name, process.func)
+        return found is not None and reference_of(found) != process.func
 
     required = required_in_effect(spec)
     return {
@@ -159,7 +163,7 @@ def _processes(
             required=process.name in required,
             cache_enabled=spec.cache_enabled,
             job_name=job_name,
-            is_local=bool(registry.get(process.name) or registry.get(process.func)),
+            is_local=is_local(process),
         )
         for process in spec.processes
     }
