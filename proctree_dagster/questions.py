@@ -216,7 +216,20 @@ def _rows(configuration: Mapping[str, Any]) -> models.QuerySet[Any]:
     found = _refused(model, configuration)
     if found:
         raise TriggerError(" ".join(found))
-    return model._default_manager.filter(**configuration.get("filter", {}))
+    chosen = configuration.get("filter", {})
+    rows = model._default_manager.filter(**chosen)
+    for path in filter(None, (sensitive.json_read_as_text(model, lookup) for lookup in chosen)):
+        rows = rows.exclude(_holds_a_dictionary(path))
+    return rows
+
+
+def _holds_a_dictionary(path: str) -> models.Q:
+    """Return what is true of rows whose JSON has a dictionary there, or a list with one in it.
+
+    As text it would tell what is in it, secrets included.
+    """
+    in_list = {f"{path}__startswith": "[", f"{path}__icontains": "{"}
+    return models.Q(**{f"{path}__startswith": "{"}) | models.Q(**in_list)
 
 
 def _unharmed(alias: str) -> AbstractContextManager[Any]:

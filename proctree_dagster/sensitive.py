@@ -22,6 +22,7 @@ from django.db.models import (
     DecimalField,
     DurationField,
     FloatField,
+    IntegerField,
     JSONField,
     Model,
     QuerySet,
@@ -38,11 +39,13 @@ Use = Literal["CONTEXT_MODELS", "TRIGGER_MODELS"]
 _SECRET = re.compile(
     r"passw(or)?d|passphrase|passcode|_pwds?_|secret(?!ar)|credential|tokens?_|_jwts?_|_bearer_"
     r"|(api|access|auth|private|signing|encryption|decryption|master|recovery|session|ssh|webhook"
-    r"|service|client|license|shared|symmetric|hmac|aes|rsa)_?keys?_"
+    r"|service|client|consumer|deploy|license|shared|symmetric|hmac|aes|rsa|gpg|pgp)_?keys?_"
+    r"|_(smtp|ftp|db|database|mail|email|user|admin|root|proxy|login|account)_?pass_"
+    r"|(seed|recovery|backup)_?phrase|_mnemonic_"
     r"|_(totp|hotp|otp|mfa|cvv|cvc|pin|pins|salt|hmac|digest|csrf|cookies?|dsn)_"
     r"|_(hash|hashes|hashed)_|encrypted|_cipher|session_?(data|id)_"
     r"|(backup|recovery|reset|verification|activation|confirmation|authorization|security|auth"
-    r"|one_time|access|device|pairing)_?(codes?|answers?)_"
+    r"|one_time|access|device|pairing|login|sms|invite|invitation)_?(codes?|answers?)_"
     r"|connection_string|_authorization_"
 )
 """A name, in lower case and between underscores, of what is a secret."""
@@ -50,14 +53,20 @@ _SECRET = re.compile(
 _ABOUT = re.compile(
     r"_(count|at|on|date|time|type|kind|name|length|expiry|expires|expired|expiration|lifetime|age"
     r"|days|hours|minutes|seconds|version|hint|enabled|required|changed|updated|created|verified"
-    r"|used|status)_$"
+    r"|used|status|limit|budget|quota|usage|cost|price|balance)_$"
     r"|^_(is|has|uses|needs|requires|force|must|can|num|number)_"
     r"|_(total|prompt|completion|input|output|cached|max|min|remaining)_tokens_$"
+    r"|_(sync|page|pagination|continuation|cursor|delta)_?token_$"
 )
-"""A name of something about a secret: ``password_changed_at``, ``has_token``."""
+"""A name of something about a secret, or of a token that gives access to nothing.
+
+Such as ``password_changed_at``, ``has_token``, and ``sync_token``.
+"""
 
 _OF_CONTENT = re.compile(
-    r"_(content|file|image|photo|document|body|row|record|git|commit|block|data|url)_"
+    r"_(content|file|image|photo|document|body|row|record|git|commit|block|data|url|payload|source"
+    r"|import|dedupe?|line|transaction|schema|response|message|object|item|invoice|journal|batch"
+    r"|snapshot)_"
     r"(\w+_)?(hash|hashes|digest)_"
 )
 """A name of a checksum, which is no secret."""
@@ -116,7 +125,7 @@ def is_sensitive_field(field: Any) -> bool:
         A field, a relation from another model included; one that refers to a sensitive field
         (a foreign key to a model whose key is a secret) is sensitive, too.
     """
-    if isinstance(field, _NO_SECRETS):
+    if isinstance(field, _NO_SECRETS) or _counts_tokens(field):
         return False
     if is_sensitive_name(field.name) or _is_sensitive_type(field.__class__):
         return True
@@ -124,8 +133,14 @@ def is_sensitive_field(field: Any) -> bool:
         return any(is_sensitive_field(each) for each in field.fields)
     if field.name in _VALUES and is_sensitive_name(field.model.__name__):
         return True
-    target = getattr(field, "target_field", None) if field.is_relation else None
-    return target is not None and target is not field and is_sensitive_field(target)
+    path = getattr(field, "path_infos", None) if field.is_relation else None
+    targets = path[-1].target_fields if path else ()  # several, of a relation to a composite key
+    return any(each is not field and is_sensitive_field(each) for each in targets)
+
+
+def _counts_tokens(field: Any) -> bool:
+    """Return whether a field says how many tokens a text has: a number called ``tokens``."""
+    return isinstance(field, IntegerField) and field.name.endswith("tokens")
 
 
 @lru_cache(maxsize=1000)
@@ -142,11 +157,12 @@ def _is_sensitive_type(field_type: type) -> bool:
 @lru_cache(maxsize=1000)
 def is_sensitive_model(model: type[Model]) -> bool:
     """Return whether a model's rows hold a secret: by its label, its name or one of its fields."""
-    return (
-        _is_record(model)
-        or is_sensitive_name(model.__name__)
-        or any(is_sensitive_field(each) for each in model._meta.concrete_fields)
-    )
+    return _is_record(model) or is_sensitive_name(model.__name__) or bool(_secret_fields(model))
+
+
+def _secret_fields(model: type[Model]) -> list[str]:
+    """Return the names of a model's fields that hold secrets."""
+    return [each.name for each in model._meta.concrete_fields if is_sensitive_field(each)]
 
 
 def _is_record(model: type[Model]) -> bool:
@@ -167,12 +183,8 @@ def is_sensitive_attribute(owner: Any, name: str) -> bool:
     """
     if not isinstance(owner, Model):
         return False
-    if is_sensitive_name(name) or (name == "pk" and is_sensitive_field(owner._meta.pk)):
-        return True
-    try:
-        return is_sensitive_field(owner._meta.get_field(name))
-    except FieldDoesNotExist:
-        return False
+    field = _field(owner._meta.model, name)  # not its type, which may be a lazy object's
+    return is_sensitive_name(name) if field is None else is_sensitive_field(field)
 
 
 def shown(value: Any) -> str:
@@ -248,7 +260,9 @@ def problem_of_model(model: type[Model], use: Use) -> str | None:
     if model._meta.label_lower in names or (of_app and not _holds_secrets(model, use)):
         return None
     if _holds_secrets(model, use):
-        why = "holds secrets, so it must be listed by its own name"
+        named = ", ".join(map(repr, _secret_fields(model)))
+        holds = f"holds secrets ({named})" if named else "holds secrets"
+        why = f"{holds}, so it must be listed by its own name"
     elif getattr(conf.current(), use) is None:
         why = "is not of the project's own apps"
     else:
@@ -307,6 +321,26 @@ def problem_of_lookup(model: type[Model], lookup: str) -> str | None:
             problem = problem_of_model(current, "TRIGGER_MODELS")
             if problem is not None:
                 return f"{lookup!r}: {problem}"
+    return None
+
+
+def json_read_as_text(model: type[Model], lookup: str) -> str | None:
+    """Return the path to a part of a JSON field that a lookup reads as text; ``None`` if none.
+
+    Such a part may be a dictionary, whose text holds all of its keys and values.
+
+    Parameters
+    ----------
+    model, lookup:
+        As for ``problem_of_lookup``, which has allowed it.
+    """
+    *path, last = lookup.split(LOOKUP_SEP)
+    current: type[Model] | None = model
+    for part in path:
+        field = _field(current, part)
+        if isinstance(field, JSONField):
+            return LOOKUP_SEP.join(path) if last in _OF_WHOLE else None
+        current = field.related_model if field is not None and field.is_relation else None
     return None
 
 

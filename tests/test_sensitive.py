@@ -7,6 +7,7 @@ import pytest
 from django.apps import AppConfig, apps
 from django.contrib.admin.models import LogEntry
 from django.contrib.auth.models import Group, User
+from django.contrib.contenttypes.fields import GenericRelation
 from django.contrib.sessions.models import Session
 from django.db import models
 from django.test import override_settings
@@ -22,7 +23,7 @@ from proctree_dagster.models import (
     Trigger,
     TriggerSubscription,
 )
-from tests.app.models import AccessToken, Call, Customer, Organisation
+from tests.app.models import AccessToken, Call, Customer, Holding, Organisation
 from tests.test_conf import found_by_check
 
 USES: tuple[sensitive.Use, ...] = ("CONTEXT_MODELS", "TRIGGER_MODELS")
@@ -32,10 +33,14 @@ SECRET = (
     *("token", "accessToken", "refresh_token", "AuthTokens", "jwt", "csrf", "cookie"),
     *("secret", "client_secret", "api_key", "apiKey", "APIKey", "private_key", "session_data"),
     *("session_key", "credentials", "totp", "TOTPDevice", "backup_codes", "pin", "encrypted_iban"),
+    *("smtp_pass", "dbPass", "seed_phrase", "mnemonic", "login_code", "consumer_key", "gpg_key"),
 )
 NO_SECRET = (
     *("name", "username", "author", "key", "status", "pinned", "spinner", "tokenizer"),
-    *("total_tokens", "max_tokens", "tokens_used"),
+    *("total_tokens", "max_tokens", "tokens_used", "token_limit", "tokens_price"),
+    *("sync_token", "next_page_token", "payload_hash", "import_hash", "transaction_hash"),
+    *("boarding_pass", "pass_rate", "bypass", "phrase", "country_code", "postal_code", "deploy"),
+    *("tenant_id", "user", "owner", "external_id", "xero_id", "reference", "account_code"),
     *("password_changed_at", "token_type", "token_count", "has_password", "secretary", "file_hash"),
 )
 
@@ -74,6 +79,29 @@ def test_a_model_that_holds_secrets_is_no_part_of_a_context(model: type[models.M
     problem = sensitive.problem_of_model(model, "CONTEXT_MODELS")
     assert problem is not None
     assert f'PROCTREE["CONTEXT_MODELS"] = ["ledger", "app", "{model._meta.label}"]' in problem
+
+
+def test_the_fields_that_make_a_model_secret_are_named() -> None:
+    problem = sensitive.problem_of_model(Customer, "CONTEXT_MODELS")
+    assert "it holds secrets ('api_key'), so it must be listed by its own name" in str(problem)
+
+
+@pytest.mark.parametrize(
+    ("field", "is_secret"),
+    [
+        (models.PositiveIntegerField(name="tokens"), False),
+        (models.IntegerField(name="token"), True),
+        (models.CharField(name="tokens"), True),
+        (models.BooleanField(name="encrypted"), False),
+    ],
+    ids=str,
+)
+def test_a_number_of_tokens_is_no_secret(field: Any, is_secret: bool) -> None:
+    class Message:
+        pass
+
+    field.model, field.is_relation = Message, False
+    assert sensitive.is_sensitive_field(field) is is_secret
 
 
 @pytest.mark.parametrize("use", USES)
@@ -149,6 +177,28 @@ def test_a_derived_model_holds_what_its_base_does() -> None:
         assert sensitive.problem_of_model(Boss, "CONTEXT_MODELS") is not None
     finally:
         del apps.all_models["app"]["boss"]
+        apps.clear_cache()
+
+
+def test_a_relation_by_several_columns_is_judged_by_each() -> None:
+    class Valuation(models.Model):
+        owner = models.CharField(max_length=50)
+        day = models.DateField()
+        holding = models.ForeignObject(
+            Holding, models.CASCADE, from_fields=["owner", "day"], to_fields=["owner", "day"]
+        )
+        tags = GenericRelation(LogEntry, content_type_field="content_type")
+
+        class Meta:
+            app_label = "app"
+
+    try:
+        assert sensitive.problem_of_lookup(Valuation, "holding__owner") is None
+        assert sensitive.problem_of_model(Valuation, "CONTEXT_MODELS") is None
+        assert not sensitive.is_sensitive_attribute(Valuation(), "holding")
+        assert "LogEntry is not allowed" in str(sensitive.problem_of_lookup(Valuation, "tags__id"))
+    finally:
+        del apps.all_models["app"]["valuation"]
         apps.clear_cache()
 
 

@@ -51,7 +51,7 @@ from proctree_dagster.triggers import (
     unsubscribe_tree_from_trigger,
 )
 from tests.app import processes
-from tests.app.models import Holding, Organisation, Ticket
+from tests.app.models import Customer, Holding, Organisation, Ticket
 from tests.schedules import HOUR, MINUTE, Clock, utc
 
 pytestmark = pytest.mark.django_db
@@ -611,6 +611,43 @@ def test_rows_are_counted_as_the_default_manager_sees_them_and_filtered() -> Non
     configuration = {"model": "app.Ticket", "operator": "eq", "value": 1}
     assert questions.ask("condition", configuration, {}).yes
     assert not questions.ask("condition", {**configuration, "filter": {"closed": True}}, {}).yes
+
+
+TEXT_LOOKUPS = (
+    *(("icontains", "sesame"), ("startswith", '{"client'), ("istartswith", "{"), ("gte", "")),
+    *(("endswith", '"}'), ("iendswith", "}"), ("regex", "s.same"), ("iregex", "S.same")),
+    *(("iexact", '{"client_secret": "sesame"}'), ("lt", "~")),
+)
+
+
+@pytest.mark.parametrize(("lookup", "value"), TEXT_LOOKUPS)
+@pytest.mark.parametrize(
+    ("model", "path"),
+    [("app.Customer", "settings__xero"), ("app.Organisation", "customers__settings__xero")],
+)
+@pytest.mark.parametrize("held", [{"client_secret": "sesame"}, [1, {"client_secret": "sesame"}]])
+def test_no_text_lookup_reads_what_a_dictionary_in_json_holds(
+    model: str, path: str, lookup: str, value: str, held: Any
+) -> None:
+    acme = Organisation.objects.create(name="Acme")
+    for settings in ({"xero": held}, {"plan": 1}):
+        Customer.objects.create(organisation=acme, settings=settings)
+    asked = {"model": model, "filter": {f"{path}__{lookup}": value}}
+    answer = questions.ask("condition", {**asked, "operator": "gte", "value": 1}, {})
+    assert not answer.yes, answer.reason
+
+
+@pytest.mark.parametrize(
+    ("lookup", "value"),
+    [("plan__startswith", "pro"), ("plan__gt", "p"), ("seats__gte", 5), ("tags__icontains", "new")],
+)
+def test_texts_numbers_and_lists_in_json_are_found_as_before(lookup: str, value: Any) -> None:
+    acme = Organisation.objects.create(name="Acme")
+    settings = {"plan": "pro {2}", "seats": 7, "tags": ["new"], "xero": {"token": "sesame"}}
+    Customer.objects.create(organisation=acme, settings=settings)
+    Customer.objects.create(organisation=acme)
+    asked = {"model": "app.Customer", "filter": {f"settings__{lookup}": value}}
+    assert questions.ask("condition", {**asked, "operator": "eq", "value": 1}, {}).yes
 
 
 def test_what_is_asked_of_any_model_is_how_old_its_newest_date_is(clock: Clock) -> None:
