@@ -27,8 +27,7 @@ from django.db.models import Model
 
 from . import conf
 from .exceptions import CacheError, CacheKeyError
-from .lookups import GuardedFormatter
-from .sensitive import is_sensitive_name
+from .lookups import GuardedFormatter, hint
 
 logger = logging.getLogger(__name__)
 
@@ -197,20 +196,13 @@ def _filled_in(process: str, template: str, context: Mapping[str, Any]) -> list[
         there = ", ".join(map(repr, sorted(context))) or "nothing"
         raise CacheKeyError(
             f"Process {process!r}: its cache key {template!r} names a field that the context lacks "
-            f"({error}); the context has {there}.{_hint(str(error))}"
+            f"({error}); the context has {there}.{hint(str(error))}"
         ) from error
     except Exception as error:  # formatting runs the value's own code, which may raise anything
         raise CacheKeyError(
             f"Process {process!r}: its cache key {template!r} can't be filled in: {error}. Write a "
             "brace that is meant as one twice: '{{'."
         ) from error
-
-
-def _hint(field: str) -> str:
-    parts = field.strip("'").replace("[", ".").split(".")
-    if any(part.startswith("_") or is_sensitive_name(part) for part in parts):
-        return " An attribute that begins with an underscore, or holds a secret, is not read."
-    return ""
 
 
 def _field(field: str, spec: str, conversion: str | None, context: Mapping[str, Any]) -> Any:
@@ -224,7 +216,7 @@ def _field(field: str, spec: str, conversion: str | None, context: Mapping[str, 
 def _identity(value: Any, depth: int) -> Any:
     """Return as JSON what tells a value from every other one: its type, and what it holds.
 
-    A row is told by its model, its database and its key: what it is called may change, and
+    A row is identified by its model, its database and its key: what it is called may change, and
     another may be called the same.
     """
     if depth > MAX_DEPTH:

@@ -35,37 +35,22 @@ MISSING: Any = object()
 # Values
 
 
-def look_up(
-    available: Any, field: str, hides: Callable[[Any, str], bool] = lambda owner, name: False
-) -> Any:
-    """Return what a dotted path leads to; ``MISSING`` if it leads nowhere.
+Step = Callable[[Any, str], Any]
+"""Takes a value and one part of a path; returns what that leads to, or ``MISSING``."""
 
-    What a row of the database asks for goes through here (see ``lookups``), so this reads data and
-    nothing else: nothing is called, no attribute is read whose name begins with ``_``, and none of
-    a module, a class, a function or what they consist of. Keys of dictionaries are data.
+
+def step(
+    value: Any, part: str, hides: Callable[[Any, str], bool] = lambda owner, name: False
+) -> Any:
+    """Return what one part of a path leads to; see ``look_up``.
 
     Parameters
     ----------
-    available:
-        A dictionary, such as a context with results.
-    field:
-        Keys, positions in lists and attributes, parted by dots: ``fetch.lines.0.total``. A key that
-        holds dots itself is found, too.
+    value, part:
+        Where it starts, and the part.
     hides:
         Takes an object and the name of an attribute; returns whether it may not be read.
     """
-    if isinstance(available, Mapping) and field in available:
-        return available[field]
-    value = available
-    for part in field.split("."):
-        value = step(value, part, hides)
-        if value is MISSING:
-            break
-    return value
-
-
-def step(value: Any, part: str, hides: Callable[[Any, str], bool]) -> Any:
-    """Return what one part of a path leads to; see ``look_up``."""
     if isinstance(value, Mapping):
         return value.get(part, MISSING)
     if isinstance(value, (list, tuple)) and part not in getattr(value, "_fields", ()):
@@ -79,6 +64,37 @@ def step(value: Any, part: str, hides: Callable[[Any, str], bool]) -> Any:
         logger.exception("The attribute %r can't be read.", part)
         return MISSING
     return MISSING if isinstance(found, _CODE) else found
+
+
+def look_up(available: Any, field: str, take: Step = step) -> Any:
+    """Return what a dotted path leads to; ``MISSING`` if it leads nowhere.
+
+    What a row of the database asks for goes through here (see ``lookups``), so this reads data and
+    nothing else: nothing is called, no attribute is read whose name begins with ``_``, and none of
+    a module, a class, a function or what they consist of. Keys of dictionaries are data.
+
+    Parameters
+    ----------
+    available:
+        A dictionary, such as a context with results.
+    field:
+        Keys, positions in lists and attributes, parted by dots: ``fetch.lines.0.total``. A key that
+        holds dots itself is found, too.
+    take:
+        Takes each step.
+    """
+    if isinstance(available, Mapping) and field in available:
+        return available[field]
+    return follow(available, field.split("."), take)
+
+
+def follow(value: Any, parts: Iterable[str], take: Step) -> Any:
+    """Return what the parts of a path lead to, one after the other; see ``look_up``."""
+    for part in parts:
+        value = take(value, part)
+        if value is MISSING:
+            break
+    return value
 
 
 _CODE = (

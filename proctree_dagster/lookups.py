@@ -7,6 +7,7 @@ the project's code may. ``conditions.look_up`` reads no code; here Django's obje
 import re
 import string
 from collections.abc import Mapping, Sequence
+from enum import Enum
 from types import SimpleNamespace
 from typing import Any
 
@@ -29,6 +30,14 @@ _PLUMBING = frozenset(
 )
 """Packages whose objects do the work; their attributes are settings, connections and locks."""
 
+_DATA = frozenset(
+    {
+        "django.contrib.gis.geos.geometry.GEOSGeometryBase",
+        *("psycopg.types.range.Range", "psycopg2._range.Range"),
+    }
+)
+"""Classes of such packages whose objects are values of fields."""
+
 _OF_A_FILE = frozenset({"name", "size", "url", "width", "height"})
 
 
@@ -42,16 +51,40 @@ def look_up(available: Any, field: str) -> Any:
     field:
         See ``conditions.look_up``.
     """
-    rows: list[Model] = []
+    return conditions.look_up(available, field, _guarded())
 
-    def guard(owner: Any, name: str) -> bool:
-        rows.extend([owner] if isinstance(owner, Model) else [])
-        return hides(owner, name)
 
-    value = conditions.look_up(available, field, guard)
-    # A key of a row's JSON is the row's, as a field is; one of what a function returned is not.
-    in_row = rows and any(map(sensitive.is_sensitive_name, field.split(".")))
-    return MISSING if in_row else value
+def _guarded() -> conditions.Step:
+    """Return what takes the steps of one path, and hides what no row may read."""
+    in_row = False
+
+    def take(value: Any, part: str) -> Any:
+        nonlocal in_row
+        if isinstance(value, Model):
+            in_row = True
+        # A key of a row's JSON is the row's, as a field is; one of what a function returned is not.
+        elif in_row and sensitive.is_sensitive_name(part):
+            return MISSING
+        return conditions.step(value, part, hides)
+
+    return take
+
+
+def hint(field: str) -> str:
+    """Return a sentence that says why a path may have led nowhere, if its names say so.
+
+    Parameters
+    ----------
+    field:
+        The path, with dots or brackets; it may be quoted.
+    """
+    parts = re.split(r"[.\[\]']", field)
+    if any(part.startswith("_") or sensitive.is_sensitive_name(part) for part in parts):
+        return (
+            " An attribute that begins with an underscore, or holds a secret, is not read; a key "
+            "of a dictionary that a function returns is."
+        )
+    return ""
 
 
 def hides(owner: Any, name: str) -> bool:
@@ -65,15 +98,21 @@ def hides(owner: Any, name: str) -> bool:
     name:
         The attribute; one that is called like a secret (``password``) is not read from anything.
     """
-    if sensitive.is_sensitive_name(name) or sensitive.is_sensitive_attribute(owner, name):
+    if isinstance(owner, Model):
+        return sensitive.is_sensitive_attribute(owner, name)
+    if sensitive.is_sensitive_name(name):
         return True
     if isinstance(owner, FieldFile):
         return name not in _OF_A_FILE
-    if isinstance(owner, (Model, SimpleNamespace)):
+    if isinstance(owner, (SimpleNamespace, Enum)) or _is_data(type(owner)):
         return False
     return isinstance(owner, (Manager, QuerySet)) or any(
         each.__module__.partition(".")[0] in _PLUMBING for each in type(owner).__mro__
     )
+
+
+def _is_data(kind: type) -> bool:
+    return any(f"{each.__module__}.{each.__qualname__}" in _DATA for each in kind.__mro__)
 
 
 class GuardedFormatter(string.Formatter):
@@ -94,9 +133,7 @@ class GuardedFormatter(string.Formatter):
         if "[" not in field_name:
             value = look_up(kwargs, field_name)
         else:
-            value = kwargs
-            for part in _parts(field_name):
-                value = conditions.step(value, part, hides)
+            value = conditions.follow(kwargs, _parts(field_name), _guarded())
         if value is MISSING:
             raise KeyError(field_name)
         return value, field_name

@@ -9,7 +9,7 @@ from typing import Any
 from . import texts
 from .conditions import MISSING
 from .exceptions import ResponseVariableError
-from .lookups import look_up
+from .lookups import hint, look_up
 
 
 def _bool(value: Any) -> bool:
@@ -107,7 +107,7 @@ def _extract(process: str, name: str, rule: Mapping[str, Any], result: Any) -> A
         if "default" not in rule:
             raise ResponseVariableError(
                 f"Process {process!r}: its result has no {key!r} for the response variable "
-                f"{name!r}, which has no default."
+                f"{name!r}, which has no default.{hint(key)}"
             )
         value = rule["default"]
     return _typed(process, name, rule, value)

@@ -4,6 +4,7 @@ import functools
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from http import HTTPStatus
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -12,19 +13,23 @@ from django.conf import settings
 from django.contrib.auth.models import User
 from django.core.files.storage import default_storage
 from django.db import connection
+from django.utils.functional import SimpleLazyObject
 from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
+from psycopg.types.range import Range
 
 from proctree_dagster import caching
 from proctree_dagster.caching import Entry, Owner
 from proctree_dagster.conditions import MISSING
 from proctree_dagster.exceptions import CacheKeyError, ResponseVariableError
 from proctree_dagster.lookups import look_up
+from proctree_dagster.models import RunStatus
 from proctree_dagster.response_variables import defaults, extract
-from tests.app.models import Organisation
+from tests.app.models import Customer, Organisation
 
 SENTINEL = "sentinel-5f0c"
+OWNER = Owner("job", "p", "f")
 
 
 class Point(NamedTuple):
@@ -77,6 +82,10 @@ def raised() -> BaseException:
         (SimpleNamespace(a={"b.c": 1}), "value.a", {"b.c": 1}),
         (Organisation(pk=3, name="Acme"), "value.name", "Acme"),
         (Organisation(pk=3, name="Acme"), "value.pk", 3),
+        (RunStatus.FAILURE, "value.value", "failure"),
+        (RunStatus.FAILURE, "value.label", "failure"),
+        (HTTPStatus.NOT_FOUND, "value.phrase", "Not Found"),
+        (Range(1, 5), "value.lower", 1),
     ],
 )
 def test_data_can_be_read(value: Any, path: str, expected: Any) -> None:
@@ -122,9 +131,35 @@ def test_code_plumbing_and_secrets_can_not_be_read(value: Any, path: str) -> Non
     assert extract("p", {"v": {"key": path, "default": 1}}, {"value": value}) == {"v": 1}
 
 
-def test_a_refused_cache_key_says_what_is_not_read() -> None:
-    with pytest.raises(CacheKeyError, match="begins with an underscore, or holds a secret"):
-        Entry(Owner("job", "p", "f"), "{user.password}", {"user": User()})
+def test_what_is_not_read_is_said() -> None:
+    said = "begins with an underscore, or holds a secret"
+    for template in ("{user.password}", "{user[password]}", "{user._state}"):
+        with pytest.raises(CacheKeyError, match=said):
+            Entry(Owner("job", "p", "f"), template, {"user": User()})
+    with pytest.raises(ResponseVariableError, match=said):
+        extract("p", {"total": {"key": "access_token"}}, SimpleNamespace(access_token="x"))
+    with pytest.raises(ResponseVariableError) as raised:
+        extract("p", {"total": {}}, SimpleNamespace())
+    assert "underscore" not in str(raised.value)
+
+
+def test_a_name_before_a_row_is_no_part_of_it() -> None:
+    available = {"refresh_token": {"token": Organisation(name="Acme")}}
+    assert look_up(available, "refresh_token.token.name") == "Acme"
+    Entry(OWNER, "{refresh_token[token].name}", available)
+
+
+def test_a_secret_in_a_rows_json_is_read_by_no_notation() -> None:
+    customer = Customer(settings={"xero": {"api_key": SENTINEL}, "keys": [{"token": SENTINEL}]})
+    for path in ("settings[xero][api_key]", "settings[keys][0][token]", "settings.xero.api_key"):
+        with pytest.raises(CacheKeyError):
+            Entry(OWNER, f"{{c.{path}}}", {"c": customer})
+
+
+def test_a_field_of_a_row_is_judged_by_its_type_too() -> None:
+    user = SimpleLazyObject(lambda: User(username="bob", password=SENTINEL))
+    assert look_up({"user": user}, "user.username") == "bob"
+    assert look_up({"user": user}, "user.password") is MISSING
 
 
 @pytest.mark.parametrize(
