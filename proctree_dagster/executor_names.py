@@ -117,9 +117,8 @@ def problem_of_row(name: str) -> str | None:
     if module and not functions.is_allowed(module):
         return (
             f"the executor {name!r} is not allowed: its module {module!r} is under none of the "
-            f"allowed prefixes ({', '.join(functions.allowed_modules()) or 'there are none'}); add "
-            'it to PROCTREE["FUNCTION_MODULES"], or choose one of '
-            f"{', '.join(EXECUTORS)}"
+            f"allowed prefixes ({', '.join(functions.allowed_modules()) or 'there are none'}); set "
+            f"{functions.to_allow(module)}, or choose one of {', '.join(EXECUTORS)}"
         )
     return problem_of_name(name)
 

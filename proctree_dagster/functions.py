@@ -147,9 +147,17 @@ def _claim(key: str, new: _Owner) -> list[_Owner]:
     """Add an owner of a key, in place of the one that it is the same as; return the others."""
     before = _registry.get(key, [])
     others = [owner for owner in before if not _is_same(owner, new)]
+    if _identity(new.func) is None:  # partials, say: one more of them is enough to be ambiguous
+        nameless = [owner for owner in others if _is_nameless(owner)]
+        others = [owner for owner in others if not _is_nameless(owner)] + nameless[-1:]
     new.decorated |= any(owner.decorated for owner in before if owner not in others)
     _registry[key] = [*others, new]
     return others
+
+
+def _is_nameless(owner: _Owner) -> bool:
+    """Return whether nothing tells a tree's own function from others, each time it is made anew."""
+    return not owner.decorated and _identity(owner.func) is None
 
 
 def _is_same(one: _Owner, other: _Owner) -> bool:
@@ -238,7 +246,7 @@ def reference_to(func: Function) -> str:
     FunctionNotAllowed
         Its module is not allowed, and it was not registered.
     """
-    for key, owners in _registry.items():
+    for key, owners in list(_registry.items()):
         if len(owners) == 1 and owners[0].decorated and _equal(owners[0].func, func):
             return key
     reason = _why_not_nameable(func)
@@ -576,6 +584,10 @@ def _not_allowed(what: str, module: str) -> str:
     return (
         f"{what!r} is not allowed: its module {module!r} is under none of the allowed prefixes "
         f"({', '.join(allowed) or 'there are none'}). If trees may run what is in it, say so in "
-        f'the settings: PROCTREE["FUNCTION_MODULES"] = {[*allowed, module]!r}; or register the '
-        "function with @process_function."
+        f"the settings: {to_allow(module)}; or register the function with @process_function."
     )
+
+
+def to_allow(module: str) -> str:
+    """Return the line of the settings that allows a module, too."""
+    return f'PROCTREE["FUNCTION_MODULES"] = {[*allowed_modules(), module]!r}'

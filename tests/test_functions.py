@@ -449,6 +449,18 @@ def test_methods_of_two_instances_are_two_functions_though_they_have_one_name() 
 
 
 @pytest.mark.usefixtures("fresh")
+def test_partials_that_are_made_anew_for_each_request_are_not_kept_for_ever() -> None:
+    functions.register("key", one)
+    for number in range(20):
+        functions.offer("mine", partial(echo, number=number))
+        functions.offer("bound", Methods().bound)
+    assert len(functions._registry["mine"]) == len(functions._registry["bound"]) == 2
+    with pytest.raises(FunctionAmbiguous):
+        functions.resolve("mine")
+    assert functions.resolve("key") is one
+
+
+@pytest.mark.usefixtures("fresh")
 def test_a_class_method_goes_by_its_key_and_is_one_function_whenever_it_is_fetched() -> None:
     functions.register("of_class", Methods.of_class)
     functions.register("of_class", Methods.of_class)
