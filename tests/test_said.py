@@ -342,7 +342,10 @@ class TestCommands:
             def write(self, text: str) -> int:
                 raise BrokenPipeError
 
-        monkeypatch.setattr("proctree_dagster.management.console._print_nowhere", lambda: None)
+        def print_nowhere() -> None:
+            raise AssertionError("the process's own output is not this stream")
+
+        monkeypatch.setattr("proctree_dagster.management.console._print_nowhere", print_nowhere)
         ProcessTreeInstance("t").add_process("p", func).save()
         try:
             call_command(command("t"), stdout=Closed())

@@ -64,7 +64,8 @@ class Printer:
             self._stdout.flush()
         except (OSError, ValueError, AttributeError):  # a closed pipe, a closed stream, none
             self._is_read = False
-            _print_nowhere()
+            if _inner(self._stdout) is sys.stdout:  # another stream is its owner's business
+                _print_nowhere()
 
 
 def _print_nowhere() -> None:
