@@ -183,7 +183,7 @@ def _missing(
 
 
 def run_to_end(result: Any) -> Any:
-    """Return what a function's result comes to, once all of its work is done.
+    """Return a function's result, once all of its work is done.
 
     An awaitable is awaited. A generator, also an async one, and the iterators of ``map``,
     ``filter``, ``zip``, ``enumerate``, ``reversed`` and ``itertools`` become the list of what they

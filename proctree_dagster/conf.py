@@ -90,7 +90,7 @@ _LISTS = {
 """Keys that hold a list of texts, and of what; ``None`` stands for a default."""
 _ADDRESSES = ("DAGSTER_URL", "SITE_URL")
 _TEXT = {"DEFINITIONS", "TRANSLATOR", "EXECUTOR", "CACHE"}
-_SECONDS = {"LOST_AFTER": 5, "TERMINATE_GRACE": 0}
+_SECONDS = {"EXIT_GRACE": 0, "LOST_AFTER": 5, "TERMINATE_GRACE": 0}
 """Keys that hold seconds, and how many they are at least."""
 
 
@@ -142,9 +142,6 @@ def _complaint(key: str, value: Any) -> str | None:
             isinstance(value, (list, tuple, set)) and all(_is_text(each) for each in value)
         )
         return None if good else f"a list of {_LISTS[key]}"
-    if key == "EXIT_GRACE":
-        good = isinstance(value, int | float) and not isinstance(value, bool) and value >= 0
-        return None if good else "a number of seconds from 0"
     if key == "MAX_CONCURRENT":
         return None if _is_whole(value) and value >= 1 else "a whole number from 1"
     if key in _SECONDS:

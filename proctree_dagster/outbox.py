@@ -97,7 +97,7 @@ def withdraw(family: str, failed: str) -> None:
         Id of the run that has failed.
     """
     lost = {failed}
-    for row in recorded().filter(family=family):  # each comes behind those that it waits for
+    for row in recorded().filter(family=family):  # each after those that it waits for
         if lost.intersection(row.after):
             lost.add(str(row.run_id))
             row.delete()

@@ -73,7 +73,7 @@ def execute_family(name: str, context: Mapping[str, Any] | None = None) -> Famil
 
     beside = [] if in_any_transaction() else plan.runs
     with ThreadPoolExecutor(max_workers=max(1, len(beside))) as pool:
-        for planned in beside:  # each comes behind those that it waits for
+        for planned in beside:  # each after those that it waits for
             futures[planned.run_id] = pool.submit(carried(own_connections()(follow)), planned)
         try:
             results = execution.execute_row(row, context, run_id=first_id, run_tags=plan.first_tags)
@@ -116,7 +116,7 @@ def _run_after(
         return execution.execute_row(
             row, context, triggered_by="tree", run_id=planned.run_id, run_tags=planned.tags
         )
-    except Exception as error:  # a follower's fault must not hide what the others came to
+    except Exception as error:  # a follower's fault must not hide the others' outcomes
         logger.exception("The process tree %r could not be run.", name)
         return execution.not_run(name, explain(error))
 
