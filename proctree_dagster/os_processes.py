@@ -6,6 +6,7 @@ is given again. What can't be seen from here (another boot, another namespace) i
 """
 
 import enum
+import logging
 import os
 import signal
 import socket
@@ -19,11 +20,14 @@ from pathlib import Path
 
 import psutil
 
+logger = logging.getLogger(__name__)
+
 STARTED_BY_RUN = "PROCTREE_RUN_ID"
 """The environment variable by which the programs that a run has started are found."""
 
 _STOPPED = ("T", "t", psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 _GONE = ("Z", "X", "x", psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+_HIDDEN = ("hidden", "")
 
 POLL_SECONDS = 0.05
 
@@ -39,7 +43,8 @@ class State(enum.Enum):
     """It has ended; a zombie counts as ended."""
 
     UNKNOWN = "unknown"
-    """It is of another machine or PID namespace, and can't be seen from here."""
+    """It can't be seen from here: it is of another machine or PID namespace, or the system hides
+    other users' processes (``hidepid``)."""
 
 
 def started(pid: int) -> str | None:
@@ -53,14 +58,18 @@ def started(pid: int) -> str | None:
     Returns
     -------
     str | None
-        ``None`` if there is no such process, or it has ended and only waits to be reaped.
+        ``None`` if there is no such process, or it has ended and only waits to be reaped, or the
+        system hides it.
     """
     found = _status(pid)
-    return None if found is None or found[0] in _GONE else found[1]
+    return None if found is None or found == _HIDDEN or found[0] in _GONE else found[1]
 
 
 def _status(pid: int) -> tuple[str, str] | None:
-    """Return the state of a process and when it started; ``None`` if there is none."""
+    """Return the state of a process and when it started; ``None`` if there is none.
+
+    One that the system hides is ``_HIDDEN``: it can't be read, but there is a process of this id.
+    """
     try:
         if sys.platform != "linux":
             process = psutil.Process(pid)
@@ -68,7 +77,44 @@ def _status(pid: int) -> tuple[str, str] | None:
         # psutil adds the time of boot, which moves with the clock: ticks since boot do not.
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return state, rest[18]
-    except (OSError, psutil.NoSuchProcess):
+    except (OSError, psutil.Error):
+        return _HIDDEN if _exists(pid) else None
+
+
+def _exists(pid: int) -> bool:
+    """Return whether there is a process of an id, also where its state can't be read."""
+    if sys.platform == "win32":
+        return psutil.pid_exists(pid)
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def handle_of(pid: int) -> int | None:
+    """Return a descriptor that stays with a process, whoever is given its id afterwards.
+
+    Returns
+    -------
+    int | None
+        ``None`` where the system has none: not Linux, an old kernel, a sandbox's (gVisor), or a
+        container's filter of system calls.
+
+    Raises
+    ------
+    ProcessLookupError
+        There is no such process.
+    """
+    if sys.platform != "linux":
+        return None
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        raise
+    except (AttributeError, OSError):
         return None
 
 
@@ -133,14 +179,16 @@ class Identity:
         if not self.is_visible:
             return State.UNKNOWN
         found = _status(self.pid)
+        if found == _HIDDEN:
+            return State.UNKNOWN
         if found is None or found[0] in _GONE or found[1] != self.started:
             return State.GONE
         return State.STOPPED if found[0] in _STOPPED else State.RUNNING
 
     def send(self, number: signal.Signals) -> bool:
-        """Send it a signal; return False if it can't be seen or has ended."""
+        """Send it a signal; return False if it can't be seen, has ended or is another user's."""
         try:
-            handle = os.pidfd_open(self.pid) if sys.platform == "linux" else None
+            handle = handle_of(self.pid)
         except ProcessLookupError:
             return False
         try:
@@ -151,6 +199,9 @@ class Identity:
             else:  # it stays with the process, so no other can have taken its id in between
                 signal.pidfd_send_signal(handle, number)
         except ProcessLookupError:
+            return False
+        except PermissionError:  # a program such as sudo
+            logger.warning("%s can't be sent %s: it is another user's.", self, number.name)
             return False
         finally:
             if handle is not None:

@@ -39,6 +39,12 @@ class Presence:
         if time.monotonic() - self._noted_at < NOTE_SECONDS:
             return
         self._noted_at = time.monotonic()
+        try:
+            self._note(instance)
+        except Exception:  # whatever is wrong with the storage, the queue is the daemon's work
+            logger.exception("That this daemon is alive can't be noted.")
+
+    def _note(self, instance: DagsterInstance) -> None:
         others = {name: at for name, at in alive(instance).items() if name != self._name}
         # Two that write at the same moment overwrite each other; the next note mends it.
         noted = json.dumps({**others, self._name: time.time()})

@@ -179,6 +179,25 @@ def _watch(charge: Charge, orders: int) -> None:
         logger.exception("The guardian of run %s ends early.", charge.run_id)
 
 
+def _wait_briefly(seconds: float) -> None:
+    """Let this process give up a database that does not answer, instead of waiting for minutes.
+
+    It would neither see its worker end nor give a sign of life once the database is there again.
+    """
+    from django.db import connections
+
+    from .. import run_workers
+
+    connection = connections[run_workers.database()]
+    if connection.vendor == "postgresql":
+        limits = {
+            "connect_timeout": max(2, round(seconds)),
+            "tcp_user_timeout": max(2000, round(2000 * seconds)),  # in milliseconds
+        }
+        options = connection.settings_dict["OPTIONS"]
+        connection.settings_dict["OPTIONS"] = {**limits, **options}
+
+
 class _Watch:
     """The guardian's work."""
 
@@ -191,10 +210,12 @@ class _Watch:
         self._stopped_since: float | None = None
         self._beat_at = 0.0
         self._troubled = False
+        self._polls = True
         self._selector = selectors.DefaultSelector()
 
     def until_the_end(self) -> None:
         """Watch the worker until it has ended."""
+        _wait_briefly(self._charge.beat_seconds)
         wakeup, signals = socket.socketpair()
         for end in (wakeup, signals):
             end.setblocking(False)
@@ -204,13 +225,14 @@ class _Watch:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         self._selector.register(signals, selectors.EVENT_READ, lambda: self._cancel(signals))
         self._selector.register(self._orders, selectors.EVENT_READ, self._read_orders)
-        if sys.platform == "linux":
-            try:
-                handle = os.pidfd_open(self._worker.pid)
-            except ProcessLookupError:
-                self._ended = True
-            else:
+        try:
+            handle = os_processes.handle_of(self._worker.pid)
+        except ProcessLookupError:
+            self._ended = True
+        else:
+            if handle is not None:
                 self._selector.register(handle, selectors.EVENT_READ, self._note_end)
+                self._polls = False
         while not self._ended and self._worker.state is not State.GONE:
             for key, _ in self._selector.select(self._seconds_to_wait()):
                 key.data()
@@ -225,7 +247,7 @@ class _Watch:
             ahead.append(self._beat_at - now)
         if self._cancel_until is not None:
             ahead.append(self._cancel_until - now)
-        if sys.platform != "linux":
+        if self._polls:
             ahead.append(_POLL_SECONDS)
         return max(0.0, min(ahead))
 
@@ -265,6 +287,7 @@ class _Watch:
                 f"It did not cancel its run within the grace period of {self._charge.grace:g} s"
             )
         elif self._is_stopped(now):
+            self._beat_at = now + self._charge.beat_seconds
             since = self._stopped_since
             if since is not None and now - since >= self._charge.lost_after:
                 self._kill(f"It was stopped for {now - since:.0f} s")
@@ -284,8 +307,8 @@ class _Watch:
         from .. import run_workers
 
         order = self._asking(lambda: run_workers.beat(self._charge.run_id, self._worker))
-        if order is run_workers.Order.CANCEL and self._cancel_until is None:
-            self._cancel()
+        if order is run_workers.Order.CANCEL and self._cancel_until is None and not self._done:
+            self._cancel()  # one that has ended its run itself may join what the run has left
         elif order is run_workers.Order.GIVEN_UP:
             self._kill("It was silent for so long that its run was given up")
 

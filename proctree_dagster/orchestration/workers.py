@@ -43,6 +43,9 @@ class Worker:
     guardian: int = 0
     """The process id of its guardian, which lets it cancel its run and ends it if it does not."""
 
+    guardian_started: str = ""
+    """When its guardian started: the id may be given to another process."""
+
     @classmethod
     def of_process(cls, run_id: str, pid: int) -> "Worker":
         """Return the worker that a process that can be seen from here is."""
@@ -100,11 +103,12 @@ class Worker:
         """
         if not self.process.is_visible or not self.dedicated:
             return False
-        guardian = Identity.of(self.guardian) if self.guardian else None
-        if guardian is not None and guardian.started and guardian.send(signal.SIGTERM):
+        guardian = replace(self.process, pid=self.guardian, started=self.guardian_started)
+        if self.guardian and guardian.send(signal.SIGTERM):
             return True
         return self.process.send(signal.SIGINT)
 
     def guarded_by(self, guardian: int) -> "Worker":
-        """Return it with its guardian."""
-        return replace(self, guardian=guardian)
+        """Return it with its guardian, a process that can be seen from here; 0: it has none."""
+        since = started(guardian) if guardian else None
+        return replace(self, guardian=guardian, guardian_started=since or "")
