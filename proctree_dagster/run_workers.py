@@ -93,11 +93,20 @@ def take(run_id: str, worker: Identity, *, dedicated: bool, resumed: bool = Fals
     )
     if created or (worker_of(row) == worker and row.ended_at is None):
         return True
-    if not resumed or sign_of(now_of(row)) is Sign.ALIVE:
+    if not resumed or not _has_lost(now_of(row)):
         return False
     again = {"taken_at": Now(), "beat_at": Now(), "suspected_at": None, "ended_at": None}
     mine = rows().filter(pk=row.pk, beats=row.beats, **_fields(worker_of(row)))
     return bool(mine.update(**fields, **again, beats=F("beats") + 1))
+
+
+def _has_lost(row: RunWorker) -> bool:
+    """Return whether a run has lost its worker; one that is silent is suspected first."""
+    sign = sign_of(row)
+    if sign is Sign.SILENT and not is_lost(row):
+        suspect(row)
+        return False
+    return sign is not Sign.ALIVE
 
 
 def beat(run_id: str, worker: Identity) -> Order:

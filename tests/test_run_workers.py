@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -18,6 +20,7 @@ from django.utils import timezone
 
 from proctree_dagster import run_workers
 from proctree_dagster.models import RunWorker
+from proctree_dagster.orchestration import run_taking
 from proctree_dagster.os_processes import Identity, State
 from proctree_dagster.run_workers import Order, Sign
 from tests.e2e.host import Host, can_have_namespaces
@@ -88,6 +91,35 @@ def test_a_run_that_is_launched_twice_is_executed_once(home: Home) -> None:
     assert home.here.terminate(run.run_id), "the one that executes it is found, whoever came last"
     assert run.ended(home.here) == DagsterRunStatus.CANCELED
     assert len(run.calls()) == 1
+
+
+def test_a_run_that_was_launched_twice_goes_on_when_the_second_worker_has_ended(home: Home) -> None:
+    run = Run.create(home, home.here, "sleep")
+    home.here.launch(run.run_id)
+    home.here.launch(run.run_id)
+    run.called()
+    found = wait_for(
+        "the second", lambda: re.search(r"so; process (\d+) .* leaves it alone", run.messages)
+    )
+    wait_for("it to end", lambda: gone(int(found[1])))
+    # By then the template has seen it end.
+    assert Run.start(home, home.here, "note").ended() == DagsterRunStatus.SUCCESS
+    wait_for("its death to be written down, if it is", lambda: not reports_of(run.run_id))
+    assert run.status == DagsterRunStatus.STARTED
+    run.may_go()
+    assert run.ended() == DagsterRunStatus.SUCCESS
+    assert len(run.calls()) == 1
+
+
+def reports_of(run_id: str) -> list[psutil.Process]:
+    """Return the processes that write down the death of a run's worker."""
+    found = []
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            words = process.cmdline()
+            if "--died" in words and run_id in words[-1]:
+                found.append(process)
+    return found
 
 
 def test_a_worker_that_comes_after_the_run_has_ended_calls_nothing(home: Home) -> None:
@@ -314,6 +346,25 @@ class TestRows:
         assert not run_workers.take("run", self.elsewhere(2), **resume), "it was heard of just now"
         assert run_workers.beat("run", self.here()) is Order.GIVEN_UP
         assert run_workers.beat("run", self.elsewhere()) is Order.GO_ON
+
+    def test_a_resumed_run_is_not_taken_from_one_that_is_only_silent(self) -> None:
+        run_workers.take("run", self.elsewhere(), dedicated=True)
+        silent = timezone.now() - 10 * run_workers.KEPT
+        self.row(beat_at=silent)
+        resume = {"dedicated": True, "resumed": True}
+        assert not run_workers.take("run", self.here(), **resume)
+        assert self.row().suspected_at is not None, "it is asked"
+        self.row(suspected_at=silent)
+        assert run_workers.take("run", self.here(), **resume)
+
+    def test_a_worker_of_a_resumed_run_waits_until_the_other_one_is_lost(
+        self, monkeypatch: pytest.MonkeyPatch, settings: Any
+    ) -> None:
+        settings.PROCTREE = {**settings.PROCTREE, "LOST_AFTER": 6}
+        answers = [False, False, True]
+        monkeypatch.setattr(run_workers, "take", lambda *_, **__: answers.pop(0))
+        assert not run_taking._take("run", self.here(), resumed=False)
+        assert run_taking._take("run", self.here(), resumed=True)
 
     def test_a_sign_of_life_says_what_was_asked_meanwhile(self) -> None:
         run_workers.take("run", self.here(), dedicated=True)

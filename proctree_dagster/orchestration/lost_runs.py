@@ -70,7 +70,10 @@ def settle(instance: DagsterInstance) -> Findings:
         except Exception:  # one run's trouble must not leave the others under way
             logger.exception("The worker of run %s can't be looked after.", run_id)
     for row in rows.values():
-        _settle_row(instance, row, found)
+        try:
+            _settle_row(instance, row, found)
+        except Exception:  # nor keep the sensor from what else it does
+            logger.exception("The worker of run %s can't be looked after.", row.run_id)
     run_workers.prune()
     return found
 
@@ -210,12 +213,16 @@ def _settle_row(instance: DagsterInstance, row: RunWorker, found: Findings) -> N
     elif run is not None and run.status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED):
         ended = instance.get_run_stats(row.run_id).end_time
         if ended is not None and time.time() - ended >= UNWANTED_SECONDS:
-            # It was marked so by somebody else: in the UI, or by run monitoring.
-            _see_to_cancel(row, found)
+            # It was marked so by somebody else (in the UI, by run monitoring), or it joins what
+            # its run has left; its guardian knows which.
+            _see_to_cancel(row, found, conf.current().EXIT_GRACE)
 
 
-def _see_to_cancel(row: RunWorker, found: Findings) -> None:
-    """Have a worker cancel its run; end it, if it has not and nobody else has done so."""
+def _see_to_cancel(row: RunWorker, found: Findings, patience: float = 0.0) -> None:
+    """Have a worker cancel its run; end it, if it has not and nobody else has done so.
+
+    ``patience``: seconds that it is left besides its grace period.
+    """
     if run_workers.request_cancel(row.run_id):
         found.asked.append(row.run_id)
         return
@@ -223,7 +230,7 @@ def _see_to_cancel(row: RunWorker, found: Findings) -> None:
         return
     worker = run_workers.worker_of(row)
     asked = (row.now - row.cancel_requested_at).total_seconds()  # type: ignore[attr-defined]
-    if row.is_dedicated and asked >= _cancel_seconds() and worker.is_visible:
+    if row.is_dedicated and asked >= _cancel_seconds() + patience and worker.is_visible:
         _kill(row, worker)
 
 

@@ -25,7 +25,7 @@ from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import serialize_value
 from django.db import DatabaseError, connections
 
-from .. import os_processes, run_workers, tags
+from .. import conf, os_processes, run_workers, tags
 from ..connections import own_connections
 from ..os_processes import Identity
 from ..run_workers import Order
@@ -58,6 +58,9 @@ _guardian: Guardian | None = None
 
 _taken: str | None = None
 """The run that this process has taken as its worker."""
+
+_refused: str | None = None
+"""The run that this process was started for, and that another worker executes."""
 
 _beating: set[str] = set()
 """The runs of this process, which is somebody's."""
@@ -95,18 +98,27 @@ def take_if_worker() -> None:
     Refused
         Another worker executes the run, or has done so.
     """
-    global _taken
+    global _taken, _refused
     given = assignment()
     if given is None or given.run.run_id == _taken:
         return
     run_id, worker = given.run.run_id, Identity.of_this_process()
     if not _take(run_id, worker, resumed=given.resumed):
-        _leave_alone(given, worker)
+        _refused = run_id
+        try:
+            _leave_alone(given, worker)
+        except Exception:  # raised, it would fail the run that the other worker executes
+            logger.exception("That run %s has another worker can't be said there.", run_id)
         raise Refused(0)
     _taken = run_id
     _guard(given)
     written = Worker.of_process(run_id, os.getpid()).guarded_by(_guardian.pid if _guardian else 0)
     given.instance.add_run_tags(run_id, written.as_tags())
+
+
+def was_refused(run_id: str) -> bool:
+    """Return whether another worker executes the run that this process was started for."""
+    return run_id == _refused
 
 
 def _leave_alone(given: Assignment, worker: Identity) -> None:
@@ -124,9 +136,14 @@ def _leave_alone(given: Assignment, worker: Identity) -> None:
 
 def _take(run_id: str, worker: Identity, *, resumed: bool) -> bool:
     deadline = time.monotonic() + TAKE_SECONDS
+    # Whoever has the run resumed knows before its row does that its worker is lost.
+    lost_at = time.monotonic() + (1.5 * conf.current().LOST_AFTER if resumed else 0.0)
     while True:
         try:
-            return run_workers.take(run_id, worker, dedicated=True, resumed=resumed)
+            taken = run_workers.take(run_id, worker, dedicated=True, resumed=resumed)
+            if taken or time.monotonic() >= lost_at:
+                return taken
+            time.sleep(run_workers.beat_seconds())
         except DatabaseError:
             # Locked by a long transaction, or restarted: every run starts, if it can at all.
             if time.monotonic() > deadline:

@@ -46,7 +46,7 @@ from django.apps import apps
 from filelock import FileLock
 
 from .. import os_processes, tags
-from ..os_processes import Identity, programs_of
+from ..os_processes import Identity, State, programs_of
 from . import ending, imports, plain, sqlite_files, template_client, template_log, warmth
 from .releases import Release
 from .template_client import Patience
@@ -205,6 +205,7 @@ class Template:
         self._reads = imports.Reads()
         self._stamps: Mapping[Path, imports.Stamp] = {}
         self._ended = False
+        self._polls = sys.platform != "linux"
         self._selector = selectors.DefaultSelector()
         self._wakeup: socket.socket | None = None
         self._connected: str | None = None
@@ -443,11 +444,13 @@ class Template:
         if who[1] is None or started(who[0]) != who[1]:
             return  # it has ended
         self._owners[who] = owner["dev"]
-        if sys.platform == "linux":
-            try:
-                handle = os.pidfd_open(owner["pid"])
-            except OSError:
-                return  # it has ended, and will be noticed
+        try:
+            handle = os_processes.handle_of(owner["pid"])
+        except ProcessLookupError:
+            return  # it has ended, and will be noticed
+        if handle is None:
+            self._polls = True
+        else:
             self._selector.register(handle, selectors.EVENT_READ, lambda: self._forget(handle))
 
     def _forget(self, handle: int) -> None:
@@ -456,7 +459,7 @@ class Template:
 
     def _patience(self) -> float:
         """Return how long to wait until the next look round, in seconds."""
-        longest = LOOK_ROUND_SECONDS if sys.platform == "linux" else POLL_SECONDS
+        longest = POLL_SECONDS if self._polls else LOOK_ROUND_SECONDS
         if self.children:
             return longest
         now, patience = time.monotonic(), self.patience
@@ -484,7 +487,10 @@ class Template:
         elif patience.idle and now - self._asked_at >= patience.idle:
             logger.info("Ending: no run was launched for %s seconds.", patience.idle)
             self._ended = True
-        if not self._is_reachable():
+        if self._is_reachable():
+            with suppress(OSError):  # who removes abandoned sockets sees that this one is not
+                os.utime(self.address)
+        else:
             logger.warning("%s is not this process's any more; ending.", self.address)
             self._ended = True
         if not self.children and self._folder_mark() != self._folder:
@@ -593,8 +599,10 @@ def _work(args: ExecuteRunArgs, *, takes_runs: bool) -> int:
                 args.run_id, instance, lambda event: None, set_exit_code_on_failure=False
             )
             if apps.ready:  # it is, if the run's trees could be loaded
-                from . import followers
+                from . import followers, run_taking
 
+                if run_taking.was_refused(args.run_id):
+                    return code  # how the run ends is the other worker's business
                 followers.end(instance, args.run_id)
                 ending.within_grace(instance, args.run_id)
             run = instance.get_run_by_id(args.run_id)
@@ -614,6 +622,8 @@ def report_death(args: ExecuteRunArgs, message: str) -> None:
         if run is None or run.is_finished:
             return
         worker = Worker.of_run(run)
+        if worker is not None and worker.process.state is State.RUNNING:
+            return  # it was launched twice, and the other worker executes it
         if worker is not None and worker.has_died:  # else its guardian is about to kill it
             _see_programs_end(instance, run, worker)
         if run.status == DagsterRunStatus.CANCELING:
