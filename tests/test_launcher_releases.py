@@ -130,6 +130,34 @@ def test_another_environment_has_a_template_of_its_own(
     assert len(place.running()) == 3
 
 
+@pytest.mark.parametrize(
+    "name", ["MEMORY_PRESSURE_WATCH", "INVOCATION_ID", "GNOME_TERMINAL_SCREEN", "SSH_TTY"]
+)
+def test_what_a_terminal_or_a_unit_says_of_itself_makes_no_other_release(
+    place: Place, name: str
+) -> None:
+    origin = place.origin(release=make_release(place, "A")).repository_origin
+    keys = {Release.of_origin(origin, {"A": "a", name: value}).key for value in ("one", "two")}
+    assert len(keys) == 1
+    assert Release.of_origin(origin, {"A": "b"}).key not in keys
+
+
+def test_sockets_of_machines_that_have_died_do_not_pile_up(place: Place) -> None:
+    name = ".proctree_template.{}.0123456789abcdef.sock".format
+    old, new = place.home / name("ffffff"), place.home / name("fffffe")
+    for path in (old, new):
+        with socket.socket(socket.AF_UNIX) as bound:
+            bound.bind(str(path))
+    os.utime(old, (0, 0))
+    assert word(place, place.launch(release=make_release(place, "A"))) == "A"
+    assert not old.exists()
+    assert new.exists(), "it may be in use on another machine"
+    [address] = template_client.addresses(str(place.home))
+    os.utime(address, (0, 0))
+    place.template().send_signal(signal.SIGCHLD)  # it looks round whenever it wakes up
+    wait_for("its own to be touched", lambda: address.stat().st_mtime > 0)
+
+
 def test_an_environment_file_counts_as_it_is_when_the_run_starts(place: Place) -> None:
     (place.home / "dagster.yaml").write_text(CONFIG + SECRETS)
     place.instance.dispose()
@@ -344,10 +372,10 @@ def peer_of(address: Path, user: int | None) -> str:
         f"{user} and os.setuid({user})\n"
         "connection = socket.socket(socket.AF_UNIX)\n"
         "connection.connect(sys.argv[1])\n"
-        """connection.sendall(b'{"do": "find", "run_id": ""}\\n')\n"""
         "try:\n"
+        """    connection.sendall(b'{"do": "find", "run_id": ""}\\n')\n"""
         "    print(connection.recv(100).decode())\n"
-        "except ConnectionResetError:\n"
+        "except (BrokenPipeError, ConnectionResetError):\n"
         "    pass\n"
     )
     command = [sys.executable, "-c", code, address.name]

@@ -16,6 +16,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -34,6 +35,9 @@ logger = logging.getLogger(__name__)
 MODULE = "proctree_dagster.orchestration.template"
 LONGEST_ADDRESS = 100
 """Bytes that the path of a socket may have everywhere (Linux: 107, macOS: 103)."""
+
+ABANDONED_SECONDS = 86_400.0
+"""Seconds after which a socket that no template touches was left by a machine that has died."""
 
 
 class Patience(NamedTuple):
@@ -77,32 +81,32 @@ def address(home: str, key: str) -> Path:
         The home's path is too long for a socket, and the private folder that stands in for it
         belongs to somebody else.
     """
-    folder, prefix = _place(home)
-    return folder / f"{prefix}{key}.sock"
+    folder, stem, mark = _place(home)
+    return folder / f"{stem}{mark}.{key}.sock"
 
 
 def addresses(home: str) -> list[Path]:
     """Return where the templates of a Dagster home listen, those of all releases."""
-    folder, prefix = _place(home)
-    return sorted(folder.glob(f"{prefix}*.sock"))
+    folder, stem, mark = _place(home)
+    return sorted(folder.glob(f"{stem}{mark}.*.sock"))
 
 
-def _place(home: str) -> tuple[Path, str]:
-    """Return the folder of a home's sockets, and how the names of this machine's begin.
+def _place(home: str) -> tuple[Path, str, str]:
+    """Return the folder of a home's sockets, how their names begin, and this machine's mark.
 
     Machines and containers may share a home: each has templates of its own.
     """
     here = f"{socket.gethostname()} {os_processes.boot_id()} {os_processes.pid_namespace()}"
     path, mark = Path(home).resolve(), hashlib.sha256(here.encode()).hexdigest()[:6]
-    prefix = f".proctree_template.{mark}."
-    if len(os.fsencode(path / prefix)) + len("0123456789abcdef.sock") <= LONGEST_ADDRESS:
-        return path, prefix
+    stem = ".proctree_template."
+    if len(os.fsencode(path / f"{stem}{mark}.0123456789abcdef.sock")) <= LONGEST_ADDRESS:
+        return path, stem, mark
     folder = Path(tempfile.gettempdir()) / f"proctree-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
         raise PermissionError(f"{folder} must be a folder that only this user can enter.")
-    return folder, f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.{mark}."
+    return folder, f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.", mark
 
 
 def lock(home: str) -> Path:
@@ -290,6 +294,11 @@ def _remove_abandoned(home: str) -> None:
             path.unlink(missing_ok=True)
         else:
             connection.close()
+    folder, stem, _ = _place(home)
+    for path in folder.glob(f"{stem}*.sock"):  # other machines' can't be asked
+        with suppress(FileNotFoundError):
+            if time.time() - path.lstat().st_mtime > ABANDONED_SECONDS:
+                path.unlink()
 
 
 def _listen(path: Path) -> socket.socket:
