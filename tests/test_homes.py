@@ -3,6 +3,8 @@
 import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -143,6 +145,32 @@ def test_a_half_created_home_is_completed_by_whoever_opens_it_next(
     with runs.open_instance() as instance:
         use(instance)
     assert caplog.text == ""
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_home_whose_writer_was_killed_in_a_transaction_is_opened(home: Path, file: str) -> None:
+    code = (
+        "import os, signal, sqlite3, sys\n"
+        "writer = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "writer.execute('PRAGMA journal_mode=DELETE')\n"  # as it is while it is created
+        "writer.execute('PRAGMA cache_size=1')\n"
+        "writer.execute('BEGIN')\n"
+        "writer.execute('CREATE TABLE half (made BLOB)')\n"
+        "writer.executemany('INSERT INTO half VALUES (zeroblob(9999))', [()] * 99)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    subprocess.run([sys.executable, "-c", code, home / file], timeout=60)
+    assert (home / f"{file}-journal").exists()
+    with runs.open_instance() as instance:
+        use(instance)
+    assert all(state.is_complete for state in states(home))
+
+
+def test_a_home_may_be_called_whatever_a_folder_may_be_called(home: Path) -> None:
+    named = home.rename(home.with_name("C# 100%"))
+    with DagsterInstance.from_config(str(named)) as instance:
+        use(instance)
+    assert all(state.is_complete for state in states(named))
 
 
 def test_what_is_in_a_home_outlives_its_repair(home: Path) -> None:

@@ -16,6 +16,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
+from urllib.parse import quote
 
 import sqlalchemy
 from alembic.script import ScriptDirectory
@@ -126,7 +127,7 @@ class Database:
         url = self.url
         if to_read and self.file is not None:
             query = {"mode": "ro", "uri": "true"}
-            url = url.set(database=f"file:{self.file}", query=query)
+            url = url.set(database=f"file:{quote(str(self.file))}", query=query)
         engine = sqlalchemy.create_engine(url, poolclass=NullPool)
         with engine.begin() as connection:
             yield connection
@@ -306,8 +307,16 @@ def with_working_driver(address: str) -> sqlalchemy.URL:
     return url
 
 
-def state_of(database: Database) -> State:
+def state_of(database: Database, *, to_read: bool = True) -> State:
     """Return what is in a database; nothing is written to it.
+
+    Parameters
+    ----------
+    database:
+        The database.
+    to_read:
+        Whether it is opened so that nothing can be written. SQLite can't read a file like that
+        whose writer was killed: it must undo first what that one has begun.
 
     Raises
     ------
@@ -317,7 +326,7 @@ def state_of(database: Database) -> State:
     tables = database.tables
     if database.file is not None and not database.file.exists():
         return State(missing=frozenset(tables))
-    with database.connected(to_read=True) as connection:
+    with database.connected(to_read=to_read) as connection:
         present = frozenset(sqlalchemy.inspect(connection).get_table_names())
 
         def read(column: str, table: str) -> frozenset[str]:
@@ -362,7 +371,7 @@ def create_alone(found: Sequence[Database], open_storage: Callable[[], S]) -> S:
     if all(map(_is_complete, found)):
         return open_storage()
     with _lock(found[0]):
-        states = {database: state_of(database) for database in found}
+        states = {database: state_of(database, to_read=False) for database in found}
         for database, state in states.items():
             if state.is_half_created:
                 logger.warning(
