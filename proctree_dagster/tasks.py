@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from threading import Thread
-from typing import Literal
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Literal
 
 from django.utils import timezone
 
@@ -22,6 +22,11 @@ from .execution import Results
 from .models import ProcessTreeSchedule, RunStatus
 from .process import explain
 from .surroundings import carried
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+    from .orchestration.runs import ScheduleHistory
 
 logger = logging.getLogger(__name__)
 
@@ -57,11 +62,12 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
     results: dict[str, Results] = {}
 
     def run(schedule: ProcessTreeSchedule) -> None:
-        outcome = _run_or_say_why(schedule)
+        outcome = _run_or_say_why(schedule, dagster)
         if outcome is not None:
             results[schedule.process_tree.name] = outcome
 
-    with _beside(_poll_triggers):  # what they ask may take its time, too
+    with ExitStack() as opened, _beside(_poll_triggers):  # what they ask may take its time, too
+        dagster = _Dagster(opened)
         _in_turn([partial(run, each) for each in due], threads=conf.current().MAX_CONCURRENT)
     with fresh_connections():
         execution.deliver()
@@ -132,12 +138,12 @@ def _waiting_since(schedule: ProcessTreeSchedule) -> dt.datetime:
     return schedule.claim or schedule.next_run or schedule.process_tree.created_at
 
 
-def _run_or_say_why(schedule: ProcessTreeSchedule) -> Results | None:
+def _run_or_say_why(schedule: ProcessTreeSchedule, dagster: "_Dagster") -> Results | None:
     """Run a schedule's tree if it is due; raises nothing."""
     name = schedule.process_tree.name
     try:
         with fresh_connections():
-            return run_if_due(schedule.pk)
+            return _run_if_due(schedule.pk, dagster)
     except Exception as error:  # one tree's fault must not keep the others from running
         logger.exception("The scheduled process tree %r could not be run.", name)
         return execution.not_run(name, explain(error))
@@ -156,7 +162,12 @@ def _poll_triggers() -> None:
 def run_if_due(schedule_id: int) -> Results | None:
     """Claim a schedule's due time and run its tree here; return ``None`` if it is not due."""
     _refuse_transaction()
-    decision = claims.request(schedule_id, timezone.now(), _History(schedule_id))
+    with ExitStack() as opened:
+        return _run_if_due(schedule_id, _Dagster(opened))
+
+
+def _run_if_due(schedule_id: int, dagster: "_Dagster") -> Results | None:
+    decision = claims.request(schedule_id, timezone.now(), _History(dagster, schedule_id))
     if isinstance(decision, claims.Skip):
         logger.debug("Schedule %s: %s", schedule_id, decision.reason)
         return None
@@ -172,23 +183,44 @@ def _refuse_transaction() -> None:
         )
 
 
+class _Dagster:
+    """Dagster's instance, opened when it is first asked, and once for all that asks.
+
+    To open it costs more than to ask it, and most schedules need not ask.
+    """
+
+    def __init__(self, opened: ExitStack) -> None:
+        self._opened = opened
+        self._lock = Lock()
+        self._instance: DagsterInstance | None = None
+
+    def instance(self) -> "DagsterInstance":
+        with self._lock:
+            if self._instance is None:
+                from .orchestration import runs
+
+                self._instance = self._opened.enter_context(runs.open_instance())
+            return self._instance
+
+
 @dataclass(frozen=True)
 class _History:
-    """Opens Dagster's instance when it is asked, and only then."""
+    """Asks Dagster about a schedule's runs."""
 
+    dagster: _Dagster
     schedule_id: int
 
     def of_claim(self, due: dt.datetime) -> Literal["none", "under way", "finished"]:
-        from .orchestration import runs
-
-        with runs.open_instance() as instance:
-            return runs.ScheduleHistory(instance, self.schedule_id).of_claim(due)
+        return self._history().of_claim(due)
 
     def of_run(self, run_id: str, worker: str) -> RunStatus:
+        return self._history().of_run(run_id, worker)
+
+    def _history(self) -> "ScheduleHistory":
+        instance = self.dagster.instance()
         from .orchestration import runs
 
-        with runs.open_instance() as instance:
-            return runs.ScheduleHistory(instance, self.schedule_id).of_run(run_id, worker)
+        return runs.ScheduleHistory(instance, self.schedule_id)
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,8 @@ class Accidents(Stack):
         (folder / "e2e_functions.py").write_text(FUNCTIONS)
         (folder / "e2e_settings.py").write_text(
             "from example.settings import *\n"
-            "PROCTREE = {**PROCTREE, 'FUNCTION_MODULES': ['e2e_functions']}\n"
+            # One tree at once in each of the sixteen: there are as many processes as it takes.
+            "PROCTREE = {**PROCTREE, 'FUNCTION_MODULES': ['e2e_functions'], 'MAX_CONCURRENT': 1}\n"
             f"DATABASES = {{'default': {self.database!r}}}\n"
         )
         self.configure_dagster(run_launcher={"config": {"linger_seconds": 1}})
