@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock, Thread
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from django.utils import timezone
 
@@ -24,8 +24,6 @@ from .process import explain
 from .surroundings import carried
 
 if TYPE_CHECKING:
-    from dagster import DagsterInstance
-
     from .orchestration.runs import ScheduleHistory
 
 logger = logging.getLogger(__name__)
@@ -192,15 +190,16 @@ class _Dagster:
     def __init__(self, opened: ExitStack) -> None:
         self._opened = opened
         self._lock = Lock()
-        self._instance: DagsterInstance | None = None
+        self._instance: Any = None  # a DagsterInstance, whose name is not imported here
 
-    def instance(self) -> "DagsterInstance":
+    def history_of(self, schedule_id: int) -> "ScheduleHistory":
+        """Return what is asked about a schedule's runs."""
+        from .orchestration import runs
+
         with self._lock:
             if self._instance is None:
-                from .orchestration import runs
-
                 self._instance = self._opened.enter_context(runs.open_instance())
-            return self._instance
+        return runs.ScheduleHistory(self._instance, schedule_id)
 
 
 @dataclass(frozen=True)
@@ -211,16 +210,10 @@ class _History:
     schedule_id: int
 
     def of_claim(self, due: dt.datetime) -> Literal["none", "under way", "finished"]:
-        return self._history().of_claim(due)
+        return self.dagster.history_of(self.schedule_id).of_claim(due)
 
     def of_run(self, run_id: str, worker: str) -> RunStatus:
-        return self._history().of_run(run_id, worker)
-
-    def _history(self) -> "ScheduleHistory":
-        instance = self.dagster.instance()
-        from .orchestration import runs
-
-        return runs.ScheduleHistory(instance, self.schedule_id)
+        return self.dagster.history_of(self.schedule_id).of_run(run_id, worker)
 
 
 @dataclass(frozen=True)
