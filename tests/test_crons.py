@@ -167,7 +167,7 @@ class TestRegistering:
         tree = self.tree()
         tree.register_schedule(interval_minutes=30)
         assert tree.register_schedule(cron="* * * * *").interval_minutes is None
-        again = tree.register_schedule(start_time=dt.time(9, 0))
+        again = tree.register_schedule(interval_minutes=60, start_time=dt.time(9, 0))
         assert (again.interval_minutes, again.cron) == (60, "")
 
     def test_registering_again_with_the_same_cron_moves_nothing(self) -> None:

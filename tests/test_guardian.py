@@ -17,6 +17,7 @@ from proctree_dagster.orchestration.workers import Worker
 from proctree_dagster.os_processes import Identity, State
 from proctree_dagster.run_workers import Order
 from tests.e2e.host import can_have_namespaces
+from tests.e2e.stack import heed_interrupts
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -53,7 +54,8 @@ def run(code: str, *before: str) -> None:
 
 @pytest.fixture
 def child() -> Iterator["subprocess.Popen[bytes]"]:
-    with subprocess.Popen(["sleep", "600"]) as process:
+    # preexec_fn: where the tests run in the background of a shell, SIGINT would be ignored.
+    with subprocess.Popen(["sleep", "600"], preexec_fn=heed_interrupts) as process:
         yield process
         process.kill()
 
@@ -109,14 +111,15 @@ def test_a_worker_that_has_ended_its_run_may_join_what_that_has_left(
     found._done = done
     found._beat()
     assert (found._cancel_until is None) == done
-    child.kill()
+    if done:
+        child.kill()
     assert child.wait(30) == (-signal.SIGKILL if done else -signal.SIGINT)
 
 
 def test_a_process_that_was_given_the_id_of_a_guardian_is_left_alone(
     child: "subprocess.Popen[bytes]",
 ) -> None:
-    with subprocess.Popen(["sleep", "600"]) as worker:
+    with subprocess.Popen(["sleep", "600"], preexec_fn=heed_interrupts) as worker:
         of_worker = Worker.of_process("run", worker.pid).guarded_by(child.pid)
         assert replace(of_worker, guardian_started="1").cancel()
         assert worker.wait(30) == -signal.SIGINT, "it is asked itself"
