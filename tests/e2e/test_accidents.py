@@ -24,7 +24,7 @@ KILLS = int(os.environ.get("PROCTREE_KILLS", "50"))
 """How often the daemon is killed."""
 
 # Not apart: two of them at once would have forty processes, which no machine of two cores bears.
-pytestmark = [pytest.mark.e2e, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
 @pytest.fixture(autouse=True)
