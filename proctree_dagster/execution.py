@@ -439,7 +439,8 @@ def _execute(
 
     chosen = translator()
     local = Local(collect, _in_sync(record, options), options.stop_on_error)
-    with signals_kept(), runs.open_instance(ephemeral=options.ephemeral) as instance:
+    opened = runs.open_instance(ephemeral=options.ephemeral, to_execute=True)
+    with signals_kept(), opened as instance:
         # Recorded as a run of the job that Dagster serves; executed by its twin that stays here.
         served = chosen.job(record)
         run_id = run_id or str(uuid.uuid4())

@@ -67,8 +67,8 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
     with ExitStack() as opened, _beside(_poll_triggers):  # what they ask may take its time, too
         dagster = _Dagster(opened)
         _in_turn([partial(run, each) for each in due], threads=conf.current().MAX_CONCURRENT)
-    with fresh_connections():
-        execution.deliver()
+        with fresh_connections():
+            execution.deliver()
     names = [schedule.process_tree.name for schedule in due]
     return {name: results[name] for name in names if name in results}
 
@@ -170,6 +170,8 @@ def _run_if_due(schedule_id: int, dagster: "_Dagster") -> Results | None:
         logger.debug("Schedule %s: %s", schedule_id, decision.reason)
         return None
     row = decision.schedule.process_tree
+    if execution.has_history():
+        dagster.open()  # the run uses it, too, and so does the next one
     return execution.execute_row(row, decision.context, triggered_by="schedule", due=decision.due)
 
 
@@ -196,10 +198,16 @@ class _Dagster:
         """Return what is asked about a schedule's runs."""
         from .orchestration import runs
 
+        return runs.ScheduleHistory(self.open(), schedule_id)
+
+    def open(self) -> Any:
+        """Open it, if it is not open yet, and return it."""
+        from .orchestration import runs
+
         with self._lock:
             if self._instance is None:
                 self._instance = self._opened.enter_context(runs.open_instance())
-        return runs.ScheduleHistory(self._instance, schedule_id)
+        return self._instance
 
 
 @dataclass(frozen=True)

@@ -143,8 +143,12 @@ def test_what_a_terminal_or_a_unit_says_of_itself_makes_no_other_release(
 
 
 def test_sockets_of_machines_that_have_died_do_not_pile_up(place: Place) -> None:
-    name = ".proctree_template.{}.0123456789abcdef.sock".format
-    old, new = place.home / name("ffffff"), place.home / name("fffffe")
+    here = template_client.address(str(place.home), "0123456789abcdef")  # in a short folder
+    *stem, mark, key, suffix = here.name.split(".")
+    old, new = (
+        here.with_name(".".join([*stem, machine, key, suffix])) for machine in ("ffffff", "fffffe")
+    )
+    assert mark not in ("ffffff", "fffffe")
     for path in (old, new):
         with socket.socket(socket.AF_UNIX) as bound:
             bound.bind(str(path))

@@ -41,8 +41,9 @@ from .. import claims, conf, isolation, tags
 from ..exceptions import InstanceError
 from ..models import ProcessTreeSchedule, RunStatus
 from ..stopping import Stop
-from . import homes, lost_runs, run_taking
+from . import lost_runs, run_taking
 from .hosting import leave_output_alone, tame
+from .shared_instances import shared
 from .workers import Worker
 
 logger = logging.getLogger(__name__)
@@ -72,9 +73,9 @@ def _configured_home() -> str | None:
 
 @contextmanager
 def open_instance(
-    *, persistent: bool = False, ephemeral: bool = False
+    *, persistent: bool = False, ephemeral: bool = False, to_execute: bool = False
 ) -> Iterator[DagsterInstance]:
-    """Open the Dagster instance.
+    """Open the Dagster instance, or use the one that this process has open.
 
     Parameters
     ----------
@@ -82,6 +83,8 @@ def open_instance(
         Whether an instance without a folder will not do.
     ephemeral:
         Whether to open one that keeps nothing, whatever the settings say.
+    to_execute:
+        Whether a run is going to be executed with it: then no other run is.
 
     Raises
     ------
@@ -116,7 +119,7 @@ def open_instance(
         return
     if not Path(home).is_dir():
         raise InstanceError(f"Dagster's home {home!r} is not a folder; create it.")
-    with homes.open_home(home) as instance:
+    with shared(home, to_execute=to_execute) as instance:
         set_pool_sizes(instance)
         yield tame(instance)
 

@@ -1,0 +1,99 @@
+"""One Dagster instance of a home, for all that use it at the same time in this process.
+
+To open an instance costs more than most of what it is asked: its files are read, its storage's
+state is looked at, and alembic's migrations are read. So whoever opens one while another part of
+this process has it open gets that one. It is closed when nobody uses it any more. Two runs never
+share one: what a run changes of its instance (``event_writes``) is the run's.
+"""
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from dagster import DagsterInstance
+
+from . import homes
+from .hosting import in_main_thread
+
+_Key = tuple[object, ...]
+
+
+@dataclass
+class _Shared:
+    instance: DagsterInstance
+    executes: bool
+    """Whether a run is executed with it."""
+
+    users: int = 1
+
+
+_open: dict[_Key, _Shared] = {}
+_lock = threading.Lock()
+
+
+@contextmanager
+def shared(home: str, *, to_execute: bool = False) -> Iterator[DagsterInstance]:
+    """Open a home's instance, or use the one that is open.
+
+    Parameters
+    ----------
+    home:
+        The folder.
+    to_execute:
+        Whether a run is going to be executed with it: then no other run is.
+
+    Raises
+    ------
+    InstanceError
+        See ``homes.open_home``.
+    """
+    key = _key(home)
+    with _lock:
+        found = _open.get(key)
+        if found is not None and not (to_execute and found.executes):
+            found.users += 1
+            found.executes = found.executes or to_execute
+        else:
+            found = None
+    if found is None:
+        found = _Shared(homes.open_home(home), to_execute)
+        with _lock:
+            _open.setdefault(key, found)  # another one may be there: then both are used
+    try:
+        yield found.instance
+    finally:
+        with _lock:
+            found.users -= 1
+            found.executes = found.executes and not to_execute
+            is_unused = found.users == 0
+            if is_unused and _open.get(key) is found:
+                del _open[key]
+        if is_unused:
+            found.instance.dispose()
+
+
+def _key(home: str) -> _Key:
+    """Return what an instance depends on: the folder, and what its ``dagster.yaml`` says.
+
+    Another folder of that name, or a changed file, is another instance. So is that of a thread:
+    runs there capture no output (``hosting.leave_output_alone``), those of the main thread do.
+    """
+    folder = Path(home).stat()
+    marks: _Key = (folder.st_dev, folder.st_ino)
+    with suppress(FileNotFoundError):  # Dagster's defaults
+        file = Path(home, "dagster.yaml").stat()
+        marks += (file.st_ino, file.st_mtime_ns, file.st_size)
+    return (home, in_main_thread(), *marks)
+
+
+def _begin_anew() -> None:
+    """In a forked child: nobody releases a lock that a thread of the parent held."""
+    global _lock
+    _lock = threading.Lock()
+    _open.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
