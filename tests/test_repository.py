@@ -16,6 +16,7 @@ from dagster import (
 )
 from dagster._core.errors import DagsterInvariantViolationError
 from dagster._core.remote_representation.external_data import RepositorySnap
+from dagster._serdes import deserialize_value, serialize_value
 from django.db import connection
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries, Settings
@@ -79,6 +80,19 @@ def test_a_job_may_begin_with_underscores() -> None:
     save("__mine")
     assert data().has_job("__mine")
     assert not data().has_job("__ASSET_JOB")
+
+
+@pytest.mark.parametrize("deferred", [True, False])
+def test_the_whole_repository_can_be_sent_as_a_code_server_sends_it(deferred: bool) -> None:
+    create_trigger("polled", "schedule", {"interval_minutes": 5})
+    save().subscribe_to_trigger("polled")
+    snapshot = RepositorySnap.from_def(build_repository(), defer_snapshots=deferred)
+    received = deserialize_value(serialize_value(snapshot), RepositorySnap)
+    assert received == snapshot
+    assert [each.name for each in received.schedules] == ["one_schedule"]
+    assert {each.name for each in received.sensors} == {"polled_trigger", "proctree_outbox"}
+    assert received.metadata
+    assert received.metadata[tags.ENVIRONMENT].value
 
 
 def test_few_queries_serve_a_whole_refresh_however_many_trees_there_are(

@@ -171,7 +171,7 @@ class Accidents(Stack):
                 orphan.kill()
         self.instance.dispose()
         connections["stack"].close()
-        del connections["stack"]
+        del connections["stack"], connections.settings["stack"]  # see shared_home
         return alive
 
     # --- Due times ---

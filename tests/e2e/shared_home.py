@@ -119,7 +119,9 @@ class Home(Stack):
             host.die()
         self.instance.dispose()
         connections["home"].close()
-        del connections["home"]
+        # Settings that stay would let whoever asks for all connections make this one anew, and the
+        # next home would be looked for in the database of this one.
+        del connections["home"], connections.settings["home"]
         for process in psutil.process_iter():
             try:
                 if process.environ().get("DAGSTER_HOME") == str(self.home):
