@@ -14,7 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management import get_commands
 from django.db import DatabaseError
 
-from . import broken_rows, caching, conf, executor_names, sensitive
+from . import broken_rows, caching, conf, executor_names, run_workers, sensitive
 from .models import ProcessTree
 
 logger = logging.getLogger(__name__)
@@ -173,20 +173,31 @@ SQLITE_SECONDS = 10
 
 
 def _sqlite_problems(current: conf.Settings) -> list[CheckMessage]:
-    """Warn of SQLite databases whose settings don't fit processes that run side by side."""
-    if not executor_names.runs_side_by_side(current.EXECUTOR) or current.MAX_CONCURRENT == 1:
-        return []
+    """Warn of SQLite databases whose settings don't fit what writes to them at the same time.
+
+    Processes that run side by side write to any; to that of the run workers each run's signs of
+    life are written beside its functions, also where these run one at a time.
+    """
+    side_by_side = executor_names.runs_side_by_side(current.EXECUTOR) and current.MAX_CONCURRENT > 1
+    if side_by_side:
+        why = f"Processes run side by side ({current.EXECUTOR})"
+        instead = '; or PROCTREE = {"MAX_CONCURRENT": 1}'
+        found = {alias: _unfit(database) for alias, database in settings.DATABASES.items()}
+    else:
+        alias = run_workers.database()
+        why = "Each run's signs of life are written every few seconds beside its functions"
+        instead = ""
+        found = {alias: _unfit_for_two_writers(settings.DATABASES[alias])}
     return [
         Warning(
-            f"Processes run side by side ({current.EXECUTOR}), and the SQLite database {alias!r} "
-            f"is not set up for that: {'; '.join(found)}. Some will fail with 'database is "
-            "locked'.",
+            f"{why}, and the SQLite database {alias!r} is not set up for that: "
+            f"{'; '.join(problems)}. Some will fail with 'database is locked'.",
             hint='OPTIONS: {"transaction_mode": "IMMEDIATE", "timeout": 20, "init_command": '
-            '"PRAGMA journal_mode=WAL;"}; or PROCTREE = {"MAX_CONCURRENT": 1}.',
+            f'"PRAGMA journal_mode=WAL;"}}{instead}.',
             id="proctree_dagster.W003",
         )
-        for alias, database in settings.DATABASES.items()
-        if (found := _unfit(database))
+        for alias, problems in found.items()
+        if problems
     ]
 
 
@@ -211,18 +222,25 @@ def _is_sqlite(database: Mapping[str, Any]) -> bool:
     return str(database.get("ENGINE", "")).endswith(".sqlite3")
 
 
-def _unfit(database: Mapping[str, Any]) -> list[str]:
-    """Say what of a database's settings does not fit; nothing of one that is no SQLite file."""
+def _is_shared_file(database: Mapping[str, Any]) -> bool:
     name = str(database.get("NAME", ""))
-    in_memory = ":memory:" in name or "mode=memory" in name
-    if not _is_sqlite(database) or in_memory:
+    return _is_sqlite(database) and ":memory:" not in name and "mode=memory" not in name
+
+
+def _unfit_for_two_writers(database: Mapping[str, Any]) -> list[str]:
+    """Say what makes a transaction fail beside another writer; nothing if it is no SQLite file."""
+    mode = str(database.get("OPTIONS", {}).get("transaction_mode", "")).upper()
+    if not _is_shared_file(database) or mode in ("IMMEDIATE", "EXCLUSIVE"):
+        return []
+    return ["transaction_mode is not IMMEDIATE, so one that writes after it has read fails"]
+
+
+def _unfit(database: Mapping[str, Any]) -> list[str]:
+    """Say what of a database's settings does not fit; nothing if it is no SQLite file."""
+    if not _is_shared_file(database):
         return []
     options = database.get("OPTIONS", {})
-    found = []
-    if str(options.get("transaction_mode", "")).upper() not in ("IMMEDIATE", "EXCLUSIVE"):
-        found.append(
-            "transaction_mode is not IMMEDIATE, so one that writes after it has read fails"
-        )
+    found = _unfit_for_two_writers(database)
     if options.get("timeout", 0) < SQLITE_SECONDS:
         found.append(f"timeout is not at least {SQLITE_SECONDS} seconds")
     commands = "".join(str(options.get("init_command", "")).lower().split())

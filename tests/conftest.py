@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tests.postgres import Postgres
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook, too
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of a module in one process, but for those that share nothing and take long.
 
@@ -35,6 +36,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return 2 if item.get_closest_marker("e2e") is None else 1
 
     items.sort(key=turn)
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Refuse to go on where groups are ignored: each process would start every stack."""
+    is_grouped = all(
+        item.get_closest_marker("apart") or "@" in item.nodeid for item in session.items
+    )
+    if getattr(session.config.option, "loadgroup", False) and not is_grouped:
+        raise RuntimeError("pytest-xdist does not keep the tests of a module in one process.")
 
 
 @pytest.fixture(autouse=True)

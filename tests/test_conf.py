@@ -252,8 +252,8 @@ def test_sqlite_that_does_not_fit_threads_is_a_warning(
     ("proctree", "changes"),
     [
         ({}, {}),
-        ({"EXECUTOR": "in_process"}, {"OPTIONS": {}}),
-        ({"MAX_CONCURRENT": 1}, {"OPTIONS": {}}),
+        ({"EXECUTOR": "in_process"}, {"OPTIONS": {"transaction_mode": "IMMEDIATE"}}),
+        ({"MAX_CONCURRENT": 1}, {"OPTIONS": {"transaction_mode": "EXCLUSIVE"}}),
         ({}, {"OPTIONS": {}, "ENGINE": "django.db.backends.postgresql"}),
         ({}, {"OPTIONS": {}, "NAME": ":memory:"}),
     ],
@@ -265,8 +265,22 @@ def test_where_nothing_is_wrong_with_sqlite_nothing_is_said(
     changes: dict[str, Any],
 ) -> None:
     settings.PROCTREE = proctree
+    monkeypatch.setitem(settings.DATABASES, "default", {**FITTING, **changes})
     monkeypatch.setitem(settings.DATABASES, "books", {**FITTING, **changes})
     assert found_by_check() == {}
+
+
+@pytest.mark.parametrize("proctree", [{"EXECUTOR": "in_process"}, {"MAX_CONCURRENT": 1}])
+def test_beside_the_signs_of_life_a_transaction_on_sqlite_must_be_immediate(
+    settings: Any, monkeypatch: pytest.MonkeyPatch, proctree: dict[str, Any]
+) -> None:
+    settings.PROCTREE = proctree
+    monkeypatch.setitem(settings.DATABASES, "default", {**FITTING, "OPTIONS": {}})
+    monkeypatch.setitem(settings.DATABASES, "books", {**FITTING, "OPTIONS": {}})
+    [message] = found_by_check()["W003"]
+    assert message.startswith("Each run's signs of life are written every few seconds")
+    assert "'default'" in message, "nothing is written to the other one"
+    assert "timeout" not in message
 
 
 def test_processes_of_the_operating_system_side_by_side_need_a_fitting_sqlite_too(

@@ -210,17 +210,27 @@ def _stock(home: Path) -> DagsterInstance:
     return DagsterInstance.from_config(str(home))
 
 
-def test_a_storage_that_older_tables_are_in_is_not_guessed_at(home: Path) -> None:
+@pytest.mark.parametrize(
+    ("disturbed", "remedy", "revisions"),
+    [
+        ("two revisions", "dagster instance migrate", ("29b539ebc72a", "5771160a95ad")),
+        ("no revision", "restore it from a backup", ()),
+        ("no table of revisions", "restore it from a backup", ()),
+    ],
+)
+def test_a_storage_that_older_tables_are_in_is_not_guessed_at(
+    home: Path, disturbed: str, remedy: str, revisions: tuple[str, ...]
+) -> None:
     change(
         home / FILES[0],
         "ALTER TABLE bulk_actions DROP COLUMN run_tags"
         if _has(home / FILES[0], "bulk_actions", "run_tags")
         else "ALTER TABLE snapshots DROP COLUMN snapshot_type",
-        HALF_CREATED["two revisions"],
+        HALF_CREATED[disturbed],
     )
-    with pytest.raises(InstanceError, match=r"of an older Dagster.*dagster instance migrate"):
+    with pytest.raises(InstanceError, match=rf"of an older Dagster.*{remedy}"):
         DagsterInstance.from_config(str(home))
-    assert states(home)[0].revisions == ("29b539ebc72a", "5771160a95ad")
+    assert states(home)[0].revisions == revisions
 
 
 def _has(file: Path, table: str, column: str) -> bool:

@@ -464,8 +464,7 @@ def _repair(database: Database) -> None:
                 raise InstanceError(
                     f"Dagster's database {database.name} has not exactly one revision in "
                     f"{VERSIONS!r}, and its table {name!r} lacks {', '.join(sorted(lacking))}: it "
-                    f"is of an older Dagster. Leave its oldest revision only in {VERSIONS!r}, then "
-                    "run 'dagster instance migrate'."
+                    f"is of an older Dagster. {_remedy(database)}"
                 )
         for schema in database.schemas:
             schema.create_all(connection)
@@ -478,6 +477,18 @@ def _repair(database: Database) -> None:
     if database.file is not None:
         with database.connected() as connection:
             connection.execute(sqlalchemy.text("PRAGMA journal_mode=WAL"))
+
+
+def _remedy(database: Database) -> str:
+    """Say what is to be done with a database of an older Dagster."""
+    if state_of(database, to_read=False).revisions:
+        return (
+            f"Leave its oldest revision only in {VERSIONS!r}, then run 'dagster instance migrate'."
+        )
+    return (
+        "No revision says of which, so it can't be migrated: restore it from a backup that has "
+        "one, or move it away; then a new one is created, and the history stays in the old one."
+    )
 
 
 def _migrate_data(opened: Storages) -> None:
