@@ -1,8 +1,8 @@
 """System checks: what can be known to be wrong before anything runs."""
 
+import inspect
 import logging
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,8 @@ from django.apps import AppConfig
 from django.conf import settings
 from django.core.checks import CheckMessage, Error, Tags, Warning, register
 from django.core.exceptions import ImproperlyConfigured
-from django.core.management import get_commands
+from django.core.management.base import BaseCommand
+from django.core.management.commands.check import Command as CheckCommand
 from django.db import DatabaseError
 
 from . import broken_rows, caching, conf, executor_names, run_workers, sensitive
@@ -49,15 +50,14 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
 
 
 @register("proctree_dagster")
-def check_saved_rows(
-    app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
-) -> list[CheckMessage]:
+def check_saved_rows(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
     """Name what saved trees and triggers name that is not there: it would fail at night.
 
     It reads the database and imports what the rows name, so it runs where somebody asks for checks
-    (``manage.py check``, tests), and not before each command that runs all of them.
+    (``manage.py check``, tests). Other commands run all checks, too: a row that is broken must keep
+    none of them from running, least of all ``migrate`` or another tree's command.
     """
-    if not (databases or _is_asked_for()) or conf.problems(getattr(settings, "PROCTREE", {})):
+    if not _is_asked_for() or conf.problems(getattr(settings, "PROCTREE", {})):
         return []
     try:
         found = broken_rows.findings()
@@ -79,9 +79,13 @@ ROWS_HINT = "Mend the code or the settings, or save the tree again from code tha
 
 
 def _is_asked_for() -> bool:
-    """Return whether checks are what somebody wants, not something else that runs them first."""
-    command = sys.argv[1] if len(sys.argv) > 1 else None
-    return command in ("check", "test") or command not in get_commands()
+    """Return whether checks are what somebody wants, not a command that runs them first."""
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code is BaseCommand.check.__code__:
+            return isinstance(frame.f_locals["self"], CheckCommand)
+        frame = frame.f_back
+    return True
 
 
 @register(Tags.database)

@@ -20,22 +20,30 @@ if TYPE_CHECKING:
     from tests.postgres import Postgres
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the groups in this hook, too
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+LONGEST = (
+    *("test_accidents", "test_clocks", "test_stack", "test_launcher", "test_browser"),
+    *("test_run_workers", "test_launcher_releases", "test_worker_ends"),
+)
+"""The modules that take longest, by what ``--durations`` says."""
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """Keep the tests of a module in one process, but for those that share nothing and take long.
 
     What takes longest begins first, so that nothing long is left over at the end.
     """
-    for item in items:
+    for item in items:  # before pytest-xdist reads the groups, in this hook, too
         if item.get_closest_marker("apart") is None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
+    yield
 
     def turn(item: pytest.Item) -> int:
-        if "test_stack" in item.nodeid:
-            return 0
-        return 2 if item.get_closest_marker("e2e") is None else 1
+        if item.path.stem in LONGEST:
+            return LONGEST.index(item.path.stem)
+        return len(LONGEST) + (item.get_closest_marker("e2e") is None)
 
-    items.sort(key=turn)
+    items.sort(key=turn)  # after pytest-django has sorted them
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from django.core import checks
 from django.core.exceptions import ValidationError
-from django.core.management import call_command
+from django.core.management import call_command, execute_from_command_line
+from django.core.management.base import SystemCheckError
 from django.db import OperationalError
 
 from proctree_dagster import broken_rows, triggers
 from proctree_dagster.checks import check_saved_rows
 from proctree_dagster.exceptions import FunctionNotNameable, InvalidTree
+from proctree_dagster.management.base import TreeCommand
 from proctree_dagster.models import (
     ProcessTree,
     ProcessTreeSchedule,
@@ -132,25 +134,29 @@ def test_a_database_that_is_away_is_logged_and_is_no_fault_of_the_trees(
     assert "Saved trees were not checked" in caplog.text
 
 
-@pytest.mark.parametrize(
-    ("argv", "databases", "asked"),
-    [
-        (["manage.py", "check"], None, True),
-        (["manage.py", "test"], None, True),
-        (["pytest", "tests"], None, True),
-        (["manage.py"], None, True),
-        (["manage.py", "proctree", "list"], None, False),
-        (["manage.py", "monthly_close"], None, False),
-        (["manage.py", "makemigrations"], None, False),
-        (["manage.py", "makemigrations"], ["default"], True),
-    ],
-)
-def test_only_who_asks_for_checks_waits_for_the_database(
-    argv: list[str], databases: list[str] | None, asked: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sys, "argv", argv)
+def test_a_broken_row_keeps_no_command_from_running_but_check() -> None:
     row("books", "tests.app.processes:renamed")
-    assert bool(check_saved_rows(None, databases=databases)) is asked
+    for argv in (
+        ["migrate", "--check"],  # with the checks of the database
+        ["makemigrations", "--check", "--dry-run"],
+        ["proctree", "list"],
+    ):
+        execute_from_command_line(["manage.py", *argv])
+    for argv in ([], ["--database", "default"]):
+        with pytest.raises(SystemCheckError, match="renamed"):
+            call_command("check", *argv)
+    assert "proctree_dagster.E007" in {each.id for each in checks.run_checks()}
+
+
+def test_a_broken_row_keeps_no_other_tree_s_command_from_running() -> None:
+    class Monthly(TreeCommand):
+        tree_name = "monthly"
+
+    ProcessTreeInstance("monthly").add_process("one", func=processes.one).save()
+    row("books", "tests.app.processes:renamed")
+    out = StringIO()
+    Monthly(stdout=out).run_from_argv(["manage.py", "monthly"])
+    assert "completed" in out.getvalue()
 
 
 def test_the_list_names_what_the_check_names() -> None:

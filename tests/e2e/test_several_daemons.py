@@ -25,7 +25,8 @@ DUE_TIMES = int(os.environ.get("PROCTREE_DAEMON_DUE_TIMES", "3"))
 REPLACED = int(os.environ.get("PROCTREE_DAEMONS_REPLACED", "1"))
 """How often a daemon is replaced by another."""
 
-SECONDS = 1200.0
+SECONDS = 1200.0 + 3 * RUNS
+"""How long all of it may take."""
 
 FUNCTIONS = """
 import os
