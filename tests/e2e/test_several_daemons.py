@@ -105,7 +105,8 @@ def test_of_queued_runs_and_due_times_each_is_executed_once_whoever_else_is_at_i
 
         def done() -> bool:
             nonlocal replaced
-            if replaced < REPLACED:
+            # Spread over all of it, so that each is replaced while runs are being launched.
+            if replaced < REPLACED and len(stack.calls()) * (REPLACED + 1) > replaced * RUNS:
                 time.sleep(chance.uniform(0.5, 3))
                 stack.kill(alive.pop(0)) if replaced % 2 else stop(alive.pop(0))
                 alive.append(stack.start_a_daemon())
