@@ -59,7 +59,7 @@ def stacks_database(django_db_setup: None, django_db_blocker: Any) -> Iterator[N
 def _kinds() -> list[tuple[str, str, int]]:
     """Return launchers, databases and counts of daemons: all of them, or one in short."""
     if RUNS < 100:
-        return [("stock", "sqlite", 2)]
+        return [("warm", "sqlite", 2)]
     launchers, databases, counts = ("warm", "stock"), ("sqlite", "postgresql"), (2, 3)
     return [(a, b, c) for a in launchers for b in databases for c in counts]
 
