@@ -19,7 +19,6 @@ from dagster import (
     DagsterInstance,
     DagsterRun,
     JobDefinition,
-    RunRecord,
     RunsFilter,
 )
 from dagster._core.code_pointer import ModuleCodePointer
@@ -385,26 +384,35 @@ class ScheduleHistory:
         job_name = ProcessTreeSchedule.objects.values_list("process_tree__job_name", flat=True).get(
             pk=self.schedule_id
         )
-        records = self.instance.get_run_records(
-            RunsFilter(job_name=job_name, tags={tags.DUE: due_tag(due)})
-        )
+        found = self.instance.get_runs(RunsFilter(job_name=job_name, tags={tags.DUE: due_tag(due)}))
         launched = [
-            record
-            for record in records
-            if record.dagster_run.parent_run_id is None
-            and _is_of_our_job(record.dagster_run)
-            and record.dagster_run.status != DagsterRunStatus.NOT_STARTED
+            run
+            for run in found
+            if run.parent_run_id is None
+            and _is_of_our_job(run)
+            and run.status != DagsterRunStatus.NOT_STARTED
         ]
         # The claim is still open, so a run that failed has not taken it: the daemon or the code
         # server died in the launch, or the database was away. One that was canceled was not wanted.
-        alive = [
-            record for record in launched if record.dagster_run.status != DagsterRunStatus.FAILURE
-        ]
+        alive = [run for run in launched if run.status != DagsterRunStatus.FAILURE]
         if not alive:
             return "none" if len(launched) < MAX_LAUNCHES else "finished"
-        if all(record.dagster_run.is_finished for record in alive):
+        if all(run.is_finished for run in alive):
             return "finished"
-        return "none" if all(map(_died_before_taking, alive)) else "under way"
+        return "none" if all(map(self._died_before_taking, alive)) else "under way"
+
+    def _died_before_taking(self, run: DagsterRun) -> bool:
+        """Say whether a run started long enough ago to have taken its claim, and has not.
+
+        It is only asked of the runs of an open claim. To take it is the first that a run does.
+        """
+        if run.is_finished:
+            return True
+        if run.status == DagsterRunStatus.QUEUED:
+            return False
+        record = self.instance.get_run_record_by_id(run.run_id)
+        started = None if record is None else record.start_time
+        return started is not None and time.time() - started > CLAIM_SECONDS
 
     def seen(self, run_id: str, worker: str) -> RunStatus | None:
         """Return what a run has come to, ``None`` if its worker seems lost. Nothing is written."""
@@ -433,14 +441,3 @@ _STATUS = {
     DagsterRunStatus.FAILURE: RunStatus.FAILURE,
     DagsterRunStatus.CANCELED: RunStatus.CANCELED,
 }
-
-
-def _died_before_taking(record: RunRecord) -> bool:
-    """Say whether a run has started long enough ago to have taken its claim, and has not.
-
-    It is only asked of the runs of an open claim. To take it is the first that a run does.
-    """
-    if record.dagster_run.is_finished:
-        return True
-    started = record.start_time
-    return started is not None and time.time() - started > CLAIM_SECONDS
