@@ -25,7 +25,7 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.models import Model
 
-from . import conf
+from . import conf, functions, isolation
 from .exceptions import CacheError, CacheKeyError
 from .lookups import GuardedFormatter, hint
 
@@ -45,6 +45,62 @@ MAX_DEPTH = 50
 
 
 @dataclass(frozen=True)
+class MadeBy:
+    """The functions that a result comes from: another one of them makes another result.
+
+    They are the process's own, those that check its result, and those of the processes that it
+    depends on, directly or not.
+    """
+
+    key: str
+    """What tells them from others."""
+
+    only_here: bool
+    """Whether one of them is the caller's: a stand-in, or one that can't be named."""
+
+    @classmethod
+    def of(cls, functions: Iterable["Maker"], dependencies: Iterable["MadeBy"]) -> "MadeBy":
+        """Return what the results of a process come from.
+
+        Parameters
+        ----------
+        functions:
+            Its own function and those that check its result.
+        dependencies:
+            What the results come from that it is given.
+        """
+        own, before = list(functions), list(dependencies)
+        return cls(
+            _hashed([each.key for each in own], sorted(each.key for each in before)),
+            any(each.only_here for each in (*own, *before)),
+        )
+
+
+UNSAID = MadeBy("", only_here=False)
+"""What is said of a process in whose tree nothing is cached."""
+
+
+@dataclass(frozen=True)
+class Maker:
+    """A function that a result comes from."""
+
+    key: str
+    """Its reference and its name, or its ``token``."""
+
+    only_here: bool
+    """Whether it is the caller's, and another one than the tree names."""
+
+    @classmethod
+    def of(cls, reference: str, func: Callable[..., Any], only_here: bool) -> "Maker":
+        """Return it by its reference; one that only the caller has by its token."""
+        if only_here:
+            return cls(token(func), True)
+        # The name, too: a test may have put another function in its place.
+        named = func if isinstance(getattr(func, "__qualname__", None), str) else type(func)
+        return cls(f"{reference} {functions.describe(named)}", False)
+
+
+@dataclass(frozen=True)
 class Owner:
     """Whose results they are: no other process, tree or function is given them."""
 
@@ -54,8 +110,8 @@ class Owner:
     process: str
     """The process's name."""
 
-    function: str
-    """The function's reference, or the ``token`` of one that only this process has."""
+    made_by: str
+    """The functions that it comes from (see ``MadeBy``); blank if whichever will do."""
 
     shared: bool = False
     """Whether every process that says so, and has the same ``cache_key``, uses the same results."""
@@ -83,20 +139,27 @@ class Entry:
         scope = _shared(template) if owner.shared else _own(owner.job_name)
         place = [] if owner.shared else [owner.process]
         filled_in = _filled_in(owner.process, template, context)
-        self._key = _hashed("result", *scope, *place, owner.function, template, filled_in)
+        self._key = _hashed("result", *scope, *place, owner.made_by, template, filled_in)
         self._generation_key = _hashed("generation", *scope)
         self._generation: str | None = None
 
     def get(self) -> tuple[Any] | None:
-        """Return the cached result in a tuple, as it may be ``None``; ``None`` if there is none."""
+        """Return the cached result in a tuple, as it may be ``None``; ``None`` if there is none.
+
+        What is cleared after this stays cleared, whatever ``put`` is given.
+        """
         try:
-            found = _cache().get_many([self._generation_key, self._key])
+            cache = _cache()
+            found = cache.get_many([self._generation_key, self._key])
             self._generation = found.get(self._generation_key)
+            if self._generation is None:
+                self._generation = cache.get_or_set(self._generation_key, _new_generation, None)
+                return None
         except Exception:  # a cache that is away costs time, not the run
             logger.warning("The cache can't be read; the process runs.", exc_info=True)
             return None
         cached = found.get(self._key)
-        if self._generation is None or not isinstance(cached, tuple) or len(cached) != 2:
+        if not isinstance(cached, tuple) or len(cached) != 2:
             return None
         return (cached[1],) if cached[0] == self._generation else None
 
@@ -147,8 +210,15 @@ def _shared(template: str) -> tuple[str, ...]:
 
 
 def _database() -> str:
-    """Return the name of the database: what a test caches is not for the trees of the real one."""
-    return str(connections[DEFAULT_DB_ALIAS].settings_dict["NAME"])
+    """Return the name of the database: what a test caches is not for the trees of the real one.
+
+    Nor is it for the next tests, which may run other code.
+    """
+    name = str(connections[DEFAULT_DB_ALIAS].settings_dict["NAME"])
+    return f"{name} {_this_process}" if isolation.is_active() else name
+
+
+_this_process = uuid.uuid4().hex
 
 
 def _new_generation() -> str:

@@ -55,9 +55,9 @@ class Process:
     job_name: str = ""
     """The tree's job."""
 
-    is_local: bool = False
-    """Whether the caller has given another function than the tree names: no other process may have
-    its results."""
+    made_by: caching.MadeBy = caching.UNSAID
+    """What its results come from; no other process may have those that the caller's functions
+    have made."""
 
     @property
     def name(self) -> str:
@@ -158,8 +158,8 @@ def run_process(
         what = f"Process {process.name!r}"
         arguments = bind_arguments(what, process.func, available)
         entry = _cache_entry(process, context)
-        hit = entry.get() if entry is not None and use_cache else None
-        if hit is not None:
+        hit = entry.get() if entry is not None else None
+        if hit is not None and use_cache:
             return _cached(process, hit[0], started)
         asked_at = timezone.now()
         silent = process.gate.why_not(available, context) if process.gate else None
@@ -267,11 +267,11 @@ def _cache_entry(process: Process, context: Mapping[str, Any]) -> caching.Entry 
     spec = process.spec
     if spec.cache_key is None or not process.cache_enabled:
         return None
-    if process.is_local:
-        function = caching.token(process.func)
-    else:
-        function = "" if spec.shared_cache_key else spec.func
-    owner = caching.Owner(process.job_name, process.name, function, spec.shared_cache_key)
+    made_by = process.made_by
+    whoever = spec.shared_cache_key and not made_by.only_here
+    owner = caching.Owner(
+        process.job_name, process.name, "" if whoever else made_by.key, spec.shared_cache_key
+    )
     return caching.Entry(owner, spec.cache_key, context)
 
 

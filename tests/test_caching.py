@@ -12,6 +12,7 @@ from django.core.cache import caches
 from django.core.management import call_command
 from django.db import connection
 
+from proctree_dagster import caching
 from proctree_dagster.caching import Entry, Owner, clear, token
 from proctree_dagster.exceptions import CacheError, CacheKeyError, InvalidTree
 from proctree_dagster.execution import RunOptions
@@ -20,7 +21,11 @@ from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManage
 from tests.app import processes
 from tests.app.models import Organisation, Ticket
 
-pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("no_calls_yet")]
+pytestmark = [
+    pytest.mark.django_db,
+    pytest.mark.usefixtures("no_calls_yet"),
+    pytest.mark.filterwarnings("ignore::proctree_dagster.exceptions.UnnameableFunctionWarning"),
+]
 
 OWNER = Owner("job", "p", "app:function")
 
@@ -154,6 +159,62 @@ class TestWhose:
         assert [each.execute()["results"]["p"] for each in (tree, other, tree)] == [1, 2, 1]
         assert tree.execute()["status"] == {"p": "cached"}
 
+    @pytest.mark.parametrize("shared", [False, True])
+    def test_what_a_stand_in_has_made_further_up_is_not_cached_for_the_real_runs(
+        self, instance: DagsterInstance, shared: bool
+    ) -> None:
+        tree = ProcessTreeInstance("t").add_process("fetch", processes.one)
+        tree.add_process("between", processes.add, ["fetch"])
+        tree.add_process(
+            "p", processes.add, ["between"], cache_key="k", shared_cache_key=shared
+        ).save()
+        stand_ins = {"fetch": lambda: 100}
+        assert [run("t", func_registry=stand_ins) for _ in range(2)] == [
+            ("completed", 100),
+            ("cached", 100),
+        ]
+        assert [run("t"), run("t")] == [("completed", 1), ("cached", 1)]
+        assert run("t", func_registry=stand_ins) == ("cached", 100)
+
+    def test_another_function_further_up_makes_another_result(
+        self, instance: DagsterInstance
+    ) -> None:
+        def with_first(func: Any) -> ProcessTreeInstance:
+            tree = ProcessTreeInstance("t", overwrite=True).add_process("first", func)
+            return tree.add_process("p", processes.add, ["first"], cache_key="k")
+
+        with_first(processes.one).save()
+        assert with_first(processes.two).execute()["results"]["p"] == 2  # in memory only
+        assert run("t") == ("completed", 1)
+        with_first(lambda: 3).save()
+        assert run("t") == ("completed", 3)
+        with_first(processes.two).save()
+        assert run("t") == ("cached", 2)
+
+    def test_a_result_that_only_a_stand_in_has_checked_is_not_taken_for_checked(
+        self, instance: DagsterInstance
+    ) -> None:
+        save("t", processes.one, cache_key="k", validation=processes.is_even)
+        lenient = {"tests.app.processes:is_even": lambda result: True}
+        assert run("t", func_registry=lenient)[0] == "completed"
+        assert run("t")[0] == "failed"
+
+    def test_a_result_that_was_not_checked_is_none_of_a_process_that_checks(
+        self, instance: DagsterInstance
+    ) -> None:
+        save("t", processes.one, cache_key="k")
+        run("t")
+        save("t", processes.one, cache_key="k", validation=processes.is_even)
+        assert run("t")[0] == "failed"
+
+    def test_what_a_test_caches_is_given_to_no_other_test_run(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        entry("k").put("of this test run", 60)
+        assert entry("k").get() == ("of this test run",)
+        monkeypatch.setattr(caching, "_this_process", "the test run of tomorrow")
+        assert entry("k").get() is None
+
     def test_a_function_has_one_token_for_life(self) -> None:
         assert token(processes.one) == token(processes.one)
         assert token(processes.one) != token(processes.two)
@@ -258,6 +319,17 @@ class TestPastTheCache:
         clear("job")
         running.put("computed before it was cleared", 60)
         assert entry("k").get() is None
+
+    def test_what_was_cleared_while_a_process_ran_past_the_cache_stays_cleared(
+        self, instance: DagsterInstance
+    ) -> None:
+        def clearing() -> int:
+            ProcessTreeManager.clear_cache("t")
+            return 1
+
+        save("t", clearing, cache_key="k")
+        assert run("t", use_cache=False) == ("completed", 1)
+        assert run("t") == ("completed", 1)
 
     def test_a_generation_that_the_cache_has_lost_brings_nothing_back(self) -> None:
         entry("k").put("old", 60)

@@ -1,7 +1,7 @@
 """A tree, ready to be translated: its spec and its functions, or what is wrong with it."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
@@ -10,6 +10,7 @@ from django.urls import NoReverseMatch, reverse
 
 from .. import conf, firing, functions, validation
 from .. import context as contexts
+from ..caching import UNSAID, MadeBy, Maker
 from ..exceptions import ProctreeError
 from ..models import ProcessTree
 from ..names import dagster_name
@@ -148,10 +149,17 @@ def _processes(
         found = given.for_process_or_function(process.name, process.func)
         return find(process.func) if found is None else found
 
-    def is_local(process: ProcessSpec) -> bool:
-        found = given.for_process_or_function(process.name, process.func)
-        return found is not None and reference_of(found) != process.func
+    def makers_of(process: ProcessSpec) -> Iterator[Maker]:
+        stand_in = given.for_process_or_function(process.name, process.func)
+        yield _maker(process.func, stand_in, function_of(process))
+        for reference in process.validation:
+            yield _maker(reference, given.for_function(reference), find(reference))
 
+    made_by: dict[str, MadeBy] = {}
+    if any(process.cache_key is not None for process in spec.processes):
+        for process in spec.in_order():
+            before = [made_by[name] for name in process.dependencies]
+            made_by[process.name] = MadeBy.of(makers_of(process), before)
     required = required_in_effect(spec)
     return {
         process.name: Process(
@@ -163,10 +171,14 @@ def _processes(
             required=process.name in required,
             cache_enabled=spec.cache_enabled,
             job_name=job_name,
-            is_local=is_local(process),
+            made_by=made_by.get(process.name, UNSAID),
         )
         for process in spec.processes
     }
+
+
+def _maker(reference: str, stand_in: Function | None, func: Function) -> Maker:
+    return Maker.of(reference, func, stand_in is not None and reference_of(stand_in) != reference)
 
 
 def admin_url(row: ProcessTree) -> str | None:
