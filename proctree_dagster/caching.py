@@ -72,7 +72,7 @@ class MadeBy:
         own, before = list(functions), list(dependencies)
         return cls(
             _hashed([each.key for each in own], sorted(each.key for each in before)),
-            any(each.only_here for each in (*own, *before)),
+            any(each.only_here for each in own) or any(each.only_here for each in before),
         )
 
 

@@ -1,11 +1,13 @@
 """How a function is called: the arguments that it takes, and its result, run to the end."""
 
 import inspect
+import itertools
 import re
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import asynccontextmanager, contextmanager
 from functools import partial
-from types import AsyncGeneratorType, GeneratorType, MethodType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType, MethodType
 from typing import Any, NamedTuple
 
 from asgiref.sync import AsyncToSync, async_to_sync
@@ -20,8 +22,14 @@ _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _WRAPPERS = 100
 """How many decorators are looked through; more than anybody writes, fewer than a circle has."""
 
-_LAZY = (GeneratorType, map, filter, zip, enumerate, reversed)
+_LAZY = (GeneratorType, map, filter, zip, enumerate, reversed, type(iter(int, 1)))
 """What does its work only when it is iterated over; see also ``_is_lazy``."""
+
+_ENDLESS = (itertools.count, itertools.cycle, itertools.repeat)
+"""What does no work, and may have no end."""
+
+_UNFINISHED = (*_LAZY, CoroutineType, AsyncGeneratorType, Future)
+"""What a function may leave to its caller as a part of its result."""
 
 
 class Takes(NamedTuple):
@@ -185,13 +193,37 @@ def _missing(
 def run_to_end(result: Any) -> Any:
     """Return a function's result, once all of its work is done.
 
-    An awaitable is awaited. A generator, also an async one, and the iterators of ``map``,
-    ``filter``, ``zip``, ``enumerate``, ``reversed`` and ``itertools`` become the list of what they
-    yield. Anything else is returned as it is.
+    An awaitable is awaited, a ``Future`` of ``concurrent.futures`` waited for. A generator, also an
+    async one, and the iterators of ``map``, ``filter``, ``zip``, ``enumerate``, ``reversed``,
+    ``iter`` with a function, and ``itertools`` become the list of what they yield. So do those that
+    a list, a tuple or a dictionary holds. Anything else is returned as it is.
+
+    Raises
+    ------
+    FunctionError
+        It is a context manager that nobody has entered.
     """
+    result = _finished(result)
+    if type(result) in (list, tuple) and any(map(_is_unfinished, result)):
+        return type(result)(map(_finished, result))
+    if type(result) is dict and any(map(_is_unfinished, result.values())):
+        return {key: _finished(each) for key, each in result.items()}
+    return result
+
+
+def _finished(result: Any) -> Any:
     result = _awaited(result)
+    if isinstance(result, Future):
+        return _finished(result.result())
     if isinstance(result, AsyncGeneratorType):
         return async_to_sync(_await)(_collect(result))
+    if isinstance(result, itertools.groupby):  # a group is gone when the next one is asked for
+        return [(key, list(group)) for key, group in result]
+    if isinstance(result, _CONTEXT_MANAGERS):
+        raise FunctionError(
+            "It returns a context manager (@contextmanager), and nothing of it was run. Leave the "
+            "decorator out, or enter it in a function."
+        )
     return list(result) if _is_lazy(result) else result
 
 
@@ -228,5 +260,21 @@ async def _collect(generator: AsyncGenerator[Any, None]) -> list[Any]:
     return [each async for each in generator]
 
 
+def _is_unfinished(part: Any) -> bool:
+    return issubclass(type(part), _UNFINISHED)  # to ask for its __class__ may run its own code
+
+
 def _is_lazy(result: Any) -> bool:
-    return isinstance(result, _LAZY) or type(result).__module__ == "itertools"
+    of_itertools = type(result).__module__ == "itertools" and not isinstance(result, _ENDLESS)
+    return isinstance(result, _LAZY) or of_itertools
+
+
+async def _yields_nothing() -> AsyncGenerator[None, None]:
+    return
+    yield
+
+
+_CONTEXT_MANAGERS = (
+    type(contextmanager(lambda: iter(()))()),
+    type(asynccontextmanager(_yields_nothing)()),
+)

@@ -68,8 +68,8 @@ def check(data: Mapping[str, Any], given: Mapping[str, Function]) -> None:
     Raises
     ------
     StandInError
-        The tree has no process or function of that name, or something given can't be called; names
-        every one, and what it may have meant.
+        The tree has no process or function of that name, or several functions, or something given
+        can't be called; names every one, and what it may have meant.
     """
     processes = [name for name in validation.process_names(data) if isinstance(name, str)]
     references = dict.fromkeys(validation.references(data))
@@ -82,6 +82,8 @@ def check(data: Mapping[str, Any], given: Mapping[str, Function]) -> None:
             found.append(
                 _unknown(name, [each for each in known if not functions.is_unnameable(each)])
             )
+        elif name not in processes:
+            found += _ambiguous(name, [each for each in references if name in names_of(each)])
     if found:
         raise StandInError(
             f"The process tree {data.get('name')!r} was not run: {'; '.join(found)}."
@@ -94,6 +96,16 @@ def reference_of(func: Function) -> str | None:
         return functions.reference_to(func)
     except FunctionError:
         return None
+
+
+def _ambiguous(name: object, references: list[str]) -> list[str]:
+    """Return a sentence if a key stands for several functions: other trees have given it, too."""
+    if len(references) < 2:
+        return []
+    return [
+        f"{name!r} is a key of several of its functions ({', '.join(map(repr, references))}); say "
+        "which by its reference, or name a process"
+    ]
 
 
 def _unknown(name: object, known: list[str]) -> str:

@@ -796,10 +796,14 @@ def _name_of(trigger: Trigger | str) -> str:
     return trigger.name if isinstance(trigger, Trigger) else trigger
 
 
-def _registered(schedule: ProcessTreeSchedule) -> tuple[object, ...]:
-    """Return what ``register_schedule`` says of a schedule."""
+def _registered(schedule: ProcessTreeSchedule) -> tuple[object, ...] | None:
+    """Return what ``register_schedule`` says of a schedule; ``None`` if its rule makes no sense."""
+    try:
+        rule = schedule.current_rule
+    except ScheduleError:  # put there past the model; the new one is checked
+        return None
     return (
-        *(schedule.current_rule, schedule.timezone, schedule.context),
+        *(rule, schedule.timezone, schedule.context),
         *(schedule.allow_overlap, schedule.pass_scheduled_for),
     )
 

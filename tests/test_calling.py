@@ -3,6 +3,8 @@
 import asyncio
 import itertools
 from collections.abc import AsyncIterator, Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from functools import lru_cache, partial, update_wrapper, wraps
 from typing import Any
 from unittest.mock import MagicMock, Mock
@@ -13,7 +15,7 @@ from django.db import transaction
 from django.utils.decorators import method_decorator
 
 from proctree_dagster.calling import bind_arguments, takes
-from proctree_dagster.exceptions import ArgumentError
+from proctree_dagster.exceptions import ArgumentError, FunctionError
 from proctree_dagster.process import Outcome, Process, run_process
 from proctree_dagster.questions import ask
 from proctree_dagster.spec import ProcessSpec
@@ -339,7 +341,18 @@ YIELDING: dict[str, Function] = {
     "filter": lambda: filter(lambda each: True, generator()),
     "enumerate": lambda: (each for _, each in enumerate(generator())),
     "itertools": lambda: itertools.chain(generator()),
+    "iter with a function": lambda: iter(partial(next, generator(), "end"), "end"),
+    "future": lambda: in_a_thread(generator),
+    "future of a future": lambda: in_a_thread(in_a_thread, lambda: list(generator())),
 }
+
+
+def in_a_thread(func: Function, *args: Any) -> "Future[Any]":
+    """Return what is being done in a thread that nobody waits for."""
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(func, *args)
+    pool.shutdown(wait=False)
+    return future
 
 
 @pytest.mark.usefixtures("no_calls_yet")
@@ -347,6 +360,39 @@ YIELDING: dict[str, Function] = {
 def test_what_yields_is_run_to_its_end_and_its_list_is_the_result(style: str) -> None:
     assert result_of(YIELDING[style]) == [0, 1, 2]
     assert processes.calls == ["yield 0", "yield 1", "yield 2"]
+
+
+@pytest.mark.usefixtures("no_calls_yet")
+@pytest.mark.parametrize("left", [generator, async_generator, async_returns_generator])
+def test_what_is_left_undone_in_a_result_is_done(left: Function) -> None:
+    done, others = [0, 1, 2], ["a", {"b": 1}]
+    assert result_of(lambda: [left(), *others]) == [done, *others]
+    assert result_of(lambda: (left(), left())) == (done, done)
+    assert result_of(lambda: {"rows": left(), "others": others}) == {"rows": done, "others": others}
+    assert result_of(lambda: [in_a_thread(generator)]) == [done]
+    assert len(processes.calls) == 3 * 5
+
+
+def test_the_groups_of_a_result_are_kept() -> None:
+    grouped = result_of(lambda: itertools.groupby("aab"))
+    assert grouped == [("a", ["a", "a"]), ("b", ["b"])]
+
+
+def test_an_error_in_a_thread_that_a_function_has_left_is_the_process_failure() -> None:
+    for result in (lambda: in_a_thread(processes.fail), lambda: [in_a_thread(processes.fail)]):
+        with pytest.raises(ValueError, match="always fails"):
+            outcome_of(result)
+
+
+def test_a_function_that_is_a_context_manager_by_mistake_is_refused() -> None:
+    for mistaken in (contextmanager(generator), asynccontextmanager(async_generator)):
+        with pytest.raises(FunctionError, match="nothing of it was run"):
+            outcome_of(mistaken)
+
+
+@pytest.mark.parametrize("result", [itertools.count(), itertools.cycle("ab"), itertools.repeat(1)])
+def test_what_has_no_end_is_returned_as_it_is(result: Any) -> None:
+    assert result_of(lambda: result) is result
 
 
 def test_an_error_half_way_is_the_process_failure() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from django.db import transaction
@@ -14,6 +15,7 @@ from django.test import override_settings
 from proctree_dagster import functions
 from proctree_dagster.exceptions import (
     FunctionAmbiguous,
+    FunctionNotAllowed,
     FunctionNotNameable,
     InvalidTree,
     StandInError,
@@ -303,6 +305,31 @@ def test_a_stand_in_is_named_by_process_or_reference(
     run: Function, name: str, func: Function
 ) -> None:
     assert result(run({name: func})) == "stub"
+
+
+def test_a_key_of_several_functions_of_a_tree_stands_for_none_of_them() -> None:
+    tree("t", "sync", sync=processes.one).add_process("q", processes.two).save()
+    tree("other", "sync", sync=processes.two).save()
+    with pytest.raises(StandInError, match="'sync' is a key of several of its functions"):
+        run_tree("t", functions={"sync": lambda: "stand-in"})
+    assert run_tree("t", functions={"p": lambda: "stand-in"})["results"] == {
+        "p": "stand-in",
+        "q": 2,
+    }
+    assert result(run_tree("other", functions={"sync": lambda: "stand-in"})) == "stand-in"
+
+
+@pytest.mark.parametrize("autospec", [False, True])
+def test_a_function_that_a_test_patches_by_a_mock_is_the_mock(
+    autospec: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree("t", processes.one).save()
+    with mock.patch("tests.app.processes.one", autospec=autospec, return_value=7) as patched:
+        assert result(run_tree("t")) == 7
+        patched.assert_called_once_with()
+        monkeypatch.setattr("proctree_dagster.isolation.in_test", lambda: False)
+        with pytest.raises(FunctionNotAllowed):
+            functions.resolve("tests.app.processes:one")
 
 
 @pytest.mark.usefixtures("saved")

@@ -225,6 +225,27 @@ def test_registering_again_changes_only_what_is_given() -> None:
     assert written.register_schedule() == schedule
 
 
+@pytest.mark.parametrize(
+    ("broken", "mended"),
+    [
+        ({"cron": "garbage", "interval_minutes": None}, {"interval_minutes": 30}),
+        ({"cron": "garbage", "interval_minutes": None}, {"cron": "0 9 * * *"}),
+        ({"timezone": "Mars/Olympus"}, {"timezone": ""}),
+    ],
+)
+def test_a_schedule_that_makes_no_sense_is_mended_by_registering_again(
+    broken: dict[str, Any], mended: dict[str, Any]
+) -> None:
+    written = tree()
+    written.save()
+    written.register_schedule(context={"a": 1})
+    ProcessTreeSchedule.objects.update(**broken)
+    schedule = row(written.register_schedule(**mended))
+    assert {name: getattr(schedule, name) for name in mended} == mended
+    assert schedule.context == {"a": 1}
+    assert schedule.next_run is not None
+
+
 def test_the_first_registration_has_the_guides_defaults() -> None:
     written = tree()
     written.save()
