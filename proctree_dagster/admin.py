@@ -27,7 +27,7 @@ RUN = "proctree_dagster.run_processtree"
 """The permission to let trees run: schedules, subscriptions and links do."""
 
 NAME_FUNCTIONS = "proctree_dagster.name_functions"
-"""The permission to name what is called: the processes of trees, triggers of type ``custom``."""
+"""The permission to name what is called: trees and their processes, triggers of type ``custom``."""
 
 FIRE = "proctree_dagster.fire_trigger"
 """The permission to fire triggers, and to say when they fire by themselves."""
@@ -105,9 +105,13 @@ class ProcessTreeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def get_readonly_fields(
         self, request: HttpRequest, obj: ProcessTree | None = None
     ) -> list[str] | tuple[Any, ...]:
-        """Return what can't be changed: what names code, too, without the permission to do so."""
-        names_code = [] if request.user.has_perm(NAME_FUNCTIONS) else ["processes", "executor"]
-        return [*super().get_readonly_fields(request, obj), *names_code]
+        """Return what can't be changed: what names code, too, without the permission to do so.
+
+        Commands and ``execute_tree()`` run what a name stands for, so a name is one of that.
+        """
+        names_code = ["name", "processes", "executor"]
+        may_name = request.user.has_perm(NAME_FUNCTIONS)
+        return [*super().get_readonly_fields(request, obj), *([] if may_name else names_code)]
 
 
 @admin.register(ProcessTreeSchedule)
@@ -201,6 +205,10 @@ class TriggerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """Who may fire triggers: to change them is another thing."""
         return request.user.has_perm(FIRE)
 
+    def has_add_permission(self, request: HttpRequest) -> bool:
+        """Who may add triggers, and say when they fire: processes wait for them by their names."""
+        return super().has_add_permission(request) and request.user.has_perm(FIRE)
+
     def get_form(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Return the form, which knows whether a function may be named in it."""
         form: Any = super().get_form(request, *args, **kwargs)
@@ -212,7 +220,7 @@ class TriggerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     ) -> list[str] | tuple[Any, ...]:
         """Return what can't be changed: when it fires, too, without the permission to fire it."""
         readonly = list(super().get_readonly_fields(request, obj))
-        if obj is None:  # nothing subscribes to a new one
+        if obj is None:
             return readonly
         is_custom = obj.trigger_type == TriggerType.CUSTOM
         if is_custom and not request.user.has_perm(NAME_FUNCTIONS):

@@ -61,6 +61,8 @@ def _of_trees() -> Iterator[tuple[str, bool, str]]:
         problem = problem_of_executor(executor)
         if problem is not None:
             yield f"{problem}.", True, f"tree {name!r}"
+        if not isinstance(processes, (list, tuple)):
+            yield "Its processes can't be read, or are no list.", True, f"tree {name!r}"
         for process in validation.processes_of({"processes": processes}):
             user = f"process {process.get('name')!r} of tree {name!r}"
             for reference in validation.references_of(process):

@@ -264,9 +264,10 @@ def _filled_in(process: str, template: str, context: Mapping[str, Any]) -> list[
         ]
     except (LookupError, AttributeError) as error:
         there = ", ".join(map(repr, sorted(context))) or "nothing"
+        field = str(error.args[0] if error.args else error)
         raise CacheKeyError(
             f"Process {process!r}: its cache key {template!r} names a field that the context lacks "
-            f"({error}); the context has {there}.{hint(str(error))}"
+            f"({error}); the context has {there}.{hint(field, context)}"
         ) from error
     except Exception as error:  # formatting runs the value's own code, which may raise anything
         raise CacheKeyError(

@@ -6,6 +6,7 @@ Whether the models, fields and functions that it names exist is not its business
 import datetime as dt
 import functools
 import logging
+import os
 import types
 from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
@@ -52,7 +53,7 @@ def step(
         Takes an object and the name of an attribute; returns whether it may not be read.
     """
     if isinstance(value, Mapping):
-        return value.get(part, MISSING)
+        return MISSING if isinstance(value, _CODE) else value.get(part, MISSING)
     if isinstance(value, (list, tuple)) and part not in getattr(value, "_fields", ()):
         is_position = part.isdecimal() and len(part) < 10
         return value[int(part)] if is_position and int(part) < len(value) else MISSING
@@ -101,8 +102,12 @@ _CODE = (
     *(type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType, types.MethodType),
     *(types.MethodWrapperType, types.GeneratorType, types.CoroutineType, types.AsyncGeneratorType),
     *(types.FrameType, types.CodeType, types.TracebackType, functools.partial),
+    type(os.environ),
 )
-"""What leads to code: a function knows its module's globals, a generator its frame."""
+"""What leads to code: a function knows its module's globals, a generator its frame.
+
+And the environment, which is a mapping: of its variables nobody can say which are secrets.
+"""
 
 
 def equal(one: Any, other: Any) -> bool | None:

@@ -23,13 +23,16 @@ from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.db import DatabaseError, connections, models, router
 
-from . import sensitive
+from . import sensitive, texts
 from .exceptions import ContextError
 
 Json = Any
 
 MAX_SAFE_INTEGER = 2**53 - 1
 """The largest whole number that a browser keeps exactly (ECMA-262, Number.MAX_SAFE_INTEGER)."""
+
+MAX_DIGITS = 4300
+"""How many digits a decimal number may have before or behind its point, as whole ones in Python."""
 
 MAX_DEPTH = 50
 """How deep lists and dictionaries may be nested."""
@@ -40,9 +43,26 @@ _UNUSABLE = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError
 
 def _decimal(text: str) -> Decimal:
     try:
-        return Decimal(text)
+        return _bounded(Decimal(text))
     except InvalidOperation:
         raise ValueError(f"{text!r} is not a decimal number") from None
+
+
+def _decimal_text(value: Decimal) -> str:
+    return str(_bounded(value))
+
+
+def _bounded(value: Decimal) -> Decimal:
+    """Return a number that can be written out: ``1E+999999999`` would take hours, as a whole one.
+
+    Raises
+    ------
+    ValueError
+        It has more digits than ``MAX_DIGITS`` before its point, or behind it.
+    """
+    if value.is_finite() and not -MAX_DIGITS <= value.adjusted() <= MAX_DIGITS:
+        raise ValueError(f"a decimal number has at most {MAX_DIGITS} digits before and behind")
+    return value
 
 
 # datetime comes before date: every datetime is a date.
@@ -55,7 +75,7 @@ _SCALARS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
     "$date": (datetime.date, datetime.date.isoformat, datetime.date.fromisoformat),
     "$time": (datetime.time, datetime.time.isoformat, datetime.time.fromisoformat),
     "$uuid": (uuid.UUID, str, uuid.UUID),
-    "$decimal": (Decimal, str, _decimal),
+    "$decimal": (Decimal, _decimal_text, _decimal),
     "$int": (int, str, int),
 }
 _MODEL, _USING = "$model", "using"
@@ -176,8 +196,7 @@ def _primary(alias: str) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:79]}…"
+    return texts.shown(value, 80, write=sensitive.shown)
 
 
 def _encode_reserved(value: Mapping[str, Any], path: str) -> Json:

@@ -51,33 +51,62 @@ def look_up(available: Any, field: str) -> Any:
     field:
         See ``conditions.look_up``.
     """
-    return conditions.look_up(available, field, _guarded())
+    guard = _Guard()
+    return guard.checked(conditions.look_up(available, field, guard.take))
 
 
-def _guarded() -> conditions.Step:
-    """Return what takes the steps of one path, and hides what no row may read."""
-    in_row = False
+class _Guard:
+    """Takes the steps of one path, and hides what no row may read."""
 
-    def take(value: Any, part: str) -> Any:
-        nonlocal in_row
-        if isinstance(value, Model):
-            in_row = True
+    def __init__(self) -> None:
+        self._in_object = False
+
+    def take(self, value: Any, part: str) -> Any:
+        """Take a step; see ``conditions.step``."""
+        if not isinstance(value, (Mapping, list, tuple)):
+            self._in_object = True
         # A key of a row's JSON is the row's, as a field is; one of what a function returned is not.
-        elif in_row and sensitive.is_sensitive_name(part):
+        elif self._in_object and sensitive.is_sensitive_name(part):
             return MISSING
         return conditions.step(value, part, hides)
 
-    return take
+    def checked(self, found: Any) -> Any:
+        """Return what the path has led to; ``MISSING`` if an object holds secrets in it."""
+        return MISSING if self._in_object and _holds_secret(found, set()) else found
 
 
-def hint(field: str) -> str:
-    """Return a sentence that says why a path may have led nowhere, if its names say so.
+def _holds_secret(value: Any, seen: set[int]) -> bool:
+    """Return whether a key of a dictionary, however deep, is called like a secret."""
+    if not isinstance(value, (Mapping, list, tuple)) or id(value) in seen:
+        return False
+    seen.add(id(value))
+    if not isinstance(value, Mapping):
+        return any(_holds_secret(each, seen) for each in value)
+    return any(
+        sensitive.is_sensitive_name(str(key)) or _holds_secret(each, seen)
+        for key, each in value.items()
+    )
+
+
+def hint(field: str, available: Any) -> str:
+    """Return a sentence that says why a path may have led nowhere, if it was hidden.
 
     Parameters
     ----------
     field:
-        The path, with dots or brackets; it may be quoted.
+        The path, with dots or brackets.
+    available:
+        Where it begins.
     """
+    try:
+        found = conditions.follow(available, _parts(field), _Guard().take)
+    except ValueError:  # it is no path
+        found = MISSING
+    if found is not MISSING:  # and yet it was not read
+        return (
+            " It holds secrets beside what is none: name one of its keys, or return what is wanted "
+            "from the function."
+        )
     parts = re.split(r"[.\[\]']", field)
     if any(part.startswith("_") or sensitive.is_sensitive_name(part) for part in parts):
         return (
@@ -133,7 +162,8 @@ class GuardedFormatter(string.Formatter):
         if "[" not in field_name:
             value = look_up(kwargs, field_name)
         else:
-            value = conditions.follow(kwargs, _parts(field_name), _guarded())
+            guard = _Guard()
+            value = guard.checked(conditions.follow(kwargs, _parts(field_name), guard.take))
         if value is MISSING:
             raise KeyError(field_name)
         return value, field_name
@@ -146,7 +176,7 @@ class GuardedFormatter(string.Formatter):
         ValueError
             The specification asks for more than ``MAX_WIDTH`` characters.
         """
-        if any(int(number) > MAX_WIDTH for number in re.findall(r"[0-9]+", format_spec)):
+        if any(int(number) > MAX_WIDTH for number in re.findall(r"\d+", format_spec)):
             raise ValueError(f"a width or precision is above {MAX_WIDTH}")
         return super().format_field(value, format_spec)
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol
 
 from django.utils import timezone
 
-from . import caching, calling, forks, response_variables, stopping, timeouts
+from . import caching, calling, forks, response_variables, sensitive, stopping, timeouts
 from .calling import bind_arguments as bind_arguments
 from .connections import fresh_connections
 from .exceptions import ResultNotStored, ValidationFailed
@@ -248,8 +248,9 @@ def _is_outdated(
         return True, None
     outdated = truth(answer)
     if outdated is None:
-        logger.error("%s must return a bool, not %s; the process runs.", what, shown(answer, 100))
-        return True, f"Its outdated check must return a bool, not {shown(answer, 100)}"
+        given = shown(answer, 100, write=sensitive.shown)
+        logger.error("%s must return a bool, not %s; the process runs.", what, given)
+        return True, f"Its outdated check must return a bool, not {given}"
     return outdated, None
 
 
@@ -296,7 +297,8 @@ def _problem(check: Function, result: Any) -> str | None:
     verdict, message = answer if isinstance(answer, tuple) and len(answer) == 2 else (answer, None)
     passed = truth(verdict)
     if passed is None:
-        return f"{name} must return a bool or (bool, message), not {shown(answer, 100)}"
+        given = shown(answer, 100, write=sensitive.shown)
+        return f"{name} must return a bool or (bool, message), not {given}"
     return None if passed else f"{name}: {message}" if message else f"{name} said no"
 
 

@@ -6,10 +6,17 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from . import texts
+from . import sensitive, texts
 from .conditions import MISSING
 from .exceptions import ResponseVariableError
 from .lookups import hint, look_up
+
+
+def _str(value: Any) -> str:
+    text = str(value)
+    if sensitive.tells_secret(value, text):
+        raise ValueError("its text holds a secret")
+    return text
 
 
 def _bool(value: Any) -> bool:
@@ -50,7 +57,7 @@ def _decimal(value: Any) -> Decimal:
 
 
 TYPES: dict[str, Callable[[Any], Any]] = {
-    "str": str,
+    "str": _str,
     "int": int,
     "float": float,
     "bool": _bool,
@@ -107,7 +114,7 @@ def _extract(process: str, name: str, rule: Mapping[str, Any], result: Any) -> A
         if "default" not in rule:
             raise ResponseVariableError(
                 f"Process {process!r}: its result has no {key!r} for the response variable "
-                f"{name!r}, which has no default.{hint(key)}"
+                f"{name!r}, which has no default.{hint(key, result)}"
             )
         value = rule["default"]
     return _typed(process, name, rule, value)
@@ -121,6 +128,6 @@ def _typed(process: str, name: str, rule: Mapping[str, Any], value: Any) -> Any:
         return TYPES[kind](value)
     except Exception as error:  # converting runs the value's own code, which may raise anything
         raise ResponseVariableError(
-            f"Process {process!r}: the response variable {name!r} is {texts.shown(value)}, which "
-            f"is no {kind}."
+            f"Process {process!r}: the response variable {name!r} is "
+            f"{texts.shown(value, write=sensitive.shown)}, which is no {kind}."
         ) from error

@@ -7,9 +7,12 @@ holds a secret is read by the project's code only, whatever the settings list.
 """
 
 import re
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Sequence, ValuesView
+from dataclasses import is_dataclass
 from functools import lru_cache
 from itertools import pairwise
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, Literal
 
 from django.apps import apps
@@ -192,23 +195,54 @@ def shown(value: Any) -> str:
 
     A row whose own text holds one of its secrets (a token that is shown as its key) is shown as its
     model's label; also in lists, tuples, sets and dictionaries, and as part of a queryset.
+    What else holds such a row is shown as its type.
     """
     if isinstance(value, QuerySet):
         return f"<{type(value).__name__} {shown(list(value[:20]))}>"
     if isinstance(value, Model):
         text = repr(value)
-        return f"<{value._meta.label}>" if _tells_secret(value, text) else text
-    if type(value) in (dict, list, tuple, set, frozenset) and _holds_row(value, set()):
+        return f"<{value._meta.label}>" if _row_tells_secret(value, text) else text
+    rows = list(_rows_in(value, set()))
+    if rows and type(value) in _COPIED:
         return repr(_replaced(value))
-    return repr(value)
+    text = repr(value)
+    return f"<{type(value).__name__}>" if _any_tells_secret(rows, text) else text
 
 
-def _tells_secret(row: Model, text: str) -> bool:
+def tells_secret(value: Any, text: str) -> bool:
+    """Return whether a value's text holds a secret of a row that it is, or that is in it."""
+    return _any_tells_secret(_rows_in(value, set()), text)
+
+
+def _any_tells_secret(rows: Iterable[Model], text: str) -> bool:
+    return any(_row_tells_secret(row, text) for row in rows)
+
+
+def _row_tells_secret(row: Model, text: str) -> bool:
     if _is_record(type(row)):
         return True
-    fields = [field for field in row._meta.concrete_fields if is_sensitive_field(field)]
-    secrets = [row.__dict__.get(field.attname) for field in fields]  # what is deferred stays so
-    return any(str(secret) in text for secret in secrets if secret not in (None, ""))
+    return any(str(secret) in text for secret in _secrets_of(row) if secret not in (None, ""))
+
+
+def _secrets_of(row: Model) -> Iterator[Any]:
+    for field in row._meta.concrete_fields:
+        value = row.__dict__.get(field.attname)  # what is deferred stays so
+        if is_sensitive_field(field):
+            yield value
+        elif isinstance(field, JSONField):
+            yield from _secrets_of_json(value)
+
+
+def _secrets_of_json(value: Any) -> Iterator[Any]:
+    """Return what stands, however deep, under a key that is called like a secret."""
+    if isinstance(value, dict):
+        for key, each in value.items():
+            if is_sensitive_name(str(key)) and not isinstance(each, (bool, dict, list)):
+                yield each
+            yield from _secrets_of_json(each)
+    elif isinstance(value, list):
+        for each in value:
+            yield from _secrets_of_json(each)
 
 
 class _Shown:
@@ -221,22 +255,38 @@ class _Shown:
         return self._text
 
 
-def _holds_row(value: Any, seen: set[int]) -> bool:
-    if isinstance(value, (Model, QuerySet)):
-        return True
-    if not isinstance(value, (dict, list, tuple, set, frozenset)) or id(value) in seen:
-        return False
-    seen.add(id(value))
-    parts = [*value, *value.values()] if isinstance(value, dict) else value
-    return any(_holds_row(each, seen) for each in parts)
+_COPIED = (dict, list, tuple, set, frozenset)
+"""What is shown with its rows replaced; of subclasses nobody knows how they are made."""
+
+
+def _rows_in(value: Any, seen: set[int]) -> Iterator[Model]:
+    """Return the rows that a value's text may show."""
+    if isinstance(value, Model):
+        yield value
+    elif isinstance(value, QuerySet):
+        yield from value[:21]  # as many as its text shows
+    elif id(value) not in seen:
+        seen.add(id(value))
+        for part in _parts_of(value):
+            yield from _rows_in(part, seen)
+
+
+def _parts_of(value: Any) -> Iterable[Any]:
+    if isinstance(value, (dict, MappingProxyType)):
+        return (*value, *value.values())
+    if isinstance(value, (list, tuple, set, frozenset, deque, KeysView, ValuesView, ItemsView)):
+        return value
+    if isinstance(value, SimpleNamespace) or (is_dataclass(value) and not isinstance(value, type)):
+        return tuple(getattr(value, "__dict__", {}).values())
+    return ()
 
 
 def _replaced(value: Any, around: tuple[int, ...] = ()) -> Any:
     """Return a copy of nested containers with ``_Shown`` in the places of rows."""
     if isinstance(value, (Model, QuerySet)):
         return _Shown(shown(value))
-    if type(value) not in (dict, list, tuple, set, frozenset):
-        return value
+    if type(value) not in _COPIED:
+        return _Shown(shown(value)) if tells_secret(value, repr(value)) else value
     if id(value) in around:
         return _Shown("...")
     around = (*around, id(value))

@@ -120,6 +120,11 @@ def test_who_may_only_change_a_trigger_does_not_say_when_it_fires(trigger: Trigg
     assert trigger.configuration == {}
 
 
+def test_who_may_not_fire_triggers_puts_none_in_the_place_of_one_that_a_process_waits_for() -> None:
+    client = staff("add_trigger", "delete_trigger", "change_trigger")
+    assert client.get(f"{ADMIN}/trigger/add/").status_code == 403
+
+
 def test_who_may_fire_a_trigger_says_when_it_does(trigger: Trigger) -> None:
     client = staff("change_trigger", "fire_trigger")
     page = f"{ADMIN}/trigger/{trigger.pk}/change/"
@@ -200,6 +205,14 @@ def test_who_may_not_name_functions_changes_no_process(tree: ProcessTree) -> Non
     assert client.post(page, data).status_code == 302
     tree.refresh_from_db()
     assert (tree.processes, tree.executor, tree.description) == (before, "", "new")
+
+
+def test_who_may_not_name_functions_renames_no_tree(tree: ProcessTree) -> None:
+    client, page = staff("change_processtree"), f"{ADMIN}/processtree/{tree.pk}/change/"
+    data = {**shown(client, page), "name": "what_a_command_runs", "description": "new"}
+    assert client.post(page, data).status_code == 302
+    tree.refresh_from_db()
+    assert (tree.name, tree.description) == ("t", "new")
 
 
 def test_who_may_not_name_functions_adds_no_tree() -> None:

@@ -13,13 +13,15 @@ from django.core import checks
 from django.core.exceptions import ValidationError
 from django.core.management import call_command, execute_from_command_line
 from django.core.management.base import SystemCheckError
-from django.db import OperationalError
+from django.db import OperationalError, connection, models
+from django.test import Client
 
-from proctree_dagster import broken_rows, triggers
+from proctree_dagster import broken_rows, outbox, triggers
 from proctree_dagster.checks import check_saved_rows
 from proctree_dagster.exceptions import FunctionNotNameable, InvalidTree
 from proctree_dagster.management.base import TreeCommand
 from proctree_dagster.models import (
+    OutboxRun,
     ProcessTree,
     ProcessTreeSchedule,
     TreeLink,
@@ -146,6 +148,43 @@ def test_a_broken_row_keeps_no_command_from_running_but_check() -> None:
         with pytest.raises(SystemCheckError, match="renamed"):
             call_command("check", *argv)
     assert "proctree_dagster.E007" in {each.id for each in checks.run_checks()}
+
+
+UNREADABLE = {"digits": f'{{"a": {"9" * 5000}}}', "depth": "[" * 995 + "]" * 995}
+"""What SQLite and PostgreSQL take for JSON, and Python does not."""
+
+
+@pytest.mark.parametrize("text", UNREADABLE.values(), ids=UNREADABLE)
+@pytest.mark.parametrize(
+    ("model", "field"),
+    [
+        *((ProcessTree, "processes"), (ProcessTreeSchedule, "context"), (OutboxRun, "tags")),
+        *((Trigger, "configuration"), (TriggerSubscription, "context")),
+        *((OutboxRun, "context"), (OutboxRun, "after")),
+    ],
+)
+def test_a_row_that_python_cant_read_keeps_no_other_from_being_read(
+    model: type[models.Model], field: str, text: str, admin_client: Client
+) -> None:
+    for name in ("broken", "healthy"):
+        tree = ProcessTreeInstance(name).add_process("one", processes.one)
+        outbox.add(tree.save(), {}, {})
+        tree.register_schedule()
+        tree.subscribe_to_trigger(triggers.create_trigger(name, "schedule", {"cron": "0 9 * * *"}))
+    OutboxRun.objects.update(state="waiting")
+    first = model._base_manager.order_by("pk").values("pk")[:1].get()["pk"]
+    with connection.cursor() as cursor:
+        table = model._meta.db_table
+        cursor.execute(f"UPDATE {table} SET {field} = %s WHERE id = %s", [text, first])
+    for page in ("processtree", "processtreeschedule", "trigger", "outboxrun"):
+        assert admin_client.get(f"/admin/proctree_dagster/{page}/").status_code == 200
+        change = f"/admin/proctree_dagster/{page}/{first}/change/"
+        assert admin_client.get(change).status_code == 200, "so that it can be mended"
+    call_command("proctree", "list", stdout=StringIO())
+    triggers.poll_triggers()
+    assert [len(triggers.fire_trigger("healthy")), len(outbox.open_rows())] == [1, 2]
+    assert run_tree("healthy")["success"]
+    assert bool(broken_rows.findings()) is (model is not OutboxRun)
 
 
 def test_a_broken_row_keeps_no_other_tree_s_command_from_running() -> None:

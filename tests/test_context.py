@@ -16,6 +16,7 @@ from django.utils.functional import SimpleLazyObject
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proctree_dagster import questions
 from proctree_dagster.context import (
     MAX_SAFE_INTEGER,
     RESERVED,
@@ -25,7 +26,7 @@ from proctree_dagster.context import (
     restore_empty,
 )
 from proctree_dagster.exceptions import ContextError
-from tests.app.models import Document, Holding, Organisation, Ticket
+from tests.app.models import AccessToken, Document, Holding, Organisation, Ticket
 
 
 def there_and_back(context: dict[str, Any]) -> Any:
@@ -579,6 +580,31 @@ def test_what_is_not_a_json_object_is_refused_and_the_message_says_where(
 ) -> None:
     with pytest.raises(ContextError, match=message):
         parse_json(text)
+
+
+@pytest.mark.parametrize("text", ["1E+999999999", "-9E+5000", "1E-999999999", "0E+999999999"])
+def test_a_decimal_that_nobody_could_write_out_is_refused(text: str) -> None:
+    said = r"context\['a'\].* at most 4300 digits"
+    with pytest.raises(ContextError, match=said):
+        encode({"a": Decimal(text)})
+    with pytest.raises(ContextError, match=said):
+        decode({"a": {"$decimal": text}})
+    configuration = {"model": "app.Organisation", "filter": {"pk": {"$decimal": text}}}
+    found = questions.problems("condition", {**configuration, "operator": "truthy"})
+    assert "4300 digits" in found[0], "int() of it would take hours"
+
+
+def test_what_cant_be_stored_is_shown_without_the_secrets_of_rows() -> None:
+    class Odd:
+        def __repr__(self) -> str:
+            raise ValueError("odd")
+
+    for value in (frozenset([AccessToken(key="sesame")]), AccessToken(key="sesame").__class__):
+        with pytest.raises(ContextError) as raised:
+            encode({"a": value})
+        assert "sesame" not in str(raised.value)
+    with pytest.raises(ContextError, match="Odd that can't be shown"):
+        encode({"a": Odd()})
 
 
 def test_a_large_number_that_is_typed_stays_exact() -> None:

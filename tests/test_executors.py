@@ -163,6 +163,19 @@ def test_processes_are_forked_from_one_that_has_the_trees_unless_the_run_says_ot
     assert said._start_method == "spawn"
 
 
+def test_a_run_has_nothing_imported_that_is_not_allowed(instance: DagsterInstance) -> None:
+    row = tree().set_executor("multiprocess").save()
+
+    def preloading(*modules: str) -> Any:
+        start_method = {"forkserver": {"preload_modules": list(modules)}}
+        return create(row, instance, {"config": {"start_method": start_method}})
+
+    assert preloading("tests.app.processes", "definitions")._start_method == "forkserver"
+    for module in ("antigravity", "tests.imported_by_nobody", "tests.app_of_others"):
+        with pytest.raises(ExecutorError, match=f"preload_modules of this run names '{module}'"):
+            preloading("tests.app", module)
+
+
 def test_what_a_tree_does_not_say_changes_no_revision() -> None:
     row = tree().save()
     assert set(row.to_dict()) == {"name", "description", "cache_enabled", "processes"}

@@ -2,6 +2,7 @@
 
 import functools
 import logging
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -25,8 +26,10 @@ from proctree_dagster.conditions import MISSING
 from proctree_dagster.exceptions import CacheKeyError, ResponseVariableError
 from proctree_dagster.lookups import look_up
 from proctree_dagster.models import RunStatus
+from proctree_dagster.orchestration.translator import outcome_metadata
+from proctree_dagster.process import Outcome
 from proctree_dagster.response_variables import defaults, extract
-from tests.app.models import Customer, Organisation
+from tests.app.models import AccessToken, Customer, Organisation
 
 SENTINEL = "sentinel-5f0c"
 OWNER = Owner("job", "p", "f")
@@ -156,6 +159,51 @@ def test_a_secret_in_a_rows_json_is_read_by_no_notation() -> None:
             Entry(OWNER, f"{{c.{path}}}", {"c": customer})
 
 
+@pytest.mark.parametrize("path", ["c.settings", "c.settings.xero", "c.settings.keys", "c.all"])
+def test_what_holds_secrets_of_an_object_is_not_read_as_a_whole(path: str) -> None:
+    customer = Customer(settings={"xero": {"api_key": SENTINEL}, "keys": [{"token": SENTINEL}]})
+    customer.all = {"deep": [{"settings": {"password": SENTINEL}}]}  # type: ignore[attr-defined]
+    values = {"c": customer}
+    said = "It holds secrets beside what is none: name one of its keys"
+    for rule in ({"key": path}, {"key": path, "type": "str"}):
+        with pytest.raises(ResponseVariableError, match=said) as raised:
+            extract("p", {"v": rule}, values)
+        assert SENTINEL not in str(raised.value)
+    with pytest.raises(CacheKeyError, match=said):
+        Entry(OWNER, f"{{{path}}}", values)
+    assert extract("p", {"v": {"key": path, "default": 1}}, values) == {"v": 1}
+
+
+def test_a_key_in_an_object_that_is_called_like_a_secret_is_not_read() -> None:
+    request = SimpleNamespace(headers={"Authorization": SENTINEL, "Accept": "json"})
+    values = {"response": SimpleNamespace(request=request)}
+    assert look_up(values, "response.request.headers.Authorization") is MISSING
+    assert look_up(values, "response.request.headers") is MISSING
+    assert look_up(values, "response.request.headers.Accept") == "json"
+    assert look_up({"headers": request.headers}, "headers.Authorization") == SENTINEL
+
+
+@pytest.mark.parametrize("path", ["o.env", "o.env.DATABASE_URL", "o.env.HOME", "o.env.items"])
+def test_the_environment_can_not_be_read(path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", f"postgresql://books:{SENTINEL}@db/books")
+    assert look_up({"o": SimpleNamespace(env=os.environ)}, path) is MISSING
+
+
+@pytest.mark.parametrize("kind", ["str", "int", "list", "date"])
+def test_no_type_makes_text_of_a_row_whose_text_is_a_secret(kind: str) -> None:
+    token = AccessToken(key=SENTINEL)
+    for value in (token, [token], {"a": token}, SimpleNamespace(token=token)):
+        said: object
+        try:
+            found = extract("p", {"v": {"type": kind}}, {"v": value})
+            said = outcome_metadata(Outcome("completed", response_variables=found))
+        except ResponseVariableError as error:
+            said = error
+        assert SENTINEL not in str(said)
+    organisation = Organisation(name="Acme")
+    assert extract("p", {"v": {"type": "str"}}, {"v": organisation}) == {"v": "Acme"}
+
+
 def test_a_field_of_a_row_is_judged_by_its_type_too() -> None:
     user = SimpleLazyObject(lambda: User(username="bob", password=SENTINEL))
     assert look_up({"user": user}, "user.username") == "bob"
@@ -164,7 +212,18 @@ def test_a_field_of_a_row_is_judged_by_its_type_too() -> None:
 
 @pytest.mark.parametrize(
     "template",
-    ["{a:>999999999}", "{a:.999999999}", "{a:{b}}", "{}", "{0}", "{a", "{a[}", "{a.}", "{a!z}"],
+    [
+        "{a:>999999999}",
+        "{a:>９９９９}",
+        "{a:.999999999}",
+        "{a:{b}}",
+        "{}",
+        "{0}",
+        "{a",
+        "{a[}",
+        "{a.}",
+        "{a!z}",
+    ],
 )
 def test_a_key_that_fills_the_memory_or_is_no_key_is_refused(template: str) -> None:
     with pytest.raises(CacheKeyError):

@@ -1,7 +1,10 @@
 """What the database may not reach: models and fields that hold secrets."""
 
+from collections import OrderedDict, defaultdict, deque
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType, SimpleNamespace
+from typing import Any, NamedTuple
 
 import pytest
 from django.apps import AppConfig, apps
@@ -315,6 +318,40 @@ def test_a_row_is_shown_without_its_secrets() -> None:
     assert "<User: boss>" in shown
     assert sensitive.shown(LogEntry(object_repr="sesame")) == "<admin.LogEntry>"
     assert sensitive.shown({"key": "sesame"}) == "{'key': 'sesame'}", "what was returned"
+
+
+@dataclass
+class Answer:
+    """What a function may return."""
+
+    token: AccessToken
+
+
+class Pair(NamedTuple):
+    """A tuple with names."""
+
+    token: AccessToken
+    number: int
+
+
+def test_what_else_holds_a_row_with_secrets_is_shown_as_its_type() -> None:
+    token = AccessToken(key="sesame")
+    for value in (
+        *(Answer(token), Pair(token, 1), OrderedDict(a=token), defaultdict(list, a=[token])),
+        *(deque([token]), {"a": token}.values(), {token: 1}.items(), SimpleNamespace(a=token)),
+        MappingProxyType({"a": token}),
+    ):
+        assert sensitive.shown(value) == f"<{type(value).__name__}>"
+        assert "sesame" not in sensitive.shown([value, {"a": (value,)}])
+    organisation = Organisation(name="Acme")
+    assert sensitive.shown(Pair(organisation, 1)) == "Pair(token=<Organisation: Acme>, number=1)"  # type: ignore[arg-type]
+
+
+def test_a_row_whose_text_holds_a_secret_of_its_json_is_not_shown() -> None:
+    customer = Customer(name="token sesame", settings={"xero": [{"token": "sesame"}]})
+    assert sensitive.shown(customer) == "<app.Customer>"
+    customer.name = "Bob"
+    assert sensitive.shown(customer) == "<Customer: Bob>"
 
 
 def test_what_holds_itself_is_shown() -> None:

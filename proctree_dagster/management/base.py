@@ -10,7 +10,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from .. import context as contexts
-from .. import execution, webserver
+from .. import execution, sensitive, webserver
 from ..exceptions import ProctreeError
 from ..execution import Results
 from ..models import ProcessTree
@@ -153,4 +153,4 @@ def _text(result: Any) -> str:
     try:
         return json.dumps(result, ensure_ascii=False)
     except Exception:  # noqa: BLE001  # not JSON, too deep, too many digits; a person wants to see it
-        return shown(result)
+        return shown(result, write=sensitive.shown)

@@ -1,6 +1,7 @@
 """What the models share: fields, and rows that are written behind an editor's back."""
 
 import datetime as dt
+import logging
 import zoneinfo
 from collections.abc import Iterable
 from functools import cache
@@ -15,8 +16,31 @@ from django.utils.translation import gettext_lazy as _
 from .. import context as contexts
 from ..connections import open_transactions
 
+logger = logging.getLogger(__name__)
 
-class ContextField(models.JSONField):
+
+class RowField(models.JSONField):
+    """JSON that somebody may have written in SQL: a row that can't be read keeps no other from it.
+
+    To Django and its migrations it is a ``JSONField``.
+    """
+
+    def from_db_value(self, value: Any, *args: Any) -> Any:
+        """Return the text itself where Python can't read it: no valid value, and its own only."""
+        try:
+            return super().from_db_value(value, *args)
+        except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 1,000 brackets
+            logger.warning("The JSON of a row (%s) can't be read: %s", self, error)
+            return value
+
+    def deconstruct(self) -> Any:
+        """Return what migrations write down."""
+        name, path, args, kwargs = super().deconstruct()
+        written = "django.db.models.JSONField" if type(self) is RowField else path
+        return name, written, args, kwargs
+
+
+class ContextField(RowField):
     """A context, stored as JSON; what JSON can't say is encoded (see ``context.encode``)."""
 
     def get_prep_value(self, value: Any) -> Any:

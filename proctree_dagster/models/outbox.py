@@ -5,7 +5,7 @@ import uuid
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .fields import ContextField
+from .fields import ContextField, RowField
 from .trees import ProcessTree
 
 
@@ -34,7 +34,7 @@ class OutboxRun(models.Model):
         blank=True,
         help_text=_("Keyword arguments of the run; they update the schedule's default context."),
     )
-    tags = models.JSONField(_("tags"), default=dict, blank=True)
+    tags = RowField(_("tags"), default=dict, blank=True)
     family = models.CharField(
         _("family"),
         max_length=36,
@@ -43,7 +43,7 @@ class OutboxRun(models.Model):
         db_index=True,
         help_text=_("Id of the first run of those that it belongs to, as in its tags."),
     )
-    after = models.JSONField(
+    after = RowField(
         _("after"),
         default=list,
         blank=True,

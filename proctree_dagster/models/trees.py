@@ -14,6 +14,7 @@ from .. import spec
 from ..exceptions import InvalidTree
 from ..names import MAX_NAME_LENGTH, dagster_name
 from ..validation import unnameable, validate_tree
+from .fields import RowField
 
 if TYPE_CHECKING:
     from .links import TreeLink
@@ -74,7 +75,7 @@ class ProcessTree(models.Model):
     )
     description = models.TextField(_("description"), blank=True)
     cache_enabled = models.BooleanField(_("cache enabled"), default=True)
-    processes = models.JSONField(
+    processes = RowField(
         _("processes"),
         default=list,
         help_text=_("The processes as JSON, each with a name, a func and dependencies."),

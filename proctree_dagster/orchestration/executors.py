@@ -33,7 +33,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError
 from django.utils.module_loading import import_string
 
-from .. import claims, conf, executor_names, tags, timeouts
+from .. import claims, conf, executor_names, functions, tags, timeouts
 from .. import context as contexts
 from ..connections import fresh_connections
 from ..exceptions import ExecutorError, TreeFailed
@@ -156,6 +156,7 @@ def _with_defaults(
 ) -> dict[str, Any]:
     """Fill in what the run's configuration leaves open."""
     result = dict(config)
+    _check_preloaded(chosen, result)
     takes = getattr(chosen.config_schema.config_type, "fields", {})
     if "max_concurrent" in takes and result.get("max_concurrent") is None:
         result["max_concurrent"] = max_concurrent
@@ -165,6 +166,28 @@ def _with_defaults(
         modules = [conf.current().DEFINITIONS]
         result["start_method"] = {"forkserver": {"preload_modules": modules}}
     return result
+
+
+def _check_preloaded(chosen: ExecutorDefinition, config: Mapping[str, Any]) -> None:
+    """Refuse to import what somebody has typed in the Launchpad and what is not allowed.
+
+    What an executor that is ``configured`` preloads is named by the project's code.
+
+    Raises
+    ------
+    ExecutorError
+        A module is neither the code location's nor under an allowed prefix.
+    """
+    if chosen is not multiprocess_executor:
+        return
+    start_method = config.get("start_method") or {}
+    named = (start_method.get("forkserver") or {}).get("preload_modules") or []
+    for module in named:
+        if module != conf.current().DEFINITIONS and not functions.is_allowed(module):
+            raise ExecutorError(
+                f"preload_modules of this run names {module!r}, which is under none of the allowed "
+                f"prefixes; leave it out, or set {functions.to_allow(module)}."
+            )
 
 
 def _create_inner(chosen: ExecutorDefinition, context: InitExecutorContext) -> Executor:
