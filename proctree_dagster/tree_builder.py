@@ -1,5 +1,6 @@
 """Writing trees: build one in Python, save it, schedule it, run it."""
 
+import copy
 import datetime as dt
 import logging
 import warnings
@@ -164,7 +165,7 @@ class ProcessTreeInstance:
         dependencies: Sequence[str] | None = None,
         cache_key: str | None = None,
         cache_ttl: int | None = None,
-        validation: Function | Sequence[Function] | None = None,
+        validation: Function | str | Sequence[Function | str] | None = None,
         required: bool = True,
         metadata: Mapping[str, Any] | None = None,
         response_vars: Mapping[str, Any] | None = None,
@@ -192,7 +193,8 @@ class ProcessTreeInstance:
             Key (may hold ``{context}`` fields) and seconds under which the result is cached, for
             this process alone.
         validation:
-            One or several callables on the result; they return a bool or ``(bool, message)``.
+            One or several callables on the result, or their keys or references; they return a bool
+            or ``(bool, message)``.
         required:
             Whether the run fails when the process fails.
         metadata:
@@ -216,15 +218,18 @@ class ProcessTreeInstance:
             Whether every process, of any tree, that says so and has the same ``cache_key`` uses the
             same cached results.
         """
-        several = [validation] if callable(validation) else list(validation or [])
+        one = callable(validation) or isinstance(validation, str)
+        several = [validation] if one else list(validation or [])  # type: ignore[arg-type]
         options = {
-            "dependencies": [] if dependencies is None else dependencies,
+            "dependencies": _copied([] if dependencies is None else dependencies),
             "cache_key": cache_key,
             "cache_ttl": cache_ttl,
             "validation": several,
             "required": required,
             "metadata": dict(metadata or {}),
-            "response_vars": dict(response_vars or {}),
+            "response_vars": {
+                name: _copied(rule) for name, rule in dict(response_vars or {}).items()
+            },
             "outdated_check": outdated_check,
             "trigger": trigger,
             "retries": retries,
@@ -790,6 +795,11 @@ class ProcessTreeInstance:
         """
         self._require_saved()
         return TreeTask(self.name)
+
+
+def _copied(value: Any) -> Any:
+    """Return a list or a dictionary of the caller's as it is now: it may be used for others."""
+    return copy.copy(value) if isinstance(value, (list, dict)) else value
 
 
 def _name_of(trigger: Trigger | str) -> str:

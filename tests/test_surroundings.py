@@ -16,6 +16,7 @@ from proctree_dagster.process import Process, call_with, run_process
 from proctree_dagster.spec import ProcessSpec
 from proctree_dagster.surroundings import carried, isolated
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
+from tests.app.models import Organisation
 
 variable = contextvars.ContextVar("variable", default="unset")
 local = Local()
@@ -160,3 +161,51 @@ def test_what_is_carried_is_a_copy() -> None:
     isolated(change)
     assert found == [CALLERS]
     assert seen() == CALLERS
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("executor", ["in_process", "threads"])
+def test_what_a_process_changes_in_its_context_is_its_own(
+    instance: DagsterInstance, executor: str
+) -> None:
+    def soil(rows: list[int], organisation: Organisation) -> None:
+        rows.append(1)
+        organisation.name = "soiled"
+
+    def keep(organisation: Organisation) -> None:
+        Organisation.objects.filter(pk=organisation.pk).update(name="saved meanwhile")
+
+    found: list[Any] = []
+
+    def find(rows: list[int], organisation: Organisation) -> None:
+        found.append((list(rows), organisation.name))
+
+    def find_and_soil(rows: list[int], organisation: Organisation) -> None:
+        find(rows, organisation)
+        soil(rows, organisation)
+        if len(found) == 1:
+            raise ValueError("the first try")
+
+    rows: list[int] = []
+    organisation = Organisation.objects.create(name="clean")
+    tree = ProcessTreeInstance("t").set_executor(executor)
+    tree.add_process("soil", soil).add_process("twice", find_and_soil, ["soil"], retries=1)
+    tree.add_process("keep", keep, ["twice"]).add_process("find", find, ["keep"])
+    results = tree.execute({"rows": rows, "organisation": organisation})
+    assert results["success"], results["errors"]
+    assert found == [([], "clean"), ([], "clean"), ([], "saved meanwhile")]
+    assert (rows, organisation.name) == ([], "clean")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_row_that_a_process_has_deleted_is_passed_on_as_it_was(
+    instance: DagsterInstance, caplog: pytest.LogCaptureFixture
+) -> None:
+    def delete(organisation: Organisation) -> None:
+        Organisation.objects.filter(pk=organisation.pk).delete()
+
+    tree = ProcessTreeInstance("t").add_process("delete", delete)
+    tree.add_process("say", lambda organisation: organisation.name, ["delete"])
+    results = tree.execute({"organisation": Organisation.objects.create(name="gone")})
+    assert results["results"]["say"] == "gone"
+    assert "As it was when the run began" in caplog.text

@@ -135,6 +135,29 @@ class TestSaving:
             "tests.app.processes:one",
         ]
 
+    def test_what_is_given_is_taken_as_it_is_then(self) -> None:
+        names: list[str] = []
+        rule = {"type": "int"}
+        tree = ProcessTreeInstance("t").add_process("a", processes.one, names)
+        names.append("a")
+        tree.add_process("b", processes.one, names, response_vars={"x": rule})
+        names.append("b")
+        rule["type"] = "str"
+        tree.add_process("c", processes.one, names)
+        names.clear()
+        saved = tree.save().processes
+        assert [each.get("dependencies", []) for each in saved] == [[], ["a"], ["a", "b"]]
+        assert saved[1]["response_vars"] == {"x": {"type": "int"}}
+
+    def test_a_validation_may_be_named_as_a_function_may(self) -> None:
+        reference = "tests.app.processes:is_positive"
+        tree = ProcessTreeInstance("t").add_process("a", processes.one, validation=reference)
+        tree.add_process("b", processes.one, validation=[reference, processes.is_even])
+        assert [each["validation"] for each in tree.save().processes] == [
+            [reference],
+            [reference, "tests.app.processes:is_even"],
+        ]
+
 
 class TestProblems:
     def test_every_problem_of_a_tree_is_reported_at_once_and_nothing_is_saved(self) -> None:

@@ -51,7 +51,8 @@ from django.utils.module_loading import import_string
 
 from .. import conf, intervals, sensitive, tags
 from .. import context as contexts
-from ..exceptions import StillWorking
+from ..connections import fresh_connections
+from ..exceptions import ContextError, StillWorking
 from ..models import ProcessTree, ProcessTreeSchedule, Trigger
 from ..names import dagster_name
 from ..process import Outcome, Process, explain, in_sync, run_process
@@ -92,10 +93,27 @@ class Local:
 
 @dataclass(frozen=True)
 class TreeRun:
-    """What the ops of one run share: its context, decoded once a process."""
+    """What the ops of one run share."""
 
     context: Mapping[str, Any]
+    """The run's context, decoded when the run began, or this worker of it."""
+
+    stored: Mapping[str, Any] = field(default_factory=dict)
+    """The same as JSON."""
+
     local: Local | None = None
+
+    def own_context(self) -> Mapping[str, Any]:
+        """Return the context for one process: what it changes in a list or a row is its own.
+
+        So it is in every executor, whether the processes share memory or not.
+        """
+        try:
+            with fresh_connections():
+                return contexts.decode(self.stored)
+        except ContextError as error:  # a process before it has deleted a row, say
+            logging.getLogger(__name__).warning("As it was when the run began: %s", error)
+            return self.context
 
     def tell(self, process: str, outcome: Outcome) -> None:
         """Hand the outcome of a process to whoever started the run, if that is in this process."""
@@ -339,7 +357,8 @@ def _without_second_trace(record: logging.LogRecord) -> bool:
 
 def _run_resource(local: Local | None) -> ResourceDefinition:
     def create(context: InitResourceContext) -> TreeRun:
-        return TreeRun(contexts.decode(context.resource_config["context"]), local)
+        stored = context.resource_config["context"]
+        return TreeRun(contexts.decode(stored), stored, local)
 
     return ResourceDefinition(
         create,
@@ -419,7 +438,7 @@ def _run(
     if run.local is not None and process.name in run.local.in_sync:
         return in_sync(process, run.context, use_cache=use_cache)
     return run_process(
-        process, run.context, dependencies, use_cache=use_cache, run_id=context.run_id
+        process, run.own_context(), dependencies, use_cache=use_cache, run_id=context.run_id
     )
 
 
