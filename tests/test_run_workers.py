@@ -128,6 +128,34 @@ def test_a_worker_that_comes_after_the_run_has_ended_calls_nothing(home: Home) -
     [pid] = home.here.start_workers(run.run_id, 1)
     wait_for("the late one to end", lambda: gone(pid))
     assert len(run.calls()) == 1
+    assert run.status == DagsterRunStatus.SUCCESS, "the launch has marked it as starting"
+
+
+def test_a_run_that_has_ended_and_is_launched_again_without_a_worker_stays_what_it_was(
+    home: Home,
+) -> None:
+    for tree, fails, end in (
+        ("note", {}, "SUCCESS"),
+        ("start_programs", {"fails": True}, "FAILURE"),
+    ):
+        run = Run.start(home, home.here, tree, **fails)
+        assert run.ended().value == end
+        home.here.start_workers(run.run_id, 0)  # the second daemon was killed
+        assert run.status == DagsterRunStatus.STARTING
+        assert run.ended(home.here).value == end
+
+
+def test_a_run_that_is_launched_again_while_it_is_executed_does_not_stay_starting(
+    home: Home,
+) -> None:
+    run = Run.start(home, home.here, "sleep")
+    home.here.start_workers(run.run_id, 0)
+    wait_for(
+        "it to be started again",
+        lambda: [home.here.settle(), run.status == DagsterRunStatus.STARTED][1],
+    )
+    run.may_go()
+    assert run.ended() == DagsterRunStatus.SUCCESS
 
 
 # Lost

@@ -8,6 +8,7 @@ neither a launcher of ours nor Dagster's run monitoring. Whoever only lists runs
 seconds. One that can be seen to run is not lost. See ``run_workers``.
 """
 
+import datetime as dt
 import logging
 import signal
 import time
@@ -19,6 +20,7 @@ from .. import conf, os_processes, run_workers, tags
 from ..models import RunWorker
 from ..os_processes import Identity, State
 from ..run_workers import Sign
+from . import run_status
 from .workers import Worker
 
 logger = logging.getLogger(__name__)
@@ -155,8 +157,15 @@ def _settle_run(
             _end(instance, row, reason, found)
         elif run_workers.suspect(row):
             found.suspected.append(run.run_id)
+    elif run.status == DagsterRunStatus.STARTING and _seconds_since_taken(row) >= ENDED_SECONDS:
+        run_status.restore(instance, run)
     if run.status == DagsterRunStatus.CANCELING and sign is not Sign.ENDED:
         _see_to_cancel(row, found)
+
+
+def _seconds_since_taken(row: RunWorker) -> float:
+    now: dt.datetime = row.now  # type: ignore[attr-defined]  # annotated
+    return (now - row.taken_at).total_seconds()
 
 
 def _settle_untaken(
@@ -256,7 +265,7 @@ def _report(
     instance: DagsterInstance, run_id: str, reason: str, *, canceled: bool, found: Findings
 ) -> None:
     run = instance.get_run_by_id(run_id)
-    if run is None or run.is_finished:
+    if run is None or run.is_finished or run_status.restore(instance, run):
         return
     if canceled or run.status == DagsterRunStatus.CANCELING:
         instance.report_run_canceled(run, reason)

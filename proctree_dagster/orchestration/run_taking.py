@@ -29,7 +29,7 @@ from .. import conf, os_processes, run_workers, tags
 from ..connections import own_connections
 from ..os_processes import Identity
 from ..run_workers import Order
-from . import guardian, template_client
+from . import guardian, run_status, template_client
 from .guardian import Guardian
 from .workers import Worker
 
@@ -132,6 +132,8 @@ def _leave_alone(given: Assignment, worker: Identity) -> None:
     if other is not None and written is not None and written.process == worker:
         executes = Worker.of_identity(given.run.run_id, run_workers.worker_of(other))
         given.instance.add_run_tags(given.run.run_id, executes.as_tags())
+    if current is not None and not current.is_finished:
+        run_status.restore(given.instance, current)
 
 
 def _take(run_id: str, worker: Identity, *, resumed: bool) -> bool:

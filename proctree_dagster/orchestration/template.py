@@ -47,7 +47,16 @@ from filelock import FileLock
 
 from .. import os_processes, tags
 from ..os_processes import Identity, State, programs_of
-from . import ending, imports, plain, sqlite_files, template_client, template_log, warmth
+from . import (
+    ending,
+    imports,
+    plain,
+    run_status,
+    sqlite_files,
+    template_client,
+    template_log,
+    warmth,
+)
 from .releases import Release
 from .template_client import Patience
 from .workers import Worker, started
@@ -624,6 +633,8 @@ def report_death(args: ExecuteRunArgs, message: str) -> None:
         worker = Worker.of_run(run)
         if worker is not None and worker.process.state is State.RUNNING:
             return  # it was launched twice, and the other worker executes it
+        if run_status.restore(instance, run):
+            return  # or has done so
         if worker is not None and worker.has_died:  # else its guardian is about to kill it
             _see_programs_end(instance, run, worker)
         if run.status == DagsterRunStatus.CANCELING:

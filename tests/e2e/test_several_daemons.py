@@ -92,13 +92,18 @@ def test_of_queued_runs_and_due_times_each_is_executed_once_whoever_else_is_at_i
         else:
             stack.start_code_server()
         stack.shell(
-            "from proctree_dagster import execution\n"
             "tree = ProcessTreeInstance('by_hand')\n"
             "tree.add_process('note', func='e2e_functions:note').save()\n"
-            "row = execution.get_row('by_hand')\n"
-            f"for _ in range({RUNS}):\n"
-            "    execution.submit_row(row)\n"
         )
+        for begun in range(0, RUNS, 100):
+            stack.shell(
+                "from proctree_dagster import execution\n"
+                "from proctree_dagster.orchestration.runs import open_instance\n"
+                "row = execution.get_row('by_hand')\n"
+                "with open_instance():\n"
+                f"    for _ in range({min(100, RUNS - begun)}):\n"
+                "        execution.submit_row(row)\n"
+            )
         stack.give_due_times(DUE_TIMES)
         alive = [stack.start_a_daemon() for _ in range(daemons)]
         replaced = 0

@@ -1,0 +1,40 @@
+"""What a run's status is, where Dagster has written another one. It needs no Django."""
+
+import datetime as dt
+import logging
+
+from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus
+
+logger = logging.getLogger(__name__)
+
+ENDS = {
+    DagsterEventType.PIPELINE_SUCCESS,
+    DagsterEventType.PIPELINE_FAILURE,
+    DagsterEventType.PIPELINE_CANCELED,
+}
+"""The events that end a run."""
+
+
+def restore(instance: DagsterInstance, run: DagsterRun) -> bool:
+    """Write a run's status again if a second launch has set it back; return whether it has ended.
+
+    Dagster marks a run as starting whenever it is launched. Of two daemons that launch a run, the
+    second may do so when the first one's worker executes it, or has done so.
+    """
+    events = [
+        (entry.dagster_event, entry.timestamp)
+        for entry in instance.all_logs(run.run_id, {DagsterEventType.PIPELINE_START, *ENDS})
+        if entry.dagster_event is not None
+    ]
+    ends = [each for each in events if each[0].event_type in ENDS]
+    if not ends and run.status != DagsterRunStatus.STARTING:
+        return False
+    for event, timestamp in (ends or events)[-1:]:
+        logger.warning(
+            "Run %s was launched again when it had a worker: its status is %s again.",
+            run.run_id,
+            event.event_type_value,
+        )
+        moment = dt.datetime.fromtimestamp(timestamp, dt.UTC)
+        instance.run_storage.handle_run_event(run.run_id, event, moment)
+    return bool(ends)
