@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
+from django.db import models
+
 from . import context as contexts
 from . import executor_names, functions, questions, validation
 from .exceptions import ContextError, FunctionError
@@ -14,6 +16,8 @@ from .models import (
     TriggerSubscription,
     TriggerType,
 )
+from .readable import readable
+from .texts import explain
 
 
 class Finding(NamedTuple):
@@ -56,14 +60,16 @@ def findings() -> list[Finding]:
 def _of_trees() -> Iterator[tuple[str, bool, str]]:
     problem_of, problem_of_executor = cache(_problem_of), cache(executor_names.problem_of_row)
     triggers = set(Trigger.objects.values_list("name", flat=True))
-    rows = ProcessTree.objects.order_by("name").values_list("name", "processes", "executor")
-    for name, processes, executor in rows.iterator():
-        problem = problem_of_executor(executor)
+    unreadable = _Unreadable(ProcessTree, "tree")
+    rows = ProcessTree.objects.order_by("name").only("name", "processes", "executor")
+    for row in readable(rows, unreadable.note):
+        name = row.name
+        problem = problem_of_executor(row.executor)
         if problem is not None:
             yield f"{problem}.", True, f"tree {name!r}"
-        if not isinstance(processes, (list, tuple)):
+        if not isinstance(row.processes, (list, tuple)):
             yield "Its processes can't be read, or are no list.", True, f"tree {name!r}"
-        for process in validation.processes_of({"processes": processes}):
+        for process in validation.processes_of({"processes": row.processes}):
             user = f"process {process.get('name')!r} of tree {name!r}"
             for reference in validation.references_of(process):
                 if functions.is_unnameable(reference):
@@ -73,11 +79,14 @@ def _of_trees() -> Iterator[tuple[str, bool, str]]:
             trigger = process.get("trigger")
             if isinstance(trigger, str) and trigger not in triggers:
                 yield f"There is no trigger {trigger!r}, which it waits for.", True, user
+    yield from unreadable.found
 
 
 def _of_triggers() -> Iterator[tuple[str, bool, str]]:
-    rows = Trigger.objects.order_by("name").values_list("name", "trigger_type", "configuration")
-    for name, trigger_type, configuration in rows:
+    unreadable = _Unreadable(Trigger, "trigger")
+    rows = Trigger.objects.order_by("name").only("name", "trigger_type", "configuration")
+    for row in readable(rows, unreadable.note):
+        name, trigger_type, configuration = row.name, row.trigger_type, row.configuration
         if trigger_type == TriggerType.CUSTOM:
             given = configuration if isinstance(configuration, Mapping) else {}
             problem = _problem_of(given.get("function"))
@@ -86,24 +95,46 @@ def _of_triggers() -> Iterator[tuple[str, bool, str]]:
             found = questions.problems(trigger_type, configuration)
         for problem in found:
             yield problem, True, f"trigger {name!r}"
+    yield from unreadable.found
 
 
 def _of_contexts() -> Iterator[tuple[str, bool, str]]:
     """Return the contexts that hold what they may not, such as a row of a model with secrets."""
-    schedules = ProcessTreeSchedule.objects.values_list("process_tree__name", "context")
-    of_schedules = [(f"schedule of tree {name!r}", context) for name, context in schedules]
-    subscriptions = TriggerSubscription.objects.values_list(
-        "process_tree__name", "trigger__name", "context"
+    named = ("process_tree__name", "context", "process_tree")
+    schedules = ProcessTreeSchedule.objects.select_related("process_tree").only(*named)
+    unreadable = _Unreadable(ProcessTreeSchedule, "schedule of tree")
+    of_schedules = [
+        (f"schedule of tree {each.process_tree.name!r}", each.context)
+        for each in readable(schedules, unreadable.note)
+    ]
+    subscriptions = TriggerSubscription.objects.select_related("process_tree", "trigger").only(
+        *named, "trigger", "trigger__name"
     )
+    of_subscription = _Unreadable(TriggerSubscription, "subscription of tree")
     of_subscriptions = [
-        (f"subscription of tree {name!r} to {trigger!r}", context)
-        for name, trigger, context in subscriptions
+        (f"subscription of tree {each.process_tree.name!r} to {each.trigger.name!r}", each.context)
+        for each in readable(subscriptions, of_subscription.note)
     ]
     for user, context in [*of_schedules, *of_subscriptions]:
         try:
             contexts.encode(context)
         except ContextError as error:
             yield str(error), True, user
+    yield from (*unreadable.found, *of_subscription.found)
+
+
+class _Unreadable:
+    """The rows of a model that can't be read."""
+
+    def __init__(self, model: type[models.Model], what: str) -> None:
+        self._model, self._what = model, what
+        self.found: list[tuple[str, bool, str]] = []
+
+    def note(self, pk: Any, error: Exception) -> None:
+        """Note one."""
+        column = "name" if hasattr(self._model, "name") else "process_tree__name"
+        name = self._model._default_manager.filter(pk=pk).values_list(column, flat=True).first()
+        self.found.append((f"It can't be read: {explain(error)}", True, f"{self._what} {name!r}"))
 
 
 def _problem_of(reference: Any) -> str | None:

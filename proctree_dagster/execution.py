@@ -407,10 +407,15 @@ def show_as_dagster_knows(schedules: Iterable[ProcessTreeSchedule]) -> None:
         for schedule in schedules:
             name = f"{schedule.process_tree.job_name}{tags.SCHEDULE_SUFFIX}"
             schedule.stopped_in_dagster = name in stopped
-            if schedule.last_run_status == RunStatus.STARTED:
-                history = runs.ScheduleHistory(instance, schedule.pk)
+            if schedule.last_run_status != RunStatus.STARTED:
+                continue
+            history = runs.ScheduleHistory(instance, schedule.pk)
+            try:
                 known = history.seen(schedule.last_run_id, schedule.last_run_worker)
-                schedule.last_run_status = LOST if known is None else known
+            except Exception:  # one run's trouble must not hide the others
+                logger.exception("Run %s can't be looked at.", schedule.last_run_id)
+                continue
+            schedule.last_run_status = LOST if known is None else known
 
 
 def _execute(

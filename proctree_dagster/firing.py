@@ -30,6 +30,7 @@ from .models import (
     TriggerType,
 )
 from .process import explain
+from .readable import readable
 
 logger = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ def fire(
         outbox.keep_trees(ProcessTree.objects.using(alias).filter(pk__in=keys))
         run_tags = {tags.TRIGGERED_BY: "trigger", tags.TRIGGER: trigger.name}
         runs = []
-        for subscription in subscriptions.with_names_of_trees():
+        for subscription in readable(subscriptions.with_names_of_trees()):
             try:
                 whole = {**encode(subscription.context), **given}
             except ContextError:  # put there by SQL: the other trees run all the same

@@ -47,7 +47,9 @@ def plan_family(tree: ProcessTree, first_run_id: str, family: str | None = None)
     """
     family = family or first_run_id
     found = TreeLink.objects.reachable_from([tree.pk])
-    trees = {**ProcessTree.objects.in_bulk({link.target for link in found}), tree.pk: tree}
+    # By their names: what else they say is read when they run, and may be at fault.
+    named = ProcessTree.objects.only("name", "job_name")
+    trees = {**named.in_bulk({link.target for link in found}), tree.pk: tree}
     # A tree that was deleted between the two reads is followed by nothing any more.
     links = [link for link in found if link.source in trees and link.target in trees]
     planned = families.plan(tree.pk, links)

@@ -22,6 +22,7 @@ from . import tags as tag_names
 from .connections import writing
 from .context import encode
 from .models import OutboxRun, OutboxState, ProcessTree
+from .readable import readable
 
 LEASE = dt.timedelta(seconds=60)
 """How long one process has for a delivery; after that, or a failure, it is tried again."""
@@ -140,7 +141,27 @@ def open_rows(run_ids: Iterable[str] | None = None) -> list[OutboxRun]:
     rows = OutboxRun.objects.filter(state__in=OPEN)
     if run_ids is not None:
         rows = rows.filter(run_id__in=list(run_ids))
-    return list(rows)
+    return readable(rows)
+
+
+def problem_of(row: OutboxRun) -> str | None:
+    """Return what SQL has put into a row that makes no sense there, if it has."""
+    if not isinstance(row.tags, dict) or not _are_texts(row.tags.values()):
+        return "Its tags are no texts by their names."
+    if not isinstance(row.after, list) or not _are_texts(row.after):
+        return "What it waits for is no list of ids of runs."
+    return None
+
+
+def _are_texts(values: Iterable[Any]) -> bool:
+    return all(isinstance(each, str) for each in values)
+
+
+def note(row: OutboxRun, problem: str) -> None:
+    """Write down why a row that nobody has leased can't be delivered."""
+    OutboxRun.objects.filter(pk=row.pk, run_id=row.run_id, leased_until=None).exclude(
+        reason=problem
+    ).update(reason=problem)
 
 
 def lease(row: OutboxRun, now: dt.datetime) -> bool:
@@ -248,8 +269,9 @@ def revive(family: str) -> None:
 
 
 def family(first_run_id: str) -> models.QuerySet[OutboxRun]:
-    """Return the rows of a family, in the order in which they run."""
-    return OutboxRun.objects.filter(family=first_run_id).select_related("process_tree")
+    """Return the rows of a family by their trees' names, in the order in which they run."""
+    rows = OutboxRun.objects.filter(family=first_run_id).select_related("process_tree")
+    return rows.only("run_id", "state", "reason", "process_tree", "process_tree__name")
 
 
 def forget(now: dt.datetime) -> None:

@@ -21,12 +21,16 @@ from .exceptions import ScheduleError, TreeFailed
 from .execution import Results
 from .models import ProcessTreeSchedule, RunStatus
 from .process import explain
+from .readable import readable
 from .surroundings import carried
 
 if TYPE_CHECKING:
     from .orchestration.runs import ScheduleHistory
 
 logger = logging.getLogger(__name__)
+
+_OF_SCHEDULES = [field.name for field in ProcessTreeSchedule._meta.concrete_fields]
+_LONG_AGO = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
 def check_and_run_scheduled_tasks() -> dict[str, Results]:
@@ -54,7 +58,9 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
     """
     _refuse_transaction()
     with fresh_connections():
-        schedules = list(ProcessTreeSchedule.objects.select_related("process_tree"))
+        # Trees by their names: what else one says is read when it runs, and may be at fault.
+        rows = ProcessTreeSchedule.objects.select_related("process_tree")
+        schedules = readable(rows.only(*_OF_SCHEDULES, "process_tree__name"))
     now = timezone.now()
     due = sorted((each for each in schedules if _needs_look(each, now)), key=_waiting_since)
     results: dict[str, Results] = {}
@@ -133,7 +139,7 @@ def _needs_look(schedule: ProcessTreeSchedule, now: dt.datetime) -> bool:
 
 def _waiting_since(schedule: ProcessTreeSchedule) -> dt.datetime:
     """Return since when a run of the schedule is due."""
-    return schedule.claim or schedule.next_run or schedule.process_tree.created_at
+    return schedule.claim or schedule.next_run or _LONG_AGO
 
 
 def _run_or_say_why(schedule: ProcessTreeSchedule, dagster: "_Dagster") -> Results | None:

@@ -26,6 +26,7 @@ from .models import (
     TriggerSubscription,
 )
 from .process import explain
+from .readable import readable
 
 logger = logging.getLogger(__name__)
 
@@ -240,7 +241,8 @@ def poll_triggers() -> dict[str, Polled]:
     """
     now = timezone.now()
     with fresh_connections():
-        triggers = [trigger for trigger in Trigger.objects.subscribed() if trigger.is_polled]
+        subscribed = readable(Trigger.objects.subscribed())
+        triggers = [trigger for trigger in subscribed if trigger.is_polled]
     polled: dict[str, Polled] = {}
     for trigger in triggers:
         if _was_just_polled(trigger, now):

@@ -1,6 +1,7 @@
 """The command that every generated command is a subclass of."""
 
 import json
+import logging
 import signal
 import threading
 from collections.abc import Iterator, Mapping
@@ -15,8 +16,10 @@ from ..exceptions import ProctreeError
 from ..execution import Results
 from ..models import ProcessTree
 from ..process import Status
-from ..texts import shown
+from ..texts import explain, shown
 from .console import Printer, escaping, run_log
+
+logger = logging.getLogger(__name__)
 
 
 class TreeCommand(BaseCommand):
@@ -127,7 +130,12 @@ class TreeCommand(BaseCommand):
 
     def _report_followers(self, run_id: str) -> None:
         """Print what follows the run: it is Dagster's to run, and has its ids already."""
-        followers = execution.followers_of(run_id)
+        try:
+            followers = execution.followers_of(run_id)
+        except Exception as error:  # how the run ended stands, whatever follows it
+            logger.exception("What follows run %s can't be read.", run_id)
+            self._print(f"What follows it can't be read: {explain(error)}")
+            return
         if followers:
             self._print("Followed by:")
         for each in followers:

@@ -110,9 +110,10 @@ class TreeLinkManager(models.Manager.from_queryset(TreeLinkQuerySet)):  # type: 
     """Loads the target's name with each link: nearly everybody asks for it."""
 
     def get_queryset(self) -> TreeLinkQuerySet:
-        """Return the links with their targets, without what those do."""
+        """Return the links with what their targets are called."""
         links: TreeLinkQuerySet = super().get_queryset()
-        return links.select_related("target").defer("target__processes", "target__description")
+        named = links.select_related("target")
+        return named.only("source", "target", "kind", "target__name", "target__job_name")
 
 
 class TreeLink(models.Model):

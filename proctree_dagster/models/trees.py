@@ -13,6 +13,8 @@ from django.utils.translation import gettext_lazy as _
 from .. import spec
 from ..exceptions import InvalidTree
 from ..names import MAX_NAME_LENGTH, dagster_name
+from ..readable import readable
+from ..texts import explain
 from ..validation import unnameable, validate_tree
 from .fields import RowField
 
@@ -35,6 +37,28 @@ class ProcessTreeQuerySet(models.QuerySet["ProcessTree"]):
     def with_schedules(self) -> "ProcessTreeQuerySet":
         """Every tree with its schedule, in one query, in a stable order."""
         return self.select_related("schedule").order_by("job_name")
+
+    def each(self) -> list["ProcessTree"]:
+        """Return every tree with its schedule; of one that can't be read, what can."""
+        return readable(self.with_schedules(), self.what_can_be_read)
+
+    def what_can_be_read(self, pk: Any, error: Exception) -> "ProcessTree | None":
+        """Return a tree that can't be read, with its name, its schedule, and why it can't.
+
+        Its schedule, if it has one, is there: Dagster forgets the state of one that vanishes. What
+        makes no sense in it is said when it is asked for.
+        """
+        row = self.only("pk", "name", "job_name").filter(pk=pk).first()
+        if row is None:  # it was deleted at this moment
+            return None
+        row.description, row.cache_enabled, row.executor, row.max_concurrent = "", True, "", None
+        row.processes = f"It can't be read: {explain(error)}"
+        schedules: Any = apps.get_model("proctree_dagster", "ProcessTreeSchedule").objects
+        schedule = schedules.only("pk").filter(process_tree_id=pk).first()
+        if schedule is not None:
+            schedule.context, schedule.process_tree = {}, row
+        row._state.fields_cache["schedule"] = schedule
+        return row
 
     def with_links(self) -> "ProcessTreeQuerySet":
         """Every tree with those that follow it, in one more query."""
@@ -141,7 +165,8 @@ class ProcessTree(models.Model):
         """Return the tree as JSON, as ``spec.parse`` takes it; with its triggers, if any."""
         subscribed = self.known_subscriptions
         if subscribed is None:
-            subscribed = [] if self.pk is None else list(self.subscriptions.all())
+            named = None if self.pk is None else self.subscriptions.with_names_of_triggers()
+            subscribed = [] if named is None else readable(named)
         triggers = [subscription.to_dict() for subscription in subscribed]
         triggers.sort(key=operator.itemgetter("trigger"))
         return {**self.content, **({"triggers": triggers} if triggers else {})}

@@ -13,6 +13,7 @@ from .. import conditions, intervals, names, questions
 from .. import context as contexts
 from ..exceptions import ContextError, ScheduleError
 from ..names import MAX_NAME_LENGTH
+from ..readable import readable
 from ..rules import Rule
 from .fields import Clockwork, ContextField
 from .trees import ProcessTree
@@ -45,7 +46,7 @@ class TriggerQuerySet(models.QuerySet["Trigger"]):
         return (
             self.filter(subscriptions__isnull=False)
             .distinct()
-            .prefetch_related(models.Prefetch("subscriptions", subscriptions))
+            .prefetch_related(models.Prefetch("subscriptions", subscriptions.defer("context")))
         )
 
     def unknown_problems(
@@ -251,13 +252,20 @@ class Trigger(Clockwork):
         return intervals.due_after(rule, anchor, after)
 
 
+_OF_SUBSCRIPTION = ("trigger", "process_tree", "context", "enabled")
+
+
 class TriggerSubscriptionQuerySet(models.QuerySet["TriggerSubscription"]):
     """The queries that the rest of the package asks."""
 
     def with_names_of_trees(self) -> "TriggerSubscriptionQuerySet":
-        """Every subscription with its tree, but for what may be long: thousands may subscribe."""
+        """Every subscription with what its tree is called: thousands may subscribe."""
         rows = self.select_related("process_tree")
-        return rows.defer("process_tree__processes", "process_tree__description")
+        return rows.only(*_OF_SUBSCRIPTION, "process_tree__name", "process_tree__job_name")
+
+    def with_names_of_triggers(self) -> "TriggerSubscriptionQuerySet":
+        """Every subscription with its trigger's name: what else that says is not the tree's."""
+        return self.select_related("trigger").only(*_OF_SUBSCRIPTION, "trigger__name")
 
 
 class TriggerSubscription(models.Model):
@@ -325,7 +333,7 @@ class TriggerSubscription(models.Model):
     def read_for(trees: Iterable[ProcessTree]) -> None:
         """Let trees, most or all of them, know their triggers: one query without their keys."""
         by_tree: dict[int, list[TriggerSubscription]] = {}
-        for subscription in TriggerSubscription.objects.select_related("trigger"):
+        for subscription in readable(TriggerSubscription.objects.with_names_of_triggers()):
             by_tree.setdefault(subscription.process_tree_id, []).append(subscription)
         for tree in trees:
             tree.known_subscriptions = by_tree.get(tree.pk, [])

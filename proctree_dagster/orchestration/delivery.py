@@ -76,12 +76,16 @@ def deliver(
     if not rows:
         return result
     runs.check_queue(instance)
+    rows = [row for row in rows if _makes_sense(row, result)]
     delivered = [row for row in rows if row.state == OutboxState.DELIVERED]
     waiting = [row for row in rows if row.state == OutboxState.WAITING]
     asked = {str(row.run_id) for row in delivered}.union(*(row.after for row in waiting))
     known = _with_repetitions(instance, _records(instance, asked))
     for row in delivered:
-        _follow_up(row, known.get(str(row.run_id), []))
+        try:
+            _follow_up(row, known.get(str(row.run_id), []))
+        except Exception:  # one run's trouble must not keep the others from being made
+            logger.exception("Run %s can't be followed up now.", row.run_id)
     progress = _progress(instance, asked, known)
     succeeded = _succeeded(known)
     for row in waiting:
@@ -95,6 +99,16 @@ def deliver(
             progress[run_id] = verdict  # those that wait for it come later in the list
             result.dropped.append(run_id)
     return result
+
+
+def _makes_sense(row: OutboxRun, result: Delivery) -> bool:
+    """Return whether a row can be delivered at all; note what is wrong with it if it can't be."""
+    problem = outbox.problem_of(row)
+    if problem is not None:
+        logger.error("Run %s can't be delivered: %s", row.run_id, problem)
+        outbox.note(row, problem)
+        result.failed.append(str(row.run_id))
+    return problem is None
 
 
 def _records(instance: DagsterInstance, run_ids: Iterable[str]) -> dict[str, RunRecord]:

@@ -115,8 +115,9 @@ def _kin(
     instance: DagsterInstance, before: list[str], behind: list[str]
 ) -> tuple[str, dict[str, MetadataValue[Any]]]:
     """Say which runs a run follows and which follow it; with links, for the UI."""
-    rows = OutboxRun.objects.filter(run_id__in=[*before, *behind]).select_related("process_tree")
-    names = {str(row.run_id): row.process_tree.name for row in rows}
+    rows = OutboxRun.objects.filter(run_id__in=[*before, *behind])
+    of_trees = rows.values_list("run_id", "process_tree__name")
+    names = {str(run_id): name for run_id, name in of_trees}
     for made in instance.get_runs(RunsFilter(run_ids=before)) if before else ():
         names[made.run_id] = made.tags.get(tags.TREE, made.job_name)
     sentences: list[str] = []

@@ -19,6 +19,7 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunRecord, Ru
 from .. import conf, os_processes, run_workers, tags
 from ..models import RunWorker
 from ..os_processes import Identity, State
+from ..readable import readable
 from ..run_workers import Sign
 from . import run_status
 from .workers import Worker
@@ -125,10 +126,10 @@ def _row(run_id: str) -> RunWorker | None:
 def _rows(active: list[str]) -> dict[str, RunWorker]:
     """Return the rows of the active runs, and every other one that is open."""
     every = run_workers.with_now(run_workers.rows())
-    found = {row.run_id: row for row in every.filter(ended_at=None)}
+    found = {row.run_id: row for row in readable(every.filter(ended_at=None))}
     missing = [run_id for run_id in active if run_id not in found]
     for start in range(0, len(missing), 500):
-        for row in every.filter(run_id__in=missing[start : start + 500]):
+        for row in readable(every.filter(run_id__in=missing[start : start + 500])):
             found[row.run_id] = row
     return found
 

@@ -37,6 +37,7 @@ from ..exceptions import FunctionError
 from ..models import ProcessTree, TreeLink, TriggerSubscription
 from ..names import dagster_name
 from ..process import explain
+from ..readable import readable
 from ..validation import references
 from . import releases, remote_steps, run_taking, runs, sensors, template_client
 from .listing import KnownJob, known
@@ -51,9 +52,6 @@ SNAPSHOT_SECONDS = 1.0
 
 SWITCHES_SECONDS = 30.0
 """How long what is known of Dagster's switches is good enough."""
-
-_UNREADABLE = (ValueError, TypeError, RecursionError, OverflowError)
-"""What Python raises when SQL has put something into a row that can't be read."""
 
 KEPT_JOBS = 200
 """How many whole jobs are kept, those that were asked for last: one takes about 100 KiB.
@@ -261,26 +259,19 @@ class LiveRepositoryData(RepositoryData):
 
     def _read(self) -> list[ProcessTree]:
         try:
-            rows = list(ProcessTree.objects.with_schedules())
+            rows = ProcessTree.objects.each()
             TreeLink.read_for(rows)
             TriggerSubscription.read_for(rows)
-            return rows
         except DatabaseError as error:
             raise DagsterInvariantViolationError(
                 f"The process trees can't be read: {error}. Is the database there, and has "
                 "'python manage.py migrate' been run?"
             ) from error
-        except Exception:  # one row that can't be read must not hide the others
-            logger.exception("The process trees can't be read together; reading them one by one.")
-            return [_read_one(pk) for pk in ProcessTree.objects.values_list("pk", flat=True)]
+        return rows
 
     def _fresh(self, job_name: str) -> ProcessTree | None:
-        named = ProcessTree.objects.filter(job_name=job_name)
         with fresh_connections():
-            try:
-                return named.with_schedules().first()
-            except _UNREADABLE:
-                return _read_one(named.values_list("pk", flat=True).get())
+            return next(iter(ProcessTree.objects.filter(job_name=job_name).each()), None)
 
     def _find(self, job_name: str) -> ProcessTree | None:
         return self._fresh(job_name) or self._snapshot().get(job_name)
@@ -289,8 +280,9 @@ class LiveRepositoryData(RepositoryData):
         with fresh_connections():
             row = self._find(job_name)
             # What a revision needs, and a tick does without.
-            whole = [row] if row is not None else []
-            prefetch_related_objects(whole, "links_out", "subscriptions__trigger")
+            if row is not None and row.known_subscriptions is None:
+                prefetch_related_objects([row], "links_out")
+                row.known_subscriptions = readable(row.subscriptions.with_names_of_triggers())
         if row is None:
             raise DagsterInvariantViolationError(
                 f"There is no process tree with the job name {job_name!r}: it was deleted."
@@ -382,18 +374,6 @@ def _collecting_less_often() -> Iterator[None]:
 
 def _key(row: ProcessTree) -> Key:
     return (row.pk, row.name, row.revision)
-
-
-def _read_one(pk: int) -> ProcessTree:
-    """Read one tree; of one that can't be read, what can."""
-    try:
-        return ProcessTree.objects.with_schedules().get(pk=pk)
-    except _UNREADABLE as error:
-        row = ProcessTree.objects.only("pk", "name", "job_name").get(pk=pk)
-        row.description, row.cache_enabled = "", True
-        row.processes = f"It can't be read: {explain(error)}"
-        row._state.fields_cache["schedule"] = None
-        return row
 
 
 def _named(row: ProcessTree) -> ProcessTree:

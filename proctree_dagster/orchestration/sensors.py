@@ -1,5 +1,8 @@
 """The sensors of the repository."""
 
+import logging
+from collections.abc import Callable
+
 from dagster import (
     DefaultSensorStatus,
     SensorDefinition,
@@ -10,8 +13,11 @@ from django.utils import timezone
 
 from .. import outbox, tags
 from ..connections import fresh_connections
+from ..process import explain
 from . import delivery, lost_runs, trigger_sensors
 from .translator import ProcessTreeTranslator
+
+logger = logging.getLogger(__name__)
 
 INTERVAL = 10
 """Seconds from one look at the outbox to the next, at least."""
@@ -51,8 +57,18 @@ def outbox_sensor() -> SensorDefinition:
 
 
 def _look(context: SensorEvaluationContext) -> SkipReason:
+    instance = context.instance
     with fresh_connections():
-        lost = lost_runs.settle(context.instance)
-        outbox.forget(timezone.now())
-        delivered = delivery.deliver(context.instance, seconds=PATIENCE)
-        return SkipReason("; ".join(filter(None, [str(lost), str(delivered)])))
+        lost = _tried(lambda: lost_runs.settle(instance), "Lost runs can't be ended")
+        kept = _tried(lambda: outbox.forget(timezone.now()), "The outbox can't be cleared")
+        delivered = delivery.deliver(instance, seconds=PATIENCE)
+        return SkipReason("; ".join(filter(None, [lost, kept, str(delivered)])))
+
+
+def _tried(work: Callable[[], object], problem: str) -> str:
+    """Do one part of a look, and return what came of it; if it fails, the others are done."""
+    try:
+        return str(work() or "")
+    except Exception as error:  # whatever is wrong, the other parts are others' runs
+        logger.exception("%s.", problem)
+        return f"{problem}: {explain(error)}"

@@ -12,6 +12,7 @@ from .. import firing, tags
 from ..connections import fresh_connections
 from ..models import Trigger
 from ..process import explain
+from ..readable import readable
 from . import delivery
 from .translator import ProcessTreeTranslator, sensor_name
 
@@ -19,9 +20,6 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 30.0
 """Seconds after which a poll begins no further delivery: Dagster gives a tick 60."""
-
-_UNREADABLE = (ValueError, TypeError, RecursionError, OverflowError)
-"""What Python raises when SQL has put something into a row that can't be read."""
 
 
 def all_sensors(translator: ProcessTreeTranslator) -> list[SensorDefinition]:
@@ -66,30 +64,27 @@ def _called(name: str) -> Iterator[dict[str, Any]]:
 
 
 def _subscribed() -> list[Trigger]:
-    try:
-        return [trigger for trigger in Trigger.objects.subscribed() if trigger.is_polled]
-    except _UNREADABLE:  # one row that can't be read must not hide the others
-        logger.exception("The triggers can't be read together; reading them one by one.")
-        keys = Trigger.objects.filter(subscriptions__isnull=False).values_list("pk", flat=True)
-        triggers = [_read_one(pk=pk) for pk in keys.distinct()]
-        return [trigger for trigger in triggers if trigger is not None]
+    triggers = readable(Trigger.objects.subscribed(), _what_can_be_read)
+    return [trigger for trigger in triggers if trigger.is_polled]
 
 
 def _read_one(**chosen: Any) -> Trigger | None:
-    """Read one trigger, if it is polled; of one that can't be read, what can: its polls say why."""
-    try:
-        trigger = Trigger.objects.subscribed().get(**chosen)
-    except Trigger.DoesNotExist:  # it was deleted at this moment
-        return None
-    except _UNREADABLE as error:
-        trigger = Trigger.objects.only("pk", "name", "trigger_type").get(**chosen)
-        trigger.configuration, trigger.description = {}, f"It can't be read: {explain(error)}"
-        return trigger
-    return trigger if trigger.is_polled else None
+    """Read one trigger, if it is polled; of one that can't be read, what can: its polls fail."""
+    found = readable(Trigger.objects.subscribed().filter(**chosen), _what_can_be_read)
+    return next((trigger for trigger in found if trigger.is_polled), None)
+
+
+def _what_can_be_read(pk: Any, error: Exception) -> Trigger | None:
+    trigger = Trigger.objects.only("pk", "name", "trigger_type").filter(pk=pk).first()
+    if trigger is not None:
+        # With a model a condition may be one that is polled, and Dagster forgets what vanishes.
+        trigger.configuration = {"model": ""}
+        trigger.description = f"It can't be read: {explain(error)}"
+    return trigger
 
 
 def _sensor(translator: ProcessTreeTranslator, trigger: Trigger) -> SensorDefinition:
-    trees = [subscription.process_tree for subscription in trigger.subscriptions.all()]
+    trees = [each.process_tree for each in readable(trigger.subscriptions.all())]
     trigger_id = trigger.pk
 
     def evaluate(context: SensorEvaluationContext) -> SkipReason:

@@ -1,6 +1,7 @@
 """``manage.py proctree``: what an operator asks about process trees."""
 
 import datetime as dt
+import logging
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -10,7 +11,11 @@ from ... import broken_rows, execution, triggers
 from ... import context as contexts
 from ...exceptions import InstanceError, ProctreeError
 from ...models import ProcessTree, ProcessTreeSchedule
+from ...readable import UNREADABLE
+from ...texts import explain
 from ..console import escaping
+
+logger = logging.getLogger(__name__)
 
 HEADINGS = ("TREE", "RULE", "NEXT RUN", "LAST RUN", "STATUS", "RUN", "HELD BACK BY")
 
@@ -130,12 +135,15 @@ class Command(BaseCommand):
                 self.stdout.write(f"  {run.url}")
 
     def _list(self) -> None:
-        trees = list(ProcessTree.objects.with_schedules().order_by("name"))
+        trees = sorted(ProcessTree.objects.each(), key=lambda tree: tree.name)
         schedules = [tree.schedule_or_none for tree in trees]
         try:
             execution.show_as_dagster_knows(filter(None, schedules))
         except InstanceError as error:
             self.stderr.write(self.style.WARNING(f"Dagster was not asked: {error}"))
+        except Exception as error:  # whatever is wrong with its storage, the list is Django's
+            logger.warning("Dagster could not be asked.", exc_info=True)
+            self.stderr.write(self.style.WARNING(f"Dagster could not be asked: {explain(error)}"))
         lines = [HEADINGS, *(_line(tree, tree.schedule_or_none) for tree in trees)]
         widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
         for line in lines:
@@ -153,8 +161,14 @@ class Command(BaseCommand):
 def _line(tree: ProcessTree, schedule: ProcessTreeSchedule | None) -> tuple[str, ...]:
     if schedule is None:
         return (tree.name, "no schedule", "", "", "", "", "")
+    try:
+        return (tree.name, *_cells(schedule))
+    except UNREADABLE as error:
+        return (tree.name, f"can't be read: {explain(error)}", "", "", "", "", "")
+
+
+def _cells(schedule: ProcessTreeSchedule) -> tuple[str, ...]:
     return (
-        tree.name,
         schedule.rule_in_words,
         _say(schedule.next_run) or "now",
         _say(schedule.last_run),
