@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from dagster import SensorDefinition, SensorEvaluationContext, SkipReason
@@ -86,6 +86,8 @@ def _what_can_be_read(pk: Any, error: Exception) -> Trigger | None:
 def _sensor(translator: ProcessTreeTranslator, trigger: Trigger) -> SensorDefinition:
     trees = [each.process_tree for each in readable(trigger.subscriptions.all())]
     trigger_id = trigger.pk
+    if not isinstance(trigger.configuration, Mapping):  # SQL has put it there
+        trigger.description = "It can't be read: its configuration is no dictionary."
 
     def evaluate(context: SensorEvaluationContext) -> SkipReason:
         return poll(context, trigger_id)
