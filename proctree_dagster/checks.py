@@ -17,6 +17,7 @@ from django.db import DatabaseError
 
 from . import broken_rows, caching, conf, executor_names, run_workers, sensitive
 from .models import ProcessTree
+from .validation import processes_of
 
 logger = logging.getLogger(__name__)
 
@@ -110,12 +111,13 @@ def check_cache(
     if backend not in caching.FLEETING:
         return []
     try:
+        rows = ProcessTree.objects.filter(cache_enabled=True).order_by("name")
         names = [
-            tree.name
-            for tree in ProcessTree.objects.filter(cache_enabled=True)
-            if any("cache_key" in process for process in tree.processes)
+            name
+            for name, processes in rows.values_list("name", "processes")
+            if any("cache_key" in each for each in processes_of({"processes": processes}))
         ]
-    except (DatabaseError, TypeError):  # not migrated yet, or a row that says anything: not ours
+    except DatabaseError:  # not migrated yet
         return []
     if not names:
         return []

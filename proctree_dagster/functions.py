@@ -95,6 +95,7 @@ def process_function(key: str) -> Callable[[F], F]:
     FunctionAmbiguous
         It was registered for another function, too; from now on it resolves to none.
     """
+    _check_is_key(key)  # at once: without brackets, the function itself would be the key
 
     def decorate(func: F) -> F:
         register(key, func)
@@ -136,11 +137,15 @@ def offer(key: str, func: Function) -> None:
 
 
 def _check_key(key: str, func: Function) -> None:
+    _check_is_key(key)
+    if not callable(func):
+        raise FunctionError(f"{_shown(func)}, registered under {key!r}, can't be called.")
+
+
+def _check_is_key(key: str) -> None:
     usable = isinstance(key, str) and key.strip() and ":" not in key
     if not usable or key.startswith(UNNAMEABLE):
         raise FunctionError(f"A function's key is a non-empty string without ':', not {key!r}.")
-    if not callable(func):
-        raise FunctionError(f"{_shown(func)}, registered under {key!r}, can't be called.")
 
 
 def _claim(key: str, new: _Owner) -> list[_Owner]:

@@ -71,14 +71,21 @@ def check(data: Mapping[str, Any], given: Mapping[str, Function]) -> None:
         The tree has no process or function of that name, or several functions, or something given
         can't be called; names every one, and what it may have meant.
     """
-    processes = [name for name in validation.process_names(data) if isinstance(name, str)]
+    processes = {
+        process["name"]: process.get("func")
+        for process in validation.processes_of(data)
+        if isinstance(process.get("name"), str)
+    }
     references = dict.fromkeys(validation.references(data))
     known = dict.fromkeys([*processes, *(name for each in references for name in names_of(each))])
     found = []
     for name, func in given.items():
         if not callable(func):
             found.append(f"what is given for {name!r} is {func!r}, which can't be called")
-        elif name not in known and reference_of(func) not in references:
+        elif name not in known and (
+            (reference := reference_of(func)) not in references
+            or _is_meant_for_another(name, reference, processes)
+        ):
             found.append(
                 _unknown(name, [each for each in known if not functions.is_unnameable(each)])
             )
@@ -96,6 +103,14 @@ def reference_of(func: Function) -> str | None:
         return functions.reference_to(func)
     except FunctionError:
         return None
+
+
+def _is_meant_for_another(
+    name: object, reference: str | None, processes: Mapping[str, Any]
+) -> bool:
+    """Return whether a name is nearly that of a process, which has another function."""
+    close = difflib.get_close_matches(str(name), processes, cutoff=0.8)
+    return bool(close) and all(processes[each] != reference for each in close)
 
 
 def _ambiguous(name: object, references: list[str]) -> list[str]:

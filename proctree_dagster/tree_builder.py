@@ -65,7 +65,12 @@ class _Load:
             if name is None:
                 raise TypeError("ProcessTreeInstance.load() needs the name of a saved tree.")
             row = execution.get_row(name)
-            return owner(row.name, row.description, row.cache_enabled, tree_instance=row)
+            return owner(
+                name=row.name,
+                description=row.description,
+                cache_enabled=row.cache_enabled,
+                tree_instance=row,
+            )
 
         return load
 
@@ -108,6 +113,7 @@ class ProcessTreeInstance:
         self.func_registry: dict[str, Function] = {}
         self._overwrite = overwrite
         self._row = tree_instance
+        self._seen: list[dict[str, Any]] = []
         self._processes: list[DraftProcess] = []
         self._dependents: list[str] = []
         self._siblings: list[str] = []
@@ -139,7 +145,7 @@ class ProcessTreeInstance:
         found = spec.problems(row.to_dict())
         if found:
             raise InvalidTree(row.name, found)
-        self._row = row
+        self._row, self._seen = row, [row.content]
         self.executor, self.max_concurrent = row.executor, row.max_concurrent
         self._processes = [
             DraftProcess(
@@ -471,6 +477,7 @@ class ProcessTreeInstance:
         row = self._saved_row()
         self._check(draft, links.problems(self.name, row, [*self._dependents, *self._siblings]))
         self._require_attended(draft, row)
+        self._warn_of_what_is_lost(draft, row)
         for reason in draft.unnameable:
             warnings.warn(
                 f"{reason} Until then only this process can run the tree.",
@@ -488,11 +495,21 @@ class ProcessTreeInstance:
                 if row is None or row == before:
                     raise TreeExists(_exists(self.name)) from error
         self._row = saved
+        self._seen = [*self._seen[-9:], draft.data]  # after a rollback it is one of those before
         after_commit(self._subscriptions.clear)  # after a rollback they are still to be made
         # After a rollback the row names what it named before.
         functions.keep_local(saved.name, {**functions.local_functions(saved.name), **draft.local})
         after_commit(lambda: functions.keep_local(saved.name, draft.local))
         return saved
+
+    def _warn_of_what_is_lost(self, draft: Export, row: ProcessTree | None) -> None:
+        """Say that somebody has changed the tree since it was loaded or saved here."""
+        if row is not None and self._seen and row.content not in (*self._seen, draft.data):
+            logger.warning(
+                "The process tree %r was changed by somebody else since it was loaded or saved "
+                "here; that change is overwritten: it had %s.",
+                *(row.name, ", ".join(map(repr, validation.process_names(row.content)))),
+            )
 
     def _saved_row(self) -> ProcessTree | None:
         """Return the row that is to be replaced, as it is now; ``None`` if there is none.

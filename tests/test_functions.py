@@ -494,6 +494,11 @@ def test_a_key_is_a_text_without_a_colon(key: Any) -> None:
         functions.register(key, one)
 
 
+def test_the_decorator_without_brackets_is_refused_where_it_stands() -> None:
+    with pytest.raises(FunctionError, match="non-empty string without ':', not <function one"):
+        functions.process_function(one)  # type: ignore[arg-type]
+
+
 def test_what_can_not_be_called_can_not_be_registered() -> None:
     with pytest.raises(FunctionError, match="can't be called"):
         functions.register("key", 5)  # type: ignore[arg-type]

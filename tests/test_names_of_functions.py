@@ -273,6 +273,7 @@ def saved() -> Iterator[None]:
         ({"fetch": stub, "Fetch": stub}, "'Fetch' .*did you mean 'fetch'"),
         ({"tests.app.processes:notde": stub}, "did you mean 'tests.app.processes:noted'"),
         ({"registred": stub}, "did you mean 'registered'"),
+        ({"fecth": processes.under_a_key}, "'fecth' .*did you mean 'fetch'"),
         ({"": stub}, "no process or function ''"),
         ({None: stub}, "no process or function None"),
         ({"fetch": None}, "given for 'fetch' is None, which can't be called"),

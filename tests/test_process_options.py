@@ -12,6 +12,7 @@ from proctree_dagster import tags
 from proctree_dagster.checks import check_cache
 from proctree_dagster.exceptions import InvalidTree, ProctreeError
 from proctree_dagster.execution import Results
+from proctree_dagster.models import ProcessTree
 from proctree_dagster.testing import run_tree
 from proctree_dagster.tree_builder import (
     ProcessTreeBuilder,
@@ -218,6 +219,9 @@ class TestCaching:
         assert check_cache(None, databases=["default"]) == []
         tree = ProcessTreeInstance("tree").add_process("first", processes.noted, cache_key="k")
         tree.save()
+        odd_ones: list[Any] = [5, [5], [[]], "cache_key"]
+        for odd in odd_ones:  # keeps the check from no other tree
+            ProcessTree.objects.create(name=f"a {odd}", processes=odd)
         found = [message.id for message in check_cache(None, databases=["default"])]
         assert found == (["proctree_dagster.W002"] if warned else [])
         assert check_cache(None) == []

@@ -202,6 +202,22 @@ def test_rows_are_saved_to_another_database() -> None:
     schedule.save(using="default", update_fields=["enabled"])
 
 
+def test_a_change_of_somebody_elses_is_not_overwritten_without_a_word(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    tree().save()
+    mine, theirs = ProcessTreeInstance.load("t"), ProcessTreeInstance.load("t")
+    theirs.add_process("theirs", processes.one).save()
+    theirs.add_process("again", processes.one).save()
+    rolled_back(theirs.set_description("undone").save)
+    theirs.save()
+    tree(overwrite=True).add_process("from code", processes.one).save()
+    ProcessTreeInstance.load("t").save()
+    assert "overwritten" not in caplog.text
+    mine.add_process("mine", processes.one).save()
+    assert "that change is overwritten: it had 'one', 'from code'." in caplog.text
+
+
 # --- Only what is given changes -------------------------------------------------------------------
 
 
