@@ -13,6 +13,7 @@ from typing import Any, Literal, Protocol
 
 from django.utils import timezone
 
+from .connections import writing
 from .context import encode
 from .models import ProcessTreeSchedule, RunStatus
 
@@ -21,6 +22,9 @@ REQUEST_AGAIN_AFTER = dt.timedelta(seconds=60)
 
 MOST_COUNTED = 1000
 """How many missed due times a run counts: it says of more that there are more."""
+
+MOST_TRIES = 100
+"""How often a run tries to take its claim while others change the schedule's row."""
 
 SCHEDULED_FOR = "scheduled_for"
 """The key of a run's due time in its context, for a schedule that passes it."""
@@ -140,7 +144,10 @@ def take(job_name: str, due: dt.datetime, run_id: str, worker: str = "") -> Take
         Why the run may not go on, if the claim is not its own now.
     """
     schedules = ProcessTreeSchedule.objects.filter(process_tree__job_name=job_name)
-    while (schedule := schedules.first()) is not None:
+    for _ in range(MOST_TRIES):
+        schedule = schedules.first()
+        if schedule is None:
+            return Skip(f"The schedule that was due at {_say(due)} is gone.")
         if schedule.claim != due or not schedule.enabled:
             return _why_not_taken(schedule, due, run_id)
         now = timezone.now()
@@ -157,8 +164,8 @@ def take(job_name: str, due: dt.datetime, run_id: str, worker: str = "") -> Take
         ).update(**changes)
         if taken:
             return Taken(due, schedule.due_times(due, now, MOST_COUNTED + 1))
-        _rewrite_next_run(schedule)  # or somebody has changed the row meanwhile: look again
-    return Skip(f"The schedule that was due at {_say(due)} is gone.")
+        _rewrite(schedule)  # or somebody has changed the row meanwhile: look again
+    return Skip(f"The claim on {_say(due)} can't be taken: its row changes all the time.")
 
 
 def resume(due: dt.datetime, run_id: str, worker: str) -> Taken:
@@ -190,7 +197,8 @@ def look_at_last_run(schedule: ProcessTreeSchedule, history: History) -> None:
     status = history.of_run(schedule.last_run_id, schedule.last_run_worker)
     if status != RunStatus.STARTED:
         schedule.last_run_status = status
-        end(schedule.last_run_id, status)
+        mine = ProcessTreeSchedule.objects.filter(pk=schedule.pk, last_run_id=schedule.last_run_id)
+        mine.update(last_run_status=status)
 
 
 def _align(schedule: ProcessTreeSchedule) -> None:
@@ -226,7 +234,9 @@ def _look_at_claim(
         return Skip(f"The run for {_say(claim)} is on its way.")
     if progress == "finished":
         # It ended without taking its claim (cancelled in the queue), or too many have failed to.
-        mine.update(claim=None, claimed_at=None)
+        if not mine.update(claim=None, claimed_at=None):
+            _rewrite(schedule)
+            mine.update(claim=None, claimed_at=None)
         schedule.refresh_from_db()
         return None
     now = timezone.now()
@@ -236,6 +246,7 @@ def _look_at_claim(
     if not (same_tick or old):
         return Skip(f"The run for {_say(claim)} has just been requested.")
     if not mine.filter(claimed_at=claimed_at).update(claimed_at=now):
+        _rewrite(schedule)
         return Skip(f"The run for {_say(claim)} was requested by another process.")
     return Due(schedule, claim)
 
@@ -257,21 +268,21 @@ def _claim(schedule: ProcessTreeSchedule, at: dt.datetime) -> Due | Skip:
     )
     if won:
         return Due(schedule, due)
-    _rewrite_next_run(schedule)
+    _rewrite(schedule)
     return Skip(f"The due time {_say(due)} was claimed by another process.")
 
 
-def _rewrite_next_run(schedule: ProcessTreeSchedule) -> None:
-    """Write ``next_run`` as Django writes it, if nobody else has changed the row.
+def _rewrite(schedule: ProcessTreeSchedule) -> None:
+    """Write what updates filter on as Django writes it.
 
     On SQLite a time is text, and one that was set in SQL may be written in another way: it can be
     read, but no update finds it. The next look does, then.
     """
-    now = ProcessTreeSchedule.objects.filter(pk=schedule.pk).first()
-    if now is not None and (now.claim, now.next_run) == (schedule.claim, schedule.next_run):
-        ProcessTreeSchedule.objects.filter(pk=schedule.pk, claim=schedule.claim).update(
-            next_run=schedule.next_run
-        )
+    with writing(ProcessTreeSchedule) as alias:
+        rows = ProcessTreeSchedule.objects.using(alias).filter(pk=schedule.pk)
+        now = rows.select_for_update().first()
+        if now is not None:
+            rows.update(next_run=now.next_run, claim=now.claim, claimed_at=now.claimed_at)
 
 
 def _say(moment: dt.datetime | None) -> str:

@@ -15,6 +15,7 @@ import sqlalchemy
 import yaml
 from dagster import DagsterInstance
 from dagster._core.instance.ref import InstanceRef
+from django.core.management import CommandError, call_command
 from filelock import FileLock
 from pytest_django import Settings
 
@@ -192,6 +193,21 @@ def _job() -> Any:
     def empty() -> None: ...
 
     return empty
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_file_that_is_no_database_is_named_with_the_remedy(
+    home: Path, file: str, real_dagster: None
+) -> None:
+    for each in (home / file).parent.glob(f"{Path(file).name}-*"):
+        each.unlink()
+    (home / file).write_bytes(b"no database" * 1000)
+    opened = runs.open_instance()
+    with pytest.raises(InstanceError, match="restore it from a backup") as raised, opened:
+        pass
+    assert str(home / file) in str(raised.value)
+    with pytest.raises(CommandError, match="file is not a database"):
+        call_command("proctree", "home")
 
 
 def test_a_half_created_home_of_dagsters_own_storage_is_completed_by_django(

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Iterator
@@ -16,6 +17,8 @@ from typing import Any
 import psutil
 import pytest
 from dagster import DagsterRunStatus
+from django.core.exceptions import ImproperlyConfigured
+from django.db import OperationalError
 from django.utils import timezone
 
 from proctree_dagster import run_workers
@@ -314,6 +317,34 @@ def test_a_run_in_somebodys_process_is_terminated_and_the_process_stays(home: Ho
     assert host.settle() == "", "the host's process, which executed it, is there"
     rows = RunWorker.objects.using("home").filter(run_id=run.run_id)
     wait_for("its row to go", lambda: not rows.exists())
+
+
+def test_signs_of_life_go_on_whatever_goes_wrong_with_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    canceled = threading.Event()
+    wrong: list[Exception] = [OperationalError("away"), OSError("it"), ImproperlyConfigured("no")]
+
+    def beat(*args: object) -> Order:
+        if wrong:
+            raise wrong.pop()
+        return Order.CANCEL
+
+    def seconds() -> float:
+        if len(wrong) == 3:
+            raise wrong.pop()
+        return 0.01
+
+    monkeypatch.setattr(run_taking, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(run_workers, "beat_seconds", seconds)
+    monkeypatch.setattr(run_workers, "take", lambda *args, **kwargs: True)
+    monkeypatch.setattr(run_workers, "forget", lambda *args: None)
+    monkeypatch.setattr(run_workers, "beat", beat)
+    heartbeat = run_taking.Heartbeat("a run", canceled.set, dedicated=False)
+    heartbeat.start()
+    try:
+        assert canceled.wait(60)
+    finally:
+        heartbeat.stop()
+    assert wrong == []
 
 
 def test_a_run_in_a_process_that_is_killed_fails(home: Home) -> None:

@@ -17,7 +17,7 @@ from django.utils import timezone
 from proctree_dagster import claims, execution, tags
 from proctree_dagster.exceptions import ScheduleError, TreeFailed, TreeNotFound
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
-from proctree_dagster.orchestration import runs
+from proctree_dagster.orchestration import lost_runs, runs
 from proctree_dagster.tasks import check_and_run_scheduled_tasks
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
@@ -193,6 +193,77 @@ def test_a_next_run_that_sql_wrote_in_its_own_way_is_run(
     results = check_and_run_scheduled_tasks() or check_and_run_scheduled_tasks()
     assert results["sql"]["success"]
     assert check_and_run_scheduled_tasks() == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S+00:00"]
+)
+def test_a_claim_that_sql_wrote_in_its_own_way_does_not_stay_open(
+    instance: DagsterInstance, text: str
+) -> None:
+    scheduled("sql")
+    due = f"{timezone.now() - dt.timedelta(minutes=5):{text}}"
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE proctree_dagster_processtreeschedule SET claim = %s, claimed_at = %s",
+            [due, due],
+        )
+    # One look may be needed to write it as Django does; the next one runs it.
+    results = check_and_run_scheduled_tasks() or check_and_run_scheduled_tasks()
+    assert results["sql"]["success"]
+    assert ProcessTreeSchedule.objects.get().claim is None
+
+
+def test_a_run_takes_a_claim_that_sql_wrote_in_its_own_way(instance: DagsterInstance) -> None:
+    scheduled("sql")
+    due = (timezone.now() - dt.timedelta(minutes=5)).replace(microsecond=0)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE proctree_dagster_processtreeschedule SET claim = %s, claimed_at = %s",
+            [f"{due:%Y-%m-%dT%H:%M:%SZ}", f"{due:%Y-%m-%dT%H:%M:%SZ}"],
+        )
+    assert isinstance(claims.take("sql", due, "a run"), claims.Taken)
+
+
+def test_a_run_that_can_never_take_its_claim_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduled("sql")
+    due = timezone.now().replace(microsecond=0)
+    monkeypatch.setattr(claims, "_rewrite", lambda schedule: None)
+    with connection.cursor() as cursor:
+        written = f"{due:%Y-%m-%dT%H:%M:%SZ}"
+        cursor.execute("UPDATE proctree_dagster_processtreeschedule SET claim = %s", [written])
+    taken = claims.take("sql", due, "a run")
+    assert isinstance(taken, claims.Skip)
+    assert "can't be taken" in taken.reason
+
+
+def test_a_last_run_without_an_id_says_nothing_of_other_schedules(
+    instance: DagsterInstance,
+) -> None:
+    lost, other = scheduled("lost", due=False), scheduled("other", due=False)
+    ProcessTreeSchedule.objects.filter(pk=lost.pk).update(last_run_status="started")
+    claim(lost, instance)
+    lost.refresh_from_db()
+    other.refresh_from_db()
+    assert (lost.last_run_status, other.last_run_status) == ("failure", "")
+
+
+def test_a_lost_run_whose_events_can_not_be_written_does_not_hold_its_schedule_back(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    schedule = scheduled("books")
+    ProcessTreeSchedule.objects.update(
+        last_run_status="started", last_run_id=execution.submit_row(schedule.process_tree).run_id
+    )
+
+    def fails(*args: object) -> None:
+        raise OSError("its file is broken")
+
+    monkeypatch.setattr(lost_runs, "settle_run", fails)
+    monkeypatch.setattr(lost_runs, "is_alive", lambda *args, **known: True)
+    assert check_and_run_scheduled_tasks() == {}  # its worker may be at work
+    monkeypatch.setattr(lost_runs, "is_alive", lambda *args, **known: False)
+    assert check_and_run_scheduled_tasks()["books"]["success"]
 
 
 def test_inside_a_transaction_nothing_is_claimed(instance: DagsterInstance) -> None:

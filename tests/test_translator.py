@@ -55,6 +55,13 @@ def test_a_functions_docstring_is_its_ops_description() -> None:
     assert op.description == "Return 1."
 
 
+def test_a_docstring_that_no_page_can_show_is_escaped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes.one, "__doc__", "Half \ud800 of a pair, and \x00.")
+    op = job_of(diamond()).graph.node_named("one").definition
+    assert isinstance(op, OpDefinition)
+    assert op.description == "Half \\ud800 of a pair, and \\x00."
+
+
 def test_names_as_written_stay_in_the_description_and_the_metadata() -> None:
     job = job_of(diamond("my diamond?"))
     assert job.description is not None

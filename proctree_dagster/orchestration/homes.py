@@ -370,18 +370,29 @@ def create_alone(found: Sequence[Database], open_storage: Callable[[], S]) -> S:
     _name_scripts_by_path()
     if all(map(_is_complete, found)):
         return open_storage()
-    with _lock(found[0]):
-        states = {database: state_of(database, to_read=False) for database in found}
-        for database, state in states.items():
-            if state.is_half_created:
-                logger.warning(
-                    "Dagster's database %s is half created; completing it.", database.name
-                )
-                _repair(database)
-        opened = open_storage()
-        if not all(state.is_complete or state.is_older for state in states.values()):
-            _migrate_data(opened)
-        return opened
+    try:
+        with _lock(found[0]):
+            return _create(found, open_storage)
+    except DBAPIError as error:
+        names = ", ".join(database.name for database in found)
+        raise InstanceError(
+            f"Dagster's storage can't be opened ({names}): {error.orig}. Start the database, or "
+            "mend its address in dagster.yaml and its permissions. A file that is broken: restore "
+            "it from a backup, or move it away; then a new one is created, without its history."
+        ) from error
+
+
+def _create(found: Sequence[Database], open_storage: Callable[[], S]) -> S:
+    """Open a storage, and create what it lacks. Asked under the lock."""
+    states = {database: state_of(database, to_read=False) for database in found}
+    for database, state in states.items():
+        if state.is_half_created:
+            logger.warning("Dagster's database %s is half created; completing it.", database.name)
+            _repair(database)
+    opened = open_storage()
+    if not all(state.is_complete or state.is_older for state in states.values()):
+        _migrate_data(opened)
+    return opened
 
 
 def _name_scripts_by_path() -> None:

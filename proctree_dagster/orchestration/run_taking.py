@@ -38,6 +38,9 @@ logger = logging.getLogger(__name__)
 TAKE_SECONDS = 60.0
 """How long a worker tries to take its run while the database is locked or away."""
 
+AGAIN_SECONDS = 5.0
+"""When a sign of life is tried again that could not be given, and nothing says when."""
+
 PROGRAMS_SHOWN = 10
 
 
@@ -294,6 +297,7 @@ class Heartbeat:
         self._dedicated = dedicated
         self._worker = Identity.of_this_process()
         self._ended = threading.Event()
+        self._taken = self._canceled = False
         self._thread = threading.Thread(
             target=self._beat, name=f"signs of life of run {run_id[:8]}", daemon=True
         )
@@ -308,32 +312,39 @@ class Heartbeat:
         self._thread.join(1.0)
 
     def _beat(self) -> None:
-        taken = canceled = troubled = False
+        troubled = False
+        pause = 0.0
         with own_connections():
-            while not self._ended.is_set():
-                order = Order.GO_ON
+            while not self._ended.wait(pause):
                 try:
-                    taken = taken or run_workers.take(
-                        self._run_id, self._worker, dedicated=self._dedicated
-                    )
-                    order = run_workers.beat(self._run_id, self._worker)
+                    pause = run_workers.beat_seconds()
+                    self._give_sign()
                     troubled = False
                 except Exception:  # the database is away, or locked; there is a next time
+                    pause = pause or AGAIN_SECONDS
                     if not troubled:
                         logger.warning(
                             "A sign of life of run %s can't be given.", self._run_id, exc_info=True
                         )
                     troubled = True
-                connections[run_workers.database()].close()
-                if order is not Order.GO_ON and not canceled:
-                    canceled = True
-                    self._cancel()
-                self._ended.wait(run_workers.beat_seconds())
-            if taken:
+            if self._taken:
                 try:
                     run_workers.forget(self._run_id, self._worker)
                 except DatabaseError:  # whoever looks after the rows finds it ended
                     logger.warning("Run %s has ended.", self._run_id, exc_info=True)
+
+    def _give_sign(self) -> None:
+        """Take the run, if that is still to be done, give one sign of life, and heed the answer."""
+        try:
+            self._taken = self._taken or run_workers.take(
+                self._run_id, self._worker, dedicated=self._dedicated
+            )
+            order = run_workers.beat(self._run_id, self._worker)
+        finally:
+            connections[run_workers.database()].close()
+        if order is not Order.GO_ON and not self._canceled:
+            self._canceled = True
+            self._cancel()
 
 
 @contextmanager

@@ -427,7 +427,13 @@ class ScheduleHistory:
         """Tell what a run has come to; one whose worker is lost is ended in Dagster."""
         run = self.instance.get_run_by_id(run_id)
         if run is None or not run.is_finished:
-            lost_runs.settle_run(self.instance, run_id, Worker.from_text(worker))
+            try:
+                lost_runs.settle_run(self.instance, run_id, Worker.from_text(worker))
+            except Exception:  # its file of events may be broken for good: the schedule goes on
+                logger.exception("Run %s can't be ended in Dagster.", run_id)
+                is_known = run is not None
+                if not lost_runs.is_alive(run_id, Worker.from_text(worker), known=is_known):
+                    return RunStatus.FAILURE
             run = self.instance.get_run_by_id(run_id)
         if run is not None:
             return _STATUS.get(run.status, RunStatus.STARTED)

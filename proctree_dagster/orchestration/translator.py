@@ -187,7 +187,7 @@ class ProcessTreeTranslator:
         if tree.spec is not None:
             followers = {"Then": tree.spec.dependent_trees, "Beside it": tree.spec.sibling_trees}
             parts += [f"{how}: {', '.join(names)}" for how, names in followers.items() if names]
-        return "\n\n".join(part for part in parts if part)
+        return storable("\n\n".join(part for part in parts if part))
 
     def job_tags(self, tree: TreeRecord) -> dict[str, str]:
         """Return the tags of the job and of its runs."""
@@ -208,7 +208,7 @@ class ProcessTreeTranslator:
     def op_description(self, process: Process) -> str:
         """Return the op's description: the docstring of its function."""
         name = "" if process.name == dagster_name(process.name) else f"{process.name}\n\n"
-        return f"{name}{inspect.getdoc(process.func) or ''}"
+        return storable(f"{name}{inspect.getdoc(process.func) or ''}")
 
     def op_tags(self, process: Process) -> dict[str, str]:
         """Return the op's tags, which Dagster shows as its metadata."""
