@@ -87,7 +87,7 @@ def _exists(pid: int) -> bool:
         return psutil.pid_exists(pid)
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # no process has such an id
         return False
     except PermissionError:  # another user's
         return True
@@ -114,7 +114,7 @@ def handle_of(pid: int) -> int | None:
         return os.pidfd_open(pid)
     except ProcessLookupError:
         raise
-    except (AttributeError, OSError):
+    except (AttributeError, OSError, OverflowError):
         return None
 
 

@@ -40,7 +40,8 @@ Use = Literal["CONTEXT_MODELS", "TRIGGER_MODELS"]
 """What a row names a model for: the key of ``settings.PROCTREE`` that lists the models."""
 
 _SECRET = re.compile(
-    r"passw(or)?d|passphrase|passcode|_pwds?_|secret(?!ar)|credential|tokens?_|_jwts?_|_bearer_"
+    r"passw(or)?d|passphrase|passcode|passkeys?_|^_pass_$|pswd|_pwds?_|_pw_"
+    r"|secret(?!ar)|credential|tokens?[0-9]*_|_jwts?_|_bearer_|_(basic|http)_auth_|auth_header"
     r"|(api|access|auth|private|signing|encryption|decryption|master|recovery|session|ssh|webhook"
     r"|service|client|consumer|deploy|license|shared|symmetric|hmac|aes|rsa|gpg|pgp)_?keys?_"
     r"|_(smtp|ftp|db|database|mail|email|user|admin|root|proxy|login|account)_?pass_"
@@ -49,7 +50,8 @@ _SECRET = re.compile(
     r"|_(hash|hashes|hashed)_|encrypted|_cipher|session_?(data|id)_"
     r"|(backup|recovery|reset|verification|activation|confirmation|authorization|security|auth"
     r"|one_time|access|device|pairing|login|sms|invite|invitation)_?(codes?|answers?)_"
-    r"|connection_string|_authorization_"
+    r"|connection_string|_authorization_|_(pre_?)?signed_ur[il]_|_(magic|reset)_link"
+    r"|_(database|db|redis|broker|amqp|mongo|mongodb|postgres|postgresql|mysql)_ur[il]_"
 )
 """A name, in lower case and between underscores, of what is a secret."""
 

@@ -1,12 +1,13 @@
 """What the row says of a schedule's last run, however that ended."""
 
 import datetime as dt
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus
@@ -150,6 +151,9 @@ def test_a_worker_comes_back_from_text_and_anything_else_is_none() -> None:
     assert Worker.from_text(worker.as_text()) == worker
     for text in ("", "{}", "[1]", "null", "host 1 2", '{"pid": 1}'):
         assert Worker.from_text(text) is None
+    for odd in ({"pid": "self"}, {"pid": -1}, {"pid": True}, {"guardian": 2**64}, {"host": [1]}):
+        assert Worker.from_text(json.dumps({**asdict(worker), **odd})) is None
+    assert Worker.from_text("[" * 5000) is None
 
 
 def test_a_zombie_has_died() -> None:

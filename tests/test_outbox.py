@@ -4,6 +4,7 @@ import datetime as dt
 import logging
 import uuid
 from pathlib import Path
+from typing import Any
 
 import pytest
 from dagster import (
@@ -16,7 +17,7 @@ from dagster import (
     build_sensor_context,
 )
 from dagster._core.storage.tags import WILL_RETRY_TAG
-from django.db import connection, transaction
+from django.db import connection, models, transaction
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -421,3 +422,28 @@ def test_rows_are_kept_for_a_month_after_their_end(tree: ProcessTree, settings: 
     assert OutboxRun.objects.count() == 2
     outbox.forget(timezone.now() + dt.timedelta(days=31))
     assert OutboxRun.objects.get() == waiting
+
+
+@pytest.mark.parametrize(
+    ("field", "written", "why"),
+    [
+        *(("tags", each, "Its tags are no dictionary of texts.") for each in ("x", 5, [])),
+        ("tags", {tags.FOLLOWS: 5}, "Its tags are no dictionary of texts."),
+        ("context", [1], "Its context is no dictionary."),
+        *(
+            ("after", each, "What it waits for is no list of runs' ids.")
+            for each in (5, "x", {}, [5], [None], [{}], ["x"], ["\ud800"])
+        ),
+    ],
+    ids=str,
+)
+def test_a_row_that_makes_no_sense_is_dropped_and_keeps_no_other_from_being_delivered(
+    field: str, written: Any, why: str, tree: ProcessTree, instance: DagsterInstance
+) -> None:
+    broken, healthy = outbox.add(tree, {}, {}), outbox.add(tree, {}, {})
+    as_it_is = models.Value(written, output_field=models.JSONField())
+    models.QuerySet(OutboxRun).filter(pk=broken.pk).update(**{field: as_it_is})
+    assert delivery.deliver(instance).delivered == [str(healthy.run_id)]
+    assert queued(instance) == [str(healthy.run_id)]
+    assert state(broken) == OutboxState.DROPPED
+    assert broken.reason == why

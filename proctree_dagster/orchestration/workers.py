@@ -14,6 +14,9 @@ from .. import tags
 from ..os_processes import Identity, State
 from ..os_processes import started as started  # public here
 
+_MAX_PID = 2**31
+"""More than the id of any process."""
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -64,11 +67,25 @@ class Worker:
 
     @classmethod
     def from_text(cls, text: str) -> "Worker | None":
-        """Return the worker that ``text`` stands for, or ``None`` if it stands for none."""
+        """Return the worker that ``text`` stands for, or ``None`` if it stands for none.
+
+        Anybody may have typed it: it is a tag.
+        """
         try:
-            return cls(**json.loads(text))
-        except (TypeError, ValueError):
+            worker = cls(**json.loads(text))
+        except (TypeError, ValueError, RecursionError):
             return None
+        return worker if worker._makes_sense() else None
+
+    def _makes_sense(self) -> bool:
+        texts = (self.run_id, self.host, self.started, self.boot_id, self.pid_namespace)
+        return (
+            all(isinstance(each, str) for each in (*texts, self.guardian_started))
+            and all(
+                type(each) is int and 0 <= each < _MAX_PID for each in (self.pid, self.guardian)
+            )
+            and isinstance(self.dedicated, bool)
+        )
 
     def as_text(self) -> str:
         """Return what ``from_text`` reads, without what is as it is by default."""
