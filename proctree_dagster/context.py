@@ -25,6 +25,7 @@ from django.db import DatabaseError, connections, models, router
 
 from . import sensitive, texts
 from .exceptions import ContextError
+from .names import READ_AS_OBJECTS
 
 Json = Any
 
@@ -108,7 +109,34 @@ def _items(value: Mapping[Any, Any], path: str) -> list[tuple[str, Any]]:
     for key, _ in items:
         if not isinstance(key, str):
             raise ContextError(f"{path} has the key {key!r}; a key must be a string.")
+        if key in READ_AS_OBJECTS:
+            raise _kept(path, key)
     return [(_text(key, f"{path}[{key!r}]"), each) for key, each in items]
+
+
+def _kept(path: str, key: str) -> ContextError:
+    return ContextError(
+        f"{path} has the key {key!r}, which Dagster keeps for itself: the runs of all trees could "
+        "not be read any more. Call it something else."
+    )
+
+
+def refuse_kept_keys(value: Json, path: str = "context") -> None:
+    """Refuse JSON with a key that no run may be stored with, wherever it comes from.
+
+    Raises
+    ------
+    ContextError
+        There is one; the message says where.
+    """
+    if isinstance(value, Mapping):
+        for key, each in value.items():
+            if key in READ_AS_OBJECTS:
+                raise _kept(path, key)
+            refuse_kept_keys(each, f"{path}[{key!r}]")
+    elif isinstance(value, (list, tuple)):
+        for index, each in enumerate(value):
+            refuse_kept_keys(each, f"{path}[{index}]")
 
 
 def _plain(value: Any) -> Any:

@@ -14,6 +14,15 @@ _TAKEN = frozenset(keyword.kwlist) | {
     *("context", "conf", "config", "meta", "arg_dict", "dict", "input_arg_dict"),
     *("output_arg_dict", "int", "str", "float", "bool", "input", "output", "type"),
 }
+READ_AS_OBJECTS = frozenset(
+    {"__class__", "__enum__", "__set__", "__frozenset__", "__mapping_items__"}
+)
+"""Keys of dictionaries that Dagster reads as something else when it loads what it has stored.
+
+One run that was stored with such a key keeps every other from being read
+(``dagster_shared.serdes.serdes._unpack_object``).
+"""
+
 _ACCEPTED = re.compile(r"[A-Za-z0-9_]+")
 _REFUSED = re.compile(r"[^A-Za-z0-9_]+")
 
@@ -75,7 +84,8 @@ def dagster_name(name: str) -> str:
         A name that Dagster accepts for a job, an op and an input
         (``dagster._core.definitions.utils.check_valid_name`` is the rule's source).
     """
-    if _ACCEPTED.fullmatch(name) and name not in _TAKEN and not name.startswith("__ASSET_JOB"):
+    taken = name in _TAKEN or name in READ_AS_OBJECTS or name.startswith("__ASSET_JOB")
+    if _ACCEPTED.fullmatch(name) and not taken:
         return name
     readable = _REFUSED.sub("_", name).strip("_") or "unnamed"
     return f"{readable}_{short_hash(name)}"

@@ -23,6 +23,7 @@ from . import tags as tag_names
 from .connections import writing
 from .context import encode
 from .models import OutboxRun, OutboxState, ProcessTree
+from .names import READ_AS_OBJECTS
 from .readable import readable
 
 logger = logging.getLogger(__name__)
@@ -189,6 +190,8 @@ def _problem(row: OutboxRun) -> str | None:
     pairs = row.tags.items() if isinstance(row.tags, dict) else [(None, None)]
     if not all(isinstance(each, str) for pair in pairs for each in pair):
         return "Its tags are no dictionary of texts."
+    if not READ_AS_OBJECTS.isdisjoint(row.tags):
+        return "Its tags have a name that Dagster keeps for itself."
     if not isinstance(row.after, list) or not all(map(_is_run_id, row.after)):
         return "What it waits for is no list of runs' ids."
     return None

@@ -23,9 +23,11 @@ from proctree_dagster.context import (
     decode,
     encode,
     parse_json,
+    refuse_kept_keys,
     restore_empty,
 )
 from proctree_dagster.exceptions import ContextError
+from proctree_dagster.names import READ_AS_OBJECTS
 from tests.app.models import AccessToken, Document, Holding, Organisation, Ticket
 
 
@@ -592,6 +594,15 @@ def test_a_decimal_that_nobody_could_write_out_is_refused(text: str) -> None:
     configuration = {"model": "app.Organisation", "filter": {"pk": {"$decimal": text}}}
     found = questions.problems("condition", {**configuration, "operator": "truthy"})
     assert "4300 digits" in found[0], "int() of it would take hours"
+
+
+@pytest.mark.parametrize("key", sorted(READ_AS_OBJECTS))
+def test_a_key_with_which_dagster_could_read_no_run_any_more_is_refused(key: str) -> None:
+    for value, path in (({key: 1}, "context"), ({"a": [{key: {}}]}, r"context\['a'\]\[0\]")):
+        with pytest.raises(ContextError, match=f"{path} has the key '{key}', which Dagster keeps"):
+            encode(value)
+        with pytest.raises(ContextError, match=f"{path} has the key '{key}'"):
+            refuse_kept_keys(value)
 
 
 def test_what_cant_be_stored_is_shown_without_the_secrets_of_rows() -> None:

@@ -1,32 +1,47 @@
 """Whatever a context or a trigger says, it reaches nothing that the database was not given.
 
 Nothing outside the allow-lists is imported, called or read, and no secret of the settings, the
-environment or a table appears in what is shown, stored or logged.
+environment or a table appears in what is shown, stored or logged: in a run's tags, events and job,
+in the pages of the admin, in what a tick says, in what a command prints.
 """
 
 import json
 import logging
 import os
 import sys
-from collections.abc import Iterator, Mapping
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from io import StringIO
+from types import SimpleNamespace
 from typing import Any
 
+import dagster as dg
 import pytest
+from dagster._serdes import serialize_value
 from django.apps import apps
 from django.contrib.auth.models import User
 from django.contrib.sessions.models import Session
+from django.core.cache import caches
+from django.core.management import call_command
 from django.db import connection, models
+from django.test import Client
 from django.utils import timezone
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pytest_django import Settings
 
-from proctree_dagster import firing, questions, sensitive
+from proctree_dagster import broken_rows, firing, functions, outbox, questions, sensitive
 from proctree_dagster.context import decode, encode
 from proctree_dagster.exceptions import ContextError
-from proctree_dagster.models import Trigger
+from proctree_dagster.management.base import TreeCommand
+from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, Trigger
+from proctree_dagster.orchestration.repository import build_repository
 from proctree_dagster.orchestration.translator import outcome_metadata
 from proctree_dagster.process import Outcome, explain
+from proctree_dagster.tree_builder import ProcessTreeInstance
+from proctree_dagster.triggers import create_trigger
 from tests.app.models import AccessToken, Call, Customer, Organisation
 
 pytestmark = pytest.mark.django_db
@@ -55,7 +70,8 @@ FORBIDDEN_MODULES = ("antigravity", "this", "tests.imported_by_nobody")
 def secrets(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the sentinel wherever secrets are."""
     settings.SECRET_KEY = SENTINEL
-    monkeypatch.setenv("API_TOKEN", SENTINEL)
+    for name in ("API_TOKEN", "DATABASE_URL", "HOME_OF_SECRETS"):
+        monkeypatch.setenv(name, SENTINEL)
     user = User.objects.create(pk=1, username="boss", password=SENTINEL)
     organisation = Organisation.objects.create(pk=1, name="Acme")
     customer = Customer.objects.create(
@@ -215,3 +231,170 @@ def test_a_trigger_reads_nothing_that_it_may_not_ask_about(
         assert SENTINEL not in text
     for module in FORBIDDEN_MODULES:
         assert module not in sys.modules
+
+
+# --- Where people look ----------------------------------------------------------------------------
+
+fuzzed_runs = settings(
+    fuzzed,
+    max_examples=max(5, EXAMPLES // 20),
+    phases=[Phase.explicit, Phase.reuse, Phase.generate],
+)
+"""Runs take longer, each holds several processes, and to look for a smaller one takes minutes."""
+
+
+@dataclass
+class Answer:
+    """What a function may return that holds more than anybody should see."""
+
+    token: AccessToken
+    customer: Customer
+
+
+def customer() -> Customer:
+    return Customer.objects.select_related("account_manager", "organisation").get()
+
+
+def answer() -> Answer:
+    return Answer(AccessToken.objects.get(), customer())
+
+
+FUNCTIONS_OF_RUNS: dict[str, Callable[..., Any]] = {
+    "fuzz customer": customer,
+    "fuzz answer": answer,
+    "fuzz token": lambda: AccessToken.objects.get(),
+    "fuzz tokens": lambda: {"tokens": AccessToken.objects.all(), "calls": [Call.objects.get()]},
+    "fuzz records": lambda: (Session.objects.get(), User.objects.get(), *Call.objects.all()),
+    "fuzz client": lambda: SimpleNamespace(
+        token=AccessToken.objects.get(),
+        request=SimpleNamespace(headers=HEADERS, made_with=AccessToken.objects.get()),
+    ),
+}
+HEADERS = {"Authorization": SENTINEL, "Accept": "json"}
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    """Let rows name functions that return more than anybody should see, for one test only."""
+    for key, function in FUNCTIONS_OF_RUNS.items():
+        functions.register(key, function)
+    yield
+    for key in FUNCTIONS_OF_RUNS:
+        del functions._registry[key]
+
+
+PARTS = st.sampled_from(
+    [
+        *(each for each in STEPS if not each.startswith("_")),
+        *("0", "tokens", "calls", "request", "headers", "Authorization", "account_manager"),
+        *("settings", "env", "__class__", "_state", "SECRET_KEY", "DATABASE_URL", "objects"),
+    ]
+)
+keys = st.lists(PARTS, min_size=1, max_size=4).map(".".join) | st.sampled_from(
+    ["settings", "customer.settings", "customer.settings.token", "token", "0", "tokens", "request"]
+)
+rules = st.fixed_dictionaries(
+    {"key": keys},
+    optional={
+        "default": st.just(None),
+        "type": st.sampled_from(["str", "int", "list", "dict", "bool", "decimal", "date"]),
+    },
+)
+of_functions = st.sampled_from(list(FUNCTIONS_OF_RUNS))
+said_of_processes = st.lists(
+    st.fixed_dictionaries(
+        {"func": of_functions},
+        optional={
+            "response_vars": st.dictionaries(st.sampled_from("abc"), rules, max_size=3),
+            "cache_key": keys.map(lambda key: f"{{{key}}}") | st.just("{p0!r}"),
+            "trigger": st.just("t"),
+            "validation": st.lists(of_functions, max_size=1),
+            "outdated_check": of_functions,
+            "required": st.booleans(),
+        },
+    ),
+    min_size=1,
+    max_size=4,
+)
+
+
+class Command(TreeCommand):
+    tree_name = "t"
+
+
+PAGES = ["processtree", "processtreeschedule", "trigger", "outboxrun"]
+
+
+def written_past_the_checks(row: models.Model, field: str, value: Any) -> None:
+    as_it_is = models.Value(value, output_field=models.JSONField())
+    models.QuerySet(type(row)).filter(pk=row.pk).update(**{field: as_it_is})
+
+
+def told_by_ticks(instance: dg.DagsterInstance) -> Iterator[object]:
+    """Return what Dagster is told, and shows, at a tick of each schedule and sensor."""
+    repository = build_repository()
+    schedule = repository.get_schedule_def("t_schedule")
+    sensors = [repository.get_sensor_def(each.name) for each in repository.sensor_defs]
+    options: Any = {"instance": instance, "repository_def": repository}
+    now = timezone.now()
+    with dg.build_schedule_context(**options, scheduled_execution_time=now) as of_schedule:
+        yield attempt(lambda: schedule.evaluate_tick(of_schedule))
+    for sensor in sensors:
+        with dg.build_sensor_context(**options) as of_sensor:
+            yield attempt(partial(sensor.evaluate_tick, of_sensor))
+
+
+def attempt(ask: Callable[[], object]) -> object:
+    """Return what is said, or what the error says that Dagster shows instead."""
+    try:
+        return ask()
+    except Exception as error:  # noqa: BLE001  # whatever it is, it is looked at
+        return "".join(traceback.format_exception(error))
+
+
+@fuzzed_runs
+@given(said=said_of_processes, context=contexts, asked=configurations)
+def test_nobody_is_shown_a_secret_by_a_run_a_page_a_tick_or_a_command(
+    said: list[dict[str, Any]],
+    context: dict[str, Any],
+    asked: tuple[str, dict[str, Any]],
+    registered: None,
+    instance: dg.DagsterInstance,
+    admin_client: Client,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    ProcessTree.objects.all().delete()
+    Trigger.objects.all().delete()
+    tree = ProcessTreeInstance("t").add_process("p0", "fuzz customer")
+    row, schedule = tree.save(), tree.register_schedule()
+    trigger = create_trigger("t", "event")
+    tree.subscribe_to_trigger(trigger)
+    waiting = outbox.add(row, {}, {})
+    named = [
+        {"name": f"p{number}", "dependencies": ["p0"] if number else [], **each}
+        for number, each in enumerate(said)
+    ]
+    written_past_the_checks(row, "processes", named)
+    written_past_the_checks(schedule, "context", context)
+    written_past_the_checks(waiting, "context", context)
+    Trigger.objects.update(trigger_type=asked[0])
+    written_past_the_checks(trigger, "configuration", asked[1])
+    caplog.clear()
+    shown: list[object] = []
+    with caplog.at_level(logging.DEBUG):
+        output = StringIO()
+        shown += [attempt(lambda: call_command(Command(), stdout=output, stderr=output)), output]
+        ProcessTreeSchedule.objects.update(next_run=None, claim=None)
+        shown += told_by_ticks(instance)
+    for run in instance.get_runs():
+        shown += [run.tags, run.run_config, *map(serialize_value, instance.all_logs(run.run_id))]
+        shown += [serialize_value(instance.get_job_snapshot(str(run.job_snapshot_id)))]
+        instance.delete_run(run.run_id)
+    for page, pk in zip(PAGES, (row.pk, schedule.pk, trigger.pk, waiting.pk), strict=True):
+        for path in ("", f"{pk}/change/", f"{pk}/history/", f"{pk}/delete/"):
+            address = f"/admin/proctree_dagster/{page}/{path}"
+            shown += [admin_client.get(address).content.decode()]
+    shown += [caplog.text, [str(each) for each in broken_rows.findings()]]
+    shown += [list(caches["default"]._cache), output.getvalue()]  # type: ignore[attr-defined]
+    for text in map(str, shown):
+        assert SENTINEL not in text, text[max(0, text.index(SENTINEL) - 2000) :][:2500]

@@ -16,7 +16,9 @@ from dagster import (
     SkipReason,
     build_sensor_context,
 )
+from dagster._core.errors import DagsterConfigMappingFunctionError
 from dagster._core.storage.tags import WILL_RETRY_TAG
+from dagster._core.system_config.objects import ResolvedRunConfig
 from django.db import connection, models, transaction
 from django.utils import timezone
 from pytest_django import Settings
@@ -24,12 +26,13 @@ from pytest_django import Settings
 from proctree_dagster import execution, outbox, tags
 from proctree_dagster.connections import after_commit
 from proctree_dagster.exceptions import ContextError
-from proctree_dagster.models import OutboxRun, OutboxState, ProcessTree
+from proctree_dagster.models import OutboxRun, OutboxState, ProcessTree, ProcessTreeSchedule
 from proctree_dagster.orchestration import delivery, runs
+from proctree_dagster.orchestration.records import from_row
 from proctree_dagster.orchestration.repository import LiveRepositoryData
-from proctree_dagster.orchestration.translator import ProcessTreeTranslator
+from proctree_dagster.orchestration.translator import ProcessTreeTranslator, translator
 from proctree_dagster.tasks import check_and_run_scheduled_tasks
-from proctree_dagster.tree_builder import ProcessTreeInstance
+from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
 
 pytestmark = pytest.mark.django_db
@@ -429,6 +432,7 @@ def test_rows_are_kept_for_a_month_after_their_end(tree: ProcessTree, settings: 
     [
         *(("tags", each, "Its tags are no dictionary of texts.") for each in ("x", 5, [])),
         ("tags", {tags.FOLLOWS: 5}, "Its tags are no dictionary of texts."),
+        ("tags", {"__class__": "x"}, "Its tags have a name that Dagster keeps for itself."),
         ("context", [1], "Its context is no dictionary."),
         *(
             ("after", each, "What it waits for is no list of runs' ids.")
@@ -447,3 +451,26 @@ def test_a_row_that_makes_no_sense_is_dropped_and_keeps_no_other_from_being_deli
     assert queued(instance) == [str(healthy.run_id)]
     assert state(broken) == OutboxState.DROPPED
     assert broken.reason == why
+
+
+def test_no_run_is_stored_that_keeps_every_other_from_being_read(
+    tree: ProcessTree, instance: DagsterInstance
+) -> None:
+    ProcessTreeInstance("__class__").add_process("__class__", func=processes.echo).save()
+    assert ProcessTreeManager.execute_tree("__class__")["success"]
+    row = outbox.add(tree, {}, {})
+    models.QuerySet(OutboxRun).update(
+        context=models.Value({"__class__": "x"}, output_field=models.JSONField())
+    )
+    assert delivery.deliver(instance).failed == [str(row.run_id)]
+    row.refresh_from_db()
+    assert "the key '__class__', which Dagster keeps for itself" in row.reason
+    models.QuerySet(ProcessTreeSchedule).update(
+        context=models.Value({"a": [{"__enum__": "x.y"}]}, output_field=models.JSONField())
+    )
+    with pytest.raises(ContextError, match="'__enum__'"):
+        ProcessTreeManager.execute_tree("books")
+    job = translator().job(from_row(ProcessTree.objects.get(name="__class__")))
+    with pytest.raises(DagsterConfigMappingFunctionError):
+        ResolvedRunConfig.build(job, {"context": {"typed": {"__set__": []}}})
+    assert [run.status for run in instance.get_runs()] == [DagsterRunStatus.SUCCESS]

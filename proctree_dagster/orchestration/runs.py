@@ -37,6 +37,7 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_shared.error import SerializableErrorInfo
 
 from .. import claims, conf, isolation, tags
+from .. import context as contexts
 from ..exceptions import InstanceError
 from ..models import ProcessTreeSchedule, RunStatus
 from ..stopping import Stop
@@ -160,7 +161,13 @@ def create_run(
         Whether the run uses functions that only this process has: it can't be re-executed then.
     run_id:
         A UUID for the run; left out, Dagster makes one.
+
+    Raises
+    ------
+    ContextError
+        The context has a key with which Dagster could read no run any more.
     """
+    contexts.refuse_kept_keys(context)
     run_config = {"context": dict(context)}
     plan = create_execution_plan(job, run_config)
     # Not create_run_for_job: it writes down today's steps, and a run executes the tree as it is

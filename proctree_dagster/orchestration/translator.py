@@ -326,6 +326,7 @@ def context_mapping(
 
     def to_run_config(value: Mapping[str, Any]) -> dict[str, Any]:
         context = contexts.restore_empty(value.get("context") or {}, default_context)
+        contexts.refuse_kept_keys(context)
         config = {"context": context}
         result: dict[str, Any] = {"resources": {RUN_RESOURCE: {"config": config}}}
         if loggers:
