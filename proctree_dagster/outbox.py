@@ -9,7 +9,6 @@ Each change is one update that filters on what was read, so that of several proc
 """
 
 import datetime as dt
-import logging
 import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -25,8 +24,6 @@ from .context import encode
 from .models import OutboxRun, OutboxState, ProcessTree
 from .names import READ_AS_OBJECTS
 from .readable import readable
-
-logger = logging.getLogger(__name__)
 
 LEASE = dt.timedelta(seconds=60)
 """How long one process has for a delivery; after that, or a failure, it is tried again."""
@@ -152,7 +149,11 @@ def problem_of(row: OutboxRun) -> str | None:
     """Return what SQL has put into a row that makes no sense there, if it has."""
     if not isinstance(row.tags, dict) or not _are_texts(row.tags.values()):
         return "Its tags are no texts by their names."
-    if not isinstance(row.after, list) or not _are_texts(row.after):
+    if not READ_AS_OBJECTS.isdisjoint(row.tags):
+        return "Its tags have a name that Dagster keeps for itself."
+    if not isinstance(row.context, dict):
+        return "Its context is no dictionary."
+    if not isinstance(row.after, list) or not all(map(_is_run_id, row.after)):
         return "What it waits for is no list of ids of runs."
     return None
 
@@ -161,47 +162,18 @@ def _are_texts(values: Iterable[Any]) -> bool:
     return all(isinstance(each, str) for each in values)
 
 
-def note(row: OutboxRun, problem: str) -> None:
-    """Write down why a row that nobody has leased can't be delivered."""
-    OutboxRun.objects.filter(pk=row.pk, run_id=row.run_id, leased_until=None).exclude(
-        reason=problem
-    ).update(reason=problem)
-
-
-def without_senseless(rows: Iterable[OutboxRun]) -> list[OutboxRun]:
-    """Drop the rows that make no sense (put there in SQL), and return the others."""
-    sensible = []
-    for row in rows:
-        problem = _problem(row)
-        if problem is None:
-            sensible.append(row)
-            continue
-        logger.error("Run %s is not made: %s", row.run_id, problem)
-        OutboxRun.objects.filter(pk=row.pk, state=row.state).update(
-            state=OutboxState.DROPPED, reason=problem, leased_until=None
-        )
-    return sensible
-
-
-def _problem(row: OutboxRun) -> str | None:
-    """Return what is wrong with a row's JSON, whatever it says; ``None`` if nothing is."""
-    if not isinstance(row.context, dict):
-        return "Its context is no dictionary."
-    pairs = row.tags.items() if isinstance(row.tags, dict) else [(None, None)]
-    if not all(isinstance(each, str) for pair in pairs for each in pair):
-        return "Its tags are no dictionary of texts."
-    if not READ_AS_OBJECTS.isdisjoint(row.tags):
-        return "Its tags have a name that Dagster keeps for itself."
-    if not isinstance(row.after, list) or not all(map(_is_run_id, row.after)):
-        return "What it waits for is no list of runs' ids."
-    return None
-
-
 def _is_run_id(value: Any) -> bool:
     try:
         return isinstance(value, str) and bool(uuid.UUID(value))
     except ValueError:
         return False
+
+
+def note(row: OutboxRun, problem: str) -> None:
+    """Write down why a row that nobody has leased can't be delivered."""
+    OutboxRun.objects.filter(pk=row.pk, run_id=row.run_id, leased_until=None).exclude(
+        reason=problem
+    ).update(reason=problem)
 
 
 def lease(row: OutboxRun, now: dt.datetime) -> bool:
@@ -287,7 +259,7 @@ def replace(family: str | None, failed: str, new: str) -> None:
             state__in=(OutboxState.WAITING, OutboxState.DROPPED), family=family
         )
         for row in unsettled:
-            if _problem(row) is not None:
+            if problem_of(row) is not None:
                 continue  # whoever delivers it says so, or has said so
             after = [new if each == failed else each for each in row.after]
             OutboxRun.objects.filter(pk=row.pk, state=row.state).update(

@@ -259,6 +259,7 @@ def answer() -> Answer:
     return Answer(AccessToken.objects.get(), customer())
 
 
+HEADERS = {"Authorization": SENTINEL, "Accept": "json"}
 FUNCTIONS_OF_RUNS: dict[str, Callable[..., Any]] = {
     "fuzz customer": customer,
     "fuzz answer": answer,
@@ -270,7 +271,6 @@ FUNCTIONS_OF_RUNS: dict[str, Callable[..., Any]] = {
         request=SimpleNamespace(headers=HEADERS, made_with=AccessToken.objects.get()),
     ),
 }
-HEADERS = {"Authorization": SENTINEL, "Accept": "json"}
 
 
 @pytest.fixture

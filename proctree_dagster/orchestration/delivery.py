@@ -72,7 +72,7 @@ def deliver(
     """
     ends = time.monotonic() + seconds
     result = Delivery()
-    rows = outbox.without_senseless(outbox.open_rows(run_ids))
+    rows = outbox.open_rows(run_ids)
     if not rows:
         return result
     runs.check_queue(instance)
