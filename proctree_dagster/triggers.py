@@ -199,7 +199,7 @@ def _fire_after_commit(row: Trigger, context: dict[str, Any]) -> list[FiredRun]:
         _log_silence(row)
         return []
     subscribed = TriggerSubscription.objects.filter(trigger=row, enabled=True)
-    trees = [subscription.process_tree for subscription in subscribed.with_names_of_trees()]
+    trees = [each.process_tree for each in readable(subscribed.with_names_of_trees())]
     run_ids = {tree.pk: uuid.uuid4() for tree in trees}
 
     def fire() -> None:

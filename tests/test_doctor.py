@@ -65,6 +65,18 @@ def location(loaded: dict[str, Any], name: str = "proctree") -> dict[str, Any]:
 
 
 @pytest.mark.django_db
+def test_an_instance_that_can_not_be_opened_hides_nothing_of_what_else_is_found(
+    instance: DagsterInstance, dagster_home: Path
+) -> None:
+    with (dagster_home / "dagster.yaml").open("a") as file:
+        file.write("scheduler:\n  module: gone\n  class: Scheduler\n")
+    [problem, *_] = found("error")
+    assert "can't be opened: " in problem
+    assert "gone" in problem
+    assert f"Dagster's home is {str(dagster_home)!r}." in found("ok")
+
+
+@pytest.mark.django_db
 def test_where_nothing_is_wrong_every_part_is_named_as_in_order(
     instance: DagsterInstance, settings: Settings
 ) -> None:

@@ -11,8 +11,16 @@ from django.db import DataError, connection, connections, transaction
 from django.utils import timezone
 
 from proctree_dagster import firing, questions
-from proctree_dagster.models import OutboxRun, ProcessTree, Trigger, TriggerSubscription
-from proctree_dagster.triggers import create_trigger
+from proctree_dagster.models import (
+    OutboxRun,
+    ProcessTree,
+    ProcessTreeSchedule,
+    Trigger,
+    TriggerSubscription,
+)
+from proctree_dagster.orchestration.repository import LiveRepositoryData
+from proctree_dagster.orchestration.translator import ProcessTreeTranslator
+from proctree_dagster.triggers import create_trigger, poll_triggers
 
 BAD = {"model": "auth.User", "filter": {"username__regex": "("}}
 """Django takes it, and the database refuses it."""
@@ -105,3 +113,37 @@ def test_a_tree_that_is_saved_at_that_moment_is_not_waited_for(trees: list[Proce
         thread.start()
         assert not wait_for(thread)
     assert OutboxRun.objects.count() == 2
+
+
+@pytest.mark.parametrize("moment", ["infinity", "-infinity", "0044-03-15 12:00+00 BC"])
+def test_a_moment_that_python_lacks_hides_no_other_trigger_and_no_other_tree(moment: str) -> None:
+    for name in ("good", "bad"):
+        tree = ProcessTree.objects.create(
+            name=name, processes=[{"name": "p", "func": "tests.app.processes:one"}]
+        )
+        ProcessTreeSchedule.objects.create(process_tree=tree)
+        trigger = create_trigger(name, "custom", {"function": "tests.app.processes:one"})
+        TriggerSubscription.objects.create(trigger=trigger, process_tree=tree)
+    _set_moments(moment)
+    try:
+        assert poll_triggers()["good"].fired
+        assert [tree.name for tree in ProcessTree.objects.each()] == ["bad", "good"]
+        live = LiveRepositoryData(ProcessTreeTranslator())
+        assert {job.name for job in live.get_all_jobs()} == {"bad", "good"}
+        assert {each.name for each in live.get_all_schedules()} == {"bad_schedule", "good_schedule"}
+        assert {"bad_trigger", "good_trigger"} <= {each.name for each in live.get_all_sensors()}
+    finally:
+        _set_moments(None)  # or they could not be deleted
+
+
+def _set_moments(moment: str | None) -> None:
+    """Let SQL write a time into what is called bad."""
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE proctree_dagster_trigger SET last_checked = %s WHERE name = 'bad'", [moment]
+        )
+        cursor.execute(
+            "UPDATE proctree_dagster_processtreeschedule SET last_run = %s WHERE process_tree_id = "
+            "(SELECT id FROM proctree_dagster_processtree WHERE name = 'bad')",
+            [moment],
+        )

@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from .. import conf, tags, webserver
 from ..exceptions import InstanceError
+from ..texts import explain
 from . import daemons, executors, homes, runs, template_client
 from .launcher import WarmRunLauncher
 from .releases import Release
@@ -67,18 +68,32 @@ Check = Callable[[Subject], Iterable[Finding]]
 
 def examine() -> list[Finding]:
     """Run every check and return what they found, in their order."""
-    with ExitStack() as opened:
-        subject = _subject(opened)
-        return [finding for check in CHECKS for finding in _findings(check, subject)]
-
-
-def _subject(opened: ExitStack) -> Subject:
     home = runs.dagster_home()
-    if home is None or not Path(home).is_dir():
-        return Subject(None if home is None else Path(home), None)
+    with ExitStack() as opened:
+        found = []
+        try:
+            instance = None if home is None else _open_instance(home, opened)
+        except Exception as error:  # whatever Dagster raises for what dagster.yaml names
+            logger.exception("Dagster's instance can't be opened.")
+            instance = None
+            found.append(
+                Finding(
+                    "error",
+                    f"Dagster's instance in {home!r} can't be opened: {explain(error)}",
+                    "Mend its dagster.yaml; Dagster can't start with it. The log has the trace.",
+                )
+            )
+        subject = Subject(None if home is None else Path(home), instance)
+        return found + [finding for check in CHECKS for finding in _findings(check, subject)]
+
+
+def _open_instance(home: str, opened: ExitStack) -> DagsterInstance | None:
+    """Open a home's instance, if nothing would be created by that; other checks say why not."""
+    if not Path(home).is_dir():
+        return None
     if any(finding.level == "error" for finding in _of_storage(home)) or not _is_created(home):
-        return Subject(Path(home), None)
-    return Subject(Path(home), opened.enter_context(DagsterInstance.from_config(home)))
+        return None
+    return opened.enter_context(DagsterInstance.from_config(home))
 
 
 def _findings(check: Check, subject: Subject) -> list[Finding]:
@@ -89,7 +104,7 @@ def _findings(check: Check, subject: Subject) -> list[Finding]:
         return [
             Finding(
                 "error",
-                f"The check {check.__name__!r} failed: {type(error).__name__}: {error}",
+                f"The check {check.__name__!r} failed: {explain(error)}",
                 "The log has its trace.",
             )
         ]
