@@ -182,6 +182,12 @@ def _missing(
     what: str, func: Function, missing: list[str], available: Mapping[str, Any]
 ) -> ArgumentError:
     there = ", ".join(map(repr, sorted(available))) or "nothing"
+    if unnamed := [name for name in missing if name in available]:
+        return ArgumentError(
+            f"{what}: its function {getattr(func, '__qualname__', func)!r} needs "
+            f"{', '.join(map(repr, unnamed))}, but by position only, and arguments are given by "
+            "name. Leave out the '/' in its signature."
+        )
     return ArgumentError(
         f"{what}: its function {getattr(func, '__qualname__', func)!r} needs "
         f"{', '.join(map(repr, missing))}, but context and dependencies gave {there}. Add it "

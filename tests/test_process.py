@@ -166,6 +166,10 @@ def test_a_positional_only_argument_can_not_be_given() -> None:
 
     with pytest.raises(ArgumentError, match="needs 'a', but"):
         run(function, {"a": 1, "b": 2})
+    with pytest.raises(ArgumentError, match=r"by position only.*Leave out the '/'"):
+        run(function, {"a": 1, "b": 2})
+    with pytest.raises(ArgumentError, match="needs 'a', but context and dependencies gave 'b'"):
+        run(function, {"b": 2})
 
 
 def test_a_positional_only_argument_with_a_default_keeps_it() -> None:
