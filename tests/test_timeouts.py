@@ -4,6 +4,7 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from dagster import DagsterEventType, DagsterInstance
 
 from proctree_dagster import timeouts
 from proctree_dagster.exceptions import ProcessTimeout, StillWorking
+from proctree_dagster.orchestration import remote_steps
 from proctree_dagster.process import Process, run_process
 from proctree_dagster.spec import ProcessSpec
 from proctree_dagster.tree_builder import ProcessTreeInstance
@@ -131,6 +133,27 @@ def test_of_three_tries_no_two_run_at_once_and_it_is_said_which_was_not_made(
     assert (busy.calls, busy.most) == (1, 1)
     log = "\n".join(each.user_message for each in instance.all_logs(results["run_id"]))
     assert "Process 'slow' was abandoned after its timeout and still works" in log
+
+
+@pytest.mark.django_db(transaction=True)
+@pytest.mark.parametrize("works_on", [True, False])
+def test_what_works_on_in_another_process_is_not_tried_again(
+    instance: DagsterInstance, busy: Busy, monkeypatch: pytest.MonkeyPatch, works_on: bool
+) -> None:
+    # As a Celery worker sees it: the next try may be another worker's.
+    monkeypatch.setattr(remote_steps, "elsewhere", lambda context: nullcontext())
+    monkeypatch.setattr(remote_steps, "is_elsewhere", lambda context: True)
+
+    async def cancelled() -> None:
+        busy.calls += 1
+        await asyncio.sleep(SECONDS)
+
+    tree = ProcessTreeInstance("tree")
+    tree.add_process("slow", busy if works_on else cancelled, timeout=0.3, retries=1)
+    results = tree.execute()
+    assert results["status"] == {"slow": "failed"}
+    assert busy.calls == (1 if works_on else 2)
+    assert ("It is not tried again" in results["errors"]["slow"]) is works_on
 
 
 @pytest.mark.django_db(transaction=True)

@@ -110,7 +110,7 @@ def elsewhere(context: OpExecutionContext) -> Iterator[None]:
     Failure
         The step was taken before, or its run has ended.
     """
-    if not _is_elsewhere(context):
+    if not is_elsewhere(context):
         yield
         return
     if _has_ended(context.instance, context.run_id):
@@ -143,7 +143,8 @@ def elsewhere(context: OpExecutionContext) -> Iterator[None]:
         watch.end()
 
 
-def _is_elsewhere(context: OpExecutionContext) -> bool:
+def is_elsewhere(context: OpExecutionContext) -> bool:
+    """Return whether a step is executed outside of its run's own process."""
     run_id = context.run_id
     if (
         run_id in _here

@@ -49,10 +49,10 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from .. import conf, intervals, sensitive, tags
+from .. import conf, intervals, sensitive, tags, timeouts
 from .. import context as contexts
 from ..connections import fresh_connections
-from ..exceptions import ContextError, StillWorking
+from ..exceptions import ContextError, ProcessTimeout, StillWorking
 from ..models import ProcessTree, ProcessTreeSchedule, Trigger
 from ..names import dagster_name
 from ..process import Outcome, Process, explain, in_sync, run_process
@@ -405,7 +405,8 @@ def _compute(
         started = time.perf_counter()
         try:
             outcome = _run(context, process, run, dependencies)
-        except BaseException as error:
+        except BaseException as raised:
+            error = _unless_it_works_on(context, process, raised)
             seconds = time.perf_counter() - started
             outcome = Outcome("failed", error=explain(error), seconds=seconds)
             run.tell(process.name, outcome)
@@ -441,6 +442,22 @@ def _run(
     return run_process(
         process, run.own_context(), dependencies, use_cache=use_cache, run_id=context.run_id
     )
+
+
+def _unless_it_works_on(
+    context: OpExecutionContext, process: Process, error: BaseException
+) -> BaseException:
+    """Return the error; another one, if the process must not be tried again for it.
+
+    The next try of a step that is executed elsewhere, as Celery's are, may be another worker's,
+    which would not know that the one before, which was abandoned after its timeout, works on.
+    """
+    is_last = context.retry_number >= process.spec.retries
+    if is_last or not isinstance(error, ProcessTimeout) or not remote_steps.is_elsewhere(context):
+        return error
+    if process.name not in timeouts.still_working(context.run_id):
+        return error
+    return StillWorking(f"{error} It is not tried again, as it works on in this worker.")
 
 
 def _raise(error: Exception) -> NoReturn:
