@@ -259,9 +259,10 @@ def decode(stored: Mapping[str, Json]) -> dict[str, Any]:
     Raises
     ------
     ContextError
-        A row or a model is gone, a model is not allowed, a database is unknown, or a value is not
-        what its reserved key says.
+        A row or a model is gone, a model is not allowed, a database is unknown, a value is not
+        what its reserved key says, or a key is one that Dagster keeps for itself.
     """
+    refuse_kept_keys(stored)
     return {key: _decode(value, f"context[{key!r}]") for key, value in stored.items()}
 
 

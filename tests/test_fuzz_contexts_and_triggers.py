@@ -237,7 +237,7 @@ def test_a_trigger_reads_nothing_that_it_may_not_ask_about(
 
 fuzzed_runs = settings(
     fuzzed,
-    max_examples=max(5, EXAMPLES // 20),
+    max_examples=max(10, EXAMPLES // 20),
     phases=[Phase.explicit, Phase.reuse, Phase.generate],
 )
 """Runs take longer, each holds several processes, and to look for a smaller one takes minutes."""
