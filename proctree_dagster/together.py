@@ -133,7 +133,11 @@ def _leave_to_dagster(
     if not execution.has_history():
         return
     for planned in plan.runs:
-        results = followers[planned.tree.name]
-        if not results["run_id"]:
+        name = planned.tree.name
+        if followers[name]["run_id"]:
+            continue
+        try:
             row = outbox.add(planned.tree, context, planned.tags, planned.after, planned.run_id)
-            outbox.drop(row, results["errors"][planned.tree.name])
+            outbox.drop(row, followers[name]["errors"][name])
+        except Exception:  # it was deleted, or the database is away: what the others came to stands
+            logger.exception("That %r was not run could not be written down.", name)

@@ -519,6 +519,26 @@ class TestTogether:
         }
         assert not OutboxRun.objects.exists()
 
+    @pytest.mark.django_db(transaction=True)
+    @pytest.mark.parametrize("fails", [False, True])
+    def test_a_follower_that_is_deleted_meanwhile_is_named_and_the_results_are_returned(
+        self, instance: DagsterInstance, fails: bool
+    ) -> None:
+        def delete() -> None:
+            ProcessTree.objects.filter(name="b").delete()
+            if fails:
+                raise ValueError("no")
+
+        process_function("tests.delete_b")(delete)
+        save("b")
+        save("c")
+        save("a", func="tests.delete_b", then=("b", "c"))
+        results = ProcessTreeManager.execute_with_dependents("a")
+        assert set(results["failed_followers"]) == ({"b", "c"} if fails else {"b"})
+        assert results["status"] == {"only": "failed" if fails else "completed"}
+        assert not results["success"]
+        assert "b" in results["errors"]
+
     def test_siblings_run_at_the_same_time(self, instance: DagsterInstance) -> None:
         all_of_them = threading.Barrier(3)
 
