@@ -28,7 +28,7 @@ from django.core.management import call_command
 from django.db import connection, models
 from django.test import Client
 from django.utils import timezone
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from pytest_django import Settings
 
@@ -305,7 +305,7 @@ said_of_processes = st.lists(
     st.fixed_dictionaries(
         {"func": of_functions},
         optional={
-            "response_vars": st.dictionaries(st.sampled_from("abc"), rules, max_size=3),
+            "response_vars": st.dictionaries(st.sampled_from("abcdef"), rules, min_size=3),
             "cache_key": keys.map(lambda key: f"{{{key}}}") | st.just("{p0!r}"),
             "trigger": st.just("t"),
             "validation": st.lists(of_functions, max_size=1),
@@ -352,7 +352,26 @@ def attempt(ask: Callable[[], object]) -> object:
         return "".join(traceback.format_exception(error))
 
 
+def reading(func: str, *keys: str) -> list[dict[str, Any]]:
+    """Return processes that read these keys of their result: as they are, and each as text."""
+    plain: dict[str, Any] = {key: {"key": key, "default": None} for key in keys}
+    texts = [{key: {**plain[key], "type": "str"}} for key in keys]
+    return [{"func": func, "response_vars": each, "required": False} for each in (plain, *texts)]
+
+
 @fuzzed_runs
+@example(
+    said=[
+        *reading("fuzz customer", "settings", "settings.token", "api_key", "account_manager"),
+        *reading("fuzz answer", "token", "customer.settings", "customer.account_manager.password"),
+        *reading("fuzz client", "token", "request.headers", "request.headers.Authorization"),
+        *reading("fuzz tokens", "tokens", "calls", "calls.0.made_with"),
+        *reading("fuzz records", "0", "1", "2", "0.session_data"),
+        {"func": "fuzz token", "validation": ["fuzz token"], "outdated_check": "fuzz token"},
+    ],
+    context={},
+    asked=("event", {}),
+)
 @given(said=said_of_processes, context=contexts, asked=configurations)
 def test_nobody_is_shown_a_secret_by_a_run_a_page_a_tick_or_a_command(
     said: list[dict[str, Any]],
