@@ -178,7 +178,7 @@ def _settle_untaken(
 ) -> None:
     """End a run that nobody has taken, if its worker has died before, or has never come up."""
     run = record.dagster_run
-    age = time.time() - record.update_timestamp.timestamp()
+    age = run_status.age(instance, record)
     if worker is not None and worker.has_died and age >= patience:
         reason = f"Its worker ({worker}) has ended."
     elif not _is_of_a_tree(run):

@@ -2,8 +2,9 @@
 
 import datetime as dt
 import logging
+import time
 
-from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus
+from dagster import DagsterEventType, DagsterInstance, DagsterRun, DagsterRunStatus, RunRecord
 
 logger = logging.getLogger(__name__)
 
@@ -13,6 +14,24 @@ ENDS = {
     DagsterEventType.PIPELINE_CANCELED,
 }
 """The events that end a run."""
+
+
+UNDER_WAY = {
+    DagsterEventType.PIPELINE_STARTING,
+    DagsterEventType.PIPELINE_START,
+    DagsterEventType.PIPELINE_CANCELING,
+}
+"""The events that change the status of a run that is under way."""
+
+
+def age(instance: DagsterInstance, record: RunRecord) -> float:
+    """Return for how many seconds a run that is under way has had its status.
+
+    By its events: the columns of a PostgreSQL server whose time zone is not UTC are hours off.
+    """
+    entries = instance.all_logs(record.dagster_run.run_id, UNDER_WAY)
+    since = entries[-1].timestamp if entries else record.update_timestamp.timestamp()
+    return time.time() - since
 
 
 def restore(instance: DagsterInstance, run: DagsterRun) -> bool:
