@@ -20,11 +20,8 @@ if TYPE_CHECKING:
     from tests.postgres import Postgres
 
 
-LONGEST = (
-    *("test_accidents", "test_clocks", "test_stack", "test_launcher", "test_browser"),
-    *("test_run_workers", "test_launcher_releases", "test_worker_ends"),
-)
-"""The modules that take longest, by what ``--durations`` says."""
+LONGEST = ("test_accidents", "test_clocks", "test_run_workers", "test_launcher")
+"""The modules that take longest; the first keeps the processors busy, the others mostly wait."""
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

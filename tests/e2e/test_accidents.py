@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 KILLS = int(os.environ.get("PROCTREE_KILLS", "50"))
 """How often the daemon is killed."""
 
-# Those with sixteen processes are not apart: two of them at once would have forty, which no machine
-# of two cores bears.
+# Not apart: two of them at once would have forty processes, which no machine of two cores bears.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
 
@@ -74,7 +73,6 @@ def test_of_two_hundred_due_times_sixteen_processes_and_a_daemon_run_each_once(
         stack.stop()
 
 
-@pytest.mark.apart
 def test_a_daemon_killed_fifty_times_neither_loses_nor_doubles_a_due_time(tmp_path: Path) -> None:
     chance = random.Random(0)
     stack = Accidents(tmp_path, trees=20)
@@ -108,7 +106,6 @@ def test_a_daemon_killed_fifty_times_neither_loses_nor_doubles_a_due_time(tmp_pa
         stack.stop()
 
 
-@pytest.mark.apart
 def test_a_code_server_killed_amid_ticks_and_launches_neither_loses_nor_doubles_a_due_time(
     tmp_path: Path,
 ) -> None:
