@@ -72,6 +72,11 @@ def grace_seconds() -> float:
     return conf.current().TERMINATE_GRACE / 2
 
 
+def _patience_seconds() -> float:
+    """Return how long a terminated run waits for its steps: a little less than it may take."""
+    return max(grace_seconds() + 2 * POLL_SECONDS, 0.9 * conf.current().TERMINATE_GRACE)
+
+
 def stay_here(executor: ExecutorDefinition) -> bool:
     """Return whether the steps of an executor are known to stay with the run's own process."""
     module = getattr(executor.executor_creation_fn, "__module__", None) or ""
@@ -348,7 +353,7 @@ class _RunWatch:
         """
         if not _has_ended(self._instance, self._run_id):
             return []  # the run's process was asked to end, not the run: they learn of it later
-        deadline = (self._terminated_at or time.monotonic()) + grace_seconds() + 2 * POLL_SECONDS
+        deadline = (self._terminated_at or time.monotonic()) + _patience_seconds()
         while True:
             with fresh_connections():
                 left = [row for row in step_workers.of_run(self._run_id) if _goes_on(row)]
