@@ -178,8 +178,13 @@ def now_of(row: RunWorker) -> RunWorker:
 
 def silence_of(row: RunWorker) -> float:
     """Return the seconds since a worker's last sign of life; ``row`` comes from ``with_now``."""
+    return seconds_since(row, row.ended_at or row.beat_at)
+
+
+def seconds_since(row: RunWorker, moment: dt.datetime) -> float:
+    """Return the seconds from a moment in a row until it was read; it comes from ``with_now``."""
     now: dt.datetime = row.now  # type: ignore[attr-defined]  # annotated
-    return (now - (row.ended_at or row.beat_at)).total_seconds()
+    return (now - moment).total_seconds()
 
 
 def sign_of(row: RunWorker) -> Sign:
@@ -211,8 +216,7 @@ def is_lost(row: RunWorker) -> bool:
     """
     if row.suspected_at is None:
         return False
-    now: dt.datetime = row.now  # type: ignore[attr-defined]  # annotated
-    suspected = (now - row.suspected_at).total_seconds()
+    suspected = seconds_since(row, row.suspected_at)
     return silence_of(row) >= conf.current().LOST_AFTER and suspected >= 2 * beat_seconds()
 
 

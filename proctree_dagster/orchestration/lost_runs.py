@@ -8,7 +8,6 @@ neither a launcher of ours nor Dagster's run monitoring. Whoever only lists runs
 seconds. One that can be seen to run is not lost. See ``run_workers``.
 """
 
-import datetime as dt
 import logging
 import signal
 import time
@@ -158,15 +157,13 @@ def _settle_run(
             _end(instance, row, reason, found)
         elif run_workers.suspect(row):
             found.suspected.append(run.run_id)
-    elif run.status == DagsterRunStatus.STARTING and _seconds_since_taken(row) >= ENDED_SECONDS:
+    elif (
+        run.status == DagsterRunStatus.STARTING
+        and run_workers.seconds_since(row, row.taken_at) >= ENDED_SECONDS
+    ):
         run_status.restore(instance, run)
     if run.status == DagsterRunStatus.CANCELING and sign is not Sign.ENDED:
         _see_to_cancel(row, found)
-
-
-def _seconds_since_taken(row: RunWorker) -> float:
-    now: dt.datetime = row.now  # type: ignore[attr-defined]  # annotated
-    return (now - row.taken_at).total_seconds()
 
 
 def _settle_untaken(
@@ -239,7 +236,7 @@ def _see_to_cancel(row: RunWorker, found: Findings, patience: float = 0.0) -> No
     if row.cancel_requested_at is None:
         return
     worker = run_workers.worker_of(row)
-    asked = (row.now - row.cancel_requested_at).total_seconds()  # type: ignore[attr-defined]
+    asked = run_workers.seconds_since(row, row.cancel_requested_at)
     if row.is_dedicated and asked >= _cancel_seconds() + patience and worker.is_visible:
         _kill(row, worker)
 
