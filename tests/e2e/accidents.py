@@ -134,6 +134,17 @@ class Accidents(Stack):
         wait_for("the code server", answers, 120)
         return psutil.Process(server.pid)
 
+    def let_the_daemon_load_the_code(self) -> None:
+        """Have the daemon start its own code server, so that a template serves its runs.
+
+        A code server that Dagster has not started executes its runs itself, which takes longer.
+        """
+        module = {"module_name": "definitions", "attribute": "process_trees"}
+        where = {"working_directory": str(TOP), "location_name": "proctree"}
+        self._workspace.write_text(
+            yaml.safe_dump({"load_from": [{"python_module": {**module, **where}}]})
+        )
+
     def start_a_daemon(self, dies_at: str = "") -> psutil.Process:
         """Start the daemon and wait until it is up; ``dies_at``: a point of ``daemon.POINTS``."""
         if self._daemons is None:

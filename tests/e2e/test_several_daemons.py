@@ -10,11 +10,10 @@ from typing import Any
 
 import psutil
 import pytest
-import yaml
 from dagster import DagsterRunStatus
 
 from tests.e2e.accidents import Accidents
-from tests.e2e.stack import TOP, wait_for
+from tests.e2e.stack import wait_for
 
 RUNS = int(os.environ.get("PROCTREE_DAEMON_RUNS", "6"))
 """How many runs are queued by hand."""
@@ -84,11 +83,8 @@ def test_of_queued_runs_and_due_times_each_is_executed_once_whoever_else_is_at_i
     )
     try:
         stack.prepare()
-        if launcher == "warm":  # of a code server of its own the runs are executed by it
-            module = {"module_name": "definitions", "attribute": "process_trees"}
-            where = {"working_directory": str(TOP), "location_name": "proctree"}
-            workspace = {"load_from": [{"python_module": {**module, **where}}]}
-            (tmp_path / "workspace.yaml").write_text(yaml.safe_dump(workspace))
+        if launcher == "warm":
+            stack.let_the_daemon_load_the_code()
         else:
             stack.start_code_server()
         stack.shell(
