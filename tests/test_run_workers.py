@@ -16,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from dagster import DagsterRunStatus
+from dagster import DagsterEvent, DagsterRunStatus
 from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
 from django.utils import timezone
@@ -254,6 +254,82 @@ def test_a_run_that_nobody_takes_does_not_stay_starting(home: Home) -> None:
     [pid] = host.start_workers(run.run_id, 1)  # one that comes too late after all
     wait_for("the late one to end", lambda: gone(pid))
     assert run.calls() == []
+
+
+@pytest.fixture
+def starting_for_two_seconds(home: Home) -> Host:
+    """A host on which a run may be starting for four seconds, half of it without a worker."""
+    home.configure(start_timeout_seconds=4)
+    host = home.host()
+    host.identity()  # it has read it
+    home.configure()
+    return host
+
+
+def queue(run: Run) -> None:
+    """Put a run into the queue; nobody here launches what is in it."""
+    event = DagsterEvent.job_enqueue(run.record)
+    run.home.instance.report_dagster_event(event, run_id=run.run_id)
+
+
+def queued_again(run: Run, host: Host) -> None:
+    """Let a run be launched by somebody who is killed, and wait until it is in the queue again."""
+    host.start_workers(run.run_id, 0)
+    wait_until_queued(run, host)
+
+
+def wait_until_queued(run: Run, host: Host) -> None:
+    def look() -> bool:
+        host.settle()
+        return run.status == DagsterRunStatus.QUEUED
+
+    wait_for("it to be queued", look, 30)
+
+
+def test_a_run_of_the_queue_whose_launch_was_interrupted_is_launched_again_and_executed_once(
+    home: Home, starting_for_two_seconds: Host
+) -> None:
+    host = starting_for_two_seconds
+    run = Run.create(home, host, "note")
+    queue(run)
+    queued_again(run, host)
+    assert "whoever launched it may have been killed. It is queued again." in run.messages
+    host.start_workers(run.run_id, 2)  # the next launch, and the interrupted one after all
+    assert run.ended() == DagsterRunStatus.SUCCESS
+    wait_for("the other", lambda: "Another worker executes this run" in run.messages)
+    assert len(run.calls()) == 1
+
+
+def test_a_worker_that_comes_up_when_its_run_is_in_the_queue_again_leaves_it_there(
+    home: Home, starting_for_two_seconds: Host
+) -> None:
+    host = starting_for_two_seconds
+    run = Run.create(home, host, "note")
+    queue(run)
+    [pid] = host.start_workers(run.run_id, 1)
+    os.kill(pid, signal.SIGSTOP)  # it takes long, until the run is in the queue again
+    wait_until_queued(run, host)
+    os.kill(pid, signal.SIGCONT)
+    wait_for("it to end", lambda: gone(pid))
+    assert "This run waits in the queue for its next launch" in run.messages
+    assert run.status == DagsterRunStatus.QUEUED
+    assert run.calls() == []
+    host.start_workers(run.run_id, 1)
+    assert run.ended() == DagsterRunStatus.SUCCESS
+    assert len(run.calls()) == 1
+
+
+def test_a_run_that_no_launch_brings_a_worker_for_fails_after_the_third(
+    home: Home, starting_for_two_seconds: Host
+) -> None:
+    host = starting_for_two_seconds
+    run = Run.create(home, host, "note")
+    queue(run)
+    queued_again(run, host)
+    queued_again(run, host)
+    host.start_workers(run.run_id, 0)
+    assert run.ended(host) == DagsterRunStatus.FAILURE
+    assert "No worker has taken it within" in run.messages
 
 
 # Terminated

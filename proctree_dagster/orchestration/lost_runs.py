@@ -13,7 +13,15 @@ import signal
 import time
 from dataclasses import dataclass, field
 
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunRecord, RunsFilter
+from dagster import (
+    DagsterEvent,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    QueuedRunCoordinator,
+    RunRecord,
+    RunsFilter,
+)
 
 from .. import conf, os_processes, run_workers, tags
 from ..models import RunWorker
@@ -34,6 +42,9 @@ KILL_SECONDS = 10.0
 UNWANTED_SECONDS = 15.0
 """How long after its run was marked as ended a worker may live on."""
 
+LAUNCHES = 3
+"""How often a run of the queue is launched for which no worker comes up."""
+
 ACTIVE = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 """The states in which a run has a worker, or should have one."""
 
@@ -46,6 +57,7 @@ class Findings:
     canceled: list[str] = field(default_factory=list)
     suspected: list[str] = field(default_factory=list)
     asked: list[str] = field(default_factory=list)
+    queued: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         counts = [
@@ -53,6 +65,7 @@ class Findings:
             (len(self.canceled), "lost and canceled"),
             (len(self.suspected), "silent"),
             (len(self.asked), "asked to cancel"),
+            (len(self.queued), "queued again"),
         ]
         return ", ".join(f"{count} {what}" for count, what in counts if count)
 
@@ -173,7 +186,10 @@ def _settle_untaken(
     found: Findings,
     patience: float,
 ) -> None:
-    """End a run that nobody has taken, if its worker has died before, or has never come up."""
+    """End a run that nobody has taken, if its worker has died before, or has never come up.
+
+    If nothing is known of a worker, whoever launched it was killed: such a run is queued again.
+    """
     run = record.dagster_run
     age = run_status.age(instance, record)
     if worker is not None and worker.has_died and age >= patience:
@@ -182,12 +198,46 @@ def _settle_untaken(
         return  # another location's, which takes no runs
     elif run.status == DagsterRunStatus.CANCELING and age >= _cancel_seconds():
         reason = "No worker of it is known."
+    elif worker is None and _may_be_queued_again(instance, run, age):
+        _queue_again(instance, run, age, found)
+        return
     elif run.status == DagsterRunStatus.STARTING and age >= _start_seconds(instance):
         reason = f"No worker has taken it within {age:.0f} s after its launch."
     else:
         return
     if run_workers.shut(run.run_id):  # whoever comes up now is too late
         _report(instance, run.run_id, reason, canceled=False, found=found)
+
+
+def _may_be_queued_again(instance: DagsterInstance, run: DagsterRun, age: float) -> bool:
+    """Return whether a run came from the queue, and its launch has led to nothing.
+
+    Half the time to start is waited for: at the end of it run monitoring fails the run.
+    """
+    return (
+        run.status == DagsterRunStatus.STARTING
+        and age >= _start_seconds(instance) / 2
+        and isinstance(instance.run_coordinator, QueuedRunCoordinator)
+        and 0 < run_status.times_queued(instance, run.run_id) < LAUNCHES
+    )
+
+
+def _queue_again(instance: DagsterInstance, run: DagsterRun, age: float, found: Findings) -> None:
+    """Put a run back into the queue.
+
+    A worker that comes up after all takes it, and the one of the next launch leaves it alone.
+    """
+    current = instance.get_run_by_id(run.run_id)
+    if current is None or current.status != DagsterRunStatus.STARTING:
+        return  # its worker, or another process that looks after the runs, has been quicker
+    logger.warning("Run %s is queued again: no worker took it within %.0f s.", run.run_id, age)
+    instance.report_engine_event(
+        f"No worker has taken this run within {age:.0f} s after its launch: whoever launched it "
+        "may have been killed. It is queued again.",
+        run,
+    )
+    instance.report_dagster_event(DagsterEvent.job_enqueue(run), run_id=run.run_id)
+    found.queued.append(run.run_id)
 
 
 def _cancel_seconds() -> float:

@@ -34,6 +34,11 @@ def age(instance: DagsterInstance, record: RunRecord) -> float:
     return time.time() - since
 
 
+def times_queued(instance: DagsterInstance, run_id: str) -> int:
+    """Return how often a run was put into the queue; 0 if it was launched past it."""
+    return len(instance.all_logs(run_id, {DagsterEventType.PIPELINE_ENQUEUED}))
+
+
 def restore(instance: DagsterInstance, run: DagsterRun) -> bool:
     """Write a run's status again if a second launch has set it back; return whether it has ended.
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from dagster import DagsterInstance, DagsterRun
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import serialize_value
 from django.db import DatabaseError, connections
@@ -63,7 +63,7 @@ _taken: str | None = None
 """The run that this process has taken as its worker."""
 
 _refused: str | None = None
-"""The run that this process was started for, and that another worker executes."""
+"""The run that this process was started for, and that it leaves to another worker."""
 
 _beating: set[str] = set()
 """The runs of this process, which is somebody's."""
@@ -99,14 +99,16 @@ def take_if_worker() -> None:
     Raises
     ------
     Refused
-        Another worker executes the run, or has done so.
+        Another worker executes the run, has done so, or will.
     """
     global _taken, _refused
     given = assignment()
     if given is None or given.run.run_id == _taken:
         return
     run_id, worker = given.run.run_id, Identity.of_this_process()
-    if not _take(run_id, worker, resumed=given.resumed):
+    # One that was queued again meanwhile is left to its next launch: Dagster would fail it here.
+    queued = given.run.status == DagsterRunStatus.QUEUED
+    if queued or not _take(run_id, worker, resumed=given.resumed):
         _refused = run_id
         try:
             _leave_alone(given, worker)
@@ -125,15 +127,16 @@ def was_refused(run_id: str) -> bool:
 
 
 def _leave_alone(given: Assignment, worker: Identity) -> None:
-    """Say that another worker executes the run, on which whoever launched this one wrote it."""
-    given.instance.report_engine_event(
-        f"Another worker executes this run, or has done so; {worker} leaves it alone.", given.run
-    )
+    """Say why this worker does not execute the run, on which whoever launched it wrote it."""
+    other = "Another worker executes this run, or has done so"
+    if given.run.status == DagsterRunStatus.QUEUED:
+        other = "This run waits in the queue for its next launch"
+    given.instance.report_engine_event(f"{other}; {worker} leaves it alone.", given.run)
     current = given.instance.get_run_by_id(given.run.run_id)
     written = Worker.of_run(current) if current is not None else None
-    other = run_workers.rows().filter(run_id=given.run.run_id).first()
-    if other is not None and written is not None and written.process == worker:
-        executes = Worker.of_identity(given.run.run_id, run_workers.worker_of(other))
+    row = run_workers.rows().filter(run_id=given.run.run_id).first()
+    if row is not None and written is not None and written.process == worker:
+        executes = Worker.of_identity(given.run.run_id, run_workers.worker_of(row))
         given.instance.add_run_tags(given.run.run_id, executes.as_tags())
     if current is not None and not current.is_finished:
         run_status.restore(given.instance, current)

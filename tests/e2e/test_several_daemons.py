@@ -77,7 +77,7 @@ def test_of_queued_runs_and_due_times_each_is_executed_once_whoever_else_is_at_i
     (tmp_path / "e2e_functions.py").write_text(FUNCTIONS)
     stack.configure_dagster(
         # Off, so that only the worker's own claim keeps a second one from executing the run.
-        run_monitoring={"enabled": False, "start_timeout_seconds": 30},
+        run_monitoring={"enabled": False, "start_timeout_seconds": 60},
         **({"run_launcher": STOCK} if launcher == "stock" else {}),
         **storage,
     )
@@ -125,10 +125,7 @@ def test_of_queued_runs_and_due_times_each_is_executed_once_whoever_else_is_at_i
         assert not twice, "one run, one execution"
         assert due_times == Counter(stack.given), "one due time, one execution"
         assert statuses[DagsterRunStatus.SUCCESS] == len(calls)
-        lost = RUNS - len(by_hand)
-        # Its daemon was killed as it launched it: such a run has failed, and nothing was called.
-        assert statuses[DagsterRunStatus.FAILURE] >= lost
-        assert lost <= REPLACED // 2
+        assert len(by_hand) == RUNS, "none is lost, though its daemon was killed as it launched it"
     finally:
         stack.stop()
 
