@@ -135,10 +135,7 @@ class Accidents(Stack):
         return psutil.Process(server.pid)
 
     def let_the_daemon_load_the_code(self) -> None:
-        """Have the daemon start its own code server, so that a template serves its runs.
-
-        A code server that Dagster has not started executes its runs itself, which takes longer.
-        """
+        """Have each daemon start a code server of its own, where the workspace names none."""
         module = {"module_name": "definitions", "attribute": "process_trees"}
         where = {"working_directory": str(TOP), "location_name": "proctree"}
         self._workspace.write_text(

@@ -22,12 +22,16 @@ POINTS = (*BEFORE_THE_CLAIM, *BETWEEN_CLAIM_AND_LAUNCH, *AFTER_LAUNCH)
 """What the daemon passes on its way from a tick to a run; the claim itself is the server's."""
 
 
+_dies_at = ""
+"""Where this daemon dies; not in its environment, which its code server's runs share."""
+
+
 def pass_by(point: str) -> None:
     """Note that the daemon has come to a point; a write of one line is atomic."""
     file = os.open(os.environ["DAEMON_PROGRESS"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(file, f"{os.getpid()} {point}\n".encode())
     os.close(file)
-    if point == os.environ.get("DAEMON_DIES_AT"):
+    if point == _dies_at:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -62,6 +66,7 @@ def wait_a_second(start_time: float) -> float:
 
 def main() -> None:
     """Start daemons until there is no more input."""
+    global _dies_at  # a daemon is one process
     from dagster import DagsterInstance
     from dagster._core.launcher import DefaultRunLauncher
     from dagster._core.remote_representation.code_location import GrpcServerCodeLocation
@@ -93,7 +98,7 @@ def main() -> None:
         try:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             os.dup2(2, 1)
-            os.environ["DAEMON_DIES_AT"] = line.strip()
+            _dies_at = line.strip()
             pass_by("up")
             run_daemon()
         finally:

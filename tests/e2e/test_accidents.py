@@ -50,7 +50,7 @@ def test_of_two_hundred_due_times_sixteen_processes_and_a_daemon_run_each_once(
     try:
         stack.prepare()
         stack.give_due_times()  # what is overdue is ticked every minute
-        stack.let_the_daemon_load_the_code()
+        stack.start_code_server()
         stack.start_a_daemon()
         sixteen = stack.start_sixteen()
 
