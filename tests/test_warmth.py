@@ -1,5 +1,6 @@
-"""What the template does once for all runs changes nothing for what a run does itself."""
+"""What the template and code servers do once for all changes nothing for what a run does itself."""
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,8 @@ from alembic.script import ScriptDirectory
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from dagster._core.storage.sql import get_alembic_config
 
+from proctree_dagster.orchestration import warmth
+from proctree_dagster.orchestration.repository import build_repository
 from proctree_dagster.orchestration.warmth import read_migrations_once
 
 
@@ -55,3 +58,14 @@ def test_two_projects_with_the_same_relative_folder_are_told_apart(
         config.set_main_option("script_location", "migrations")
         directories.append(ScriptDirectory.from_config(config))
     assert directories[0] is not directories[1]
+
+
+@pytest.mark.parametrize(("argv", "reads"), [(["dagster", "api", "grpc"], 1), (["pytest"], 0)])
+def test_a_code_server_reads_the_migrations_once_for_all_its_ticks(
+    argv: list[str], reads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[None] = []
+    monkeypatch.setattr(sys, "argv", argv)
+    monkeypatch.setattr(warmth, "read_migrations_once", lambda: asked.append(None))
+    build_repository()
+    assert len(asked) == reads

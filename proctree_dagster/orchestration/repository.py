@@ -39,7 +39,7 @@ from ..names import dagster_name
 from ..process import explain
 from ..readable import readable
 from ..validation import references
-from . import releases, remote_steps, run_taking, runs, sensors, template_client
+from . import releases, remote_steps, run_taking, runs, sensors, template_client, warmth
 from .listing import KnownJob, known
 from .records import TreeRecord, from_row
 from .switches import look_at_switches
@@ -404,6 +404,8 @@ def build_repository() -> LiveRepository:
             home,
         )
     _prepare_home()
+    if template_client.is_code_server():
+        warmth.read_migrations_once()  # each tick of a sensor opens Dagster's instance
     if template_client.is_daemons_code_server():
         # It may take long, and the daemon waits for this code server.
         threading.Thread(target=webserver.replace_dead_code_server, daemon=True).start()

@@ -216,17 +216,20 @@ def tell_reloaded(home: str) -> None:
 
     A daemon without a code server of its own starts another every minute; that is no reload.
     """
-    if sys.argv[1:3] != ["api", "grpc"]:
-        return
-    if _is_started_by_daemon():
+    if not is_code_server() or _is_started_by_daemon():
         return
     for _ in ask_running(home, {"do": "reload"}):
         pass
 
 
+def is_code_server() -> bool:
+    """Return True if this process is a code server of Dagster's."""
+    return sys.argv[1:3] == ["api", "grpc"]
+
+
 def is_daemons_code_server() -> bool:
     """Return True if this process is a code server of Dagster's daemon."""
-    return sys.argv[1:3] == ["api", "grpc"] and _is_started_by_daemon()
+    return is_code_server() and _is_started_by_daemon()
 
 
 def _is_started_by_daemon() -> bool:
