@@ -60,6 +60,15 @@ def alive(word: str) -> bool:
     return False
 
 
+def host_with(home: Home, **monitoring: object) -> Host:
+    """Return a host that has its own settings of Dagster's run monitoring."""
+    home.configure(**monitoring)
+    host = home.host()
+    host.identity()  # it has read them
+    home.configure()
+    return host
+
+
 def gone(pid: int) -> bool:
     return Identity.of(pid).state is State.GONE
 
@@ -69,10 +78,7 @@ def gone(pid: int) -> bool:
 
 @pytest.mark.parametrize("monitoring", [True, False])
 def test_of_several_workers_of_one_run_one_executes_it(home: Home, monitoring: bool) -> None:
-    home.configure(enabled=monitoring)
-    host = home.host()
-    host.identity()  # it has read it
-    home.configure()
+    host = host_with(home, enabled=monitoring)
     run = Run.create(home, host, "sleep")
     pids = host.start_workers(run.run_id, 3)
     run.called()
@@ -244,10 +250,7 @@ def test_a_run_that_was_given_up_ends_its_worker_when_that_is_heard_of_again(hom
 
 
 def test_a_run_that_nobody_takes_does_not_stay_starting(home: Home) -> None:
-    home.configure(start_timeout_seconds=1)
-    host = home.host()
-    host.identity()  # it has read it
-    home.configure()
+    host = host_with(home, start_timeout_seconds=1)
     run = Run.create(home, host, "note")
     host.start_workers(run.run_id, 0)  # launched, and whoever launched it has died
     assert run.ended(host) == DagsterRunStatus.FAILURE
@@ -257,19 +260,17 @@ def test_a_run_that_nobody_takes_does_not_stay_starting(home: Home) -> None:
 
 
 @pytest.fixture
-def starting_for_two_seconds(home: Home) -> Host:
+def impatient(home: Home) -> Host:
     """A host on which a run may be starting for four seconds, half of it without a worker."""
-    home.configure(start_timeout_seconds=4)
-    host = home.host()
-    host.identity()  # it has read it
-    home.configure()
-    return host
+    return host_with(home, start_timeout_seconds=4)
 
 
-def queue(run: Run) -> None:
-    """Put a run into the queue; nobody here launches what is in it."""
+def in_the_queue(home: Home, host: Host) -> Run:
+    """Return a run that is in the queue; nobody here launches what is in it."""
+    run = Run.create(home, host, "note")
     event = DagsterEvent.job_enqueue(run.record)
-    run.home.instance.report_dagster_event(event, run_id=run.run_id)
+    home.instance.report_dagster_event(event, run_id=run.run_id)
+    return run
 
 
 def queued_again(run: Run, host: Host) -> None:
@@ -287,48 +288,42 @@ def wait_until_queued(run: Run, host: Host) -> None:
 
 
 def test_a_run_of_the_queue_whose_launch_was_interrupted_is_launched_again_and_executed_once(
-    home: Home, starting_for_two_seconds: Host
+    home: Home, impatient: Host
 ) -> None:
-    host = starting_for_two_seconds
-    run = Run.create(home, host, "note")
-    queue(run)
-    queued_again(run, host)
+    run = in_the_queue(home, impatient)
+    queued_again(run, impatient)
     assert "whoever launched it may have been killed. It is queued again." in run.messages
-    host.start_workers(run.run_id, 2)  # the next launch, and the interrupted one after all
+    impatient.start_workers(run.run_id, 2)  # the next launch, and the interrupted one after all
     assert run.ended() == DagsterRunStatus.SUCCESS
     wait_for("the other", lambda: "Another worker executes this run" in run.messages)
     assert len(run.calls()) == 1
 
 
 def test_a_worker_that_comes_up_when_its_run_is_in_the_queue_again_leaves_it_there(
-    home: Home, starting_for_two_seconds: Host
+    home: Home, impatient: Host
 ) -> None:
-    host = starting_for_two_seconds
-    run = Run.create(home, host, "note")
-    queue(run)
-    [pid] = host.start_workers(run.run_id, 1)
+    run = in_the_queue(home, impatient)
+    [pid] = impatient.start_workers(run.run_id, 1)
     os.kill(pid, signal.SIGSTOP)  # it takes long, until the run is in the queue again
-    wait_until_queued(run, host)
+    wait_until_queued(run, impatient)
     os.kill(pid, signal.SIGCONT)
     wait_for("it to end", lambda: gone(pid))
     assert "This run waits in the queue for its next launch" in run.messages
     assert run.status == DagsterRunStatus.QUEUED
     assert run.calls() == []
-    host.start_workers(run.run_id, 1)
+    impatient.start_workers(run.run_id, 1)
     assert run.ended() == DagsterRunStatus.SUCCESS
     assert len(run.calls()) == 1
 
 
 def test_a_run_that_no_launch_brings_a_worker_for_fails_after_the_third(
-    home: Home, starting_for_two_seconds: Host
+    home: Home, impatient: Host
 ) -> None:
-    host = starting_for_two_seconds
-    run = Run.create(home, host, "note")
-    queue(run)
-    queued_again(run, host)
-    queued_again(run, host)
-    host.start_workers(run.run_id, 0)
-    assert run.ended(host) == DagsterRunStatus.FAILURE
+    run = in_the_queue(home, impatient)
+    queued_again(run, impatient)
+    queued_again(run, impatient)
+    impatient.start_workers(run.run_id, 0)
+    assert run.ended(impatient) == DagsterRunStatus.FAILURE
     assert "No worker has taken it within" in run.messages
 
 
