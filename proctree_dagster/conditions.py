@@ -306,8 +306,9 @@ def schedule_rule(configuration: Mapping[str, Any], default_zone: str) -> Rule:
     if "cron" in configuration:
         rule: Rule = CronRule(configuration["cron"], zone)
     else:
-        start = dt.time.fromisoformat(configuration.get("start_time", "00:00"))
-        rule = IntervalRule(configuration["interval_minutes"], start, zone)
+        start = configuration.get("start_time")
+        start_time = None if start is None else dt.time.fromisoformat(start)
+        rule = IntervalRule(configuration["interval_minutes"], start_time, zone)
     return rule
 
 

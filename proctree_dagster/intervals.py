@@ -24,10 +24,14 @@ ONE_DAY = dt.timedelta(days=1)
 
 
 def first_due(rule: Rule, now: dt.datetime) -> dt.datetime:
-    """Return the first due time of a new schedule: of an interval, the next ``start_time``."""
-    if isinstance(rule, IntervalRule):
-        return _next_start(rule, now)
-    return due_after(rule, now, now)
+    """Return the first due time of a new schedule.
+
+    Of an interval with a ``start_time`` that is its next occurrence; without one, the next due time
+    that there is, counted from midnight: an hourly schedule begins with the next hour.
+    """
+    if isinstance(rule, CronRule):
+        return due_after(rule, now, now)
+    return restarted_due(rule, now) if rule.start_time is None else _next_start(rule, now)
 
 
 def restarted_due(rule: Rule, now: dt.datetime) -> dt.datetime:
@@ -36,8 +40,10 @@ def restarted_due(rule: Rule, now: dt.datetime) -> dt.datetime:
     An interval counts from the latest occurrence of ``start_time``, so a short one does not fall
     silent until the next one; a long one begins with the next one.
     """
-    upcoming = first_due(rule, now)
-    if isinstance(rule, CronRule) or rule.interval_minutes >= DAY:
+    if isinstance(rule, CronRule):
+        return due_after(rule, now, now)
+    upcoming = _next_start(rule, now)
+    if rule.interval_minutes >= DAY:
         return upcoming
     latest = _next_start(rule, now - 3 * ONE_DAY)
     while (later := _next_start(rule, latest)) <= now:

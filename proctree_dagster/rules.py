@@ -24,14 +24,15 @@ Minutes = range | tuple[int, ...]
 
 @dataclass(frozen=True)
 class IntervalRule:
-    """Due every so many minutes, counted from a start time.
+    """Due every so many minutes, counted from a start time or from midnight.
 
     Parameters
     ----------
     interval_minutes:
         Minutes between two due times, from 1 to ``MAX_INTERVAL``.
     start_time:
-        Wall-clock time of a due time; its seconds are dropped, schedules go by the minute.
+        Wall-clock time of a due time, and of the first one; its seconds are dropped, schedules go
+        by the minute. ``None``: midnight, and the first due time is the next one that there is.
     timezone:
         Key of the IANA zone in which ``start_time`` is meant.
 
@@ -42,7 +43,7 @@ class IntervalRule:
     """
 
     interval_minutes: int
-    start_time: dt.time
+    start_time: dt.time | None
     timezone: str
 
     def __post_init__(self) -> None:
@@ -51,12 +52,26 @@ class IntervalRule:
                 f"The interval must be from 1 to {MAX_INTERVAL} minutes (a year), not "
                 f"{self.interval_minutes!r}."
             )
-        object.__setattr__(
-            self, "start_time", self.start_time.replace(second=0, microsecond=0, tzinfo=None)
-        )
+        if self.start_time is not None:
+            start = self.start_time.replace(second=0, microsecond=0, tzinfo=None)
+            object.__setattr__(self, "start_time", start)
 
     def __str__(self) -> str:
-        return f"every {self.interval_minutes} min from {self.start_time:%H:%M} in {self.timezone}"
+        start = "" if self.start_time is None else f" from {self.start_time:%H:%M}"
+        return f"every {self.interval_minutes} min{start} in {self.timezone}"
+
+    @property
+    def in_words(self) -> str:
+        """The rule for a reader: "every 2 hours from 09:00 in Europe/London"."""
+        start = "" if self.start_time is None else f" from {self.start_time:%H:%M}"
+        if self.interval_minutes % DAY == 0:
+            every = _every(self.interval_minutes // DAY, "day")
+            start = f" at {self.start_minute // HOUR:02}:{self.start_minute % HOUR:02}"
+        elif self.interval_minutes % HOUR == 0:
+            every = _every(self.interval_minutes // HOUR, "hour")
+        else:
+            every = _every(self.interval_minutes, "minute")
+        return f"{every}{start} in {self.timezone}"
 
     @property
     def zone(self) -> ZoneInfo:
@@ -71,7 +86,8 @@ class IntervalRule:
     @property
     def start_minute(self) -> int:
         """``start_time`` as minutes from midnight."""
-        return self.start_time.hour * HOUR + self.start_time.minute
+        start = self.start_time or dt.time(0)
+        return start.hour * HOUR + start.minute
 
     @property
     def minutes(self) -> Minutes:
@@ -105,7 +121,7 @@ class IntervalRule:
         Where a gap holds the start time and midnight, the anchor lies on the date after.
         """
         local = anchor.astimezone(self.zone)
-        return local.date() - dt.timedelta(days=int(local.time() < self.start_time))
+        return local.date() - dt.timedelta(days=int(local.time() < (self.start_time or dt.time(0))))
 
 
 @dataclass(frozen=True)
@@ -144,6 +160,12 @@ class CronRule:
 
     def __str__(self) -> str:
         return f"at {self.cron} in {self.timezone}"
+
+    @property
+    def in_words(self) -> str:
+        """The rule for a reader: "at 09:00 on Monday through Friday in Europe/London"."""
+        explained = CronSim(self.cron, dt.datetime(2000, 1, 1)).explain()
+        return f"{explained[0].lower()}{explained[1:]} in {self.timezone}"
 
     @property
     def zone(self) -> ZoneInfo:
@@ -195,8 +217,23 @@ Rule = IntervalRule | CronRule
 
 
 def field(values: Sequence[int], count: int) -> str:
-    """Write a field of a cron: ``*`` if it holds every value."""
-    return "*" if len(values) == count else ",".join(map(str, values))
+    """Write a field of a cron, as a person would.
+
+    ``*`` if it holds every value, ``*/15`` if every 15th (of minutes and hours: a day that begins
+    with ``*`` means something else), ``1-5`` if they follow each other.
+    """
+    if len(values) == count:
+        return "*"
+    step = values[1] - values[0] if len(values) > 1 else 0
+    if step > 1 and count in (HOUR, 24) and list(values) == list(range(0, count, step)):
+        return f"*/{step}"
+    if step == 1 and len(values) > 2 and values[-1] - values[0] == len(values) - 1:
+        return f"{values[0]}-{values[-1]}"
+    return ",".join(map(str, values))
+
+
+def _every(number: int, unit: str) -> str:
+    return f"every {unit}" if number == 1 else f"every {number} {unit}s"
 
 
 @lru_cache(maxsize=1024)

@@ -634,7 +634,9 @@ class ProcessTreeInstance:
             Minutes between two due times, from 1 to 525,600 (a year). Default: 60. It takes the
             place of a cron.
         start_time:
-            Wall-clock time of the first due time; seconds are dropped. Default: midnight.
+            Wall-clock time of the first due time; seconds are dropped. Default: none. Due times
+            are then counted from midnight, and the next one is the first: every hour begins with
+            the next hour.
         enabled:
             Whether it is on. Default: True.
         context:

@@ -430,7 +430,7 @@ def test_a_condition_is_polled_only_if_it_counts_rows() -> None:
 
 
 def test_a_schedules_configuration_is_a_rule() -> None:
-    assert schedule_rule({"interval_minutes": 90}, "UTC") == IntervalRule(90, dt.time(), "UTC")
+    assert schedule_rule({"interval_minutes": 90}, "UTC") == IntervalRule(90, None, "UTC")
     assert schedule_rule({"interval_minutes": 5, "start_time": "09:30"}, "UTC") == IntervalRule(
         5, dt.time(9, 30), "UTC"
     )

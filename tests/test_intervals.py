@@ -18,7 +18,7 @@ from proctree_dagster.intervals import (
     first_due,
     restarted_due,
 )
-from proctree_dagster.rules import MAX_INTERVAL, IntervalRule
+from proctree_dagster.rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
 
 MINUTE = dt.timedelta(minutes=1)
 HOUR = dt.timedelta(hours=1)
@@ -93,6 +93,61 @@ def test_the_first_due_time_is_the_next_occurrence_of_the_start_time_in_its_zone
     rule = IntervalRule(60, NINE, "Africa/Johannesburg")  # two hours ahead of UTC
     assert first_due(rule, utc("2026-03-10 06:59")) == utc("2026-03-10 07:00")
     assert first_due(rule, utc("2026-03-10 07:00")) == utc("2026-03-11 07:00")
+
+
+@pytest.mark.parametrize(
+    ("interval", "first"),
+    [(60, "12:00"), (45, "12:00"), (50, "11:40"), (7, "11:33"), (1440, "00:00"), (2880, "00:00")],
+)
+def test_without_a_start_time_the_first_due_time_is_the_next_one_counted_from_midnight(
+    interval: int, first: str
+) -> None:
+    for zone in ("Africa/Johannesburg", "Asia/Kathmandu", "UTC"):
+        rule = IntervalRule(interval, None, zone)
+        now = dt.datetime(2026, 3, 10, 11, 30, tzinfo=ZoneInfo(zone))
+        assert on_the_clock(zone, first_due(rule, now))[11:16] == first
+
+
+@given(
+    st.integers(1, 1439),
+    st.datetimes(dt.datetime(2026, 1, 1), dt.datetime(2027, 12, 31)),
+    st.sampled_from(["UTC", "Africa/Johannesburg", "Asia/Kathmandu"]),  # clocks that never change
+)
+def test_without_a_start_time_an_interval_is_never_silent_for_longer_than_itself(
+    interval: int, moment: dt.datetime, zone: str
+) -> None:
+    now = moment.replace(tzinfo=ZoneInfo(zone))
+    midnight = now.replace(hour=0, minute=0, second=0, microsecond=0)
+    grid = [midnight + dt.timedelta(minutes=interval) * n for n in range(1440 // interval + 2)]
+    tomorrow = midnight + dt.timedelta(days=1)  # where the count begins again
+    expected = min(due for due in (*grid, tomorrow) if due > now)
+    assert first_due(IntervalRule(interval, None, zone), now) == expected
+
+
+@pytest.mark.parametrize(
+    ("rule", "words"),
+    [
+        (IntervalRule(1, None, "UTC"), "every minute in UTC"),
+        (IntervalRule(45, NINE, "UTC"), "every 45 minutes from 09:00 in UTC"),
+        (IntervalRule(60, None, "Europe/London"), "every hour in Europe/London"),
+        (IntervalRule(120, NINE, "UTC"), "every 2 hours from 09:00 in UTC"),
+        (IntervalRule(1440, dt.time(7, 30), "UTC"), "every day at 07:30 in UTC"),
+        (IntervalRule(10080, None, "UTC"), "every 7 days at 00:00 in UTC"),
+        (CronRule("0 9 * * 1-5", "UTC"), "at 09:00 on Monday through Friday in UTC"),
+        (CronRule("*/15 * * * *", "UTC"), "every 15th minute of every hour in UTC"),
+    ],
+)
+def test_a_rule_is_said_in_words(rule: Rule, words: str) -> None:
+    assert rule.in_words == words
+
+
+@pytest.mark.parametrize(
+    ("interval", "cron"),
+    [(2, "*/2 * * * *"), (30, "*/30 * * * *"), (120, "0 */2 * * *"), (360, "0 */6 * * *")],
+)
+def test_a_cover_is_written_as_a_person_would(interval: int, cron: str) -> None:
+    rule = IntervalRule(interval, None, "UTC")
+    assert cron_cover(rule, utc("2026-03-10 00:00")) == ([cron], "UTC")
 
 
 def test_an_interval_that_divides_a_day_is_due_at_the_same_wall_clock_times_every_day() -> None:
@@ -506,7 +561,7 @@ def ticks(
         (1, MIDNIGHT, [EVERY_MINUTE]),
         (7, MIDNIGHT, [EVERY_MINUTE]),
         (15, dt.time(9, 5), ["5,20,35,50 * * * *"]),
-        (50, MIDNIGHT, ["0,10,20,30,40,50 * * * *"]),
+        (50, MIDNIGHT, ["*/10 * * * *"]),
         (60, dt.time(9, 5), ["5 * * * *"]),
         (480, dt.time(17, 30), ["30 1,9,17 * * *"]),
         (1440, dt.time(17, 30), ["30 17 * * *"]),

@@ -82,7 +82,7 @@ def test_every_tree_is_listed_with_its_rule_and_its_last_run(instance: DagsterIn
     assert heading.split("  ")[0] == "TREE"
     assert by_hand.split() == ["by_hand", "no", "schedule"]
     assert close == (
-        "close    at 0 9 * * * in Africa/Johannesburg  2026-06-10 09:00  2026-06-09 09:00  "
+        "close    at 09:00 every day in Africa/Johannesburg  2026-06-10 09:00  2026-06-09 09:00  "
         "success  abc"
     )
 
@@ -162,7 +162,7 @@ def test_without_a_home_of_dagsters_what_the_rows_say_is_listed() -> None:
     scheduled("close")
     text = listed()
     assert "Dagster was not asked: Dagster has no home" in text
-    assert "at 0 9 * * *" in text
+    assert "at 09:00 every day" in text
 
 
 def test_what_was_switched_in_dagsters_ui_is_written_down_when_it_refreshes(

@@ -266,7 +266,7 @@ def test_the_first_registration_has_the_guides_defaults() -> None:
     written = tree()
     written.save()
     schedule = row(written.register_schedule())
-    assert (schedule.interval_minutes, schedule.start_time) == (60, dt.time(0, 0))
+    assert (schedule.interval_minutes, schedule.start_time) == (60, None)
     assert (schedule.enabled, schedule.context, schedule.timezone) == (True, {}, "")
 
 

@@ -67,9 +67,9 @@ def test_the_defaults_are_the_guides() -> None:
     schedule = ProcessTreeSchedule.objects.create(process_tree=tree)
     assert schedule.enabled is True
     assert schedule.interval_minutes == 60
-    assert schedule.start_time == dt.time(0, 0)
+    assert schedule.start_time is None
     assert schedule.context == {}
-    assert schedule.next_run == utc("2026-06-10 22:00")
+    assert schedule.next_run == utc("2026-06-10 07:00"), "every hour begins with the next hour"
 
 
 def test_seconds_of_the_start_time_are_dropped(clock: Clock) -> None:
@@ -565,7 +565,7 @@ def test_a_disabled_schedule_is_served_too(clock: Clock) -> None:
 
 def test_a_schedule_says_what_it_is() -> None:
     schedule = register(interval_minutes=90, timezone="Europe/London")
-    assert str(schedule) == "tree_0: every 90 min from 09:00 in Europe/London"
+    assert str(schedule) == "tree_0: every 90 minutes from 09:00 in Europe/London"
 
 
 def test_a_new_row_may_say_when_it_is_due_first(clock: Clock) -> None:

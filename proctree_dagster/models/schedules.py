@@ -70,8 +70,12 @@ class ProcessTreeSchedule(Clockwork):
     )
     start_time = models.TimeField(
         _("start time"),
-        default=dt.time(0, 0),
-        help_text=_("Wall-clock time of a due time; seconds are dropped."),
+        null=True,
+        blank=True,
+        help_text=_(
+            "Wall-clock time of the first due time; seconds are dropped. Blank: counted from "
+            "midnight, beginning with the next one: every hour begins with the next hour."
+        ),
     )
     timezone = models.CharField(
         _("time zone"),
@@ -243,9 +247,11 @@ class ProcessTreeSchedule(Clockwork):
     @property
     def rule_in_words(self) -> str:
         """When it asks for runs, also of a schedule whose rule makes no sense."""
-        start, zone = str(self.start_time)[:5], self.timezone or settings.TIME_ZONE
-        rule = f"at {self.cron}" if self.cron else f"every {self.interval_minutes} min from {start}"
-        return f"{rule} in {zone}"
+        try:
+            return self.rule.in_words
+        except ScheduleError:
+            zone = self.timezone or settings.TIME_ZONE
+            return f"at {self.cron or f'every {self.interval_minutes} min'} in {zone}"
 
     @property
     def current_rule(self) -> str:

@@ -228,7 +228,7 @@ class ProcessTreeTranslator:
         tree, schedule_id = schedule.process_tree, schedule.pk
         try:
             crons, zone = schedule.cover(timezone.now())
-            rule = str(schedule.rule)
+            rule = schedule.rule.in_words
         except Exception as error:  # SQL may have put anything there; its ticks say so, too
             logging.getLogger(__name__).exception("The schedule of %r makes no sense.", tree.name)
             crons, zone, rule = [intervals.EVERY_MINUTE], "UTC", explain(error)
