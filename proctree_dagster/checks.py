@@ -15,7 +15,8 @@ from django.core.management.base import BaseCommand
 from django.core.management.commands.check import Command as CheckCommand
 from django.db import DatabaseError
 
-from . import broken_rows, caching, conf, executor_names, run_workers, sensitive
+from . import broken_rows, caching, conf, executor_names, project, run_workers, sensitive
+from .exceptions import InstanceError
 from .models import ProcessTree
 from .validation import processes_of
 
@@ -43,6 +44,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
     return [
         *found,
         *_home_problems(current),
+        *_definitions_problems(),
         *_executor_problems(current),
         *_model_problems(),
         *_sqlite_problems(current),
@@ -151,7 +153,25 @@ def _home_problems(current: conf.Settings) -> list[CheckMessage]:
                 id="proctree_dagster.W001",
             )
         )
+    elif not home and (default := project.home()) is not None:
+        parent = Path(default).parent
+        if not Path(default).is_dir() and not os.access(parent, os.W_OK | os.X_OK):
+            found.append(
+                Warning(
+                    f"Dagster's home {default!r} is not there, and this user can't create it.",
+                    hint='Let it write there, or name another folder in PROCTREE["DAGSTER_HOME"].',
+                    id="proctree_dagster.W001",
+                )
+            )
     return found
+
+
+def _definitions_problems() -> list[CheckMessage]:
+    try:
+        project.working_directory()
+    except InstanceError as error:
+        return [Error(str(error), id="proctree_dagster.E008")]
+    return []
 
 
 def _executor_problems(current: conf.Settings) -> list[CheckMessage]:

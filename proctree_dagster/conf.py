@@ -22,8 +22,12 @@ class Settings:
     FUNCTION_MODULES: tuple[str, ...] | None = None
     """Module prefixes that a row may name. ``None``: the project's own apps (``project_apps``)."""
 
-    DEFINITIONS: str = "definitions"
-    """Importable module of the Dagster code location."""
+    DEFINITIONS: str | None = None
+    """Importable module of the Dagster code location.
+
+    ``None``: the project's own ``definitions``, if it has one, else the packaged one,
+    ``proctree_dagster.definitions``.
+    """
 
     TRANSLATOR: str = "proctree_dagster.orchestration.translator.ProcessTreeTranslator"
     """Dotted path of the translator, a ``ProcessTreeTranslator`` or a subclass of it."""
@@ -40,8 +44,13 @@ class Settings:
     POOLS: Mapping[str, int] = field(default_factory=dict)
     """Dagster's concurrency pools and their sizes."""
 
-    DAGSTER_HOME: str | None = None
-    """The Dagster instance's folder. ``None``: the environment's ``DAGSTER_HOME``."""
+    DAGSTER_HOME: str | None = ""
+    """The Dagster instance's folder.
+
+    Left out: the environment's ``DAGSTER_HOME``, else ``dagster_home`` in the project's folder,
+    which is created with a ``dagster.yaml`` when it is first used. ``None``: the environment's
+    only; without one, runs from Python leave no history, and nothing can be scheduled.
+    """
 
     DAGSTER_URL: str | None = field(default=None, repr=False)
     """Where the Dagster webserver answers, for reloads and links.
@@ -89,7 +98,7 @@ _LISTS = {
 }
 """Keys that hold a list of texts, and of what; ``None`` stands for a default."""
 _ADDRESSES = ("DAGSTER_URL", "SITE_URL")
-_TEXT = {"DEFINITIONS", "TRANSLATOR", "EXECUTOR", "CACHE"}
+_TEXT = {"TRANSLATOR", "EXECUTOR", "CACHE"}
 _SECONDS = {"EXIT_GRACE": 0, "LOST_AFTER": 5, "TERMINATE_GRACE": 0}
 """Keys that hold seconds, and how many they are at least."""
 

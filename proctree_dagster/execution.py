@@ -402,7 +402,7 @@ def show_as_dagster_knows(schedules: Iterable[ProcessTreeSchedule]) -> None:
     """
     from .orchestration import runs, switches
 
-    with runs.open_instance(persistent=True) as instance:
+    with runs.open_instance(persistent=True, create=False) as instance:
         stopped = switches.stopped(instance)
         for schedule in schedules:
             name = f"{schedule.process_tree.job_name}{tags.SCHEDULE_SUFFIX}"

@@ -39,7 +39,7 @@ _modules: tuple[Mapping[str, AppConfig], tuple[str, ...]] | None = None
 def is_project_app(app: AppConfig) -> bool:
     """Return whether an app is the project's own; see ``project_apps``."""
     return app.name.partition(".")[0] not in ("django", _PACKAGE) and not any(
-        _is_installed(app.name, folder) for folder in _folders(app)
+        is_installed(app.name, folder) for folder in _folders(app)
     )
 
 
@@ -50,7 +50,7 @@ def _folders(app: AppConfig) -> Iterator[str]:
 
 
 @cache
-def _is_installed(name: str, folder: str) -> bool:
+def is_installed(name: str, folder: str) -> bool:
     """Return whether the package ``name`` in ``folder`` was installed, not written there."""
     written = Path(folder).absolute()
     for path in (written, written.resolve()):  # either may be a link into such a folder

@@ -21,7 +21,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, transaction
 from django.db.models.signals import post_delete, post_save
 
-from . import conf, isolation, tags
+from . import conf, isolation, project, tags
 from .connections import fresh_connections
 from .models import ProcessTree, ProcessTreeSchedule, TreeLink, Trigger, TriggerSubscription
 
@@ -70,7 +70,7 @@ def graphql_url() -> str | None:
 
 
 def _url(path: str) -> str | None:
-    base = conf.current().DAGSTER_URL
+    base = project.webserver_url()
     return None if base is None else f"{base.rstrip('/')}/{path}"
 
 

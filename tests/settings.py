@@ -3,7 +3,7 @@
 from example.settings import *  # noqa: F403
 
 INSTALLED_APPS = [*INSTALLED_APPS, "tests.app"]  # noqa: F405
-PROCTREE = {}
+PROCTREE = {"DAGSTER_HOME": None}
 DATABASES = {
     alias: {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
     for alias in ("default", "north")

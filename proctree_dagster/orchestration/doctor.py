@@ -22,7 +22,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from sqlalchemy.exc import SQLAlchemyError
 
-from .. import conf, tags, webserver
+from .. import conf, project, tags, webserver
 from ..exceptions import InstanceError
 from ..texts import explain
 from . import daemons, executors, homes, runs, template_client
@@ -118,6 +118,12 @@ def check_home(subject: Subject) -> Iterator[Finding]:
             "Dagster has no home: the history of runs from Python is not kept, and nothing can be "
             "scheduled.",
             'Set PROCTREE["DAGSTER_HOME"] or the environment variable DAGSTER_HOME.',
+        )
+    elif not subject.home.is_dir() and project.is_default_home(str(subject.home)):
+        yield Finding(
+            "warning",
+            f"Dagster's home {str(subject.home)!r} is not there yet.",
+            "It is created when it is first used: run 'python manage.py proctree dev'.",
         )
     elif not subject.home.is_dir():
         yield Finding(

@@ -33,7 +33,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError
 from django.utils.module_loading import import_string
 
-from .. import claims, conf, executor_names, functions, tags, timeouts
+from .. import claims, conf, executor_names, functions, project, tags, timeouts
 from .. import context as contexts
 from ..connections import fresh_connections
 from ..exceptions import ExecutorError, TreeFailed
@@ -163,7 +163,7 @@ def _with_defaults(
     forks = "forkserver" in multiprocessing.get_all_start_methods()
     if chosen is multiprocess_executor and forks and not result.get("start_method"):
         # Each step's process is forked from one that has the trees imported.
-        modules = [conf.current().DEFINITIONS]
+        modules = [project.definitions()]
         result["start_method"] = {"forkserver": {"preload_modules": modules}}
     return result
 
@@ -183,7 +183,7 @@ def _check_preloaded(chosen: ExecutorDefinition, config: Mapping[str, Any]) -> N
     start_method = config.get("start_method") or {}
     named = (start_method.get("forkserver") or {}).get("preload_modules") or []
     for module in named:
-        if module != conf.current().DEFINITIONS and not functions.is_allowed(module):
+        if module != project.definitions() and not functions.is_allowed(module):
             raise ExecutorError(
                 f"preload_modules of this run names {module!r}, which is under none of the allowed "
                 f"prefixes; leave it out, or set {functions.to_allow(module)}."

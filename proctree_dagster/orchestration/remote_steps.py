@@ -34,7 +34,7 @@ from dagster._core.events import EngineEventData
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from django.db import DatabaseError, connections, router
 
-from .. import conf, run_workers, step_workers
+from .. import conf, project, run_workers, step_workers
 from ..connections import fresh_connections, own_connections
 from ..exceptions import StepLost
 from ..models import StepWorker
@@ -172,7 +172,7 @@ def _has_ended(instance: DagsterInstance, run_id: str) -> bool:
 
 def note_release() -> None:
     """Note from where this process imports the code location, before a link leads elsewhere."""
-    name = conf.current().DEFINITIONS
+    name = project.definitions()
     file = getattr(sys.modules.get(name), "__file__", None)
     if file is not None:
         _imported[name] = Path(file).resolve()

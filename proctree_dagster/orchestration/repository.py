@@ -31,7 +31,7 @@ from dagster._core.errors import DagsterInvariantViolationError
 from django.db import DatabaseError
 from django.db.models import prefetch_related_objects
 
-from .. import conf, functions, tags, webserver
+from .. import conf, functions, project, tags, webserver
 from ..connections import fresh_connections
 from ..exceptions import FunctionError
 from ..models import ProcessTree, TreeLink, TriggerSubscription
@@ -396,11 +396,11 @@ class LiveRepository(RepositoryDefinition):
 def build_repository() -> LiveRepository:
     """Return the repository of the code location; ``definitions`` hands it to Dagster."""
     remote_steps.note_release()
-    home = conf.current().DAGSTER_HOME
+    home = project.home()
     if home and not os.environ.get("DAGSTER_HOME"):
         logger.warning(
-            "Dagster was started without DAGSTER_HOME, and PROCTREE['DAGSTER_HOME'] is %r: runs "
-            "from Django and runs from here are kept in two histories.",
+            "Dagster was started without DAGSTER_HOME, and Django's runs are kept in %r: those "
+            "from here are kept in another history. 'python manage.py proctree dev' sets it.",
             home,
         )
     _prepare_home()

@@ -1,7 +1,6 @@
 """The one place where a run is created, and what is asked of runs afterwards."""
 
 import datetime as dt
-import importlib.util
 import logging
 import os
 import sys
@@ -36,7 +35,7 @@ from dagster._core.storage.dagster_run import DagsterRunStatus
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_shared.error import SerializableErrorInfo
 
-from .. import claims, conf, isolation, tags
+from .. import claims, conf, isolation, project, tags
 from .. import context as contexts
 from ..exceptions import InstanceError
 from ..models import ProcessTreeSchedule, RunStatus
@@ -59,21 +58,17 @@ ENTRY_POINT = (sys.executable, "-m", "dagster")
 
 
 def dagster_home() -> str | None:
-    """Return the instance's folder: the setting's, else the environment's, else ``None``.
-
-    In a test it is ``None`` too (see ``isolation``).
-    """
-    return None if isolation.is_active() else _configured_home()
-
-
-def _configured_home() -> str | None:
-    home = conf.current().DAGSTER_HOME or os.environ.get("DAGSTER_HOME")
-    return str(Path(home).absolute()) if home else None
+    """Return the instance's folder (see ``project.home``); ``None`` in a test (``isolation``)."""
+    return None if isolation.is_active() else project.home()
 
 
 @contextmanager
 def open_instance(
-    *, persistent: bool = False, ephemeral: bool = False, to_execute: bool = False
+    *,
+    persistent: bool = False,
+    ephemeral: bool = False,
+    to_execute: bool = False,
+    create: bool = True,
 ) -> Iterator[DagsterInstance]:
     """Open the Dagster instance, or use the one that this process has open.
 
@@ -85,6 +80,8 @@ def open_instance(
         Whether to open one that keeps nothing, whatever the settings say.
     to_execute:
         Whether a run is going to be executed with it: then no other run is.
+    create:
+        Whether the home that nobody has chosen is created, if it is not there yet.
 
     Raises
     ------
@@ -98,7 +95,7 @@ def open_instance(
         return
     home = dagster_home()
     if home is None:
-        is_isolated = _configured_home() is not None
+        is_isolated = project.home() is not None
         if persistent and is_isolated:
             raise InstanceError(
                 "A test does not open the real Dagster instance. One that wants to says so: "
@@ -106,17 +103,25 @@ def open_instance(
             )
         if persistent:
             raise InstanceError(
-                'Dagster has no home: set PROCTREE["DAGSTER_HOME"] or the environment variable '
-                "DAGSTER_HOME to the folder of the instance that the daemon uses."
+                'Dagster has no home: leave PROCTREE["DAGSTER_HOME"] out, or set it or the '
+                "environment variable DAGSTER_HOME to the folder of the instance that the daemon "
+                "uses."
             )
         if not is_isolated:
             logger.warning(
-                "Dagster has no home (PROCTREE['DAGSTER_HOME'] and DAGSTER_HOME are not set): the "
-                "run's history is not kept."
+                "Dagster has no home (PROCTREE['DAGSTER_HOME'] is None, and DAGSTER_HOME is not "
+                "set): the run's history is not kept."
             )
         with DagsterInstance.ephemeral() as instance:
             yield tame(instance)
         return
+    if project.is_default_home(home):
+        if not create and not Path(home).is_dir():
+            raise InstanceError(
+                f"Dagster's home {home!r} is not there yet: nothing has run, and "
+                "'python manage.py proctree dev' has not been started."
+            )
+        project.create_home(home)
     if not Path(home).is_dir():
         raise InstanceError(f"Dagster's home {home!r} is not a folder; create it.")
     with shared(home, to_execute=to_execute) as instance:
@@ -196,7 +201,7 @@ def create_run(
 
 def code_origin(job_name: str) -> JobPythonOrigin:
     """Return where a launcher finds the job's code: in this process's release."""
-    pointer = ModuleCodePointer(conf.current().DEFINITIONS, tags.REPOSITORY, _working_directory())
+    pointer = ModuleCodePointer(project.definitions(), tags.REPOSITORY, project.working_directory())
     return JobPythonOrigin(
         job_name,
         RepositoryPythonOrigin(
@@ -209,8 +214,8 @@ def _remote_origin(job_name: str) -> RemoteJobOrigin:
     """Say how the UI finds the job; without it a run can't be re-executed there."""
     target = LoadableTargetOrigin(
         executable_path=sys.executable,
-        module_name=conf.current().DEFINITIONS,
-        working_directory=_working_directory(),
+        module_name=project.definitions(),
+        working_directory=project.working_directory(),
         attribute=tags.REPOSITORY,
     )
     location = ManagedGrpcPythonEnvCodeLocationOrigin(target, tags.LOCATION)
@@ -231,22 +236,6 @@ def _is_of_our_job(run: DagsterRun) -> bool:
     """Return True if a run of a job of this name is of ours; one from Python may not say."""
     origin = run.remote_job_origin
     return origin is None or is_ours(origin.repository_origin)
-
-
-def _working_directory() -> str:
-    """Return the folder from which the definitions module is imported."""
-    module = conf.current().DEFINITIONS
-    try:
-        found = importlib.util.find_spec(module)
-    except ImportError:
-        found = None
-    if found is None or found.origin is None:
-        raise InstanceError(
-            f'PROCTREE["DEFINITIONS"] names {module!r}, which can\'t be found from '
-            f"{str(Path.cwd())!r}. It is the module that workspace.yaml names; see docs/install.md."
-        )
-    depth = module.count(".") + (2 if found.submodule_search_locations else 1)
-    return str(Path(found.origin).resolve().parents[depth - 1])
 
 
 def executed_here(run_id: str) -> dict[str, str]:

@@ -13,7 +13,9 @@ from ...exceptions import InstanceError, ProctreeError
 from ...models import ProcessTree, ProcessTreeSchedule
 from ...readable import UNREADABLE
 from ...texts import explain
+from .. import dev_server
 from ..console import escaping
+from ..dev_server import DevServer
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +40,21 @@ class Command(BaseCommand):
             "list",
             help="List every tree with its schedule, its last scheduled run, and what holds it "
             "back: Django's 'enabled' or Dagster's own switch.",
+        )
+
+        dev = actions.add_parser(
+            "dev",
+            help="Start Dagster for this project: its webserver, its daemon and its code server, "
+            "with this Python. Ctrl-C ends all of it. -v 2 shows all that Dagster logs.",
+        )
+        dev.add_argument(
+            "--port", type=int, help="Port of Dagster's UI; default: that of DAGSTER_URL, or 3000."
+        )
+        dev.add_argument(
+            "--host",
+            default="127.0.0.1",
+            help="Address to listen on; default: 127.0.0.1, this machine only. Dagster's UI has no "
+            "login.",
         )
 
         actions.add_parser(
@@ -78,6 +95,8 @@ class Command(BaseCommand):
         with escaping(self.stdout, self.stderr):
             if options["action"] == "fire":
                 self._fire(options["name"], options["context"])
+            elif options["action"] == "dev":
+                self._serve(options["host"], options["port"], verbose=options["verbosity"] > 1)
             elif options["action"] == "doctor":
                 self._examine()
             elif options["action"] == "home":
@@ -93,6 +112,31 @@ class Command(BaseCommand):
         except ProctreeError as error:
             raise CommandError(str(error)) from error
         self.stdout.write(f"Cleared the cached results of {name!r}")
+
+    def _serve(self, host: str, port: int | None, *, verbose: bool) -> None:
+        from ...orchestration import runs  # it imports dagster, which the others do without
+
+        try:
+            with runs.open_instance(persistent=True) as instance:
+                home = instance.root_directory
+            server = DevServer(home, host, port or dev_server.default_port(), verbose)
+            if server.port_is_taken():
+                raise CommandError(
+                    f"Port {server.port} of {host} is taken (is Dagster running already?): "
+                    "name another one with --port."
+                )
+            self.stdout.write(f"Dagster is starting, with its home in {home} …")
+            self.stdout.flush()
+            code = server.run(lambda: self._say_where(server))
+        except InstanceError as error:
+            raise CommandError(str(error)) from error
+        if code:
+            raise CommandError(f"Dagster has ended with exit code {code}; its log says why.")
+
+    def _say_where(self, server: DevServer) -> None:
+        self.stdout.write(self.style.SUCCESS(f"Dagster is ready: open {server.url}"))
+        self.stdout.write("  Jobs, a tree, Launchpad, Launch Run. Ctrl-C here ends everything.")
+        self.stdout.flush()
 
     def _create_home(self) -> None:
         from ...orchestration import runs  # it imports dagster, which the others do without

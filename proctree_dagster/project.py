@@ -1,0 +1,208 @@
+"""Where the Django project lies, and what Dagster needs of it: its code location and its home.
+
+A project that writes neither a ``definitions`` module nor a home gets both from here.
+"""
+
+import importlib.util
+import json
+import logging
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Collection
+from dataclasses import asdict
+from pathlib import Path
+
+from django.conf import settings
+
+from . import conf, isolation
+from .exceptions import InstanceError
+from .os_processes import Identity, State
+from .project_apps import is_installed
+
+logger = logging.getLogger(__name__)
+
+PACKAGED = f"{__package__}.definitions"
+"""The code location of a project that has none of its own."""
+
+OWN = "definitions"
+"""What a project calls its own code location, unless ``PROCTREE["DEFINITIONS"]`` names it."""
+
+HOME = "dagster_home"
+"""What the folder of a project's Dagster instance is called, unless a setting names it."""
+
+TEMPLATE = Path(__file__).parent / "dagster_home" / "sqlite" / "dagster.yaml"
+
+WEBSERVER = ".webserver.json"
+"""The file in the home that says where ``proctree dev`` serves Dagster's UI."""
+
+IGNORED = "# Dagster's databases and logs are no source code.\n*\n!.gitignore\n!dagster.yaml\n"
+
+
+def root() -> Path | None:
+    """Return the project's folder, where ``manage.py`` lies: ``BASE_DIR``, if the settings say it.
+
+    Otherwise it is the folder from which the settings' module is imported. ``None``: the settings
+    have no module (``settings.configure()``).
+    """
+    base = getattr(settings, "BASE_DIR", None)
+    if base:
+        return Path(base).absolute()
+    return _imported_from(getattr(settings, "SETTINGS_MODULE", None) or "")
+
+
+def definitions() -> str:
+    """Return the module of the code location: the setting's, the project's own or the package's."""
+    named = conf.current().DEFINITIONS
+    if named is not None:
+        return named
+    found = _find(OWN)
+    own = found is not None and not is_installed(OWN, str(Path(found).parent))
+    return OWN if own else PACKAGED
+
+
+def working_directory() -> str:
+    """Return the folder from which a run's process imports the code location and the project.
+
+    Raises
+    ------
+    InstanceError
+        There is no such module, or nothing says where the project lies.
+    """
+    module = definitions()
+    if module == PACKAGED:
+        # The package may be installed anywhere; what must be importable are the settings.
+        found = _imported_from(os.environ.get("DJANGO_SETTINGS_MODULE", "")) or root()
+        if found is None:
+            raise InstanceError(
+                "Runs in other processes need settings that these can import: set the environment "
+                "variable DJANGO_SETTINGS_MODULE."
+            )
+        return str(found)
+    folder = _imported_from(module)
+    if folder is None:
+        raise InstanceError(
+            f'PROCTREE["DEFINITIONS"] names {module!r}, which can\'t be found from '
+            f"{str(Path.cwd())!r}. It is the module that workspace.yaml names."
+        )
+    return str(folder)
+
+
+def home() -> str | None:
+    """Return the folder of Dagster's instance.
+
+    The setting's, else the environment's, else ``dagster_home`` in the project's folder. ``None``:
+    the setting is ``None`` and the environment names none, or nobody knows where the project lies.
+    """
+    named = conf.current().DAGSTER_HOME
+    found = named or os.environ.get("DAGSTER_HOME")
+    if found:
+        return str(Path(found).absolute())
+    return None if named is None else _default_home()
+
+
+def is_default_home(folder: str) -> bool:
+    """Return whether a home was chosen by nobody, so that it is created where it is missing."""
+    named = conf.current().DAGSTER_HOME
+    return named == "" and not os.environ.get("DAGSTER_HOME") and folder == _default_home()
+
+
+def create_home(folder: str) -> bool:
+    """Create a home with the packaged ``dagster.yaml``; return whether it was created here.
+
+    A folder that is there is not changed. Of several processes that create it one does.
+
+    Raises
+    ------
+    InstanceError
+        It can't be created.
+    """
+    target = Path(folder)
+    if target.is_dir():
+        return False
+    try:
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as parent:
+            made = Path(parent) / "home"
+            made.mkdir()
+            shutil.copyfile(TEMPLATE, made / "dagster.yaml")
+            (made / ".gitignore").write_text(IGNORED, encoding="utf-8")
+            made.rename(target)
+    except OSError as error:
+        if target.is_dir():
+            return False  # another process has been quicker
+        raise InstanceError(
+            f"Dagster's home {folder!r} can't be created: {error}. Let this user write there, or "
+            'name another folder in PROCTREE["DAGSTER_HOME"].'
+        ) from error
+    logger.info("Created Dagster's home %r, with a dagster.yaml to begin with.", folder)
+    return True
+
+
+def note_webserver(home: str, url: str, pid: int) -> None:
+    """Write down where the webserver of a home answers, while a process lives that runs it."""
+    said = {"url": url, **asdict(Identity.of(pid))}
+    path = Path(home) / WEBSERVER
+    path.with_suffix(".new").write_text(json.dumps(said), encoding="utf-8")
+    path.with_suffix(".new").replace(path)
+
+
+def forget_webserver(home: str, pid: int) -> None:
+    """Remove what ``note_webserver`` has written for a process."""
+    path = Path(home) / WEBSERVER
+    if _webserver(path, {State.RUNNING, State.STOPPED, State.GONE, State.UNKNOWN}, pid):
+        path.unlink(missing_ok=True)
+
+
+def webserver_url() -> str | None:
+    """Return where Dagster's webserver answers: the setting's, or that of ``proctree dev``.
+
+    ``None``: none is known. In a test it is the setting's only.
+    """
+    url = conf.current().DAGSTER_URL
+    if url is not None or isolation.is_active():
+        return url
+    folder = home()
+    return None if folder is None else _webserver(Path(folder) / WEBSERVER, {State.RUNNING})
+
+
+def _webserver(path: Path, states: Collection[State], pid: int | None = None) -> str | None:
+    """Return the address in a file, if the process that runs the webserver is in such a state."""
+    try:
+        said = json.loads(path.read_text(encoding="utf-8"))
+        url = said.pop("url")
+        process = Identity(**said)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # none, or half written
+        return None
+    if process.state not in states or pid not in (None, process.pid):
+        return None
+    return str(url)
+
+
+def _default_home() -> str | None:
+    found = root()
+    return None if found is None else str(found / HOME)
+
+
+def _imported_from(module: str) -> Path | None:
+    """Return the folder from which a module is imported, or would be; links are followed."""
+    found = _find(module)
+    if found is None:
+        return None
+    file = Path(found).resolve()
+    depth = module.count(".") + (1 if file.stem == "__init__" else 0)
+    return file.parents[depth]
+
+
+def _find(module: str) -> str | None:
+    """Return a module's file, without importing it again; ``None`` if there is none."""
+    if not module:
+        return None
+    imported = getattr(sys.modules.get(module), "__file__", None)
+    if imported:
+        return str(imported)
+    try:
+        found = importlib.util.find_spec(module)
+    except (ImportError, ValueError):  # ValueError: it is being run as a program
+        return None
+    return None if found is None else found.origin
