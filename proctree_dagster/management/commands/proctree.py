@@ -2,6 +2,7 @@
 
 import datetime as dt
 import logging
+from argparse import SUPPRESS
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
@@ -36,14 +37,17 @@ class Command(BaseCommand):
     def add_arguments(self, parser: CommandParser) -> None:
         """Take the name of what to do."""
         actions = parser.add_subparsers(dest="action", required=True)
+        common = [_common_options()]
         actions.add_parser(
             "list",
+            parents=common,
             help="List every tree with its schedule, its last scheduled run, and what holds it "
             "back: Django's 'enabled' or Dagster's own switch.",
         )
 
         dev = actions.add_parser(
             "dev",
+            parents=common,
             help="Start Dagster for this project: its webserver, its daemon and its code server, "
             "with this Python. Ctrl-C ends all of it. -v 2 shows all that Dagster logs.",
         )
@@ -59,6 +63,7 @@ class Command(BaseCommand):
 
         actions.add_parser(
             "doctor",
+            parents=common,
             help="Say what is wrong with the Dagster that runs the trees, and what to do: its "
             "home, its storage, its daemon, its webserver, its code server. It only reads. Exits "
             "with 1 if something is wrong, with 0 if there are warnings only.",
@@ -66,12 +71,14 @@ class Command(BaseCommand):
 
         actions.add_parser(
             "home",
+            parents=common,
             help="Create the storage of Dagster's home, or complete what was half created, so that "
             "Dagster's processes find it when they start. Changes nothing if it is complete.",
         )
 
         fire = actions.add_parser(
             "fire",
+            parents=common,
             help="Let a trigger fire: every tree that subscribes to it runs. Prints the runs.",
         )
         fire.add_argument("name", metavar="NAME", help="The trigger's name.")
@@ -85,6 +92,7 @@ class Command(BaseCommand):
 
         clear = actions.add_parser(
             "clear-cache",
+            parents=common,
             help="Let no cached result of a tree be used any more. Results that it shares with "
             "other trees (shared_cache_key) are cleared for them, too.",
         )
@@ -200,6 +208,17 @@ class Command(BaseCommand):
                     self.stdout.write(self.style.WARNING(f"{tree.name} does not run: {remedy}"))
         for finding in broken_rows.findings():
             self.stdout.write(self.style.WARNING(str(finding)))
+
+
+def _common_options() -> CommandParser:
+    """Return Django's own options that people type behind an action, too."""
+    parser = CommandParser(add_help=False, argument_default=SUPPRESS)
+    parser.add_argument("-v", "--verbosity", type=int, choices=[0, 1, 2, 3], help=SUPPRESS)
+    for option in ("--settings", "--pythonpath"):
+        parser.add_argument(option, help=SUPPRESS)
+    for flag in ("--traceback", "--no-color", "--force-color"):
+        parser.add_argument(flag, action="store_true", help=SUPPRESS)
+    return parser
 
 
 def _line(tree: ProcessTree, schedule: ProcessTreeSchedule | None) -> tuple[str, ...]:

@@ -1,0 +1,229 @@
+"""The first hour: a new project in which nothing was written for Dagster."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.e2e.stack import SELECTOR, free_port, heed_interrupts, wait_for
+
+pytestmark = pytest.mark.e2e
+
+PROCESSES = """
+import logging
+
+logger = logging.getLogger(__name__)
+
+
+def fetch(count=3):
+    return list(range(count))
+
+
+def total(fetch):
+    return sum(fetch)
+"""
+
+SAVE = """
+from bookkeeping.processes import fetch, total
+from proctree_dagster.tree_builder import ProcessTreeInstance
+tree = ProcessTreeInstance('close', overwrite=True)
+tree.add_process('fetch', func=fetch)
+tree.add_process('total', func=total, dependencies=['fetch'])
+tree.save()
+tree.register_schedule(interval_minutes=60)
+tree.create_command()
+"""
+
+
+class NewProject:
+    """What ``startproject`` and ``startapp`` make, with the app installed and nothing else."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        left_out = ("DJANGO_SETTINGS_MODULE", "DAGSTER_HOME", "PYTHONPATH")
+        self.env = {key: value for key, value in os.environ.items() if key not in left_out}
+        self.env["PATH"] = "/usr/bin:/bin"  # neither dagster nor this Python
+        self.log = folder / "dev.log"
+        self.started: list[subprocess.Popen[bytes]] = []
+        self.run("-m", "django", "startproject", "mysite", ".")
+        self.manage("startapp", "bookkeeping")
+        (folder / "bookkeeping" / "processes.py").write_text(PROCESSES)
+        with (folder / "mysite" / "settings.py").open("a") as settings:
+            settings.write('INSTALLED_APPS += ["proctree_dagster", "bookkeeping"]\n')
+        self.manage("migrate", "-v0")
+
+    def run(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, *args], cwd=self.folder, env=self.env, capture_output=True, text=True
+        )
+        assert not check or done.returncode == 0, done.stderr[-3000:]
+        return done
+
+    def manage(self, *args: str, check: bool = True) -> str:
+        return self.run("manage.py", *args, check=check).stdout
+
+    def start(self, *args: str) -> subprocess.Popen[bytes]:
+        """Start ``proctree dev``, and wait until it says where to click."""
+        self.log.write_bytes(b"")
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "manage.py", "proctree", "dev", *args],
+                cwd=self.folder,
+                env=self.env,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=heed_interrupts,
+            )
+        self.started.append(process)
+
+        def ready() -> bool:
+            assert process.poll() is None, self.log.read_text()[-3000:]
+            return "Dagster is ready: open http://localhost:" in self.log.read_text()
+
+        wait_for("Dagster to be ready", ready, 120)
+        return process
+
+    @property
+    def home(self) -> Path:
+        return self.folder / "dagster_home"
+
+    def processes(self) -> list[psutil.Process]:
+        """Return everything that runs for this project's Dagster."""
+        found = []
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("DAGSTER_HOME") == str(self.home):
+                    found.append(process)
+            except psutil.Error:
+                continue
+        return [each for each in found if each.status() != psutil.STATUS_ZOMBIE]
+
+    def close(self) -> None:
+        for process in self.started:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+        for left in self.processes():
+            left.kill()
+
+
+def graphql(port: int, query: str, **variables: Any) -> Any:
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}/graphql",
+        json.dumps({"query": query, "variables": variables}).encode(),
+        {"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        return json.load(answer)["data"]
+
+
+LAUNCH = """
+mutation Launch($params: ExecutionParams!) { launchRun(executionParams: $params) {
+  __typename ... on LaunchRunSuccess { run { runId } } } }
+"""
+
+STATUS = "query Status($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+
+
+def status(port: int, run_id: str) -> str:
+    return str(graphql(port, STATUS, id=run_id)["runOrError"]["status"])
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewProject]:
+    found = NewProject(tmp_path_factory.mktemp("project"))
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def test_a_tree_runs_in_every_way_where_nothing_was_written_for_dagster(
+    project: NewProject,
+) -> None:
+    project.manage("proctree", "list")
+    assert not project.home.exists(), "who only lists writes nothing"
+    project.manage("shell", "-c", SAVE)
+    assert "total: 3" in project.manage("close")  # before Dagster was ever started
+    port = free_port()
+    dev = project.start("--port", str(port))
+    said = project.log.read_text()
+    assert f"Dagster is ready: open http://localhost:{port}" in said
+    assert "Supersession" not in said
+    assert "INFO" not in said
+    # In the UI.
+    job = {**SELECTOR, "jobName": "close"}
+    launched = graphql(port, LAUNCH, params={"selector": job, "runConfigData": {}})["launchRun"]
+    run_id = launched["run"]["runId"]
+    wait_for("the run", lambda: status(port, run_id) == "SUCCESS", 60)
+    # From Python, through the daemon; the link leads to the UI without a setting.
+    submit = "from proctree_dagster.tree_builder import ProcessTreeManager as M; "
+    said = project.manage("shell", "-c", f"{submit}print(M.submit_tree('close').url)")
+    url = said.strip().splitlines()[-1]
+    assert url.startswith(f"http://localhost:{port}/runs/")
+    wait_for("the run", lambda: status(port, url.rpartition("/")[2]) == "SUCCESS", 60)
+    # A second one on the same port says what to do, and leaves the first alone.
+    second = project.run("manage.py", "proctree", "dev", "--port", str(port), check=False)
+    assert second.returncode == 1
+    assert "name another one with --port" in second.stderr
+    assert dev.poll() is None
+    dev.send_signal(signal.SIGINT)
+    assert dev.wait(60) == 0
+    wait_for("everything to end", lambda: not project.processes())
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_whatever_ends_it_ends_everything_runs_included(
+    project: NewProject, number: signal.Signals
+) -> None:
+    project.manage("shell", "-c", SAVE)
+    (project.folder / "bookkeeping" / "slow.py").write_text(
+        "import time\nfrom pathlib import Path\n\n\ndef sleep():\n"
+        "    Path(__file__).with_name('sleeps').touch()\n    time.sleep(600)\n"
+    )
+    project.manage(
+        "shell",
+        "-c",
+        "from bookkeeping.slow import sleep\n"
+        "from proctree_dagster import tree_builder\n"
+        "tree = tree_builder.ProcessTreeInstance('slow', overwrite=True)\n"
+        "tree.add_process('sleep', func=sleep).save()\n"
+        "tree_builder.ProcessTreeManager.submit_tree('slow')\n",
+    )
+    dev = project.start("--port", str(free_port()))
+    sleeps = project.folder / "bookkeeping" / "sleeps"
+    wait_for("the run", sleeps.exists, 90)
+    sleeps.unlink()
+    dev.send_signal(number)
+    assert dev.wait(90) == 0
+    wait_for("everything to end", lambda: not project.processes())
+    assert not (project.home / ".webserver.json").exists()
+
+
+def test_it_begins_again_after_it_was_killed(project: NewProject) -> None:
+    port = free_port()
+    dev = project.start("--port", str(port))
+    dev.kill()
+    dev.wait()
+    for left in project.processes():
+        left.kill()
+
+    def port_is_free() -> bool:
+        with socket.socket() as listener:
+            return listener.connect_ex(("127.0.0.1", port)) != 0
+
+    wait_for("the port", port_is_free)
+    dev = project.start("--port", str(port), "-v", "2")
+    assert "INFO" in project.log.read_text(), "with -v 2 all that Dagster logs is shown"
+    dev.send_signal(signal.SIGTERM)
+    assert dev.wait(60) == 0
