@@ -31,10 +31,10 @@ def no_home(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_every_key_is_optional() -> None:
     current = conf.current()
     assert current.FUNCTION_MODULES is None
-    assert current.DEFINITIONS == "definitions"
+    assert current.DEFINITIONS is None
     assert current.MAX_CONCURRENT == 4
     assert current.POOLS == {}
-    assert current.DAGSTER_HOME is None
+    assert current.DAGSTER_HOME == "", "the folder beside manage.py"
     assert current.DAGSTER_URL is None
     assert current.SITE_URL is None
     assert current.CACHE == "default"
@@ -98,7 +98,6 @@ BAD: list[tuple[str, Any]] = [
     ("FUNCTION_MODULES", [""]),
     ("FUNCTION_MODULES", [5]),
     ("FUNCTION_MODULES", {"a": "b"}),
-    ("DEFINITIONS", None),
     ("DEFINITIONS", ""),
     ("TRANSLATOR", object),
     ("EXECUTOR", 5),
