@@ -6,6 +6,7 @@ installed must not pay for it.
 
 from __future__ import annotations
 
+import datetime as dt
 import inspect
 import logging
 import threading
@@ -26,8 +27,6 @@ from .texts import shown
 from .validation import references, validate_tree
 
 if TYPE_CHECKING:
-    import datetime as dt
-
     from .orchestration.records import TreeRecord
     from .orchestration.runs import Ended
 
@@ -390,10 +389,15 @@ LOST = "lost?"
 """What a list says of a run whose worker seems lost: the sensor decides, and ends the run."""
 
 
-def show_as_dagster_knows(schedules: Iterable[ProcessTreeSchedule]) -> None:
+def show_as_dagster_knows(schedules: Iterable[ProcessTreeSchedule]) -> dt.datetime | None:
     """Show on rows what they can't know by themselves: nothing is written, here or in Dagster.
 
     That is Dagster's own switch of each schedule, and how runs ended that died without a word.
+
+    Returns
+    -------
+    datetime | None
+        When Dagster's daemon gave its last sign of life, in UTC; ``None`` if it never has.
 
     Raises
     ------
@@ -416,6 +420,8 @@ def show_as_dagster_knows(schedules: Iterable[ProcessTreeSchedule]) -> None:
                 logger.exception("Run %s can't be looked at.", schedule.last_run_id)
                 continue
             schedule.last_run_status = LOST if known is None else known
+        beats = [beat.timestamp for beat in instance.get_daemon_heartbeats().values()]
+    return dt.datetime.fromtimestamp(max(beats), dt.UTC) if beats else None
 
 
 def _execute(

@@ -1,0 +1,29 @@
+"""Cached results."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from django.core.management.base import CommandParser
+
+from ... import execution
+from .base import Action
+
+
+class ClearCache(Action):
+    """Clears what a tree's processes have cached."""
+
+    name = "clear-cache"
+    help = (
+        "Let no cached result of a tree be used any more. Results that it shares with other trees "
+        "(shared_cache_key) are cleared for them, too."
+    )
+
+    @classmethod
+    def add_arguments(cls, parser: CommandParser) -> None:
+        """Take the tree's name."""
+        parser.add_argument("name", metavar="NAME", help="The tree's name.")
+
+    def handle(self, options: Mapping[str, Any]) -> None:
+        """Clear it."""
+        execution.clear_cache(execution.get_row(options["name"]))
+        self.out.line(f"Cleared the cached results of {options['name']!r}")

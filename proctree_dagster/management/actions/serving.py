@@ -1,0 +1,102 @@
+"""Dagster's own processes, its home, and what is wrong with them."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+
+from .. import dev_server
+from ..dev_server import DevServer
+from .base import Action
+
+
+class Dev(Action):
+    """Serves this project's trees."""
+
+    name = "dev"
+    help = (
+        "Start Dagster for this project: its webserver, its daemon and its code server, with this "
+        "Python. Ctrl-C ends all of it. -v 2 shows everything that Dagster logs."
+    )
+
+    @classmethod
+    def add_arguments(cls, parser: CommandParser) -> None:
+        """Take a port and an address."""
+        parser.add_argument(
+            "--port", type=int, help="Port of Dagster's UI; default: that of DAGSTER_URL, or 3000."
+        )
+        parser.add_argument(
+            "--host",
+            default="127.0.0.1",
+            help="Address to listen on; default: 127.0.0.1, this machine only. Dagster's UI has no "
+            "login.",
+        )
+
+    def handle(self, options: Mapping[str, Any]) -> None:
+        """Serve until it is ended."""
+        host, port = options["host"], options["port"] or dev_server.default_port()
+        server = DevServer(_ready_home(), host, port, options["verbosity"] > 1)
+        if server.port_is_taken():
+            raise CommandError(
+                f"Port {port} of {host} is taken (is Dagster running already?): name another one "
+                "with --port."
+            )
+        self.out.line(f"Dagster is starting, with its home in {server.home} …")
+        code = server.run(lambda: self._say_where(server))
+        if code:
+            raise CommandError(f"Dagster has ended with exit code {code}; its log says why.")
+
+    def _say_where(self, server: DevServer) -> None:
+        self.out.line(self.out.style.SUCCESS(f"Dagster is ready: open {server.url}"))
+        self.out.line("  Jobs, a tree, Launchpad, Launch Run. Ctrl-C here ends everything.")
+
+
+class Doctor(Action):
+    """Examines the Dagster that runs the trees."""
+
+    name = "doctor"
+    help = (
+        "Say what is wrong with the Dagster that runs the trees, and what to do: its home, its "
+        "storage, its daemon, its webserver, its code server. It only reads. Exits with 1 if "
+        "something is wrong, with 0 if there are warnings only."
+    )
+    has_json = True
+
+    def handle(self, options: Mapping[str, Any]) -> None:
+        """Examine it."""
+        from ...orchestration import doctor  # it imports dagster, which the others do without
+
+        findings = doctor.examine()
+        style = self.out.style
+        styles = {"ok": style.SUCCESS, "warning": style.WARNING, "error": style.ERROR}
+        for finding in findings:
+            self.out.line(f"{styles[finding.level](finding.level.upper())}  {finding.what}")
+            if finding.remedy:
+                self.out.line(f"  {finding.remedy}")
+        self.out.document([asdict(finding) for finding in findings])
+        wrong = sum(finding.level == "error" for finding in findings)
+        if wrong:
+            raise CommandError(f"{wrong} thing{'s are' if wrong != 1 else ' is'} wrong.")
+
+
+class Home(Action):
+    """Creates Dagster's home and its databases."""
+
+    name = "home"
+    help = (
+        "Create the storage of Dagster's home, or complete what was half created, so that "
+        "Dagster's processes find it when they start. Changes nothing if it is complete."
+    )
+
+    def handle(self, options: Mapping[str, Any]) -> None:
+        """Create it."""
+        self.out.line(f"Dagster's home {_ready_home()!r} is ready.")
+
+
+def _ready_home() -> str:
+    """Return the folder of Dagster's home, with its storage created."""
+    from ...orchestration import runs  # it imports dagster, which the others do without
+
+    with runs.open_instance(persistent=True) as instance:
+        return str(instance.root_directory)

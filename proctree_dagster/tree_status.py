@@ -1,0 +1,142 @@
+"""How every tree is: its rule, its last run, and what keeps it from running.
+
+Nothing is written, in Django or in Dagster.
+"""
+
+import datetime as dt
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from django.utils import timezone
+
+from . import broken_rows, execution
+from .broken_rows import Finding
+from .exceptions import InstanceError
+from .models import ProcessTree, ProcessTreeSchedule, RunStatus
+from .readable import UNREADABLE
+from .texts import explain
+
+logger = logging.getLogger(__name__)
+
+OVERDUE_AFTER = dt.timedelta(minutes=3)
+"""How long after its due time a schedule that nothing has run counts as overdue.
+
+A daemon polls every minute, and a new due time is seen within another.
+"""
+
+DAEMON_SILENT_AFTER = dt.timedelta(minutes=3)
+"""How long Dagster's daemon may give no sign of life."""
+
+
+@dataclass(frozen=True)
+class TreeStatus:
+    """How one tree is."""
+
+    name: str
+    job: str
+    """What Dagster calls it."""
+
+    rule: str = ""
+    """When it runs by itself, in words; blank without a schedule."""
+
+    enabled: bool | None = None
+    """Whether its schedule is on in Django; ``None`` without a schedule."""
+
+    next_run: dt.datetime | None = None
+    last_run: dt.datetime | None = None
+    last_status: str = ""
+    """``started``, ``success``, ``failure``, ``canceled``, ``lost?``, or ``requested``."""
+
+    last_run_id: str = ""
+    held_back_by: str = ""
+    """Who keeps the schedule from running: Django, Dagster, or both."""
+
+    overdue: bool = False
+    problem: str = ""
+    """Why it can't be read, if so."""
+
+
+@dataclass(frozen=True)
+class Overview:
+    """How all of it is."""
+
+    trees: list[TreeStatus]
+    broken: list[Finding]
+    """What saved rows name that is not there."""
+
+    daemon_seen_at: dt.datetime | None
+    """When Dagster's daemon gave its last sign of life; ``None``: never, or nobody asked."""
+
+    dagster_problem: str
+    """Why Dagster was not asked; blank if it was."""
+
+    @property
+    def daemon_is_silent(self) -> bool:
+        """Whether nothing runs the schedules that are on."""
+        if self.dagster_problem or not any(each.enabled for each in self.trees):
+            return False
+        seen = self.daemon_seen_at
+        return seen is None or timezone.now() - seen > DAEMON_SILENT_AFTER
+
+
+def overview() -> Overview:
+    """Return how all trees are.
+
+    Raises
+    ------
+    DatabaseError
+        The tables are not there, or the database is away.
+    """
+    rows = sorted(ProcessTree.objects.each(), key=lambda tree: tree.name)
+    seen, problem = _ask_dagster(filter(None, (row.schedule_or_none for row in rows)))
+    now = timezone.now()
+    return Overview(
+        trees=[status_of(row, now) for row in rows],
+        broken=broken_rows.findings(),
+        daemon_seen_at=seen,
+        dagster_problem=problem,
+    )
+
+
+def status_of(row: ProcessTree, now: dt.datetime) -> TreeStatus:
+    """Return how a tree is, as far as its rows say it."""
+    schedule = row.schedule_or_none
+    if schedule is None:
+        return TreeStatus(row.name, row.job_name)
+    try:
+        return TreeStatus(
+            name=row.name,
+            job=row.job_name,
+            rule=schedule.rule_in_words,
+            enabled=schedule.enabled,
+            next_run=schedule.next_run,
+            last_run=schedule.last_run,
+            last_status="requested" if schedule.claim else schedule.last_run_status,
+            last_run_id="" if schedule.claim else schedule.last_run_id,
+            held_back_by=schedule.held_back_by,
+            overdue=_is_overdue(schedule, now),
+        )
+    except UNREADABLE as error:
+        return TreeStatus(row.name, row.job_name, problem=f"can't be read: {explain(error)}")
+
+
+def _is_overdue(schedule: ProcessTreeSchedule, now: dt.datetime) -> bool:
+    """Return whether a due time has passed for long, and nothing has taken it or holds it back."""
+    if not schedule.enabled or schedule.stopped_in_dagster:
+        return False
+    if schedule.last_run_status == RunStatus.STARTED and not schedule.allow_overlap:
+        return False  # the due time is kept until that run has ended
+    waiting = schedule.claimed_at if schedule.claim else schedule.next_run
+    return waiting is not None and now - waiting > OVERDUE_AFTER
+
+
+def _ask_dagster(schedules: Iterable[ProcessTreeSchedule]) -> tuple[dt.datetime | None, str]:
+    """Show on rows what Dagster knows; return when its daemon was seen, or why it was not asked."""
+    try:
+        return execution.show_as_dagster_knows(schedules), ""
+    except InstanceError as error:
+        return None, f"Dagster was not asked: {error}"
+    except Exception as error:  # whatever is wrong with its storage, the list is Django's
+        logger.warning("Dagster could not be asked.", exc_info=True)
+        return None, f"Dagster could not be asked: {explain(error)}"
