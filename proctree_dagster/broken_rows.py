@@ -8,7 +8,7 @@ from django.db import models
 
 from . import context as contexts
 from . import executor_names, functions, questions, validation
-from .exceptions import ContextError, FunctionError
+from .exceptions import ContextError, FunctionError, InvalidTree, ScheduleError
 from .models import (
     ProcessTree,
     ProcessTreeSchedule,
@@ -16,7 +16,7 @@ from .models import (
     TriggerSubscription,
     TriggerType,
 )
-from .readable import readable
+from .readable import UNREADABLE, readable
 from .texts import explain
 
 
@@ -55,6 +55,31 @@ def findings() -> list[Finding]:
         for problem, fails, user in (*_of_trees(), *_of_triggers(), *_of_contexts()):
             users.setdefault((problem, fails), []).append(user)
     return [Finding(problem, named, fails) for (problem, fails), named in users.items()]
+
+
+def invalid_trees() -> list[Finding]:
+    """Return what trees and schedules say that makes no sense, such as a cycle.
+
+    Raises
+    ------
+    DatabaseError
+        The tables are not there, or the database is away.
+    """
+    found = []
+    for row in ProcessTree.objects.each():
+        try:
+            validation.validate_tree(row.to_dict())
+        except InvalidTree as error:
+            found += [Finding(problem, [f"tree {row.name!r}"]) for problem in error.problems]
+        schedule = row.schedule_or_none
+        try:
+            if schedule is not None:
+                str(schedule.current_rule)
+        except ScheduleError as error:
+            found.append(Finding(str(error), [f"schedule of tree {row.name!r}"]))
+        except UNREADABLE as error:
+            found.append(Finding(explain(error), [f"schedule of tree {row.name!r}"]))
+    return found
 
 
 def _of_trees() -> Iterator[tuple[str, bool, str]]:

@@ -140,6 +140,14 @@ class StepLost(ProctreeError, RuntimeError):
     """The process that executed a step is lost: no answer can come."""
 
 
+class RunNotFound(ProctreeError, LookupError):
+    """There is no such run."""
+
+
+class RunError(ProctreeError, RuntimeError):
+    """The run can't be canceled, or executed again."""
+
+
 class CommandError(ProctreeError, ValueError):
     """The management command can't be written."""
 

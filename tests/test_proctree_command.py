@@ -44,7 +44,7 @@ def scheduled(name: str) -> ProcessTreeSchedule:
 
 def switch(instance: DagsterInstance, name: str, status: InstigatorStatus) -> None:
     """Turn Dagster's switch of a schedule, as its UI does."""
-    switch_in(runs._remote_origin(name).repository_origin, instance, name, status)
+    switch_in(runs.remote_origin(name).repository_origin, instance, name, status)
 
 
 def switch_in(

@@ -193,7 +193,7 @@ def create_run(
         asset_check_selection=None,
         resolved_op_selection=None,
         op_selection=None,
-        remote_job_origin=None if in_memory else _remote_origin(job.name),
+        remote_job_origin=None if in_memory else remote_origin(job.name),
         job_code_origin=None if in_memory else code_origin(job.name),
         asset_graph=job.asset_layer.asset_graph,
     )
@@ -210,7 +210,7 @@ def code_origin(job_name: str) -> JobPythonOrigin:
     )
 
 
-def _remote_origin(job_name: str) -> RemoteJobOrigin:
+def remote_origin(job_name: str) -> RemoteJobOrigin:
     """Say how the UI finds the job; without it a run can't be re-executed there."""
     target = LoadableTargetOrigin(
         executable_path=sys.executable,
@@ -294,18 +294,16 @@ class _Watch:
     def see(self, event: DagsterEvent) -> None:
         """Look at one event."""
         if event.event_type == DagsterEventType.RUN_FAILURE:
-            self.fault = _fault(event.job_failure_data.error)
+            self.fault = fault(event.job_failure_data.error)
         elif event.event_type == DagsterEventType.STEP_FAILURE and event.step_key:
-            self.failed_steps[event.step_key] = (
-                _fault(event.step_failure_data.error) or "It failed."
-            )
+            self.failed_steps[event.step_key] = fault(event.step_failure_data.error) or "It failed."
         elif event.event_type == DagsterEventType.RUN_CANCELED:
             error = event.job_canceled_data.error
-            self.fault = _fault(error)
+            self.fault = fault(error)
             self.interrupted = error is None or error.cls_name != ClaimRefused.__name__
 
 
-def _fault(error: SerializableErrorInfo | None) -> str | None:
+def fault(error: SerializableErrorInfo | None) -> str | None:
     """Return what a person needs to know of an error: what Dagster has wrapped."""
     if error is None:
         return None

@@ -5,11 +5,19 @@ Each action is a subclass of ``Action`` and listed in ``ACTIONS``.
 
 from .base import Action
 from .caches import ClearCache
-from .serving import Dev, Doctor, Home
+from .runs import Cancel, Logs, Retry, Runs
+from .scheduling import Disable, Enable, Schedule
+from .serving import Dev, Doctor, Home, Reload
+from .tree import Check, Run, Show
 from .trees import ListTrees
 from .triggers import Fire
 
-ACTIONS: tuple[type[Action], ...] = (ListTrees, Dev, Doctor, Home, Fire, ClearCache)
+ACTIONS: tuple[type[Action], ...] = (
+    *(Dev, ListTrees, Show, Run, Fire),
+    *(Runs, Logs, Cancel, Retry),
+    *(Schedule, Enable, Disable),
+    *(Check, Doctor, Reload, Home, ClearCache),
+)
 """In the order of the help."""
 
 __all__ = ["ACTIONS", "Action"]

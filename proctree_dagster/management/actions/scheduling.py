@@ -1,0 +1,114 @@
+"""When trees run by themselves."""
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+
+from ... import execution
+from ...models import ProcessTreeSchedule
+from ...tree_builder import ProcessTreeManager
+from .base import Action
+from .trees import say
+
+
+class Schedule(Action):
+    """Sets when a tree runs by itself."""
+
+    name = "schedule"
+    help = (
+        "Let a tree run by itself, or change when it does. What is not given stays as it is: a "
+        "schedule that is off stays off."
+    )
+
+    @classmethod
+    def add_arguments(cls, parser: CommandParser) -> None:
+        """Take the tree's name and its rule."""
+        parser.add_argument("name", metavar="NAME", help="The tree's name.")
+        parser.add_argument(
+            "--every", metavar="MINUTES", type=int, help="Minutes between two due times."
+        )
+        parser.add_argument("--at", metavar="HH:MM", help="The first due time; with --every.")
+        parser.add_argument(
+            "--cron", help="Instead: minute, hour, day, month and weekday, such as '0 9 * * 1-5'."
+        )
+        parser.add_argument("--timezone", help="IANA zone; default: Django's TIME_ZONE.")
+
+    def handle(self, options: Mapping[str, Any]) -> None:
+        """Register it."""
+        tree = ProcessTreeManager.get_tree(options["name"])
+        schedule = tree.register_schedule(
+            interval_minutes=options["every"],
+            start_time=_time(options["at"]),
+            cron=options["cron"],
+            timezone=options["timezone"],
+        )
+        _show(self, schedule)
+
+
+class Enable(Action):
+    """Switches a tree's schedule on."""
+
+    name = "enable"
+    help = "Switch a tree's schedule on. It runs at the next due time from now."
+
+    @classmethod
+    def add_arguments(cls, parser: CommandParser) -> None:
+        """Take the tree's name."""
+        parser.add_argument("name", metavar="NAME", help="The tree's name.")
+
+    def handle(self, options: Mapping[str, Any]) -> None:
+        """Switch it on."""
+        _require_schedule(options["name"])
+        tree = ProcessTreeManager.get_tree(options["name"])
+        _show(self, tree.register_schedule(enabled=True))
+
+
+class Disable(Action):
+    """Switches a tree's schedule off."""
+
+    name = "disable"
+    help = (
+        "Switch a tree's schedule off: its due times are skipped. A run that is under way goes on."
+    )
+
+    @classmethod
+    def add_arguments(cls, parser: CommandParser) -> None:
+        """Take the tree's name."""
+        parser.add_argument("name", metavar="NAME", help="The tree's name.")
+
+    def handle(self, options: Mapping[str, Any]) -> None:
+        """Switch it off; what is broken may be switched off, too."""
+        schedule = _require_schedule(options["name"])
+        schedule.enabled = False
+        schedule.save()
+        self.out.line(f"{options['name']!r} does not run by itself any more.")
+
+
+def _require_schedule(name: str) -> ProcessTreeSchedule:
+    schedule = execution.get_row(name).schedule_or_none
+    if schedule is None:
+        raise CommandError(
+            f"The tree {name!r} has no schedule: 'manage.py proctree schedule' gives it one."
+        )
+    return schedule
+
+
+def _show(action: Action, schedule: ProcessTreeSchedule) -> None:
+    name = schedule.process_tree.name
+    off = "" if schedule.enabled else ", and is switched off ('manage.py proctree enable')"
+    action.out.line(f"{name!r} runs {schedule.rule_in_words}{off}.")
+    if schedule.enabled:
+        action.out.line(f"Next due time: {say(schedule.next_run) or 'now'}.")
+
+
+def _time(text: str | None) -> dt.time | None:
+    if text is None:
+        return None
+    try:
+        return dt.time.fromisoformat(text)
+    except ValueError:
+        raise CommandError(
+            f"--at takes a time such as 09:00, not {text!r}.", returncode=2
+        ) from None

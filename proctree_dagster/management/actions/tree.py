@@ -1,0 +1,229 @@
+"""One tree: shown, and run."""
+
+import datetime as dt
+import logging
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from dataclasses import asdict
+from itertools import islice
+from typing import Any
+
+from django.core.management.base import CommandParser
+from django.utils import timezone
+
+from ... import broken_rows, execution, intervals, tree_status
+from ...exceptions import InstanceError, InvalidTree, ProctreeError, ScheduleError
+from ...models import ProcessTree
+from ...spec import ProcessSpec, TreeSpec, parse
+from ...texts import explain
+from .. import tree_runner
+from ..tree_runner import TreeRunner
+from .base import Action
+from .runs import HEADINGS as RUN_HEADINGS
+from .runs import as_json, cells
+from .trees import say
+
+logger = logging.getLogger(__name__)
+
+DUE_TIMES = 5
+"""How many due times are shown."""
+
+RUNS = 5
+"""How many runs are shown."""
+
+DEFAULTS = ProcessSpec(name="", func="")
+
+
+class Run(Action):
+    """Runs a tree."""
+
+    name = "run"
+    help = (
+        "Run a tree in this process and print its results, or queue it with --submit. Exits with 1 "
+        "if it fails."
+    )
+    has_json = True
+
+    @classmethod
+    def add_arguments(cls, parser: CommandParser) -> None:
+        """Take the tree's name, and what a generated command takes."""
+        parser.add_argument("name", metavar="NAME", help="The tree's name.")
+        tree_runner.add_arguments(parser)
+
+    def handle(self, options: Mapping[str, Any]) -> None:
+        """Run it."""
+        TreeRunner(options["name"], self.out).run(options)
+
+
+class Show(Action):
+    """Shows a tree."""
+
+    name = "show"
+    help = (
+        "Show a tree: its processes with what they depend on and their options, its schedule with "
+        "the next due times, its last runs, and its problems. It only reads."
+    )
+    has_json = True
+
+    @classmethod
+    def add_arguments(cls, parser: CommandParser) -> None:
+        """Take the tree's name."""
+        parser.add_argument("name", metavar="NAME", help="The tree's name.")
+        parser.add_argument(
+            "--mermaid", action="store_true", help="Print its graph as a Mermaid flowchart only."
+        )
+
+    def handle(self, options: Mapping[str, Any]) -> None:
+        """Show it."""
+        row = execution.get_row(options["name"])
+        problems = _problems(row)
+        spec = None
+        with suppress(InvalidTree):
+            spec = parse(row.to_dict())
+        if options["mermaid"]:
+            self.out.line(mermaid(spec) if spec is not None else "")
+            if spec is None:
+                self.out.warn("\n".join(problems))
+            return
+        status = tree_status.status_of(row, timezone.now())
+        due_times = _due_times(row)
+        runs, why_no_runs = _runs(row)
+        self.out.line(row.name + (f": {row.description}" if row.description else ""))
+        if spec is not None:
+            self._show_processes(spec)
+        self.out.line(f"\nSchedule: {status.rule or 'none'}")
+        if status.held_back_by:
+            self.out.line(f"  held back by {status.held_back_by}")
+        for due in due_times:
+            self.out.line(f"  {say(due)}")
+        self.out.line("\nLast runs:" if runs else f"\nLast runs: {why_no_runs or 'none'}")
+        if runs:
+            self.out.table(RUN_HEADINGS, [cells(run) for run in runs])
+        if problems:
+            self.out.line("\nProblems:")
+            for problem in problems:
+                self.out.line(self.out.style.ERROR(f"  {problem}"))
+        self.out.document(
+            {
+                **asdict(status),
+                "description": row.description,
+                "processes": row.processes,
+                "due_times": due_times,
+                "runs": [as_json(run) for run in runs],
+                "problems": problems,
+            }
+        )
+
+    def _show_processes(self, spec: TreeSpec) -> None:
+        self.out.line("\nProcesses:")
+        self.out.table(
+            ("PROCESS", "AFTER", "FUNCTION", "OPTIONS"),
+            [
+                (each.name, ", ".join(each.dependencies), each.func, _options(each))
+                for each in spec.in_order()
+            ],
+        )
+
+
+class Check(Action):
+    """Checks saved rows against the code."""
+
+    name = "check"
+    help = (
+        "Check every tree, schedule, trigger and context against the code and print all problems. "
+        "Exits with 1 if there are any that runs fail for. For CI, and before a deployment."
+    )
+    has_json = True
+
+    def handle(self, options: Mapping[str, Any]) -> None:
+        """Check them."""
+        from django.core.management.base import CommandError
+
+        found = [*broken_rows.findings(), *broken_rows.invalid_trees()]
+        for finding in found:
+            style = self.out.style.ERROR if finding.fails else self.out.style.WARNING
+            self.out.line(style(str(finding)))
+        self.out.document([each._asdict() for each in found])
+        wrong = sum(each.fails for each in found)
+        if wrong:
+            raise CommandError(f"{wrong} problem{'s' if wrong != 1 else ''}: runs fail for them.")
+        self.out.line("Every tree, schedule, trigger and context fits the code.")
+
+
+def mermaid(spec: TreeSpec) -> str:
+    """Return a tree's graph as a Mermaid flowchart."""
+    numbers = {process.name: f"p{number}" for number, process in enumerate(spec.in_order())}
+    lines = ["flowchart LR"]
+    lines += [f'  {number}["{_escaped(name)}"]' for name, number in numbers.items()]
+    lines += [
+        f"  {numbers[dependency]} --> {numbers[process.name]}"
+        for process in spec.in_order()
+        for dependency in process.dependencies
+    ]
+    return "\n".join(lines)
+
+
+def _escaped(name: str) -> str:
+    """Return a name for a node of Mermaid's: what it would read as its own is written by number."""
+    return "".join(each if each.isalnum() or each in " _-." else f"#{ord(each)};" for each in name)
+
+
+def _options(process: ProcessSpec) -> str:
+    """Return what a process says besides its name, function and dependencies."""
+    left_out = ("name", "func", "dependencies", "metadata")
+    said = {
+        key: value
+        for key, value in asdict(process).items()
+        if key not in left_out and value != getattr(DEFAULTS, key)
+    }
+    return ", ".join(f"{key}={_short(value)}" for key, value in said.items())
+
+
+def _short(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(map(str, value)) + "}"
+    if isinstance(value, Iterable) and not isinstance(value, str):
+        return "[" + ", ".join(map(str, value)) + "]"
+    return str(value)
+
+
+def _problems(row: ProcessTree) -> list[str]:
+    """Return what is wrong with one tree, its schedule included."""
+    found = []
+    try:
+        parse(row.to_dict())
+    except InvalidTree as error:
+        found += error.problems
+    found += [
+        finding.problem
+        for finding in broken_rows.findings()
+        if any(user.endswith(f"tree {row.name!r}") for user in finding.users)
+    ]
+    return found
+
+
+def _due_times(row: ProcessTree) -> list[dt.datetime]:
+    schedule = row.schedule_or_none
+    if schedule is None or not schedule.enabled:
+        return []
+    try:
+        first = schedule.next_run or timezone.now()
+        end = dt.datetime.max.replace(tzinfo=dt.UTC) - dt.timedelta(days=2)
+        found = intervals.due_times(schedule.rule, schedule.anchor or first, first, end)
+        return list(islice(found, DUE_TIMES))
+    except ScheduleError:
+        return []
+
+
+def _runs(row: ProcessTree) -> tuple[list[Any], str]:
+    """Return a tree's last runs, or why they can't be read."""
+    try:
+        from ...orchestration import history, runs  # they import dagster
+
+        with runs.open_instance(persistent=True, create=False) as instance:
+            return history.recent(instance, job_name=row.job_name, most=RUNS), ""
+    except (InstanceError, ProctreeError) as error:
+        return [], str(error)
+    except Exception as error:  # whatever is wrong with Dagster's storage, the rest is Django's
+        logger.warning("Dagster could not be asked.", exc_info=True)
+        return [], f"Dagster could not be asked: {explain(error)}"

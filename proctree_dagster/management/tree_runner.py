@@ -1,0 +1,195 @@
+"""Running one tree from the command line: its arguments, its progress and its results."""
+
+import json
+import logging
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+
+from .. import context as contexts
+from .. import execution, sensitive, webserver
+from ..exceptions import ProctreeError
+from ..execution import Results
+from ..models import ProcessTree
+from ..process import Status
+from ..texts import explain, shown
+from . import context_pairs
+from .console import run_log
+from .output import Output
+
+logger = logging.getLogger(__name__)
+
+
+def add_arguments(parser: CommandParser) -> None:
+    """Take ``--context``, ``--set``, ``--no-cache`` and ``--submit``."""
+    parser.add_argument(
+        "--context",
+        metavar="JSON",
+        default="{}",
+        help="Keyword arguments of the run as a JSON object, such as "
+        '\'{"tenant_id": "123"}\'; they update the default context of the tree\'s schedule.',
+    )
+    parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help="One keyword argument; may be repeated. The value is JSON, or text, or a row of a "
+        "model: --set organisation=ledger.Organisation:1.",
+    )
+    parser.add_argument(
+        "--no-cache",
+        action="store_true",
+        help="Run every process, whatever is cached; the new results are cached.",
+    )
+    parser.add_argument(
+        "--submit",
+        action="store_true",
+        help="Queue the run for Dagster's daemon, print its address, and return at once.",
+    )
+
+
+class TreeRunner:
+    """Runs one tree, and prints how it goes.
+
+    Parameters
+    ----------
+    tree_name:
+        The tree's name.
+    out:
+        Where to print.
+    """
+
+    def __init__(self, tree_name: str, out: Output) -> None:
+        self.tree_name = tree_name
+        self.out = out
+
+    def run(self, options: Mapping[str, Any]) -> None:
+        """Run it in this process, or queue it.
+
+        Raises
+        ------
+        CommandError
+            It failed, or was interrupted.
+        """
+        use_cache = not options["no_cache"]
+        try:
+            row = execution.get_row(self.tree_name)
+            context = {
+                **contexts.parse_json(options["context"]),
+                **context_pairs.parse_pairs(options["set"], row),
+            }
+            if options["submit"]:
+                self._submit(row, context, use_cache)
+                return
+            self.out.line(f"Running {self.tree_name!r}")
+            with _stoppable(), run_log(show=self.out.verbosity > 1 or options["traceback"]):
+                results = execution.execute_row(
+                    row,
+                    context,
+                    triggered_by="command",
+                    on_progress=self._show_progress,
+                    options=execution.RunOptions(use_cache=use_cache),
+                )
+        except ProctreeError as error:
+            raise CommandError(str(error)) from error
+        except KeyboardInterrupt:
+            raise CommandError("Interrupted; the run is canceled.", returncode=130) from None
+        self._report(results)
+
+    def _submit(self, row: ProcessTree, context: Mapping[str, Any], use_cache: bool) -> None:
+        run = execution.submit_row(row, context, triggered_by="command", use_cache=use_cache)
+        self.out.line(f"Queued run {run.run_id}")
+        if run.url is not None:
+            self.out.line(run.url)
+        self.out.document({"run": run.run_id, "url": run.url})
+
+    def _show_progress(self, process: str, status: Status) -> None:
+        if status != "skipped":  # reported at the end, with its reason
+            self._show(process, status)
+
+    def _show(self, process: str, status: Status, why: str | None = None) -> None:
+        colours = {"completed": self.out.style.SUCCESS, "failed": self.out.style.ERROR}
+        colour = colours.get(status, str)
+        self.out.line(f"  {colour(f'{status:<9}')} {process}{f': {why}' if why else ''}")
+
+    def _report(self, results: Results) -> None:
+        for process, status in results["status"].items():
+            why = results["errors"].get(process) or results["reasons"].get(process)
+            if status in ("skipped", "pending") or (why and results["success"]):
+                self._show(process, status, why)
+        if results["results"]:
+            self.out.line("Results:")
+        for process, result in results["results"].items():
+            self.out.line(f"  {process}: {_text(result)}")
+        self.out.line(f"Run {results['run_id']}")
+        self._report_followers(results["run_id"])
+        self.out.document(_as_json(results))
+        if not results["success"]:
+            reasons = "".join(f"\n  {name}: {error}" for name, error in results["errors"].items())
+            raise CommandError(
+                f"The process tree {self.tree_name!r} failed:{reasons}\n"
+                f"  {self._where_the_trace_is(results['run_id'])}"
+            )
+
+    def _where_the_trace_is(self, run_id: str) -> str:
+        url = webserver.run_url(run_id)
+        if not execution.has_history():
+            return "Run it with --verbosity 2 to see the traceback."
+        return f"Traceback: {url or f'in Dagster, run {run_id}'}, or with --verbosity 2"
+
+    def _report_followers(self, run_id: str) -> None:
+        """Print what follows the run: it is Dagster's to run, and has its ids already."""
+        try:
+            followers = execution.followers_of(run_id)
+        except Exception as error:  # how the run ended stands, whatever follows it
+            logger.exception("What follows run %s can't be read.", run_id)
+            self.out.line(f"What follows it can't be read: {explain(error)}")
+            return
+        if followers:
+            self.out.line("Followed by:")
+        for each in followers:
+            where = "" if each.url is None else f" {each.url}"
+            why = "" if not each.reason else f": {each.reason}"
+            self.out.line(f"  {each.state:<9} {each.name}, run {each.run_id}{where}{why}")
+
+
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C: a stopped service must not leave its run as started."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are the main thread's
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _as_json(results: Results) -> dict[str, Any]:
+    """Return results for a program; what JSON can't say is written as text."""
+    values = {name: _json_or_text(value) for name, value in results["results"].items()}
+    return {
+        **results,
+        "results": values,
+        "response_variables": _json_or_text(results["response_variables"]),
+    }
+
+
+def _json_or_text(value: Any) -> Any:
+    try:
+        return json.loads(json.dumps(value))
+    except Exception:  # noqa: BLE001  # not JSON, too deep, too many digits
+        return shown(value, write=sensitive.shown)
+
+
+def _text(result: Any) -> str:
+    try:
+        return json.dumps(result, ensure_ascii=False)
+    except Exception:  # noqa: BLE001  # not JSON, too deep, too many digits; a person wants to see it
+        return shown(result, write=sensitive.shown)

@@ -1,0 +1,316 @@
+"""Runs that were made: what became of them and what they logged; canceled, and executed again."""
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from dagster import (
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    EventLogEntry,
+    RunRecord,
+    RunsFilter,
+)
+from dagster._core.execution.api import create_execution_plan
+from dagster._core.execution.plan.state import KnownExecutionState
+from dagster._core.snap import snapshot_from_execution_plan
+from dagster._core.storage.tags import (
+    PARENT_RUN_ID_TAG,
+    RESUME_RETRY_TAG,
+    ROOT_RUN_ID_TAG,
+    TAGS_TO_MAYBE_OMIT_ON_RETRY,
+)
+
+from .. import tags, webserver
+from ..exceptions import RunError, RunNotFound
+from ..models import ProcessTree
+from . import records, runs
+from .translator import translator
+
+PAGE = 100
+"""How many runs are read at once."""
+
+SHORTEST_ID = 4
+"""How many characters of a run's id are enough, if no other run's begins with them."""
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What became of a run."""
+
+    run_id: str
+    tree: str
+    """The tree's name, as it was when the run was made."""
+
+    status: str
+    """Dagster's, in small letters: ``queued``, ``started``, ``success``, ``failure``, …"""
+
+    triggered_by: str
+    """``schedule``, ``command``, ``python``, ``admin``, ``trigger`` or ``tree``; blank: the UI."""
+
+    due: dt.datetime | None
+    """The due time that it stands for, if a schedule asked for it."""
+
+    created_at: dt.datetime
+    started_at: dt.datetime | None
+    ended_at: dt.datetime | None
+    parent_run_id: str | None
+    """The run that it repeats."""
+
+    failures: dict[str, str] = field(default_factory=dict)
+    """Why processes failed, by their names."""
+
+    url: str | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """How long it took; ``None`` if it has not ended."""
+        if self.started_at is None or self.ended_at is None:
+            return None
+        return (self.ended_at - self.started_at).total_seconds()
+
+
+@dataclass(frozen=True)
+class LogLine:
+    """One line of a run's log."""
+
+    at: dt.datetime
+    level: str
+    process: str
+    """The process that it is of; blank: the run's."""
+
+    message: str
+
+
+def recent(
+    instance: DagsterInstance,
+    *,
+    job_name: str | None = None,
+    failed: bool = False,
+    since: dt.datetime | None = None,
+    most: int = 20,
+) -> list[RunSummary]:
+    """Return our trees' runs, the newest first.
+
+    Parameters
+    ----------
+    instance:
+        Where they are recorded.
+    job_name:
+        Those of one tree only.
+    failed:
+        Those that failed only.
+    since:
+        Those made since then only; aware.
+    most:
+        How many at most.
+    """
+    statuses = [DagsterRunStatus.FAILURE] if failed else None
+    filters = RunsFilter(job_name=job_name, statuses=statuses, created_after=since)
+    found: list[RunSummary] = []
+    for record in _records(instance, filters):
+        if len(found) >= most:
+            break
+        found.append(summary(instance, record))
+    return found
+
+
+def _records(instance: DagsterInstance, filters: RunsFilter) -> Iterator[RunRecord]:
+    """Return the records of our runs, page by page."""
+    cursor: str | None = None
+    while True:
+        page: Sequence[RunRecord] = instance.get_run_records(filters, limit=PAGE, cursor=cursor)
+        yield from (record for record in page if tags.TREE in record.dagster_run.tags)
+        if len(page) < PAGE:
+            return
+        cursor = page[-1].dagster_run.run_id
+
+
+def summary(instance: DagsterInstance, record: RunRecord) -> RunSummary:
+    """Return what became of a run."""
+    run = record.dagster_run
+    due = run.tags.get(tags.DUE)
+    failures = {}
+    if run.status == DagsterRunStatus.FAILURE:
+        failures = _failures(instance, run.run_id)
+    return RunSummary(
+        run_id=run.run_id,
+        tree=run.tags.get(tags.TREE, run.job_name),
+        status=run.status.value.lower(),
+        triggered_by=run.tags.get(tags.TRIGGERED_BY, ""),
+        due=dt.datetime.fromisoformat(due) if due and run.parent_run_id is None else None,
+        created_at=record.create_timestamp.replace(tzinfo=dt.UTC),
+        started_at=_moment(record.start_time),
+        ended_at=_moment(record.end_time),
+        parent_run_id=run.parent_run_id,
+        failures=failures,
+        url=webserver.run_url(run.run_id),
+    )
+
+
+def _moment(timestamp: float | None) -> dt.datetime | None:
+    return None if timestamp is None else dt.datetime.fromtimestamp(timestamp, dt.UTC)
+
+
+def _failures(instance: DagsterInstance, run_id: str) -> dict[str, str]:
+    """Return why processes failed; under ``""`` why the run did, if none of them is the reason."""
+    found = {}
+    for entry in instance.all_logs(run_id, {DagsterEventType.STEP_FAILURE}):
+        event = entry.dagster_event
+        if event is not None and event.step_failure_data is not None:
+            fault = runs.fault(event.step_failure_data.error)
+            found[entry.step_key or ""] = fault or "It failed."
+    if found:
+        return found
+    for entry in instance.all_logs(run_id, {DagsterEventType.PIPELINE_FAILURE}):
+        event = entry.dagster_event
+        if event is not None and event.job_failure_data is not None:
+            found[""] = runs.fault(event.job_failure_data.error) or event.message or "It failed."
+    return found
+
+
+def find(instance: DagsterInstance, run_id: str) -> RunRecord:
+    """Return a run's record, by its id or by how that begins.
+
+    Raises
+    ------
+    RunNotFound
+        There is none, or there are several.
+    """
+    record = instance.get_run_record_by_id(run_id)
+    if record is not None:
+        return record
+    if len(run_id) < SHORTEST_ID:
+        raise RunNotFound(f"There is no run {run_id!r}; give at least {SHORTEST_ID} characters.")
+    found = [
+        each
+        for each in _records(instance, RunsFilter())
+        if each.dagster_run.run_id.startswith(run_id.lower())
+    ]
+    if len(found) != 1:
+        several = ", ".join(each.dagster_run.run_id for each in found[:5])
+        raise RunNotFound(
+            f"Several runs begin with {run_id!r}: {several}."
+            if found
+            else f"There is no run {run_id!r}: 'manage.py proctree runs' lists them."
+        )
+    return found[0]
+
+
+def log(instance: DagsterInstance, run_id: str) -> Iterator[LogLine]:
+    """Return a run's log: what Dagster says of it, and what its functions have logged."""
+    for entry in instance.all_logs(run_id):
+        yield LogLine(
+            at=dt.datetime.fromtimestamp(entry.timestamp, dt.UTC),
+            level=_level(entry),
+            process=entry.step_key or "",
+            message=_message(entry),
+        )
+
+
+def _level(entry: EventLogEntry) -> str:
+    level = entry.level
+    names = {10: "debug", 20: "info", 30: "warning", 40: "error", 50: "critical"}
+    return names.get(level, str(level)) if isinstance(level, int) else str(level).lower()
+
+
+def _message(entry: EventLogEntry) -> str:
+    """Return what an entry says, with the reason of a failure."""
+    event = entry.dagster_event
+    text = entry.user_message or entry.message
+    if event is None:
+        return text
+    said = event.message or event.event_type_value
+    if event.is_step_failure and event.step_failure_data.error is not None:
+        return f"{said} {runs.fault(event.step_failure_data.error)}"
+    return said
+
+
+def cancel(instance: DagsterInstance, run: DagsterRun) -> bool:
+    """Take a run from the queue, or ask its worker to cancel it.
+
+    Returns
+    -------
+    bool
+        Whether that was done, or is being done.
+
+    Raises
+    ------
+    RunError
+        It has ended.
+    """
+    if run.is_finished:
+        raise RunError(f"Run {run.run_id} has ended: {run.status.value.lower()}.")
+    return instance.run_coordinator.cancel_run(run.run_id)
+
+
+def again(instance: DagsterInstance, run: DagsterRun) -> DagsterRun:
+    """Make and queue a run that repeats another from where it failed.
+
+    What has succeeded is not done again. One that failed before any process did is repeated as a
+    whole.
+
+    Raises
+    ------
+    RunError
+        It has not failed, or its tree is gone, or its functions are known to no worker.
+    InstanceError
+        The instance has no queue.
+    """
+    if run.status not in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED):
+        raise RunError(
+            f"Run {run.run_id} has not failed, it is {run.status.value.lower()}: only what has "
+            "failed or was canceled is repeated."
+        )
+    if tags.IN_MEMORY in run.tags:
+        raise RunError(
+            f"Run {run.run_id} used functions that only its process had; run the tree again."
+        )
+    row = ProcessTree.objects.filter(job_name=run.job_name).first()
+    if row is None:
+        raise RunError(f"The tree of run {run.run_id} was deleted ({run.job_name!r}).")
+    runs.check_queue(instance)
+    job = translator().job(records.from_row(row))
+    steps, known = KnownExecutionState.build_resume_retry_reexecution(instance, run)
+    plan = create_execution_plan(
+        job,
+        run.run_config,
+        step_keys_to_execute=list(steps) or None,
+        known_state=known if steps else None,
+    )
+    copied = {
+        key: value
+        for key, value in run.tags.items()
+        if key not in TAGS_TO_MAYBE_OMIT_ON_RETRY | {tags.WORKER, tags.FAILED_OPTIONAL}
+    }
+    repeated = instance.create_run(
+        job_name=job.name,
+        run_id=None,
+        run_config=run.run_config,
+        status=DagsterRunStatus.NOT_STARTED,
+        tags={
+            **copied,
+            **job.run_tags,
+            tags.TRIGGERED_BY: "command",
+            PARENT_RUN_ID_TAG: run.run_id,
+            ROOT_RUN_ID_TAG: run.root_run_id or run.run_id,
+            **({RESUME_RETRY_TAG: "true"} if steps else {}),
+        },
+        root_run_id=run.root_run_id or run.run_id,
+        parent_run_id=run.run_id,
+        step_keys_to_execute=list(steps) or None,
+        execution_plan_snapshot=snapshot_from_execution_plan(plan, job.get_job_snapshot_id()),
+        job_snapshot=job.get_job_snapshot(),
+        parent_job_snapshot=None,
+        asset_selection=None,
+        asset_check_selection=None,
+        resolved_op_selection=None,
+        op_selection=None,
+        remote_job_origin=runs.remote_origin(job.name),
+        job_code_origin=runs.code_origin(job.name),
+        asset_graph=job.asset_layer.asset_graph,
+    )
+    runs.submit(instance, repeated)
+    return repeated
