@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 from django.db import models
 
 from . import context as contexts
-from . import executor_names, functions, questions, validation
-from .exceptions import ContextError, FunctionError, InvalidTree, ScheduleError
+from . import executor_names, functions, questions, spec, validation
+from .exceptions import ContextError, FunctionError, ScheduleError
 from .models import (
     ProcessTree,
     ProcessTreeSchedule,
@@ -67,10 +67,8 @@ def invalid_trees() -> list[Finding]:
     """
     found = []
     for row in ProcessTree.objects.each():
-        try:
-            validation.validate_tree(row.to_dict())
-        except InvalidTree as error:
-            found += [Finding(problem, [f"tree {row.name!r}"]) for problem in error.problems]
+        problems = spec.problems(row.to_dict())
+        found += [Finding(problem, [f"tree {row.name!r}"]) for problem in problems]
         schedule = row.schedule_or_none
         try:
             if schedule is not None:

@@ -182,7 +182,7 @@ def test_show_names_the_problems_of_a_broken_tree(close: ProcessTree) -> None:
         ]
     )
     problems = as_json("show", "close")["problems"]
-    assert any("cycle" in each.lower() for each in problems)
+    assert any("circle" in each for each in problems), problems
     assert any("'gone'" in each for each in problems)
 
 
@@ -220,7 +220,7 @@ def test_runs_lists_what_failed_and_why(close: ProcessTree, instance: DagsterIns
     assert found[0]["seconds"] >= 0
 
 
-@pytest.mark.parametrize("since", ["yesterday", "5", "5y", "2026-02-30", "-1h", ""])
+@pytest.mark.parametrize("since", ["yesterday", "5", "5y", "2026-02-30", "1 h", ""])
 def test_a_since_that_is_no_moment_is_refused(since: str, instance: DagsterInstance) -> None:
     assert "is no moment: write 30m, 12h" in typed("runs", "--since", since, code=2)
 
@@ -383,7 +383,9 @@ def test_a_terminal_gets_a_table_with_headings(close: ProcessTree, terminal: Ter
     assert row.split() == ["close", "no", "schedule"]
 
 
-def test_what_is_piped_keeps_to_one_line_a_row(close: ProcessTree) -> None:
+def test_what_is_piped_keeps_to_one_line_a_row(
+    close: ProcessTree, instance: DagsterInstance
+) -> None:
     ProcessTreeInstance("two\nlines\tand a tab").add_process("a", func=processes.one).save()
     assert [line.split("\t")[0] for line in typed("list").splitlines()[:2]] == [
         "close",
