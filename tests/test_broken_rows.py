@@ -201,7 +201,7 @@ def test_a_broken_row_keeps_no_other_tree_s_command_from_running() -> None:
 def test_the_list_names_what_the_check_names() -> None:
     row("books", "tests.app.processes:renamed")
     out = StringIO()
-    call_command("proctree", "list", stdout=out, stderr=StringIO())
+    call_command("proctree", "list", stdout=StringIO(), stderr=out)
     assert "process 'p' of tree 'books': 'tests.app.processes:renamed' names nothing" in (
         out.getvalue()
     )

@@ -160,9 +160,12 @@ def test_a_home_that_is_no_folder_and_one_without_dagster_yaml_are_named(
     assert any("is not a folder" in what for what in found("error"))
     settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": str(tmp_path)}
     assert any("has no dagster.yaml" in what for what in found("warning"))
+    settings.BASE_DIR = tmp_path
     settings.PROCTREE = {
         key: value for key, value in settings.PROCTREE.items() if key != "DAGSTER_HOME"
     }
+    assert any("is not there yet" in what for what in found("warning"))
+    settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": None}
     assert any("has no home" in what for what in found("warning"))
 
 

@@ -1,8 +1,9 @@
-"""The command that every generated command is a subclass of."""
+"""What our commands have in common, and the one that every generated command is a subclass of."""
 
+from io import StringIO
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandParser
+from django.core.management.base import BaseCommand, CommandParser, OutputWrapper
 
 from . import tree_runner
 from .console import escaping
@@ -10,7 +11,26 @@ from .output import Output
 from .tree_runner import TreeRunner
 
 
-class TreeCommand(BaseCommand):
+class OwnCommand(BaseCommand):
+    """A command that is stopped by errors of our system checks, and shows no warnings.
+
+    Those are for ``manage.py check``, ``migrate``, ``runserver``, ``proctree dev`` and ``doctor``:
+    who lists trees ten times an hour would read past them.
+    """
+
+    requires_system_checks = ("proctree_dagster",)
+    """Ours only: the whole project's would be run each time that somebody runs a tree."""
+
+    def check(self, *args: Any, **kwargs: Any) -> None:
+        """Raise for errors; show nothing else."""
+        shown, self.stderr = self.stderr, OutputWrapper(StringIO())
+        try:
+            super().check(*args, **kwargs)
+        finally:
+            self.stderr = shown
+
+
+class TreeCommand(OwnCommand):
     """Run one process tree, in this process or by Dagster's daemon.
 
     Exits with 0 when the tree succeeds (or is queued), with 1 and the reason when it does not,
@@ -19,9 +39,6 @@ class TreeCommand(BaseCommand):
 
     tree_name: str
     """The tree's name; a generated command sets it."""
-
-    requires_system_checks = ("proctree_dagster",)
-    """Ours only: the whole project's would be run each time that somebody runs a tree."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         """Name the tree in the help; argparse would replace a ``%(prog)`` in its name."""

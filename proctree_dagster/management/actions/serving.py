@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from django.core.checks import CheckMessage, run_checks
 from django.core.management.base import CommandError, CommandParser
 
 from ... import webserver
@@ -43,6 +44,8 @@ class Dev(Action):
                 f"Port {port} of {host} is taken (is Dagster running already?): name another one "
                 "with --port."
             )
+        for message in _of_system_checks():
+            self.out.warn(f"{message.msg}\n  {message.hint or ''}".rstrip())
         self.out.line(f"Dagster is starting, with its home in {server.home} …")
         code = server.run(lambda: self._say_where(server))
         if code:
@@ -69,6 +72,10 @@ class Doctor(Action):
         from ...orchestration import doctor  # it imports dagster, which the others do without
 
         findings = doctor.examine()
+        findings += [
+            doctor.Finding("error" if each.is_serious() else "warning", each.msg, each.hint or "")
+            for each in _of_system_checks()
+        ]
         style = self.out.style
         styles = {"ok": style.SUCCESS, "warning": style.WARNING, "error": style.ERROR}
         for finding in findings:
@@ -115,6 +122,12 @@ class Reload(Action):
         if not webserver.reload_location(url):
             raise CommandError("Dagster's webserver did not reload; the log says why.")
         self.out.line("Dagster's webserver has loaded the code location again.")
+
+
+def _of_system_checks() -> list[CheckMessage]:
+    """Return what our system checks have found, but for what was silenced."""
+    found = run_checks(tags=["proctree_dagster"])
+    return [message for message in found if not message.is_silenced()]
 
 
 def _ready_home() -> str:

@@ -3,15 +3,16 @@
 from argparse import SUPPRESS
 from typing import Any
 
-from django.core.management.base import BaseCommand, CommandError, CommandParser
+from django.core.management.base import CommandError, CommandParser
 
 from ...exceptions import ProctreeError
 from ..actions import ACTIONS
+from ..base import OwnCommand
 from ..console import escaping
 from ..output import Output
 
 
-class Command(BaseCommand):
+class Command(OwnCommand):
     """Look after process trees.
 
     Exits with 0 if what was asked for was done and all is well, with 1 if it was not or something
@@ -19,7 +20,6 @@ class Command(BaseCommand):
     """
 
     help = "Look after process trees."
-    requires_system_checks = ("proctree_dagster",)
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Take the name of an action, and its arguments."""
