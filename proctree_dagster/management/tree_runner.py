@@ -2,11 +2,13 @@
 
 import json
 import logging
+import shutil
 import signal
+import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 
 from django.core.management.base import CommandError, CommandParser
 
@@ -17,11 +19,16 @@ from ..execution import Results
 from ..models import ProcessTree
 from ..process import Status
 from ..texts import explain, shown
+from ..validation import processes_of
 from . import context_pairs
 from .console import run_log
+from .live_table import LiveTable
 from .output import Output
 
 logger = logging.getLogger(__name__)
+
+CUT = " … (--full)"
+"""What stands for the rest of a result."""
 
 
 def add_arguments(parser: CommandParser) -> None:
@@ -50,6 +57,11 @@ def add_arguments(parser: CommandParser) -> None:
         "--submit",
         action="store_true",
         help="Queue the run for Dagster's daemon, print its address, and return at once.",
+    )
+    parser.add_argument(
+        "--full",
+        action="store_true",
+        help="Print each result to its end; a terminal gets what fits a line of it otherwise.",
     )
 
 
@@ -86,20 +98,27 @@ class TreeRunner:
             if options["submit"]:
                 self._submit(row, context, use_cache)
                 return
-            self.out.line(f"Running {self.tree_name!r}")
-            with _stoppable(), run_log(show=self.out.verbosity > 1 or options["traceback"]):
+            loud = self.out.verbosity > 1 or options["traceback"]
+            with _stoppable(), run_log(show=loud), self._progress(row, loud) as progress:
                 results = execution.execute_row(
                     row,
                     context,
                     triggered_by="command",
-                    on_progress=self._show_progress,
+                    on_progress=progress.show,
                     options=execution.RunOptions(use_cache=use_cache),
                 )
+                progress.end(results)
         except ProctreeError as error:
             raise CommandError(str(error)) from error
         except KeyboardInterrupt:
             raise CommandError("Interrupted; the run is canceled.", returncode=130) from None
-        self._report(results)
+        self._report(results, full=options["full"] or not self.out.for_person)
+
+    def _progress(self, row: ProcessTree, loud: bool) -> "LiveTable | _Lines":
+        """Return what shows how the run goes: a table in a terminal, else lines."""
+        names = [str(each.get("name")) for each in processes_of({"processes": row.processes})]
+        is_terminal = self.out.for_person and sys.stdout.isatty() and not loud
+        return LiveTable(names) if is_terminal else _Lines(self.tree_name, self.out)
 
     def _submit(self, row: ProcessTree, context: Mapping[str, Any], use_cache: bool) -> None:
         run = execution.submit_row(row, context, triggered_by="command", use_cache=use_cache)
@@ -108,25 +127,13 @@ class TreeRunner:
             self.out.line(run.url)
         self.out.document({"run": run.run_id, "url": run.url})
 
-    def _show_progress(self, process: str, status: Status) -> None:
-        if status != "skipped":  # reported at the end, with its reason
-            self._show(process, status)
-
-    def _show(self, process: str, status: Status, why: str | None = None) -> None:
-        colours = {"completed": self.out.style.SUCCESS, "failed": self.out.style.ERROR}
-        colour = colours.get(status, str)
-        self.out.line(f"  {colour(f'{status:<9}')} {process}{f': {why}' if why else ''}")
-
-    def _report(self, results: Results) -> None:
-        for process, status in results["status"].items():
-            why = results["errors"].get(process) or results["reasons"].get(process)
-            if status in ("skipped", "pending") or (why and results["success"]):
-                self._show(process, status, why)
+    def _report(self, results: Results, *, full: bool) -> None:
         if results["results"]:
             self.out.line("Results:")
         for process, result in results["results"].items():
-            self.out.line(f"  {process}: {_text(result)}")
-        self.out.line(f"Run {results['run_id']}")
+            self.out.line(_result(process, result, full=full))
+        url = webserver.run_url(results["run_id"])
+        self.out.line(f"Run {results['run_id']}{'' if url is None else f' {url}'}")
         self._report_followers(results["run_id"])
         self.out.document(_as_json(results))
         if not results["success"]:
@@ -158,6 +165,36 @@ class TreeRunner:
             self.out.line(f"  {each.state:<9} {each.name}, run {each.run_id}{where}{why}")
 
 
+class _Lines:
+    """How a run goes, line by line."""
+
+    def __init__(self, tree_name: str, out: Output) -> None:
+        self._tree_name = tree_name
+        self._out = out
+
+    def __enter__(self) -> Self:
+        self._out.line(f"Running {self._tree_name!r}")
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Nothing is left to do."""
+
+    def show(self, process: str, status: Status, why: str | None = None) -> None:
+        """Print that a process has begun or ended."""
+        if status == "skipped" and why is None:
+            return  # at the end, with its reason
+        colours = {"completed": self._out.style.SUCCESS, "failed": self._out.style.ERROR}
+        colour = colours.get(status, str)
+        self._out.line(f"  {colour(f'{status:<9}')} {process}{f': {why}' if why else ''}")
+
+    def end(self, results: Results) -> None:
+        """Print what was skipped, and what else is to be known of a process."""
+        for process, status in results["status"].items():
+            why = results["errors"].get(process) or results["reasons"].get(process)
+            if status in ("skipped", "pending") or (why and results["success"]):
+                self.show(process, status, why or "")
+
+
 @contextmanager
 def _stoppable() -> Iterator[None]:
     """Treat SIGTERM like Ctrl-C: a stopped service must not leave its run as started."""
@@ -186,6 +223,15 @@ def _json_or_text(value: Any) -> Any:
         return json.loads(json.dumps(value))
     except Exception:  # noqa: BLE001  # not JSON, too deep, too many digits
         return shown(value, write=sensitive.shown)
+
+
+def _result(process: str, result: Any, *, full: bool) -> str:
+    """Return a result as a line; of one that is too long for a terminal, its beginning."""
+    line = f"  {process}: {_text(result)}"
+    width = shutil.get_terminal_size().columns
+    if full or len(line) <= width:
+        return line
+    return f"{line[: max(width - len(CUT), 20)]}{CUT}"
 
 
 def _text(result: Any) -> str:
