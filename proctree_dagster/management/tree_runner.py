@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Self
 
@@ -14,10 +14,11 @@ from django.core.management.base import CommandError, CommandParser
 
 from .. import context as contexts
 from .. import execution, sensitive, webserver
-from ..exceptions import ProctreeError
+from ..exceptions import InvalidTree, ProctreeError
 from ..execution import Results
 from ..models import ProcessTree
 from ..process import Status
+from ..spec import parse, required_in_effect
 from ..texts import explain, shown
 from ..validation import processes_of
 from . import context_pairs
@@ -112,7 +113,7 @@ class TreeRunner:
             raise CommandError(str(error)) from error
         except KeyboardInterrupt:
             raise CommandError("Interrupted; the run is canceled.", returncode=130) from None
-        self._report(results, full=options["full"] or not self.out.for_person)
+        self._report(row, results, full=options["full"] or not self.out.for_person)
 
     def _progress(self, row: ProcessTree, loud: bool) -> "LiveTable | _Lines":
         """Return what shows how the run goes: a table in a terminal, else lines."""
@@ -127,7 +128,7 @@ class TreeRunner:
             self.out.line(run.url)
         self.out.document({"run": run.run_id, "url": run.url})
 
-    def _report(self, results: Results, *, full: bool) -> None:
+    def _report(self, row: ProcessTree, results: Results, *, full: bool) -> None:
         if results["results"]:
             self.out.line("Results:")
         for process, result in results["results"].items():
@@ -137,7 +138,7 @@ class TreeRunner:
         self._report_followers(results["run_id"])
         self.out.document(_as_json(results))
         if not results["success"]:
-            reasons = "".join(f"\n  {name}: {error}" for name, error in results["errors"].items())
+            reasons = "".join(f"\n  {name}: {why}" for name, why in _reasons(row, results).items())
             raise CommandError(
                 f"The process tree {self.tree_name!r} failed:{reasons}\n"
                 f"  {self._where_the_trace_is(results['run_id'])}"
@@ -165,6 +166,18 @@ class TreeRunner:
             self.out.line(f"  {each.state:<9} {each.name}, run {each.run_id}{where}{why}")
 
 
+def _reasons(row: ProcessTree, results: Results) -> dict[str, str]:
+    """Return why a run failed: what may fail, and what is behind a failure, is no reason."""
+    status, errors = results["status"], results["errors"]
+    try:
+        required: Collection[str] = required_in_effect(parse(row.to_dict()))
+    except InvalidTree:
+        required = status
+    found = {name: why for name, why in errors.items() if status.get(name) == "failed"}
+    reasons = {name: why for name, why in found.items() if name in required}
+    return reasons or found or errors
+
+
 class _Lines:
     """How a run goes, line by line."""
 
@@ -179,10 +192,12 @@ class _Lines:
     def __exit__(self, *error: object) -> None:
         """Nothing is left to do."""
 
-    def show(self, process: str, status: Status, why: str | None = None) -> None:
+    def show(self, process: str, status: Status) -> None:
         """Print that a process has begun or ended."""
-        if status == "skipped" and why is None:
-            return  # at the end, with its reason
+        if status != "skipped":  # at the end, with its reason
+            self._show(process, status)
+
+    def _show(self, process: str, status: Status, why: str | None = None) -> None:
         colours = {"completed": self._out.style.SUCCESS, "failed": self._out.style.ERROR}
         colour = colours.get(status, str)
         self._out.line(f"  {colour(f'{status:<9}')} {process}{f': {why}' if why else ''}")
@@ -192,7 +207,7 @@ class _Lines:
         for process, status in results["status"].items():
             why = results["errors"].get(process) or results["reasons"].get(process)
             if status in ("skipped", "pending") or (why and results["success"]):
-                self.show(process, status, why or "")
+                self._show(process, status, why)
 
 
 @contextmanager
