@@ -62,6 +62,15 @@ class Settings:
     SITE_URL: str | None = field(default=None, repr=False)
     """Where the Django site answers, for links from Dagster to the admin."""
 
+    LOG_LEVEL: str = "INFO"
+    """From which level on what the project's own loggers log is in a run's log."""
+
+    LOGGERS: tuple[str, ...] | None = None
+    """The loggers that are the project's own. ``None``: those of its own apps (``project_apps``).
+
+    Of all others a run's log has warnings and errors.
+    """
+
     CACHE: str = "default"
     """Alias in ``CACHES`` for the results of processes."""
 
@@ -95,6 +104,7 @@ _LISTS = {
     "FUNCTION_MODULES": "module prefixes",
     "CONTEXT_MODELS": "apps and models",
     "TRIGGER_MODELS": "apps and models",
+    "LOGGERS": "loggers' names",
 }
 """Keys that hold a list of texts, and of what; ``None`` stands for a default."""
 _ADDRESSES = ("DAGSTER_URL", "SITE_URL")
@@ -151,6 +161,9 @@ def _complaint(key: str, value: Any) -> str | None:
             isinstance(value, (list, tuple, set)) and all(_is_text(each) for each in value)
         )
         return None if good else f"a list of {_LISTS[key]}"
+    if key == "LOG_LEVEL":
+        levels = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+        return None if value in levels else f"one of {', '.join(levels)}"
     if key == "MAX_CONCURRENT":
         return None if _is_whole(value) and value >= 1 else "a whole number from 1"
     if key in _SECONDS:

@@ -140,6 +140,10 @@ class StepLost(ProctreeError, RuntimeError):
     """The process that executed a step is lost: no answer can come."""
 
 
+class ReportError(ProctreeError, ValueError):
+    """What a function reports can't be shown."""
+
+
 class RunNotFound(ProctreeError, LookupError):
     """There is no such run."""
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from . import caching, functions, isolation, outbox, stand_ins, tags, webserver
+from . import caching, functions, isolation, outbox, reporting, stand_ins, tags, webserver
 from . import context as contexts
 from .connections import after_commit
 from .exceptions import InstanceError, SyncCheckError, TreeNotFound
@@ -34,6 +34,7 @@ logger = logging.getLogger(__name__)
 
 Function = Callable[..., Any]
 Progress = Callable[[str, Status], None]
+OnReport = Callable[[str, reporting.Progress], None]
 """Takes a process's name and the status that it has just come to."""
 
 SyncCheck = Callable[[str], bool]
@@ -142,6 +143,7 @@ def execute_row(
     triggered_by: tags.Trigger = "python",
     due: dt.datetime | None = None,
     on_progress: Progress | None = None,
+    on_report: OnReport | None = None,
     options: RunOptions | None = None,
     run_id: str | None = None,
     run_tags: Mapping[str, str] | None = None,
@@ -163,6 +165,8 @@ def execute_row(
         The claimed due time that the run stands for.
     on_progress:
         Called as processes start and finish, from whatever thread they run in, one at a time.
+    on_report:
+        Called when a process says how far it is (``process.progress``), in the same way.
     options:
         What runs, and what a failure stops.
     run_id:
@@ -195,7 +199,14 @@ def execute_row(
     whole = {**row.default_context, **contexts.encode(context or {})}
     record = records.from_row(row, given or None)
     return _execute(
-        record, whole, all_tags, bool(given), on_progress, options or RunOptions(), run_id
+        record,
+        whole,
+        all_tags,
+        bool(given),
+        on_progress,
+        options or RunOptions(),
+        run_id,
+        on_report,
     )
 
 
@@ -432,6 +443,7 @@ def _execute(
     on_progress: Progress | None,
     options: RunOptions,
     run_id: str | None = None,
+    on_report: OnReport | None = None,
 ) -> Results:
     from .orchestration import followers, runs
     from .orchestration.hosting import signals_kept
@@ -448,8 +460,13 @@ def _execute(
             if on_progress is not None:
                 on_progress(name, outcome.status)
 
+    def report(name: str, progress: reporting.Progress) -> None:
+        if on_report is not None:
+            with one_at_a_time:
+                on_report(name, progress)
+
     chosen = translator()
-    local = Local(collect, _in_sync(record, options), options.stop_on_error)
+    local = Local(collect, _in_sync(record, options), options.stop_on_error, report=report)
     opened = runs.open_instance(ephemeral=options.ephemeral, to_execute=True)
     with signals_kept(), opened as instance:
         # Recorded as a run of the job that Dagster serves; executed by its twin that stays here.

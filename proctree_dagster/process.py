@@ -14,6 +14,9 @@ from . import caching, calling, forks, response_variables, sensitive, stopping, 
 from .calling import bind_arguments as bind_arguments
 from .connections import fresh_connections
 from .exceptions import ResultNotStored, ValidationFailed
+from .reporting import log_image as log_image  # public here
+from .reporting import log_table as log_table
+from .reporting import progress as progress
 from .spec import ProcessSpec
 from .surroundings import isolated
 from .texts import explain as explain  # public here

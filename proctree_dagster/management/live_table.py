@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from ..process import Status
+from ..reporting import Progress
 
 COLOURS: Mapping[str, str] = {
     "running": "cyan",
@@ -16,6 +17,8 @@ COLOURS: Mapping[str, str] = {
     "skipped": "yellow",
     "pending": "dim",
 }
+
+BAR_WIDTH = 20
 
 REFRESHES = 4
 """How often a second it is drawn again."""
@@ -39,6 +42,7 @@ class LiveTable:
         self._since: dict[str, float] = {}
         self._seconds: dict[str, float] = {}
         self._why: dict[str, str] = {}
+        self._progress: dict[str, Progress] = {}
         self._live = Live(
             get_renderable=self._table,
             console=Console(highlight=False),
@@ -66,6 +70,11 @@ class LiveTable:
             elif process in self._since:
                 self._seconds[process] = time.monotonic() - self._since.pop(process)
 
+    def report(self, process: str, progress: Progress) -> None:
+        """Show how far a process is."""
+        with self._lock:
+            self._progress[process] = progress
+
     def end(self, results: Mapping[str, Any]) -> None:
         """Show what became of each."""
         with self._lock:
@@ -87,13 +96,27 @@ class LiveTable:
             for name, status in self._status.items():
                 since = self._since.get(name)
                 seconds = self._seconds.get(name) if since is None else now - since
+                why = self._why.get(name, "")
                 table.add_row(
                     Text(name),
                     Text(status, style=COLOURS.get(status, "")),
                     "" if seconds is None else f"{seconds:.1f}",
-                    Text(_first_line(self._why.get(name, ""))),
+                    Text(_first_line(why)) if why else self._bar(name),
                 )
         return table
+
+    def _bar(self, name: str) -> Any:
+        """Return how far a process is: as a bar, if it is known how far it has to go."""
+        from rich.columns import Columns
+        from rich.progress_bar import ProgressBar
+
+        progress = self._progress.get(name)
+        if progress is None:
+            return ""
+        if not progress.total:
+            return str(progress)
+        bar = ProgressBar(total=progress.total, completed=progress.done, width=BAR_WIDTH)
+        return Columns([bar, str(progress)])
 
 
 def _first_line(text: str) -> str:

@@ -18,6 +18,7 @@ from ..exceptions import InvalidTree, ProctreeError
 from ..execution import Results
 from ..models import ProcessTree
 from ..process import Status
+from ..reporting import Progress
 from ..spec import parse, required_in_effect
 from ..texts import explain, shown
 from ..validation import processes_of
@@ -106,6 +107,7 @@ class TreeRunner:
                     context,
                     triggered_by="command",
                     on_progress=progress.show,
+                    on_report=progress.report,
                     options=execution.RunOptions(use_cache=use_cache),
                 )
                 progress.end(results)
@@ -201,6 +203,10 @@ class _Lines:
         colours = {"completed": self._out.style.SUCCESS, "failed": self._out.style.ERROR}
         colour = colours.get(status, str)
         self._out.line(f"  {colour(f'{status:<9}')} {process}{f': {why}' if why else ''}")
+
+    def report(self, process: str, progress: Progress) -> None:
+        """Print how far a process is."""
+        self._out.line(f"  {'':<9} {process}: {progress}")
 
     def end(self, results: Results) -> None:
         """Print what was skipped, and what else is to be known of a process."""

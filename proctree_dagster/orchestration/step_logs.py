@@ -1,12 +1,90 @@
-"""What the log of a process takes, whatever its function writes there."""
+"""What a process says, in Dagster: its log, its progress, and what it shows on its output."""
 
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import Any
 
-from dagster import OpExecutionContext
+from dagster import MetadataValue, OpExecutionContext, TableRecord
 
-from ..texts import storable
+from .. import sensitive
+from ..context import MAX_SAFE_INTEGER
+from ..reporting import Image, Progress, Report, Table
+from ..texts import shorten, shown, storable
+
+_TRACES = logging.Formatter()
+
+
+class StepListener:
+    """Writes what a process says into its run's log.
+
+    Parameters
+    ----------
+    context:
+        The step's.
+    report:
+        Called with its progress, too.
+    """
+
+    def __init__(self, context: OpExecutionContext, report: Callable[[Progress], None]) -> None:
+        self._context = context
+        self._report = report
+
+    def log(self, record: logging.LogRecord) -> None:
+        """Write a line; a trace that belongs to it follows."""
+        text = record.getMessage()
+        if record.exc_info:
+            text = f"{text}\n{_TRACES.formatException(record.exc_info)}"
+        self._context.log.log(record.levelno, "%s", text)
+
+    def progress(self, progress: Progress) -> None:
+        """Write how far it is."""
+        self._context.log.info("%s", f"Progress: {progress}")
+        self._report(progress)
+
+
+def attachments(report: Report) -> dict[str, Any]:
+    """Return what a process has given for its output, as metadata of that."""
+    found: dict[str, Any] = {}
+    for each in report.attachments:
+        name = storable(each.name)
+        if isinstance(each, Image):
+            found[name] = MetadataValue.md(f"![{_alt(name)}]({each.data_uri})")
+        elif each.rows:
+            found[name] = MetadataValue.table(_records(each))
+            if each.left_out:
+                found[f"{name} (rows left out)"] = each.left_out
+        else:
+            found[name] = "no rows"
+    return found
+
+
+def _alt(name: str) -> str:
+    return "".join(each for each in name if each not in "[]()\n")
+
+
+def _records(table: Table) -> list[TableRecord]:
+    """Return the rows of a table; each has every column that any has."""
+    columns = list(dict.fromkeys(storable(key) for row in table.rows for key in row))
+    return [TableRecord(_cells(row, columns)) for row in table.rows]
+
+
+def _cells(row: Mapping[str, Any], columns: list[str]) -> dict[str, Any]:
+    given = {storable(key): value for key, value in row.items()}
+    return {column: _cell(given.get(column)) for column in columns}
+
+
+def _cell(value: Any) -> str | int | float | bool:
+    if value is None:
+        return ""
+    if type(value) is bool or (type(value) is int and abs(value) <= MAX_SAFE_INTEGER):
+        return value
+    if type(value) is float and math.isfinite(value):
+        return value
+    if type(value) is str:
+        return shorten(storable(value))
+    return shown(value, write=sensitive.shown)
 
 
 def escape(context: OpExecutionContext) -> None:

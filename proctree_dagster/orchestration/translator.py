@@ -12,6 +12,7 @@ import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn
 
 from dagster import (
@@ -49,7 +50,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from .. import conf, intervals, sensitive, tags, timeouts
+from .. import conf, intervals, reporting, sensitive, tags, timeouts
 from .. import context as contexts
 from ..connections import fresh_connections
 from ..exceptions import ContextError, ProcessTimeout, StillWorking
@@ -90,6 +91,9 @@ class Local:
     went_on_after: list[str] = field(default_factory=list)
     """Required processes that failed without stopping what is behind them."""
 
+    report: Callable[[str, reporting.Progress], None] | None = None
+    """Called when a process says how far it is, from its thread."""
+
 
 @dataclass(frozen=True)
 class TreeRun:
@@ -119,6 +123,11 @@ class TreeRun:
         """Hand the outcome of a process to whoever started the run, if that is in this process."""
         if self.local is not None:
             self.local.collect(process, outcome)
+
+    def report(self, process: str, progress: reporting.Progress) -> None:
+        """Hand on how far a process is, in the same way."""
+        if self.local is not None and self.local.report is not None:
+            self.local.report(process, progress)
 
 
 class ProcessTreeTranslator:
@@ -403,8 +412,10 @@ def _compute(
         event_writes.flush(context.instance)
         run.tell(process.name, Outcome("running"))
         started = time.perf_counter()
+        listener = step_logs.StepListener(context, partial(run.report, process.name))
         try:
-            outcome = _run(context, process, run, dependencies)
+            with reporting.reporting(listener) as report:
+                outcome = _run(context, process, run, dependencies)
         except BaseException as raised:
             error = _unless_it_works_on(context, process, raised)
             seconds = time.perf_counter() - started
@@ -425,7 +436,8 @@ def _compute(
             run.tell(process.name, outcome)
             if outcome.note:
                 context.log.info(f"Process {process.name!r}: {outcome.status}. {outcome.note}")
-        yield Output(outcome, OUTPUT, metadata=outcome_metadata(outcome))
+        metadata = {**step_logs.attachments(report), **outcome_metadata(outcome)}
+        yield Output(outcome, OUTPUT, metadata=metadata)
 
     return compute
 

@@ -1,0 +1,337 @@
+"""What a function says while it runs: its log, its progress, tables and pictures for its output.
+
+Outside of a run all of it costs next to nothing and goes nowhere: a function may be called by a
+test or a shell as it is.
+"""
+
+import base64
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from functools import partial
+from io import BytesIO
+from typing import Any, Protocol, TypeVar
+
+from . import conf
+from .exceptions import ReportError
+from .project_apps import project_modules
+
+T = TypeVar("T")
+
+SECONDS_BETWEEN = 1.0
+"""How long at least it is from one event of a process's progress to the next."""
+
+MOST_ROWS = 500
+"""How many rows of a table are shown."""
+
+MOST_IMAGE_BYTES = 2_000_000
+"""How large a picture may be: it is stored with the run's events."""
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a process is."""
+
+    done: int
+    total: int | None
+    """Out of how many; ``None``: nobody knows."""
+
+    what: str
+    """Of what, such as ``invoices``."""
+
+    def __str__(self) -> str:
+        if self.total is None:
+            return f"{self.done} {self.what}".rstrip()
+        share = f" ({100 * self.done // self.total} %)" if self.total > 0 else ""
+        return f"{self.done} of {self.total} {self.what}".rstrip() + share
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows for the output of a process."""
+
+    name: str
+    rows: Sequence[Mapping[str, Any]]
+    left_out: int
+    """How many more there were."""
+
+
+@dataclass(frozen=True)
+class Image:
+    """A picture for the output of a process."""
+
+    name: str
+    png: bytes
+
+    @property
+    def data_uri(self) -> str:
+        """The picture as an address that holds it."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+
+class Listener(Protocol):
+    """Takes what one process says."""
+
+    def log(self, record: logging.LogRecord) -> None:
+        """Take a line that was logged."""
+
+    def progress(self, progress: Progress) -> None:
+        """Take how far it is."""
+
+
+@dataclass
+class Report:
+    """What one call of a process has said."""
+
+    listener: Listener
+    attachments: list[Table | Image] = field(default_factory=list)
+    """What it has given for its output."""
+
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _told_at: float = field(default=float("-inf"), repr=False)
+
+    def take(self, progress: Progress) -> None:
+        """Pass progress on, if there was none within the last second, or it is the last."""
+        now = time.monotonic()
+        with self._lock:
+            is_last = progress.total is not None and progress.done >= progress.total
+            if not is_last and now - self._told_at < SECONDS_BETWEEN:
+                return
+            self._told_at = now
+        self.listener.progress(progress)
+
+
+_report: ContextVar[Report | None] = ContextVar("proctree_report", default=None)
+"""The report of the process that the current call belongs to."""
+
+
+@contextmanager
+def reporting(listener: Listener) -> Iterator[Report]:
+    """Let what is logged and reported in the block be heard, in whatever thread it is carried to.
+
+    Parameters
+    ----------
+    listener:
+        Takes it.
+    """
+    report = Report(listener)
+    token = _report.set(report)
+    try:
+        with _capture.installed():
+            yield report
+    finally:
+        _report.reset(token)
+
+
+# --- The log --------------------------------------------------------------------------------------
+
+
+class _Handler(logging.Handler):
+    """Passes a record on to the process in which it was made."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        report = _report.get()
+        if report is None or not _is_wanted(record):
+            return
+        token = _report.set(None)  # what the listener logs itself is not taken again
+        try:
+            report.listener.log(record)
+        finally:
+            _report.reset(token)
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    """Return whether a record belongs into a run's log: the project's own, or a warning."""
+    if record.name.partition(".")[0] in ("dagster", "dagster_shared"):
+        return False  # it is there by itself
+    return record.levelno >= (_level() if _is_own(record.name) else logging.WARNING)
+
+
+def _is_own(name: str) -> bool:
+    return any(name == own or name.startswith(f"{own}.") for own in _own_loggers())
+
+
+def _own_loggers() -> tuple[str, ...]:
+    return conf.current().LOGGERS or (*project_modules(), "__main__")
+
+
+def _level() -> int:
+    return logging.getLevelNamesMapping()[conf.current().LOG_LEVEL]
+
+
+class _Capture:
+    """Lets the handler get what the project's loggers log, for as long as any process runs."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self._handler = _Handler()
+        self._restore: list[Callable[[], None]] = []
+
+    @contextmanager
+    def installed(self) -> Iterator[None]:
+        with self._lock:
+            if self._count == 0:
+                self._install()
+            self._count += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._count -= 1
+                if self._count == 0:
+                    while self._restore:
+                        self._restore.pop()()
+
+    def _install(self) -> None:
+        root, level = logging.getLogger(), _level()
+        self._add_to(root)
+        # A logger that hands nothing on would not reach the root.
+        for name, found in list(root.manager.loggerDict.items()):
+            if isinstance(found, logging.Logger) and not found.propagate and _reports(name):
+                self._add_to(found)
+        for name in _own_loggers():
+            logger = logging.getLogger(name)
+            # One whose level is set is left as its owner wants it.
+            if logger.level == logging.NOTSET and logger.getEffectiveLevel() > level:
+                logger.setLevel(level)
+                self._restore.append(partial(logger.setLevel, logging.NOTSET))
+
+    def _add_to(self, logger: logging.Logger) -> None:
+        logger.addHandler(self._handler)
+        self._restore.append(partial(logger.removeHandler, self._handler))
+
+
+def _reports(name: str) -> bool:
+    return name.partition(".")[0] not in ("dagster", "dagster_shared")
+
+
+_capture = _Capture()
+
+
+# --- Progress -------------------------------------------------------------------------------------
+
+
+class _ProgressReporter:
+    """``progress(done, total, "invoices")``, and ``progress.track(rows)``."""
+
+    def __call__(self, done: int, total: int | None = None, what: str = "") -> None:
+        """Say how far the process is; seen in Dagster's UI and in the command's table.
+
+        At most one event a second is made, so it may be called as often as is handy.
+
+        Parameters
+        ----------
+        done:
+            How many are done.
+        total:
+            Out of how many, if that is known.
+        what:
+            Of what, such as ``"invoices"``.
+        """
+        report = _report.get()
+        if report is not None:
+            report.take(Progress(int(done), None if total is None else int(total), str(what)))
+
+    def track(self, items: Iterable[T], what: str = "", total: int | None = None) -> Iterator[T]:
+        """Yield the items, and say how many are done.
+
+        Parameters
+        ----------
+        items:
+            What is worked through; a queryset, a list, a generator.
+        what:
+            What they are.
+        total:
+            How many there are; left out, their length, if they have one.
+        """
+        if total is None and isinstance(items, Sized):
+            total = len(items)
+        for done, item in enumerate(items, start=1):
+            yield item
+            self(done, total, what)
+
+
+progress = _ProgressReporter()
+
+
+# --- What is shown on the output ------------------------------------------------------------------
+
+
+def log_table(rows: Iterable[Mapping[str, Any]], name: str = "table") -> None:
+    """Put a table on the process's output in Dagster's UI.
+
+    Parameters
+    ----------
+    rows:
+        Dictionaries, one a row; the first 500 are shown. What is neither a number nor text is
+        written as text.
+    name:
+        What it is called there.
+
+    Raises
+    ------
+    ReportError
+        A row is no dictionary.
+    """
+    report = _report.get()
+    if report is None:
+        return
+    shown: list[Mapping[str, Any]] = []
+    left_out = 0
+    for row in rows:
+        if not isinstance(row, Mapping):
+            raise ReportError(
+                f"log_table() takes dictionaries, one a row, not {type(row).__name__}."
+            )
+        if len(shown) < MOST_ROWS:
+            shown.append({str(key): value for key, value in row.items()})
+        else:
+            left_out += 1
+    report.attachments.append(Table(str(name), shown, left_out))
+
+
+def log_image(image: Any, name: str = "image") -> None:
+    """Put a picture on the process's output in Dagster's UI.
+
+    Parameters
+    ----------
+    image:
+        A PNG as bytes, a path to one, or a figure of matplotlib's (whatever has ``savefig()``).
+    name:
+        What it is called there.
+
+    Raises
+    ------
+    ReportError
+        It is none of these, or larger than 2 MB.
+    OSError
+        The file can't be read.
+    """
+    report = _report.get()
+    if report is None:
+        return
+    png = _png_of(image)
+    if len(png) > MOST_IMAGE_BYTES:
+        raise ReportError(
+            f"log_image() takes up to {MOST_IMAGE_BYTES // 1_000_000} MB; this one has "
+            f"{len(png) / 1_000_000:.1f}: make it smaller."
+        )
+    report.attachments.append(Image(str(name), png))
+
+
+def _png_of(image: Any) -> bytes:
+    if hasattr(image, "savefig"):
+        file = BytesIO()
+        image.savefig(file, format="png")
+        return file.getvalue()
+    found = image.read_bytes() if hasattr(image, "read_bytes") else image
+    if not isinstance(found, bytes) or not found.startswith(PNG):
+        raise ReportError("log_image() takes a PNG as bytes, a path to one, or a figure.")
+    return found
