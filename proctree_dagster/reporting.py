@@ -142,6 +142,8 @@ class _Handler(logging.Handler):
         token = _report.set(None)  # what the listener logs itself is not taken again
         try:
             report.listener.log(record)
+        except Exception:  # as every handler of logging: what is logged fails no function
+            self.handleError(record)
         finally:
             _report.reset(token)
 

@@ -33,7 +33,7 @@ class StepListener:
 
     def log(self, record: logging.LogRecord) -> None:
         """Write a line; a trace that belongs to it follows."""
-        text = record.getMessage()
+        text = _message(record)
         if record.exc_info:
             text = f"{text}\n{_TRACES.formatException(record.exc_info)}"
         self._context.log.log(record.levelno, "%s", text)
@@ -95,11 +95,15 @@ def escape(context: OpExecutionContext) -> None:
 
 
 def _escaping(takes: Callable[[logging.LogRecord], bool], record: logging.LogRecord) -> bool:
-    try:
-        text = record.getMessage()
-    except Exception as error:  # noqa: BLE001  # an argument's own code may raise anything
-        text = f"{record.msg!r} (its arguments can't be shown: {type(error).__name__})"
-        record.msg, record.args = storable(text), None
-    if storable(text) != text:
+    text = _message(record)
+    if storable(text) != text or record.args:
         record.msg, record.args = storable(text), None
     return takes(record)
+
+
+def _message(record: logging.LogRecord) -> str:
+    """Return what a record says, also one whose arguments do not fit."""
+    try:
+        return record.getMessage()
+    except Exception as error:  # noqa: BLE001  # an argument's own code may raise anything
+        return f"{record.msg!r} (its arguments can't be shown: {type(error).__name__})"
