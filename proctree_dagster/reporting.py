@@ -142,7 +142,7 @@ class _Handler(logging.Handler):
         token = _report.set(None)  # what the listener logs itself is not taken again
         try:
             report.listener.log(record)
-        except Exception:  # as every handler of logging: what is logged fails no function
+        except Exception:  # noqa: BLE001  # as every handler of logging: what is logged fails no function
             self.handleError(record)
         finally:
             _report.reset(token)

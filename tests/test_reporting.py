@@ -5,6 +5,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from pytest_django import Settings
 
 from proctree_dagster import reporting
 from proctree_dagster.exceptions import ReportError
+from proctree_dagster.orchestration import step_logs
 from proctree_dagster.process import log_image, log_table, progress
 from proctree_dagster.reporting import Image, Progress, Report, Table
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
@@ -247,9 +249,17 @@ def test_what_processes_log_is_in_their_runs_log_each_under_its_name(
     assert found["says"] == ["fetching invoices", "a warning", "a library's warning"]
     assert found["traced"][0].startswith("no rate\nTraceback")
     assert "ValueError: the rate is gone" in found["traced"][0]
-    assert found["badly"][0] == "'%d invoices' (its arguments can't be shown: TypeError)"
-    assert "\\ud800" in found["badly"][1]
+    assert "\\ud800" in found["badly"][0]
     assert found["far"][-1] == "Progress: 3 of 3 numbers (100 %)"
+
+
+def test_a_line_whose_arguments_do_not_fit_is_logged_all_the_same() -> None:
+    written: list[Any] = []
+    context: Any = SimpleNamespace(log=SimpleNamespace(log=lambda *args: written.append(args)))
+    listener = step_logs.StepListener(context, lambda progress: None)
+    listener.log(logging.LogRecord("a", logging.INFO, "", 1, "%d invoices", ("three",), None))
+    said = "'%d invoices' (its arguments can't be shown: TypeError)"
+    assert written == [(logging.INFO, "%s", said)]
 
 
 @pytest.mark.django_db
