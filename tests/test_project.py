@@ -5,12 +5,14 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from dagster import DagsterInstance
+from django.core.management import call_command
 from django.test import override_settings
 from pytest_django import Settings
 
@@ -166,6 +168,30 @@ def test_a_home_that_cannot_be_created_says_what_to_do(tmp_path: Path) -> None:
 def test_the_packaged_dagster_yaml_for_sqlite_is_the_examples() -> None:
     packaged, example = project.TEMPLATE, TOP / "example" / "dagster_home" / "dagster.yaml"
     assert yaml.safe_load(packaged.read_text()) == yaml.safe_load(example.read_text())
+
+
+# --- ``proctree init`` -----------------------------------------------------------------------------
+
+
+def test_init_writes_what_is_packaged_and_leaves_alone_what_is_there(
+    folder: Path, settings: Settings
+) -> None:
+    settings.BASE_DIR = folder
+    (folder / "workspace.yaml").write_text("mine")
+    out = StringIO()
+    call_command("proctree", "init", stdout=out)
+    assert out.getvalue().splitlines() == [
+        "Wrote definitions/__init__.py",
+        "Wrote dagster_home/dagster.yaml",
+        "Wrote dagster_home/.gitignore",
+        "Left workspace.yaml as it is",
+    ]
+    assert (folder / "workspace.yaml").read_text() == "mine"
+    assert "setdefault(\"DJANGO_SETTINGS_MODULE\", 'tests.settings')" in (
+        (folder / "definitions" / "__init__.py").read_text()
+    )
+    call_command("proctree", "init", stdout=out)
+    assert out.getvalue().count("as it is") == 5
 
 
 # --- The webserver of ``proctree dev`` ------------------------------------------------------------

@@ -7,7 +7,7 @@ from .base import Action
 from .caches import ClearCache
 from .runs import Cancel, Logs, Retry, Runs
 from .scheduling import Disable, Enable, Schedule
-from .serving import Dev, Doctor, Home, Reload
+from .serving import Dev, Doctor, Home, Init, Reload
 from .tree import Check, Run, Show
 from .trees import ListTrees
 from .triggers import Fire
@@ -16,7 +16,7 @@ ACTIONS: tuple[type[Action], ...] = (
     *(Dev, ListTrees, Show, Run, Fire),
     *(Runs, Logs, Cancel, Retry),
     *(Schedule, Enable, Disable),
-    *(Check, Doctor, Reload, Home, ClearCache),
+    *(Check, Doctor, Reload, Home, Init, ClearCache),
 )
 """In the order of the help."""
 

@@ -7,8 +7,8 @@ from typing import Any
 from django.core.checks import CheckMessage, run_checks
 from django.core.management.base import CommandError, CommandParser
 
-from ... import webserver
-from .. import dev_server
+from ... import project, webserver
+from .. import dev_server, project_files
 from ..dev_server import DevServer
 from .base import Action
 
@@ -54,6 +54,30 @@ class Dev(Action):
     def _say_where(self, server: DevServer) -> None:
         self.out.line(self.out.style.SUCCESS(f"Dagster is ready: open {server.url}"))
         self.out.line("  Jobs, a tree, Launchpad, Launch Run. Ctrl-C here ends everything.")
+
+
+class Init(Action):
+    """Writes what is packaged into the project."""
+
+    name = "init"
+    help = (
+        "Write a code location (definitions/), a workspace.yaml and a dagster.yaml into the "
+        "project, for who wants them as files: none is needed. A file that is there is left alone."
+    )
+
+    def handle(self, options: Mapping[str, Any]) -> None:
+        """Write them."""
+        folder = project.root()
+        if folder is None:
+            raise CommandError("It is not known where the project lies: set BASE_DIR.")
+        try:
+            written, left_alone = project_files.write(folder)
+        except (OSError, ValueError) as error:
+            raise CommandError(str(error)) from error
+        for name in written:
+            self.out.line(f"Wrote {name}")
+        for name in left_alone:
+            self.out.line(f"Left {name} as it is")
 
 
 class Doctor(Action):
