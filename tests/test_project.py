@@ -170,7 +170,7 @@ def test_the_packaged_dagster_yaml_for_sqlite_is_the_examples() -> None:
     assert yaml.safe_load(packaged.read_text()) == yaml.safe_load(example.read_text())
 
 
-# --- ``proctree init`` -----------------------------------------------------------------------------
+# --- ``proctree init`` ----------------------------------------------------------------------------
 
 
 def test_init_writes_what_is_packaged_and_leaves_alone_what_is_there(

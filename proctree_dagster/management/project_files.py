@@ -1,10 +1,11 @@
 """The files of ``manage.py proctree init``: what is packaged, written into the project."""
 
+import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from django.conf import settings
+from django.conf import ENVIRONMENT_VARIABLE, settings
 
 from .. import project, tags
 
@@ -34,8 +35,8 @@ load_from:
 
 def files() -> Mapping[str, str]:
     """Return the content of each file, by its path in the project's folder."""
-    module = getattr(settings, "SETTINGS_MODULE", "")
-    if not re.fullmatch(r"[\w.]+", module or ""):
+    module = getattr(settings, "SETTINGS_MODULE", None) or os.environ.get(ENVIRONMENT_VARIABLE, "")
+    if not re.fullmatch(r"[\w.]+", module):
         raise ValueError(f"The settings have no module that a file could name: {module!r}.")
     return {
         f"{project.OWN}/__init__.py": DEFINITIONS.format(settings=module),
