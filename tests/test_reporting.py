@@ -278,7 +278,7 @@ def test_a_table_and_a_picture_are_on_the_output(instance: DagsterInstance) -> N
         {"n": 1, "name": "a", "more": ""},
         {"n": "", "name": "", "more": str(2**70)},
     ]
-    assert metadata["chart"].value.startswith("![chart](data:image/png;base64,iVBOR")
+    assert str(metadata["chart"].value).startswith("![chart](data:image/png;base64,iVBOR")
 
 
 @pytest.mark.django_db
