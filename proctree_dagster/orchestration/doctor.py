@@ -394,7 +394,7 @@ def check_launcher(subject: Subject) -> Iterator[Finding]:
         "warning",
         f"Runs are started in plain processes, a second or two slower: {reason}.",
         "Start threads and open connections when they are first used, not when a module is "
-        "imported: see docs/launcher.md.",
+        "imported: see docs/internals/launcher.md.",
     )
 
 
