@@ -3,38 +3,28 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-HOME_OF_DAGSTER := $(CURDIR)/example/dagster_home
 PORT ?= 3000
-URL := http://localhost:$(PORT)
-
-# What a command typed elsewhere needs to know, if Dagster is not where the settings say.
-SETTING := $(if $(filter-out 3000,$(PORT)),EXAMPLE_DAGSTER_URL=$(URL) )
+DJANGO_PORT ?= 8000
 
 RIGHT_PYTHON = -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
   "This is Python %d.%d; Python 3.11 or newer is needed: make PYTHON=python3.11 ..." \
   % tuple(sys.version_info[:2]))'
 
-FREE_PORT = $(BIN)/python -c 'import socket, sys; \
-  sys.exit("Port $(PORT) is taken (is Dagster running already?): PORT=3001 make run" \
-  if socket.socket().connect_ex(("127.0.0.1", $(PORT))) == 0 else 0)'
-
 .PHONY: run test check install install-test venv clean
 .DEFAULT_GOAL := run
 
-# Installs, migrates, creates Dagster's databases, saves the example's trees, and starts Dagster on http://localhost:3000.
-# exec: Ctrl-C reaches Dagster itself, which ends every process that it started.
+# Installs, migrates, saves the example's trees, and serves them: Dagster on http://localhost:3000, Django's admin on
+# http://localhost:8000. exec: a signal reaches the command itself, which ends every process that it started.
+# Its history is kept in the example's folder, whatever the environment names.
+run: export DAGSTER_HOME := $(CURDIR)/example/dagster_home
 run: install
-	@$(FREE_PORT)
-	@EXAMPLE_DAGSTER_URL= $(BIN)/python manage.py migrate --verbosity 0
-	@DAGSTER_HOME=$(HOME_OF_DAGSTER) EXAMPLE_DAGSTER_URL= $(BIN)/python manage.py proctree home >/dev/null
-	@EXAMPLE_DAGSTER_URL= $(BIN)/python manage.py setup_example
-	@printf '\n%s\n' \
-	  'Dagster is starting: open $(URL) in a few seconds.' \
-	  '  Click:  Jobs > monthly_close > Launchpad > Launch Run' \
-	  '  Type:   $(SETTING)$(BIN)/python manage.py monthly_close      (in another terminal)' \
-	  '  Then:   Runs, where both are listed. Ctrl-C here ends everything.' ''
-	@exec env DAGSTER_HOME=$(HOME_OF_DAGSTER) EXAMPLE_DAGSTER_URL=$(URL) $(BIN)/python -m dagster dev \
-	  --workspace workspace.yaml --host 127.0.0.1 --port $(PORT)
+	@$(BIN)/python manage.py migrate --verbosity 0
+	@$(BIN)/python manage.py setup_example
+	@printf '%s\n' \
+	  'Click:  Jobs > monthly_close > Launchpad > Launch Run' \
+	  'Type:   $(BIN)/python manage.py monthly_close      (in another terminal)' \
+	  'Then:   Runs, where both are listed.' ''
+	@exec $(BIN)/python manage.py proctree dev --port $(PORT) --django 127.0.0.1:$(DJANGO_PORT)
 
 # Lints, types and contracts, then the tests, those of real processes and a real browser included.
 # Several at once, the long ones first: most of what they do is wait.

@@ -25,8 +25,8 @@ INSTALLED_APPS = [
 
 PROCTREE = {
     "DAGSTER_HOME": os.environ.get("DAGSTER_HOME", str(BASE_DIR / "example" / "dagster_home")),
-    "DAGSTER_URL": os.environ.get("EXAMPLE_DAGSTER_URL", "http://localhost:3000") or None,
-    "SITE_URL": "http://localhost:8000",
+    # Left out, as in most projects: 'proctree dev' says where it serves Dagster and the site.
+    "DAGSTER_URL": os.environ.get("EXAMPLE_DAGSTER_URL") or None,
 }
 
 DATABASES: dict[str, dict[str, Any]] = {

@@ -10,7 +10,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -139,9 +139,21 @@ def create_home(folder: str) -> bool:
     return True
 
 
-def note_webserver(home: str, url: str, pid: int) -> None:
-    """Write down where the webserver of a home answers, while a process lives that runs it."""
-    said = {"url": url, **asdict(Identity.of(pid))}
+def note_webserver(home: str, url: str, pid: int, *, site: str | None = None) -> None:
+    """Write down where the webserver of a home answers, while a process lives that runs it.
+
+    Parameters
+    ----------
+    home:
+        The folder of Dagster's instance.
+    url:
+        The webserver's address.
+    pid:
+        The process that runs it.
+    site:
+        The address of Django's development server, if one runs beside it.
+    """
+    said = {"url": url, "site": site, **asdict(Identity.of(pid))}
     path = Path(home) / WEBSERVER
     path.with_suffix(".new").write_text(json.dumps(said), encoding="utf-8")
     path.with_suffix(".new").replace(path)
@@ -159,24 +171,34 @@ def webserver_url() -> str | None:
 
     ``None``: none is known. In a test it is the setting's only.
     """
-    url = conf.current().DAGSTER_URL
-    if url is not None or isolation.is_active():
-        return url
-    folder = home()
-    return None if folder is None else _webserver(Path(folder) / WEBSERVER, {State.RUNNING})
+    return conf.current().DAGSTER_URL or _noted().get("url")
 
 
-def _webserver(path: Path, states: Collection[State], pid: int | None = None) -> str | None:
-    """Return the address in a file, if the process that runs the webserver is in such a state."""
+def site_url() -> str | None:
+    """Return where the Django site answers: the setting's, or that of ``proctree dev --django``.
+
+    ``None``: none is known. In a test it is the setting's only.
+    """
+    return conf.current().SITE_URL or _noted().get("site")
+
+
+def _noted() -> Mapping[str, str | None]:
+    """Return the addresses of the ``proctree dev`` that runs, if any does."""
+    folder = None if isolation.is_active() else home()
+    return {} if folder is None else _webserver(Path(folder) / WEBSERVER, {State.RUNNING})
+
+
+def _webserver(
+    path: Path, states: Collection[State], pid: int | None = None
+) -> Mapping[str, str | None]:
+    """Return the addresses in a file, if the process that runs the webserver is in such a state."""
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-        url = said.pop("url")
+        found = {"url": str(said.pop("url")), "site": said.pop("site", None)}
         process = Identity(**said)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):  # none, or half written
-        return None
-    if process.state not in states or pid not in (None, process.pid):
-        return None
-    return str(url)
+        return {}
+    return found if process.state in states and pid in (None, process.pid) else {}
 
 
 def _default_home() -> str | None:

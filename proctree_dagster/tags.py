@@ -57,3 +57,7 @@ def join(values: Iterable[str]) -> str:
 def split(value: str | None) -> list[str]:
     """Return the values that ``join`` put together."""
     return value.split(", ") if value else []
+
+
+CONSOLE_LEVEL = "PROCTREE_CONSOLE_LEVEL"
+"""The environment variable that names the level from which on runs print their log's lines."""

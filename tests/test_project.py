@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -12,12 +13,13 @@ from typing import Any
 import pytest
 import yaml
 from dagster import DagsterInstance
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.test import override_settings
 from pytest_django import Settings
 
 from proctree_dagster import checks, conf, project, webserver
 from proctree_dagster.exceptions import InstanceError
+from proctree_dagster.management.dev_server import Address
 from proctree_dagster.os_processes import Identity
 from tests.e2e.stack import TOP
 
@@ -230,6 +232,50 @@ def test_one_that_has_begun_meanwhile_is_not_forgotten(home: str) -> None:
     project.forget_webserver(home, os.getpid())
     assert project.webserver_url() == "http://localhost:3056"
     assert Identity.of(os.getppid()).pid == os.getppid()
+
+
+def test_links_lead_to_the_site_that_runs_beside_it(home: str) -> None:
+    project.note_webserver(home, "http://localhost:3055", os.getpid())
+    assert project.site_url() is None
+    project.note_webserver(home, "http://x:3055", os.getpid(), site="http://localhost:8055")
+    assert project.site_url() == "http://localhost:8055"
+    assert project.webserver_url() == "http://x:3055"
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("8001", "127.0.0.1:8001"),
+        ("localhost", "localhost:8000"),
+        ("0.0.0.0:9", "0.0.0.0:9"),
+        ("[::1]:8001", "[::1]:8001"),
+    ],
+)
+def test_an_address_is_written_as_for_runserver(text: str, address: str) -> None:
+    assert str(Address.parse(text)) == address
+
+
+@pytest.mark.parametrize("text", ["", ":", "a:b", "localhost:99999", "a/b", "a:1/b", "u@a:1"])
+def test_what_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(CommandError, match="is no address") as refused:
+        call_command("proctree", "dev", f"--django={text}")
+    assert refused.value.returncode == 2
+
+
+def test_what_keeps_a_port_from_being_listened_on_is_said() -> None:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        port = str(listener.getsockname()[1])
+        with pytest.raises(CommandError, match=f"Port {port} of 127.0.0.1 is taken .*--port"):
+            call_command("proctree", "dev", "--port", port)
+    with pytest.raises(CommandError, match="Nothing can listen on port 8000 of 'nowhere.invalid'"):
+        call_command("proctree", "dev", "--django", "nowhere.invalid")
+
+
+def test_dagster_and_the_site_do_not_share_a_port() -> None:
+    with pytest.raises(CommandError, match="can't both listen on port 3999"):
+        call_command("proctree", "dev", "--port", "3999", "--django", "localhost:3999")
 
 
 def test_the_setting_wins_over_what_is_running(home: str, settings: Settings) -> None:

@@ -1,8 +1,10 @@
 """``manage.py proctree dev``: Dagster's webserver, daemon and code server for this project.
 
-It runs ``dagster dev`` with this Python, so nothing needs to be on the ``PATH``.
+It runs ``dagster dev`` with this Python, so nothing needs to be on the ``PATH``; and, where that is
+asked for, Django's development server beside it.
 """
 
+import errno
 import os
 import signal
 import socket
@@ -11,8 +13,8 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -37,6 +39,12 @@ WORKSPACE = "workspace.yaml"
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
+ANYWHERE: Mapping[str, str] = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
+"""Where on this machine a server answers that listens on all of its addresses."""
+
+SITE = "127.0.0.1:8000"
+"""Where Django's development server listens unless something else is asked for."""
+
 SUPERSEDED = "ignore:Function `dev_command` is superseded"
 
 
@@ -47,101 +55,178 @@ def default_port() -> int:
 
 
 @dataclass(frozen=True)
-class DevServer:
-    """How Dagster is started.
+class Address:
+    """Where a server listens.
 
     Parameters
     ----------
-    home:
-        The folder of Dagster's instance; its databases are there.
-    host, port:
-        Where the webserver listens.
-    verbose:
-        Whether Dagster logs everything, not warnings only.
+    host:
+        A name or an address of this machine; blank for all of its addresses.
+    port:
+        The port.
     """
 
-    home: str
     host: str
     port: int
-    verbose: bool
+
+    @classmethod
+    def parse(cls, text: str) -> "Address":
+        """Read ``HOST:PORT``, ``HOST`` or ``PORT``, as ``manage.py runserver`` takes it.
+
+        Raises
+        ------
+        ValueError
+            It is none of these.
+        """
+        default = urlsplit(f"//{SITE}")
+        parts = urlsplit(f"//{default.hostname}:{text}" if text.isdecimal() else f"//{text}")
+        port = parts.port  # it raises for what is no port
+        if (parts.netloc != text and not text.isdecimal()) or "@" in text or not parts.hostname:
+            raise ValueError(f"{text!r} is no HOST:PORT")
+        return cls(parts.hostname, default.port or 0 if port is None else port)
+
+    def __str__(self) -> str:
+        return f"{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
     @property
     def url(self) -> str:
         """Where a browser on this machine finds it."""
-        host = "localhost" if self.host in ("127.0.0.1", "0.0.0.0", "::", "") else self.host  # noqa: S104
-        return f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+        is_local = self.host == "127.0.0.1" or self.host in ANYWHERE
+        return f"http://{Address('localhost', self.port) if is_local else self}"
 
-    def port_is_taken(self) -> bool:
-        """Return whether something listens there already."""
+    def problem(self) -> str:
+        """Return why nothing can listen there; blank if something can."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         with socket.socket(family) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 listener.bind((self.host, self.port))
-            except OSError:
-                return True
-        return False
+            except OSError as error:
+                if error.errno == errno.EADDRINUSE:
+                    return f"Port {self.port} of {self.host} is taken (does it run already?)"
+                return f"Nothing can listen on port {self.port} of {self.host!r}: {error}"
+        return ""
 
-    def run(self, when_ready: Callable[[], None]) -> int:
-        """Run Dagster until it ends or a signal ends it, with everything that it has started.
+    @property
+    def here(self) -> "Address":
+        """Where a program on this machine finds it."""
+        return Address(ANYWHERE.get(self.host, self.host), self.port)
+
+
+@dataclass(frozen=True)
+class DevServer:
+    """How Dagster is started, and Django's development server.
+
+    Parameters
+    ----------
+    home:
+        The folder of Dagster's instance; its databases are there.
+    dagster:
+        Where Dagster's webserver listens.
+    site:
+        Where Django's development server listens; ``None``: it is not started.
+    verbose:
+        Whether all that Dagster and its runs log is shown, not warnings only.
+    """
+
+    home: str
+    dagster: Address
+    site: Address | None
+    verbose: bool
+
+    def run(self, when_ready: Callable[[], None]) -> str:
+        """Run them until one ends or a signal ends both, with everything that they have started.
 
         Parameters
         ----------
         when_ready:
-            Called once, when the webserver answers.
+            Called once, when they answer.
 
         Returns
         -------
-        int
-            0 if a signal ended it, else Dagster's exit code.
+        str
+            Blank if a signal ended them, else which one has ended by itself, in a sentence.
         """
-        with tempfile.TemporaryDirectory(prefix="proctree-") as folder, _signals() as received:
-            process = subprocess.Popen(  # noqa: S603  # this Python, our arguments
-                self._command(folder),
-                env=self._environment(),
-                cwd=project.root(),
-                start_new_session=True,  # a Ctrl-C is passed on once, not by the terminal, too
-            )
-            project.note_webserver(self.home, self.url, process.pid)
-            try:
-                ready = False
-                while process.poll() is None and not received:
-                    if not ready and self._answers():
-                        ready = True
-                        when_ready()
-                    time.sleep(POLL_SECONDS)
-            finally:
-                _stop(process, received)
-                project.forget_webserver(self.home, process.pid)
-        return 0 if received else process.returncode
+        with ExitStack() as afterwards:
+            folder = afterwards.enter_context(tempfile.TemporaryDirectory(prefix="proctree-"))
+            received = afterwards.enter_context(_signals())
+            processes = [self._start(self._dagster_command(folder))]
+            afterwards.callback(lambda: _stop(processes, received))
+            self._note_addresses(processes[0].pid)
+            afterwards.callback(project.forget_webserver, self.home, processes[0].pid)
+            if self.site is not None:
+                processes.append(self._start(self._site_command(self.site), self._site_output()))
+            ready = False
+            while not received and all(each.poll() is None for each in processes):
+                if not ready and self._is_ready():
+                    ready = True
+                    when_ready()
+                time.sleep(POLL_SECONDS)
+            said = "" if received else _which_has_ended(processes)
+        return said
 
-    def _command(self, folder: str) -> list[str]:
+    def _start(
+        self, command: Sequence[str], output: int | None = None
+    ) -> "subprocess.Popen[bytes]":
+        return subprocess.Popen(  # noqa: S603  # this Python, our arguments
+            command,
+            env=self._environment(),
+            cwd=project.root(),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            start_new_session=True,  # a Ctrl-C is passed on once, not by the terminal, too
+        )
+
+    def _note_addresses(self, pid: int) -> None:
+        site = None if self.site is None else self.site.url
+        project.note_webserver(self.home, self.dagster.url, pid, site=site)
+
+    def _is_ready(self) -> bool:
+        return _serves_dagster(self.dagster) and (self.site is None or _is_open(self.site))
+
+    def _dagster_command(self, folder: str) -> list[str]:
         own = (project.root() or Path()) / WORKSPACE
         workspace = own if own.is_file() else _write_workspace(Path(folder))
         level = "info" if self.verbose else "warning"
         return [
             *(sys.executable, "-m", "dagster", "dev", "--workspace", str(workspace)),
-            *("--host", self.host, "--port", str(self.port)),
+            *("--host", self.dagster.host, "--port", str(self.dagster.port)),
             *("--log-level", level, "--code-server-log-level", level),
         ]
+
+    def _site_command(self, site: Address) -> list[str]:
+        ipv6 = ["--ipv6"] if ":" in site.host else []
+        return [sys.executable, "-m", "django", "runserver", *ipv6, str(site)]
+
+    def _site_output(self) -> int | None:
+        """Return where the banner goes: its address is ours to say. Requests go to stderr."""
+        return None if self.verbose else subprocess.DEVNULL
 
     def _environment(self) -> dict[str, str]:
         warnings = os.environ.get("PYTHONWARNINGS", "")
         return {
             **os.environ,
             "DAGSTER_HOME": self.home,
+            tags.CONSOLE_LEVEL: "" if self.verbose else "WARNING",
             "PYTHONWARNINGS": ",".join(filter(None, (warnings, SUPERSEDED))),
         }
 
-    def _answers(self) -> bool:
-        anywhere = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104
-        host = anywhere.get(self.host, self.host)
-        url = f"http://{f'[{host}]' if ':' in host else host}:{self.port}/server_info"
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return True
-        except OSError:
-            return False
+
+def _serves_dagster(address: Address) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://{address.here}/server_info", timeout=2):
+            return True
+    except OSError:
+        return False
+
+
+def _is_open(address: Address) -> bool:
+    """Return whether a server listens there: no page of the project's is asked for."""
+    try:
+        socket.create_connection((address.here.host, address.port), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def _write_workspace(folder: Path) -> Path:
@@ -176,24 +261,42 @@ def _signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _stop(process: "subprocess.Popen[bytes]", received: list[int]) -> None:
-    """End Dagster and everything that it has started; at a second Ctrl-C without waiting."""
-    started = _descendants(process.pid)
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)  # what it ends its parts by
-        deadline = time.monotonic() + STOP_SECONDS
-        while process.poll() is None and time.monotonic() < deadline and len(received) < 2:
-            time.sleep(POLL_SECONDS)
-    started |= _descendants(process.pid)
-    if process.poll() is None:
-        process.kill()
-        process.wait()
+def _stop(processes: "Sequence[subprocess.Popen[bytes]]", received: list[int]) -> None:
+    """End them and everything that they have started; at a second Ctrl-C without waiting."""
+    started = _descendants(processes)
+    for process in processes:
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)  # what Dagster ends its parts by
+    deadline = time.monotonic() + STOP_SECONDS
+    while _any_runs(processes) and time.monotonic() < deadline and len(received) < 2:
+        time.sleep(POLL_SECONDS)
+    started |= _descendants(processes)
+    for process in processes:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
     end_all(started, END_SECONDS)
 
 
-def _descendants(pid: int) -> set[Identity]:
-    """Return the processes that a process has started, directly or not."""
-    try:
-        return {Identity.of(each.pid) for each in psutil.Process(pid).children(recursive=True)}
-    except psutil.Error:
-        return set()
+def _which_has_ended(processes: "Sequence[subprocess.Popen[bytes]]") -> str:
+    names = ("Dagster", "Django's development server")
+    ended = [
+        f"{name} has ended with exit code {process.returncode}"
+        for name, process in zip(names, processes, strict=False)
+        if process.poll() is not None
+    ]
+    return f"{'; '.join(ended)}. What it has printed says why."
+
+
+def _any_runs(processes: "Sequence[subprocess.Popen[bytes]]") -> bool:
+    return any(each.poll() is None for each in processes)
+
+
+def _descendants(processes: "Sequence[subprocess.Popen[bytes]]") -> set[Identity]:
+    """Return the processes that these have started, directly or not."""
+    found: set[Identity] = set()
+    for process in processes:
+        with suppress(psutil.Error):
+            children = psutil.Process(process.pid).children(recursive=True)
+            found |= {Identity.of(each.pid) for each in children}
+    return found

@@ -8,8 +8,8 @@ from typing import Any
 
 from django.urls import NoReverseMatch, reverse
 
-from .. import conf, firing, functions, validation
 from .. import context as contexts
+from .. import firing, functions, project, validation
 from ..caching import UNSAID, MadeBy, Maker
 from ..exceptions import ProctreeError
 from ..models import ProcessTree
@@ -50,7 +50,7 @@ class TreeRecord:
     """Why the tree is broken."""
 
     admin_url: str | None = None
-    """Where the Django admin shows the tree, if ``PROCTREE["SITE_URL"]`` is set."""
+    """Where the Django admin shows the tree, if it is known where the site answers."""
 
 
 def from_row(row: ProcessTree, registry: Mapping[str, Function] | None = None) -> TreeRecord:
@@ -183,7 +183,7 @@ def _maker(reference: str, stand_in: Function | None, func: Function) -> Maker:
 
 def admin_url(row: ProcessTree) -> str | None:
     """Return the address of the tree's page in the Django admin, if the project has one."""
-    site = conf.current().SITE_URL
+    site = project.site_url()
     if site is None or row.pk is None:
         return None
     try:

@@ -39,7 +39,16 @@ from ..names import dagster_name
 from ..process import explain
 from ..readable import readable
 from ..validation import references
-from . import releases, remote_steps, run_taking, runs, sensors, template_client, warmth
+from . import (
+    releases,
+    remote_steps,
+    run_console,
+    run_taking,
+    runs,
+    sensors,
+    template_client,
+    warmth,
+)
 from .listing import KnownJob, known
 from .records import TreeRecord, from_row
 from .switches import look_at_switches
@@ -403,6 +412,7 @@ def build_repository() -> LiveRepository:
             "from here are kept in another history. 'python manage.py proctree dev' sets it.",
             home,
         )
+    run_console.heed_level()
     _prepare_home()
     if template_client.is_code_server():
         warmth.read_migrations_once()  # each tick of a sensor opens Dagster's instance

@@ -132,6 +132,11 @@ mutation Launch($params: ExecutionParams!) { launchRun(executionParams: $params)
   __typename ... on LaunchRunSuccess { run { runId } } } }
 """
 
+EVENTS = """
+query Events($id: ID!) { logsForRun(runId: $id) { ... on EventConnection {
+  events { ... on MessageEvent { eventType level message } } } } }
+"""
+
 STATUS = "query Status($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 
 
@@ -161,11 +166,13 @@ def test_a_tree_runs_in_every_way_where_nothing_was_written_for_dagster(
     assert f"Dagster is ready: open http://localhost:{port}" in said
     assert "Supersession" not in said
     assert "INFO" not in said
-    # In the UI.
+    # In the UI, whose log has all of it; the terminal is quiet.
     job = {**SELECTOR, "jobName": "close"}
     launched = graphql(port, LAUNCH, params={"selector": job, "runConfigData": {}})["launchRun"]
     run_id = launched["run"]["runId"]
     wait_for("the run", lambda: status(port, run_id) == "SUCCESS", 60)
+    assert "STEP_START" in json.dumps(graphql(port, EVENTS, id=run_id))
+    assert "STEP_START" not in project.log.read_text()
     # From Python, through the daemon; the link leads to the UI without a setting.
     submit = "from proctree_dagster.tree_builder import ProcessTreeManager as M; "
     said = project.manage("shell", "-c", f"{submit}print(M.submit_tree('close').url)")
@@ -182,10 +189,7 @@ def test_a_tree_runs_in_every_way_where_nothing_was_written_for_dagster(
     wait_for("everything to end", lambda: not project.processes())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_whatever_ends_it_ends_everything_runs_included(
-    project: NewProject, number: signal.Signals
-) -> None:
+def test_what_ends_it_ends_everything_runs_included(project: NewProject) -> None:
     project.manage("shell", "-c", SAVE)
     (project.folder / "bookkeeping" / "slow.py").write_text(
         "import time\nfrom pathlib import Path\n\n\ndef sleep():\n"
@@ -204,7 +208,7 @@ def test_whatever_ends_it_ends_everything_runs_included(
     sleeps = project.folder / "bookkeeping" / "sleeps"
     wait_for("the run", sleeps.exists, 90)
     sleeps.unlink()
-    dev.send_signal(number)
+    dev.send_signal(signal.SIGTERM)
     assert dev.wait(90) == 0
     wait_for("everything to end", lambda: not project.processes())
     assert not (project.home / ".webserver.json").exists()
@@ -225,5 +229,6 @@ def test_it_begins_again_after_it_was_killed(project: NewProject) -> None:
     wait_for("the port", port_is_free)
     dev = project.start("--port", str(port), "-v", "2")
     assert "INFO" in project.log.read_text(), "with -v 2 all that Dagster logs is shown"
-    dev.send_signal(signal.SIGTERM)
+    dev.send_signal(signal.SIGHUP)  # its terminal was closed
     assert dev.wait(60) == 0
+    wait_for("everything to end", lambda: not project.processes())

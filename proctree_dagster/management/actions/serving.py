@@ -6,10 +6,11 @@ from typing import Any
 
 from django.core.checks import CheckMessage, run_checks
 from django.core.management.base import CommandError, CommandParser
+from django.urls import NoReverseMatch, reverse
 
 from ... import project, webserver
 from .. import dev_server, project_files
-from ..dev_server import DevServer
+from ..dev_server import Address, DevServer
 from .base import Action
 
 
@@ -19,12 +20,12 @@ class Dev(Action):
     name = "dev"
     help = (
         "Start Dagster for this project: its webserver, its daemon and its code server, with this "
-        "Python. Ctrl-C ends all of it. -v 2 shows everything that Dagster logs."
+        "Python. Ctrl-C ends all of it. -v 2 shows everything that Dagster and its runs log."
     )
 
     @classmethod
     def add_arguments(cls, parser: CommandParser) -> None:
-        """Take a port and an address."""
+        """Take a port and an address, and whether Django's site is served, too."""
         parser.add_argument(
             "--port", type=int, help="Port of Dagster's UI; default: that of DAGSTER_URL, or 3000."
         )
@@ -34,26 +35,39 @@ class Dev(Action):
             help="Address to listen on; default: 127.0.0.1, this machine only. Dagster's UI has no "
             "login.",
         )
+        parser.add_argument(
+            "--django",
+            metavar="HOST:PORT",
+            nargs="?",
+            const=dev_server.SITE,
+            help="Serve the Django site, too, as 'manage.py runserver' does, by default at "
+            f"{dev_server.SITE}: what Dagster shows of a tree links to its page in the admin.",
+        )
 
     def handle(self, options: Mapping[str, Any]) -> None:
         """Serve until it is ended."""
-        host, port = options["host"], options["port"] or dev_server.default_port()
-        server = DevServer(_ready_home(), host, port, options["verbosity"] > 1)
-        if server.port_is_taken():
-            raise CommandError(
-                f"Port {port} of {host} is taken (is Dagster running already?): name another one "
-                "with --port."
-            )
+        dagster = Address(options["host"], options["port"] or dev_server.default_port())
+        site = None if options["django"] is None else _address(options["django"])
+        _refuse_unusable(dagster, "--port")
+        if site is not None:
+            if site.port == dagster.port:
+                raise CommandError(
+                    f"Dagster and Django can't both listen on port {site.port}: name another one "
+                    "with --django or --port."
+                )
+            _refuse_unusable(site, "--django")
+        server = DevServer(_ready_home(), dagster, site, options["verbosity"] > 1)
         for message in _of_system_checks():
             self.out.warn(f"{message.msg}\n  {message.hint or ''}".rstrip())
         self.out.line(f"Dagster is starting, with its home in {server.home} …")
-        code = server.run(lambda: self._say_where(server))
-        if code:
-            raise CommandError(f"Dagster has ended with exit code {code}; its log says why.")
+        if ended := server.run(lambda: self._say_where(server)):
+            raise CommandError(ended)
 
     def _say_where(self, server: DevServer) -> None:
-        self.out.line(self.out.style.SUCCESS(f"Dagster is ready: open {server.url}"))
+        self.out.line(self.out.style.SUCCESS(f"Dagster is ready: open {server.dagster.url}"))
         self.out.line("  Jobs, a tree, Launchpad, Launch Run. Ctrl-C here ends everything.")
+        if server.site is not None:
+            self.out.line(f"The Django site is at {server.site.url}{_admin_path()}")
 
 
 class Init(Action):
@@ -146,6 +160,28 @@ class Reload(Action):
         if not webserver.reload_location(url):
             raise CommandError("Dagster's webserver did not reload; the log says why.")
         self.out.line("Dagster's webserver has loaded the code location again.")
+
+
+def _address(text: str) -> Address:
+    try:
+        return Address.parse(text)
+    except ValueError:
+        raise CommandError(
+            f"--django {text!r} is no address: write {dev_server.SITE}, or a port.", returncode=2
+        ) from None
+
+
+def _refuse_unusable(address: Address, option: str) -> None:
+    if problem := address.problem():
+        raise CommandError(f"{problem}: name another one with {option}.")
+
+
+def _admin_path() -> str:
+    """Return the path of the admin; blank if the project has none."""
+    try:
+        return reverse("admin:index")
+    except NoReverseMatch:
+        return ""
 
 
 def _of_system_checks() -> list[CheckMessage]:

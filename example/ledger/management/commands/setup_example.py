@@ -5,6 +5,7 @@ import datetime
 from django.core.management.base import BaseCommand
 from django.utils.timezone import localtime
 
+from example.demo_user import make_demo_user
 from example.ledger.models import Organisation
 from example.ledger.sources import load_organisations
 from example.ledger.trees import monthly_close, receivables_reminder
@@ -15,9 +16,12 @@ CLOSING_DATE = datetime.date(2026, 3, 31)
 
 
 class Command(BaseCommand):
-    """Load the organisations, save the trees, register their schedules. Safe to run again."""
+    """Load the organisations, save the trees, register their schedules. May be run again."""
 
-    help = "Load the example's organisations and save its process trees with their schedules."
+    help = (
+        "Load the example's organisations, save its process trees with their schedules, and make "
+        "the admin's demo user."
+    )
 
     def handle(self, *args: object, **options: object) -> None:
         """Set up, and say in a few lines what was done."""
@@ -44,6 +48,7 @@ class Command(BaseCommand):
             context={"organisation": organisation, "as_of": CLOSING_DATE},
         )
         self._say("receivables_reminder runs daily at 07:30", organisation, schedule)
+        self.stdout.write(make_demo_user())
 
     def _say(self, what: str, whose: Organisation, schedule: ProcessTreeSchedule) -> None:
         when = "" if schedule.next_run is None else f", next at {localtime(schedule.next_run):%c}"

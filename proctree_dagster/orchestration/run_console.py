@@ -1,0 +1,36 @@
+"""What a run's process prints of its run's log; the log itself, which the UI shows, stays whole."""
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from dagster import colored_console_logger
+
+from .. import tags
+
+if TYPE_CHECKING:
+    from dagster import InitLoggerContext
+
+logger = logging.getLogger(__name__)
+
+
+def heed_level() -> None:
+    """Let runs of this process print no line below the level that the environment names, if any.
+
+    Dagster prints all of a run's events where nobody configures another logger for the run. Its own
+    setting (``python_log_level`` of ``dagster.yaml``) would keep them from the UI, too.
+    """
+    level = logging.getLevelNamesMapping().get(os.environ.get(tags.CONSOLE_LEVEL, ""))
+    if level is None:
+        return
+    if not hasattr(colored_console_logger, "_logger_fn"):
+        logger.warning("This Dagster's runs print all of their log: it has no such logger.")
+        return
+    create = colored_console_logger.logger_fn
+
+    def create_quiet(context: "InitLoggerContext") -> logging.Logger:
+        made = create(context)
+        made.setLevel(max(level, made.level))
+        return made
+
+    colored_console_logger._logger_fn = create_quiet
