@@ -1,13 +1,14 @@
-"""The names under which Dagster keeps what is ours: tags and metadata of jobs, ops and runs."""
+"""The names under which Dagster keeps what is ours: tags and metadata of jobs, ops and runs.
 
-from collections.abc import Iterable
+Tags that only this package reads begin with ``.dagster/``: Dagster's webserver shows none of those.
+"""
+
+from collections.abc import Iterable, Mapping
 from typing import Literal
 
 TREE = "proctree/tree"
-REVISION = "proctree/revision"
 TRIGGERED_BY = "proctree/triggered_by"
 DUE = "proctree/due"
-IN_MEMORY = "proctree/in_memory"
 PROCESS = "proctree/process"
 FUNCTION = "proctree/function"
 METADATA = "proctree/metadata"
@@ -20,12 +21,41 @@ REQUIRED = "proctree/required"
 FAILED_OPTIONAL = "proctree/failed_optional"
 NO_CACHE = "proctree/no_cache"
 ADMIN = "proctree/admin"
-WORKER = "proctree/worker"
 FAMILY = "proctree/family"
-FOLLOWS = "proctree/follows"
-FOLLOWED_BY = "proctree/followed_by"
 INSTEAD_OF = "proctree/instead_of"
 TRIGGER = "proctree/trigger"
+
+REVISION = ".dagster/proctree_revision"
+"""The tree's revision when a run was requested."""
+
+WORKER = ".dagster/proctree_worker"
+"""The process that executes a run (see ``orchestration.workers``)."""
+
+IN_MEMORY = ".dagster/proctree_in_memory"
+"""Whether a run uses functions that only the process that made it has."""
+
+FOLLOWS = ".dagster/proctree_follows"
+"""Ids of the runs that a run comes after or beside."""
+
+FOLLOWED_BY = ".dagster/proctree_followed_by"
+"""Ids of the runs that follow it directly."""
+
+# The names in release 0.1, read for one release: until 0.3. They are on runs that are still there,
+# on rows of the outbox, and written by 0.1 while this release takes its place. They are not written
+# any more, as 0.1 can do without them: it finds a worker by way of the template or of Django's
+# database, and leaves what follows a run to the sensor. ``FAMILY`` keeps its name: a run that 0.1
+# took for no member of its family would be followed twice. So does ``NO_CACHE``, which people type.
+_BEFORE = {
+    REVISION: "proctree/revision",
+    WORKER: "proctree/worker",
+    IN_MEMORY: "proctree/in_memory",
+    FOLLOWS: "proctree/follows",
+    FOLLOWED_BY: "proctree/followed_by",
+}
+_SINCE = {before: name for name, before in _BEFORE.items()}
+
+SHOWN_REVISION = "proctree/revision"
+"""The job's metadata that shows the tree's revision."""
 
 ENVIRONMENT = "proctree/environment"
 """Metadata of the repository: on which machine and in which environment it is loaded."""
@@ -61,3 +91,27 @@ def split(value: str | None) -> list[str]:
 
 CONSOLE_LEVEL = "PROCTREE_CONSOLE_LEVEL"
 """The environment variable that names the level from which on runs print their log's lines."""
+
+
+def values(tags: Mapping[str, str], name: str) -> list[str]:
+    """Return what a run says under the name of a tag, and under the name that it had before.
+
+    Parameters
+    ----------
+    tags:
+        The run's.
+    name:
+        Today's name.
+    """
+    return [tags[each] for each in (name, _BEFORE.get(name)) if each is not None and each in tags]
+
+
+def value(tags: Mapping[str, str], name: str) -> str | None:
+    """Return the value of a tag of a run, also of one that an earlier release has made."""
+    return next(iter(values(tags, name)), None)
+
+
+def renamed(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return tags under today's names; where there are both, today's counts."""
+    today = {_SINCE[name]: text for name, text in tags.items() if name in _SINCE}
+    return {**today, **{name: text for name, text in tags.items() if name not in _SINCE}}

@@ -10,7 +10,7 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from proctree_dagster import execution
+from proctree_dagster import execution, tags
 from proctree_dagster.exceptions import ContextError
 from proctree_dagster.management.actions import ACTIONS
 from proctree_dagster.management.context_pairs import parse_pairs
@@ -264,7 +264,7 @@ def test_retry_queues_what_failed_from_where_it_failed(instance: DagsterInstance
     assert run.parent_run_id == failed.run_id
     assert run.step_keys_to_execute == ["fail"]
     assert run.tags["proctree/triggered_by"] == "command"
-    assert "proctree/worker" not in run.tags
+    assert tags.WORKER not in run.tags
 
 
 def test_retry_of_what_has_not_failed_is_refused(

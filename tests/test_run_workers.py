@@ -21,7 +21,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
 from django.utils import timezone
 
-from proctree_dagster import run_workers
+from proctree_dagster import run_workers, tags
 from proctree_dagster.models import RunWorker
 from proctree_dagster.orchestration import run_taking
 from proctree_dagster.os_processes import Identity, State
@@ -231,7 +231,7 @@ def test_a_plain_worker_that_dies_or_is_stopped_fails_its_run_without_run_monito
 
 def test_a_worker_whose_guardian_was_killed_is_not_lost_where_it_is_seen(home: Home) -> None:
     run = Run.start(home, home.here, "sleep")
-    guardian = json.loads(run.record.tags["proctree/worker"])["guardian"]
+    guardian = json.loads(run.record.tags[tags.WORKER])["guardian"]
     os.kill(guardian, signal.SIGKILL)
     for _ in range(4):
         time.sleep(LOST_AFTER / 3)

@@ -256,8 +256,9 @@ def _succeeded(known: Mapping[str, Sequence[RunRecord]]) -> dict[str, str]:
 
 def _tags(row: OutboxRun, succeeded: Mapping[str, str]) -> dict[str, str]:
     """Return the tags of a row's run: it follows those that succeeded, not what they repeat."""
-    follows = [succeeded.get(each, each) for each in tags.split(row.tags.get(tags.FOLLOWS))]
-    return {**row.tags, **({tags.FOLLOWS: tags.join(follows)} if follows else {})}
+    written = tags.renamed(row.tags)
+    follows = [succeeded.get(each, each) for each in tags.split(written.get(tags.FOLLOWS))]
+    return {**written, **({tags.FOLLOWS: tags.join(follows)} if follows else {})}
 
 
 def _deliver(instance: DagsterInstance, row: OutboxRun, run_tags: Mapping[str, str]) -> None:

@@ -271,7 +271,7 @@ class TreeExecutor(Executor):
     def _execute(self, plan_context: PlanOrchestrationContext) -> Iterator[DagsterEvent]:
         run, instance = plan_context.dagster_run, plan_context.instance
         plan = plan_context.execution_plan
-        requested = run.tags.get(tags.REVISION)
+        requested = tags.value(run.tags, tags.REVISION)
         if requested is not None and requested != self._revision:
             plan_context.log.warning(
                 f"The tree has changed since this run was requested: revision {requested} was "

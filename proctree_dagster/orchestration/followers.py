@@ -65,7 +65,9 @@ def _family_of(
         tree = ProcessTree.objects.filter(job_name=run.job_name).first()
         if tree is None or run.run_id != families.run_id(family, tree.pk):
             return None, [], []
-    links_of = [tags.split(tagged.tags.get(tag)) for tag in (tags.FOLLOWS, tags.FOLLOWED_BY)]
+    links_of = [
+        tags.split(tags.value(tagged.tags, tag)) for tag in (tags.FOLLOWS, tags.FOLLOWED_BY)
+    ]
     before, behind = ([each for each in ids if _is_run_id(each)] for ids in links_of)
     return family, before, behind
 
@@ -134,7 +136,7 @@ def end(instance: DagsterInstance, run_id: str) -> None:
     """Deliver what waited for a run that has ended; raises nothing."""
     try:
         run = instance.get_run_by_id(run_id)
-        followers = tags.split(run.tags.get(tags.FOLLOWED_BY)) if run is not None else []
+        followers = tags.split(tags.value(run.tags, tags.FOLLOWED_BY)) if run is not None else []
         if run is not None and followers and isolation.is_active():
             if not run.is_success:
                 outbox.withdraw(run.tags[tags.FAMILY], run_id)

@@ -264,7 +264,7 @@ def again(instance: DagsterInstance, run: DagsterRun) -> DagsterRun:
             f"Run {run.run_id} has not failed, it is {run.status.value.lower()}: only what has "
             "failed or was canceled is repeated."
         )
-    if tags.IN_MEMORY in run.tags:
+    if tags.value(run.tags, tags.IN_MEMORY):
         raise RunError(
             f"Run {run.run_id} used functions that only its process had; run the tree again."
         )
@@ -282,7 +282,7 @@ def again(instance: DagsterInstance, run: DagsterRun) -> DagsterRun:
     )
     copied = {
         key: value
-        for key, value in run.tags.items()
+        for key, value in tags.renamed(run.tags).items()
         if key not in TAGS_TO_MAYBE_OMIT_ON_RETRY | {tags.WORKER, tags.FAILED_OPTIONAL}
     }
     repeated = instance.create_run(

@@ -251,7 +251,7 @@ def _start_seconds(instance: DagsterInstance) -> float:
 
 def _is_of_a_tree(run: DagsterRun) -> bool:
     origin = run.job_code_origin
-    if origin is None or tags.IN_MEMORY in run.tags:
+    if origin is None or tags.value(run.tags, tags.IN_MEMORY):
         return False
     pointer = origin.repository_origin.code_pointer
     return tags.TREE in run.tags or pointer.describe().endswith(tags.REPOSITORY)

@@ -204,7 +204,7 @@ class ProcessTreeTranslator:
 
     def job_metadata(self, tree: TreeRecord) -> dict[str, Any]:
         """Return the job's metadata."""
-        metadata: dict[str, Any] = {tags.TREE: tree.name, tags.REVISION: tree.revision}
+        metadata: dict[str, Any] = {tags.TREE: tree.name, tags.SHOWN_REVISION: tree.revision}
         if tree.admin_url is not None:
             metadata[tags.ADMIN] = MetadataValue.url(tree.admin_url)
         if tree.spec is not None:

@@ -62,8 +62,8 @@ class Worker:
     @classmethod
     def of_run(cls, run: DagsterRun) -> "Worker | None":
         """Return the worker that is written on a run, or ``None``."""
-        worker = cls.from_text(run.tags.get(tags.WORKER, ""))
-        return worker if worker is not None and worker.run_id == run.run_id else None
+        written = map(cls.from_text, tags.values(run.tags, tags.WORKER))
+        return next((each for each in written if each and each.run_id == run.run_id), None)
 
     @classmethod
     def from_text(cls, text: str) -> "Worker | None":

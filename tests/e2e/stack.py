@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import psutil
+from dagster import DagsterInstance
 
 TOP = Path(__file__).resolve().parents[2]
 T = TypeVar("T")
@@ -261,6 +262,12 @@ class Stack:
         assert found["__typename"] == "Run", data
         found["tags"] = {tag["key"]: tag["value"] for tag in found["tags"]}
         return found
+
+    def tags(self, run_id: str) -> dict[str, str]:
+        """Return all tags of a run, also those that the webserver shows nobody."""
+        with DagsterInstance.from_config(str(self.home)) as instance:
+            run = instance.get_run_by_id(run_id)
+            return dict(run.tags) if run is not None else {}
 
     def finished(self, run_id: str, seconds: float = 90) -> dict[str, Any]:
         """Wait until a run has ended and return it."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from proctree_dagster import tags
 from tests.e2e.stack import TOP, Stack, heed_interrupts, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -118,8 +119,8 @@ def test_a_launch_is_followed_and_a_person_finds_the_way_there_and_back(stack: S
         assert follower["status"] == "SUCCESS"
         assert "2026" in output(follower, "quick")
         assert follower["tags"]["proctree/family"] == first
-        assert follower["tags"]["proctree/follows"] == first
-        assert made["runId"] in stack.run(first)["tags"]["proctree/followed_by"]
+        assert stack.tags(made["runId"])[tags.FOLLOWS] == first
+        assert made["runId"] in stack.tags(first)[tags.FOLLOWED_BY]
 
 
 def test_a_command_appears_in_the_same_history_and_is_executed_again(stack: Stack) -> None:

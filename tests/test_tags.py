@@ -1,0 +1,151 @@
+"""The tags of runs: which of them people see, and those that an earlier release has written."""
+
+import os
+import uuid
+
+import pytest
+from dagster import DagsterInstance, DagsterRunStatus
+from dagster._core.storage.tags import TagType, get_tag_type
+
+from proctree_dagster import execution, links, outbox, tags
+from proctree_dagster.exceptions import RunError
+from proctree_dagster.models import OutboxRun, ProcessTree
+from proctree_dagster.orchestration import history, runs
+from proctree_dagster.orchestration.records import from_row
+from proctree_dagster.orchestration.translator import translator
+from proctree_dagster.orchestration.workers import Worker
+from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
+from tests.app import processes
+from tests.test_followers import execute, fetch, save, work
+
+pytestmark = pytest.mark.django_db
+
+HIDDEN = {
+    tags.REVISION: "proctree/revision",
+    tags.WORKER: "proctree/worker",
+    tags.IN_MEMORY: "proctree/in_memory",
+    tags.FOLLOWS: "proctree/follows",
+    tags.FOLLOWED_BY: "proctree/followed_by",
+}
+"""The tags that only the package reads, and their names in release 0.1."""
+
+
+def as_before(written: dict[str, str]) -> dict[str, str]:
+    """Return tags as release 0.1 has written them."""
+    return {HIDDEN.get(name, name): text for name, text in written.items()}
+
+
+def shown(instance: DagsterInstance, run_id: str) -> set[str]:
+    """Return the tags of a run that Dagster's webserver shows."""
+    names = fetch(instance, run_id).tags
+    return {name for name in names if get_tag_type(name) != TagType.HIDDEN}
+
+
+class TestNames:
+    @pytest.mark.parametrize("name", HIDDEN)
+    def test_what_only_the_package_reads_is_hidden_from_people(self, name: str) -> None:
+        assert get_tag_type(name) == TagType.HIDDEN
+
+    def test_what_release_0_1_needs_of_a_run_that_it_executes_keeps_its_name(self) -> None:
+        # Without its family it would plan the followers of a follower once more.
+        assert tags.FAMILY == "proctree/family"
+        assert tags.NO_CACHE == "proctree/no_cache"
+        assert (tags.TREE, tags.DUE) == ("proctree/tree", "proctree/due")
+
+    @pytest.mark.parametrize(("name", "before"), HIDDEN.items())
+    def test_both_names_of_a_tag_are_read_and_todays_counts(self, name: str, before: str) -> None:
+        assert tags.value({}, name) is None
+        assert tags.value({before: "old"}, name) == "old"
+        assert tags.value({before: "old", name: "new"}, name) == "new"
+        assert tags.values({before: "old", name: "new"}, name) == ["new", "old"]
+
+    def test_tags_under_old_names_get_todays_and_lose_nothing(self) -> None:
+        before = {"proctree/follows": "a", "proctree/worker": "b", "proctree/tree": "c", "x": "d"}
+        today = {tags.FOLLOWS: "a", tags.WORKER: "b", "proctree/tree": "c", "x": "d"}
+        assert tags.renamed(before) == today
+        assert tags.renamed(today) == today
+        assert tags.renamed({**before, tags.FOLLOWS: "new"})[tags.FOLLOWS] == "new"
+
+
+def test_a_run_shows_what_people_filter_by_and_no_more(instance: DagsterInstance) -> None:
+    save("b")
+    save("a", then=("b",))
+    first = ProcessTreeManager.execute_tree("a")["run_id"]
+    work(instance)
+    [follower] = outbox.family(first)
+    expected = {"proctree/tree", "proctree/triggered_by", "proctree/family"}
+    assert shown(instance, first) - {"dagster/code_location"} == expected
+    assert shown(instance, str(follower.run_id)) - {"dagster/code_location"} == expected
+
+
+class TestRunsOfAnEarlierRelease:
+    def test_its_worker_is_known(self, instance: DagsterInstance) -> None:
+        run_id = execution.submit_row(save("a")).run_id
+        worker = Worker.of_process(run_id, os.getpid())
+        instance.add_run_tags(run_id, {"proctree/worker": worker.as_text()})
+        assert Worker.of_run(fetch(instance, run_id)) == worker
+
+    def test_its_worker_is_known_beside_the_one_of_the_run_that_it_repeats(
+        self, instance: DagsterInstance
+    ) -> None:
+        run_id = execution.submit_row(save("a")).run_id
+        worker = Worker.of_process(run_id, os.getpid())
+        copied = Worker.of_process("another run", os.getpid())
+        both = {**copied.as_tags(), "proctree/worker": worker.as_text()}
+        instance.add_run_tags(run_id, both)
+        assert Worker.of_run(fetch(instance, run_id)) == worker
+
+    def test_a_tree_that_has_changed_since_is_said(self, instance: DagsterInstance) -> None:
+        job = translator().job(from_row(save("a")))
+        run = runs.create_run(instance, job, {}, {})
+        before = run.with_tags({**as_before(dict(run.tags)), "proctree/revision": "another"})
+        assert runs.execute_here(instance, job, before).success
+        said = [entry.message for entry in instance.all_logs(run.run_id)]
+        assert any("revision another was asked for" in message for message in said)
+
+    def test_one_with_functions_in_memory_is_not_repeated(self, instance: DagsterInstance) -> None:
+        job = translator().job(from_row(save("a", func=processes.fail)))
+        run = runs.create_run(instance, job, {}, {})
+        instance.add_run_tags(run.run_id, {"proctree/in_memory": "true"})
+        instance.report_run_failed(run)
+        with pytest.raises(RunError, match="functions that only its process had"):
+            history.again(instance, fetch(instance, run.run_id))
+
+    def test_what_repeats_it_has_todays_names_only(self, instance: DagsterInstance) -> None:
+        run = fetch(instance, execution.submit_row(save("a", func=processes.fail)).run_id)
+        instance.add_run_tags(run.run_id, {"proctree/revision": "old", "proctree/worker": "{}"})
+        instance.report_run_failed(run)
+        repeated = history.again(instance, fetch(instance, run.run_id))
+        assert not set(HIDDEN.values()) & set(repeated.tags)
+        assert repeated.tags[tags.REVISION] == ProcessTree.objects.get().revision
+        assert tags.WORKER not in repeated.tags
+
+    def test_what_waits_in_the_outbox_is_run_once_and_followed_once(
+        self, instance: DagsterInstance
+    ) -> None:
+        save("c")
+        save("b", then=("c",))
+        save("a", then=("b",))
+        first = ProcessTreeManager.execute_tree("a")["run_id"]
+        for row in OutboxRun.objects.all():
+            OutboxRun.objects.filter(pk=row.pk).update(tags=as_before(row.tags))
+        assert work(instance) == ["b", "c"]
+        made = {run.tags[tags.TREE]: run for run in instance.get_runs()}
+        assert {run.tags[tags.FAMILY] for run in made.values()} == {first}
+        assert made["c"].tags[tags.FOLLOWS] == made["b"].run_id
+        assert "proctree/follows" not in made["c"].tags
+
+    def test_one_that_it_has_queued_knows_its_family(self, instance: DagsterInstance) -> None:
+        tree = save("b")
+        save("c")
+        ProcessTreeInstance.load("b").add_dependent_tree("c").save()
+        family = str(uuid.uuid4())
+        plan = links.plan_family(tree, family)
+        [planned] = plan.runs
+        job = translator().job(from_row(ProcessTree.objects.get(name="b")))
+        run = runs.create_run(instance, job, {}, as_before(plan.first_tags), run_id=family)
+        outbox.add(planned.tree, {}, as_before(planned.tags), planned.after, planned.run_id)
+        runs.submit(instance, run)
+        assert execute(instance, fetch(instance, family))
+        assert work(instance) == ["c"]
+        assert fetch(instance, planned.run_id).status == DagsterRunStatus.SUCCESS
