@@ -1,5 +1,6 @@
 """Trees, schedules and triggers in Django's admin."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from django import forms
@@ -60,7 +61,28 @@ class Form(forms.ModelForm):  # type: ignore[type-arg]
         super().add_error(field, error)
 
 
-class AddedForm(Form):
+class ScheduleForm(Form):
+    """Refuses a context with which no run could succeed, or that has a key of no use."""
+
+    def clean(self) -> dict[str, Any] | None:
+        """Compare the context with what the tree's functions take, if either has changed.
+
+        A schedule whose context was right until the code has changed can be disabled still.
+        """
+        cleaned = super().clean() or {}
+        changed = {"process_tree", "context", "pass_scheduled_for"} & {*self.changed_data}
+        tree, context = cleaned.get("process_tree"), cleaned.get("context")
+        if isinstance(context, Mapping) and tree and (changed or self.instance._state.adding):
+            passes = bool(cleaned.get("pass_scheduled_for"))
+            schedule = ProcessTreeSchedule(
+                process_tree=tree, context=context, pass_scheduled_for=passes
+            )
+            if problems := schedule.context_problems():
+                self.add_error("context", ValidationError(problems))
+        return cleaned
+
+
+class AddedForm(ScheduleForm):
     """A form that was added to a page is saved as it is shown, also if nobody has changed it."""
 
     def has_changed(self) -> bool:
@@ -124,7 +146,7 @@ class ProcessTreeScheduleAdmin(NeedsRunPermission, admin.ModelAdmin):  # type: i
     ]
     list_filter = ["enabled", "stopped_in_dagster", "last_run_status"]
     list_select_related = ["process_tree"]
-    form = Form
+    form = ScheduleForm
     readonly_fields = CLOCKWORK
 
     @admin.display(description=_("rule"))

@@ -60,6 +60,8 @@ def findings() -> list[Finding]:
 def invalid_trees() -> list[Finding]:
     """Return what trees and schedules say that makes no sense, such as a cycle.
 
+    So does a schedule's context that lacks what a function needs, or has what none takes.
+
     Raises
     ------
     DatabaseError
@@ -73,6 +75,8 @@ def invalid_trees() -> list[Finding]:
         try:
             if schedule is not None:
                 str(schedule.current_rule)
+                for problem in schedule.context_problems():
+                    found.append(Finding(problem, [f"schedule of tree {row.name!r}"]))
         except ScheduleError as error:
             found.append(Finding(str(error), [f"schedule of tree {row.name!r}"]))
         except UNREADABLE as error:

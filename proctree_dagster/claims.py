@@ -15,6 +15,7 @@ from django.utils import timezone
 
 from .connections import writing
 from .context import encode
+from .context_schema import SCHEDULED_FOR
 from .models import ProcessTreeSchedule, RunStatus
 
 REQUEST_AGAIN_AFTER = dt.timedelta(seconds=60)
@@ -25,9 +26,6 @@ MOST_COUNTED = 1000
 
 MOST_TRIES = 100
 """How often a run tries to take its claim while others change the schedule's row."""
-
-SCHEDULED_FOR = "scheduled_for"
-"""The key of a run's due time in its context, for a schedule that passes it."""
 
 
 class History(Protocol):

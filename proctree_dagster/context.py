@@ -327,7 +327,7 @@ def restore_empty(given: Mapping[str, Json], default: Mapping[str, Json]) -> dic
     key that was shown is gone, somebody has written something else, and it is left as it is.
     """
     result = dict(given)
-    if not _shown(default).keys() <= given.keys():
+    if not shown_in_launchpad(default).keys() <= given.keys():
         return result
     for key, value in default.items():
         if not isinstance(value, Mapping):
@@ -337,10 +337,11 @@ def restore_empty(given: Mapping[str, Json], default: Mapping[str, Json]) -> dic
     return result
 
 
-def _shown(value: Mapping[str, Json]) -> dict[str, Json]:
-    """Return what Dagster shows of a dictionary."""
+def shown_in_launchpad(value: Mapping[str, Json]) -> dict[str, Json]:
+    """Return what Dagster fills into the Launchpad of a dictionary."""
     shown = {
-        key: _shown(each) if isinstance(each, Mapping) else each for key, each in value.items()
+        key: shown_in_launchpad(each) if isinstance(each, Mapping) else each
+        for key, each in value.items()
     }
     return {key: each for key, each in shown.items() if each is not None and each != {}}
 

@@ -181,6 +181,15 @@ class GuardedFormatter(string.Formatter):
         return super().format_field(value, format_spec)
 
 
+def first_parts(template: str) -> list[str]:
+    """Return the names with which the fields of a template begin: ``{a.b}-{c[d]}`` has a and c."""
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(template) if field]
+    except ValueError:  # it is no template, as the run will say
+        return []
+    return [re.split(r"[.\[]", field, maxsplit=1)[0] for field in fields]
+
+
 def _parts(field: str) -> list[str]:
     """Return the parts of a path with brackets: ``a.b[c.d][0]`` is a, b, c.d and 0."""
     if re.fullmatch(r"[^.\[\]]+(\.[^.\[\]]+|\[[^\]]+\])*", field) is None:

@@ -16,6 +16,7 @@ from . import context as contexts
 from .connections import after_commit, writing
 from .drafts import DraftProcess, Export, export
 from .exceptions import (
+    ContextError,
     FunctionNotNameable,
     InvalidTree,
     ProctreeError,
@@ -664,7 +665,8 @@ class ProcessTreeInstance:
         ScheduleError
             An argument is wrong.
         ContextError
-            The context can't be stored.
+            The context can't be stored; or it lacks a key that a function needs, has one that none
+            takes, or a value of another type than a function's annotation says.
         """
         row = self._require_saved()
         self._require_nameable(row, "scheduled")
@@ -687,6 +689,8 @@ class ProcessTreeInstance:
                 setattr(schedule, name, value)
             _set_rule(schedule, interval_minutes, start_time, cron)
             self._clean(schedule)
+            if context is not None or is_new:
+                self._require_usable(schedule)
             if _registered(schedule) == before:
                 return schedule
             try:
@@ -708,6 +712,14 @@ class ProcessTreeInstance:
             raise ScheduleError(
                 f"The schedule of {self.name!r} is not valid: {problems}"
             ) from error
+
+    def _require_usable(self, schedule: ProcessTreeSchedule) -> None:
+        """Refuse a context with which no run could succeed, or that has a key of no use."""
+        problems = schedule.context_problems()
+        if problems:
+            raise ContextError(
+                f"The context of the schedule of {self.name!r} will not do: {' '.join(problems)}"
+            )
 
     def _require_saved(self) -> ProcessTree:
         row = self._saved_row() or ProcessTree.objects.filter(name=self.name).first()

@@ -25,15 +25,17 @@ from django.db import connection
 from pytest_django import DjangoAssertNumQueries
 
 from proctree_dagster import functions
+from proctree_dagster.context_schema import ContextSchema
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
 from proctree_dagster.orchestration import listing
 from proctree_dagster.orchestration import repository as repositories
 from proctree_dagster.orchestration import translator as translator_module
 from proctree_dagster.orchestration.executors import RUN_RESOURCE
+from proctree_dagster.orchestration.launchpad import context_mapping
 from proctree_dagster.orchestration.listing import KnownJob, known, snapshot_text
 from proctree_dagster.orchestration.records import TreeRecord, from_row
 from proctree_dagster.orchestration.repository import LiveRepositoryData, build_repository
-from proctree_dagster.orchestration.translator import ProcessTreeTranslator, context_mapping
+from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from tests.app import processes
 
 pytestmark = pytest.mark.django_db
@@ -313,7 +315,7 @@ def jobs_of_all_kinds(tree: TreeRecord) -> Iterator[JobDefinition]:
     yield translator.job(tree)
     yield translator.job(replace(tree, problem="It is broken.", spec=None))
     yield translator.job(replace(tree, default_context={"ü": [1, None, {"b": "}}"}], '"': "{}"}))
-    mapping = context_mapping({"day": "2026-11-24"})
+    mapping = context_mapping(ContextSchema(), {"day": "2026-11-24"})
     resources = {RUN_RESOURCE: translator_module._WORKERS_RUN_RESOURCE}
     graph = dg.GraphDefinition(
         name="typed",
@@ -344,7 +346,7 @@ def test_what_the_types_of_two_jobs_have_in_common_is_only_the_name(
         def journal() -> Any: ...
 
         graph = dg.GraphDefinition(name="one", node_defs=[journal])
-        return graph.to_job(config=context_mapping({}))
+        return graph.to_job(config=context_mapping(ContextSchema(), {}))
 
     for each in (job("of a day"), job("of a year")):
         assert snapshot_text(each) == serialize_value(JobSnap.from_job_def(each))

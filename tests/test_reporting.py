@@ -249,7 +249,7 @@ def test_what_processes_log_is_in_their_runs_log_each_under_its_name(
     assert found["says"][:3] == ["fetching invoices", "a warning", "a library's warning"]
     assert found["traced"][0].startswith("no rate\nTraceback")
     assert "ValueError: the rate is gone" in found["traced"][0]
-    assert "\\ud800" in found["badly"][0]
+    assert "\\x00" in found["badly"][0]
     assert "Progress: 3 of 3 numbers (100 %)" in found["far"]
 
 

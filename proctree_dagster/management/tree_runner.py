@@ -97,6 +97,8 @@ class TreeRunner:
                 **contexts.parse_json(options["context"]),
                 **context_pairs.parse_pairs(options["set"], row),
             }
+            # It was typed: a misspelt key is refused, before anything runs.
+            row.context_schema.check({**row.default_context, **context})
             if options["submit"]:
                 self._submit(row, context, use_cache)
                 return

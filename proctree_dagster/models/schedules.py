@@ -12,7 +12,8 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from .. import context as contexts
-from .. import intervals
+from .. import context_schema, intervals
+from ..context_schema import SCHEDULED_FOR
 from ..exceptions import ContextError, ScheduleError
 from ..rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
 from .fields import Clockwork, ContextField, validate_timezone
@@ -257,6 +258,22 @@ class ProcessTreeSchedule(Clockwork):
     def current_rule(self) -> str:
         """What ``next_run_rule`` says while it is up to date."""
         return f"{self.rule}{'' if self.enabled else ' (disabled)'}"
+
+    def context_problems(self) -> list[str]:
+        """Return a sentence for each key that its runs would lack, or that nothing takes.
+
+        It is no part of ``clean()``: what was right until the code has changed must not stand in
+        the way of who disables the schedule.
+        """
+        schema = context_schema.of_tree(self.process_tree.to_dict(), self._passed)
+        return schema.problems({**self.context, **self._passed})
+
+    @property
+    def _passed(self) -> dict[str, Any]:
+        """What its runs are given besides its context."""
+        if not self.pass_scheduled_for:
+            return {}
+        return contexts.encode({SCHEDULED_FOR: timezone.now()})
 
     def align(self, now: dt.datetime) -> list[str]:
         """Set ``anchor`` and ``next_run`` to the next due time if they follow another rule.

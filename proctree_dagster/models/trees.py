@@ -10,7 +10,8 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, router
 from django.utils.translation import gettext_lazy as _
 
-from .. import spec
+from .. import context_schema, spec
+from ..context_schema import ContextSchema
 from ..exceptions import InvalidTree
 from ..names import MAX_NAME_LENGTH, dagster_name
 from ..readable import readable
@@ -222,6 +223,11 @@ class ProcessTree(models.Model):
         schedule = self.schedule_or_none
         context = schedule.context if schedule is not None else {}
         return context if isinstance(context, dict) else {}  # SQL may have put anything there
+
+    @property
+    def context_schema(self) -> ContextSchema:
+        """What the context of a run may hold: what functions take, and the schedule's keys."""
+        return context_schema.of_tree(self.to_dict(), self.default_context)
 
     @property
     def schedule_or_none(self) -> "ProcessTreeSchedule | None":

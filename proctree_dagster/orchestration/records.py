@@ -11,6 +11,7 @@ from django.urls import NoReverseMatch, reverse
 from .. import context as contexts
 from .. import firing, functions, project, validation
 from ..caching import UNSAID, MadeBy, Maker
+from ..context_schema import ContextSchema, schema_of
 from ..exceptions import ProctreeError
 from ..models import ProcessTree
 from ..names import dagster_name
@@ -51,6 +52,18 @@ class TreeRecord:
 
     admin_url: str | None = None
     """Where the Django admin shows the tree, if it is known where the site answers."""
+
+    @property
+    def context_schema(self) -> ContextSchema:
+        """What the context of a run may hold: what functions take, and the schedule's keys."""
+        if self.spec is None:
+            return ContextSchema()
+        found: dict[str, Function] = {}
+        for process in self.processes.values():
+            found[process.spec.func] = process.func
+            if process.outdated_check is not None:
+                found[str(process.spec.outdated_check)] = process.outdated_check
+        return schema_of(self.spec, found, self.default_context)
 
 
 def from_row(row: ProcessTree, registry: Mapping[str, Function] | None = None) -> TreeRecord:

@@ -10,14 +10,13 @@ import logging
 import math
 import time
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NoReturn
 
 from dagster import (
     Backoff,
-    ConfigMapping,
     DagsterEvent,
     DefaultScheduleStatus,
     DefaultSensorStatus,
@@ -31,7 +30,6 @@ from dagster import (
     Jitter,
     JobDefinition,
     MetadataValue,
-    Noneable,
     OpDefinition,
     OpExecutionContext,
     Out,
@@ -42,7 +40,6 @@ from dagster import (
     ScheduleDefinition,
     SensorDefinition,
     SensorEvaluationContext,
-    Shape,
     SkipReason,
     logger,
 )
@@ -61,6 +58,7 @@ from ..spec import ProcessSpec, linked_trees
 from ..texts import shorten, shown, storable, storable_error
 from . import event_writes, remote_steps, step_logs
 from .executors import RUN_RESOURCE, tree_executor
+from .launchpad import context_mapping
 from .records import TreeRecord
 from .results import result_io_manager
 from .ticks import evaluate
@@ -149,7 +147,7 @@ class ProcessTreeTranslator:
         return self.graph(tree).to_job(
             name=tree.job_name,
             description=self.job_description(tree),
-            config=context_mapping(tree.default_context, loggers),
+            config=context_mapping(tree.context_schema, tree.default_context, loggers),
             tags=self.job_tags(tree),
             metadata=self.job_metadata(tree),
             resource_defs={
@@ -303,48 +301,6 @@ def translator() -> ProcessTreeTranslator:
             f'PROCTREE["TRANSLATOR"] must name a subclass of ProcessTreeTranslator, not {path!r}.'
         )
     return found()
-
-
-_EXECUTION = Field(
-    # Dagster checks it with the rest; said more exactly here, it would be filled in.
-    Noneable(Permissive()),
-    is_required=False,
-    description="The configuration of the executor.",
-)
-
-
-def context_mapping(
-    default_context: Mapping[str, Any], loggers: Iterable[str] = ()
-) -> ConfigMapping:
-    """Return the mapping that makes the context plain YAML in the Launchpad.
-
-    The Launchpad shows ``context:`` with the schedule's default context, and ``execution:``; what
-    is launched becomes the configuration of the resource that hands the context to the ops.
-    """
-    schema = Shape(
-        {
-            "context": Field(
-                Permissive(),
-                is_required=False,
-                default_value=dict(default_context),
-                description="The keyword arguments of the run.",
-            ),
-            "execution": _EXECUTION,
-        }
-    )
-
-    def to_run_config(value: Mapping[str, Any]) -> dict[str, Any]:
-        context = contexts.restore_empty(value.get("context") or {}, default_context)
-        contexts.refuse_kept_keys(context)
-        config = {"context": context}
-        result: dict[str, Any] = {"resources": {RUN_RESOURCE: {"config": config}}}
-        if loggers:
-            result["loggers"] = {name: {} for name in loggers}  # a logger not named is not used
-        if value.get("execution"):
-            result["execution"] = value["execution"]
-        return result
-
-    return ConfigMapping(config_fn=to_run_config, config_schema=schema)
 
 
 @logger

@@ -1,0 +1,410 @@
+"""The context that a tree takes, as the signatures of its functions say it.
+
+It is what people are held to before a run starts: in the Launchpad, in the admin, on the command
+line and in ``register_schedule``. Runs that Python, a trigger or another tree starts are not: what
+they hand on is for many trees, and each function takes what it names.
+"""
+
+import datetime as dt
+import difflib
+import enum
+import inspect
+import types
+import uuid
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from decimal import Decimal
+from functools import lru_cache
+from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+
+import docstring_parser
+from django.apps import apps
+from django.db.models import Model
+
+from . import calling, lookups, sensitive, validation
+from .calling import Function
+from .exceptions import ContextError, InvalidTree
+from .spec import ProcessSpec, TreeSpec, linked_trees
+from .texts import shown
+
+UNSAID = inspect.Parameter.empty
+"""Stands for an annotation or a default that a signature lacks."""
+
+SCHEDULED_FOR = "scheduled_for"
+"""The key under which a scheduled run finds its due time, if its schedule passes it."""
+
+CONTEXT = "context"
+"""The parameter of an outdated check that is given the whole context."""
+
+_WRITTEN: Mapping[type, tuple[str, str]] = {
+    dt.datetime: ("$datetime", "2026-03-31T09:00:00+00:00"),
+    dt.date: ("$date", "2026-03-31"),
+    dt.time: ("$time", "09:00"),
+    uuid.UUID: ("$uuid", "00000000-0000-0000-0000-000000000000"),
+    Decimal: ("$decimal", "1.50"),
+}
+"""How JSON writes a value of a type that it does not have, and an example; see ``context``."""
+
+
+@dataclass(frozen=True)
+class ContextKey:
+    """A key that functions of a tree take from its context."""
+
+    name: str
+    """The key."""
+
+    annotation: Any = UNSAID
+    """The type that they say, if they agree; else ``UNSAID``."""
+
+    default: Any = UNSAID
+    """What a function takes if the key is missing, as the first one says."""
+
+    description: str = ""
+    """What the first docstring says that describes it."""
+
+    needed_by: tuple[str, ...] = ()
+    """The processes that can't run without it, by name."""
+
+    @property
+    def required(self) -> bool:
+        """Whether no run can do without it."""
+        return bool(self.needed_by)
+
+    @property
+    def type_text(self) -> str:
+        """The type for people to read; blank if nothing says it."""
+        return annotation_text(self.annotation)
+
+
+@dataclass(frozen=True)
+class ContextSchema:
+    """What the context of a tree's runs may hold."""
+
+    keys: Mapping[str, ContextKey] = field(default_factory=dict)
+    """What its functions take, by name."""
+
+    takes_anything: bool = True
+    """Whether any other key will do, too: something takes them all, or hands them on."""
+
+    def problems(self, context: Mapping[str, Any], *, partial: bool = False) -> list[str]:
+        """Return a sentence for each key that is missing, unknown or of another type.
+
+        Parameters
+        ----------
+        context:
+            The whole context, as JSON.
+        partial:
+            Whether it is only a part of one, so that nothing of it is missing.
+        """
+        return [
+            *([] if partial else self._missing(context)),
+            *self._unknown(context),
+            *self._of_another_type(context),
+        ]
+
+    def check(self, context: Mapping[str, Any]) -> None:
+        """Refuse a context that a run of the tree could not use.
+
+        Raises
+        ------
+        ContextError
+            With every problem of it.
+        """
+        problems = self.problems(context)
+        if problems:
+            raise ContextError(" ".join(problems))
+
+    def _missing(self, context: Mapping[str, Any]) -> Iterator[str]:
+        for key in self.keys.values():
+            if key.required and key.name not in context:
+                kind = f" ({key.type_text})" if key.type_text else ""
+                processes = ", ".join(map(repr, key.needed_by))
+                plural = "es" if len(key.needed_by) > 1 else ""
+                yield f"The context lacks {key.name!r}{kind}, for process{plural} {processes}."
+
+    def _unknown(self, context: Mapping[str, Any]) -> Iterator[str]:
+        if self.takes_anything:
+            return
+        for name in context:
+            if name not in self.keys:
+                known = ", ".join(sorted(self.keys))
+                similar = difflib.get_close_matches(name, self.keys, n=1)
+                advice = f" Did you mean {similar[0]!r}?" if similar else ""
+                yield f"No function of the tree takes {name!r}.{advice} They take: {known}."
+
+    def _of_another_type(self, context: Mapping[str, Any]) -> Iterator[str]:
+        for name, value in context.items():
+            key = self.keys.get(name)
+            if key is not None and not accepts(key.annotation, value):
+                given = shown(value, 80, write=sensitive.shown)
+                yield f"context[{name!r}] must be {key.type_text}, not {given}.{_advice(key)}"
+
+
+def of_tree(data: Mapping[str, Any], known: Collection[str] = ()) -> ContextSchema:
+    """Return what a tree takes (see ``schema_of``); of one that is broken, nothing is known.
+
+    Parameters
+    ----------
+    data:
+        The tree as JSON.
+    known:
+        Other keys that may be given.
+    """
+    try:
+        spec, functions = validation.validated(data)
+    except InvalidTree:  # its run says what is wrong
+        return ContextSchema()
+    return schema_of(spec, functions, known)
+
+
+def schema_of(
+    spec: TreeSpec, functions: Mapping[str, Function], known: Collection[str] = ()
+) -> ContextSchema:
+    """Return what a tree takes.
+
+    A key that a process has from a dependency, it does not take from the context. Other keys will
+    do where a function has ``**kwargs``, where a process waits for a trigger, or its outdated check
+    takes the whole ``context``; where other trees run after or beside the tree, which are given the
+    same context; and where nothing takes any key.
+
+    Parameters
+    ----------
+    spec:
+        The tree.
+    functions:
+        Its functions, by reference.
+    known:
+        Other keys that may be given, such as those of its schedule's context.
+    """
+    keys: dict[str, ContextKey] = {}
+    linked = linked_trees(spec.dependent_trees, spec.sibling_trees)
+    takes_anything = any(linked.values())
+    for each in _taken(spec, functions):
+        if each.key is None:
+            takes_anything = True
+        else:
+            keys[each.key.name] = _joined(keys.get(each.key.name), each.key)
+    extra = {name: ContextKey(name) for name in known if name not in keys}
+    return ContextSchema({**keys, **extra}, takes_anything or not keys)
+
+
+class _Taken(NamedTuple):
+    """One key that something takes; ``None`` if it takes them all."""
+
+    key: ContextKey | None
+
+
+def _taken(spec: TreeSpec, functions: Mapping[str, Function]) -> Iterator[_Taken]:
+    for process in spec.processes:
+        if process.trigger is not None:
+            yield _Taken(None)  # which it is, the database says, and may say anew at any time
+        yield from _taken_by(process, functions[process.func], needs=True)
+        if process.outdated_check is not None:
+            check = functions[process.outdated_check]
+            if CONTEXT in calling.takes(check).names:
+                yield _Taken(None)
+            yield from _taken_by(process, check, needs=False)
+        if process.cache_key is not None and spec.cache_enabled:
+            for name in lookups.first_parts(process.cache_key):
+                yield _Taken(ContextKey(name, needed_by=(process.name,)))
+
+
+def _taken_by(process: ProcessSpec, func: Function, *, needs: bool) -> Iterator[_Taken]:
+    taken = calling.takes(func)
+    if taken.everything:
+        yield _Taken(None)
+    parameters = _parameters(func)
+    for name in sorted(taken.names - set(process.dependencies)):
+        key = parameters.get(name) or ContextKey(name)
+        required = needs and name in taken.required
+        yield _Taken(replace(key, needed_by=(process.name,) if required else ()))
+
+
+def _joined(first: ContextKey | None, second: ContextKey) -> ContextKey:
+    """Return what two functions say of a key."""
+    if first is None:
+        return second
+    said = [each.annotation for each in (first, second) if each.annotation is not UNSAID]
+    agreed = said[0] if said and all(each == said[0] for each in said) else UNSAID
+    return ContextKey(
+        first.name,
+        # Where they differ, a value has to suit both: nothing can be said of it.
+        Any if len(said) > 1 and agreed is UNSAID else agreed,
+        second.default if first.default is UNSAID else first.default,
+        first.description or second.description,
+        tuple(dict.fromkeys((*first.needed_by, *second.needed_by))),
+    )
+
+
+# Signatures
+
+
+def _parameters(func: Function) -> Mapping[str, ContextKey]:
+    """Return the parameters of a function as its signature and its docstring describe them."""
+    try:
+        return _known_parameters(func)
+    except TypeError:  # it can't be hashed
+        return _known_parameters.__wrapped__(func)
+
+
+@lru_cache(maxsize=4096)
+def _known_parameters(func: Function) -> Mapping[str, ContextKey]:
+    try:
+        signature = inspect.signature(func)
+    except (TypeError, ValueError):  # it has none
+        return {}
+    hints, descriptions = annotations_of(func), _descriptions(func)
+    found = {}
+    for name, parameter in signature.parameters.items():
+        annotation, said = _without_metadata(hints.get(name, UNSAID))
+        description = said or descriptions.get(name, "")
+        found[name] = ContextKey(name, annotation, parameter.default, description)
+    return found
+
+
+def annotations_of(func: Function) -> Mapping[str, Any]:
+    """Return a function's annotations by parameter, and as ``return``; those that make sense.
+
+    One that is text, and names what only a type checker imports, leaves the function without any.
+    """
+    try:
+        return get_type_hints(inspect.unwrap(func), include_extras=True)
+    except Exception:  # noqa: BLE001  # an annotation may be any code
+        return {}
+
+
+def _without_metadata(annotation: Any) -> tuple[Any, str]:
+    """Return the type of ``Annotated``, and the first text beside it or in it."""
+    if get_origin(annotation) is not Annotated:
+        return annotation, ""
+    kind, *metadata = get_args(annotation)
+    for each in metadata:
+        said = each if isinstance(each, str) else getattr(each, "documentation", None)
+        if isinstance(said, str):
+            return kind, said
+    return kind, ""
+
+
+def _descriptions(func: Function) -> Mapping[str, str]:
+    text = inspect.getdoc(func)
+    if not text:
+        return {}
+    try:
+        parsed = docstring_parser.parse(text)
+    except docstring_parser.ParseError:
+        return {}
+    found = {}
+    for each in parsed.params:
+        for name in each.arg_name.split(","):  # numpy's style: "first, second : int"
+            found[name.strip().lstrip("*")] = " ".join((each.description or "").split())
+    return found
+
+
+def annotation_text(annotation: Any) -> str:
+    """Return an annotation for people to read, such as ``list[Invoice] | None``; blank for none."""
+    if annotation is UNSAID or annotation is Any:
+        return ""
+    annotation, _ = _without_metadata(annotation)
+    if annotation is None or annotation is types.NoneType:
+        return "None"
+    if isinstance(annotation, type) and not get_args(annotation):
+        return annotation.__name__
+    allowed = members(annotation)
+    if len(allowed) > 1:
+        return " | ".join(annotation_text(each) or "Any" for each in allowed)
+    arguments, origin = get_args(annotation), get_origin(annotation)
+    if origin is Literal:
+        return " | ".join(map(repr, arguments))
+    if not arguments or origin is None:
+        return str(getattr(annotation, "__name__", annotation))
+    name = getattr(origin, "__name__", str(origin))
+    return f"{name}[{', '.join(map(_argument_text, arguments))}]"
+
+
+def _argument_text(argument: Any) -> str:
+    if argument is Ellipsis:
+        return "..."
+    if isinstance(argument, list):
+        return f"[{', '.join(map(_argument_text, argument))}]"
+    return annotation_text(argument) or "Any"
+
+
+def members(annotation: Any) -> tuple[Any, ...]:
+    """Return the types that an annotation allows."""
+    if get_origin(annotation) in (Union, types.UnionType):
+        return get_args(annotation)
+    return (annotation,)
+
+
+# Values
+
+
+def accepts(annotation: Any, value: Any) -> bool:
+    """Return whether a value may be passed where a function has an annotation.
+
+    Only plain types are checked: text, numbers, dates, rows of models, choices. Whatever else an
+    annotation says, it is the function's own business.
+
+    Parameters
+    ----------
+    annotation:
+        The annotation; ``UNSAID`` for none.
+    value:
+        JSON, as a context is stored.
+    """
+    return any(_accepts(each, value) for each in members(_without_metadata(annotation)[0]))
+
+
+def _accepts(kind: Any, value: Any) -> bool:
+    if kind is None or kind is types.NoneType:
+        return value is None
+    if get_origin(kind) is Literal:
+        return value in [
+            each.value if isinstance(each, enum.Enum) else each for each in get_args(kind)
+        ]
+    if not isinstance(kind, type):
+        return True
+    if kind in (bool, str):
+        return isinstance(value, kind)
+    if kind is int:
+        return _is_whole(value)
+    if kind is float:
+        return _is_whole(value) or isinstance(value, float)
+    if kind in _WRITTEN:
+        return _is_written(kind, value) or (kind is Decimal and _is_whole(value))
+    if issubclass(kind, enum.Enum):
+        return value in [each.value for each in kind]
+    if issubclass(kind, Model):
+        return _is_row(kind, value)
+    return True
+
+
+def _is_whole(value: Any) -> bool:
+    is_large = isinstance(value, Mapping) and value.keys() == {"$int"}
+    return is_large or (isinstance(value, int) and not isinstance(value, bool))
+
+
+def _is_written(kind: type, value: Any) -> bool:
+    """Return whether a value is of a type that JSON does not have; a ``datetime`` is a ``date``."""
+    tags = {tag for each, (tag, _) in _WRITTEN.items() if issubclass(each, kind)}
+    return isinstance(value, Mapping) and not tags.isdisjoint(value)
+
+
+def _is_row(model: type[Model], value: Any) -> bool:
+    label = value.get("$model") if isinstance(value, Mapping) else None
+    try:
+        found = apps.get_model(label) if isinstance(label, str) else None
+    except (LookupError, ValueError):
+        return True  # ``context`` says that there is no such model
+    return found is not None and issubclass(found, model)
+
+
+def _advice(key: ContextKey) -> str:
+    """Say how JSON writes what a key takes, where that is not plain."""
+    for kind in members(key.annotation):
+        if kind in _WRITTEN:
+            tag, example = _WRITTEN[kind]
+            return f' Write it as {{"{tag}": "{example}"}}.'
+        if isinstance(kind, type) and issubclass(kind, Model):
+            return f' Write it as {{"$model": "{kind._meta.label}", "pk": 1}}.'
+    return ""
