@@ -1,7 +1,9 @@
 """What a tree looks like in Dagster."""
 
+from dataclasses import replace
 from typing import Any
 
+import dagster
 import pytest
 import yaml
 from dagster import DagsterInstance, JobDefinition, OpDefinition
@@ -10,11 +12,12 @@ from django.core.exceptions import ImproperlyConfigured
 
 from proctree_dagster import tags
 from proctree_dagster.models import ProcessTree
+from proctree_dagster.orchestration.port_types import port_type
 from proctree_dagster.orchestration.records import TreeRecord, from_row
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator, translator
 from proctree_dagster.process import Process
 from proctree_dagster.tree_builder import ProcessTreeInstance
-from tests.app import processes
+from tests.app import annotated, processes
 
 pytestmark = pytest.mark.django_db
 
@@ -185,3 +188,47 @@ def test_a_launch_of_what_the_launchpad_shows_loses_no_null_and_no_empty_diction
     result = job.execute_in_process(run_config=shown, instance=instance)
     assert result.output_for_node("seen").result == default
     assert "execution" not in shown
+
+
+def test_a_port_shows_the_type_that_its_functions_annotation_names() -> None:
+    tree = (
+        ProcessTreeInstance("yearly")
+        .add_process("fetch", func=annotated.fetch_invoices)
+        .add_process("total", func=annotated.total, dependencies=["fetch"])
+        .add_process("untyped", func=processes.add, dependencies=["total"])
+    )
+    job = job_of(tree)
+    ops = {node.name: node.definition for node in job.graph.nodes}
+    fetch, total = ops["fetch"], ops["total"]
+    assert fetch.output_def_named("result").dagster_type.display_name == "list[dict[str, Any]]"
+    assert total.input_def_named("fetch").dagster_type.display_name == "list[dict[str, Any]]"
+    assert total.output_def_named("result").dagster_type.display_name == "Decimal"
+    assert ops["untyped"].input_def_named("total").dagster_type.display_name == "Any"
+
+
+@pytest.mark.parametrize("name", ["Any", "String", "Nothing"])
+def test_a_class_with_the_name_of_a_type_of_dagsters_is_shown_as_any(name: str) -> None:
+    def function() -> None:
+        """Return nothing."""
+
+    function.__annotations__["return"] = type(name, (), {})
+    assert port_type(function, "return") is dagster.Any
+
+
+def test_types_of_one_name_may_be_in_one_job(instance: DagsterInstance) -> None:
+    tree = ProcessTreeInstance("t")
+    for name in "ab":
+        tree.add_process(name, func=processes.one)
+    first = type("Invoice", (), {})
+    second = type("Invoice", (), {})
+    record = from_row(tree.save())
+    found = dict(record.processes)
+    for name, kind in {"a": first, "b": second}.items():
+
+        def function() -> int:
+            return 1
+
+        function.__annotations__["return"] = kind
+        found[name] = replace(found[name], func=function)
+    job = translator().job(replace(record, processes=found))
+    assert job.get_job_snapshot_id()

@@ -146,8 +146,13 @@ def _plain_type(name: str, annotation: Any) -> Any:
         return _choice(name, [each.value for each in annotation])
     if issubclass(annotation, Model):
         label = f'"{annotation._meta.label}", or a subclass of it'
-        return Permissive(
-            {"$model": Field(dagster.String, description=label), "pk": Field(dagster.Any)}
+        # Not permissive: the Launchpad would fill in an empty one.
+        return Shape(
+            {
+                "$model": Field(dagster.String, description=label),
+                "pk": Field(dagster.Any),
+                "using": Field(dagster.String, is_required=False, description="A database."),
+            }
         )
     return dagster.Any
 

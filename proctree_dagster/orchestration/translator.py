@@ -59,12 +59,12 @@ from ..texts import shorten, shown, storable, storable_error
 from . import event_writes, remote_steps, step_logs
 from .executors import RUN_RESOURCE, tree_executor
 from .launchpad import context_mapping
+from .port_types import RETURN, port_type
 from .records import TreeRecord
 from .results import result_io_manager
 from .ticks import evaluate
 
 OUTPUT = "result"
-_IN, _OUT = In(), Out()  # what every op shares
 
 SHOWN_TREES = 20
 """How many of the trees that subscribe to a trigger its sensor's description names."""
@@ -179,8 +179,11 @@ class ProcessTreeTranslator:
         return OpDefinition(
             name=dagster_name(process.name),
             compute_fn=_compute(process),
-            ins={dagster_name(name): _IN for name in process.spec.dependencies},
-            outs={OUTPUT: _OUT},
+            ins={
+                dagster_name(name): In(port_type(process.func, name))
+                for name in process.spec.dependencies
+            },
+            outs={OUTPUT: Out(port_type(process.func, RETURN))},
             description=self.op_description(process),
             tags=self.op_tags(process),
             required_resource_keys={RUN_RESOURCE},

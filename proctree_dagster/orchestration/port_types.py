@@ -1,0 +1,56 @@
+"""The types that a job's graph shows on its ports: those that its functions are annotated with.
+
+They are for people. What is handed on is an ``Outcome``, and nothing is checked.
+"""
+
+from functools import lru_cache
+from typing import Any
+
+import dagster
+from dagster import DagsterType
+
+from ..calling import Function
+from ..context_schema import annotation_text, annotations_of
+
+RETURN = "return"
+"""The name of a function's result among its annotations."""
+
+MOST_CHARACTERS = 60
+"""How long a type's name may be on a port."""
+
+_DAGSTERS_OWN = frozenset({"Any", "Bool", "Float", "Int", "Nothing", "String"})
+"""Names that a job can't have another type of."""
+
+
+def port_type(func: Function, name: str) -> Any:
+    """Return the type that a function's annotation names; Dagster's ``Any`` if there is none.
+
+    Parameters
+    ----------
+    func:
+        The function.
+    name:
+        Its parameter, or ``return``.
+    """
+    text = _texts(func).get(name, "")
+    if not text or text in _DAGSTERS_OWN or len(text) > MOST_CHARACTERS:
+        return dagster.Any
+    return _named(text)
+
+
+def _texts(func: Function) -> dict[str, str]:
+    try:
+        return _known_texts(func)
+    except TypeError:  # it can't be hashed
+        return _known_texts.__wrapped__(func)
+
+
+@lru_cache(maxsize=4096)
+def _known_texts(func: Function) -> dict[str, str]:
+    return {name: annotation_text(each) for name, each in annotations_of(func).items()}
+
+
+@lru_cache(maxsize=4096)
+def _named(text: str) -> DagsterType:
+    """Return the one type of a name: a job can't have two."""
+    return DagsterType(name=text, type_check_fn=lambda context, value: True)
