@@ -36,7 +36,7 @@ SCHEDULED_FOR = "scheduled_for"
 CONTEXT = "context"
 """The parameter of an outdated check that is given the whole context."""
 
-_WRITTEN: Mapping[type, tuple[str, str]] = {
+WRITTEN: Mapping[type, tuple[str, str]] = {
     dt.datetime: ("$datetime", "2026-03-31T09:00:00+00:00"),
     dt.date: ("$date", "2026-03-31"),
     dt.time: ("$time", "09:00"),
@@ -370,7 +370,7 @@ def _accepts(kind: Any, value: Any) -> bool:
         return _is_whole(value)
     if kind is float:
         return _is_whole(value) or isinstance(value, float)
-    if kind in _WRITTEN:
+    if kind in WRITTEN:
         return _is_written(kind, value) or (kind is Decimal and _is_whole(value))
     if issubclass(kind, enum.Enum):
         return value in [each.value for each in kind]
@@ -386,7 +386,7 @@ def _is_whole(value: Any) -> bool:
 
 def _is_written(kind: type, value: Any) -> bool:
     """Return whether a value is of a type that JSON does not have; a ``datetime`` is a ``date``."""
-    tags = {tag for each, (tag, _) in _WRITTEN.items() if issubclass(each, kind)}
+    tags = {tag for each, (tag, _) in WRITTEN.items() if issubclass(each, kind)}
     return isinstance(value, Mapping) and not tags.isdisjoint(value)
 
 
@@ -402,8 +402,8 @@ def _is_row(model: type[Model], value: Any) -> bool:
 def _advice(key: ContextKey) -> str:
     """Say how JSON writes what a key takes, where that is not plain."""
     for kind in members(key.annotation):
-        if kind in _WRITTEN:
-            tag, example = _WRITTEN[kind]
+        if kind in WRITTEN:
+            tag, example = WRITTEN[kind]
             return f' Write it as {{"{tag}": "{example}"}}.'
         if isinstance(kind, type) and issubclass(kind, Model):
             return f' Write it as {{"$model": "{kind._meta.label}", "pk": 1}}.'

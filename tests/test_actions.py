@@ -2,6 +2,8 @@
 
 import datetime as dt
 import json
+import uuid
+from decimal import Decimal
 from io import StringIO
 from typing import Any
 
@@ -11,9 +13,10 @@ from django.core.management import CommandError, call_command
 from django.utils import timezone
 
 from proctree_dagster import execution, tags
+from proctree_dagster.context_schema import ContextKey, ContextSchema
 from proctree_dagster.exceptions import ContextError
 from proctree_dagster.management.actions import ACTIONS
-from proctree_dagster.management.context_pairs import parse_pairs
+from proctree_dagster.management.typed_context import parse_pairs
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import annotated, processes
@@ -119,10 +122,8 @@ def test_a_tree_that_is_not_there_is_said(close: ProcessTree) -> None:
         (["url=localhost:80", "when=a.b:c"], {"url": "localhost:80", "when": "a.b:c"}),
     ],
 )
-def test_set_takes_json_text_and_rows(
-    pairs: list[str], context: dict[str, Any], close: ProcessTree
-) -> None:
-    assert parse_pairs(pairs, close) == context
+def test_set_takes_json_text_and_rows(pairs: list[str], context: dict[str, Any]) -> None:
+    assert parse_pairs(pairs, ContextSchema()) == context
 
 
 @pytest.mark.parametrize(
@@ -133,9 +134,48 @@ def test_set_takes_json_text_and_rows(
         (["a=1", "a=2"], "--set gives 'a' twice"),
     ],
 )
-def test_what_set_cannot_take_is_said(pairs: list[str], said: str, close: ProcessTree) -> None:
+def test_what_set_cannot_take_is_said(pairs: list[str], said: str) -> None:
     with pytest.raises(ContextError, match=said):
-        parse_pairs(pairs, close)
+        parse_pairs(pairs, ContextSchema())
+
+
+@pytest.mark.parametrize(
+    ("annotation", "text", "value"),
+    [
+        (str, "5", "5"),
+        (int | str, "5", 5),
+        (dt.date, "2026-03-31", {"$date": "2026-03-31"}),
+        (dt.date | None, "null", None),
+        (dt.date | str, "2026-03-31", "2026-03-31"),
+        (Decimal, "0.25", {"$decimal": "0.25"}),
+        (Decimal, "2", 2),
+        (uuid.UUID, "5", {"$uuid": "5"}),
+        (Organisation, "5", {"$model": "app.Organisation", "pk": 5}),
+        (Organisation | None, "a-b", {"$model": "app.Organisation", "pk": "a-b"}),
+        (Organisation | int, "5", 5),
+        (Organisation, "true", True),
+        (list[int], "[1]", [1]),
+    ],
+    ids=str,
+)
+def test_what_is_typed_is_read_as_the_annotation_says(
+    annotation: Any, text: str, value: Any
+) -> None:
+    schema = ContextSchema({"key": ContextKey("key", annotation)})
+    assert parse_pairs([f"key={text}"], schema) == {"key": value}
+
+
+def test_a_schedule_is_given_its_context_on_the_command_line() -> None:
+    organisation = Organisation.objects.create(name="Quiver Tree Coffee")
+    ProcessTreeInstance("named").add_process("name", func=annotated.name_of).save()
+    said = typed("schedule", "named", "--every", "60", code=1)
+    assert "lacks 'organisation'" in said
+    typed("schedule", "named", "--every", "60", "--set", f"organisation={organisation.pk}")
+    row = ProcessTree.objects.get(name="named")
+    reference = {"$model": "app.Organisation", "pk": organisation.pk}
+    assert row.default_context == {"organisation": reference}
+    typed("schedule", "named", "--every", "30")
+    assert ProcessTree.objects.get(name="named").default_context == row.default_context
 
 
 def test_a_bare_key_will_do_where_the_annotation_names_the_model() -> None:
@@ -143,7 +183,7 @@ def test_a_bare_key_will_do_where_the_annotation_names_the_model() -> None:
     tree.save()
     row = ProcessTree.objects.get(name="named")
     reference = {"$model": "app.Organisation", "pk": 5}
-    assert parse_pairs(["organisation=5", "other=5"], row) == {
+    assert parse_pairs(["organisation=5", "other=5"], row.context_schema) == {
         "organisation": reference,
         "other": 5,
     }

@@ -65,7 +65,7 @@ class Published(TypedDict):
     profit: Decimal
 
 
-def fetch_journals(*, organisation: OrganisationArgument, **_: object) -> Fetched:
+def fetch_journals(*, organisation: OrganisationArgument) -> Fetched:
     """Fetch the journals that the accounting system made from invoices, bills and payments.
 
     Lines that were fetched before are updated, so fetching again doubles nothing.
@@ -73,7 +73,7 @@ def fetch_journals(*, organisation: OrganisationArgument, **_: object) -> Fetche
     return _fetch(organisation, JournalLine.Source.JOURNAL)
 
 
-def fetch_manual_journals(*, organisation: OrganisationArgument, **_: object) -> Fetched:
+def fetch_manual_journals(*, organisation: OrganisationArgument) -> Fetched:
     """Fetch the journals that a bookkeeper wrote: salaries, depreciation, accruals.
 
     Lines that were fetched before are updated, so fetching again doubles nothing.

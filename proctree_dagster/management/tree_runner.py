@@ -12,7 +12,6 @@ from typing import Any, Self
 
 from django.core.management.base import CommandError, CommandParser
 
-from .. import context as contexts
 from .. import execution, sensitive, webserver
 from ..exceptions import InvalidTree, ProctreeError
 from ..execution import Results
@@ -22,7 +21,7 @@ from ..reporting import Progress
 from ..spec import parse, required_in_effect
 from ..texts import explain, shown
 from ..validation import processes_of
-from . import context_pairs
+from . import typed_context
 from .console import run_log
 from .live_table import LiveTable
 from .output import Output
@@ -35,21 +34,7 @@ CUT = " … (--full)"
 
 def add_arguments(parser: CommandParser) -> None:
     """Take ``--context``, ``--set``, ``--no-cache`` and ``--submit``."""
-    parser.add_argument(
-        "--context",
-        metavar="JSON",
-        default="{}",
-        help="Keyword arguments of the run as a JSON object, such as "
-        '\'{"tenant_id": "123"}\'; they update the default context of the tree\'s schedule.',
-    )
-    parser.add_argument(
-        "--set",
-        metavar="KEY=VALUE",
-        action="append",
-        default=[],
-        help="One keyword argument; may be repeated. The value is JSON, or text, or a row of a "
-        "model: --set organisation=ledger.Organisation:1.",
-    )
+    typed_context.add_arguments(parser, "They update the default context of the tree's schedule.")
     parser.add_argument(
         "--no-cache",
         action="store_true",
@@ -93,12 +78,10 @@ class TreeRunner:
         use_cache = not options["no_cache"]
         try:
             row = execution.get_row(self.tree_name)
-            context = {
-                **contexts.parse_json(options["context"]),
-                **context_pairs.parse_pairs(options["set"], row),
-            }
+            schema = row.context_schema
+            context = typed_context.read(options, schema) or {}
             # It was typed: a misspelt key is refused, before anything runs.
-            row.context_schema.check({**row.default_context, **context})
+            schema.check({**row.default_context, **context})
             if options["submit"]:
                 self._submit(row, context, use_cache)
                 return

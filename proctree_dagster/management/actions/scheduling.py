@@ -9,6 +9,7 @@ from django.core.management.base import CommandError, CommandParser
 from ... import execution
 from ...models import ProcessTreeSchedule
 from ...tree_builder import ProcessTreeManager
+from .. import typed_context
 from .base import Action
 from .trees import say
 
@@ -34,15 +35,20 @@ class Schedule(Action):
             "--cron", help="Instead: minute, hour, day, month and weekday, such as '0 9 * * 1-5'."
         )
         parser.add_argument("--timezone", help="IANA zone; default: Django's TIME_ZONE.")
+        typed_context.add_arguments(
+            parser, "They take the place of the default context that the schedule has."
+        )
 
     def handle(self, options: Mapping[str, Any]) -> None:
         """Register it."""
-        tree = ProcessTreeManager.get_tree(options["name"])
+        row = execution.get_row(options["name"])
+        tree = ProcessTreeManager.get_tree(row.name)
         schedule = tree.register_schedule(
             interval_minutes=options["every"],
             start_time=_time(options["at"]),
             cron=options["cron"],
             timezone=options["timezone"],
+            context=typed_context.read(options, row.context_schema),
         )
         _show(self, schedule)
 
