@@ -200,6 +200,22 @@ def test_a_launch_uses_what_was_typed_into_the_launchpad(tab: Tab, stack: Stack)
     assert "5860.79" in result(run, "publish_statements")
 
 
+def test_the_launchpad_refuses_a_misspelt_key_before_a_run_starts(tab: Tab) -> None:
+    prefilled = tab.open_launchpad("monthly_close")
+
+    tab.type_config(prefilled.replace("period_end", "periodend"))
+
+    tab.see('Received unexpected config entry "periodend" at path root:context')
+    tab.see('Missing required config entry "period_end" at path root:context')
+    assert tab.launch_button.is_disabled()
+
+
+def test_the_graph_shows_the_types_that_functions_are_annotated_with(tab: Tab) -> None:
+    tab.open_job("monthly_close")
+
+    tab.see("list[TrialBalanceRow]")
+
+
 SAVE_EVERY_TYPE = """
 import decimal, uuid
 from e2e_app import processes
