@@ -81,7 +81,17 @@ def invalid_trees() -> list[Finding]:
             found.append(Finding(str(error), [f"schedule of tree {row.name!r}"]))
         except UNREADABLE as error:
             found.append(Finding(explain(error), [f"schedule of tree {row.name!r}"]))
-    return found
+    return [*found, *_of_no_use()]
+
+
+def _of_no_use() -> Iterator[Finding]:
+    """Return what the contexts of subscriptions hold that their trees do not take."""
+    rows = TriggerSubscription.objects.select_related("process_tree", "trigger").order_by("pk")
+    for row in readable(rows):  # what can't be read is among the ``findings``
+        schema = row.process_tree.context_schema
+        for problem in schema.problems(row.context, partial=True):
+            names = f"{row.process_tree.name!r} to {row.trigger.name!r}"
+            yield Finding(problem, [f"subscription of tree {names}"], fails=False)
 
 
 def _of_trees() -> Iterator[tuple[str, bool, str]]:

@@ -98,7 +98,7 @@ class ContextSchema:
         """
         return [
             *([] if partial else self._missing(context)),
-            *self._unknown(context),
+            *self.unknown(context),
             *self._of_another_type(context),
         ]
 
@@ -122,7 +122,8 @@ class ContextSchema:
                 plural = "es" if len(key.needed_by) > 1 else ""
                 yield f"The context lacks {key.name!r}{kind}, for process{plural} {processes}."
 
-    def _unknown(self, context: Mapping[str, Any]) -> Iterator[str]:
+    def unknown(self, context: Mapping[str, Any]) -> Iterator[str]:
+        """Yield a sentence for each key that is of no use to the tree."""
         if self.takes_anything:
             return
         for name in context:

@@ -197,6 +197,8 @@ def execute_row(
     if due is not None:
         all_tags[tags.DUE] = runs.due_tag(due)
     whole = {**row.default_context, **contexts.encode(context or {})}
+    if triggered_by == "python":
+        _warn_of_unknown_keys(row, context)
     record = records.from_row(row, given or None)
     return _execute(
         record,
@@ -208,6 +210,13 @@ def execute_row(
         run_id,
         on_report,
     )
+
+
+def _warn_of_unknown_keys(row: ProcessTree, context: Mapping[str, Any] | None) -> None:
+    """Log which keys of the caller's are of no use: a misspelt one would be ignored silently."""
+    if context:
+        for problem in row.context_schema.unknown(context):
+            logger.warning("The context for the process tree %r: %s", row.name, problem)
 
 
 def _local_functions(row: ProcessTree) -> dict[str, Function]:
@@ -288,6 +297,8 @@ def submit_row(
 
     whole = {**row.default_context, **contexts.encode(context or {})}
     validate_tree(row.to_dict())
+    if triggered_by == "python":
+        _warn_of_unknown_keys(row, context)
     job = translator().job(records.from_row(row))
     run_tags = {tags.TRIGGERED_BY: triggered_by, **_cache_tags(use_cache)}
     if isolation.is_active():

@@ -1,6 +1,7 @@
 """What a tree takes, as the signatures of its functions say it, and who is held to it."""
 
 import datetime as dt
+import logging
 import uuid
 from collections.abc import Callable
 from decimal import Decimal
@@ -24,9 +25,10 @@ from proctree_dagster.context_schema import (
     schema_of,
 )
 from proctree_dagster.exceptions import ContextError
-from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
+from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, TriggerSubscription
 from proctree_dagster.spec import parse
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
+from proctree_dagster.triggers import create_trigger
 from tests.app import annotated
 from tests.app.models import Organisation
 
@@ -344,10 +346,26 @@ def test_check_names_schedules_whose_context_does_not_suit_the_code(
     assert "lacks 'organisation'" in finding.problem
 
 
-def test_python_hands_on_what_it_likes(
-    tree: ProcessTreeInstance, organisation: Organisation
+def test_check_names_keys_of_a_subscription_that_nothing_takes(tree: ProcessTreeInstance) -> None:
+    create_trigger("month_end", "event")
+    tree.subscribe_to_trigger("month_end", context={"year": 2026})
+    assert invalid_trees() == []
+    TriggerSubscription.objects.update(context={"yaer": 2026})
+    [finding] = invalid_trees()
+    assert finding.users == ["subscription of tree 'yearly' to 'month_end'"]
+    assert "Did you mean 'year'?" in finding.problem
+
+
+def test_python_hands_on_what_it_likes_and_what_is_of_no_use_is_logged(
+    tree: ProcessTreeInstance, organisation: Organisation, caplog: pytest.LogCaptureFixture
 ) -> None:
-    results = ProcessTreeManager.execute_tree(
-        "yearly", {"organisation": organisation, "year": 2026, "for": "other trees"}
-    )
+    context = {"organisation": organisation, "year": 2026, "knid": "bill"}
+    with caplog.at_level(logging.WARNING, "proctree_dagster.execution"):
+        results = ProcessTreeManager.execute_tree("yearly", context)
+        ProcessTreeManager.submit_tree("yearly", context)
     assert results["success"]
+    said = (
+        "The context for the process tree 'yearly': No function of the tree takes 'knid'. "
+        "Did you mean 'kind'? They take: kind, organisation, rate, since, year."
+    )
+    assert caplog.messages.count(said) == 2
