@@ -75,6 +75,11 @@ class ContextKey:
         """The type for people to read; blank if nothing says it."""
         return annotation_text(self.annotation)
 
+    @property
+    def default_text(self) -> str:
+        """The default for people to read; blank if there is none."""
+        return "" if self.default is UNSAID else shown(self.default, 80, write=sensitive.shown)
+
 
 @dataclass(frozen=True)
 class ContextSchema:

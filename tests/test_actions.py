@@ -214,6 +214,20 @@ def test_show_says_everything_of_a_tree(close: ProcessTree, instance: DagsterIns
     assert [each["name"] for each in found["processes"]] == ["one", "two", "sum"]
 
 
+def test_show_says_what_a_tree_takes() -> None:
+    ProcessTreeInstance("yearly").add_process("fetch", func=annotated.fetch_invoices).save()
+    said = typed("show", "yearly")
+    assert "year\tint\tfetch\t\tThe year that they are of.\n" in said
+    assert "kind\t'sale' | 'bill'\t\t'sale'\tWhich of them.\n" in said
+    assert as_json("show", "yearly")["context"][3] == {
+        "name": "year",
+        "type": "int",
+        "required_by": ["fetch"],
+        "default": None,
+        "description": "The year that they are of.",
+    }
+
+
 def test_show_names_the_problems_of_a_broken_tree(close: ProcessTree) -> None:
     ProcessTree.objects.update(
         processes=[

@@ -18,7 +18,7 @@ from django.db.models import Model
 
 from .. import context as contexts
 from ..context_schema import UNSAID, ContextKey, ContextSchema, accepts, members
-from ..texts import shorten, storable
+from ..texts import storable
 from .executors import RUN_RESOURCE
 
 DESCRIPTION = "The keyword arguments of the run."
@@ -119,9 +119,9 @@ def _field(key: ContextKey, default_context: Mapping[str, Any], *, filled_in: bo
 
 
 def _description(key: ContextKey) -> str:
-    default = ""
-    if key.default is not UNSAID and key.default is not None:
-        default = f"Default: {shorten(repr(key.default), 80)}."
+    default = (
+        "" if key.default is UNSAID or key.default is None else f"Default: {key.default_text}."
+    )
     return " ".join(filter(None, (key.type_text and f"{key.type_text}.", key.description, default)))
 
 

@@ -8,10 +8,11 @@ from dataclasses import asdict
 from itertools import islice
 from typing import Any
 
-from django.core.management.base import CommandParser
+from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
 from ... import broken_rows, execution, intervals, tree_status
+from ...context_schema import ContextKey, ContextSchema
 from ...exceptions import InstanceError, InvalidTree, ProctreeError, ScheduleError
 from ...models import ProcessTree
 from ...spec import ProcessSpec, TreeSpec, parse
@@ -91,6 +92,8 @@ class Show(Action):
         self.out.line(row.name + (f": {row.description}" if row.description else ""))
         if spec is not None:
             self._show_processes(spec)
+        schema = row.context_schema
+        self._show_context(schema)
         self.out.line(f"\nSchedule: {status.rule or 'none'}")
         if status.held_back_by:
             self.out.line(f"  held back by {status.held_back_by}")
@@ -108,6 +111,7 @@ class Show(Action):
                 **asdict(status),
                 "description": row.description,
                 "processes": row.processes,
+                "context": [_key_as_json(key) for key in schema.keys.values()],
                 "due_times": due_times,
                 "runs": [as_json(run) for run in runs],
                 "problems": problems,
@@ -124,6 +128,34 @@ class Show(Action):
             ],
         )
 
+    def _show_context(self, schema: ContextSchema) -> None:
+        if not schema.keys:
+            return
+        self.out.line(f"\nContext{' (other keys will do, too)' if schema.takes_anything else ''}:")
+        self.out.table(
+            ("KEY", "TYPE", "REQUIRED BY", "DEFAULT", "WHAT IT IS"),
+            [
+                (
+                    key.name,
+                    key.type_text,
+                    ", ".join(key.needed_by),
+                    key.default_text,
+                    key.description,
+                )
+                for key in schema.keys.values()
+            ],
+        )
+
+
+def _key_as_json(key: ContextKey) -> dict[str, Any]:
+    return {
+        "name": key.name,
+        "type": key.type_text or None,
+        "required_by": list(key.needed_by),
+        "default": key.default_text or None,
+        "description": key.description,
+    }
+
 
 class Check(Action):
     """Checks saved rows against the code."""
@@ -137,8 +169,6 @@ class Check(Action):
 
     def handle(self, options: Mapping[str, Any]) -> None:
         """Check them."""
-        from django.core.management.base import CommandError
-
         found = [*broken_rows.findings(), *broken_rows.invalid_trees()]
         for finding in found:
             style = self.out.style.ERROR if finding.fails else self.out.style.WARNING
