@@ -3,7 +3,7 @@
 import inspect
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from django.core.management.base import BaseCommand
 from django.core.management.commands.check import Command as CheckCommand
 from django.db import DatabaseError
 
-from . import broken_rows, caching, conf, executor_names, project, run_workers, sensitive
+from . import broken_rows, caching, conf, executor_names, project, sensitive, sqlite_options
 from .exceptions import InstanceError
 from .models import ProcessTree
 from .validation import processes_of
@@ -46,6 +46,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
         *_home_problems(current),
         *_definitions_problems(),
         *_executor_problems(current),
+        *_launcher_problems(current),
         *_model_problems(),
         *_sqlite_problems(current),
         *_shared_database_problems(current),
@@ -181,6 +182,38 @@ def _executor_problems(current: conf.Settings) -> list[CheckMessage]:
     return [Error(f'PROCTREE["EXECUTOR"]: {problem}.', id="proctree_dagster.E005")]
 
 
+def _launcher_problems(current: conf.Settings) -> list[CheckMessage]:
+    """Find an executor of the table that the run launcher of ``dagster.yaml`` can't serve."""
+    home = project.home()
+    if home is None or not Path(home).is_dir():
+        return []
+    launcher = project.dagster_yaml(home).get("run_launcher") or DEFAULT_LAUNCHER
+    if not isinstance(launcher, dict) or not _is_of_a_package(str(launcher.get("module"))):
+        return []  # a project's own may be derived from the one that is needed
+    problem = executor_names.problem_of_launcher(
+        current.EXECUTOR,
+        executor_names.launcher_of(current.EXECUTOR),
+        [str(launcher.get("class"))],
+    )
+    if problem is None:
+        return []
+    return [
+        Error(
+            f"{problem} ({launcher.get('class')}): every run fails.",
+            hint=executor_names.REMEDY_OF_LAUNCHER,
+            id="proctree_dagster.E009",
+        )
+    ]
+
+
+DEFAULT_LAUNCHER = {"module": "dagster", "class": "DefaultRunLauncher"}
+"""What launches runs where ``dagster.yaml`` names nothing."""
+
+
+def _is_of_a_package(module: str) -> bool:
+    return module.split(".")[0].startswith(("dagster", "proctree_dagster"))
+
+
 def _model_problems() -> list[CheckMessage]:
     uses: tuple[sensitive.Use, ...] = ("CONTEXT_MODELS", "TRIGGER_MODELS")
     return [
@@ -194,35 +227,18 @@ def _model_problems() -> list[CheckMessage]:
     ]
 
 
-SQLITE_SECONDS = 10
-"""How long a thread should wait for SQLite's one writer, at least; Django's default is 5."""
-
-
 def _sqlite_problems(current: conf.Settings) -> list[CheckMessage]:
-    """Warn of SQLite databases whose settings don't fit what writes to them at the same time.
-
-    Processes that run side by side write to any; to that of the run workers each run's signs of
-    life are written beside its functions, also where these run one at a time.
-    """
-    side_by_side = executor_names.runs_side_by_side(current.EXECUTOR) and current.MAX_CONCURRENT > 1
-    if side_by_side:
-        why = f"Processes run side by side ({current.EXECUTOR})"
-        instead = '; or PROCTREE = {"MAX_CONCURRENT": 1}'
-        found = {alias: _unfit(database) for alias, database in settings.DATABASES.items()}
-    else:
-        alias = run_workers.database()
-        why = "Each run's signs of life are written every few seconds beside its functions"
-        instead = ""
-        found = {alias: _unfit_for_two_writers(settings.DATABASES[alias])}
+    """Warn of SQLite databases whose settings don't fit what writes to them at the same time."""
+    writing = sqlite_options.writing(current)
     return [
         Warning(
-            f"{why}, and the SQLite database {alias!r} is not set up for that: "
+            f"{writing.why}, and the SQLite database {alias!r} is not set up for that: "
             f"{'; '.join(problems)}. Some will fail with 'database is locked'.",
             hint='OPTIONS: {"transaction_mode": "IMMEDIATE", "timeout": 20, "init_command": '
-            f'"PRAGMA journal_mode=WAL;"}}{instead}.',
+            f'"PRAGMA journal_mode=WAL;"}}{writing.instead}.',
             id="proctree_dagster.W003",
         )
-        for alias, problems in found.items()
+        for alias, problems in writing.problems.items()
         if problems
     ]
 
@@ -240,36 +256,5 @@ def _shared_database_problems(current: conf.Settings) -> list[CheckMessage]:
             id="proctree_dagster.W004",
         )
         for alias, database in settings.DATABASES.items()
-        if _is_sqlite(database)
+        if sqlite_options.is_sqlite(database)
     ]
-
-
-def _is_sqlite(database: Mapping[str, Any]) -> bool:
-    return str(database.get("ENGINE", "")).endswith(".sqlite3")
-
-
-def _is_shared_file(database: Mapping[str, Any]) -> bool:
-    name = str(database.get("NAME", ""))
-    return _is_sqlite(database) and ":memory:" not in name and "mode=memory" not in name
-
-
-def _unfit_for_two_writers(database: Mapping[str, Any]) -> list[str]:
-    """Say what makes a transaction fail beside another writer; nothing if it is no SQLite file."""
-    mode = str(database.get("OPTIONS", {}).get("transaction_mode", "")).upper()
-    if not _is_shared_file(database) or mode in ("IMMEDIATE", "EXCLUSIVE"):
-        return []
-    return ["transaction_mode is not IMMEDIATE, so one that writes after it has read fails"]
-
-
-def _unfit(database: Mapping[str, Any]) -> list[str]:
-    """Say what of a database's settings does not fit; nothing if it is no SQLite file."""
-    if not _is_shared_file(database):
-        return []
-    options = database.get("OPTIONS", {})
-    found = _unfit_for_two_writers(database)
-    if options.get("timeout", 0) < SQLITE_SECONDS:
-        found.append(f"timeout is not at least {SQLITE_SECONDS} seconds")
-    commands = "".join(str(options.get("init_command", "")).lower().split())
-    if "journal_mode=wal" not in commands:
-        found.append("init_command does not switch the write-ahead log on, so readers wait")
-    return found

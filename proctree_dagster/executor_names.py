@@ -5,6 +5,7 @@ Nothing is imported here: Django's checks and validators ask, and Dagster takes 
 """
 
 import importlib.util
+from collections.abc import Collection
 from typing import NamedTuple
 
 from . import conf, functions
@@ -22,6 +23,9 @@ class Known(NamedTuple):
     several_machines: bool = True
     """Whether it may run processes on other machines than the run's own."""
 
+    launcher: str = ""
+    """The run launcher without which every run fails; blank: it works with any."""
+
 
 EXECUTORS = {
     "threads": Known(
@@ -33,11 +37,19 @@ EXECUTORS = {
     "multiprocess": Known("dagster.multiprocess_executor", "dagster", several_machines=False),
     "celery": Known("dagster_celery.celery_executor", "'proctree-dagster[celery]'"),
     "celery_docker": Known("dagster_celery_docker.celery_docker_executor", "dagster-celery-docker"),
-    "celery_k8s": Known("dagster_celery_k8s.celery_k8s_job_executor", "dagster-celery-k8s"),
+    "celery_k8s": Known(
+        "dagster_celery_k8s.celery_k8s_job_executor",
+        "dagster-celery-k8s",
+        launcher="dagster_celery_k8s.CeleryK8sRunLauncher",
+    ),
     "dask": Known("dagster_dask.dask_executor", "dagster-dask"),
     "docker": Known("dagster_docker.docker_executor", "dagster-docker"),
-    "ecs": Known("dagster_aws.ecs.ecs_executor", "dagster-aws"),
-    "k8s_job": Known("dagster_k8s.k8s_job_executor", "dagster-k8s"),
+    "ecs": Known(
+        "dagster_aws.ecs.ecs_executor", "dagster-aws", launcher="dagster_aws.ecs.EcsRunLauncher"
+    ),
+    "k8s_job": Known(
+        "dagster_k8s.k8s_job_executor", "dagster-k8s", launcher="dagster_k8s.K8sRunLauncher"
+    ),
 }
 """Executors by the names that ``PROCTREE["EXECUTOR"]`` and trees give them."""
 
@@ -62,6 +74,48 @@ def runs_on_several_machines(name: str) -> bool:
     """
     known = EXECUTORS.get(name) or _BY_PATH.get(name)
     return known is not None and known.several_machines
+
+
+def launcher_of(name: str, module: str = "") -> str:
+    """Return the run launcher that an executor needs; blank if it works with any.
+
+    Parameters
+    ----------
+    name:
+        A name of the table or a dotted path.
+    module:
+        Where the function is defined that creates the executor, if it was imported: one that a
+        project has ``configured`` needs what that of its package needs.
+    """
+    known = EXECUTORS.get(name) or _BY_PATH.get(name)
+    if known is not None:
+        return known.launcher
+    package = module.split(".")[0]
+    return next(
+        (each.launcher for each in EXECUTORS.values() if each.path.split(".")[0] == package), ""
+    )
+
+
+def problem_of_launcher(executor: str, needed: str, classes: Collection[str]) -> str | None:
+    """Return why an executor can't work with the instance's run launcher, or ``None``.
+
+    Parameters
+    ----------
+    executor:
+        The executor's name.
+    needed:
+        What ``launcher_of`` returns for it.
+    classes:
+        Names of the launcher's class and of its base classes, without their modules.
+    """
+    if not needed or needed.rpartition(".")[2] in classes:
+        return None
+    return f"The executor {executor!r} works with {needed} only, and the run launcher is another"
+
+
+REMEDY_OF_LAUNCHER = (
+    "Name that launcher in dagster.yaml, or take another executor: see docs/executors.md."
+)
 
 
 def comes_from_package_for_several_machines(module: str) -> bool:

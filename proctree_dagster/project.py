@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from django.conf import settings
 
@@ -33,6 +34,9 @@ HOME = "dagster_home"
 """What the folder of a project's Dagster instance is called, unless a setting names it."""
 
 TEMPLATE = Path(__file__).parent / "dagster_home" / "sqlite" / "dagster.yaml"
+
+WORKSPACE = "workspace.yaml"
+"""A project's own list of code locations, beside ``manage.py``."""
 
 WEBSERVER = ".webserver.json"
 """The file in the home that says where ``proctree dev`` serves Dagster's UI."""
@@ -137,6 +141,21 @@ def create_home(folder: str) -> bool:
         ) from error
     logger.info("Created Dagster's home %r, with a dagster.yaml to begin with.", folder)
     return True
+
+
+def dagster_yaml(folder: str | Path) -> dict[str, Any]:
+    """Return what the ``dagster.yaml`` of a home says; nothing if it is missing or can't be read.
+
+    Dagster is not imported for it. What is wrong with the file, Dagster says.
+    """
+    import yaml  # here: most Django processes need none
+
+    try:
+        text = (Path(folder) / "dagster.yaml").read_text(encoding="utf-8")
+        found = yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def note_webserver(home: str, url: str, pid: int, *, site: str | None = None) -> None:

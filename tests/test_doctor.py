@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sqlite3
 import threading
 import time
@@ -18,11 +19,14 @@ from dagster import DagsterInstance, ExecutorDefinition
 from dagster._daemon.controller import create_daemon_of_type
 from dagster._daemon.types import DaemonHeartbeat
 from django.core.management import CommandError, call_command
+from django.db.utils import ConnectionHandler
 from pytest_django import Settings
 
 from proctree_dagster.orchestration import daemons, doctor
 from proctree_dagster.orchestration.coordinator import StraightRunCoordinator
-from proctree_dagster.orchestration.doctor import Finding, Subject
+from proctree_dagster.orchestration.findings import Finding, Subject
+
+pytestmark = pytest.mark.django_db
 
 
 def found(level: str) -> list[str]:
@@ -64,7 +68,6 @@ def location(loaded: dict[str, Any], name: str = "proctree") -> dict[str, Any]:
     return {"data": {"workspaceOrError": {"__typename": "Workspace", "locationEntries": [entry]}}}
 
 
-@pytest.mark.django_db
 def test_an_instance_that_can_not_be_opened_hides_nothing_of_what_else_is_found(
     instance: DagsterInstance, dagster_home: Path
 ) -> None:
@@ -76,7 +79,6 @@ def test_an_instance_that_can_not_be_opened_hides_nothing_of_what_else_is_found(
     assert f"Dagster's home is {str(dagster_home)!r}." in found("ok")
 
 
-@pytest.mark.django_db
 def test_where_nothing_is_wrong_every_part_is_named_as_in_order(
     instance: DagsterInstance, settings: Settings
 ) -> None:
@@ -111,6 +113,73 @@ def test_an_executor_that_is_not_there_is_named(
 ) -> None:
     settings.PROCTREE = {**settings.PROCTREE, "EXECUTOR": name}
     assert any(repr(name) in what for what in found("error"))
+
+
+class TestDjangosDatabase:
+    @pytest.fixture
+    def file(self, tmp_path: Path, settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """A database of its own, where the trees are kept."""
+        file = tmp_path / "books.sqlite3"
+        alias = {"ENGINE": "django.db.backends.sqlite3", "NAME": file}
+        handler = ConnectionHandler({"default": alias})
+        monkeypatch.setattr(doctor, "connections", handler)
+        settings.DATABASES = {**settings.DATABASES, "default": alias}
+        return file
+
+    def check(self) -> Finding:
+        (finding,) = doctor.check_database(Subject(None, None))
+        return finding
+
+    def test_one_that_is_not_there_is_an_error_and_is_not_created(self, file: Path) -> None:
+        finding = self.check()
+        assert finding.level == "error"
+        assert str(file) in finding.what
+        assert "migrate" in finding.remedy
+        assert not file.exists()
+
+    def test_one_that_is_not_migrated_is_an_error_that_names_what_it_lacks(
+        self, file: Path
+    ) -> None:
+        file.touch()
+        finding = self.check()
+        assert finding.level == "error"
+        assert "proctree_dagster.0001_initial" in finding.what
+        assert file.stat().st_size == 0
+
+    def test_one_that_can_not_be_read_is_an_error(self, file: Path) -> None:
+        file.write_bytes(b"no database" * 1000)
+        finding = self.check()
+        assert finding.level == "error"
+        assert "can't be read" in finding.what
+
+    def test_one_that_is_migrated_is_in_order(self) -> None:
+        assert self.check().level == "ok"
+
+    @pytest.mark.parametrize("mode", ["", "IMMEDIATE"])
+    def test_sqlite_options_that_fit_are_said_to_be_in_order(
+        self, file: Path, settings: Settings, mode: str
+    ) -> None:
+        settings.DATABASES["default"]["OPTIONS"] = {
+            "timeout": 20,
+            "transaction_mode": mode,
+            "init_command": "PRAGMA journal_mode=WAL;",
+        }
+        found = list(doctor.check_sqlite_options(Subject(None, None)))
+        assert [each.level for each in found] == (["ok"] if mode else [])
+
+
+def test_a_home_and_databases_of_another_user_are_errors_that_name_the_user(
+    dagster_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused: list[Path] = []  # root may write everywhere, and tests may be run by root
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: path not in refused and access(path, mode))
+    owner = dagster_home.owner()
+    for path in (dagster_home, dagster_home / "history" / "runs.db"):
+        refused[:] = [path]
+        (problem,) = found("error")
+        assert str(path) in problem
+        assert f"belongs to {owner}" in problem
 
 
 def test_the_doctor_creates_nothing_and_writes_nothing(dagster_home: Path, tmp_path: Path) -> None:

@@ -34,9 +34,6 @@ END_SECONDS = 5.0
 
 POLL_SECONDS = 0.2
 
-WORKSPACE = "workspace.yaml"
-"""A project's own list of code locations, beside ``manage.py``."""
-
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 ANYWHERE: Mapping[str, str] = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
@@ -185,7 +182,7 @@ class DevServer:
         return _serves_dagster(self.dagster) and (self.site is None or _is_open(self.site))
 
     def _dagster_command(self, folder: str) -> list[str]:
-        own = (project.root() or Path()) / WORKSPACE
+        own = (project.root() or Path()) / project.WORKSPACE
         workspace = own if own.is_file() else _write_workspace(Path(folder))
         level = "info" if self.verbose else "warning"
         return [
@@ -237,7 +234,7 @@ def _write_workspace(folder: Path) -> Path:
         "location_name": tags.LOCATION,
         "working_directory": project.working_directory(),
     }
-    path = folder / WORKSPACE
+    path = folder / project.WORKSPACE
     path.write_text(yaml.safe_dump({"load_from": [{"python_module": location}]}))
     return path
 

@@ -2,30 +2,35 @@
 
 ``manage.py proctree doctor`` prints what the checks find. A check only reads: it creates nothing,
 mends nothing and opens nothing that Dagster would create by being opened. To add one, write a
-function that takes a ``Subject`` and yields findings, and put it into ``CHECKS``. What can be known
-without Dagster is a system check (``checks``); those run before the doctor does.
+function that takes a ``Subject`` and yields findings (see ``findings``), and put it into
+``CHECKS``. What can be known without Dagster is a system check (``checks``): the command adds
+what those have found.
 """
 
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from dagster import DagsterInstance
 from dagster._core.instance.ref import InstanceRef
 from dagster._daemon.types import DaemonHeartbeat
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import DatabaseError, connections, router
+from django.db.migrations.executor import MigrationExecutor
 from sqlalchemy.exc import SQLAlchemyError
 
-from .. import conf, project, tags, webserver
-from ..exceptions import InstanceError
+from .. import conf, executor_names, project, sqlite_options, tags, webserver
+from ..exceptions import ExecutorError, InstanceError
+from ..models import ProcessTree
 from ..texts import explain
 from . import daemons, executors, homes, runs, template_client
+from .environments import check_locations, check_versions
+from .findings import Check, Finding, Subject
 from .launcher import WarmRunLauncher
 from .releases import Release
 
@@ -36,34 +41,6 @@ HEARTBEAT_SECONDS = 30.0
 
 SILENT_AFTER = 4 * HEARTBEAT_SECONDS
 """Seconds without a heartbeat after which the daemon is taken for dead."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was looked at."""
-
-    level: Literal["ok", "warning", "error"]
-    """``error``: trees do not run, or not as they should. ``warning``: they may not, one day."""
-
-    what: str
-    """What is so, in one sentence."""
-
-    remedy: str = ""
-    """What to do about it; nothing if it is in order."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """What the checks look at."""
-
-    home: Path | None
-    """Dagster's home, or ``None`` if it has none."""
-
-    instance: DagsterInstance | None
-    """Its instance, or ``None`` if it can't be opened without writing; another check says why."""
-
-
-Check = Callable[[Subject], Iterable[Finding]]
 
 
 def examine() -> list[Finding]:
@@ -134,8 +111,9 @@ def check_home(subject: Subject) -> Iterator[Finding]:
     elif not os.access(subject.home, os.W_OK | os.X_OK):
         yield Finding(
             "error",
-            f"Dagster's home {str(subject.home)!r} can't be written to by this user.",
-            "Run Django and Dagster as the same user, and let the folder belong to it.",
+            f"Dagster's home {str(subject.home)!r} can't be written to by this user; it belongs to "
+            f"{_owner(subject.home)}.",
+            SAME_USER,
         )
     elif not (subject.home / "dagster.yaml").is_file():
         yield Finding(
@@ -146,6 +124,55 @@ def check_home(subject: Subject) -> Iterator[Finding]:
         )
     else:
         yield Finding("ok", f"Dagster's home is {str(subject.home)!r}.")
+
+
+SAME_USER = "Run Django and Dagster as the same user, and let Dagster's home belong to it."
+
+
+def _owner(path: str | Path) -> str:
+    """Return the user that a file belongs to, by name if it has one."""
+    try:
+        return Path(path).owner()
+    except KeyError:  # a container may have files of users that it does not know
+        return f"the user {Path(path).stat().st_uid}"
+
+
+def check_database(_: Subject) -> Iterator[Finding]:
+    """Examine Django's database: whether it answers, and whether it is migrated."""
+    alias = router.db_for_write(ProcessTree)
+    connection = connections[alias]
+    name = f"Django's database {alias!r}"
+    file = connection.settings_dict["NAME"] if connection.vendor == "sqlite" else ""
+    if file and not connection.is_in_memory_db() and not Path(file).is_file():  # type: ignore[attr-defined]
+        yield Finding("error", f"{name} is not there yet: {str(file)!r}.", MIGRATE)
+        return
+    try:
+        migrations = MigrationExecutor(connection)
+        missing = migrations.migration_plan(migrations.loader.graph.leaf_nodes(APP))
+    except DatabaseError as error:
+        yield Finding(
+            "error",
+            f"{name} can't be read: {explain(error)}",
+            "Start it, or mend DATABASES in the settings.",
+        )
+        return
+    if missing:
+        names = ", ".join(f"{migration.app_label}.{migration.name}" for migration, _ in missing)
+        yield Finding("error", f"{name} is not migrated: it lacks {names}.", MIGRATE)
+    else:
+        yield Finding("ok", f"{name} answers, and is migrated.")
+
+
+def check_sqlite_options(_: Subject) -> Iterator[Finding]:
+    """Name the SQLite files among Django's databases whose options fit; W003 names the others."""
+    for alias, problems in sqlite_options.writing(conf.current()).problems.items():
+        if sqlite_options.is_shared_file(settings.DATABASES[alias]) and not problems:
+            yield Finding("ok", f"The SQLite options of Django's database {alias!r} are in order.")
+
+
+MIGRATE = "Run 'python manage.py migrate'."
+
+APP = "proctree_dagster"
 
 
 def check_storage(subject: Subject) -> Iterator[Finding]:
@@ -184,6 +211,13 @@ def _of_storage(home: str) -> Iterator[Finding]:
 
 def _of_database(database: homes.Database, *, is_guarded: bool) -> Finding:
     name = f"Dagster's database {database.name}"
+    if database.file and Path(database.file).exists() and not os.access(database.file, os.W_OK):
+        return Finding(
+            "error",
+            f"{name} can't be written to by this user: {database.file} belongs to "
+            f"{_owner(database.file)}.",
+            SAME_USER,
+        )
     try:
         state = homes.state_of(database)
     except SQLAlchemyError as error:
@@ -373,9 +407,56 @@ def check_executor(subject: Subject) -> Iterator[Finding]:
         yield Finding("ok", f"Processes run by the executor {name!r}, on one or more machines.")
 
 
+def check_executors_launcher(subject: Subject) -> Iterator[Finding]:
+    """Compare executors that work with one launcher only with the one that there is.
+
+    The setting is a system check's, if it is a name of the table; the others are imported here.
+    """
+    if subject.instance is None:
+        return
+    classes = [each.__name__ for each in type(subject.instance.run_launcher).__mro__]
+    for name, trees in _named_executors():
+        needed = executor_names.launcher_of(name) or executor_names.launcher_of(
+            name, _module_of(name)
+        )
+        problem = executor_names.problem_of_launcher(name, needed, classes)
+        if problem is not None:
+            used_by = f"tree{'s' if len(trees) > 1 else ''} {', '.join(map(repr, trees))}"
+            yield Finding(
+                "error",
+                f"{problem} ({classes[0]}): every run {f'of {used_by} ' if trees else ''}fails.",
+                executor_names.REMEDY_OF_LAUNCHER,
+            )
+
+
+def _named_executors() -> list[tuple[str, list[str]]]:
+    """Return the executors that the setting and trees name, with the names of these trees."""
+    found: dict[str, list[str]] = {}
+    if (default := conf.current().EXECUTOR) not in executor_names.EXECUTORS:
+        found[default] = []
+    rows = ProcessTree.objects.exclude(executor="").order_by("name").values_list("executor", "name")
+    for executor, tree in rows:
+        found.setdefault(executor, []).append(tree)
+    return list(found.items())
+
+
+def _module_of(name: str) -> str:
+    """Return the module that an executor comes from; blank if a row may not name it, or in vain."""
+    if executor_names.problem_of_row(name) is not None:
+        return ""
+    try:
+        return executors.module_of(executors.find_executor(name))
+    except ExecutorError:
+        return ""  # another check says so
+
+
 def check_launcher(subject: Subject) -> Iterator[Finding]:
     """Look at whether runs can be forked: import the code location as a template does."""
-    if subject.instance is None or not isinstance(subject.instance.run_launcher, WarmRunLauncher):
+    if subject.instance is None:
+        return
+    if not isinstance(subject.instance.run_launcher, WarmRunLauncher):
+        launcher = type(subject.instance.run_launcher).__name__
+        yield Finding("ok", f"Runs are launched by Dagster's launcher {launcher}, not forked.")
         return
     try:
         release = Release.of_origin(runs.code_origin("any").repository_origin)
@@ -399,11 +480,16 @@ def check_launcher(subject: Subject) -> Iterator[Finding]:
 
 
 CHECKS: tuple[Check, ...] = (
+    check_versions,
+    check_database,
+    check_sqlite_options,
     check_home,
     check_storage,
     check_daemon,
     check_webserver,
+    check_locations,
     check_executor,
+    check_executors_launcher,
     check_launcher,
 )
 """Every check, in the order in which its findings are printed."""

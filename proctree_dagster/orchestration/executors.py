@@ -147,8 +147,12 @@ def may_use_several_machines(executor: ExecutorDefinition) -> bool:
 
     One that a project has ``configured`` keeps the function that creates it, and so its package.
     """
-    module = getattr(executor.executor_creation_fn, "__module__", None) or ""
-    return executor_names.comes_from_package_for_several_machines(module)
+    return executor_names.comes_from_package_for_several_machines(module_of(executor))
+
+
+def module_of(executor: ExecutorDefinition) -> str:
+    """Return the module of the function that creates an executor; blank if it has none."""
+    return getattr(executor.executor_creation_fn, "__module__", None) or ""
 
 
 def _with_defaults(

@@ -99,19 +99,21 @@ class Doctor(Action):
 
     name = "doctor"
     help = (
-        "Say what is wrong with the Dagster that runs the trees, and what to do: its home, its "
-        "storage, its daemon, its webserver, its code server. It only reads. Exits with 1 if "
-        "something is wrong, with 0 if there are warnings only."
+        "Say what is wrong with what runs the trees, and what to do: installed releases, Django's "
+        "database, Dagster's home and storage, its daemon, webserver and code server, the Python "
+        "of each code location, executors and their launcher, the settings. It only reads. Exits "
+        "with 1 if something is wrong, with 0 if there are warnings only."
     )
     has_json = True
 
     def handle(self, options: Mapping[str, Any]) -> None:
         """Examine it."""
-        from ...orchestration import doctor  # it imports dagster, which the others do without
+        from ...orchestration import doctor  # they import dagster, which the others do without
+        from ...orchestration.findings import Finding
 
         findings = doctor.examine()
         findings += [
-            doctor.Finding("error" if each.is_serious() else "warning", each.msg, each.hint or "")
+            Finding("error" if each.is_serious() else "warning", each.msg, each.hint or "")
             for each in _of_system_checks()
         ]
         style = self.out.style
