@@ -1,4 +1,5 @@
 # Two commands do everything: `make run` and `make test`. Both may be repeated, also after a failure.
+# `make test-newest` and `make test-oldest` run the tests that need no Dagster of their own with other releases.
 
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,11 @@ RIGHT_PYTHON = -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
   "This is Python %d.%d; Python 3.11 or newer is needed: make PYTHON=python3.11 ..." \
   % tuple(sys.version_info[:2]))'
 
-.PHONY: run test check install install-test venv clean
+# What another Python's tests run: all but those of real stacks, unless MARKED says otherwise.
+MARKED ?= not e2e
+SEVERAL := --numprocesses 4 --dist loadgroup --no-loadscope-reorder
+
+.PHONY: run test test-newest test-oldest check install install-test install-newest install-oldest venv clean
 .DEFAULT_GOAL := run
 
 # Installs, migrates, saves the example's trees, and serves them: Dagster on http://localhost:3000, Django's admin on
@@ -29,7 +34,16 @@ run: install
 # Lints, types and contracts, then the tests, those of real processes and a real browser included.
 # Several at once, the long ones first: most of what they do is wait.
 test: check
-	$(BIN)/python -m pytest --numprocesses 4 --dist loadgroup --no-loadscope-reorder
+	$(BIN)/python -m pytest $(SEVERAL)
+
+# The same code on the newest Python that pyenv or the PATH offers (or NEWEST=/path/to/python), with the newest
+# releases of everything that pyproject.toml allows: no constraints.
+test-newest: install-newest
+	$(VENV)-newest/bin/python -m pytest $(SEVERAL) -m '$(MARKED)'
+
+# The same code with the oldest releases that pyproject.toml allows.
+test-oldest: install-oldest
+	$(VENV)-oldest/bin/python -m pytest $(SEVERAL) -m '$(MARKED)'
 
 check: install-test
 	$(BIN)/ruff check .
@@ -56,6 +70,26 @@ $(VENV)/installed-test: pyproject.toml constraints.txt | venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,check]'
 	@touch $(VENV)/installed $@
 
+# A stamp says what was installed from what, and is written last: anything else is begun anew.
+install-newest:
+	@python='$(NEWEST)'; python=$${python:-$$($(PYTHON) scripts/newest_python.py)} && \
+	  $(call INSTALL,$(VENV)-newest,--upgrade)
+
+install-oldest:
+	@python=$(PYTHON) && $(PYTHON) $(RIGHT_PYTHON) && \
+	  $(call INSTALL,$(VENV)-oldest,--constraint constraints-oldest.txt)
+
+# $(call INSTALL,venv,options of pip): for the shell's $python.
+define INSTALL
+stamp="$$("$$python" --version) $$(cat pyproject.toml constraints-oldest.txt | cksum)" && \
+  { test "$$(cat $(1)/installed 2>/dev/null)" = "$$stamp" || { \
+    "$$python" -m venv --clear $(1) && \
+    $(1)/bin/pip install --quiet $(2) --editable '.[test]' && \
+    echo "$$stamp" >$(1)/installed; }; } && \
+  $(1)/bin/python -c 'from importlib.metadata import version as v; import platform; \
+    print("Python", platform.python_version(), *(f"{n} {v(n)}" for n in ("django", "dagster", "sqlalchemy")))'
+endef
+
 clean:
-	rm -rf $(VENV) db.sqlite3*
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-oldest db.sqlite3*
 	git clean -fdXq example/dagster_home
