@@ -10,6 +10,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
+from . import tagging
 from .models import (
     OutboxRun,
     ProcessTree,
@@ -256,12 +257,13 @@ class TriggerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         """Let triggers fire, and name the runs."""
         from . import triggers  # with all that runs trees; the admin is loaded by every command
 
+        by = tagging.by_user(request.user.get_username())
         for trigger in queryset:
             if not trigger.enabled:
                 told = _("Not fired: %(name)s is disabled.") % {"name": trigger}
                 self.message_user(request, told, messages.WARNING)
                 continue
-            runs = triggers.fire_trigger(trigger)
+            runs = triggers.fire_trigger(trigger, tags=by)
             if not runs:
                 told = _("Fired %(name)s. No tree subscribes to it.") % {"name": trigger}
                 self.message_user(request, told, messages.WARNING)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from django.db import models
 
 from . import context as contexts
-from . import executor_names, functions, questions, spec, validation
+from . import executor_names, functions, questions, spec, tagging, validation
 from .exceptions import ContextError, FunctionError, ScheduleError
 from .models import (
     ProcessTree,
@@ -71,6 +71,8 @@ def invalid_trees() -> list[Finding]:
     for row in ProcessTree.objects.each():
         problems = spec.problems(row.to_dict())
         found += [Finding(problem, [f"tree {row.name!r}"]) for problem in problems]
+        secrets = validation.run_tag_problems({"run_tags": row.run_tags})
+        found += [Finding(problem, [f"tree {row.name!r}"], fails=False) for problem in secrets]
         schedule = row.schedule_or_none
         try:
             if schedule is not None:
@@ -98,12 +100,14 @@ def _of_trees() -> Iterator[tuple[str, bool, str]]:
     problem_of, problem_of_executor = cache(_problem_of), cache(executor_names.problem_of_row)
     triggers = set(Trigger.objects.values_list("name", flat=True))
     unreadable = _Unreadable(ProcessTree, "tree")
-    rows = ProcessTree.objects.order_by("name").only("name", "processes", "executor")
+    rows = ProcessTree.objects.order_by("name").only("name", "processes", "executor", "run_tags")
     for row in readable(rows, unreadable.note):
         name = row.name
         problem = problem_of_executor(row.executor)
         if problem is not None:
             yield f"{problem}.", True, f"tree {name!r}"
+        for problem in spec.run_tag_problems(row.run_tags):
+            yield problem, True, f"tree {name!r}"
         if not isinstance(row.processes, (list, tuple)):
             yield "Its processes can't be read, or are no list.", True, f"tree {name!r}"
         for process in validation.processes_of({"processes": row.processes}):
@@ -136,25 +140,30 @@ def _of_triggers() -> Iterator[tuple[str, bool, str]]:
 
 
 def _of_contexts() -> Iterator[tuple[str, bool, str]]:
-    """Return the contexts that hold what they may not, such as a row of a model with secrets."""
-    named = ("process_tree__name", "context", "process_tree")
+    """Return the contexts that hold what they may not, such as a row of a model with secrets.
+
+    And the tags that make no sense: runs are made without them.
+    """
+    named = ("process_tree__name", "context", "tags", "process_tree")
     schedules = ProcessTreeSchedule.objects.select_related("process_tree").only(*named)
     unreadable = _Unreadable(ProcessTreeSchedule, "schedule of tree")
-    of_schedules = [
-        (f"schedule of tree {each.process_tree.name!r}", each.context)
+    found: list[tuple[str, ProcessTreeSchedule | TriggerSubscription]] = [
+        (f"schedule of tree {each.process_tree.name!r}", each)
         for each in readable(schedules, unreadable.note)
     ]
     subscriptions = TriggerSubscription.objects.select_related("process_tree", "trigger").only(
         *named, "trigger", "trigger__name"
     )
     of_subscription = _Unreadable(TriggerSubscription, "subscription of tree")
-    of_subscriptions = [
-        (f"subscription of tree {each.process_tree.name!r} to {each.trigger.name!r}", each.context)
+    found += [
+        (f"subscription of tree {each.process_tree.name!r} to {each.trigger.name!r}", each)
         for each in readable(subscriptions, of_subscription.note)
     ]
-    for user, context in [*of_schedules, *of_subscriptions]:
+    for user, row in found:
+        for problem in tagging.problems(row.tags):
+            yield problem, False, user
         try:
-            contexts.encode(context)
+            contexts.encode(row.context)
         except ContextError as error:
             yield str(error), True, user
     yield from (*unreadable.found, *of_subscription.found)

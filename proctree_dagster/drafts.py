@@ -48,6 +48,7 @@ def export(
     registry: Mapping[str, Function],
     executor: str = "",
     max_concurrent: int | None = None,
+    run_tags: Any = (),
 ) -> Export:
     """Turn a draft into JSON. Nothing is raised: what is wrong is noted.
 
@@ -61,6 +62,8 @@ def export(
         Functions by the keys that the tree's author gave them.
     executor, max_concurrent:
         The tree's; blank and ``None`` for what the deployment says.
+    run_tags:
+        Keys of the context whose values are tags of its runs.
     """
     result = Export(
         {
@@ -69,6 +72,7 @@ def export(
             "cache_enabled": cache_enabled,
             "processes": [],
             **spec.executor_options(executor, max_concurrent),
+            **spec.run_tag_option(run_tags),
         }
     )
     for process in processes:

@@ -29,6 +29,10 @@ class InvalidTree(ProctreeError, ValueError):
         return type(self), (self.tree_name, self.problems)
 
 
+class TagError(ProctreeError, ValueError):
+    """Tags of a run are not valid."""
+
+
 class TreeExists(ProctreeError, ValueError):
     """A process tree of this name exists already."""
 

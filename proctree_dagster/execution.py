@@ -266,6 +266,7 @@ def submit_row(
     *,
     triggered_by: tags.Trigger = "python",
     use_cache: bool = True,
+    run_tags: Mapping[str, str] | None = None,
 ) -> SubmittedRun:
     """Queue a run of a saved tree for the daemon and return at once.
 
@@ -282,6 +283,8 @@ def submit_row(
         Who started it.
     use_cache:
         Whether cached results will do (see ``RunOptions``).
+    run_tags:
+        More tags of the run.
 
     Raises
     ------
@@ -300,9 +303,13 @@ def submit_row(
     if triggered_by == "python":
         _warn_of_unknown_keys(row, context)
     job = translator().job(records.from_row(row))
-    run_tags = {tags.TRIGGERED_BY: triggered_by, **_cache_tags(use_cache)}
+    all_tags = {
+        **(run_tags or {}),
+        **{tags.TRIGGERED_BY: triggered_by},
+        **_cache_tags(use_cache),
+    }
     if isolation.is_active():
-        run_id = str(outbox.add(row, whole, run_tags).run_id)
+        run_id = str(outbox.add(row, whole, all_tags).run_id)
         logger.info("A test has submitted %r: run %s is recorded, and not run.", row.name, run_id)
         return SubmittedRun(run_id, webserver.run_url(run_id))
     with runs.open_instance(persistent=True) as instance:
@@ -311,7 +318,7 @@ def submit_row(
 
     def submit() -> None:
         with runs.open_instance(persistent=True) as instance:
-            run = runs.create_run(instance, job, whole, run_tags, run_id=run_id)
+            run = runs.create_run(instance, job, whole, all_tags, run_id=run_id)
             runs.submit(instance, run)
 
     # Not before the commit: the daemon would look for rows that are not there yet.

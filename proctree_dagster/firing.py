@@ -16,7 +16,7 @@ from django.db import DatabaseError
 from django.db.models import F
 from django.utils import timezone
 
-from . import outbox, questions, tags
+from . import outbox, questions, tagging, tags
 from .connections import writing
 from .context import encode
 from .exceptions import ContextError
@@ -56,6 +56,8 @@ def fire(
     seen: Mapping[str, Any] | None = None,
     *,
     run_ids: Mapping[int, uuid.UUID] | None = None,
+    run_tags: Mapping[str, str] | None = None,
+    sensor: str | None = None,
     **changes: Any,
 ) -> tuple[OutboxRun, ...] | None:
     """Write down that a trigger has fired, and the runs of the trees that subscribe to it.
@@ -72,6 +74,10 @@ def fire(
         What the row must still say: a filter. Left out, it fires if it is enabled.
     run_ids:
         Ids that were promised, by the key of the tree; each other run gets a new one.
+    run_tags:
+        Tags of the runs; they update the subscription's. Checked.
+    sensor:
+        The sensor that has polled it; left out, the one that does.
     changes:
         What else is written.
 
@@ -104,7 +110,11 @@ def fire(
         )
         keys = subscriptions.values("process_tree")
         outbox.keep_trees(ProcessTree.objects.using(alias).filter(pk__in=keys))
-        run_tags = {tags.TRIGGERED_BY: "trigger", tags.TRIGGER: trigger.name}
+        all_tags = {
+            **(run_tags or {}),
+            **_launched_by(trigger, run_tags or {}, sensor),
+            **{tags.TRIGGERED_BY: "trigger", tags.TRIGGER: trigger.name},
+        }
         runs = []
         for subscription in readable(subscriptions.with_names_of_trees()):
             try:
@@ -113,11 +123,19 @@ def fire(
                 logger.exception("The subscription of %s makes no sense.", subscription)
                 continue
             run_id = (run_ids or {}).get(subscription.process_tree_id)
-            runs.append(outbox.add(subscription.process_tree, whole, run_tags, run_id=run_id))
+            whole_tags = {**tagging.of_row(subscription.tags), **all_tags}
+            runs.append(outbox.add(subscription.process_tree, whole, whole_tags, run_id=run_id))
         return tuple(runs)
 
 
-def poll(trigger_id: int, now: dt.datetime) -> Polled:
+def _launched_by(trigger: Trigger, given: Mapping[str, str], sensor: str | None) -> dict[str, str]:
+    """Return the tag of who has asked for the runs: a person, or the sensor, if it has one."""
+    if tags.USER in given or not trigger.is_polled:
+        return {}
+    return {tags.SENSOR_NAME: sensor or tagging.sensor_name(trigger.name)}
+
+
+def poll(trigger_id: int, now: dt.datetime, *, sensor: str | None = None) -> Polled:
     """Look whether a trigger is to fire by itself, and let it fire.
 
     Parameters
@@ -126,6 +144,8 @@ def poll(trigger_id: int, now: dt.datetime) -> Polled:
         Primary key of the trigger. Its row is read anew.
     now:
         Aware.
+    sensor:
+        The sensor that polls it; left out, none does at this moment.
     """
     trigger = Trigger.objects.filter(pk=trigger_id).first()
     if trigger is None:
@@ -136,34 +156,37 @@ def poll(trigger_id: int, now: dt.datetime) -> Polled:
     Trigger.objects.filter(pk=trigger.pk).update(check_count=F("check_count") + 1, last_checked=now)
     try:
         if trigger.trigger_type == TriggerType.SCHEDULE:
-            return _poll_schedule(trigger, now)
+            return _poll_schedule(trigger, now, sensor)
         if not trigger.is_polled:
             return Polled("It can't be polled: fire it by hand.")
         answer = questions.ask(trigger.trigger_type, trigger.configuration, {})
     except (Exception, SystemExit) as error:  # it may raise anything: that is no answer
         logger.exception("The trigger %r can't be asked.", trigger.name)
         return Polled(f"It can't be asked: {explain(error)}")
-    return _follow(trigger, answer, now)
+    return _follow(trigger, answer, now, sensor)
 
 
-def _poll_schedule(trigger: Trigger, now: dt.datetime) -> Polled:
+def _poll_schedule(trigger: Trigger, now: dt.datetime, sensor: str | None) -> Polled:
     """Fire once for all the due times that have passed."""
     due = trigger.next_due
     following = trigger.due_after(now)  # raises if the rule makes no sense
     if due is None or due > now:
         return Polled(f"Not due until {_say(due or following)}.")
     seen = {"fire_count": trigger.fire_count, "next_due__lte": now}
-    return _fired(fire(trigger, {}, now, seen, next_due=following), f"It was due at {_say(due)}.")
+    runs = fire(trigger, {}, now, seen, sensor=sensor, next_due=following)
+    return _fired(runs, f"It was due at {_say(due)}.")
 
 
-def _follow(trigger: Trigger, answer: questions.Answer, now: dt.datetime) -> Polled:
+def _follow(
+    trigger: Trigger, answer: questions.Answer, now: dt.datetime, sensor: str | None
+) -> Polled:
     """Fire when the answer becomes "yes", and be armed again when it becomes "no"."""
     seen = {"fire_count": trigger.fire_count, "state": trigger.state}
     has_fired = trigger.state == TriggerState.FIRED
     if answer.yes and has_fired:
         return Polled(f"Still so, and it has fired: {answer.reason}.")
     if answer.yes:
-        return _fired(fire(trigger, {}, now, seen), f"{answer.reason}.")
+        return _fired(fire(trigger, {}, now, seen, sensor=sensor), f"{answer.reason}.")
     if has_fired:
         Trigger.objects.filter(pk=trigger.pk, **seen).update(state=TriggerState.RESET)
         return Polled(f"Not so any more, it is armed again: {answer.reason}.")

@@ -23,6 +23,12 @@ One run that was stored with such a key keeps every other from being read
 (``dagster_shared.serdes.serdes._unpack_object``).
 """
 
+TAG_PART = re.compile(r"[A-Za-z0-9_.-]{1,63}")
+"""What Dagster takes as the name of a tag, or as what stands before its slash."""
+
+TAG_KEY = re.compile(rf"({TAG_PART.pattern}/)?{TAG_PART.pattern}")
+"""The whole name of a tag (``dagster._utils.tags.VALID_TAG_KEY_REGEX``)."""
+
 _ACCEPTED = re.compile(r"[A-Za-z0-9_]+")
 _REFUSED = re.compile(r"[^A-Za-z0-9_]+")
 

@@ -165,6 +165,11 @@ def is_sensitive_model(model: type[Model]) -> bool:
     return _is_record(model) or is_sensitive_name(model.__name__) or bool(_secret_fields(model))
 
 
+def has_sensitive_key(model: type[Model]) -> bool:
+    """Return whether the primary key of a model's rows is a secret, as a session's is."""
+    return _is_record(model) or is_sensitive_field(model._meta.pk)
+
+
 def _secret_fields(model: type[Model]) -> list[str]:
     """Return the names of a model's fields that hold secrets."""
     return [each.name for each in model._meta.concrete_fields if is_sensitive_field(each)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .exceptions import InvalidTree
-from .names import MAX_NAME_LENGTH, dagster_name, short_hash
+from .names import MAX_NAME_LENGTH, TAG_PART, dagster_name, short_hash
 from .names import problems as name_problems
 
 MAX_RETRIES = 1000
@@ -152,6 +152,9 @@ class TreeSpec:
     sibling_trees: tuple[str, ...] = ()
     """Names of the trees that run when this one does."""
 
+    run_tags: tuple[str, ...] = ()
+    """Keys of the context whose values are tags of its runs."""
+
     def to_dict(self) -> dict[str, Any]:
         """Return the tree as JSON; ``parse`` takes it back."""
         return {
@@ -160,6 +163,7 @@ class TreeSpec:
             "cache_enabled": self.cache_enabled,
             "processes": [process.to_dict() for process in self.processes],
             **executor_options(self.executor, self.max_concurrent),
+            **run_tag_option(self.run_tags),
             **linked_trees(self.dependent_trees, self.sibling_trees),
         }
 
@@ -180,6 +184,11 @@ def executor_options(executor: Any, max_concurrent: Any) -> dict[str, Any]:
     """Return what a tree's JSON says of its executor: nothing where it says nothing itself."""
     options = {"executor": executor, "max_concurrent": max_concurrent}
     return {name: value for name, value in options.items() if value not in ("", None)}
+
+
+def run_tag_option(keys: Any) -> dict[str, Any]:
+    """Return what a tree's JSON says of the tags of its runs: nothing where there are none."""
+    return {"run_tags": _plain(keys)} if keys not in ((), [], None) else {}
 
 
 def revision(tree: Mapping[str, Any], default_context: Mapping[str, Any]) -> str:
@@ -224,6 +233,7 @@ def read(data: Mapping[str, Any]) -> TreeSpec:
         max_concurrent=data.get("max_concurrent"),
         dependent_trees=tuple(data.get("dependent_trees", ())),
         sibling_trees=tuple(data.get("sibling_trees", ())),
+        run_tags=tuple(data.get("run_tags", ())),
     )
 
 
@@ -253,6 +263,7 @@ def problems(data: Mapping[str, Any]) -> list[str]:
             f"The tree's max_concurrent must be a whole number from 1 to {MAX_CONCURRENT}, not "
             f"{max_concurrent!r}."
         )
+    found += run_tag_problems(data.get("run_tags", ()))
     found += _link_problems(data)
     processes = data.get("processes")
     if not isinstance(processes, (list, tuple)):
@@ -270,6 +281,20 @@ def problems(data: Mapping[str, Any]) -> list[str]:
         if isinstance(each, Mapping) and isinstance(each.get("name"), str)
     ]
     return [*found, *_duplicates([each["name"] for each in named]), *_graph_problems(named)]
+
+
+def run_tag_problems(keys: Any) -> list[str]:
+    """Return a sentence for everything that is wrong with the tags of a tree's runs."""
+    if not isinstance(keys, (list, tuple)):
+        return [f"The tree's run_tags must be a list of keys of the context, not {keys!r:.100}."]
+    found = [
+        f"The tree's run_tags name {key!r:.100}, which can't be a tag in Dagster: letters, digits, "
+        "'_', '-' and '.', at most 63."
+        for key in keys
+        if not isinstance(key, str) or not TAG_PART.fullmatch(key)
+    ]
+    several = [key for key, count in Counter(map(str, keys)).items() if count > 1]
+    return [*found, *(f"The tree's run_tags name {key!r} more than once." for key in several)]
 
 
 def _link_problems(data: Mapping[str, Any]) -> Iterable[str]:

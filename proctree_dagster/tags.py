@@ -40,6 +40,9 @@ FOLLOWS = ".dagster/proctree_follows"
 FOLLOWED_BY = ".dagster/proctree_followed_by"
 """Ids of the runs that follow it directly."""
 
+FROM_CONTEXT = ".dagster/proctree_run_tags"
+"""The keys of the context whose values are tags of a job's runs."""
+
 # The names in release 0.1, read for one release: until 0.3. They are on runs that are still there,
 # on rows of the outbox, and written by 0.1 while this release takes its place. They are not written
 # any more, as 0.1 can do without them: it finds a worker by way of the template or of Django's
@@ -60,6 +63,15 @@ SHOWN_REVISION = "proctree/revision"
 ENVIRONMENT = "proctree/environment"
 """Metadata of the repository: on which machine and in which environment it is loaded."""
 
+CONTEXT = "context/"
+"""What a tag has before the key of the context that it shows."""
+
+USER = "user"
+"""Dagster's tag of who has launched a run."""
+
+SENSOR_NAME = "dagster/sensor_name"
+"""Dagster's tag of the sensor that has asked for a run."""
+
 Trigger = Literal["schedule", "command", "python", "admin", "trigger", "tree"]
 """What can start a run; the values of ``TRIGGERED_BY``."""
 
@@ -78,6 +90,9 @@ OUTBOX_SENSOR = "proctree_outbox"
 TRIGGER_SUFFIX = "_trigger"
 """What a trigger's sensor has behind the trigger's name."""
 
+CONSOLE_LEVEL = "PROCTREE_CONSOLE_LEVEL"
+"""The environment variable that names the level from which on runs print their log's lines."""
+
 
 def join(values: Iterable[str]) -> str:
     """Return several values as the value of one tag."""
@@ -87,10 +102,6 @@ def join(values: Iterable[str]) -> str:
 def split(value: str | None) -> list[str]:
     """Return the values that ``join`` put together."""
     return value.split(", ") if value else []
-
-
-CONSOLE_LEVEL = "PROCTREE_CONSOLE_LEVEL"
-"""The environment variable that names the level from which on runs print their log's lines."""
 
 
 def values(tags: Mapping[str, str], name: str) -> list[str]:

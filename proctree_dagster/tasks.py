@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from django.utils import timezone
 
-from . import claims, conf, execution, triggers
+from . import claims, conf, execution, tagging, triggers
 from .connections import fresh_connections, in_transaction, is_bound_to_thread, own_connections
 from .exceptions import ScheduleError, TreeFailed
 from .execution import Results
@@ -178,7 +178,13 @@ def _run_if_due(schedule_id: int, dagster: "_Dagster") -> Results | None:
     row = decision.schedule.process_tree
     if execution.has_history():
         dagster.open()  # the run uses it, too, and so does the next one
-    return execution.execute_row(row, decision.context, triggered_by="schedule", due=decision.due)
+    return execution.execute_row(
+        row,
+        decision.context,
+        triggered_by="schedule",
+        due=decision.due,
+        run_tags=tagging.of_row(decision.schedule.tags),
+    )
 
 
 def _refuse_transaction() -> None:

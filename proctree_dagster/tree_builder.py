@@ -11,7 +11,17 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, router
 
-from . import command_files, execution, functions, links, spec, stand_ins, triggers, validation
+from . import (
+    command_files,
+    execution,
+    functions,
+    links,
+    spec,
+    stand_ins,
+    tagging,
+    triggers,
+    validation,
+)
 from . import context as contexts
 from .connections import after_commit, writing
 from .drafts import DraftProcess, Export, export
@@ -91,6 +101,9 @@ class ProcessTreeInstance:
         A saved tree to start from.
     overwrite:
         Whether a saved tree of this name is replaced; its row, its schedule and its history stay.
+    run_tags:
+        Keys of the context whose values are tags of the tree's runs (see ``set_run_tags``). Left
+        out: none, or those of ``tree_instance``.
 
     Raises
     ------
@@ -105,12 +118,14 @@ class ProcessTreeInstance:
         cache_enabled: bool = True,
         tree_instance: ProcessTree | None = None,
         overwrite: bool = False,
+        run_tags: Sequence[str] | None = None,
     ) -> None:
         self.name = name
         self.description = description
         self.cache_enabled = cache_enabled
         self.executor = ""
         self.max_concurrent: int | None = None
+        self.run_tags: Sequence[str] = ()
         self.func_registry: dict[str, Function] = {}
         self._overwrite = overwrite
         self._row = tree_instance
@@ -123,6 +138,8 @@ class ProcessTreeInstance:
             self._take_over(tree_instance)
         elif not overwrite and ProcessTree.objects.filter(name=name).exists():
             raise TreeExists(_exists(name))
+        if run_tags is not None:
+            self.set_run_tags(run_tags)
 
     load = _Load()
 
@@ -148,6 +165,7 @@ class ProcessTreeInstance:
             raise InvalidTree(row.name, found)
         self._row, self._seen = row, [row.content]
         self.executor, self.max_concurrent = row.executor, row.max_concurrent
+        self.run_tags = tuple(row.run_tags)
         self._processes = [
             DraftProcess(
                 process["name"],
@@ -376,6 +394,7 @@ class ProcessTreeInstance:
         trigger: Trigger | str,
         context: Mapping[str, Any] | None = None,
         enabled: bool | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> "ProcessTreeInstance":
         """Let the tree run when a trigger fires, and return the tree.
 
@@ -389,22 +408,27 @@ class ProcessTreeInstance:
             Keyword arguments of the runs; they update the schedule's default context.
         enabled:
             Whether it is on. Left out: on for a new subscription, unchanged for an existing one.
+        tags:
+            Tags of the runs (see ``ProcessTreeManager.submit_tree``). Left out: none for a new
+            subscription, unchanged for an existing one.
 
         Raises
         ------
         TriggerNotFound
             There is no such trigger, and the tree is saved.
-        ContextError
-            The context can't be stored.
+        ContextError, TagError
+            The context can't be stored, or the tags are not valid.
         FunctionNotNameable
             The tree is saved, and only the process that saved it can run it.
         """
         if self._row is None or self._saved_row() is None:
             encoded = None if context is None else contexts.encode(context)
-            given = {"context": encoded, "enabled": enabled}
+            checked = None if tags is None else tagging.checked(tags)
+            given = {"context": encoded, "enabled": enabled, "tags": checked}
             self._subscriptions[_name_of(trigger)] = given
         else:
-            triggers.subscribe_tree_to_trigger(self._require_saved(), trigger, context, enabled)
+            row = self._require_saved()
+            triggers.subscribe_tree_to_trigger(row, trigger, context, enabled, tags)
         return self
 
     def unsubscribe_from_trigger(self, trigger: Trigger | str) -> "ProcessTreeInstance":
@@ -442,6 +466,23 @@ class ProcessTreeInstance:
         """
         self.executor = name
         self.max_concurrent = max_concurrent
+        return self
+
+    def set_run_tags(self, keys: Sequence[str]) -> "ProcessTreeInstance":
+        """Set which values of the context are tags of the tree's runs, and return the tree.
+
+        With ``("organisation",)`` a run is tagged ``context/organisation``, such as
+        ``ledger.Organisation:1``, however it is started, and can be found by it in Dagster's list
+        of runs. A run whose context lacks a key lacks the tag. See docs/processes.md.
+
+        Parameters
+        ----------
+        keys:
+            Keys of the context: letters, digits, ``_``, ``-`` and ``.``, at most 63. That they are
+            so, and none is called like a secret, is checked by ``save()``.
+        """
+        # A text is a sequence, too; save() says what is wrong with it.
+        self.run_tags = keys if isinstance(keys, str) else tuple(keys)
         return self
 
     def _get(self, process_name: str) -> DraftProcess:
@@ -531,7 +572,8 @@ class ProcessTreeInstance:
         """Write the tree and its links, if they are not as they are to be."""
         row = ProcessTree(name=self.name) if row is None else row
         if row.pk is None or row.content != draft.data:
-            row.executor, row.max_concurrent = "", None  # left out where they say nothing
+            # Left out where they say nothing.
+            row.executor, row.max_concurrent, row.run_tags = "", None, []
             for attribute in draft.data.keys() - {"dependent_trees", "sibling_trees"}:
                 setattr(row, attribute, draft.data[attribute])
             row.save()
@@ -573,7 +615,9 @@ class ProcessTreeInstance:
         for name, given in self._subscriptions.items():
             subscribed.pop(name, None)
             if given is not None:
-                subscription = TriggerSubscription(context=given["context"] or {})
+                subscription = TriggerSubscription(
+                    context=given["context"] or {}, tags=given["tags"] or {}
+                )
                 subscription.enabled = given["enabled"] is not False
                 subscribed[name] = {"trigger": name, **subscription.options()}
         found = [subscribed[name] for name in sorted(subscribed)]
@@ -589,6 +633,7 @@ class ProcessTreeInstance:
         found = [
             *spec.problems(draft.data),
             *validation.executor_problems(draft.data),
+            *validation.run_tag_problems(draft.data),
             *draft.problems,
             *others,
             *Trigger.objects.unknown_problems(draft.data, self._subscriptions),
@@ -605,6 +650,7 @@ class ProcessTreeInstance:
             self.func_registry,
             self.executor,
             self.max_concurrent,
+            self.run_tags,
         )
         draft.data |= spec.linked_trees(self._dependents, self._siblings)
         return draft
@@ -622,6 +668,7 @@ class ProcessTreeInstance:
         cron: str | None = None,
         allow_overlap: bool | None = None,
         pass_scheduled_for: bool | None = None,
+        tags: Mapping[str, str] | None = None,
     ) -> ProcessTreeSchedule:
         """Let the tree run by itself, or change how it does.
 
@@ -655,6 +702,8 @@ class ProcessTreeInstance:
         pass_scheduled_for:
             Whether a scheduled run finds its due time in its context, as ``scheduled_for`` (a
             ``datetime`` in the schedule's zone). Default: False.
+        tags:
+            Tags of its runs (see ``ProcessTreeManager.submit_tree``). Default: none.
 
         Raises
         ------
@@ -667,6 +716,8 @@ class ProcessTreeInstance:
         ContextError
             The context can't be stored; or it lacks a key that a function needs, has one that none
             takes, or a value of another type than a function's annotation says.
+        TagError
+            The tags are not valid.
         """
         row = self._require_saved()
         self._require_nameable(row, "scheduled")
@@ -678,6 +729,7 @@ class ProcessTreeInstance:
             "allow_overlap": allow_overlap,
             "pass_scheduled_for": pass_scheduled_for,
             "context": None if context is None else contexts.encode(context),
+            "tags": None if tags is None else tagging.checked(tags),
         }
         given = {name: value for name, value in given.items() if value is not None}
         while True:
@@ -844,7 +896,7 @@ def _registered(schedule: ProcessTreeSchedule) -> tuple[object, ...] | None:
     except ScheduleError:  # put there past the model; the new one is checked
         return None
     return (
-        *(rule, schedule.timezone, schedule.context),
+        *(rule, schedule.timezone, schedule.context, schedule.tags),
         *(schedule.allow_overlap, schedule.pass_scheduled_for),
     )
 
@@ -909,8 +961,11 @@ class ProcessTreeBuilder:
         description: str = "",
         cache_enabled: bool = True,
         overwrite: bool = False,
+        run_tags: Sequence[str] | None = None,
     ) -> None:
-        self._tree = ProcessTreeInstance(name, description, cache_enabled, overwrite=overwrite)
+        self._tree = ProcessTreeInstance(
+            name, description, cache_enabled, overwrite=overwrite, run_tags=run_tags
+        )
 
     def add(
         self,
@@ -972,6 +1027,7 @@ class ProcessTreeManager:
         only_run_out_of_sync: bool = False,
         stop_on_error: bool = True,
         use_cache: bool = True,
+        tags: Mapping[str, str] | None = None,
     ) -> Results:
         """Run a saved tree in the calling process, recorded in Dagster's history.
 
@@ -992,6 +1048,8 @@ class ProcessTreeManager:
             the same.
         use_cache:
             False runs every process, whatever is cached; the new results are cached.
+        tags:
+            Tags of the run, as for ``submit_tree``.
 
         Returns
         -------
@@ -1005,8 +1063,8 @@ class ProcessTreeManager:
             There is no such tree.
         StandInError
             The tree has no process or function that one of ``func_registry`` is named for.
-        ContextError
-            The context can't be stored.
+        ContextError, TagError
+            The context can't be stored, or the tags are not valid.
         SyncCheckError
             One of ``sync_check_func`` and ``only_run_out_of_sync`` is given without the other, or
             the function can't be called with a process's name, or returns no bool.
@@ -1022,8 +1080,11 @@ class ProcessTreeManager:
                 "leave it out to run every process."
             )
         options = RunOptions(sync_check_func, stop_on_error, use_cache)
+        given = tagging.checked(tags)
         row = execution.get_row(name)
-        return execution.execute_row(row, context, registry=func_registry, options=options)
+        return execution.execute_row(
+            row, context, registry=func_registry, options=options, run_tags=given
+        )
 
     @staticmethod
     def execute_with_dependents(
@@ -1088,7 +1149,10 @@ class ProcessTreeManager:
 
     @staticmethod
     def submit_tree(
-        name: str, context: Mapping[str, Any] | None = None, use_cache: bool = True
+        name: str,
+        context: Mapping[str, Any] | None = None,
+        use_cache: bool = True,
+        tags: Mapping[str, str] | None = None,
     ) -> SubmittedRun:
         """Queue a run of a saved tree for the daemon; return its id and its page at once.
 
@@ -1096,14 +1160,22 @@ class ProcessTreeManager:
         ----------
         name, context, use_cache:
             As for ``execute_tree``.
+        tags:
+            Tags of the run, texts by their names, to find it by in Dagster and to limit the queue
+            by: ``{"team": "books"}``. ``user`` is shown as who has launched it. Names that begin
+            with ``dagster/``, ``.dagster/``, ``proctree/`` or ``context/`` are not yours, but for
+            what Dagster takes from people: ``dagster/priority``, ``dagster/max_retries``,
+            ``dagster/max_runtime`` and the like (``tagging.SETTINGS_OF_DAGSTER``).
 
         Raises
         ------
-        TreeNotFound, ContextError
+        TreeNotFound, ContextError, TagError
             As for ``execute_tree``.
         InvalidTree
             The tree is broken, or a worker can't find its functions.
         InstanceError
             Dagster has no home, or its instance no queue.
         """
-        return execution.submit_row(execution.get_row(name), context, use_cache=use_cache)
+        given = tagging.checked(tags)
+        row = execution.get_row(name)
+        return execution.submit_row(row, context, use_cache=use_cache, run_tags=given)

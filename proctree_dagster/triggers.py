@@ -14,7 +14,7 @@ from django.db import IntegrityError, router
 from django.utils import timezone
 
 from . import context as contexts
-from . import execution, firing, names, webserver
+from . import execution, firing, names, tagging, webserver
 from .connections import after_commit, fresh_connections, open_transactions, writing
 from .exceptions import FunctionNotNameable, TriggerError, TriggerNotFound
 from .firing import Polled
@@ -148,7 +148,9 @@ def get_trigger(trigger: Trigger | str) -> Trigger:
 
 
 def fire_trigger(
-    trigger: Trigger | str, context: Mapping[str, Any] | None = None
+    trigger: Trigger | str,
+    context: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> list[FiredRun]:
     """Let a trigger fire: every tree that subscribes to it runs.
 
@@ -165,6 +167,8 @@ def fire_trigger(
     context:
         Keyword arguments of the runs; they update the subscription's context, which updates the
         default context of the tree's schedule.
+    tags:
+        Tags of the runs, as for ``ProcessTreeManager.submit_tree``; they update the subscription's.
 
     Returns
     -------
@@ -175,13 +179,13 @@ def fire_trigger(
     ------
     TriggerNotFound
         There is no such trigger.
-    ContextError
-        The context can't be stored; nothing was fired.
+    ContextError, TagError
+        The context can't be stored, or the tags are not valid; nothing was fired.
     """
-    row = get_trigger(trigger)
+    row, run_tags = get_trigger(trigger), tagging.checked(tags)
     if open_transactions() - {router.db_for_write(OutboxRun)}:
-        return _fire_after_commit(row, contexts.encode(context or {}))
-    runs = firing.fire(row, context or {}, timezone.now())
+        return _fire_after_commit(row, contexts.encode(context or {}), run_tags)
+    runs = firing.fire(row, context or {}, timezone.now(), run_tags=run_tags)
     if runs is None:
         _log_silence(row)
         return []
@@ -189,7 +193,9 @@ def fire_trigger(
     return [_fired_run(run.process_tree, run.run_id) for run in runs]
 
 
-def _fire_after_commit(row: Trigger, context: dict[str, Any]) -> list[FiredRun]:
+def _fire_after_commit(
+    row: Trigger, context: dict[str, Any], run_tags: dict[str, str]
+) -> list[FiredRun]:
     """Let a trigger fire once transactions on another database have committed.
 
     Written down before, its runs would be made also after a rollback: no transaction spans two
@@ -203,7 +209,7 @@ def _fire_after_commit(row: Trigger, context: dict[str, Any]) -> list[FiredRun]:
     run_ids = {tree.pk: uuid.uuid4() for tree in trees}
 
     def fire() -> None:
-        runs = firing.fire(row, context, timezone.now(), run_ids=run_ids)
+        runs = firing.fire(row, context, timezone.now(), run_ids=run_ids, run_tags=run_tags)
         if runs is None:
             _log_silence(row)
         else:
@@ -309,6 +315,7 @@ def subscribe_tree_to_trigger(
     trigger: Trigger | str,
     context: Mapping[str, Any] | None = None,
     enabled: bool | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> TriggerSubscription:
     """Let a saved tree run when a trigger fires, and return the subscription.
 
@@ -321,13 +328,16 @@ def subscribe_tree_to_trigger(
         Left out: none for a new subscription, unchanged for an existing one.
     enabled:
         Whether it is on. Left out: on for a new subscription, unchanged for an existing one.
+    tags:
+        Tags of the runs, as for ``ProcessTreeManager.submit_tree``. Left out: none for a new
+        subscription, unchanged for an existing one.
 
     Raises
     ------
     TreeNotFound, TriggerNotFound
         There is none of that name.
-    ContextError
-        The context can't be stored.
+    ContextError, TagError
+        The context can't be stored, or the tags are not valid.
     FunctionNotNameable
         The subscription is on, and only the process that saved the tree can run it.
     """
@@ -335,6 +345,8 @@ def subscribe_tree_to_trigger(
     values: dict[str, Any] = {}
     if context is not None:
         values["context"] = contexts.encode(context)
+    if tags is not None:
+        values["tags"] = tagging.checked(tags)
     if enabled is not None:
         values["enabled"] = enabled
     subscription = get_tree_subscription(row, fired_by)

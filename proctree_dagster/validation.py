@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from . import executor_names, functions, spec
+from . import executor_names, functions, sensitive, spec
 from .exceptions import FunctionError, InvalidTree
 
 
@@ -20,7 +20,14 @@ def validate_tree(data: Mapping[str, Any]) -> spec.TreeSpec:
     InvalidTree
         With every problem of the tree, its functions' included.
     """
-    return validated(data)[0]
+    problems = run_tag_problems(data)
+    try:
+        found = validated(data)[0]
+    except InvalidTree as error:
+        problems = [*error.problems, *problems]
+    if problems:
+        raise InvalidTree(str(data.get("name", "")), problems)
+    return found
 
 
 def validated(data: Mapping[str, Any]) -> tuple[spec.TreeSpec, dict[str, functions.Function]]:
@@ -37,6 +44,21 @@ def executor_problems(data: Mapping[str, Any]) -> list[str]:
     name = data.get("executor", "")
     problem = executor_names.problem_of_row(name) if isinstance(name, str) else None
     return [] if problem is None else [f"The tree's executor: {problem}."]
+
+
+def run_tag_problems(data: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each tag of the tree's runs that would be called like a secret.
+
+    Runs are made without such a tag, so only whoever saves the tree is told.
+    """
+    keys = data.get("run_tags")
+    named = [each for each in keys if isinstance(each, str)] if isinstance(keys, list) else []
+    return [
+        f"The tree's run_tags name {key!r}, which is called like a secret: tags are shown to "
+        "everybody who sees the runs."
+        for key in named
+        if sensitive.is_sensitive_name(key)
+    ]
 
 
 def resolved(data: Mapping[str, Any]) -> tuple[dict[str, functions.Function], list[str]]:

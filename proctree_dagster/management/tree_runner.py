@@ -21,7 +21,7 @@ from ..reporting import Progress
 from ..spec import parse, required_in_effect
 from ..texts import explain, shown
 from ..validation import processes_of
-from . import typed_context
+from . import tag_pairs, typed_context
 from .console import run_log
 from .live_table import LiveTable
 from .output import Output
@@ -33,8 +33,9 @@ CUT = " … (--full)"
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Take ``--context``, ``--set``, ``--no-cache`` and ``--submit``."""
+    """Take ``--context``, ``--set``, ``--tag``, ``--no-cache`` and ``--submit``."""
     typed_context.add_arguments(parser, "They update the default context of the tree's schedule.")
+    tag_pairs.add_arguments(parser, "A tag of the run, to find it by in Dagster")
     parser.add_argument(
         "--no-cache",
         action="store_true",
@@ -82,8 +83,9 @@ class TreeRunner:
             context = typed_context.read(options, schema) or {}
             # It was typed: a misspelt key is refused, before anything runs.
             schema.check({**row.default_context, **context})
+            run_tags = tag_pairs.of_run(options["tag"])
             if options["submit"]:
-                self._submit(row, context, use_cache)
+                self._submit(row, context, use_cache, run_tags)
                 return
             loud = self.out.verbosity > 1 or options["traceback"]
             with _stoppable(), run_log(show=loud), self._progress(row, loud) as progress:
@@ -94,6 +96,7 @@ class TreeRunner:
                     on_progress=progress.show,
                     on_report=progress.report,
                     options=execution.RunOptions(use_cache=use_cache),
+                    run_tags=run_tags,
                 )
                 progress.end(results)
         except ProctreeError as error:
@@ -108,8 +111,16 @@ class TreeRunner:
         is_terminal = self.out.for_person and sys.stdout.isatty() and not loud
         return LiveTable(names) if is_terminal else _Lines(self.tree_name, self.out)
 
-    def _submit(self, row: ProcessTree, context: Mapping[str, Any], use_cache: bool) -> None:
-        run = execution.submit_row(row, context, triggered_by="command", use_cache=use_cache)
+    def _submit(
+        self,
+        row: ProcessTree,
+        context: Mapping[str, Any],
+        use_cache: bool,
+        run_tags: Mapping[str, str],
+    ) -> None:
+        run = execution.submit_row(
+            row, context, triggered_by="command", use_cache=use_cache, run_tags=run_tags
+        )
         self.out.line(f"Queued run {run.run_id}")
         if run.url is not None:
             self.out.line(run.url)

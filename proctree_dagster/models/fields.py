@@ -14,6 +14,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from .. import context as contexts
+from .. import tagging
 from ..connections import open_transactions
 
 logger = logging.getLogger(__name__)
@@ -46,6 +47,31 @@ class ContextField(RowField):
     def get_prep_value(self, value: Any) -> Any:
         """Encode model instances, dates, … on the way to the database."""
         return super().get_prep_value(contexts.encode(value) if isinstance(value, dict) else value)
+
+
+def validate_tags(value: Any) -> None:
+    """Refuse what is no tags of a run (see ``tagging``)."""
+    found = tagging.problems(value)
+    if found:
+        raise ValidationError([ValidationError(each) for each in found])
+
+
+class TagsField(RowField):
+    """Tags of runs, a text by each name. None by default, also to SQL that knows no such column.
+
+    So a release that does not know the column yet can write rows, too.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        none = models.Value({}, models.JSONField())
+        defaults = {"default": dict, "db_default": none, "blank": True}
+        super().__init__(*args, **{**defaults, "validators": [validate_tags], **kwargs})
+
+    def deconstruct(self) -> Any:
+        """Return what migrations write down: the checks are not the database's."""
+        name, _, args, kwargs = super().deconstruct()
+        kwargs.pop("validators", None)
+        return name, "django.db.models.JSONField", args, kwargs
 
 
 def validate_timezone(value: str) -> None:

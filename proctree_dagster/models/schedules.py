@@ -16,7 +16,7 @@ from .. import context_schema, intervals
 from ..context_schema import SCHEDULED_FOR
 from ..exceptions import ContextError, ScheduleError
 from ..rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
-from .fields import Clockwork, ContextField, validate_timezone
+from .fields import Clockwork, ContextField, TagsField, validate_timezone
 from .trees import ProcessTree
 
 WATCHED_AFTER = dt.timedelta(minutes=2)
@@ -102,6 +102,7 @@ class ProcessTreeSchedule(Clockwork):
         blank=True,
         help_text=_("Default keyword arguments of a run, as JSON."),
     )
+    tags = TagsField(_("tags"), help_text=_("Tags of its runs, as JSON: a text by each name."))
     last_run = models.DateTimeField(_("last run"), null=True, blank=True, editable=False)
     next_run = models.DateTimeField(
         _("next run"),
@@ -212,7 +213,8 @@ class ProcessTreeSchedule(Clockwork):
     def clean(self) -> None:
         """Refuse a context that can't be stored, and a rule that makes no sense."""
         super().clean()
-        problems = {}
+        self.tags = {} if self.tags is None else self.tags  # a form left it empty
+        problems: dict[str, Any] = {}
         try:
             self.context = contexts.encode({} if self.context is None else self.context)
         except ContextError as error:

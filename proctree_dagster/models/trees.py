@@ -10,7 +10,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, router
 from django.utils.translation import gettext_lazy as _
 
-from .. import context_schema, spec
+from .. import context_schema, spec, validation
 from ..context_schema import ContextSchema
 from ..exceptions import InvalidTree
 from ..names import MAX_NAME_LENGTH, dagster_name
@@ -53,6 +53,7 @@ class ProcessTreeQuerySet(models.QuerySet["ProcessTree"]):
         if row is None:  # it was deleted at this moment
             return None
         row.description, row.cache_enabled, row.executor, row.max_concurrent = "", True, "", None
+        row.run_tags = []
         row.processes = f"It can't be read: {explain(error)}"
         schedules: Any = apps.get_model("proctree_dagster", "ProcessTreeSchedule").objects
         schedule = schedules.only("pk").filter(process_tree_id=pk).first()
@@ -119,6 +120,16 @@ class ProcessTree(models.Model):
         validators=[MinValueValidator(1), MaxValueValidator(spec.MAX_CONCURRENT)],
         help_text=_("How many processes of a run may run at once. Blank: what the settings say."),
     )
+    run_tags = RowField(
+        _("tags of its runs"),
+        default=list,
+        db_default=models.Value([], models.JSONField()),
+        blank=True,
+        help_text=_(
+            "Keys of the context whose values are tags of its runs, as a JSON list: "
+            '["organisation"].'
+        ),
+    )
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated at"), auto_now=True)
 
@@ -153,14 +164,23 @@ class ProcessTree(models.Model):
     def clean(self) -> None:
         """Refuse a tree that is not valid, with all of its problems."""
         super().clean()
+        self.run_tags = [] if self.run_tags is None else self.run_tags  # a form left it empty
         triggers: Any = apps.get_model("proctree_dagster", "Trigger")
         found: list[str] = triggers.objects.unknown_problems(self.content)
         try:
             validate_tree(self.content)
         except InvalidTree as error:
             found = [*error.problems, *found]
+        of_tags = {
+            *spec.run_tag_problems(self.run_tags),
+            *validation.run_tag_problems({"run_tags": self.run_tags}),
+        }
+        errors = {
+            "run_tags": [ValidationError(each) for each in found if each in of_tags],
+            "processes": [ValidationError(each) for each in found if each not in of_tags],
+        }
         if found:
-            raise ValidationError({"processes": [ValidationError(problem) for problem in found]})
+            raise ValidationError({field: told for field, told in errors.items() if told})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the tree as JSON, as ``spec.parse`` takes it; with its triggers, if any."""
@@ -181,6 +201,7 @@ class ProcessTree(models.Model):
             "cache_enabled": self.cache_enabled,
             "processes": self.processes,
             **spec.executor_options(self.executor, self.max_concurrent),
+            **spec.run_tag_option(self.run_tags),
             **self.linked_trees(),
         }
 

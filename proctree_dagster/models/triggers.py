@@ -15,7 +15,7 @@ from ..exceptions import ContextError, ScheduleError
 from ..names import MAX_NAME_LENGTH
 from ..readable import readable
 from ..rules import Rule
-from .fields import Clockwork, ContextField
+from .fields import Clockwork, ContextField, TagsField
 from .trees import ProcessTree
 
 
@@ -252,7 +252,7 @@ class Trigger(Clockwork):
         return intervals.due_after(rule, anchor, after)
 
 
-_OF_SUBSCRIPTION = ("trigger", "process_tree", "context", "enabled")
+_OF_SUBSCRIPTION = ("trigger", "process_tree", "context", "tags", "enabled")
 
 
 class TriggerSubscriptionQuerySet(models.QuerySet["TriggerSubscription"]):
@@ -289,6 +289,7 @@ class TriggerSubscription(models.Model):
         blank=True,
         help_text=_("Keyword arguments of its runs; they update the schedule's default context."),
     )
+    tags = TagsField(_("tags"), help_text=_("Tags of its runs, as JSON: a text by each name."))
     enabled = models.BooleanField(_("enabled"), default=True)
 
     objects = TriggerSubscriptionQuerySet.as_manager()
@@ -315,6 +316,7 @@ class TriggerSubscription(models.Model):
     def clean(self) -> None:
         """Refuse a context that can't be stored."""
         super().clean()
+        self.tags = {} if self.tags is None else self.tags  # a form left it empty
         try:
             self.context = contexts.encode({} if self.context is None else self.context)
         except ContextError as error:
@@ -343,9 +345,10 @@ class TriggerSubscription(models.Model):
         return {"trigger": self.trigger.name, **self.options()}
 
     def options(self) -> dict[str, Any]:
-        """Return its context and ``enabled`` as JSON; defaults are left out."""
+        """Return its context, tags and ``enabled`` as JSON; defaults are left out."""
         return {
             **({"context": self.context} if self.context else {}),
+            **({"tags": self.tags} if self.tags else {}),
             **({} if self.enabled else {"enabled": False}),
         }
 

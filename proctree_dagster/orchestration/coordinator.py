@@ -1,5 +1,6 @@
 """The way past the run queue, for runs that no limit could hold back."""
 
+from collections.abc import Mapping
 from contextlib import ExitStack
 from typing import Any
 
@@ -8,6 +9,7 @@ from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
 from dagster._core.storage.dagster_run import DagsterRunStatus
 
+from .. import tags
 from . import daemons, releases, sqlite_files
 from .launcher import WarmRunLauncher, has_own_server
 
@@ -56,7 +58,7 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
         """Launch a run, or queue it."""
         run = context.dagster_run
         if run.status == DagsterRunStatus.NOT_STARTED:
-            run = self._prepared(run)
+            run = self._tagged(self._prepared(run))
             if not self._may_be_limited(run) and self._can_launch(context):
                 return self._instance.launch_run(run.run_id, context.workspace)
         return super().submit_run(context._replace(dagster_run=run))
@@ -86,6 +88,22 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
         # The one method of Dagster's storage that writes a whole run.
         self._instance.run_storage.replace_job_origin(prepared, run.remote_job_origin)
         return prepared
+
+    def _tagged(self, run: DagsterRun) -> DagsterRun:
+        """Tag a run with what its context says: of a launch in the UI nobody has read it before.
+
+        Here, as the limits of the queue go by tags. Under another coordinator its worker does it.
+        """
+        if tags.FROM_CONTEXT not in run.tags:
+            return run
+        from .. import tagging  # with Django, which Dagster's own processes need for nothing else
+
+        context = run.run_config.get("context")
+        found = tagging.missing(run.tags, context) if isinstance(context, Mapping) else {}
+        if not found:
+            return run
+        self._instance.add_run_tags(run.run_id, found)
+        return run.with_tags({**run.tags, **found})
 
     def _without_steps(self, run: DagsterRun) -> DagsterRun:
         """Let a run execute the tree as it is when it starts.

@@ -255,10 +255,18 @@ def _succeeded(known: Mapping[str, Sequence[RunRecord]]) -> dict[str, str]:
 
 
 def _tags(row: OutboxRun, succeeded: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags of a row's run: it follows those that succeeded, not what they repeat."""
+    """Return the tags of a row's run: it follows those that succeeded, not what they repeat.
+
+    Where nobody else has asked for it, it was the outbox's sensor, also if that need not look.
+    """
     written = tags.renamed(row.tags)
     follows = [succeeded.get(each, each) for each in tags.split(written.get(tags.FOLLOWS))]
-    return {**written, **({tags.FOLLOWS: tags.join(follows)} if follows else {})}
+    is_known = tags.USER in written or tags.SENSOR_NAME in written
+    return {
+        **({} if is_known else {tags.SENSOR_NAME: tags.OUTBOX_SENSOR}),
+        **written,
+        **({tags.FOLLOWS: tags.join(follows)} if follows else {}),
+    }
 
 
 def _deliver(instance: DagsterInstance, row: OutboxRun, run_tags: Mapping[str, str]) -> None:

@@ -33,7 +33,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError
 from django.utils.module_loading import import_string
 
-from .. import claims, conf, executor_names, functions, project, tags, timeouts
+from .. import claims, conf, executor_names, functions, project, tagging, tags, timeouts
 from .. import context as contexts
 from ..connections import fresh_connections
 from ..exceptions import ExecutorError, TreeFailed
@@ -287,6 +287,9 @@ class TreeExecutor(Executor):
         # Decoded once before anything else: a row that is gone is the run's failure, and says so.
         with fresh_connections():
             context = _run_context(plan_context)
+            untold = tagging.missing(run.tags, context)
+            if untold:  # launched by way of another coordinator, or with the default context
+                instance.add_run_tags(run.run_id, untold)
             contexts.decode(context)
             yield from followers.begin(plan_context, context)
         try:

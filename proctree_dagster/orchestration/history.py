@@ -1,7 +1,7 @@
 """Runs that were made: what became of them and what they logged; canceled, and executed again."""
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dagster import (
@@ -20,14 +20,21 @@ from dagster._core.storage.tags import (
     PARENT_RUN_ID_TAG,
     RESUME_RETRY_TAG,
     ROOT_RUN_ID_TAG,
+    SCHEDULE_NAME_TAG,
     TAGS_TO_MAYBE_OMIT_ON_RETRY,
 )
 
-from .. import tags, webserver
+from .. import tagging, tags, webserver
 from ..exceptions import RunError, RunNotFound
 from ..models import ProcessTree
 from . import records, runs
 from .translator import translator
+
+_LAUNCHERS = (tags.USER, SCHEDULE_NAME_TAG, tags.SENSOR_NAME)
+"""The tags that name who has asked for a run, in the order in which they count."""
+
+_OTHERS = ("dagster/", ".dagster/", "proctree/")
+"""How tags begin that say something of the run itself."""
 
 PAGE = 100
 """How many runs are read at once."""
@@ -53,6 +60,9 @@ class RunSummary:
     due: dt.datetime | None
     """The due time that it stands for, if a schedule asked for it."""
 
+    launched_by: str
+    """The user, the schedule or the sensor that has asked for it; blank if nobody is named."""
+
     created_at: dt.datetime
     started_at: dt.datetime | None
     ended_at: dt.datetime | None
@@ -63,6 +73,9 @@ class RunSummary:
     """Why processes failed, by their names."""
 
     url: str | None = None
+
+    tags: dict[str, str] = field(default_factory=dict)
+    """What its context and whoever asked for it have tagged it with."""
 
     @property
     def seconds(self) -> float | None:
@@ -90,6 +103,7 @@ def recent(
     job_name: str | None = None,
     failed: bool = False,
     since: dt.datetime | None = None,
+    with_tags: Mapping[str, str] | None = None,
     most: int = 20,
 ) -> list[RunSummary]:
     """Return our trees' runs, the newest first.
@@ -104,11 +118,15 @@ def recent(
         Those that failed only.
     since:
         Those made since then only; aware.
+    with_tags:
+        Those with all of these tags only.
     most:
         How many at most.
     """
     statuses = [DagsterRunStatus.FAILURE] if failed else None
-    filters = RunsFilter(job_name=job_name, statuses=statuses, created_after=since)
+    filters = RunsFilter(
+        job_name=job_name, statuses=statuses, created_after=since, tags=with_tags or {}
+    )
     found: list[RunSummary] = []
     for record in _records(instance, filters):
         if len(found) >= most:
@@ -140,6 +158,7 @@ def summary(instance: DagsterInstance, record: RunRecord) -> RunSummary:
         tree=run.tags.get(tags.TREE, run.job_name),
         status=run.status.value.lower(),
         triggered_by=run.tags.get(tags.TRIGGERED_BY, ""),
+        launched_by=next((run.tags[name] for name in _LAUNCHERS if name in run.tags), ""),
         due=dt.datetime.fromisoformat(due) if due and run.parent_run_id is None else None,
         created_at=record.create_timestamp.replace(tzinfo=dt.UTC),
         started_at=_moment(record.start_time),
@@ -147,6 +166,7 @@ def summary(instance: DagsterInstance, record: RunRecord) -> RunSummary:
         parent_run_id=run.parent_run_id,
         failures=failures,
         url=webserver.run_url(run.run_id),
+        tags={name: text for name, text in run.tags.items() if not name.startswith(_OTHERS)},
     )
 
 
@@ -246,11 +266,20 @@ def cancel(instance: DagsterInstance, run: DagsterRun) -> bool:
     return instance.run_coordinator.cancel_run(run.run_id)
 
 
-def again(instance: DagsterInstance, run: DagsterRun) -> DagsterRun:
+def again(instance: DagsterInstance, run: DagsterRun, user: str = "") -> DagsterRun:
     """Make and queue a run that repeats another from where it failed.
 
     What has succeeded is not done again. One that failed before any process did is repeated as a
     whole.
+
+    Parameters
+    ----------
+    instance:
+        Where it is recorded.
+    run:
+        The run.
+    user:
+        Who asks for it.
 
     Raises
     ------
@@ -280,11 +309,8 @@ def again(instance: DagsterInstance, run: DagsterRun) -> DagsterRun:
         step_keys_to_execute=list(steps) or None,
         known_state=known if steps else None,
     )
-    copied = {
-        key: value
-        for key, value in tags.renamed(run.tags).items()
-        if key not in TAGS_TO_MAYBE_OMIT_ON_RETRY | {tags.WORKER, tags.FAILED_OPTIONAL}
-    }
+    left_out = {*TAGS_TO_MAYBE_OMIT_ON_RETRY, *_LAUNCHERS, tags.WORKER, tags.FAILED_OPTIONAL}
+    copied = {key: value for key, value in tags.renamed(run.tags).items() if key not in left_out}
     repeated = instance.create_run(
         job_name=job.name,
         run_id=None,
@@ -292,6 +318,7 @@ def again(instance: DagsterInstance, run: DagsterRun) -> DagsterRun:
         status=DagsterRunStatus.NOT_STARTED,
         tags={
             **copied,
+            **tagging.by_user(user),
             **job.run_tags,
             tags.TRIGGERED_BY: "command",
             PARENT_RUN_ID_TAG: run.run_id,

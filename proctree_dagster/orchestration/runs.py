@@ -35,7 +35,7 @@ from dagster._core.storage.dagster_run import DagsterRunStatus
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster_shared.error import SerializableErrorInfo
 
-from .. import claims, conf, isolation, project, tags
+from .. import claims, conf, isolation, project, tagging, tags
 from .. import context as contexts
 from ..exceptions import InstanceError
 from ..models import ProcessTreeSchedule, RunStatus
@@ -161,7 +161,7 @@ def create_run(
     context:
         The whole context as JSON.
     run_tags:
-        Tags besides the job's own.
+        Tags besides the job's own, and those that the tree takes from the context.
     in_memory:
         Whether the run uses functions that only this process has: it can't be re-executed then.
     run_id:
@@ -175,6 +175,7 @@ def create_run(
     contexts.refuse_kept_keys(context)
     run_config = {"context": dict(context)}
     plan = create_execution_plan(job, run_config)
+    all_tags = {**job.run_tags, **run_tags, **({tags.IN_MEMORY: "true"} if in_memory else {})}
     # Not create_run_for_job: it writes down today's steps, and a run executes the tree as it is
     # when it starts.
     return instance.create_run(
@@ -182,7 +183,7 @@ def create_run(
         run_id=run_id,
         run_config=run_config,
         status=None,
-        tags={**job.run_tags, **run_tags, **({tags.IN_MEMORY: "true"} if in_memory else {})},
+        tags={**all_tags, **tagging.missing(all_tags, context)},
         root_run_id=None,
         parent_run_id=None,
         step_keys_to_execute=None,

@@ -4,7 +4,7 @@ import datetime as dt
 
 from dagster import RunRequest, ScheduleEvaluationContext, SkipReason
 
-from .. import claims, tags
+from .. import claims, tagging, tags
 from ..connections import fresh_connections
 from . import runs
 
@@ -25,9 +25,13 @@ def evaluate(context: ScheduleEvaluationContext, schedule_id: int) -> RunRequest
         decision = claims.request(schedule_id, at, history)
     if isinstance(decision, claims.Skip):
         return SkipReason(decision.reason)
-    due = runs.due_tag(decision.due)
+    due, schedule = runs.due_tag(decision.due), decision.schedule
     return RunRequest(
         run_key=due,
         run_config={"context": decision.context},
-        tags={tags.DUE: due, tags.TRIGGERED_BY: "schedule"},
+        tags={
+            **tagging.of_row(schedule.tags),
+            **tagging.of_tree(schedule.process_tree.run_tags, decision.context),
+            **{tags.DUE: due, tags.TRIGGERED_BY: "schedule"},
+        },
     )

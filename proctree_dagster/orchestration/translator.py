@@ -47,7 +47,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from .. import conf, intervals, reporting, sensitive, tags, timeouts
+from .. import conf, intervals, reporting, sensitive, tagging, tags, timeouts
 from .. import context as contexts
 from ..connections import fresh_connections
 from ..exceptions import ContextError, ProcessTimeout, StillWorking
@@ -201,7 +201,12 @@ class ProcessTreeTranslator:
 
     def job_tags(self, tree: TreeRecord) -> dict[str, str]:
         """Return the tags of the job and of its runs."""
-        return {tags.TREE: tree.name, tags.REVISION: tree.revision}
+        keys = () if tree.spec is None else tree.spec.run_tags
+        return {
+            tags.TREE: tree.name,
+            tags.REVISION: tree.revision,
+            **({tags.FROM_CONTEXT: tags.join(keys)} if keys else {}),
+        }
 
     def job_metadata(self, tree: TreeRecord) -> dict[str, Any]:
         """Return the job's metadata."""
@@ -273,7 +278,7 @@ class ProcessTreeTranslator:
         names = ", ".join(tree.name for tree in trees[:SHOWN_TREES])
         more = f" and {len(trees) - SHOWN_TREES} more" if len(trees) > SHOWN_TREES else ""
         return SensorDefinition(
-            name=sensor_name(trigger.name),
+            name=tagging.sensor_name(trigger.name),
             # Dagster takes one name; a sensor of several trees would need their jobs, all built.
             job_name=trees[0].job_name if len(trees) == 1 else None,
             evaluation_fn=evaluation,
@@ -283,11 +288,6 @@ class ProcessTreeTranslator:
             + (f"\n\n{trigger.description}" if trigger.description else ""),
             tags={tags.TRIGGER: trigger.name},
         )
-
-
-def sensor_name(trigger: str) -> str:
-    """Return the name of the sensor of a trigger of this name."""
-    return f"{dagster_name(trigger)}{tags.TRIGGER_SUFFIX}"
 
 
 def translator() -> ProcessTreeTranslator:

@@ -8,13 +8,13 @@ from typing import Any
 from dagster import SensorDefinition, SensorEvaluationContext, SkipReason
 from django.utils import timezone
 
-from .. import firing, tags
+from .. import firing, tagging, tags
 from ..connections import fresh_connections
 from ..models import Trigger
 from ..process import explain
 from ..readable import readable
 from . import delivery
-from .translator import ProcessTreeTranslator, sensor_name
+from .translator import ProcessTreeTranslator
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ def _called(name: str) -> Iterator[dict[str, Any]]:
         return
     subscribed = Trigger.objects.filter(subscriptions__isnull=False).distinct()
     for pk, trigger_name in subscribed.order_by("pk").values_list("pk", "name"):
-        if sensor_name(trigger_name) == name:
+        if tagging.sensor_name(trigger_name) == name:
             yield {"pk": pk}
 
 
@@ -112,7 +112,7 @@ def poll(context: SensorEvaluationContext, trigger_id: int) -> SkipReason:
         Primary key of the trigger. Its row is read anew.
     """
     with fresh_connections():
-        polled = firing.poll(trigger_id, timezone.now())
+        polled = firing.poll(trigger_id, timezone.now(), sensor=context.sensor_name)
         ids = [str(run.run_id) for run in polled.runs]
         try:
             if ids:  # most polls have none, and need not open the instance

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from proctree_dagster import tags
+from proctree_dagster.management.tag_pairs import os_user
 from tests.e2e.stack import TOP, Stack, heed_interrupts, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -68,7 +69,8 @@ def prepare_schedules(stack: Stack) -> None:
         "    tree = ProcessTreeInstance(name).add_process('quick', func='e2e_functions:quick')\n"
         "    tree.save()\n"
         "tree = ProcessTreeInstance('leads').add_process('quick', func='e2e_functions:quick')\n"
-        "tree.add_dependent_tree('follows').add_sibling_tree('beside').save()\n"
+        "tree.add_dependent_tree('follows').add_sibling_tree('beside')\n"
+        "tree.set_run_tags(['year', 'missing']).save()\n"
     )
     # Nobody tells Dagster of these.
     stack.shell(
@@ -120,7 +122,14 @@ def test_a_launch_is_followed_and_a_person_finds_the_way_there_and_back(stack: S
         assert "2026" in output(follower, "quick")
         assert follower["tags"]["proctree/family"] == first
         assert stack.tags(made["runId"])[tags.FOLLOWS] == first
+        assert follower["tags"]["dagster/sensor_name"] == tags.OUTBOX_SENSOR
         assert made["runId"] in stack.tags(first)[tags.FOLLOWED_BY]
+    shown = stack.run(first)["tags"]
+    assert shown["context/year"] == "2026"
+    assert {name for name in shown if name.startswith((".dagster/", "proctree/"))} == {
+        "proctree/family",
+        "proctree/tree",
+    }
 
 
 def test_a_command_appears_in_the_same_history_and_is_executed_again(stack: Stack) -> None:
@@ -129,6 +138,7 @@ def test_a_command_appears_in_the_same_history_and_is_executed_again(stack: Stac
     run = stack.run(run_id)
     assert run["status"] == "SUCCESS"
     assert run["tags"]["proctree/triggered_by"] == "command"
+    assert run["tags"]["user"] == os_user()
     again = stack.finished(stack.reexecute(run_id, "ALL_STEPS"))
     assert again["status"] == "SUCCESS"
     assert again["parentRunId"] == run_id

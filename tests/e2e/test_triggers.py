@@ -143,6 +143,7 @@ def test_every_type_that_can_be_polled_is_polled_by_the_daemon_and_fires_once(
         [run] = ended(stack, name, 1)
         assert run["tags"]["proctree/triggered_by"] == "trigger"
         assert run["tags"]["proctree/trigger"] == name
+        assert run["tags"]["dagster/sensor_name"] == f"{name}_trigger"
         # It is polled again, and nothing more happens.
         wait_for(f"polls of {name}", lambda: polls_since_it_fired(stack, name) > 1)  # noqa: B023
         assert len(stack.runs(f"of_{name}")) == 1

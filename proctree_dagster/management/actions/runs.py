@@ -13,12 +13,13 @@ from django.utils.dateparse import parse_date, parse_datetime
 
 from ... import execution
 from ...exceptions import RunError
+from .. import tag_pairs
 from .base import Action
 
 if TYPE_CHECKING:
     from ...orchestration.history import RunSummary
 
-HEADINGS = ("RUN", "TREE", "STATUS", "STARTED", "SECONDS", "BY", "WHAT FAILED")
+HEADINGS = ("RUN", "TREE", "STATUS", "STARTED", "SECONDS", "BY", "WHAT FAILED", "LAUNCHED BY")
 
 UNITS = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
@@ -35,6 +36,7 @@ class Runs(Action):
         """Take a tree's name and what to leave out."""
         parser.add_argument("name", metavar="NAME", nargs="?", help="The tree's name.")
         parser.add_argument("--failed", action="store_true", help="Those that failed only.")
+        tag_pairs.add_arguments(parser, "Those with this tag only")
         _add_since(parser)
         parser.add_argument(
             "--limit", metavar="N", type=int, default=20, help="At most so many; default: 20."
@@ -50,6 +52,7 @@ class Runs(Action):
                 job_name=job_name,
                 failed=options["failed"],
                 since=_since(options),
+                with_tags=tag_pairs.parse(options["tag"]),
                 most=options["limit"],
             )
         self.out.table(HEADINGS, [cells(run) for run in found])
@@ -138,7 +141,7 @@ class Retry(Action):
             for run_id in self._chosen(history, instance, options):
                 run = history.find(instance, run_id).dagster_run
                 try:
-                    new = history.again(instance, run)
+                    new = history.again(instance, run, tag_pairs.os_user())
                 except RunError as error:
                     refused.append(str(error))
                     continue
@@ -176,6 +179,7 @@ def cells(run: "RunSummary") -> tuple[str, ...]:
         "" if seconds is None else f"{seconds:.1f}",
         run.triggered_by or "ui",
         failed,
+        run.launched_by,
     )
 
 

@@ -9,7 +9,7 @@ from django.core.management.base import CommandError, CommandParser
 from ... import execution
 from ...models import ProcessTreeSchedule
 from ...tree_builder import ProcessTreeManager
-from .. import typed_context
+from .. import tag_pairs, typed_context
 from .base import Action
 from .trees import say
 
@@ -38,6 +38,7 @@ class Schedule(Action):
         typed_context.add_arguments(
             parser, "They take the place of the default context that the schedule has."
         )
+        tag_pairs.add_arguments(parser, "A tag of its runs")
 
     def handle(self, options: Mapping[str, Any]) -> None:
         """Register it."""
@@ -49,6 +50,7 @@ class Schedule(Action):
             cron=options["cron"],
             timezone=options["timezone"],
             context=typed_context.read(options, row.context_schema),
+            tags=tag_pairs.parse(options["tag"]) if options["tag"] else None,
         )
         _show(self, schedule)
 

@@ -7,6 +7,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from ... import context as contexts
 from ... import triggers
+from .. import tag_pairs
 from .base import Action
 
 
@@ -28,6 +29,7 @@ class Fire(Action):
             help="Keyword arguments of the runs as a JSON object, such as "
             '\'{"tenant_id": "123"}\'; they update the subscription\'s context.',
         )
+        tag_pairs.add_arguments(parser, "A tag of the runs")
 
     def handle(self, options: Mapping[str, Any]) -> None:
         """Fire it."""
@@ -35,7 +37,8 @@ class Fire(Action):
         trigger = triggers.get_trigger(name)
         if not trigger.enabled:
             raise CommandError(f"The trigger {name!r} is disabled: it did not fire.")
-        runs = triggers.fire_trigger(trigger, contexts.parse_json(options["context"]))
+        context = contexts.parse_json(options["context"])
+        runs = triggers.fire_trigger(trigger, context, tag_pairs.of_run(options["tag"]))
         self.out.line(f"Fired {name!r}: {len(runs) or 'no'} run{'s' if len(runs) != 1 else ''}")
         for run in runs:
             self.out.line(f"  {run.tree}: run {run.run_id}")

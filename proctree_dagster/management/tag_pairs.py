@@ -1,0 +1,67 @@
+"""``--tag key=value`` on the command line, and who types it."""
+
+import getpass
+import os
+from collections.abc import Iterable
+
+from django.core.management.base import CommandParser
+
+from .. import tagging
+from ..exceptions import TagError
+
+
+def add_arguments(parser: CommandParser, what: str) -> None:
+    """Take ``--tag``.
+
+    Parameters
+    ----------
+    parser:
+        The command's.
+    what:
+        What is done with the tags, for the help.
+    """
+    parser.add_argument(
+        "--tag",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        help=f"{what}; may be repeated: --tag team=books.",
+    )
+
+
+def parse(pairs: Iterable[str]) -> dict[str, str]:
+    """Return the tags that ``key=value`` pairs say.
+
+    Raises
+    ------
+    TagError
+        A pair has no ``=``, or a key is given twice.
+    """
+    found: dict[str, str] = {}
+    for pair in pairs:
+        key, is_pair, text = pair.partition("=")
+        if not is_pair or not key:
+            raise TagError(f"--tag takes key=value, such as --tag team=books, not {pair!r}.")
+        if key in found:
+            raise TagError(f"--tag gives {key!r} twice.")
+        found[key] = text
+    return found
+
+
+def of_run(pairs: Iterable[str]) -> dict[str, str]:
+    """Return the tags of a run that is asked for on the command line: also who asks for it.
+
+    Raises
+    ------
+    TagError
+        What is given is not valid.
+    """
+    return {**tagging.by_user(os_user()), **tagging.checked(parse(pairs))}
+
+
+def os_user() -> str:
+    """Return the name of the operating system's user, or its number: a container may know none."""
+    try:
+        return getpass.getuser()
+    except (ImportError, KeyError, OSError):  # which one depends on Python's version
+        return f"uid {os.getuid()}" if hasattr(os, "getuid") else ""
