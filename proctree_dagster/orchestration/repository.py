@@ -15,10 +15,11 @@ from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
-from typing import AbstractSet, NamedTuple  # noqa: UP035  # as the overridden method says it
+from typing import AbstractSet, Any, NamedTuple  # noqa: UP035  # as the overridden method says it
 
 from dagster import (
     DagsterInstance,
+    Definitions,
     JobDefinition,
     MetadataValue,
     RepositoryData,
@@ -50,6 +51,7 @@ from . import (
     warmth,
 )
 from .listing import KnownJob, known
+from .merged_repository import MergedRepositoryData
 from .records import TreeRecord, from_row
 from .switches import look_at_switches
 from .translator import ProcessTreeTranslator, translator
@@ -393,17 +395,50 @@ def _named(row: ProcessTree) -> ProcessTree:
 
 
 class LiveRepository(RepositoryDefinition):
-    """The repository of the code location."""
+    """The repository of the code location.
+
+    Parameters
+    ----------
+    trees:
+        What the database says.
+    own:
+        What the project defines itself, if anything.
+    """
+
+    def __init__(self, trees: LiveRepositoryData, own: RepositoryDefinition | None = None) -> None:
+        super().__init__(
+            tags.REPOSITORY,
+            repository_data=trees if own is None else MergedRepositoryData(trees, own),
+            description="The process trees in Django's database, as they are now.",
+            metadata={tags.ENVIRONMENT: MetadataValue.text(_environment_key())},
+            repository_load_data=None if own is None else own.repository_load_data,
+        )
+        self._trees = trees
+        self._own = own
+
+    @property
+    def asset_graph(self) -> Any:
+        """The project's own: trees have no assets."""
+        return super().asset_graph if self._own is None else self._own.asset_graph
 
     def warm_up(self) -> None:
         """Import what any run may need: a process that has done so can be forked for each."""
-        data = self._repository_data
-        assert isinstance(data, LiveRepositoryData)
-        data.import_functions()
+        self._trees.import_functions()
 
 
-def build_repository() -> LiveRepository:
-    """Return the repository of the code location; ``definitions`` hands it to Dagster."""
+def build_repository(extra: Definitions | None = None) -> LiveRepository:
+    """Return the repository of the code location; ``definitions`` hands it to Dagster.
+
+    Parameters
+    ----------
+    extra:
+        Assets, sensors, schedules and jobs of the project's own, which are served beside the trees.
+
+    Raises
+    ------
+    DagsterInvalidDefinitionError
+        They make no sense, or have a sensor of the name that the outbox's has.
+    """
     remote_steps.note_release()
     home = project.home()
     if home and not os.environ.get("DAGSTER_HOME"):
@@ -419,12 +454,8 @@ def build_repository() -> LiveRepository:
     if template_client.is_daemons_code_server():
         # It may take long, and the daemon waits for this code server.
         threading.Thread(target=webserver.replace_dead_code_server, daemon=True).start()
-    return LiveRepository(
-        tags.REPOSITORY,
-        repository_data=LiveRepositoryData(translator()),
-        description="The process trees in Django's database, as they are now.",
-        metadata={tags.ENVIRONMENT: MetadataValue.text(_environment_key())},
-    )
+    own = None if extra is None else extra.get_repository_def()
+    return LiveRepository(LiveRepositoryData(translator()), own)
 
 
 def _environment_key() -> str:

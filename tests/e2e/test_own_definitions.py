@@ -1,0 +1,131 @@
+"""A project's own assets, sensors and jobs beside the trees, with real code servers."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+from dagster import DagsterInstance
+
+from tests.e2e.stack import TOP, wait_for
+
+pytestmark = pytest.mark.e2e
+
+DEFINITIONS = """
+import os
+
+import django
+from dagster import AssetSelection, Definitions, RunRequest, asset, define_asset_job, sensor
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "example.settings")
+django.setup()
+
+from example.ledger.models import Organisation
+from proctree_dagster.orchestration.repository import build_repository
+
+
+@asset
+def organisations():
+    return sorted(each.name for each in Organisation.objects.all())
+
+
+refresh = define_asset_job("refresh", AssetSelection.all())
+
+
+@sensor(job=refresh, minimum_interval_seconds=30)
+def look():
+    return RunRequest(run_key="once")
+
+
+process_trees = build_repository(
+    extra=Definitions(assets=[organisations], jobs=[refresh], sensors=[look])
+)
+"""
+
+WORKSPACE = """
+load_from:
+  - python_module:
+      module_name: own_definitions
+      attribute: process_trees
+      location_name: proctree
+      working_directory: .
+"""
+
+HOMES = {
+    "stock": "telemetry: {enabled: false}\n",
+    "warm": "telemetry: {enabled: false}\nrun_launcher:\n"
+    "  module: proctree_dagster.orchestration.launcher\n  class: WarmRunLauncher\n",
+}
+AT_ONCE = "run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}\n"
+
+
+class Project:
+    """The example, with definitions of its own, and no daemon and no webserver."""
+
+    def __init__(self, folder: Path, home: str) -> None:
+        self.folder = folder
+        self.home = folder / "home"
+        self.home.mkdir()
+        (self.home / "dagster.yaml").write_text(home + AT_ONCE)
+        (folder / "own_definitions.py").write_text(DEFINITIONS)
+        (folder / "workspace.yaml").write_text(WORKSPACE)
+        self.env = {
+            **os.environ,
+            "DJANGO_SETTINGS_MODULE": "example.settings",
+            "DAGSTER_HOME": str(self.home),
+            "EXAMPLE_DATABASE": str(folder / "db.sqlite3"),
+            "PYTHONPATH": os.pathsep.join([str(folder), str(TOP)]),
+        }
+        self.python("django", "migrate", "-v0")
+        self.python("django", "setup_example")
+
+    def python(self, *args: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", *args],
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-3000:]
+        return done.stdout + done.stderr
+
+    def statuses(self) -> dict[str, str]:
+        """Return how each job's run has ended."""
+        with DagsterInstance.from_config(str(self.home)) as instance:
+            return {run.job_name: run.status.value for run in instance.get_runs()}
+
+    def close(self) -> None:
+        """End what is left: a template waits for the next run."""
+        for process in psutil.process_iter():
+            try:
+                if process.environ().get("DAGSTER_HOME") == str(self.home):
+                    process.kill()
+            except psutil.Error:
+                continue
+
+
+@pytest.fixture(params=list(HOMES))
+def project(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Project]:
+    found = Project(tmp_path, HOMES[request.param])
+    try:
+        yield found
+    finally:
+        found.close()
+
+
+def test_an_asset_job_runs_beside_a_tree_and_both_are_in_one_history(project: Project) -> None:
+    for job in ("refresh", "monthly_close"):
+        project.python("dagster", "job", "launch", "-w", "workspace.yaml", "-j", job)
+
+    def ended() -> bool:
+        return set(project.statuses().values()) <= {"SUCCESS", "FAILURE"}
+
+    wait_for("both runs", ended, 60)
+    assert project.statuses() == {"refresh": "SUCCESS", "monthly_close": "SUCCESS"}
+    asked = project.python("dagster", "sensor", "preview", "look", "-w", "workspace.yaml")
+    assert "Sensor returning run requests for 1 run" in asked
