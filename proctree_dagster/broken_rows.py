@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 from django.db import models
@@ -16,7 +17,7 @@ from .models import (
     TriggerSubscription,
     TriggerType,
 )
-from .readable import UNREADABLE, readable
+from .readable import UNREADABLE, streamed
 from .texts import explain
 
 
@@ -68,7 +69,8 @@ def invalid_trees() -> list[Finding]:
         The tables are not there, or the database is away.
     """
     found = []
-    for row in ProcessTree.objects.each():
+    rows = streamed(ProcessTree.objects.with_schedules(), ProcessTree.objects.what_can_be_read)
+    for row in rows:
         problems = spec.problems(row.to_dict())
         found += [Finding(problem, [f"tree {row.name!r}"]) for problem in problems]
         secrets = validation.run_tag_problems({"run_tags": row.run_tags})
@@ -89,7 +91,7 @@ def invalid_trees() -> list[Finding]:
 def _of_no_use() -> Iterator[Finding]:
     """Return what the contexts of subscriptions hold that their trees do not take."""
     rows = TriggerSubscription.objects.select_related("process_tree", "trigger").order_by("pk")
-    for row in readable(rows):  # what can't be read is among the ``findings``
+    for row in streamed(rows):  # what can't be read is among the ``findings``
         schema = row.process_tree.context_schema
         for problem in schema.problems(row.context, partial=True):
             names = f"{row.process_tree.name!r} to {row.trigger.name!r}"
@@ -101,7 +103,7 @@ def _of_trees() -> Iterator[tuple[str, bool, str]]:
     triggers = set(Trigger.objects.values_list("name", flat=True))
     unreadable = _Unreadable(ProcessTree, "tree")
     rows = ProcessTree.objects.order_by("name").only("name", "processes", "executor", "run_tags")
-    for row in readable(rows, unreadable.note):
+    for row in streamed(rows, unreadable.note):
         name = row.name
         problem = problem_of_executor(row.executor)
         if problem is not None:
@@ -126,7 +128,7 @@ def _of_trees() -> Iterator[tuple[str, bool, str]]:
 def _of_triggers() -> Iterator[tuple[str, bool, str]]:
     unreadable = _Unreadable(Trigger, "trigger")
     rows = Trigger.objects.order_by("name").only("name", "trigger_type", "configuration")
-    for row in readable(rows, unreadable.note):
+    for row in streamed(rows, unreadable.note):
         name, trigger_type, configuration = row.name, row.trigger_type, row.configuration
         if trigger_type == TriggerType.CUSTOM:
             given = configuration if isinstance(configuration, Mapping) else {}
@@ -147,18 +149,20 @@ def _of_contexts() -> Iterator[tuple[str, bool, str]]:
     named = ("process_tree__name", "context", "tags", "process_tree")
     schedules = ProcessTreeSchedule.objects.select_related("process_tree").only(*named)
     unreadable = _Unreadable(ProcessTreeSchedule, "schedule of tree")
-    found: list[tuple[str, ProcessTreeSchedule | TriggerSubscription]] = [
+    of_schedules = (
         (f"schedule of tree {each.process_tree.name!r}", each)
-        for each in readable(schedules, unreadable.note)
-    ]
+        for each in streamed(schedules, unreadable.note)
+    )
     subscriptions = TriggerSubscription.objects.select_related("process_tree", "trigger").only(
         *named, "trigger", "trigger__name"
     )
     of_subscription = _Unreadable(TriggerSubscription, "subscription of tree")
-    found += [
+    of_subscriptions = (
         (f"subscription of tree {each.process_tree.name!r} to {each.trigger.name!r}", each)
-        for each in readable(subscriptions, of_subscription.note)
-    ]
+        for each in streamed(subscriptions, of_subscription.note)
+    )
+    found: Iterator[tuple[str, ProcessTreeSchedule | TriggerSubscription]]
+    found = chain(of_schedules, of_subscriptions)
     for user, row in found:
         for problem in tagging.problems(row.tags):
             yield problem, False, user

@@ -5,7 +5,7 @@ a number of five thousand digits in JSON. Django then raises for the query as a 
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from django.core.exceptions import ObjectDoesNotExist
@@ -14,6 +14,9 @@ from django.db import DataError, models
 logger = logging.getLogger(__name__)
 
 Row = TypeVar("Row", bound=models.Model)
+
+STREAMED_AT_ONCE = 200
+"""How many rows are in memory at once where a query is streamed."""
 
 UNREADABLE = (ValueError, TypeError, RecursionError, OverflowError, DataError)
 """What is raised when a row holds what can't be read."""
@@ -39,15 +42,53 @@ def readable(
     try:
         return list(query)
     except UNREADABLE as error:
-        what = query.model._meta.verbose_name_plural
-        logger.warning("The %s can't be read together, but one by one: %r", what, error)
-    found: list[Row | None] = []
+        _log_that_not_together(query, error)
+    return list(_one_by_one(query, set(), instead))
+
+
+def streamed(
+    query: "models.QuerySet[Row]", instead: Callable[[Any, Exception], Row | None] = _left_out
+) -> Iterator[Row]:
+    """Yield what ``readable`` returns, in one query, without keeping it all in memory.
+
+    Parameters
+    ----------
+    query, instead:
+        As for ``readable``.
+    """
+    seen: set[Any] = set()
+    try:
+        for row in query.iterator(chunk_size=STREAMED_AT_ONCE):
+            seen.add(row.pk)
+            yield row
+    except UNREADABLE as error:
+        _log_that_not_together(query, error)
+    else:
+        return
+    yield from _one_by_one(query, seen, instead)
+
+
+def _one_by_one(
+    query: "models.QuerySet[Row]",
+    seen: set[Any],
+    instead: Callable[[Any, Exception], Row | None],
+) -> Iterator[Row]:
+    """Yield the rows that were not seen yet, each by a query of its own."""
     for pk in query.prefetch_related(None).values_list("pk", flat=True):
+        if pk in seen:
+            continue
+        found: Row | None
         try:
-            found.append(query.get(pk=pk))
+            found = query.get(pk=pk)
         except ObjectDoesNotExist:  # it was deleted at this moment
             continue
         except UNREADABLE as error:
             logger.exception("The %s %s can't be read.", query.model._meta.verbose_name, pk)
-            found.append(instead(pk, error))
-    return [row for row in found if row is not None]
+            found = instead(pk, error)
+        if found is not None:
+            yield found
+
+
+def _log_that_not_together(query: "models.QuerySet[Row]", error: Exception) -> None:
+    what = query.model._meta.verbose_name_plural
+    logger.warning("The %s can't be read together, but one by one: %r", what, error)

@@ -5,7 +5,7 @@ Nothing is written, in Django or in Dagster.
 
 import datetime as dt
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from django.utils import timezone
@@ -14,7 +14,7 @@ from . import broken_rows, execution
 from .broken_rows import Finding
 from .exceptions import InstanceError
 from .models import ProcessTree, ProcessTreeSchedule, RunStatus
-from .readable import UNREADABLE
+from .readable import UNREADABLE, streamed
 from .texts import explain
 
 logger = logging.getLogger(__name__)
@@ -88,15 +88,30 @@ def overview() -> Overview:
     DatabaseError
         The tables are not there, or the database is away.
     """
-    rows = sorted(ProcessTree.objects.each(), key=lambda tree: tree.name)
-    seen, problem = _ask_dagster(filter(None, (row.schedule_or_none for row in rows)))
-    now = timezone.now()
+    trees: list[TreeStatus] = []
+    schedules = _schedules_of_trees(trees, timezone.now())
+    seen, problem = _ask_dagster(schedules)
+    for _ in schedules:  # those that Dagster could not be asked for
+        pass
     return Overview(
-        trees=[status_of(row, now) for row in rows],
+        trees=sorted(trees, key=lambda tree: tree.name),
         broken=broken_rows.findings(),
         daemon_seen_at=seen,
         dagster_problem=problem,
     )
+
+
+def _schedules_of_trees(found: list[TreeStatus], now: dt.datetime) -> Iterator[ProcessTreeSchedule]:
+    """Yield each tree's schedule, and note how the tree is once the caller has shown more on it.
+
+    So a thousand trees are never in memory at once, only what is listed of them.
+    """
+    rows = ProcessTree.objects.with_schedules().defer("processes", "schedule__context")
+    for row in streamed(rows, ProcessTree.objects.what_can_be_read):
+        schedule = row.schedule_or_none
+        if schedule is not None:
+            yield schedule
+        found.append(status_of(row, now))
 
 
 def status_of(row: ProcessTree, now: dt.datetime) -> TreeStatus:

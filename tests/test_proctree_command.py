@@ -3,6 +3,7 @@
 import datetime as dt
 import logging
 import os
+import tracemalloc
 from dataclasses import replace
 from io import StringIO
 
@@ -84,6 +85,42 @@ def test_every_tree_is_listed_with_its_rule_and_its_last_run(instance: DagsterIn
         "close\tat 09:00 every day in Africa/Johannesburg\t2026-06-10 09:00\t2026-06-09 09:00\t"
         "success\tabc\t"
     )
+
+
+def cost_of_listing(trees: int) -> tuple[int, int]:
+    """Return how many queries a list of so many trees takes, and its bytes of memory at most."""
+    [first, *_] = ProcessTree.objects.all()
+    there = ProcessTree.objects.count()
+    made = ProcessTree.objects.bulk_create(
+        ProcessTree(name=f"t{number}", job_name=f"t{number}", processes=first.processes)
+        for number in range(there, trees)
+    )
+    ProcessTreeSchedule.objects.bulk_create(
+        ProcessTreeSchedule(process_tree=each, interval_minutes=60) for each in made
+    )
+    call_command("proctree", "list", stdout=StringIO(), stderr=StringIO())  # imports, caches
+    with CaptureQueriesContext(connection) as queries:
+        call_command("proctree", "list", stdout=StringIO(), stderr=StringIO())
+    tracemalloc.start()
+    try:
+        call_command("proctree", "list", stdout=StringIO(), stderr=StringIO())
+        return len(queries), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_thousand_trees_are_listed_in_the_queries_of_ten_and_little_more_memory(
+    instance: DagsterInstance,
+) -> None:
+    tree = ProcessTreeInstance("large")
+    for number in range(30):
+        tree.add_process(f"process {number}", func=processes.one)
+    tree.save()
+    queries, memory = cost_of_listing(10)
+    more_queries, more_memory = cost_of_listing(1000)
+    assert more_queries == queries
+    # A line of the list and its cells for each: none of the trees and their processes is kept.
+    assert more_memory - memory < 1000 * 3000
 
 
 def test_which_of_the_two_switches_holds_a_schedule_back(instance: DagsterInstance) -> None:

@@ -196,6 +196,36 @@ def test_init_writes_what_is_packaged_and_leaves_alone_what_is_there(
     assert out.getvalue().count("as it is") == 5
 
 
+@pytest.mark.parametrize("module", ["settings", "mysite.settings", "mysite.settings.dev"])
+def test_init_writes_settings_for_tests_that_need_no_dagster(tmp_path: Path, module: str) -> None:
+    *packages, name = module.split(".")
+    at = tmp_path
+    for package in packages:
+        at = at / package
+        at.mkdir()
+        (at / "__init__.py").touch()
+    (at / f"{name}.py").write_text(SETTINGS + "PROCTREE = {'CACHE': 'x'}\nCACHES = {'x': {}}\n")
+    environment = {key: value for key, value in os.environ.items() if key != "DAGSTER_HOME"}
+
+    def manage(*args: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-m", "django", *args],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    said = manage("proctree", "init", "--settings", module)
+    for_tests = ".".join([*packages, "settings_for_tests"])
+    assert f"Wrote {for_tests.replace('.', '/')}.py" in said
+    assert asked(tmp_path, for_tests)[2] is None
+    manage("check", "--settings", for_tests)
+    manage("test", "--settings", for_tests)
+
+
 # --- The webserver of ``proctree dev`` ------------------------------------------------------------
 
 

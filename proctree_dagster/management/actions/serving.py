@@ -75,8 +75,9 @@ class Init(Action):
 
     name = "init"
     help = (
-        "Write a code location (definitions/), a workspace.yaml and a dagster.yaml into the "
-        "project, for who wants them as files: none is needed. A file that is there is left alone."
+        "Write a code location (definitions/), a workspace.yaml, a dagster.yaml and settings for "
+        "unit tests into the project, for who wants them as files: none is needed. A file that is "
+        "there is left alone."
     )
 
     def handle(self, options: Mapping[str, Any]) -> None:
