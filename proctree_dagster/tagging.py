@@ -142,6 +142,11 @@ def _may_be_shown(label: str, pk: Any) -> bool:
 # Given
 
 
+def is_given(name: str) -> bool:
+    """Return whether a tag of this name may be given by people."""
+    return name in SETTINGS_OF_DAGSTER or not name.startswith(_KEPT)
+
+
 def problems(given: object) -> list[str]:
     """Return a sentence for everything that is wrong with tags that somebody gives."""
     if not isinstance(given, Mapping):
@@ -155,7 +160,7 @@ def _problem(name: object, text: object) -> str | None:
             f"{name!r:.100} is no name of a tag: letters, digits, '_', '-' and '.', at most 63; "
             "before it may be another such name and '/'."
         )
-    if name.startswith(_KEPT) and name not in SETTINGS_OF_DAGSTER:
+    if not is_given(name):
         return (
             f"The tag {name!r} is not yours to set: it begins with one of {', '.join(_KEPT)}. Of "
             f"those only {', '.join(sorted(SETTINGS_OF_DAGSTER))} are."

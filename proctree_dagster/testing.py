@@ -7,12 +7,13 @@ asked for either. A test that wants Dagster says so: ``with real_dagster():``.
 """
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from django.test.utils import TestContextDecorator
 
 from . import context as contexts
-from . import execution, isolation, outbox, tags
+from . import execution, isolation, outbox, tagging, tags
 from .execution import Results, RunOptions
 from .models import OutboxRun
 from .tree_builder import ProcessTreeInstance
@@ -35,6 +36,9 @@ class RecordedRun(NamedTuple):
 
     run_id: str
     """The id that the run would have."""
+
+    tags: Mapping[str, str] = MappingProxyType({})
+    """The tags that it would get: from its context, and from whoever asked for it."""
 
 
 def submitted() -> list[RecordedRun]:
@@ -76,7 +80,12 @@ def _recorded_run(row: OutboxRun) -> RecordedRun:
         row.tags[tags.TRIGGERED_BY],
         row.tags.get(tags.TRIGGER),
         str(row.run_id),
+        {**_given(row.tags), **tagging.of_tree(row.process_tree.run_tags, context)},
     )
+
+
+def _given(tags_of_row: Mapping[str, str]) -> dict[str, str]:
+    return {name: text for name, text in tags_of_row.items() if tagging.is_given(name)}
 
 
 class real_dagster(TestContextDecorator):  # noqa: N801  # as Django's override_settings

@@ -4,7 +4,7 @@ import copy
 import datetime as dt
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -481,8 +481,9 @@ class ProcessTreeInstance:
             Keys of the context: letters, digits, ``_``, ``-`` and ``.``, at most 63. That they are
             so, and none is called like a secret, is checked by ``save()``.
         """
-        # A text is a sequence, too; save() says what is wrong with it.
-        self.run_tags = keys if isinstance(keys, str) else tuple(keys)
+        # What is no list of keys is left as it is: save() says what is wrong with it.
+        is_several = isinstance(keys, Iterable) and not isinstance(keys, str)
+        self.run_tags = tuple(keys) if is_several else keys
         return self
 
     def _get(self, process_name: str) -> DraftProcess:
@@ -536,6 +537,7 @@ class ProcessTreeInstance:
                 before, row = row, self._saved_row()
                 if row is None or row == before:
                     raise TreeExists(_exists(self.name)) from error
+        self._warn_of_useless_tags(saved)
         self._row = saved
         self._seen = [*self._seen[-9:], draft.data]  # after a rollback it is one of those before
         after_commit(self._subscriptions.clear)  # after a rollback they are still to be made
@@ -552,6 +554,12 @@ class ProcessTreeInstance:
                 "here; that change is overwritten: it had %s.",
                 *(row.name, ", ".join(map(repr, validation.process_names(row.content)))),
             )
+
+    def _warn_of_useless_tags(self, row: ProcessTree) -> None:
+        """Log which keys of ``run_tags`` the functions don't know: they may be misspelt."""
+        if row.run_tags:
+            for problem in row.context_schema.unknown(dict.fromkeys(row.run_tags)):
+                logger.warning("The run_tags of the process tree %r: %s", row.name, problem)
 
     def _saved_row(self) -> ProcessTree | None:
         """Return the row that is to be replaced, as it is now; ``None`` if there is none.

@@ -18,7 +18,7 @@ from django.utils import timezone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proctree_dagster import broken_rows, execution, sensitive, tagging, tags, triggers
+from proctree_dagster import broken_rows, execution, sensitive, tagging, tags, testing, triggers
 from proctree_dagster import context as contexts
 from proctree_dagster.exceptions import InvalidTree, TagError
 from proctree_dagster.management import tag_pairs
@@ -41,7 +41,7 @@ from proctree_dagster.tree_builder import (
     ProcessTreeInstance,
     ProcessTreeManager,
 )
-from tests.app import processes
+from tests.app import annotated, processes
 from tests.app.models import AccessToken, Document, Organisation
 from tests.test_actions import as_json, only_run, typed
 from tests.test_followers import execute, fetch, save, work
@@ -186,6 +186,14 @@ class TestTheTree:
         again = ProcessTreeInstance("close", overwrite=True).add_process("only", processes.echo)
         assert again.save().run_tags == []
 
+    def test_a_key_that_no_function_takes_is_logged_when_the_tree_is_saved(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        tree = ProcessTreeInstance("close", run_tags=["organisation", "organization"])
+        tree.add_process("only", annotated.name_of).save()
+        [told] = [each.message for each in caplog.records if "run_tags" in each.message]
+        assert "No function of the tree takes 'organization'. Did you mean" in told
+
     def test_the_builder_takes_them(self) -> None:
         built = ProcessTreeBuilder("x", run_tags=("organisation",)).add("a", processes.one)
         assert built.save().run_tags == ["organisation"]
@@ -199,6 +207,7 @@ class TestTheTree:
     @pytest.mark.parametrize(
         ("keys", "problem"),
         [
+            (5, "run_tags must be a list of keys of the context, not 5"),
             ("organisation", "run_tags must be a list of keys of the context, not 'organisation'"),
             (["a b"], "run_tags name 'a b', which can't be a tag in Dagster"),
             (["naïve"], "run_tags name 'naïve'"),
@@ -711,6 +720,13 @@ class TestTheListOnTheCommandLine:
         typed("schedule", "close", "--every", "60", "--tag", "team=books")
         typed("schedule", "close", "--every", "30")
         assert ProcessTreeSchedule.objects.get().tags == {"team": "books"}
+
+
+def test_a_test_sees_the_tags_that_a_run_would_get() -> None:
+    tree_of("year")
+    ProcessTreeManager.submit_tree("close", {"year": 2026}, tags={"team": "books"})
+    [run] = testing.submitted()
+    assert run.tags == {"context/year": "2026", "team": "books"}
 
 
 def test_the_key_of_a_row_that_is_a_secret_is_known() -> None:
