@@ -715,6 +715,11 @@ class TestTheListOnTheCommandLine:
         options = [each for pair in pairs for each in ("--tag", pair)]
         assert problem in typed(*action, *options, code=1)
 
+    def test_show_names_what_a_tree_tags_its_runs_with(self, instance: DagsterInstance) -> None:
+        tree_of("year", "organisation")
+        assert "Tags of its runs: context/year, context/organisation\n" in typed("show", "close")
+        assert as_json("show", "close")["run_tags"] == ["year", "organisation"]
+
     def test_schedule_takes_them(self) -> None:
         tree_of()
         typed("schedule", "close", "--every", "60", "--tag", "team=books")

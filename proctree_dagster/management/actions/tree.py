@@ -11,7 +11,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
-from ... import broken_rows, execution, intervals, tree_status
+from ... import broken_rows, execution, intervals, tags, tree_status
 from ...context_schema import ContextKey, ContextSchema
 from ...exceptions import InstanceError, InvalidTree, ProctreeError, ScheduleError
 from ...models import ProcessTree
@@ -94,6 +94,9 @@ class Show(Action):
             self._show_processes(spec)
         schema = row.context_schema
         self._show_context(schema)
+        if spec is not None and spec.run_tags:
+            names = ", ".join(f"{tags.CONTEXT}{key}" for key in spec.run_tags)
+            self.out.line(f"\nTags of its runs: {names}")
         self.out.line(f"\nSchedule: {status.rule or 'none'}")
         if status.held_back_by:
             self.out.line(f"  held back by {status.held_back_by}")
@@ -111,6 +114,7 @@ class Show(Action):
                 **asdict(status),
                 "description": row.description,
                 "processes": row.processes,
+                "run_tags": row.run_tags,
                 "context": [_key_as_json(key) for key in schema.keys.values()],
                 "due_times": due_times,
                 "runs": [as_json(run) for run in runs],
