@@ -242,6 +242,7 @@ def test_what_processes_log_is_in_their_runs_log_each_under_its_name(
     tree = ProcessTreeInstance("t").add_process("says", func=reports.says)
     tree.add_process("traced", func=reports.says_with_a_trace)
     tree.add_process("badly", func=reports.says_badly)
+    tree.add_process("dagsters", func=reports.says_by_dagster)
     tree.add_process("far", func=reports.works_through).save()
     results = ProcessTreeManager.execute_tree("t")
     assert results["success"], results["errors"]
@@ -250,12 +251,17 @@ def test_what_processes_log_is_in_their_runs_log_each_under_its_name(
     assert found["traced"][0].startswith("no rate\nTraceback")
     assert "ValueError: the rate is gone" in found["traced"][0]
     assert "\\x00" in found["badly"][0]
+    assert found["dagsters"].count("by Dagster's") == 1
+    assert not any("by Dagster's" in each and each != "by Dagster's" for each in found["dagsters"])
     assert "Progress: 3 of 3 numbers (100 %)" in found["far"]
 
 
 def test_a_line_whose_arguments_do_not_fit_is_logged_all_the_same() -> None:
     written: list[Any] = []
-    context: Any = SimpleNamespace(log=SimpleNamespace(log=lambda *args: written.append(args)))
+    context: Any = SimpleNamespace(
+        log=SimpleNamespace(log=lambda *args: written.append(args)),
+        instance=SimpleNamespace(managed_python_loggers=[]),
+    )
     listener = step_logs.StepListener(context, lambda progress: None)
     listener.log(logging.LogRecord("a", logging.INFO, "", 1, "%d invoices", ("three",), None))
     said = "'%d invoices' (its arguments can't be shown: TypeError)"

@@ -108,7 +108,7 @@ def test_the_list_shows_the_other_trees_and_says_what_is_wrong_with_this_one(
     output = StringIO()
     call_command("proctree", "list", stdout=output)
     lines = output.getvalue().splitlines()
-    assert any(line.startswith("good\t") for line in lines)
+    assert any(line.startswith("good\tevery hour") for line in lines)
     assert any(line.startswith("bad\t") for line in lines)
     if column == "next_run":
         assert "can't be read: ValueError" in output.getvalue()

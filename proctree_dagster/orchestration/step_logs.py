@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from typing import Any
 
@@ -30,9 +30,12 @@ class StepListener:
     def __init__(self, context: OpExecutionContext, report: Callable[[Progress], None]) -> None:
         self._context = context
         self._report = report
+        self._managed = context.instance.managed_python_loggers
 
     def log(self, record: logging.LogRecord) -> None:
         """Write a line; a trace that belongs to it follows."""
+        if _is_written_by_dagster(record.name, self._managed):
+            return
         text = _message(record)
         if record.exc_info:
             text = f"{text}\n{_TRACES.formatException(record.exc_info)}"
@@ -42,6 +45,13 @@ class StepListener:
         """Write how far it is."""
         self._context.log.info("%s", f"Progress: {progress}")
         self._report(progress)
+
+
+def _is_written_by_dagster(logger: str, managed: Collection[str]) -> bool:
+    """Return whether ``dagster.yaml`` lets Dagster write what a logger says (``python_logs``)."""
+    return "root" in managed or any(
+        logger == each or logger.startswith(f"{each}.") for each in managed
+    )
 
 
 def attachments(report: Report) -> dict[str, Any]:

@@ -38,6 +38,14 @@ def says_with_a_trace(**kwargs: Any) -> int:
     return 1
 
 
+def says_by_dagster(**kwargs: Any) -> int:
+    """Log by the logger that Dagster offers."""
+    from dagster import get_dagster_logger
+
+    get_dagster_logger("fetch").warning("by Dagster's")
+    return 1
+
+
 def says_badly(**kwargs: Any) -> int:
     """Log what can't be stored."""
     logger.info("a \x00")
