@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
@@ -75,13 +75,15 @@ class LiveTable:
         with self._lock:
             self._progress[process] = progress
 
-    def end(self, results: Mapping[str, Any]) -> None:
-        """Show what became of each."""
+    def end(
+        self, results: Mapping[str, Any], why: Mapping[str, str], optional: Collection[str]
+    ) -> None:
+        """Show what became of each, and why."""
         with self._lock:
             self._since.clear()
             self._status.update(results["status"])
             self._seconds.update(results["execution_times"])
-            self._why = {**results["reasons"], **results["errors"]}
+            self._why = dict(why)
 
     def _table(self) -> Any:
         from rich import box

@@ -98,7 +98,8 @@ class TreeRunner:
                     options=execution.RunOptions(use_cache=use_cache),
                     run_tags=run_tags,
                 )
-                progress.end(results)
+                optional = _failed_optionally(row, results)
+                progress.end(results, _why(results, optional), optional)
         except ProctreeError as error:
             raise CommandError(str(error)) from error
         except KeyboardInterrupt:
@@ -167,13 +168,35 @@ class TreeRunner:
 def _reasons(row: ProcessTree, results: Results) -> dict[str, str]:
     """Return why a run failed: what may fail, and what is behind a failure, is no reason."""
     status, errors = results["status"], results["errors"]
-    try:
-        required: Collection[str] = required_in_effect(parse(row.to_dict()))
-    except InvalidTree:
-        required = status
     found = {name: why for name, why in errors.items() if status.get(name) == "failed"}
-    reasons = {name: why for name, why in found.items() if name in required}
+    optional = _failed_optionally(row, results)
+    reasons = {name: why for name, why in found.items() if name not in optional}
     return reasons or found or errors
+
+
+def _failed_optionally(row: ProcessTree, results: Results) -> set[str]:
+    """Return the processes that have failed and may do so: no run fails for them."""
+    try:
+        required = required_in_effect(parse(row.to_dict()))
+    except InvalidTree:
+        return set()
+    failed = {name for name, status in results["status"].items() if status == "failed"}
+    return failed - set(required)
+
+
+def _why(results: Results, optional: Collection[str]) -> dict[str, str]:
+    """Return what is to be said of processes: why they were skipped, and why they failed."""
+    said = {**results["reasons"], **results["errors"]}
+    return {
+        name: _said_to_be_optional(why) if name in optional else why
+        for name, why in said.items()
+        if why
+    }
+
+
+def _said_to_be_optional(why: str) -> str:
+    first, line_break, rest = why.partition("\n")
+    return f"{first} (optional){line_break}{rest}"
 
 
 class _Lines:
@@ -204,12 +227,13 @@ class _Lines:
         """Print how far a process is."""
         self._out.line(f"  {'':<9} {process}: {progress}")
 
-    def end(self, results: Results) -> None:
+    def end(self, results: Results, why: Mapping[str, str], optional: Collection[str]) -> None:
         """Print what was skipped, and what else is to be known of a process."""
         for process, status in results["status"].items():
-            why = results["errors"].get(process) or results["reasons"].get(process)
-            if status in ("skipped", "pending") or (why and results["success"]):
-                self._show(process, status, why)
+            said = why.get(process)
+            is_reason = status == "failed" and process not in optional  # said at the end
+            if status in ("skipped", "pending") or (said and not is_reason):
+                self._show(process, status, said)
 
 
 @contextmanager

@@ -1,0 +1,172 @@
+"""A run in a terminal: what a person sees of it."""
+
+import fcntl
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from pathlib import Path
+
+import pytest
+
+FUNCTIONS = '''
+"""What the trees of a terminal do."""
+
+import time
+
+from proctree_dagster.process import progress
+
+
+def count():
+    for number in progress.track(range(3), "invoices"):
+        time.sleep(0.4 * number)
+    return 3
+
+
+def long():
+    return ["x" * 20] * 100
+
+
+def up_to_date():
+    return False
+
+
+def fail(**context):
+    raise ValueError("the bank is away")
+
+
+def echo(**context):
+    return 1
+'''
+
+SETTINGS = """
+from pathlib import Path
+
+BASE_DIR = Path(__file__).resolve().parent
+SECRET_KEY = "no secret"
+USE_TZ = True
+INSTALLED_APPS = ["proctree_dagster"]
+DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "db.sqlite3"}}
+PROCTREE = {"FUNCTION_MODULES": ["work"], "DAGSTER_HOME": None}
+"""
+
+SETUP = """
+import django
+django.setup()
+from django.core.management import call_command
+call_command("migrate", verbosity=0)
+import work
+from proctree_dagster.tree_builder import ProcessTreeInstance
+good = ProcessTreeInstance("good")
+good.create_trigger("silent", "event")
+good.add_process("count", work.count)
+good.add_process("long", work.long)
+good.add_process("fresh", work.echo, outdated_check=work.up_to_date)
+good.add_process("gated", work.echo, trigger="silent")
+good.add_process("newsletter", work.fail, required=False)
+good.save()
+bad = ProcessTreeInstance("bad")
+bad.add_process("bank", work.fail)
+bad.add_process("report", work.echo, dependencies=["bank"])
+bad.add_process("newsletter", work.fail, required=False)
+bad.save()
+"""
+
+WIDTH = 100
+
+
+class Terminal:
+    """A terminal in a project's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "work.py").write_text(FUNCTIONS)
+        (folder / "mysettings.py").write_text(SETTINGS)
+        left_out = ("DAGSTER_HOME", "PYTHONPATH", "COLUMNS", "LINES", "NO_COLOR")
+        self.env = {key: value for key, value in os.environ.items() if key not in left_out}
+        self.env |= {"DJANGO_SETTINGS_MODULE": "mysettings", "TERM": "xterm-256color"}
+        subprocess.run([sys.executable, "-c", SETUP], cwd=folder, env=self.env, check=True)
+
+    def type(self, *args: str) -> tuple[int, str]:
+        """Type an action of ``manage.py proctree``; return its exit code and all that was drawn."""
+        screen, ours = pty.openpty()
+        fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 40, WIDTH, 0, 0))
+        with subprocess.Popen(
+            [sys.executable, "-m", "django", "proctree", *args],
+            cwd=self.folder,
+            env=self.env,
+            stdin=ours,
+            stdout=ours,
+            stderr=ours,
+        ) as process:
+            os.close(ours)
+            drawn = b""
+            while True:
+                try:
+                    read = os.read(screen, 65536)
+                except OSError:  # the other end is closed
+                    break
+                if not read:
+                    break
+                drawn += read
+        os.close(screen)
+        return process.returncode, re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", drawn.decode())
+
+
+@pytest.fixture(scope="module")
+def terminal(tmp_path_factory: pytest.TempPathFactory) -> Terminal:
+    return Terminal(tmp_path_factory.mktemp("terminal"))
+
+
+def last_line(drawn: str, beginning: str) -> str:
+    """Return the line of a process as it was drawn last, with single spaces."""
+    lines = [line.strip() for line in drawn.splitlines() if line.strip().startswith(beginning)]
+    return re.sub(r" +", " ", lines[-1]) if lines else ""
+
+
+def test_a_table_shows_each_process_why_it_was_skipped_and_that_a_failure_is_optional(
+    terminal: Terminal,
+) -> None:
+    code, drawn = terminal.type("run", "good")
+    assert code == 0, drawn
+    assert re.search(r"PROCESS +STATUS +SECONDS +WHY", drawn)
+    table, _, results = drawn.rpartition("Results:")
+    assert "count running" in re.sub(r" +", " ", table), "it is drawn while the run goes on"
+    assert "of 3 invoices" in table
+    assert re.match(r"count completed \d+\.\d", last_line(table, "count"))
+    assert "skipped" in last_line(table, "fresh")
+    assert last_line(table, "fresh").endswith("Up to date")
+    assert "Trigger silent is silent: it has not fired" in last_line(table, "gated")
+    assert "failed" in last_line(table, "newsletter")
+    assert "ValueError: the bank is away (optional)" in last_line(table, "newsletter")
+    # The results, each cut to a line of the screen.
+    [long] = [line for line in results.splitlines() if line.startswith("  long: ")]
+    assert long.endswith(" … (--full)")
+    assert len(long) <= WIDTH
+    assert "Traceback" not in drawn
+
+
+def test_results_are_whole_with_full(terminal: Terminal) -> None:
+    _, drawn = terminal.type("run", "good", "--full")
+    assert "(--full)" not in drawn
+    assert drawn.replace("\n", "").count('"xxxxxxxxxxxxxxxxxxxx"') == 100
+
+
+def test_a_failure_says_which_process_what_it_said_and_where_the_trace_is(
+    terminal: Terminal,
+) -> None:
+    code, drawn = terminal.type("run", "bad")
+    assert code == 1
+    assert "Dependency failed: bank" in last_line(drawn, "report")
+    said = drawn[drawn.index("The process tree 'bad' failed:") :].strip().splitlines()
+    assert said[0].endswith("The process tree 'bad' failed:")
+    assert said[1] == "  bank: ValueError: the bank is away"
+    assert "--verbosity 2" in said[2]
+    assert len(said) == 3, "what may fail and what is behind a failure is no reason"
+    assert "Traceback (most recent call last)" not in drawn
+    code, drawn = terminal.type("run", "bad", "-v", "2")
+    assert code == 1
+    assert "Traceback (most recent call last)" in drawn
