@@ -220,7 +220,8 @@ def _taken_by(process: ProcessSpec, func: Function, *, needs: bool) -> Iterator[
     if taken.everything:
         yield _Taken(None)
     parameters = _parameters(func)
-    for name in sorted(taken.names - set(process.dependencies)):
+    names = taken.names - set(process.dependencies)
+    for name in sorted(names, key=[*parameters, *sorted(names)].index):  # as they are written
         key = parameters.get(name) or ContextKey(name)
         required = needs and name in taken.required
         yield _Taken(replace(key, needed_by=(process.name,) if required else ()))

@@ -219,7 +219,7 @@ def test_show_says_what_a_tree_takes() -> None:
     said = typed("show", "yearly")
     assert "year\tint\tfetch\t\tThe year that they are of.\n" in said
     assert "kind\t'sale' | 'bill'\t\t'sale'\tWhich of them.\n" in said
-    assert as_json("show", "yearly")["context"][3] == {
+    assert as_json("show", "yearly")["context"][1] == {
         "name": "year",
         "type": "int",
         "required_by": ["fetch"],
@@ -288,7 +288,22 @@ def test_logs_prints_what_a_run_has_logged(close: ProcessTree, instance: Dagster
     assert "fail: " in said
     assert "STEP_START" not in said
     assert len(typed("logs", run_id, "-v", "2").splitlines()) > len(said.splitlines())
-    assert {"at", "level", "process", "message"} == set(as_json("logs", run_id)[0])
+    assert {"at", "level", "process", "message", "trace"} == set(as_json("logs", run_id)[0])
+
+
+def test_logs_prints_the_traceback_of_a_failure_from_its_function_on(
+    instance: DagsterInstance,
+) -> None:
+    failing()
+    said = typed("run", "failing", code=1)
+    run_id = only_run(instance).run_id
+    assert f"Traceback: 'python manage.py proctree logs {run_id}'" in said
+    [trace] = [line["trace"] for line in as_json("logs", run_id) if line["trace"]]
+    first, *frames, last = trace.splitlines()
+    assert first == "Traceback (most recent call last):"
+    assert "tests/app/processes.py" in frames[0]
+    assert last == "ValueError: this process always fails"
+    assert f"    {last}\n" in typed("logs", run_id)
 
 
 @pytest.mark.parametrize("run_id", ["", "abc", "ffffffff", "%", "no such run"])

@@ -147,7 +147,8 @@ class TreeRunner:
         url = webserver.run_url(run_id)
         if not execution.has_history():
             return "Run it with --verbosity 2 to see the traceback."
-        return f"Traceback: {url or f'in Dagster, run {run_id}'}, or with --verbosity 2"
+        logs = f"'python manage.py proctree logs {run_id}'"
+        return f"Traceback: {logs if url is None else f'{url}, or {logs}'}"
 
     def _report_followers(self, run_id: str) -> None:
         """Print what follows the run: it is Dagster's to run, and has its ids already."""

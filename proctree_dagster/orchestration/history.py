@@ -27,7 +27,7 @@ from dagster._core.storage.tags import (
 from .. import tagging, tags, webserver
 from ..exceptions import RunError, RunNotFound
 from ..models import ProcessTree
-from . import records, runs
+from . import errors, records, runs
 from .translator import translator
 
 _LAUNCHERS = (tags.USER, SCHEDULE_NAME_TAG, tags.SENSOR_NAME)
@@ -95,6 +95,8 @@ class LogLine:
     """The process that it is of; blank: the run's."""
 
     message: str
+    trace: str = ""
+    """The traceback of a process that failed, from its function on."""
 
 
 def recent(
@@ -180,14 +182,14 @@ def _failures(instance: DagsterInstance, run_id: str) -> dict[str, str]:
     for entry in instance.all_logs(run_id, {DagsterEventType.STEP_FAILURE}):
         event = entry.dagster_event
         if event is not None and event.step_failure_data is not None:
-            fault = runs.fault(event.step_failure_data.error)
+            fault = errors.fault(event.step_failure_data.error)
             found[entry.step_key or ""] = fault or "It failed."
     if found:
         return found
     for entry in instance.all_logs(run_id, {DagsterEventType.PIPELINE_FAILURE}):
         event = entry.dagster_event
         if event is not None and event.job_failure_data is not None:
-            found[""] = runs.fault(event.job_failure_data.error) or event.message or "It failed."
+            found[""] = errors.fault(event.job_failure_data.error) or event.message or "It failed."
     return found
 
 
@@ -227,6 +229,7 @@ def log(instance: DagsterInstance, run_id: str) -> Iterator[LogLine]:
             level=_level(entry),
             process=entry.step_key or "",
             message=_message(entry),
+            trace=_trace(entry),
         )
 
 
@@ -244,8 +247,14 @@ def _message(entry: EventLogEntry) -> str:
         return text
     said = event.message or event.event_type_value
     if event.is_step_failure and event.step_failure_data.error is not None:
-        return f"{said} {runs.fault(event.step_failure_data.error)}"
+        return f"{said} {errors.fault(event.step_failure_data.error)}"
     return said
+
+
+def _trace(entry: EventLogEntry) -> str:
+    event = entry.dagster_event
+    error = event.step_failure_data.error if event is not None and event.is_step_failure else None
+    return "" if error is None else errors.trace(error)
 
 
 def cancel(instance: DagsterInstance, run: DagsterRun) -> bool:

@@ -33,7 +33,6 @@ from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.snap import snapshot_from_execution_plan
 from dagster._core.storage.dagster_run import DagsterRunStatus
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
-from dagster_shared.error import SerializableErrorInfo
 
 from .. import claims, conf, isolation, project, tagging, tags
 from .. import context as contexts
@@ -41,6 +40,7 @@ from ..exceptions import InstanceError
 from ..models import ProcessTreeSchedule, RunStatus
 from ..stopping import Stop
 from . import lost_runs, run_taking
+from .errors import fault
 from .hosting import leave_output_alone, tame
 from .shared_instances import shared
 from .workers import Worker
@@ -302,15 +302,6 @@ class _Watch:
             error = event.job_canceled_data.error
             self.fault = fault(error)
             self.interrupted = error is None or error.cls_name != ClaimRefused.__name__
-
-
-def fault(error: SerializableErrorInfo | None) -> str | None:
-    """Return what a person needs to know of an error: what Dagster has wrapped."""
-    if error is None:
-        return None
-    while error.cause is not None and (error.cls_name or "").startswith("Dagster"):
-        error = error.cause
-    return error.message.strip().removeprefix("proctree_dagster.exceptions.")
 
 
 class ClaimRefused(DagsterExecutionInterruptedError):

@@ -5,6 +5,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
+from textwrap import indent
 from typing import TYPE_CHECKING, Any
 
 from django.core.management.base import CommandError, CommandParser
@@ -64,7 +65,8 @@ class Logs(Action):
 
     name = "logs"
     help = (
-        "Print a run's log. Without -v 2, what Dagster notes for itself (level debug) is left out."
+        "Print a run's log, with the traceback of what failed. Without -v 2, what Dagster notes "
+        "for itself (level debug) is left out."
     )
     has_json = True
 
@@ -83,6 +85,8 @@ class Logs(Action):
             at = f"{timezone.localtime(line.at):%Y-%m-%d %H:%M:%S}"
             process = f"{line.process}: " if line.process else ""
             self.out.line(f"{at} {line.level.upper():<8} {process}{line.message}")
+            if line.trace:
+                self.out.line(indent(line.trace, "    "))
         self.out.document([asdict(line) for line in shown])
 
 
