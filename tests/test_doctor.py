@@ -123,7 +123,7 @@ class TestDjangosDatabase:
         alias = {"ENGINE": "django.db.backends.sqlite3", "NAME": file}
         handler = ConnectionHandler({"default": alias})
         monkeypatch.setattr(doctor, "connections", handler)
-        settings.DATABASES = {**settings.DATABASES, "default": alias}
+        monkeypatch.setitem(settings.DATABASES, "default", alias)
         return file
 
     def check(self) -> Finding:
