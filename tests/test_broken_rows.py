@@ -136,6 +136,7 @@ def test_a_database_that_is_away_is_logged_and_is_no_fault_of_the_trees(
     assert "Saved trees were not checked" in caplog.text
 
 
+@pytest.mark.django_db(databases=["default", "north"])  # Django 6 asks each what JSON it can do
 def test_a_broken_row_keeps_no_command_from_running_but_check() -> None:
     row("books", "tests.app.processes:renamed")
     for argv in (
@@ -184,7 +185,9 @@ def test_a_row_that_python_cant_read_keeps_no_other_from_being_read(
     triggers.poll_triggers()
     assert [len(triggers.fire_trigger("healthy")), len(outbox.open_rows())] == [1, 2]
     assert run_tree("healthy")["success"]
-    assert bool(broken_rows.findings()) is (model is not OutboxRun)
+    # From Python 3.12 on it reads as many brackets as SQLite takes: then they are no tree.
+    found = [*broken_rows.findings(), *broken_rows.invalid_trees()]
+    assert bool(found) is (model is not OutboxRun)
 
 
 def test_a_broken_row_keeps_no_other_tree_s_command_from_running() -> None:

@@ -223,7 +223,7 @@ class TestLaunchers:
         ]:
             settings.PROCTREE = {**settings.PROCTREE, "EXECUTOR": executor}
             yaml.write_text(f"run_launcher: {launcher}\n")
-            said = [each for each in run_checks() if each.id == "proctree_dagster.E009"]
+            said = [each for each in run_checks(tags=["proctree_dagster"]) if each.id == "proctree_dagster.E009"]
             assert len(said) == 1, executor
             assert executor_names.launcher_of(executor) in said[0].msg
 
@@ -242,7 +242,7 @@ class TestLaunchers:
     ) -> None:
         settings.PROCTREE = {**settings.PROCTREE, "EXECUTOR": executor}
         (dagster_home / "dagster.yaml").write_text(f"run_launcher: {launcher}\n")
-        assert not [each for each in run_checks() if each.id == "proctree_dagster.E009"]
+        assert not [each for each in run_checks(tags=["proctree_dagster"]) if each.id == "proctree_dagster.E009"]
 
     def test_a_dagster_yaml_that_can_not_be_read_is_dagsters_to_refuse(
         self, dagster_home: Path, settings: Settings
@@ -250,7 +250,7 @@ class TestLaunchers:
         settings.PROCTREE = {**settings.PROCTREE, "EXECUTOR": "k8s_job"}
         for text in ("run_launcher: [", "- run_launcher", "run_launcher: 3"):
             (dagster_home / "dagster.yaml").write_text(text)
-            run_checks()
+            run_checks(tags=["proctree_dagster"])
 
     def test_the_doctor_names_the_trees_and_a_configured_executor(
         self, instance: DagsterInstance, dagster_home: Path, settings: Settings
