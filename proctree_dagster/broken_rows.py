@@ -92,6 +92,8 @@ def _of_no_use() -> Iterator[Finding]:
     """Return what the contexts of subscriptions hold that their trees do not take."""
     rows = TriggerSubscription.objects.select_related("process_tree", "trigger").order_by("pk")
     for row in streamed(rows):  # what can't be read is among the ``findings``
+        if not isinstance(row.context, Mapping):
+            continue  # so is what is no context
         schema = row.process_tree.context_schema
         for problem in schema.problems(row.context, partial=True):
             names = f"{row.process_tree.name!r} to {row.trigger.name!r}"

@@ -187,7 +187,8 @@ def _launcher_problems(current: conf.Settings) -> list[CheckMessage]:
     home = project.home()
     if home is None or not Path(home).is_dir():
         return []
-    launcher = project.dagster_yaml(home).get("run_launcher") or DEFAULT_LAUNCHER
+    named = project.dagster_yaml(home)
+    launcher = None if named is None else named.get("run_launcher") or DEFAULT_LAUNCHER
     if not isinstance(launcher, dict) or not _is_of_a_package(str(launcher.get("module"))):
         return []  # a project's own may be derived from the one that is needed
     problem = executor_names.problem_of_launcher(

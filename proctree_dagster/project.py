@@ -143,19 +143,20 @@ def create_home(folder: str) -> bool:
     return True
 
 
-def dagster_yaml(folder: str | Path) -> dict[str, Any]:
-    """Return what the ``dagster.yaml`` of a home says; nothing if it is missing or can't be read.
+def dagster_yaml(folder: str | Path) -> dict[str, Any] | None:
+    """Return what the ``dagster.yaml`` of a home says; ``None`` if it can't be read.
 
     Dagster is not imported for it. What is wrong with the file, Dagster says.
     """
     import yaml  # here: most Django processes need none
 
     try:
-        text = (Path(folder) / "dagster.yaml").read_text(encoding="utf-8")
-        found = yaml.safe_load(text)
-    except (OSError, ValueError, yaml.YAMLError):
+        found = yaml.safe_load((Path(folder) / "dagster.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
         return {}
-    return found if isinstance(found, dict) else {}
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    return found if isinstance(found, dict) else {} if found is None else None
 
 
 def note_webserver(home: str, url: str, pid: int, *, site: str | None = None) -> None:

@@ -84,6 +84,7 @@ def test_an_executor_may_be_a_projects_own_and_configured(
     assert created._max_concurrent == 7
 
 
+@pytest.mark.django_db(databases=["default", "north"])  # Django 6 asks each what JSON it can do
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
