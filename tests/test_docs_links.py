@@ -1,5 +1,6 @@
 """Links of the README and of the pages in docs/."""
 
+import ast
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,32 @@ EXPLICIT = re.compile(r'<a id="([^"]+)">')
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(TOP)))
 def test_every_relative_link_leads_somewhere(page: Path) -> None:
     assert list(_broken(page)) == []
+
+
+def test_no_message_of_the_package_names_a_page_that_a_wheel_lacks() -> None:
+    named = [
+        f"{path.relative_to(TOP)}: {literal}"
+        for path in sorted((TOP / "proctree_dagster").rglob("*.py"))
+        if "migrations" not in path.parts
+        for literal in _texts(ast.parse(path.read_text(encoding="utf-8")))
+        if re.search(r"\bdocs/[\w/-]+\.md\b", literal)
+    ]
+    assert named == []
+
+
+def _texts(module: ast.Module) -> Iterator[str]:
+    """Yield a module's text literals but docstrings."""
+    bodies = [getattr(node, "body", None) for node in ast.walk(module)]
+    prose = {
+        id(first.value)
+        for body in bodies
+        if isinstance(body, list) and body
+        for first in body[:1]
+        if isinstance(first, ast.Expr)
+    }
+    for node in ast.walk(module):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in prose:
+            yield node.value
 
 
 def _broken(page: Path) -> Iterator[str]:

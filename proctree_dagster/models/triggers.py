@@ -109,7 +109,11 @@ class Trigger(Clockwork):
         _("configuration"),
         default=dict,
         blank=True,
-        help_text=_("What it asks, as JSON; see docs/triggers.md for each type."),
+        help_text=_(
+            "What it asks, as JSON. event: nothing; condition: field or model and filter, "
+            "operator, value; schedule: interval_minutes and start_time, or cron; custom: "
+            "function; outdated_check: model, date_field, max_age_minutes."
+        ),
     )
     check_count = models.PositiveBigIntegerField(
         _("checks"), default=0, editable=False, help_text=_("How often it was asked.")

@@ -106,7 +106,8 @@ def check_home(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             "error",
             f"Dagster's home {str(subject.home)!r} is not a folder.",
-            "Create it, with a dagster.yaml: see docs/install.md.",
+            "Move it away, or name a folder in PROCTREE['DAGSTER_HOME']; "
+            "'python manage.py proctree home' creates it.",
         )
     elif not os.access(subject.home, os.W_OK | os.X_OK):
         yield Finding(
@@ -120,7 +121,7 @@ def check_home(subject: Subject) -> Iterator[Finding]:
             "warning",
             f"Dagster's home {str(subject.home)!r} has no dagster.yaml: Dagster's own launcher, "
             "coordinator and scheduler are used, and runs start slower.",
-            "Copy the one of docs/install.md into it.",
+            f"Copy the packaged one into it: {str(project.TEMPLATE)!r}.",
         )
     else:
         yield Finding("ok", f"Dagster's home is {str(subject.home)!r}.")
@@ -251,8 +252,8 @@ def _of_database(database: homes.Database, *, is_guarded: bool) -> Finding:
         "warning",
         f"{name} is not there yet, and Dagster's own storage is broken if two processes open it "
         "at the same moment.",
-        "Run 'python manage.py proctree home' before you start Dagster, or name our instance_class "
-        "in dagster.yaml: see docs/install.md.",
+        "Run 'python manage.py proctree home' before you start Dagster, or add to dagster.yaml: "
+        "instance_class: {module: proctree_dagster.orchestration.storage, class: ProctreeInstance}",
     )
 
 
@@ -364,7 +365,9 @@ def _of_location(answer: dict[str, Any]) -> Finding:
             "error",
             f"Dagster's webserver serves no code location {tags.LOCATION!r}, but "
             f"{', '.join(map(repr, entries)) or 'none'}.",
-            "Start it with '-w workspace.yaml', and name the location as docs/install.md does.",
+            f"Start it with '-w workspace.yaml', and name the location {tags.LOCATION!r} there "
+            f"(location_name), with the attribute {tags.REPOSITORY!r}; "
+            "'python manage.py proctree init' writes such a file.",
         )
     loaded = entry["locationOrLoadError"] or {}
     if loaded.get("__typename") == "PythonError":
@@ -401,7 +404,7 @@ def check_executor(subject: Subject) -> Iterator[Finding]:
             "warning",
             f"The executor {name!r} may run processes on several machines, and an SQLite file "
             f"must not be used from more than one: {', '.join(files)}.",
-            "Use PostgreSQL for them, or keep every worker on this machine: see docs/executors.md.",
+            "Use PostgreSQL for them, or keep every worker on this machine.",
         )
     else:
         yield Finding("ok", f"Processes run by the executor {name!r}, on one or more machines.")
@@ -475,7 +478,7 @@ def check_launcher(subject: Subject) -> Iterator[Finding]:
         "warning",
         f"Runs are started in plain processes, a second or two slower: {reason}.",
         "Start threads and open connections when they are first used, not when a module is "
-        "imported: see docs/internals/launcher.md.",
+        "imported.",
     )
 
 
