@@ -156,6 +156,15 @@ def test_a_home_is_created_once_by_whoever_comes_first_and_holds_a_dagster_yaml(
         assert type(instance.run_launcher).__name__ == "WarmRunLauncher"
 
 
+def test_proctree_home_creates_the_home_that_the_settings_name(
+    tmp_path: Path, settings: Settings, real_dagster: None
+) -> None:
+    home = tmp_path / "named"
+    settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": str(home)}
+    call_command("proctree", "home", stdout=StringIO())
+    assert (home / "dagster.yaml").read_text() == project.TEMPLATE.read_text()
+
+
 def test_a_home_that_is_there_is_not_changed(tmp_path: Path) -> None:
     assert not project.create_home(str(tmp_path))
     assert list(tmp_path.iterdir()) == []

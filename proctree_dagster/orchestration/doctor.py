@@ -106,8 +106,7 @@ def check_home(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             "error",
             f"Dagster's home {str(subject.home)!r} is not a folder.",
-            "Move it away, or name a folder in PROCTREE['DAGSTER_HOME']; "
-            "'python manage.py proctree home' creates it.",
+            "Run 'python manage.py proctree home', which creates it; or name another folder.",
         )
     elif not os.access(subject.home, os.W_OK | os.X_OK):
         yield Finding(
@@ -272,7 +271,7 @@ def check_daemon(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             "warning",
             "Dagster's daemon has never run here: nothing is scheduled, and no queue is emptied.",
-            "Start it: 'dagster-daemon run -w workspace.yaml', or 'dagster dev'.",
+            "Start it: 'python manage.py proctree dev', or 'dagster-daemon run -w workspace.yaml'.",
         )
     elif not fresh:
         silent = time.time() - max(beat.timestamp for beat in beats)
@@ -280,7 +279,8 @@ def check_daemon(subject: Subject) -> Iterator[Finding]:
             "error",
             f"Dagster's daemon has been silent for {silent:.0f} seconds: nothing is scheduled, "
             "and no queue is emptied.",
-            "Start it again: 'dagster-daemon run -w workspace.yaml', or 'dagster dev'.",
+            "Start it again: 'python manage.py proctree dev', or 'dagster-daemon run -w "
+            "workspace.yaml'.",
         )
     elif len(several := _several(subject.instance, fresh)) > 1:
         yield Finding(
@@ -323,7 +323,7 @@ def check_webserver(subject: Subject) -> Iterator[Finding]:
             "warning",
             'PROCTREE["DAGSTER_URL"] is not set: a saved tree is seen within a minute, not at '
             "once.",
-            "Set it to the address of Dagster's webserver.",
+            "Set it to the webserver's address; 'python manage.py proctree dev' needs no setting.",
         )
         return
     shown = conf.without_login(url)

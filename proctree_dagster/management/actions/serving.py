@@ -134,7 +134,7 @@ class Home(Action):
 
     name = "home"
     help = (
-        "Create the storage of Dagster's home, or complete what was half created, so that "
+        "Create Dagster's home and its storage, or complete what was half created, so that "
         "Dagster's processes find it when they start. Changes nothing if it is complete."
     )
 
@@ -194,8 +194,10 @@ def _of_system_checks() -> list[CheckMessage]:
 
 
 def _ready_home() -> str:
-    """Return the folder of Dagster's home, with its storage created."""
+    """Return the folder of Dagster's home, which is created with its storage if it is missing."""
     from ...orchestration import runs  # it imports dagster, which the others do without
 
+    if folder := runs.dagster_home():
+        project.create_home(folder)
     with runs.open_instance(persistent=True) as instance:
         return str(instance.root_directory)
