@@ -15,7 +15,7 @@ RIGHT_PYTHON = -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
 MARKED ?= not e2e
 SEVERAL := --numprocesses 4 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: run test test-newest test-oldest check install install-test install-newest install-oldest venv clean
+.PHONY: run test test-newest test-oldest check docs install install-test install-newest install-oldest venv clean
 .DEFAULT_GOAL := run
 
 # Installs, migrates, saves the example's trees, and serves them: Dagster on http://localhost:3000, Django's admin on
@@ -52,6 +52,10 @@ check: install-test
 	$(BIN)/lint-imports
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python manage.py check
+
+# Writes docs/reference.md from the docstrings.
+docs: install
+	$(BIN)/python -m scripts.reference
 
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
