@@ -10,7 +10,6 @@ import enum
 import inspect
 import os
 import re
-import sys
 import textwrap
 from collections.abc import Iterator, Mapping
 from importlib import import_module
@@ -244,4 +243,4 @@ def _outside_of_blocks(text: str) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -95,7 +95,7 @@ class Newcomer:
         left_out = ("DJANGO_SETTINGS_MODULE", "DAGSTER_HOME", "PYTHONPATH")
         self.env = {key: value for key, value in os.environ.items() if key not in left_out}
         self.env["PATH"] = os.pathsep.join([str(Path(python).parent), os.environ["PATH"]])
-        self.env |= {"TERM": "dumb", "NO_COLOR": "1", "COLUMNS": "200"}
+        self.env |= {"TERM": "dumb", "NO_COLOR": "1", "DJANGO_COLORS": "nocolor", "COLUMNS": "200"}
         self.shell: subprocess.Popen[str] | None = None
         self.dev: subprocess.Popen[bytes] | None = None
 
@@ -176,8 +176,8 @@ class Newcomer:
         return printed
 
     def start_dev(self) -> str:
-        """Start Dagster on a free port, and wait until it says where to click."""
-        assert self.dev is None, "Dagster is running"
+        """Start Dagster (again) on a free port, and wait until it says where to click."""
+        self.stop_dev()
         log = self.folder / "dev.log"
         with log.open("wb") as file:
             self.dev = dev = subprocess.Popen(
