@@ -21,6 +21,12 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
     assert list(_broken(page)) == []
 
 
+def test_the_index_names_every_page() -> None:
+    index = TOP / "docs" / "index.md"
+    linked = {(index.parent / link).resolve() for link in LINK.findall(index.read_text())}
+    assert {page for page in PAGES if index.parent in page.parents} - {index} - linked == set()
+
+
 def test_no_message_of_the_package_names_a_page_that_a_wheel_lacks() -> None:
     named = [
         f"{path.relative_to(TOP)}: {literal}"
