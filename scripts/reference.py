@@ -60,6 +60,26 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
 }
 """What users may import, by module; anything else may change without notice."""
 
+METHODS: Mapping[str, tuple[str, ...]] = {
+    "ProcessTree": ("to_dict", "default_context", "schedule_or_none", "revision"),
+    "ProcessTreeSchedule": (
+        *("should_run", "update_next_run_time", "due_times", "due_after"),
+        *("rule_in_words", "held_back_by"),
+    ),
+    "Trigger": ("is_polled",),
+    "TriggerSubscription": (),
+    "TreeLink": (),
+    "OutboxRun": (),
+    "TreeCommand": (),
+    "real_dagster": (),
+    "WarmRunLauncher": (),
+    "StraightRunCoordinator": (),
+    "LazyHostScheduler": (),
+    "ProctreeInstance": (),
+    "PostgresStorage": (),
+}
+"""Of classes that Django, Dagster or this package calls, the methods that users call."""
+
 INTRODUCTION = """# Reference
 
 Every public name, from its docstring; `make docs` writes this page. What is not listed here may
@@ -114,12 +134,22 @@ def page() -> str:
 def members(module: str, name: str) -> Iterator[Member]:
     """Yield a public name and, if it is a class, its public methods."""
     found = getattr(import_module(f"proctree_dagster.{module}"), name)
-    if not inspect.isclass(found):
+    if inspect.isclass(found):
+        yield _of_class(name, found)
+        owner = found
+    elif (
+        callable(found)
+        and not inspect.isroutine(found)
+        and type(found).__module__.startswith("proctree_dagster")
+    ):
+        yield _member(name, type(found).__call__, 3)  # an object to call, with methods
+        owner = type(found)
+    else:
         yield _member(name, found, 3)
         return
-    yield _of_class(name, found)
-    for method_name, method in vars(found).items():
-        if not method_name.startswith("_") and (function := _own(found, method)) is not None:
+    for method_name, method in vars(owner).items():
+        is_public = method_name in METHODS.get(name, (method_name,)) and method_name[0] != "_"
+        if is_public and (function := _own(owner, method)) is not None:
             yield _member(f"{name}.{method_name}", function, 4)
 
 

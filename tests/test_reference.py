@@ -20,3 +20,9 @@ def test_every_public_name_has_a_docstring(member: Member) -> None:
 
 def test_the_page_says_what_the_docstrings_say() -> None:
     assert reference.PAGE.read_text(encoding="utf-8") == reference.page(), "run 'make docs'"
+
+
+def test_every_method_that_is_named_is_there() -> None:
+    shown = {member.name for member in MEMBERS}
+    named = {f"{owner}.{name}" for owner, names in reference.METHODS.items() for name in names}
+    assert named - shown == set()
