@@ -49,7 +49,7 @@ for line in sys.stdin:
     print('\\x00', flush=True)
 """
 
-PARTED = 30
+ANSWER_TIMEOUT = 120
 """Seconds until what the page shows must be there, where it is asked for again and again."""
 
 
@@ -149,7 +149,7 @@ class Newcomer:
             return says(printed + answers[-1], shows)
 
         try:
-            wait_for(last, said, PARTED)
+            wait_for(last, said, ANSWER_TIMEOUT)
         except AssertionError as error:
             raise AssertionError(f"{error}: {answers[-1]}\ndoes not say\n{shows}") from None
         return printed + answers[-1]
