@@ -11,7 +11,7 @@ any other ``python``
     tests have one. ``manage.py proctree dev`` goes on in the background, on a free port.
 ``text`` right after commands
     What they print in a terminal: ``…`` stands for anything, and how lines are folded does not
-    matter. Commands that only read are repeated until they say so. Commands may fail where the
+    matter. Commands that show how things are in Dagster are repeated until they say so. Commands may fail where the
     text names a ``CommandError``, and nowhere else.
 everything else
     For the reader.
@@ -37,7 +37,7 @@ from tests.e2e.stack import TOP, free_port, heed_interrupts, wait_for
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (\S+\.(?:py|yaml))( \(add\))?\n")
 INSTALLS = ("pip install ", "python -m venv ", ". .venv/")
-READS = re.compile(r"python manage\.py (check|proctree (check|doctor|list|logs|runs|show))\b")
+ASKS = re.compile(r"python manage\.py proctree (doctor|list|logs|runs)\b")
 DEV = "python manage.py proctree dev"
 
 SHELL = """
@@ -138,7 +138,7 @@ class Newcomer:
         printed = "".join(map(self.type, before))
         if shows is None:
             return printed + self.type(last)
-        if may_fail or not READS.match(last):
+        if may_fail or not ASKS.match(last):
             printed += self.type(last, may_fail=may_fail)
             assert says(printed, shows), f"{last}\n{printed}\ndoes not say\n{shows}"
             return printed
