@@ -11,8 +11,8 @@ any other ``python``
     tests have one. ``manage.py proctree dev`` goes on in the background, on a free port.
 ``text`` right after commands
     What they print in a terminal: ``…`` stands for anything, and how lines are folded does not
-    matter. Commands that show how things are in Dagster are repeated until they say so. Commands may fail where the
-    text names a ``CommandError``, and nowhere else.
+    matter. Commands that ask how things are in Dagster are repeated until they say so. Commands may
+    fail where the text names a ``CommandError``, and nowhere else.
 everything else
     For the reader.
 """
@@ -138,14 +138,14 @@ class Newcomer:
         printed = "".join(map(self.type, before))
         if shows is None:
             return printed + self.type(last)
-        if may_fail or not ASKS.match(last):
+        if not ASKS.match(last):
             printed += self.type(last, may_fail=may_fail)
             assert says(printed, shows), f"{last}\n{printed}\ndoes not say\n{shows}"
             return printed
         answers = [""]
 
         def said() -> bool:
-            answers.append(self.type(last))
+            answers.append(self.type(last, may_fail=may_fail))
             return says(printed + answers[-1], shows)
 
         try:
