@@ -113,9 +113,7 @@ def problem_of_launcher(executor: str, needed: str, classes: Collection[str]) ->
     return f"The executor {executor!r} works with {needed} only, and the run launcher is another"
 
 
-REMEDY_OF_LAUNCHER = (
-    "Name that launcher in dagster.yaml, or take another executor: see docs/executors.md."
-)
+REMEDY_OF_LAUNCHER = "Name that launcher in dagster.yaml, or take another executor."
 
 
 def comes_from_package_for_several_machines(module: str) -> bool:

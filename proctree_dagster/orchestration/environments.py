@@ -173,7 +173,8 @@ def check_locations(subject: Subject) -> Iterator[Finding]:
         yield Finding(
             "error",
             f"{str(path)!r} can't be used: {explain(error)}",
-            "Mend it; Dagster can't start with it. See docs/install.md.",
+            "Mend it; Dagster can't start with it. Where there is none, 'manage.py proctree init' "
+            "writes one that can be used.",
         )
         return
     ours = _classes_of_ours(subject)

@@ -7,7 +7,7 @@ from django.db import migrations
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('proctree_dagster', '0012_start_time_may_be_blank'),
+        ('proctree_dagster', '0013_tags_of_runs'),
     ]
 
     operations = [
