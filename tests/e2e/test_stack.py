@@ -134,7 +134,7 @@ def test_a_launch_is_followed_and_a_person_finds_the_way_there_and_back(stack: S
 
 def test_a_command_appears_in_the_same_history_and_is_executed_again(stack: Stack) -> None:
     done = stack.manage("monthly_close")
-    run_id = done.stdout.split()[-1]
+    run_id = done.stdout.split()[-1].rpartition("/")[2]
     run = stack.run(run_id)
     assert run["status"] == "SUCCESS"
     assert run["tags"]["proctree/triggered_by"] == "command"
@@ -148,7 +148,7 @@ def test_a_command_that_fails_exits_with_1_and_is_tried_again_from_failure(stack
     done = stack.manage("monthly_close", "--context", BAD_CONTEXT, check=False)
     assert done.returncode == 1
     assert "There is no organisation 'Acme'" in done.stderr
-    run_id = done.stdout.split()[-1]
+    run_id = done.stdout.split()[-1].rpartition("/")[2]
     assert stack.run(run_id)["status"] == "FAILURE"
     again = stack.finished(stack.reexecute(run_id, "FROM_FAILURE"))
     assert {step["stepKey"] for step in again["stepStats"]} == {
