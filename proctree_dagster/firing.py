@@ -110,11 +110,7 @@ def fire(
         )
         keys = subscriptions.values("process_tree")
         outbox.keep_trees(ProcessTree.objects.using(alias).filter(pk__in=keys))
-        all_tags = {
-            **(run_tags or {}),
-            **_launched_by(trigger, run_tags or {}, sensor),
-            **{tags.TRIGGERED_BY: "trigger", tags.TRIGGER: trigger.name},
-        }
+        ours = {tags.TRIGGERED_BY: "trigger", tags.TRIGGER: trigger.name}
         runs = []
         for subscription in readable(subscriptions.with_names_of_trees()):
             try:
@@ -123,8 +119,9 @@ def fire(
                 logger.exception("The subscription of %s makes no sense.", subscription)
                 continue
             run_id = (run_ids or {}).get(subscription.process_tree_id)
-            whole_tags = {**tagging.of_row(subscription.tags), **all_tags}
-            runs.append(outbox.add(subscription.process_tree, whole, whole_tags, run_id=run_id))
+            named = {**tagging.of_row(subscription.tags), **(run_tags or {})}
+            all_tags = {**named, **_launched_by(trigger, named, sensor), **ours}
+            runs.append(outbox.add(subscription.process_tree, whole, all_tags, run_id=run_id))
         return tuple(runs)
 
 

@@ -595,6 +595,13 @@ class TestLaunchedBy:
         [run] = triggers.fire_trigger("every hour!")
         assert self.launcher(instance, run.run_id) == name
 
+    def test_a_subscription_may_name_somebody_else(
+        self, instance: DagsterInstance, tree: ProcessTreeInstance
+    ) -> None:
+        tree.subscribe_to_trigger("every hour!", tags={"user": "books@x.org"})
+        [run] = triggers.fire_trigger("every hour!")
+        assert self.launcher(instance, run.run_id) == "books@x.org"
+
     def test_a_trigger_that_no_sensor_polls_names_the_one_that_delivers(
         self, instance: DagsterInstance
     ) -> None:

@@ -257,7 +257,7 @@ def _succeeded(known: Mapping[str, Sequence[RunRecord]]) -> dict[str, str]:
 def _tags(row: OutboxRun, succeeded: Mapping[str, str]) -> dict[str, str]:
     """Return the tags of a row's run: it follows those that succeeded, not what they repeat.
 
-    Where nobody else has asked for it, it was the outbox's sensor, also if that need not look.
+    Where they name nobody who has launched it, the outbox's sensor has.
     """
     written = tags.renamed(row.tags)
     follows = [succeeded.get(each, each) for each in tags.split(written.get(tags.FOLLOWS))]
