@@ -325,8 +325,9 @@ def test_while_a_scheduled_run_is_running_the_next_due_time_is_kept(stack: Stack
 
 
 def listed(stack: Stack, tree: str) -> str:
-    """Return what ``proctree list`` says of a tree."""
-    lines = stack.manage("proctree", "list").stdout.splitlines()
+    """Return what ``proctree list`` says of a tree, its warnings included."""
+    done = stack.manage("proctree", "list")
+    lines = [*done.stdout.splitlines(), *done.stderr.splitlines()]
     return "\n".join(line for line in lines if line.startswith(tree))
 
 
