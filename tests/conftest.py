@@ -31,6 +31,7 @@ SLOW = (
     *("test_caching", "test_allowed_failures", "test_followers", "test_saving_at_once"),
     *("test_context", "test_fuzz_contexts_and_triggers", "test_fuzz_rows", "test_unreadable_rows"),
     *("test_broken_rows", "test_lost_runs_on_postgresql", "test_listing", "test_names"),
+    *("test_names_of_functions", "test_tagging", "test_conditions", "test_forks", "test_webserver"),
 )
 """Modules that CI runs with its first Python only, as the tests of real stacks.
 
