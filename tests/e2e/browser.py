@@ -107,6 +107,21 @@ class Tab:
         """Wait until the run's page says what has become of it."""
         self.page.get_by_text(status, exact=True).first.wait_for()
 
+    def open_metadata(self, words: str) -> None:
+        """Click what shows a value of an event that is too large for a line."""
+        self.page.get_by_text(words).first.click()
+
+    def close_dialog(self) -> None:
+        """Close the dialog that is open."""
+        self.page.keyboard.press("Escape")
+
+    def sees_picture(self, name: str) -> bool:
+        """Wait until the tab shows a picture; return whether the browser could read it."""
+        picture = self.page.get_by_role("img", name=name)
+        picture.first.wait_for()
+        width: int = picture.first.evaluate("image => image.naturalWidth")
+        return width > 0
+
     # The Launchpad
 
     @property

@@ -21,9 +21,18 @@ INSTALLED_APPS = [*INSTALLED_APPS, "e2e_app"]
 """
 
 PROCESSES = '''
+import base64
+import logging
+import time
 from pprint import pformat
 from pathlib import Path
 
+from proctree_dagster.process import log_image, log_table, progress
+
+logger = logging.getLogger(__name__)
+PNG = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNkYPhfDwAChwGA60e6kgAAAABJRU5ErkJggg=="
+)
 FOLDER = Path(__file__).parent
 
 
@@ -42,6 +51,16 @@ def convert(*, name, fetch):
 
 def publish(*, convert):
     return f"published {convert}"
+
+
+def watch():
+    """Say how far it is, wait to be let go on, and give a table and a picture."""
+    logger.info("opening the ledger")
+    for number in progress.track(range(3), "invoices"):
+        while not (FOLDER / "go_on").exists() and number:
+            time.sleep(0.1)
+    log_table([{"invoice": "INV-77", "amount": 5}], "invoices")
+    log_image(PNG, "chart")
 
 
 def write_down(**context):
@@ -214,6 +233,32 @@ def test_the_graph_shows_the_types_that_functions_are_annotated_with(tab: Tab) -
     tab.open_job("monthly_close")
 
     tab.see("list[TrialBalanceRow]")
+
+
+def test_what_a_function_says_is_seen_while_it_runs_and_what_it_shows_on_its_output(
+    tab: Tab, stack: Stack
+) -> None:
+    save(
+        stack,
+        "from e2e_app import processes\n"
+        "ProcessTreeInstance('watched').add_process('watch', func=processes.watch).save()",
+        "watched",
+    )
+    run_id = stack.launch("watched")
+
+    tab.open_run(run_id)
+    tab.see("opening the ledger")
+    tab.see("Progress: 1 of 3 invoices (33 %)")
+    assert stack.run(run_id)["status"] == "STARTED"
+    (stack.folder / "e2e_app" / "go_on").touch()
+
+    tab.see("Progress: 3 of 3 invoices (100 %)")
+    assert stack.finished(run_id)["status"] == "SUCCESS"
+    tab.open_metadata("Show table")
+    tab.see("INV-77")
+    tab.close_dialog()
+    tab.open_metadata("Show markdown")
+    assert tab.sees_picture("chart")
 
 
 SAVE_EVERY_TYPE = """
