@@ -44,6 +44,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from ..exceptions import InstanceError
+from ..texts import explain
 
 logger = logging.getLogger(__name__)
 
@@ -178,10 +179,16 @@ def open_home(home: str) -> DagsterInstance:
     Raises
     ------
     InstanceError
-        Another process holds the lock for too long, or the storage is broken in a way that can't
-        be repaired without knowing what is in it.
+        Dagster does not take its ``dagster.yaml``; another process holds the lock for too long; or
+        the storage is broken in a way that can't be repaired without knowing what is in it.
     """
-    ref = InstanceRef.from_dir(home)
+    try:
+        ref = InstanceRef.from_dir(home)
+    except Exception as error:  # whatever Dagster raises for a dagster.yaml that it does not take
+        raise InstanceError(
+            f"The dagster.yaml of {home!r} can't be used: {explain(error)}\nMend it: "
+            "'python manage.py proctree doctor' examines it, too."
+        ) from error
     if is_guarded(ref):
         return DagsterInstance.from_ref(ref)
     return create_alone(databases(ref), lambda: DagsterInstance.from_ref(ref))

@@ -111,9 +111,9 @@ class Tab:
         """Click what shows a value of an event that is too large for a line."""
         self.page.get_by_text(words).first.click()
 
-    def close_dialog(self) -> None:
-        """Close the dialog that is open."""
-        self.page.keyboard.press("Escape")
+    def filter_log(self, text: str) -> None:
+        """Show those events of a run only that hold a text."""
+        self.page.get_by_placeholder("Filter…").fill(text)
 
     def sees_picture(self, name: str) -> bool:
         """Wait until the tab shows a picture; return whether the browser could read it."""
