@@ -108,52 +108,47 @@ def typed(*args: str) -> tuple[int, str, str]:
     return 0, out.getvalue(), err.getvalue()
 
 
-@pytest.fixture
-def failed_run(dagster_home: Path) -> str:
-    """The id of a run that has failed, beside a tree that would succeed."""
+@pytest.fixture(autouse=True)
+def trees(dagster_home: Path) -> None:
+    """A tree that would succeed, and one that fails."""
     good = ProcessTreeInstance("good").add_process("one", func=processes.one)
     good.create_trigger("bell", "event")
     good.save()
     good.register_schedule(interval_minutes=60)
     good.subscribe_to_trigger("bell")
     ProcessTreeInstance("bad").add_process("fail", func=processes.fail).save()
-    return ProcessTreeManager.execute_tree("bad")["run_id"]
 
 
-@pytest.fixture(params=["down", "absent", "unusable"])
-def state(
-    request: pytest.FixtureRequest, failed_run: str, settings: Settings, dagster_home: Path
-) -> str:
-    """The state that Dagster is in."""
-    name: str = request.param
-    if name == "absent":
-        settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": None}
-    if name == "unusable":
-        (dagster_home / "dagster.yaml").write_text("nonsense: 1\n")
-    return name
-
-
-def filled(args: tuple[str, ...], run_id: str) -> list[str]:
+def prepared(args: tuple[str, ...], *, there: bool = True) -> list[str]:
+    """Return what is typed; where it is about a run that has failed, there is one."""
+    run_id = "00000000-0000-0000-0000-000000000000"
+    if there and (FAILED_RUN in args or args[0] in ("runs", "retry")):
+        run_id = ProcessTreeManager.execute_tree("bad")["run_id"]
     return [run_id if each == FAILED_RUN else each for each in args]
 
 
+@pytest.mark.parametrize("state", ["down", "absent", "unusable"])
 @pytest.mark.parametrize("args", EXPECTED, ids=" ".join)
 def test_an_action_does_what_it_can_and_says_what_is_missing(
-    args: tuple[str, ...], state: str, failed_run: str
+    args: tuple[str, ...], state: str, settings: Settings, dagster_home: Path
 ) -> None:
+    typed_in = prepared(args, there=state == "down")
+    if state == "absent":
+        settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": None}
+    if state == "unusable":
+        (dagster_home / "dagster.yaml").write_text("nonsense: 1\n")
     code, said = getattr(EXPECTED[args], state)
-    found, out, err = typed(*filled(args, failed_run))
+    found, out, err = typed(*typed_in)
     assert (found, said in out + err) == (code, True), out + err
     assert "Traceback" not in out + err
 
 
-@pytest.mark.parametrize(
-    "args", [args for args, each in EXPECTED.items() if each.keys], ids=" ".join
-)
-def test_its_json_is_one_document_for_programs(args: tuple[str, ...], failed_run: str) -> None:
-    code, out, err = typed(*filled(args, failed_run), "--json")
+@pytest.mark.parametrize("args", [args for args in EXPECTED if EXPECTED[args].keys], ids=" ".join)
+def test_its_json_is_one_document_for_programs(args: tuple[str, ...]) -> None:
+    code, out, err = typed(*prepared(args), "--json")
     assert code == EXPECTED[args].down[0], err
     document = json.loads(out)
+    assert document
     for each in document if isinstance(document, list) else [document]:
         assert each.keys() >= EXPECTED[args].keys
 

@@ -228,7 +228,32 @@ def ended_well(port: int, run_id: str) -> None:
     wait_for(f"run {run_id} to end", lambda: status(port, run_id) == "SUCCESS", 90)
 
 
+OWN_DEFINITIONS = """
+import os
+
+import django
+from dagster import AssetSelection, Definitions, asset, define_asset_job
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mysite.settings")
+django.setup()
+
+from proctree_dagster.models import ProcessTree
+from proctree_dagster.orchestration.repository import build_repository
+
+
+@asset
+def trees():
+    return sorted(each.name for each in ProcessTree.objects.all())
+
+
+process_trees = build_repository(
+    extra=Definitions(assets=[trees], jobs=[define_asset_job("refresh", AssetSelection.all())])
+)
+"""
+
+
 def test_what_ends_it_ends_everything_runs_included(project: NewProject) -> None:
+    (project.folder / "definitions.py").write_text(OWN_DEFINITIONS)
     project.manage("shell", "-c", SAVE)
     (project.folder / "bookkeeping" / "slow.py").write_text(
         "import time\nfrom pathlib import Path\n\n\ndef sleep():\n"
@@ -243,7 +268,12 @@ def test_what_ends_it_ends_everything_runs_included(project: NewProject) -> None
         "tree.add_process('sleep', func=sleep).save()\n"
         "tree_builder.ProcessTreeManager.submit_tree('slow')\n",
     )
-    dev = project.start("--port", str(free_port()))
+    port = free_port()
+    dev = project.start("--port", str(port))
+    # The project's own assets, launched from the UI.
+    job = {**SELECTOR, "jobName": "refresh"}
+    launched = graphql(port, LAUNCH, params={"selector": job, "runConfigData": {}})["launchRun"]
+    ended_well(port, launched["run"]["runId"])
     sleeps = project.folder / "bookkeeping" / "sleeps"
     wait_for("the run", sleeps.exists, 90)
     sleeps.unlink()

@@ -1,12 +1,13 @@
-"""A project's own assets, sensors and jobs beside the trees, with real code servers."""
+"""A project's own assets, sensors and jobs beside the trees, with Dagster's own launcher.
+
+With ours: ``test_dev``.
+"""
 
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 from dagster import DagsterInstance
 
@@ -57,22 +58,21 @@ load_from:
       working_directory: .
 """
 
-HOMES = {
-    "stock": "telemetry: {enabled: false}\n",
-    "warm": "telemetry: {enabled: false}\nrun_launcher:\n"
-    "  module: proctree_dagster.orchestration.launcher\n  class: WarmRunLauncher\n",
-}
-AT_ONCE = "run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}\n"
+HOME = """
+telemetry: {enabled: false}
+run_coordinator: {module: dagster._core.run_coordinator, class: DefaultRunCoordinator}
+"""
+"""Dagster's own launcher, and no queue, for which there is no daemon."""
 
 
 class Project:
     """The example, with definitions of its own, and no daemon and no webserver."""
 
-    def __init__(self, folder: Path, home: str) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.home = folder / "home"
         self.home.mkdir()
-        (self.home / "dagster.yaml").write_text(home + AT_ONCE)
+        (self.home / "dagster.yaml").write_text(HOME)
         (folder / "own_definitions.py").write_text(DEFINITIONS)
         (folder / "workspace.yaml").write_text(WORKSPACE)
         self.env = {
@@ -102,26 +102,9 @@ class Project:
         with DagsterInstance.from_config(str(self.home)) as instance:
             return {run.job_name: run.status.value for run in instance.get_runs()}
 
-    def close(self) -> None:
-        """End what is left: a template waits for the next run."""
-        for process in psutil.process_iter():
-            try:
-                if process.environ().get("DAGSTER_HOME") == str(self.home):
-                    process.kill()
-            except psutil.Error:
-                continue
 
-
-@pytest.fixture(params=list(HOMES))
-def project(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Project]:
-    found = Project(tmp_path, HOMES[request.param])
-    try:
-        yield found
-    finally:
-        found.close()
-
-
-def test_an_asset_job_runs_from_the_code_location_of_the_trees(project: Project) -> None:
+def test_an_asset_job_runs_from_the_code_location_of_the_trees(tmp_path: Path) -> None:
+    project = Project(tmp_path)
     project.python("dagster", "job", "launch", "-w", "workspace.yaml", "-j", "refresh")
 
     def ended() -> bool:

@@ -1,19 +1,36 @@
 """The tutorial, and the pages that go on in its project: what they say is what happens."""
 
+import json
+import subprocess
+import zipfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
+from tests.e2e import wheel
 from tests.e2e.newcomer import Newcomer
-from tests.e2e.stack import wait_for
+from tests.e2e.stack import TOP, wait_for
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture(scope="module")
-def bookshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the wheel, which the tutorial installs."""
+    return wheel.build(tmp_path_factory.mktemp("build"))
+
+
+@pytest.fixture(scope="module")
+def python(built: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return the Python of an environment that has the wheel and sees no checkout."""
+    return wheel.install(built, tmp_path_factory.mktemp("environment"))
+
+
+@pytest.fixture(scope="module")
+def bookshop(python: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
     """Return somebody who has followed the tutorial: each command did what the page shows."""
-    newcomer = Newcomer(tmp_path_factory.mktemp("bookshop"))
+    newcomer = Newcomer(tmp_path_factory.mktemp("bookshop"), python)
     try:
         newcomer.follow("docs/tutorial.md")
         yield newcomer
@@ -21,11 +38,47 @@ def bookshop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
         newcomer.leave()
 
 
+ASK = """
+import json
+import sys
+from importlib.metadata import requires, version
+from packaging.requirements import Requirement
+import proctree_dagster
+
+needed = [Requirement(each) for each in requires("proctree-dagster")]
+here = [each for each in needed if each.marker is None or each.marker.evaluate({"extra": ""})]
+unmet = [str(each) for each in here if not each.specifier.contains(version(each.name), True)]
+print(json.dumps({"file": proctree_dagster.__file__, "unmet": unmet, "needed": len(here)}))
+"""
+
+
+def test_every_file_of_the_package_is_in_the_wheel_and_nothing_else(built: Path) -> None:
+    files = {
+        str(path.relative_to(TOP))
+        for path in (TOP / wheel.PACKAGE).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    }
+    names = {name for name in zipfile.ZipFile(built).namelist() if ".dist-info/" not in name}
+    assert names == files
+    assert f"{wheel.PACKAGE}/py.typed" in names
+    assert f"{wheel.PACKAGE}/dagster_home/sqlite/dagster.yaml" in names
+
+
+def test_what_the_wheel_asks_for_is_what_the_tests_run_with(python: str, tmp_path: Path) -> None:
+    asked = subprocess.run(
+        [python, "-I", "-c", ASK], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    found = json.loads(asked.stdout)
+    assert Path(found["file"]).is_relative_to(Path(python).parents[1])
+    assert found["needed"] > 5
+    assert found["unmet"] == []
+
+
 def test_the_tutorial_does_what_it_says(bookshop: Newcomer) -> None:
     assert (bookshop.folder / "dagster_home" / "dagster.yaml").is_file()
 
 
-@pytest.mark.parametrize("page", ["trees-in-code", "test", "tenants"])
+@pytest.mark.parametrize("page", ["logging-and-progress", "trees-in-code", "test", "tenants"])
 def test_a_page_on_how_to_do_something_does_what_it_says(bookshop: Newcomer, page: str) -> None:
     bookshop.follow(f"docs/howto/{page}.md")
 
