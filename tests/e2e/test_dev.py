@@ -34,7 +34,7 @@ def total(fetch):
 """
 
 SAVE = """
-from bookkeeping.processes import fetch, total
+from bookkeeping.sums import fetch, total
 from proctree_dagster.tree_builder import ProcessTreeInstance
 tree = ProcessTreeInstance('close', overwrite=True)
 tree.add_process('fetch', func=fetch)
@@ -57,7 +57,7 @@ class NewProject:
         self.started: list[subprocess.Popen[bytes]] = []
         self.run("-m", "django", "startproject", "mysite", ".")
         self.manage("startapp", "bookkeeping")
-        (folder / "bookkeeping" / "processes.py").write_text(PROCESSES)
+        (folder / "bookkeeping" / "sums.py").write_text(PROCESSES)
         with (folder / "mysite" / "settings.py").open("a") as settings:
             settings.write('INSTALLED_APPS += ["proctree_dagster", "bookkeeping"]\n')
         self.manage("migrate", "-v0")
