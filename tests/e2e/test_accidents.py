@@ -20,8 +20,13 @@ from tests.e2e.stack import wait_for
 if TYPE_CHECKING:
     from tests.postgres import Postgres
 
-KILLS = int(os.environ.get("PROCTREE_KILLS", "50"))
-"""How often the daemon is killed."""
+FULL = os.environ.get("PROCTREE_ACCIDENTS") == "full"
+"""Whether each accident happens as often as it was shown once: it takes a quarter of an hour."""
+
+DUE_TIMES = 200 if FULL else 120
+DAEMONS_KILLED = 50 if FULL else 20
+CODE_SERVERS_KILLED_AT = ("ticking", "launching", "launching", "ticking")[: 4 if FULL else 2]
+DATABASES_KILLED = 8 if FULL else 5
 
 # Not apart: two of them at once would have forty processes, which no machine of two cores bears.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
@@ -43,7 +48,7 @@ def database(request: pytest.FixtureRequest) -> dict[str, Any] | None:
     return settings
 
 
-def test_of_two_hundred_due_times_sixteen_processes_and_a_daemon_run_each_once(
+def test_of_many_due_times_sixteen_processes_and_a_daemon_run_each_once(
     tmp_path: Path, database: dict[str, Any] | None
 ) -> None:
     stack = Accidents(tmp_path, trees=40, database=database)
@@ -57,12 +62,12 @@ def test_of_two_hundred_due_times_sixteen_processes_and_a_daemon_run_each_once(
         def all_done() -> bool:
             if not stack.settled():
                 return False
-            if len(stack.given) >= 200 and stack.runs_by_the_daemon():
+            if len(stack.given) >= DUE_TIMES and stack.runs_by_the_daemon():
                 return True
             stack.give_due_times()  # all at once: those that have nothing to do want the same ones
             return False
 
-        wait_for("the two hundred", all_done, 300)
+        wait_for("all due times", all_done, 300)
         stack.stop_sixteen(sixteen)
         stack.assert_each_due_time_ran_once()
         requested = len(stack.instance.get_runs())
@@ -73,7 +78,9 @@ def test_of_two_hundred_due_times_sixteen_processes_and_a_daemon_run_each_once(
         stack.stop()
 
 
-def test_a_daemon_killed_fifty_times_neither_loses_nor_doubles_a_due_time(tmp_path: Path) -> None:
+def test_a_daemon_killed_again_and_again_neither_loses_nor_doubles_a_due_time(
+    tmp_path: Path,
+) -> None:
     chance = random.Random(0)
     stack = Accidents(tmp_path, trees=20)
     stack.configure_dagster(run_monitoring={"start_timeout_seconds": 20})
@@ -92,7 +99,7 @@ def test_a_daemon_killed_fifty_times_neither_loses_nor_doubles_a_due_time(tmp_pa
         stack.prepare()
         stack.give_due_times()
         stack.start_code_server()
-        while len(killed_at) < KILLS:
+        while len(killed_at) < DAEMONS_KILLED:
             die(chance.choice(("", *daemons.POINTS)), chance.uniform(0, 3))
         # What chance has left out is placed: the kills have come to every point in the end.
         for point in daemons.POINTS:
@@ -124,7 +131,7 @@ def test_a_code_server_killed_amid_ticks_and_launches_neither_loses_nor_doubles_
         stack.give_due_times()
         server = stack.start_code_server()
         stack.start_a_daemon()
-        for point in ("ticking", "launching", "launching", "ticking"):
+        for point in CODE_SERVERS_KILLED_AT:
             passed = stack.progress.read_text().count(point)
             wait_for(point, lambda: stack.progress.read_text().count(point) > passed, 150)  # noqa: B023
             time.sleep(chance.uniform(0, 1))
@@ -149,7 +156,7 @@ def test_a_database_killed_amid_claims_and_runs_neither_loses_nor_doubles_a_due_
         stack.start_code_server()
         stack.start_a_daemon()
         sixteen = stack.start_sixteen()
-        for _ in range(8):
+        for _ in range(DATABASES_KILLED):
             before = len(stack.calls())
             wait_for("work", lambda: len(stack.calls()) > before + 5, 150)  # noqa: B023
             time.sleep(chance.uniform(0, 1))
