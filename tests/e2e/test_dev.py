@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.e2e.newcomer import Newcomer
 from tests.e2e.stack import SELECTOR, free_port, heed_interrupts, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -33,7 +34,7 @@ def total(fetch):
 """
 
 SAVE = """
-from bookkeeping.processes import fetch, total
+from bookkeeping.sums import fetch, total
 from proctree_dagster.tree_builder import ProcessTreeInstance
 tree = ProcessTreeInstance('close', overwrite=True)
 tree.add_process('fetch', func=fetch)
@@ -56,7 +57,7 @@ class NewProject:
         self.started: list[subprocess.Popen[bytes]] = []
         self.run("-m", "django", "startproject", "mysite", ".")
         self.manage("startapp", "bookkeeping")
-        (folder / "bookkeeping" / "processes.py").write_text(PROCESSES)
+        (folder / "bookkeeping" / "sums.py").write_text(PROCESSES)
         with (folder / "mysite" / "settings.py").open("a") as settings:
             settings.write('INSTALLED_APPS += ["proctree_dagster", "bookkeeping"]\n')
         self.manage("migrate", "-v0")
@@ -153,11 +154,34 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NewProject]:
         found.close()
 
 
-def test_a_tree_runs_in_every_way_where_nothing_was_written_for_dagster(
-    project: NewProject,
+WRITTEN_BY_INIT = {
+    "definitions/__init__.py",
+    "workspace.yaml",
+    "mysite/settings_for_tests.py",
+}
+"""Besides the home, which there is in any case."""
+
+
+@pytest.fixture(params=["nothing is written for Dagster", "proctree init"])
+def newcomer(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[NewProject, str]]:
+    """A new project, and how it came to what Dagster needs."""
+    found = NewProject(tmp_path)
+    try:
+        if request.param == "proctree init":
+            said = found.manage("proctree", "init")
+            assert all(f"Wrote {name}" in said for name in WRITTEN_BY_INIT)
+        yield found, request.param
+    finally:
+        found.close()
+
+
+def test_the_guide_is_done_from_top_to_bottom_through_proctree_dev(
+    newcomer: tuple[NewProject, str],
 ) -> None:
+    project, how = newcomer
     project.manage("proctree", "list")
-    assert not project.home.exists(), "who only lists writes nothing"
+    is_written = how == "proctree init"
+    assert project.home.exists() == is_written, "who only lists writes nothing"
     project.manage("shell", "-c", SAVE)
     assert "total: 3" in project.manage("close")  # before Dagster was ever started
     port = free_port()
@@ -166,19 +190,30 @@ def test_a_tree_runs_in_every_way_where_nothing_was_written_for_dagster(
     assert f"Dagster is ready: open http://localhost:{port}" in said
     assert "Supersession" not in said
     assert "INFO" not in said
-    # In the UI, whose log has all of it; the terminal is quiet.
-    job = {**SELECTOR, "jobName": "close"}
-    launched = graphql(port, LAUNCH, params={"selector": job, "runConfigData": {}})["launchRun"]
-    run_id = launched["run"]["runId"]
-    wait_for("the run", lambda: status(port, run_id) == "SUCCESS", 60)
-    assert "STEP_START" in json.dumps(graphql(port, EVENTS, id=run_id))
+    # The whole guide, typed in while Dagster runs.
+    reader = Newcomer(project.folder)
+    try:
+        printed = reader.follow("docs/guide.md")
+    finally:
+        reader.leave()
+    assert "Scheduled! Next run: 20" in printed
+    # In the UI, whose log has all of a run; the terminal is quiet.
+    for name in ("close", "my_scheduled_tree"):
+        job = {**SELECTOR, "jobName": name}
+        launched = graphql(port, LAUNCH, params={"selector": job, "runConfigData": {}})["launchRun"]
+        assert launched["__typename"] == "LaunchRunSuccess", launched
+        ended_well(port, launched["run"]["runId"])
+    assert "STEP_START" in json.dumps(graphql(port, EVENTS, id=launched["run"]["runId"]))
     assert "STEP_START" not in project.log.read_text()
     # From Python, through the daemon; the link leads to the UI without a setting.
     submit = "from proctree_dagster.tree_builder import ProcessTreeManager as M; "
     said = project.manage("shell", "-c", f"{submit}print(M.submit_tree('close').url)")
     url = said.strip().splitlines()[-1]
     assert url.startswith(f"http://localhost:{port}/runs/")
-    wait_for("the run", lambda: status(port, url.rpartition("/")[2]) == "SUCCESS", 60)
+    ended_well(port, url.rpartition("/")[2])
+    # Beside the guide's own files there are those of the home and of ``init``, and no others.
+    written = {name for name in WRITTEN_BY_INIT if (project.folder / name).exists()}
+    assert written == (WRITTEN_BY_INIT if is_written else set())
     # A second one on the same port says what to do, and leaves the first alone.
     second = project.run("manage.py", "proctree", "dev", "--port", str(port), check=False)
     assert second.returncode == 1
@@ -189,7 +224,36 @@ def test_a_tree_runs_in_every_way_where_nothing_was_written_for_dagster(
     wait_for("everything to end", lambda: not project.processes())
 
 
+def ended_well(port: int, run_id: str) -> None:
+    wait_for(f"run {run_id} to end", lambda: status(port, run_id) == "SUCCESS", 90)
+
+
+OWN_DEFINITIONS = """
+import os
+
+import django
+from dagster import AssetSelection, Definitions, asset, define_asset_job
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mysite.settings")
+django.setup()
+
+from proctree_dagster.models import ProcessTree
+from proctree_dagster.orchestration.repository import build_repository
+
+
+@asset
+def trees():
+    return sorted(each.name for each in ProcessTree.objects.all())
+
+
+process_trees = build_repository(
+    extra=Definitions(assets=[trees], jobs=[define_asset_job("refresh", AssetSelection.all())])
+)
+"""
+
+
 def test_what_ends_it_ends_everything_runs_included(project: NewProject) -> None:
+    (project.folder / "definitions.py").write_text(OWN_DEFINITIONS)
     project.manage("shell", "-c", SAVE)
     (project.folder / "bookkeeping" / "slow.py").write_text(
         "import time\nfrom pathlib import Path\n\n\ndef sleep():\n"
@@ -204,7 +268,12 @@ def test_what_ends_it_ends_everything_runs_included(project: NewProject) -> None
         "tree.add_process('sleep', func=sleep).save()\n"
         "tree_builder.ProcessTreeManager.submit_tree('slow')\n",
     )
-    dev = project.start("--port", str(free_port()))
+    port = free_port()
+    dev = project.start("--port", str(port))
+    # The project's own assets, launched from the UI.
+    job = {**SELECTOR, "jobName": "refresh"}
+    launched = graphql(port, LAUNCH, params={"selector": job, "runConfigData": {}})["launchRun"]
+    ended_well(port, launched["run"]["runId"])
     sleeps = project.folder / "bookkeeping" / "sleeps"
     wait_for("the run", sleeps.exists, 90)
     sleeps.unlink()

@@ -253,6 +253,75 @@ def test_a_command_that_is_interrupted_leaves_its_run_canceled(
     assert stack.runs("slow")[0]["status"] == "CANCELED"
 
 
+ACTIONS = """
+import io, json
+from django.core.management import CommandError, call_command
+
+def typed(*args):
+    out, err = io.StringIO(), io.StringIO()
+    try:
+        call_command("proctree", *args, stdout=out, stderr=err)
+    except CommandError as error:
+        return [error.returncode, out.getvalue(), err.getvalue() + str(error)]
+    return [0, out.getvalue(), err.getvalue()]
+
+"""
+
+
+def typed(stack: Stack, *actions: list[str]) -> list[tuple[int, str, str]]:
+    """Type actions of ``manage.py proctree``, all of them in one process."""
+    printed = stack.shell(f"{ACTIONS}print(json.dumps([typed(*each) for each in {actions!r}]))")
+    return [tuple(each) for each in json.loads(printed.splitlines()[-1])]
+
+
+def test_each_action_works_beside_a_running_daemon(stack: Stack) -> None:
+    stack.shell(
+        "for name in ['slow', 'fails']:\n"
+        "    ProcessTreeInstance(f'{name} beside it', overwrite=True)"
+        ".add_process(name, func=f'e2e_functions:{name}').save()\n"
+    )
+    failed, slow, listed, shown, doctor, reloaded = typed(
+        stack,
+        ["run", "fails beside it", "--json"],
+        ["run", "slow beside it", "--submit", "--json"],
+        ["list", "--json"],
+        ["show", "monthly_close", "--json"],
+        ["doctor", "--json"],
+        ["reload"],
+    )
+    assert failed[0] == 1
+    failed_run = json.loads(failed[1])["run_id"]
+    slow_run = json.loads(slow[1])["run"]
+    assert json.loads(listed[1])["daemon_seen_at"] is not None
+    assert "daemon" not in listed[2]
+    assert len(json.loads(shown[1])["due_times"]) == 5
+    assert [each for each in json.loads(doctor[1]) if each["level"] == "error"] == []
+    assert reloaded[0] == 0, reloaded
+    wait_for("the slow run", lambda: stack.run(slow_run)["status"] == "STARTED")
+    again, all_again, canceled, logged, runs = typed(
+        stack,
+        ["retry", failed_run, "--json"],
+        ["retry", "--failed", "--since", "5m", "--json"],
+        ["cancel", slow_run],
+        ["logs", failed_run],
+        ["runs", "fails beside it", "--json"],
+    )
+    [repeated] = json.loads(again[1])
+    assert repeated["repeats"] == failed_run
+    new = stack.finished(repeated["run"])
+    assert (new["status"], new["parentRunId"]) == ("FAILURE", failed_run)
+    assert failed_run not in {each["repeats"] for each in json.loads(all_again[1])}, (
+        "it is not last"
+    )
+    assert canceled[0] == 0, canceled
+    assert stack.finished(slow_run)["status"] == "CANCELED"
+    assert "on purpose" in logged[1]
+    assert {each["run_id"] for each in json.loads(runs[1])} >= {failed_run, repeated["run"]}
+    # Of each tree whose last run has failed, that run: the one that has just been repeated.
+    [[_, printed, _]] = typed(stack, ["retry", "--failed", "--since", "5m", "--json"])
+    assert repeated["run"] in {each["repeats"] for each in json.loads(printed)}
+
+
 def test_the_command_line_of_dagster_knows_the_jobs(stack: Stack) -> None:
     for arguments, expected in [
         (["job", "list"], "Job: monthly_close"),
