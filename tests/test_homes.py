@@ -392,6 +392,8 @@ def test_dagsters_own_storage_with_the_default_driver_fails_and_is_named_by_the_
     from proctree_dagster.orchestration import doctor
 
     url = address(postgres.new_database())
+    if sqlalchemy.__version__ < "2.1":  # whose default is psycopg 2
+        url = url.replace("postgresql://", "postgresql+psycopg://")
     with pytest.raises(Exception, match="connection is closed"):
         webserver_storage(f"storage:\n  postgres:\n    postgres_url: {url}\n")
     settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": str(tmp_path / "home")}

@@ -125,7 +125,7 @@ def known(job: JobDefinition, build: Callable[[], JobDefinition]) -> KnownJob | 
     has_more = (
         job.run_config is not None
         or job.partitions_def is not None
-        or getattr(job, "automation_condition", None) is not None  # Dagster 1.13.5 has none
+        or getattr(job, "automation_condition", None) is not None  # older releases have none
         or assets.selected_asset_keys
         or assets.external_job_asset_keys
         or assets.asset_graph.asset_check_keys
