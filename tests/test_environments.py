@@ -43,11 +43,11 @@ class TestVersions:
     def test_a_package_of_dagsters_of_another_release_is_an_error_that_says_what_to_install(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        install(tmp_path, "dagster-postgres", "0.29.6", "Requires-Dist: dagster==1.13.6")
+        install(tmp_path, "dagster-postgres", "0.29.99", "Requires-Dist: dagster==1.13.99")
         monkeypatch.syspath_prepend(tmp_path)
         (finding,) = problems(environments.check_versions)
         assert finding.level == "error"
-        assert finding.what.startswith("dagster-postgres 0.29.6 needs dagster==1.13.6, and 1.13.")
+        assert finding.what.startswith("dagster-postgres 0.29.99 needs dagster==1.13.99, and 1.13.")
         assert "pip install --upgrade proctree-dagster dagster " in finding.remedy
         assert "dagster-postgres" in finding.remedy
 
