@@ -196,7 +196,7 @@ def test_the_guide_is_done_from_top_to_bottom_through_proctree_dev(
         printed = reader.follow("docs/guide.md")
     finally:
         reader.leave()
-    assert "Scheduled! Next run: 20" in printed
+    _assert_that_the_guide_does_what_it_says(project.folder, printed)
     # In the UI, whose log has all of a run; the terminal is quiet.
     for name in ("close", "my_scheduled_tree"):
         job = {**SELECTOR, "jobName": name}
@@ -222,6 +222,22 @@ def test_the_guide_is_done_from_top_to_bottom_through_proctree_dev(
     dev.send_signal(signal.SIGINT)
     assert dev.wait(60) == 0
     wait_for("everything to end", lambda: not project.processes())
+
+
+def _assert_that_the_guide_does_what_it_says(folder: Path, printed: str) -> None:
+    assert "Scheduled! Next run: 20" in printed
+    commands = folder / "bookkeeping" / "management" / "commands"
+    assert {path.name for path in commands.glob("*.py")} == {
+        *("__init__.py", "my_scheduled_tree.py", "run_my_tree.py", "hourly_journals_sync.py"),
+        "close.py",
+    }
+    assert (folder / "some" / "other" / "commands" / "my_scheduled_tree.py").is_file()
+    assert 'step1: "hello, tenant 123"' in printed
+    assert 'step1: "hello, tenant 456"' in printed  # the schedule's default context
+    # The model instance in the context, fetched again.
+    assert 'sync: {"status": "success", "organisation": "Quiver Tree Coffee"}' in printed
+    assert "True {'step1': 'hello, tenant 123'}" in printed
+    assert "Queued run" in printed
 
 
 def ended_well(port: int, run_id: str) -> None:
