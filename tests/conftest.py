@@ -24,19 +24,15 @@ LONGEST = ("test_accidents", "test_clocks", "test_run_workers", "test_launcher")
 """The modules that take longest; the first keeps the processors busy, the others mostly wait."""
 
 
-SLOW = (
-    *("test_run_workers", "test_launcher", "test_launcher_releases", "test_worker_ends"),
-    *("test_isolation", "test_hosting", "test_homes", "test_memory", "test_guardian"),
-    *("test_due_times", "test_intervals", "test_crons", "test_claim_runs", "test_side_by_side"),
-    *("test_caching", "test_allowed_failures", "test_followers", "test_saving_at_once"),
-    *("test_context", "test_fuzz_contexts_and_triggers", "test_fuzz_rows", "test_unreadable_rows"),
-    *("test_broken_rows", "test_lost_runs_on_postgresql", "test_listing", "test_names"),
-    *("test_names_of_functions", "test_tagging", "test_conditions", "test_forks", "test_webserver"),
+CORNERS = (
+    *("test_translator", "test_launchpad", "test_repository", "test_merged_repository"),
+    *("test_execution", "test_process", "test_tasks", "test_trigger_sensors", "test_imports"),
+    *("test_tree_builder", "test_context_schema", "test_schedule_model", "test_admin"),
+    *("test_proctree_command", "test_project", "test_environments", "test_reporting"),
 )
-"""Modules that CI runs with its first Python only, as the tests of real stacks.
+"""Modules that CI runs with the newest Python, Django and Dagster, too: they use most of each.
 
-They start many processes or try many examples. The others say whether the code fits the newest
-Python, Django and Dagster: each module of the package is imported and used by several of them.
+``make test-newest`` runs all but the tests of real stacks.
 """
 
 
@@ -49,8 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     for item in items:  # before pytest-xdist reads the groups, in this hook, too
         if item.get_closest_marker("apart") is None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
-        if item.path.stem in SLOW:
-            item.add_marker(pytest.mark.slow)
+        if item.path.stem in CORNERS:
+            item.add_marker(pytest.mark.corner)
     yield
 
     def turn(item: pytest.Item) -> int:

@@ -315,7 +315,6 @@ def test_run_tree_stays_in_the_tests_thread_in_any_kind_of_test() -> None:
     assert set(results["results"].values()) == {threading.get_ident()}
 
 
-@pytest.mark.slow
 @pytest.mark.django_db(transaction=True)
 def test_a_tree_of_a_thousand_processes() -> None:
     large = ProcessTreeInstance("large").set_executor("", 8).add_process("first", processes.one)
@@ -489,7 +488,6 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_command_that_is_interrupted_stops_all_of_its_processes(
     place: Place, number: signal.Signals
