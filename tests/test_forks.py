@@ -14,14 +14,8 @@ def note(word):
     os.write(file, f"{word}\\n".encode())
     os.close(file)
 
-ONE_AT_A_TIME = threading.Lock()
-
-def fork():
-    with ONE_AT_A_TIME:  # filelock from 3.30 on refuses two threads that fork at the same moment
-        return os.fork()
-
 def forked(ending):
-    child = fork()
+    child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     return ending()
@@ -42,7 +36,7 @@ def returns():
     return forked(lambda: "the child's result")
 
 def yields():
-    child = fork()
+    child = os.fork()
     yield os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else "the child's"
 
 async def awaits():
@@ -65,8 +59,7 @@ def leaves_by_itself():
 
 def child_of_multiprocessing():
     process = multiprocessing.get_context("fork").Process(target=note, args=("child",))
-    with ONE_AT_A_TIME:
-        process.start()
+    process.start()
     process.join()
     return process.exitcode
 
