@@ -25,10 +25,8 @@ LONGEST = ("test_accidents", "test_clocks", "test_run_workers", "test_launcher")
 
 
 CORNERS = (
-    *("test_translator", "test_launchpad", "test_repository", "test_merged_repository"),
-    *("test_execution", "test_process", "test_tasks", "test_trigger_sensors", "test_imports"),
-    *("test_tree_builder", "test_context_schema", "test_schedule_model", "test_admin"),
-    *("test_proctree_command", "test_project", "test_environments", "test_reporting"),
+    *("test_translator", "test_launchpad", "test_repository", "test_execution"),
+    *("test_context_schema", "test_admin", "test_project", "test_environments"),
 )
 """Modules that CI runs with the newest Python, Django and Dagster, too: they use most of each.
 

@@ -314,6 +314,23 @@ def test_a_run_that_is_not_there_is_said(
     assert "There is no run" in typed(action, run_id, code=1)
 
 
+def test_a_run_whose_tree_has_lost_what_failed_is_not_repeated_and_others_are(
+    close: ProcessTree, instance: DagsterInstance
+) -> None:
+    failing()
+    typed("run", "failing", code=1)
+    run_id = only_run(instance).run_id
+    ProcessTreeInstance("also").add_process("fail", func=processes.fail).save()
+    typed("run", "also", code=1)
+    tree = ProcessTreeInstance("failing", overwrite=True).add_process("one", func=processes.one)
+    tree.save()
+    said = typed("retry", run_id, code=1)
+    assert "has changed since, and lacks 'fail'. Run the tree again." in said
+    said = typed("retry", "--failed", "--since", "1h", code=1)
+    assert "lacks 'fail'" in said
+    assert [run.job_name for run in instance.get_runs() if run.parent_run_id] == ["also"]
+
+
 def test_cancel_takes_a_run_from_the_queue(close: ProcessTree, instance: DagsterInstance) -> None:
     typed("run", "close", "--submit")
     run = only_run(instance)

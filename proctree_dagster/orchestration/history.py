@@ -1,7 +1,7 @@
 """Runs that were made: what became of them and what they logged; canceled, and executed again."""
 
 import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from dagster import (
@@ -10,6 +10,7 @@ from dagster import (
     DagsterRun,
     DagsterRunStatus,
     EventLogEntry,
+    JobDefinition,
     RunRecord,
     RunsFilter,
 )
@@ -275,6 +276,23 @@ def cancel(instance: DagsterInstance, run: DagsterRun) -> bool:
     return instance.run_coordinator.cancel_run(run.run_id)
 
 
+def _require_steps(run: DagsterRun, job: JobDefinition, steps: Iterable[str]) -> None:
+    """Refuse to repeat a run whose tree has lost what is to be done again.
+
+    Raises
+    ------
+    RunError
+        It has; the message names it.
+    """
+    present = {node.name for node in job.graph.nodes}
+    gone = sorted({step.split("[")[0] for step in steps} - present)
+    if gone:
+        raise RunError(
+            f"Run {run.run_id} can't go on where it failed: the tree of {run.job_name!r} has "
+            f"changed since, and lacks {', '.join(map(repr, gone))}. Run the tree again."
+        )
+
+
 def again(instance: DagsterInstance, run: DagsterRun, user: str = "") -> DagsterRun:
     """Make and queue a run that repeats another from where it failed.
 
@@ -312,6 +330,7 @@ def again(instance: DagsterInstance, run: DagsterRun, user: str = "") -> Dagster
     runs.check_queue(instance)
     job = translator().job(records.from_row(row))
     steps, known = KnownExecutionState.build_resume_retry_reexecution(instance, run)
+    _require_steps(run, job, steps)
     plan = create_execution_plan(
         job,
         run.run_config,

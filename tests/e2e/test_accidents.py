@@ -23,10 +23,10 @@ if TYPE_CHECKING:
 FULL = os.environ.get("PROCTREE_ACCIDENTS") == "full"
 """Whether each accident happens as often as it was shown once: it takes a quarter of an hour."""
 
-DUE_TIMES = 200 if FULL else 80
+DUE_TIMES = 200 if FULL else 60
 DAEMONS_KILLED = 50 if FULL else 15
 CODE_SERVERS_KILLED_AT = ("ticking", "launching", "launching", "ticking")[: 4 if FULL else 2]
-DATABASES_KILLED = 8 if FULL else 3
+DATABASES_KILLED = 8 if FULL else 2
 
 # Not apart: two of them at once would have forty processes, which no machine of two cores bears.
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
