@@ -12,7 +12,7 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import CommandError, call_command
 from django.test import Client
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proctree_dagster import context as contexts
@@ -224,6 +224,7 @@ scalars = (
 )
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(scalars)
 def test_a_value_suits_its_own_type_when_it_is_stored(value: Any) -> None:
     stored = contexts.encode({"value": value})["value"]

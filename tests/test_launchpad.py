@@ -7,7 +7,7 @@ import yaml
 from dagster import DagsterInstance, JobDefinition
 from dagster._config import ConfigSchemaSnapshot
 from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proctree_dagster.context_schema import ContextKey, ContextSchema
@@ -183,6 +183,7 @@ keys = st.sampled_from(["organisation", "year", "kind", "", 'a "b"', "ü"])
 annotations = st.sampled_from([str, int, bool, float | None, annotated.Kind, Organisation, Any])
 
 
+@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(
     default_context=st.dictionaries(keys, json_values, max_size=4),
     described=st.dictionaries(keys, st.tuples(annotations, st.booleans()), max_size=4),
