@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from functools import lru_cache
-from typing import Annotated, Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import docstring_parser
 from django.apps import apps
@@ -186,45 +186,40 @@ def schema_of(
     linked = linked_trees(spec.dependent_trees, spec.sibling_trees)
     takes_anything = any(linked.values())
     for each in _taken(spec, functions):
-        if each.key is None:
+        if each is None:
             takes_anything = True
         else:
-            keys[each.key.name] = _joined(keys.get(each.key.name), each.key)
+            keys[each.name] = _joined(keys.get(each.name), each)
     extra = {name: ContextKey(name) for name in known if name not in keys}
     return ContextSchema({**keys, **extra}, takes_anything or not keys)
 
 
-class _Taken(NamedTuple):
-    """One key that something takes; ``None`` if it takes them all."""
-
-    key: ContextKey | None
-
-
-def _taken(spec: TreeSpec, functions: Mapping[str, Function]) -> Iterator[_Taken]:
+def _taken(spec: TreeSpec, functions: Mapping[str, Function]) -> Iterator[ContextKey | None]:
+    """Yield each key that something takes; ``None`` for what takes them all."""
     for process in spec.processes:
         if process.trigger is not None:
-            yield _Taken(None)  # which it is, the database says, and may say anew at any time
+            yield None  # which it is, the database says, and may say anew at any time
         yield from _taken_by(process, functions[process.func], needs=True)
         if process.outdated_check is not None:
             check = functions[process.outdated_check]
             if CONTEXT in calling.takes(check).names:
-                yield _Taken(None)
+                yield None
             yield from _taken_by(process, check, needs=False)
         if process.cache_key is not None and spec.cache_enabled:
             for name in lookups.first_parts(process.cache_key):
-                yield _Taken(ContextKey(name, needed_by=(process.name,)))
+                yield ContextKey(name, needed_by=(process.name,))
 
 
-def _taken_by(process: ProcessSpec, func: Function, *, needs: bool) -> Iterator[_Taken]:
+def _taken_by(process: ProcessSpec, func: Function, *, needs: bool) -> Iterator[ContextKey | None]:
     taken = calling.takes(func)
     if taken.everything:
-        yield _Taken(None)
+        yield None
     parameters = _parameters(func)
     names = taken.names - set(process.dependencies)
     for name in sorted(names, key=[*parameters, *sorted(names)].index):  # as they are written
         key = parameters.get(name) or ContextKey(name)
         required = needs and name in taken.required
-        yield _Taken(replace(key, needed_by=(process.name,) if required else ()))
+        yield replace(key, needed_by=(process.name,) if required else ())
 
 
 def _joined(first: ContextKey | None, second: ContextKey) -> ContextKey:

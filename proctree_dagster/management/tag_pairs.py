@@ -8,6 +8,7 @@ from django.core.management.base import CommandParser
 
 from .. import tagging
 from ..exceptions import TagError
+from .pairs import split
 
 
 def add_arguments(parser: CommandParser, what: str) -> None:
@@ -37,15 +38,7 @@ def parse(pairs: Iterable[str]) -> dict[str, str]:
     TagError
         A pair has no ``=``, or a key is given twice.
     """
-    found: dict[str, str] = {}
-    for pair in pairs:
-        key, is_pair, text = pair.partition("=")
-        if not is_pair or not key:
-            raise TagError(f"--tag takes key=value, such as --tag team=books, not {pair!r}.")
-        if key in found:
-            raise TagError(f"--tag gives {key!r} twice.")
-        found[key] = text
-    return found
+    return split(pairs, "--tag", "team=books", TagError)
 
 
 def of_run(pairs: Iterable[str]) -> dict[str, str]:

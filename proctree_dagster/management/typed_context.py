@@ -12,6 +12,7 @@ from django.db import models
 from .. import context as contexts
 from ..context_schema import UNSAID, WRITTEN, ContextSchema, accepts, members
 from ..exceptions import ContextError
+from .pairs import split
 
 _ROW = re.compile(r"([A-Za-z_]\w*\.[A-Za-z_]\w*):(.+)", re.DOTALL)
 """A row of a model: ``ledger.Organisation:1``."""
@@ -82,12 +83,7 @@ def parse_pairs(pairs: Iterable[str], schema: ContextSchema) -> dict[str, Any]:
         A pair has no ``=``, a key is given twice.
     """
     found: dict[str, Any] = {}
-    for pair in pairs:
-        name, is_pair, text = pair.partition("=")
-        if not is_pair or not name:
-            raise ContextError(f"--set takes key=value, such as --set year=2026, not {pair!r}.")
-        if name in found:
-            raise ContextError(f"--set gives {name!r} twice.")
+    for name, text in split(pairs, "--set", "year=2026", ContextError).items():
         key = schema.keys.get(name)
         found[name] = _parse(text, UNSAID if key is None else key.annotation)
     return found

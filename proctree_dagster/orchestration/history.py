@@ -16,7 +16,6 @@ from dagster import (
 )
 from dagster._core.execution.api import create_execution_plan
 from dagster._core.execution.plan.state import KnownExecutionState
-from dagster._core.snap import snapshot_from_execution_plan
 from dagster._core.storage.tags import (
     PARENT_RUN_ID_TAG,
     RESUME_RETRY_TAG,
@@ -356,16 +355,7 @@ def again(instance: DagsterInstance, run: DagsterRun, user: str = "") -> Dagster
         root_run_id=run.root_run_id or run.run_id,
         parent_run_id=run.run_id,
         step_keys_to_execute=list(steps) or None,
-        execution_plan_snapshot=snapshot_from_execution_plan(plan, job.get_job_snapshot_id()),
-        job_snapshot=job.get_job_snapshot(),
-        parent_job_snapshot=None,
-        asset_selection=None,
-        asset_check_selection=None,
-        resolved_op_selection=None,
-        op_selection=None,
-        remote_job_origin=runs.remote_origin(job.name),
-        job_code_origin=runs.code_origin(job.name),
-        asset_graph=job.asset_layer.asset_graph,
+        **runs.of_job(job, plan),
     )
     runs.submit(instance, repeated)
     return repeated

@@ -23,6 +23,7 @@ from dagster import (
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.definitions.job_base import InMemoryJob
 from dagster._core.execution.api import create_execution_plan, execute_run_iterator
+from dagster._core.execution.plan.plan import ExecutionPlan
 from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
 from dagster._core.remote_origin import (
     ManagedGrpcPythonEnvCodeLocationOrigin,
@@ -187,17 +188,32 @@ def create_run(
         root_run_id=None,
         parent_run_id=None,
         step_keys_to_execute=None,
-        execution_plan_snapshot=snapshot_from_execution_plan(plan, job.get_job_snapshot_id()),
-        job_snapshot=job.get_job_snapshot(),
-        parent_job_snapshot=None,
-        asset_selection=None,
-        asset_check_selection=None,
-        resolved_op_selection=None,
-        op_selection=None,
-        remote_job_origin=None if in_memory else remote_origin(job.name),
-        job_code_origin=None if in_memory else code_origin(job.name),
-        asset_graph=job.asset_layer.asset_graph,
+        **of_job(job, plan, in_memory=in_memory),
     )
+
+
+def of_job(job: JobDefinition, plan: ExecutionPlan, *, in_memory: bool = False) -> dict[str, Any]:
+    """Return what ``DagsterInstance.create_run`` is told of a run's job.
+
+    Parameters
+    ----------
+    job, plan:
+        The job, and what of it the run executes.
+    in_memory:
+        Whether only this process has the job: nothing says then where its code is found.
+    """
+    return {
+        "execution_plan_snapshot": snapshot_from_execution_plan(plan, job.get_job_snapshot_id()),
+        "job_snapshot": job.get_job_snapshot(),
+        "parent_job_snapshot": None,
+        "asset_selection": None,
+        "asset_check_selection": None,
+        "resolved_op_selection": None,
+        "op_selection": None,
+        "remote_job_origin": None if in_memory else remote_origin(job.name),
+        "job_code_origin": None if in_memory else code_origin(job.name),
+        "asset_graph": job.asset_layer.asset_graph,
+    }
 
 
 def code_origin(job_name: str) -> JobPythonOrigin:
