@@ -203,6 +203,22 @@ def revision(tree: Mapping[str, Any], default_context: Mapping[str, Any]) -> str
     return short_hash(content, 12)
 
 
+def digest(content: Mapping[str, Any]) -> str:
+    """Return a short hash of JSON that is the same before it is saved and after, in any database.
+
+    PostgreSQL gives back 1e16 as a whole number.
+    """
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {str(key): plain(each) for key, each in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [plain(each) for each in value]
+        return int(value) if isinstance(value, float) and value.is_integer() else value
+
+    return short_hash(json.dumps(plain(content), sort_keys=True, default=repr), 12)
+
+
 def parse(data: Mapping[str, Any]) -> TreeSpec:
     """Turn a tree's JSON into a ``TreeSpec``.
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from django.core.exceptions import ValidationError
 from django.db import IntegrityError, router
 
 from . import (
@@ -16,6 +15,7 @@ from . import (
     execution,
     functions,
     links,
+    scheduling,
     spec,
     stand_ins,
     tagging,
@@ -26,11 +26,9 @@ from . import context as contexts
 from .connections import after_commit, writing
 from .drafts import DraftProcess, Export, export
 from .exceptions import (
-    ContextError,
     FunctionNotNameable,
     InvalidTree,
     ProctreeError,
-    ScheduleError,
     SyncCheckError,
     TreeExists,
     TreeNotSaved,
@@ -584,8 +582,12 @@ class ProcessTreeInstance:
             row.executor, row.max_concurrent, row.run_tags = "", None, []
             for attribute in draft.data.keys() - {"dependent_trees", "sibling_trees"}:
                 setattr(row, attribute, draft.data[attribute])
+            row.saved_by_code = row.digest
             row.save()
             links.set_links(row, self._dependents, self._siblings)
+        elif row.saved_by_code != row.digest:
+            row.saved_by_code = row.digest
+            row.save(update_fields=["saved_by_code"])
         return row
 
     def _write_subscriptions(self, row: ProcessTree) -> None:
@@ -729,57 +731,19 @@ class ProcessTreeInstance:
         """
         row = self._require_saved()
         self._require_nameable(row, "scheduled")
-        _check_rule(interval_minutes, start_time, cron)
-        given = {
-            "enabled": enabled,
-            "start_time": start_time and start_time.replace(second=0, microsecond=0),
-            "timezone": timezone,
-            "allow_overlap": allow_overlap,
-            "pass_scheduled_for": pass_scheduled_for,
-            "context": None if context is None else contexts.encode(context),
-            "tags": None if tags is None else tagging.checked(tags),
-        }
-        given = {name: value for name, value in given.items() if value is not None}
-        while True:
-            schedule = ProcessTreeSchedule.objects.filter(process_tree=row).first()
-            is_new = schedule is None
-            schedule = schedule or ProcessTreeSchedule(process_tree=row)
-            before = None if is_new else _registered(schedule)
-            for name, value in given.items():
-                setattr(schedule, name, value)
-            _set_rule(schedule, interval_minutes, start_time, cron)
-            self._clean(schedule)
-            if context is not None or is_new:
-                self._require_usable(schedule)
-            if _registered(schedule) == before:
-                return schedule
-            try:
-                with writing(ProcessTreeSchedule):
-                    schedule.save()
-                return schedule
-            except IntegrityError:  # another process has registered it at this moment
-                others = ProcessTreeSchedule.objects.filter(process_tree=row)
-                if not is_new or not others.exists():
-                    raise
-
-    def _clean(self, schedule: ProcessTreeSchedule) -> None:
-        try:
-            schedule.full_clean(validate_unique=False)
-        except ValidationError as error:
-            problems = "; ".join(
-                f"{name}: {' '.join(messages)}" for name, messages in error.message_dict.items()
-            )
-            raise ScheduleError(
-                f"The schedule of {self.name!r} is not valid: {problems}"
-            ) from error
-
-    def _require_usable(self, schedule: ProcessTreeSchedule) -> None:
-        """Refuse a context with which no run could succeed, or that has a key of no use."""
-        problems = schedule.context_problems()
-        if problems:
-            raise ContextError(
-                f"The context of the schedule of {self.name!r} will not do: {' '.join(problems)}"
-            )
+        return scheduling.register(
+            row,
+            interval_minutes=interval_minutes,
+            start_time=start_time,
+            cron=cron,
+            enabled=enabled,
+            context=context,
+            timezone=timezone,
+            allow_overlap=allow_overlap,
+            pass_scheduled_for=pass_scheduled_for,
+            tags=tags,
+            by_code=True,
+        )
 
     def _require_saved(self) -> ProcessTree:
         row = self._saved_row() or ProcessTree.objects.filter(name=self.name).first()
@@ -897,60 +861,27 @@ def _name_of(trigger: Trigger | str) -> str:
     return trigger.name if isinstance(trigger, Trigger) else trigger
 
 
-def _registered(schedule: ProcessTreeSchedule) -> tuple[object, ...] | None:
-    """Return what ``register_schedule`` says of a schedule; ``None`` if its rule makes no sense."""
-    try:
-        rule = schedule.current_rule
-    except ScheduleError:  # put there past the model; the new one is checked
-        return None
-    return (
-        *(rule, schedule.timezone, schedule.context, schedule.tags),
-        *(schedule.allow_overlap, schedule.pass_scheduled_for),
-    )
+def change_schedule(name: str, **options: Any) -> ProcessTreeSchedule:
+    """Let a saved tree run by itself, or change how it does, as an operator chose.
 
+    Unlike with ``register_schedule()`` it stays on record what the code has registered.
 
-def _set_rule(
-    schedule: ProcessTreeSchedule,
-    interval_minutes: int | None,
-    start_time: dt.time | None,
-    cron: str | None,
-) -> None:
-    """Let a schedule go by the interval or the cron that is given; as before if neither is."""
-    if cron:
-        schedule.cron, schedule.interval_minutes = " ".join(cron.split()), None
-    elif interval_minutes is not None or cron is not None:
-        schedule.cron = ""
-        schedule.interval_minutes = interval_minutes or schedule.interval_minutes or 60
-    elif start_time is not None and schedule.cron:
-        raise ScheduleError(
-            f"The schedule has a cron ({schedule.cron}), which says its own times; give "
-            "interval_minutes with start_time, or a new cron."
-        )
+    Parameters
+    ----------
+    name:
+        The tree's name.
+    options:
+        As ``ProcessTreeInstance.register_schedule`` takes them, which see for errors, too.
 
-
-def _check_rule(interval_minutes: object, start_time: object, cron: object) -> None:
-    """Refuse what the model's fields would take and misunderstand."""
-    if cron and (interval_minutes is not None or start_time is not None):
-        raise ScheduleError(
-            "Give interval_minutes and start_time, or cron; a cron says its own times."
-        )
-    if cron is not None and not isinstance(cron, str):
-        raise ScheduleError(f"cron must be a string such as '0 9 * * 1-5', not {cron!r}.")
-    if interval_minutes is not None and (
-        isinstance(interval_minutes, bool)
-        or not isinstance(interval_minutes, int)
-        or interval_minutes < 1
-    ):
-        raise ScheduleError(
-            f"interval_minutes must be a whole number of minutes from 1, not {interval_minutes!r}."
-        )
-    if start_time is not None and (
-        not isinstance(start_time, dt.time) or start_time.tzinfo is not None
-    ):
-        raise ScheduleError(
-            f"start_time must be a datetime.time without a zone, not {start_time!r}; say the "
-            "zone as timezone='Africa/Johannesburg'."
-        )
+    Raises
+    ------
+    TreeNotFound
+        There is no such tree.
+    """
+    tree = ProcessTreeInstance.load(name)
+    row = tree._require_saved()
+    tree._require_nameable(row, "scheduled")
+    return scheduling.register(row, **options, by_code=False)
 
 
 def _exists(name: str) -> str:

@@ -53,6 +53,9 @@ class TreeStatus:
     """Who keeps the schedule from running: Django, Dagster, or both."""
 
     overdue: bool = False
+    edited: tuple[str, ...] = ()
+    """What was edited since the code saved it: ``tree``, ``schedule``."""
+
     problem: str = ""
     """Why it can't be read, if so."""
 
@@ -106,7 +109,7 @@ def _schedules_of_trees(found: list[TreeStatus], now: dt.datetime) -> Iterator[P
 
     So a thousand trees are never in memory at once, only what is listed of them.
     """
-    rows = ProcessTree.objects.with_schedules().defer("processes", "schedule__context")
+    rows = ProcessTree.objects.with_schedules()
     for row in streamed(rows, ProcessTree.objects.what_can_be_read):
         schedule = row.schedule_or_none
         if schedule is not None:
@@ -118,7 +121,7 @@ def status_of(row: ProcessTree, now: dt.datetime) -> TreeStatus:
     """Return how a tree is, as far as its rows say it."""
     schedule = row.schedule_or_none
     if schedule is None:
-        return TreeStatus(row.name, row.job_name)
+        return TreeStatus(row.name, row.job_name, edited=tuple(row.edited))
     try:
         return TreeStatus(
             name=row.name,
@@ -131,6 +134,7 @@ def status_of(row: ProcessTree, now: dt.datetime) -> TreeStatus:
             last_run_id="" if schedule.claim else schedule.last_run_id,
             held_back_by=schedule.held_back_by,
             overdue=_is_overdue(schedule, now),
+            edited=tuple(row.edited),
         )
     except UNREADABLE as error:
         return TreeStatus(row.name, row.job_name, problem=f"can't be read: {explain(error)}")

@@ -49,6 +49,19 @@ class ContextField(RowField):
         return super().get_prep_value(contexts.encode(value) if isinstance(value, dict) else value)
 
 
+def saved_by_code_field() -> "models.CharField[str, str]":
+    """Return the column that notes what the code saved last, so that a later edit is seen."""
+    return models.CharField(
+        _("as the code saved it"),
+        max_length=32,
+        blank=True,
+        default="",
+        db_default="",
+        editable=False,
+        help_text=_("A hash of what the code saved last. Blank: nothing by this release."),
+    )
+
+
 def validate_tags(value: Any) -> None:
     """Refuse what is no tags of a run (see ``tagging``)."""
     found = tagging.problems(value)

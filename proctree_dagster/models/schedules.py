@@ -12,11 +12,17 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from .. import context as contexts
-from .. import context_schema, intervals
+from .. import context_schema, intervals, spec
 from ..context_schema import SCHEDULED_FOR
 from ..exceptions import ContextError, ScheduleError
 from ..rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
-from .fields import Clockwork, ContextField, TagsField, validate_timezone
+from .fields import (
+    Clockwork,
+    ContextField,
+    TagsField,
+    saved_by_code_field,
+    validate_timezone,
+)
 from .trees import ProcessTree
 
 WATCHED_AFTER = dt.timedelta(minutes=2)
@@ -103,6 +109,7 @@ class ProcessTreeSchedule(Clockwork):
         help_text=_("Default keyword arguments of a run, as JSON."),
     )
     tags = TagsField(_("tags"), help_text=_("Tags of its runs, as JSON: a text by each name."))
+    saved_by_code = saved_by_code_field()
     last_run = models.DateTimeField(_("last run"), null=True, blank=True, editable=False)
     next_run = models.DateTimeField(
         _("next run"),
@@ -260,6 +267,22 @@ class ProcessTreeSchedule(Clockwork):
     def current_rule(self) -> str:
         """What ``next_run_rule`` says while it is up to date."""
         return f"{self.rule}{'' if self.enabled else ' (disabled)'}"
+
+    @property
+    def digest(self) -> str:
+        """A hash of what ``register_schedule()`` says of it, but for whether it is enabled."""
+        return spec.digest(
+            {
+                "cron": self.cron,
+                "interval_minutes": self.interval_minutes,
+                "start_time": None if self.start_time is None else f"{self.start_time:%H:%M}",
+                "timezone": self.timezone,
+                "allow_overlap": self.allow_overlap,
+                "pass_scheduled_for": self.pass_scheduled_for,
+                "context": self.context,
+                "tags": self.tags,
+            }
+        )
 
     def context_problems(self) -> list[str]:
         """Return a sentence for each key that its runs would lack, or that nothing takes.

@@ -17,7 +17,7 @@ from ..names import MAX_NAME_LENGTH, dagster_name
 from ..readable import readable
 from ..texts import explain
 from ..validation import unnameable, validate_tree
-from .fields import RowField
+from .fields import RowField, saved_by_code_field
 
 if TYPE_CHECKING:
     from .links import TreeLink
@@ -130,6 +130,7 @@ class ProcessTree(models.Model):
             '["organisation"].'
         ),
     )
+    saved_by_code = saved_by_code_field()
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated at"), auto_now=True)
 
@@ -159,6 +160,8 @@ class ProcessTree(models.Model):
         is_copy = self.pk is None and trees.filter(job_name=self.job_name).exists()
         if not self.job_name or is_copy:
             self.job_name = trees.unused_job_name(self.name)
+        if is_copy:
+            self.saved_by_code = ""
         super().save(*args, using=using, **kwargs)
 
     def clean(self) -> None:
@@ -195,6 +198,11 @@ class ProcessTree(models.Model):
     @property
     def content(self) -> dict[str, Any]:
         """What the tree says by itself, as JSON: all but who fires it."""
+        return {**self.own_content, **self.linked_trees()}
+
+    @property
+    def own_content(self) -> dict[str, Any]:
+        """What its row says, as JSON: all but who follows it and who fires it."""
         return {
             "name": self.name,
             "description": self.description,
@@ -202,8 +210,26 @@ class ProcessTree(models.Model):
             "processes": self.processes,
             **spec.executor_options(self.executor, self.max_concurrent),
             **spec.run_tag_option(self.run_tags),
-            **self.linked_trees(),
         }
+
+    @property
+    def digest(self) -> str:
+        """A hash of ``own_content``."""
+        return spec.digest(self.own_content)
+
+    @property
+    def edited(self) -> list[str]:
+        """What was edited since the code saved it: ``tree``, ``schedule``; none if all is as saved.
+
+        Whether a schedule is enabled is an operator's to say, so it doesn't count. Of what the code
+        has never saved, nothing is known.
+        """
+        rows = {"tree": self, "schedule": self.schedule_or_none}
+        return [
+            what
+            for what, row in rows.items()
+            if row is not None and row.saved_by_code not in ("", row.digest)
+        ]
 
     def linked_trees(self) -> dict[str, list[str]]:
         """Return the names of the trees that follow this one (see ``spec.linked_trees``)."""

@@ -323,6 +323,37 @@ def test_each_action_works_beside_a_running_daemon(stack: Stack) -> None:
     assert repeated["run"] in {each["repeats"] for each in json.loads(printed)}
 
 
+def test_what_changes_when_trees_run_works_beside_a_running_daemon(stack: Stack) -> None:
+    stack.shell(
+        "from proctree_dagster.triggers import create_trigger\n"
+        "create_trigger('by hand', 'event')\n"
+        "ProcessTreeInstance('typed', overwrite=True)"
+        ".add_process('quick', func='e2e_functions:quick', cache_key='typed')"
+        ".subscribe_to_trigger('by hand').save()\n"
+    )
+    scheduled, disabled, off, enabled, checked, home, cleared, fired = typed(
+        stack,
+        ["schedule", "typed", "--every", "525600", "--at", "00:00"],
+        ["disable", "typed"],
+        ["show", "typed", "--json"],
+        ["enable", "typed"],
+        ["check", "--json"],
+        ["home"],
+        ["clear-cache", "typed"],
+        ["fire", "by hand", "--json"],
+    )
+    assert scheduled[0] == 0, scheduled
+    assert "Next due time: " in scheduled[1]
+    assert disabled[:2] == (0, "'typed' does not run by itself any more.\n")
+    assert json.loads(off[1])["held_back_by"] == "Django"
+    assert enabled[0] == 0, enabled
+    assert "typed" not in checked[1]
+    assert "is ready" in home[1]
+    assert cleared[1] == "Cleared the cached results of 'typed'\n"
+    [run] = json.loads(fired[1])
+    assert (run["tree"], stack.finished(run["run"])["status"]) == ("typed", "SUCCESS")
+
+
 def test_the_command_line_of_dagster_knows_the_jobs(stack: Stack) -> None:
     for arguments, expected in [
         (["job", "list"], "Job: monthly_close"),

@@ -6,9 +6,8 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from ... import execution
+from ... import execution, tree_builder
 from ...models import ProcessTreeSchedule
-from ...tree_builder import ProcessTreeManager
 from .. import tag_pairs, typed_context
 from .base import Action
 from .trees import say
@@ -43,8 +42,8 @@ class Schedule(Action):
     def handle(self, options: Mapping[str, Any]) -> None:
         """Register it."""
         row = execution.get_row(options["name"])
-        tree = ProcessTreeManager.get_tree(row.name)
-        schedule = tree.register_schedule(
+        schedule = tree_builder.change_schedule(
+            row.name,
             interval_minutes=options["every"],
             start_time=_time(options["at"]),
             cron=options["cron"],
@@ -69,8 +68,7 @@ class Enable(Action):
     def handle(self, options: Mapping[str, Any]) -> None:
         """Switch it on."""
         _require_schedule(options["name"])
-        tree = ProcessTreeManager.get_tree(options["name"])
-        _show(self, tree.register_schedule(enabled=True))
+        _show(self, tree_builder.change_schedule(options["name"], enabled=True))
 
 
 class Disable(Action):

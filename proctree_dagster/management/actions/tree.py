@@ -22,7 +22,7 @@ from ..tree_runner import TreeRunner
 from .base import Action
 from .runs import HEADINGS as RUN_HEADINGS
 from .runs import as_json, cells
-from .trees import say
+from .trees import in_words, say
 
 logger = logging.getLogger(__name__)
 
@@ -100,6 +100,8 @@ class Show(Action):
         self.out.line(f"\nSchedule: {status.rule or 'none'}")
         if status.held_back_by:
             self.out.line(f"  held back by {status.held_back_by}")
+        if status.edited:
+            self.out.warn(f"{row.name}: {in_words(status.edited)}")
         for due in due_times:
             self.out.line(f"  {say(due)}")
         self.out.line("\nLast runs:" if runs else f"\nLast runs: {why_no_runs or 'none'}")

@@ -1,7 +1,7 @@
 """Saved trees: how they are."""
 
 import datetime as dt
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -25,8 +25,9 @@ class ListTrees(Action):
     name = "list"
     help = (
         "List every tree with its schedule, its last scheduled run, and what holds it back: "
-        "Django's 'enabled' or Dagster's own switch. Names what is overdue, what is broken, and a "
-        "daemon that gives no sign of life. It only reads."
+        "Django's 'enabled' or Dagster's own switch. Names what is overdue, what is broken, what "
+        "was edited since the code saved it, and a daemon that gives no sign of life. It only "
+        "reads."
     )
     has_json = True
 
@@ -63,7 +64,18 @@ def _warnings(found: Overview) -> list[str]:
         ]
         if tree.overdue:
             warnings.append(f"{tree.name} is overdue: it was due at {say(tree.next_run)}.")
+        if tree.edited:
+            warnings.append(f"{tree.name}: {in_words(tree.edited)}")
     return [*warnings, *map(str, found.broken)]
+
+
+def in_words(edited: Sequence[str]) -> str:
+    """Return what has drifted from the code, and what becomes of that."""
+    drifted = " and its ".join(edited)
+    return (
+        f"its {drifted} {'were' if len(edited) > 1 else 'was'} edited since the code saved it; "
+        "the next save() or register_schedule() in the code undoes that."
+    )
 
 
 def _silence(seen: dt.datetime | None) -> str:

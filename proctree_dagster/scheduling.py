@@ -1,0 +1,151 @@
+"""Saving when a tree runs by itself."""
+
+import datetime as dt
+from collections.abc import Mapping
+from typing import Any
+
+from django.core.exceptions import ValidationError
+from django.db import IntegrityError
+
+from . import context as contexts
+from . import tagging
+from .connections import writing
+from .exceptions import ContextError, ScheduleError
+from .models import ProcessTree, ProcessTreeSchedule
+
+
+def register(
+    row: ProcessTree,
+    *,
+    by_code: bool,
+    interval_minutes: int | None = None,
+    start_time: dt.time | None = None,
+    cron: str | None = None,
+    context: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+    **options: Any,
+) -> ProcessTreeSchedule:
+    """Save a tree's schedule; what is left out, or ``None``, stays as it is.
+
+    Parameters
+    ----------
+    row:
+        The saved tree.
+    by_code:
+        Whether this is what the code says; it is noted (see ``ProcessTree.edited``).
+    interval_minutes, start_time, cron, context, tags, options:
+        As ``ProcessTreeInstance.register_schedule`` takes them, which see for errors, too.
+    """
+    _check_rule(interval_minutes, start_time, cron)
+    given = {
+        **options,
+        "start_time": start_time and start_time.replace(second=0, microsecond=0),
+        "context": None if context is None else contexts.encode(context),
+        "tags": None if tags is None else tagging.checked(tags),
+    }
+    given = {name: value for name, value in given.items() if value is not None}
+    while True:
+        schedule = ProcessTreeSchedule.objects.filter(process_tree=row).first()
+        is_new = schedule is None
+        schedule = schedule or ProcessTreeSchedule(process_tree=row)
+        before = None if is_new else _registered(schedule)
+        for name, value in given.items():
+            setattr(schedule, name, value)
+        _set_rule(schedule, interval_minutes, start_time, cron)
+        _clean(schedule)
+        if context is not None or is_new:
+            _require_usable(schedule)
+        noted = schedule.saved_by_code
+        if by_code:
+            schedule.saved_by_code = schedule.digest
+        if _registered(schedule) == before:
+            if schedule.saved_by_code != noted:
+                rows = ProcessTreeSchedule.objects.filter(pk=schedule.pk)
+                rows.update(saved_by_code=schedule.saved_by_code)  # its due times stay
+            return schedule
+        try:
+            with writing(ProcessTreeSchedule):
+                schedule.save()
+            return schedule
+        except IntegrityError:  # another process has registered it at this moment
+            others = ProcessTreeSchedule.objects.filter(process_tree=row)
+            if not is_new or not others.exists():
+                raise
+
+
+def _clean(schedule: ProcessTreeSchedule) -> None:
+    try:
+        schedule.full_clean(validate_unique=False)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{name}: {' '.join(messages)}" for name, messages in error.message_dict.items()
+        )
+        raise ScheduleError(
+            f"The schedule of {schedule.process_tree.name!r} is not valid: {problems}"
+        ) from error
+
+
+def _require_usable(schedule: ProcessTreeSchedule) -> None:
+    """Refuse a context with which no run could succeed, or that has a key of no use."""
+    problems = schedule.context_problems()
+    if problems:
+        raise ContextError(
+            f"The context of the schedule of {schedule.process_tree.name!r} will not do: "
+            f"{' '.join(problems)}"
+        )
+
+
+def _registered(schedule: ProcessTreeSchedule) -> tuple[object, ...] | None:
+    """Return what ``register_schedule`` says of a schedule; ``None`` if its rule makes no sense."""
+    try:
+        rule = schedule.current_rule
+    except ScheduleError:  # put there past the model; the new one is checked
+        return None
+    return (
+        *(rule, schedule.timezone, schedule.context, schedule.tags),
+        *(schedule.allow_overlap, schedule.pass_scheduled_for),
+    )
+
+
+def _set_rule(
+    schedule: ProcessTreeSchedule,
+    interval_minutes: int | None,
+    start_time: dt.time | None,
+    cron: str | None,
+) -> None:
+    """Let a schedule go by the interval or the cron that is given; as before if neither is."""
+    if cron:
+        schedule.cron, schedule.interval_minutes = " ".join(cron.split()), None
+    elif interval_minutes is not None or cron is not None:
+        schedule.cron = ""
+        schedule.interval_minutes = interval_minutes or schedule.interval_minutes or 60
+    elif start_time is not None and schedule.cron:
+        raise ScheduleError(
+            f"The schedule has a cron ({schedule.cron}), which says its own times; give "
+            "interval_minutes with start_time, or a new cron."
+        )
+
+
+def _check_rule(interval_minutes: object, start_time: object, cron: object) -> None:
+    """Refuse what the model's fields would take and misunderstand."""
+    if cron and (interval_minutes is not None or start_time is not None):
+        raise ScheduleError(
+            "Give interval_minutes and start_time, or cron; a cron says its own times."
+        )
+    if cron is not None and not isinstance(cron, str):
+        raise ScheduleError(f"cron must be a string such as '0 9 * * 1-5', not {cron!r}.")
+    if interval_minutes is not None and (
+        isinstance(interval_minutes, bool)
+        or not isinstance(interval_minutes, int)
+        or interval_minutes < 1
+    ):
+        raise ScheduleError(
+            f"interval_minutes must be a whole number of minutes from 1, not {interval_minutes!r}."
+        )
+    if start_time is not None and (
+        not isinstance(start_time, dt.time) or start_time.tzinfo is not None
+    ):
+        raise ScheduleError(
+            f"start_time must be a datetime.time without a zone, not {start_time!r}; say the "
+            "zone as timezone='Africa/Johannesburg'."
+        )
