@@ -13,7 +13,8 @@ class ProctreeDagsterConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks and the signal receivers; remember the databases' names."""
-        from . import checks, isolation, webserver  # noqa: F401  # importing registers the checks
+        from .services import webserver
+        from .support import test_isolation  # importing registers the checks
 
-        isolation.remember_databases()
+        test_isolation.remember_databases()
         webserver.connect_receivers()

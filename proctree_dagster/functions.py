@@ -27,7 +27,8 @@ from typing import Any, TypeVar
 from django.apps import apps
 from django.utils.module_loading import module_has_submodule
 
-from . import conf, isolation
+from . import conf
+from .domain.names import short_hash
 from .exceptions import (
     FunctionAmbiguous,
     FunctionError,
@@ -35,8 +36,8 @@ from .exceptions import (
     FunctionNotFound,
     FunctionNotNameable,
 )
-from .names import short_hash
-from .project_apps import project_modules
+from .support import test_isolation
+from .support.project_apps import project_modules
 
 logger = logging.getLogger(__name__)
 
@@ -531,7 +532,7 @@ def _registered_as(reference: str) -> Function:
 def _is_mock_of_test(func: Function) -> bool:
     """Return whether a test has patched a function of an allowed module by a mock."""
     mock = sys.modules.get("unittest.mock")
-    if mock is None or not isolation.in_test():
+    if mock is None or not test_isolation.in_test():
         return False
     patched = func.__dict__.get("mock") if isinstance(func, FunctionType) else func  # autospec
     return issubclass(type(patched), mock.NonCallableMock)

@@ -15,17 +15,25 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from django.utils import timezone
 
-from . import claims, conf, execution, tagging, triggers
-from .connections import fresh_connections, in_transaction, is_bound_to_thread, own_connections
+from . import conf, triggers
+from .context import tagging
+from .domain.texts import explain
 from .exceptions import ScheduleError, TreeFailed
-from .execution import Results
 from .models import ProcessTreeSchedule, RunStatus
-from .process import explain
-from .readable import readable
-from .surroundings import carried
+from .running import tree_runs
+from .running.tree_runs import Results
+from .services import due_time_claims
+from .support.call_context import carried
+from .support.connections import (
+    fresh_connections,
+    in_transaction,
+    is_bound_to_thread,
+    own_connections,
+)
+from .support.row_reading import readable
 
 if TYPE_CHECKING:
-    from .orchestration.runs import ScheduleHistory
+    from .orchestration.runs.create import ScheduleHistory
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +82,7 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
         dagster = _Dagster(opened)
         _in_turn([partial(run, each) for each in due], threads=conf.current().MAX_CONCURRENT)
         with fresh_connections():
-            execution.deliver()
+            tree_runs.deliver()
     names = [schedule.process_tree.name for schedule in due]
     return {name: results[name] for name in names if name in results}
 
@@ -150,7 +158,7 @@ def _run_or_say_why(schedule: ProcessTreeSchedule, dagster: "_Dagster") -> Resul
             return _run_if_due(schedule.pk, dagster)
     except Exception as error:  # one tree's fault must not keep the others from running
         logger.exception("The scheduled process tree %r could not be run.", name)
-        return execution.not_run(name, explain(error))
+        return tree_runs.not_run(name, explain(error))
 
 
 def _poll_triggers() -> None:
@@ -160,7 +168,7 @@ def _poll_triggers() -> None:
     except Exception:  # triggers that can't be read must not keep the trees from running
         logger.exception("The triggers can't be polled.")
     with fresh_connections():
-        execution.deliver()
+        tree_runs.deliver()
 
 
 def run_if_due(schedule_id: int) -> Results | None:
@@ -171,14 +179,14 @@ def run_if_due(schedule_id: int) -> Results | None:
 
 
 def _run_if_due(schedule_id: int, dagster: "_Dagster") -> Results | None:
-    decision = claims.request(schedule_id, timezone.now(), _History(dagster, schedule_id))
-    if isinstance(decision, claims.Skip):
+    decision = due_time_claims.request(schedule_id, timezone.now(), _History(dagster, schedule_id))
+    if isinstance(decision, due_time_claims.Skip):
         logger.debug("Schedule %s: %s", schedule_id, decision.reason)
         return None
     row = decision.schedule.process_tree
-    if execution.has_history():
+    if tree_runs.has_history():
         dagster.open()  # the run uses it, too, and so does the next one
-    return execution.execute_row(
+    return tree_runs.execute_row(
         row,
         decision.context,
         triggered_by="schedule",
@@ -208,17 +216,17 @@ class _Dagster:
 
     def history_of(self, schedule_id: int) -> "ScheduleHistory":
         """Return what is asked about a schedule's runs."""
-        from .orchestration import runs
+        from .orchestration.runs import create
 
-        return runs.ScheduleHistory(self.open(), schedule_id)
+        return create.ScheduleHistory(self.open(), schedule_id)
 
     def open(self) -> Any:
         """Open it, if it is not open yet, and return it."""
-        from .orchestration import runs
+        from .orchestration.runs import create
 
         with self._lock:
             if self._instance is None:
-                self._instance = self._opened.enter_context(runs.open_instance())
+                self._instance = self._opened.enter_context(create.open_instance())
         return self._instance
 
 
@@ -261,9 +269,9 @@ class TreeTask:
             The tree is gone.
         """
         with fresh_connections():
-            row = execution.get_row(self.tree_name)
+            row = tree_runs.get_row(self.tree_name)
             schedule = row.schedule_or_none
-            results = execution.execute_row(row) if schedule is None else run_if_due(schedule.pk)
+            results = tree_runs.execute_row(row) if schedule is None else run_if_due(schedule.pk)
         if results is not None and not results["success"]:
             reasons = "; ".join(f"{name}: {error}" for name, error in results["errors"].items())
             raise TreeFailed(f"The process tree {self.tree_name!r} failed. {reasons}")

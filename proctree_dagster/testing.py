@@ -13,9 +13,13 @@ from typing import Any, NamedTuple
 from django.test.utils import TestContextDecorator
 
 from . import context as contexts
-from . import execution, isolation, outbox, tagging, tags
-from .execution import Results, RunOptions
+from .context import tagging
+from .domain import run_tags as tags
 from .models import OutboxRun
+from .running import tree_runs
+from .running.tree_runs import Results, RunOptions
+from .services import run_outbox
+from .support import test_isolation
 from .tree_builder import ProcessTreeInstance
 
 
@@ -69,7 +73,7 @@ def followed() -> list[RecordedRun]:
 
 
 def _recorded() -> list[RecordedRun]:
-    return [_recorded_run(row) for row in outbox.recorded()]
+    return [_recorded_run(row) for row in run_outbox.recorded()]
 
 
 def _recorded_run(row: OutboxRun) -> RecordedRun:
@@ -104,11 +108,11 @@ class real_dagster(TestContextDecorator):  # noqa: N801  # as Django's override_
 
     def enable(self) -> None:
         """Begin."""
-        isolation.begin_real_dagster()
+        test_isolation.begin_real_dagster()
 
     def disable(self) -> None:
         """End."""
-        isolation.end_real_dagster()
+        test_isolation.end_real_dagster()
 
 
 def run_tree(
@@ -165,9 +169,9 @@ def run_tree(
                 self.assertEqual(results["status"]["publish_statements"], "completed")
     """
     options = RunOptions(stop_on_error=stop_on_error, ephemeral=True)
-    with isolation.forced():
+    with test_isolation.forced():
         if isinstance(tree, str):
-            return execution.execute_row(
-                execution.get_row(tree), context, registry=functions, options=options
+            return tree_runs.execute_row(
+                tree_runs.get_row(tree), context, registry=functions, options=options
             )
         return tree.execute(context, functions=functions, options=options)

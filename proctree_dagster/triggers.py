@@ -14,19 +14,16 @@ from django.db import IntegrityError, router
 from django.utils import timezone
 
 from . import context as contexts
-from . import execution, firing, names, tagging, webserver
-from .connections import after_commit, fresh_connections, open_transactions, writing
+from .context import tagging
+from .domain import names
+from .domain.texts import explain
 from .exceptions import FunctionNotNameable, TriggerError, TriggerNotFound
-from .firing import Polled
-from .models import (
-    OutboxRun,
-    ProcessTree,
-    Trigger,
-    TriggerState,
-    TriggerSubscription,
-)
-from .process import explain
-from .readable import readable
+from .models import OutboxRun, ProcessTree, Trigger, TriggerState, TriggerSubscription
+from .running import tree_runs
+from .services import trigger_firing, webserver
+from .services.trigger_firing import Polled
+from .support.connections import after_commit, fresh_connections, open_transactions, writing
+from .support.row_reading import readable
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +182,7 @@ def fire_trigger(
     row, run_tags = get_trigger(trigger), tagging.checked(tags)
     if open_transactions() - {router.db_for_write(OutboxRun)}:
         return _fire_after_commit(row, contexts.encode(context or {}), run_tags)
-    runs = firing.fire(row, context or {}, timezone.now(), run_tags=run_tags)
+    runs = trigger_firing.fire(row, context or {}, timezone.now(), run_tags=run_tags)
     if runs is None:
         _log_silence(row)
         return []
@@ -209,7 +206,7 @@ def _fire_after_commit(
     run_ids = {tree.pk: uuid.uuid4() for tree in trees}
 
     def fire() -> None:
-        runs = firing.fire(row, context, timezone.now(), run_ids=run_ids, run_tags=run_tags)
+        runs = trigger_firing.fire(row, context, timezone.now(), run_ids=run_ids, run_tags=run_tags)
         if runs is None:
             _log_silence(row)
         else:
@@ -231,7 +228,7 @@ def _deliver(runs: Iterable[OutboxRun]) -> None:
     """Hand runs to Dagster once they are committed; what fails is left to the next who looks."""
     ids = [str(run.run_id) for run in runs]
     if ids:
-        after_commit(lambda: execution.deliver(ids))
+        after_commit(lambda: tree_runs.deliver(ids))
 
 
 def poll_triggers() -> dict[str, Polled]:
@@ -255,7 +252,7 @@ def poll_triggers() -> dict[str, Polled]:
             continue
         try:
             with fresh_connections():
-                polled[trigger.name] = firing.poll(trigger.pk, now)
+                polled[trigger.name] = trigger_firing.poll(trigger.pk, now)
                 _deliver(polled[trigger.name].runs)
         except Exception as error:  # one trigger's fault must not keep the others from firing
             logger.exception("The trigger %r could not be polled.", trigger.name)
@@ -417,4 +414,4 @@ def get_tree_subscription(
 
 
 def _tree(tree: ProcessTree | str) -> ProcessTree:
-    return tree if isinstance(tree, ProcessTree) else execution.get_row(tree)
+    return tree if isinstance(tree, ProcessTree) else tree_runs.get_row(tree)

@@ -12,12 +12,13 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from django.core.management import CommandError, call_command
 from django.utils import timezone
 
-from proctree_dagster import execution, tags
-from proctree_dagster.context_schema import ContextKey, ContextSchema
+from proctree_dagster.domain import run_tags
 from proctree_dagster.exceptions import ContextError
 from proctree_dagster.management.actions import ACTIONS
 from proctree_dagster.management.typed_context import parse_pairs
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
+from proctree_dagster.models.validation.context_schema import ContextKey, ContextSchema
+from proctree_dagster.running import tree_runs
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import annotated, processes
 from tests.app.models import Organisation
@@ -350,7 +351,7 @@ def test_retry_queues_what_failed_from_where_it_failed(instance: DagsterInstance
     assert run.parent_run_id == failed.run_id
     assert run.step_keys_to_execute == ["fail"]
     assert run.tags["proctree/triggered_by"] == "command"
-    assert tags.WORKER not in run.tags
+    assert run_tags.WORKER not in run.tags
 
 
 def test_retry_of_what_has_not_failed_is_refused(
@@ -359,7 +360,7 @@ def test_retry_of_what_has_not_failed_is_refused(
     typed("run", "close")
     said = typed("retry", only_run(instance).run_id, code=1)
     assert "has not failed, it is success" in said
-    execution.get_row("close")
+    tree_runs.get_row("close")
 
 
 def test_retry_of_many_takes_the_trees_whose_last_run_failed(

@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 from django.test import Client
 
-from proctree_dagster import outbox
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
+from proctree_dagster.services import run_outbox
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
 
@@ -89,7 +89,7 @@ def test_a_page_that_was_open_while_a_due_time_was_run_does_not_ask_for_it_again
 
 def test_the_outbox_is_shown_and_cannot_be_written_to(admin_client: Client) -> None:
     tree = ProcessTreeInstance("open").add_process("one", func=processes.one).save()
-    row = outbox.add(tree, {"a": 1}, {})
+    row = run_outbox.add(tree, {"a": 1}, {})
     for path, status in [("", 200), (f"{row.pk}/change/", 200), ("add/", 403)]:
         answer = admin_client.get(f"/admin/proctree_dagster/outboxrun/{path}")
         assert answer.status_code == status

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from proctree_dagster import tags
+from proctree_dagster.domain import run_tags
 
 if TYPE_CHECKING:
     from tests.postgres import Postgres
@@ -90,4 +90,4 @@ def test_all_that_fail_at_once_in_processes_of_their_own_are_in_the_runs_tag(
     assert done.returncode == 0, done.stderr[-4000:]
     status, found = json.loads(done.stdout.splitlines()[-1])
     assert status == "SUCCESS"
-    assert sorted(tags.split(found[tags.FAILED_OPTIONAL])) == NAMES
+    assert sorted(run_tags.split(found[run_tags.FAILED_OPTIONAL])) == NAMES

@@ -16,8 +16,7 @@ from django.core.management.base import SystemCheckError
 from django.db import OperationalError, connection, models
 from django.test import Client
 
-from proctree_dagster import broken_rows, outbox, triggers
-from proctree_dagster.checks import check_saved_rows
+from proctree_dagster import triggers
 from proctree_dagster.exceptions import FunctionNotNameable, InvalidTree
 from proctree_dagster.management.base import TreeCommand
 from proctree_dagster.models import (
@@ -28,6 +27,8 @@ from proctree_dagster.models import (
     Trigger,
     TriggerSubscription,
 )
+from proctree_dagster.services import broken_rows, run_outbox
+from proctree_dagster.services.system_checks import check_saved_rows
 from proctree_dagster.testing import run_tree
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
@@ -169,7 +170,7 @@ def test_a_row_that_python_cant_read_keeps_no_other_from_being_read(
 ) -> None:
     for name in ("broken", "healthy"):
         tree = ProcessTreeInstance(name).add_process("one", processes.one)
-        outbox.add(tree.save(), {}, {})
+        run_outbox.add(tree.save(), {}, {})
         tree.register_schedule()
         tree.subscribe_to_trigger(triggers.create_trigger(name, "schedule", {"cron": "0 9 * * *"}))
     OutboxRun.objects.update(state="waiting")
@@ -183,7 +184,7 @@ def test_a_row_that_python_cant_read_keeps_no_other_from_being_read(
         assert admin_client.get(change).status_code == 200, "so that it can be mended"
     call_command("proctree", "list", stdout=StringIO())
     triggers.poll_triggers()
-    assert [len(triggers.fire_trigger("healthy")), len(outbox.open_rows())] == [1, 2]
+    assert [len(triggers.fire_trigger("healthy")), len(run_outbox.open_rows())] == [1, 2]
     assert run_tree("healthy")["success"]
     # From Python 3.12 on it reads as many brackets as SQLite takes: then they are no tree.
     found = [*broken_rows.findings(), *broken_rows.invalid_trees()]

@@ -12,11 +12,11 @@ from django.core.cache import caches
 from django.core.management import call_command
 from django.db import connection
 
-from proctree_dagster import caching
-from proctree_dagster.caching import Entry, Owner, clear, token
 from proctree_dagster.exceptions import CacheError, CacheKeyError, InvalidTree
-from proctree_dagster.execution import RunOptions
 from proctree_dagster.models import ProcessTree
+from proctree_dagster.process import caching
+from proctree_dagster.process.caching import Entry, Owner, clear, token
+from proctree_dagster.running.tree_runs import RunOptions
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
 from tests.app.models import Organisation, Ticket

@@ -11,7 +11,10 @@ import pytest
 from django.core.management import call_command
 from django.db import connection, connections
 
-from proctree_dagster.claims import (
+from proctree_dagster.context import decode
+from proctree_dagster.domain.due_times import EVERY_MINUTE
+from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, RunStatus
+from proctree_dagster.services.due_time_claims import (
     REQUEST_AGAIN_AFTER,
     Due,
     Skip,
@@ -21,9 +24,6 @@ from proctree_dagster.claims import (
     resume,
     take,
 )
-from proctree_dagster.context import decode
-from proctree_dagster.intervals import EVERY_MINUTE
-from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, RunStatus
 from tests.schedules import HOUR, MINUTE, Clock, register, row, update, utc
 
 SECOND = dt.timedelta(seconds=1)
@@ -38,7 +38,7 @@ SEVEN = utc("2026-06-10 07:00")
 @pytest.fixture(autouse=True)
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr("proctree_dagster.claims.timezone.now", clock)
+    monkeypatch.setattr("proctree_dagster.services.due_time_claims.timezone.now", clock)
     return clock
 
 

@@ -12,7 +12,7 @@ from dagster import DagsterInstance, DagsterRunStatus
 from django.core.management import CommandError as DjangoCommandError
 from django.core.management import call_command
 
-from proctree_dagster import tags
+from proctree_dagster.domain import run_tags
 from proctree_dagster.exceptions import CommandError, TreeNotSaved
 from proctree_dagster.management.base import TreeCommand
 from proctree_dagster.tree_builder import ProcessTreeInstance
@@ -149,7 +149,7 @@ class TestRunning:
         ]
         assert 'seen: {"tenant_id": "123", "one": 1}' in lines
         [run] = instance.get_runs()
-        assert run.tags[tags.TRIGGERED_BY] == "command"
+        assert run.tags[run_tags.TRIGGERED_BY] == "command"
         assert f"Run {run.run_id}" in lines
 
     def test_a_tree_that_fails_ends_it_with_the_reason(self, instance: DagsterInstance) -> None:

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proctree_dagster.conditions import (
+from proctree_dagster.domain.operators import (
     MISSING,
     OPERATORS,
     TYPES,
@@ -23,8 +23,8 @@ from proctree_dagster.conditions import (
     problems,
     schedule_rule,
 )
+from proctree_dagster.domain.schedule_rules import CronRule, IntervalRule
 from proctree_dagster.exceptions import ScheduleError
-from proctree_dagster.rules import CronRule, IntervalRule
 
 SCALARS = (
     st.none()

@@ -16,7 +16,6 @@ from django.utils.functional import SimpleLazyObject
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proctree_dagster import questions
 from proctree_dagster.context import (
     MAX_SAFE_INTEGER,
     RESERVED,
@@ -25,8 +24,9 @@ from proctree_dagster.context import (
     parse_json,
     restore_empty,
 )
+from proctree_dagster.domain.names import READ_AS_OBJECTS
 from proctree_dagster.exceptions import ContextError
-from proctree_dagster.names import READ_AS_OBJECTS
+from proctree_dagster.models.validation import trigger_validation
 from tests.app.models import AccessToken, Document, Holding, Organisation, Ticket
 
 
@@ -591,7 +591,7 @@ def test_a_decimal_that_nobody_could_write_out_is_refused(text: str) -> None:
     with pytest.raises(ContextError, match=said):
         decode({"a": {"$decimal": text}})
     configuration = {"model": "app.Organisation", "filter": {"pk": {"$decimal": text}}}
-    found = questions.problems("condition", {**configuration, "operator": "truthy"})
+    found = trigger_validation.problems("condition", {**configuration, "operator": "truthy"})
     assert "4300 digits" in found[0], "int() of it would take hours"
 
 

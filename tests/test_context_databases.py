@@ -18,9 +18,10 @@ from pytest_django import Settings
 
 from proctree_dagster.context import decode, encode
 from proctree_dagster.exceptions import ContextError
-from proctree_dagster.orchestration import records, runs
+from proctree_dagster.orchestration import tree_records
+from proctree_dagster.orchestration.runs import create
 from proctree_dagster.orchestration.translator import outcome_metadata, translator
-from proctree_dagster.process import Outcome
+from proctree_dagster.process.run import Outcome
 from proctree_dagster.testing import run_tree
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
@@ -208,11 +209,11 @@ def test_a_row_with_secrets_in_a_run_that_was_only_launched_reaches_no_function(
 ) -> None:
     user, *_ = rows_with_secrets()
     tree = ProcessTreeInstance("t").add_process("seen", processes.echo).save()
-    job = translator().job(records.from_row(tree))
-    run = runs.create_run(
+    job = translator().job(tree_records.from_row(tree))
+    run = create.create_run(
         instance, job, {"x": {"$model": "auth.User", "pk": user.pk}}, {}, in_memory=False
     )
-    ended = runs.execute_here(instance, job, run)
+    ended = create.execute_here(instance, job, run)
     assert not ended.success
     assert not [call for call in processes.calls if call == "echo"]
     text = " ".join(str(entry) for entry in instance.all_logs(run.run_id))

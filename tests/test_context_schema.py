@@ -16,17 +16,17 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proctree_dagster import context as contexts
-from proctree_dagster.broken_rows import invalid_trees
-from proctree_dagster.context_schema import (
+from proctree_dagster.domain.tree_spec import parse
+from proctree_dagster.exceptions import ContextError
+from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, TriggerSubscription
+from proctree_dagster.models.validation.context_schema import (
     UNSAID,
     ContextSchema,
     accepts,
     annotation_text,
     schema_of,
 )
-from proctree_dagster.exceptions import ContextError
-from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, TriggerSubscription
-from proctree_dagster.spec import parse
+from proctree_dagster.services.broken_rows import invalid_trees
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from proctree_dagster.triggers import create_trigger
 from tests.app import annotated
@@ -361,7 +361,7 @@ def test_python_hands_on_what_it_likes_and_what_is_of_no_use_is_logged(
     tree: ProcessTreeInstance, organisation: Organisation, caplog: pytest.LogCaptureFixture
 ) -> None:
     context = {"organisation": organisation, "year": 2026, "knid": "bill"}
-    with caplog.at_level(logging.WARNING, "proctree_dagster.execution"):
+    with caplog.at_level(logging.WARNING, "proctree_dagster.running.tree_runs"):
         results = ProcessTreeManager.execute_tree("yearly", context)
         ProcessTreeManager.submit_tree("yearly", context)
     assert results["success"]

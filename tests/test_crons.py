@@ -12,10 +12,10 @@ from django.db import IntegrityError, transaction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from proctree_dagster.domain.due_times import cron_cover, due_after, due_times, first_due
+from proctree_dagster.domain.schedule_rules import CronRule
 from proctree_dagster.exceptions import ScheduleError
-from proctree_dagster.intervals import cron_cover, due_after, due_times, first_due
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
-from proctree_dagster.rules import CronRule
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
 from tests.schedules import register, utc

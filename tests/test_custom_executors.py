@@ -16,11 +16,11 @@ from dagster._core.execution.plan.step import ExecutionStep
 from dagster._core.execution.retries import RetryMode
 from dagster._core.executor.in_process import InProcessExecutor
 
-from proctree_dagster import tags
+from proctree_dagster.domain import run_tags
 from proctree_dagster.models import ProcessTree
-from proctree_dagster.orchestration import runs
-from proctree_dagster.orchestration.records import from_row
+from proctree_dagster.orchestration.runs import create
 from proctree_dagster.orchestration.translator import translator
+from proctree_dagster.orchestration.tree_records import from_row
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
 
@@ -143,12 +143,12 @@ def note() -> None:
 def run(instance: DagsterInstance, config: dict[str, Any] | None = None) -> str:
     """Execute the saved tree's job here, as a worker would; return the run's id."""
     job = translator().job(from_row(ProcessTree.objects.get()))
-    created = runs.create_run(instance, job, {"given": 3}, {}, in_memory=True)
+    created = create.create_run(instance, job, {"given": 3}, {}, in_memory=True)
     if config is not None:
         instance.delete_run(created.run_id)
         created = created._replace(run_config={**created.run_config, "execution": config})
         instance.add_run(created)
-    runs.execute_here(instance, job, created)
+    create.execute_here(instance, job, created)
     return created.run_id
 
 
@@ -197,11 +197,11 @@ def test_it_finds_itself_also_where_the_tree_has_changed_since_the_run_was_reque
 ) -> None:
     saved("far")
     job = translator().job(from_row(ProcessTree.objects.get()))
-    created = runs.create_run(allowed, job, {}, {}, in_memory=True)
-    allowed.add_run_tags(created.run_id, {tags.REVISION: "another"})
+    created = create.create_run(allowed, job, {}, {}, in_memory=True)
+    allowed.add_run_tags(created.run_id, {run_tags.REVISION: "another"})
     current = allowed.get_run_by_id(created.run_id)
     assert current is not None
-    assert runs.execute_here(allowed, job, current).success
+    assert create.execute_here(allowed, job, current).success
     assert seen == [(FarExecutor, "default")]
     assert any("has changed since" in entry.message for entry in allowed.all_logs(created.run_id))
 

@@ -22,9 +22,9 @@ from django.core.management import CommandError, call_command
 from django.db.utils import ConnectionHandler
 from pytest_django import Settings
 
-from proctree_dagster.orchestration import daemons, doctor
 from proctree_dagster.orchestration.coordinator import StraightRunCoordinator
-from proctree_dagster.orchestration.findings import Finding, Subject
+from proctree_dagster.orchestration.inspection import daemons, doctor
+from proctree_dagster.orchestration.inspection.findings import Finding, Subject
 
 pytestmark = pytest.mark.django_db
 

@@ -10,7 +10,7 @@ from django.db import connection
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proctree_dagster import spec
+from proctree_dagster.domain import tree_spec
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
@@ -144,4 +144,4 @@ def test_a_tree_that_cannot_be_read_is_listed_all_the_same() -> None:
 @given(st.floats(allow_nan=False, allow_infinity=False))
 def test_a_number_that_the_database_gives_back_as_a_whole_one_is_the_same(number: float) -> None:
     whole = int(number) if number.is_integer() else number
-    assert spec.digest({"a": [number]}) == spec.digest({"a": [whole]})
+    assert tree_spec.digest({"a": [number]}) == tree_spec.digest({"a": [whole]})

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from proctree_dagster import intervals
-from proctree_dagster.claims import Due, Skip, Taken, request, take
-from proctree_dagster.intervals import EVERY_MINUTE, cron_cover
+from proctree_dagster.domain import due_times as intervals
+from proctree_dagster.domain.due_times import EVERY_MINUTE, cron_cover
+from proctree_dagster.domain.schedule_rules import CronRule, IntervalRule, Rule
 from proctree_dagster.models import ProcessTreeSchedule, RunStatus
-from proctree_dagster.rules import CronRule, IntervalRule, Rule
+from proctree_dagster.services.due_time_claims import Due, Skip, Taken, request, take
 from tests.schedules import MINUTE, Clock, register, row, utc
 
 DAY = 24 * 60
@@ -347,7 +347,7 @@ class Simulation:
         self.due_times = due_times
         self.clock = Clock()
         self.clock.now = case.registered
-        with mock.patch("proctree_dagster.claims.timezone.now", self.clock):
+        with mock.patch("proctree_dagster.services.due_time_claims.timezone.now", self.clock):
             self.schedule = register(**case.values)
         self.start_delays = weather.start_delays(case.interval)
         self.lost = itertools.cycle(weather.lost)
@@ -358,7 +358,7 @@ class Simulation:
         self.starts_at = case.registered
 
     def run(self, ticks: list[Tick]) -> list[tuple[dt.datetime, Tick]]:
-        with mock.patch("proctree_dagster.claims.timezone.now", self.clock):
+        with mock.patch("proctree_dagster.services.due_time_claims.timezone.now", self.clock):
             for tick in ticks:
                 if self.requests and self.starts_at <= tick.evaluated:
                     self.start()

@@ -9,10 +9,11 @@ from dagster import DagsterInstance, ExecutorDefinition
 from django.core.checks import run_checks
 from pytest_django import Settings
 
-from proctree_dagster import __version__, executor_names
+from proctree_dagster import __version__
 from proctree_dagster.models import ProcessTree
-from proctree_dagster.orchestration import doctor, environments
-from proctree_dagster.orchestration.findings import Check, Finding, Subject
+from proctree_dagster.models.validation import executor_names
+from proctree_dagster.orchestration.inspection import doctor, environments
+from proctree_dagster.orchestration.inspection.findings import Check, Finding, Subject
 
 pytestmark = pytest.mark.django_db
 

@@ -24,8 +24,13 @@ from dagster._core.events import (
 from dagster._core.events.log import EventLogEntry
 from pytest_django import Settings
 
-from proctree_dagster.orchestration import event_writes
-from proctree_dagster.orchestration.event_writes import HELD, EventWriter, flush, grouped
+from proctree_dagster.orchestration.execution import event_batching
+from proctree_dagster.orchestration.execution.event_batching import (
+    HELD,
+    EventWriter,
+    flush,
+    grouped,
+)
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
 
@@ -67,8 +72,8 @@ def observer(home: Path) -> Iterator[DagsterInstance]:
 @pytest.fixture
 def unasked(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let nothing be written, and no connection be closed, only because time has passed."""
-    monkeypatch.setattr(event_writes, "HOLD_SECONDS", 3600)
-    monkeypatch.setattr(event_writes, "IDLE_SECONDS", 3600)
+    monkeypatch.setattr(event_batching, "HOLD_SECONDS", 3600)
+    monkeypatch.setattr(event_batching, "IDLE_SECONDS", 3600)
 
 
 class Once:
@@ -149,7 +154,7 @@ def test_the_log_is_the_same_as_if_each_event_were_written_alone(
 ) -> None:
     execute(fill)
     in_groups = [readable(entry) for entry in last_log(observer)]
-    monkeypatch.setattr(event_writes, "_is_known", lambda storage: False)
+    monkeypatch.setattr(event_batching, "_is_known", lambda storage: False)
     execute(fill)
     assert in_groups == [readable(entry) for entry in last_log(observer)]
     assert any(kind == "STEP_SUCCESS" for kind, *_ in in_groups)
@@ -158,13 +163,13 @@ def test_the_log_is_the_same_as_if_each_event_were_written_alone(
 @pytest.mark.usefixtures("unasked")
 def test_a_step_costs_one_transaction(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     groups: list[list[str]] = []
-    insert = event_writes._Connection.insert
+    insert = event_batching._Connection.insert
 
     def counted(self: Any, rows: list[dict[str, Any]]) -> None:
         groups.append([row["step_key"] for row in rows])
         insert(self, rows)
 
-    monkeypatch.setattr(event_writes._Connection, "insert", counted)
+    monkeypatch.setattr(event_batching._Connection, "insert", counted)
     tree = ProcessTreeInstance("chain", overwrite=True)
     for number in range(4):
         before = [f"step_{number - 1}"] if number else []
@@ -358,15 +363,15 @@ class Away:
     """A database that can't be reached."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self._insert = event_writes._Connection.insert
+        self._insert = event_batching._Connection.insert
         self._is_away = True
-        monkeypatch.setattr(event_writes._Connection, "insert", self.insert)
+        monkeypatch.setattr(event_batching._Connection, "insert", self.insert)
 
     def insert(self, rows: list[dict[str, Any]]) -> None:
         raise sqlalchemy.exc.OperationalError("INSERT", {}, Exception("the database is away"))
 
     def come_back(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr(event_writes._Connection, "insert", self._insert)
+        monkeypatch.setattr(event_batching._Connection, "insert", self._insert)
 
 
 @pytest.mark.usefixtures("unasked")
@@ -391,7 +396,7 @@ def test_what_can_not_be_written_in_the_end_is_logged_and_raised(
     Away(monkeypatch)
     with pytest.raises(sqlalchemy.exc.OperationalError), grouped(instance, RUN_ID):
         instance.handle_new_event(event("one"))
-    [record] = [each for each in caplog.records if each.name == event_writes.__name__]
+    [record] = [each for each in caplog.records if each.name == event_batching.__name__]
     assert "STEP_START of one" in record.message
     assert record.exc_info
 

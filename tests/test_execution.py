@@ -12,19 +12,15 @@ from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus
 from django.db import transaction
 from pytest_django import DjangoCaptureOnCommitCallbacks
 
-from proctree_dagster import execution, tags
-from proctree_dagster.exceptions import (
-    ContextError,
-    InstanceError,
-    InvalidTree,
-    TreeNotFound,
-)
+from proctree_dagster.domain import run_tags
+from proctree_dagster.domain.tree_spec import ProcessSpec
+from proctree_dagster.exceptions import ContextError, InstanceError, InvalidTree, TreeNotFound
 from proctree_dagster.models import ProcessTree
-from proctree_dagster.orchestration import runs
-from proctree_dagster.orchestration.records import from_row
+from proctree_dagster.orchestration.runs import create
 from proctree_dagster.orchestration.translator import Local, translator
-from proctree_dagster.process import Outcome, Process, run_process
-from proctree_dagster.spec import ProcessSpec
+from proctree_dagster.orchestration.tree_records import from_row
+from proctree_dagster.process.run import Outcome, Process, run_process
+from proctree_dagster.running import tree_runs
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
 from tests.app.models import Organisation
@@ -273,9 +269,9 @@ class TestHistory:
         save(first=processes.one)
         run = instance.get_run_by_id(ProcessTreeManager.execute_tree("sum")["run_id"])
         assert run is not None
-        assert run.tags[tags.TREE] == "sum"
-        assert run.tags[tags.TRIGGERED_BY] == "python"
-        assert run.tags[tags.REVISION] == ProcessTree.objects.get().revision
+        assert run.tags[run_tags.TREE] == "sum"
+        assert run.tags[run_tags.TRIGGERED_BY] == "python"
+        assert run.tags[run_tags.REVISION] == ProcessTree.objects.get().revision
         assert run.step_keys_to_execute is None
         assert run.execution_plan_snapshot_id is not None
         origin = run.remote_job_origin
@@ -295,7 +291,7 @@ class TestHistory:
         assert results["results"] == {"first": "mine"}
         run = instance.get_run_by_id(results["run_id"])
         assert run is not None
-        assert run.tags[tags.IN_MEMORY] == "true"
+        assert run.tags[run_tags.IN_MEMORY] == "true"
         assert run.remote_job_origin is None
 
     def test_a_tree_that_is_not_saved_runs_as_it_is_here(self, instance: DagsterInstance) -> None:
@@ -309,7 +305,7 @@ class TestHistory:
         run_id = save(first=processes.one).execute()["run_id"]
         run = instance.get_run_by_id(run_id)
         assert run is not None
-        assert tags.IN_MEMORY not in run.tags
+        assert run_tags.IN_MEMORY not in run.tags
 
     @pytest.mark.usefixtures("real_dagster")
     def test_without_a_home_the_history_is_not_kept_and_the_log_says_so(
@@ -332,8 +328,8 @@ class TestHistory:
     ) -> None:
         save(first=processes.one, bad=processes.fail)
         told: list[tuple[str, str]] = []
-        execution.execute_row(
-            execution.get_row("sum"), on_progress=lambda name, status: told.append((name, status))
+        tree_runs.execute_row(
+            tree_runs.get_row("sum"), on_progress=lambda name, status: told.append((name, status))
         )
         assert told == [
             ("first", "running"),
@@ -349,8 +345,8 @@ class TestAChangedTree:
     ) -> str:
         """Create a run of the tree as it is, then add a process to the tree."""
         tree = save(first=processes.one)
-        job = translator().job(from_row(execution.get_row("sum")))
-        run = runs.create_run(instance, job, {}, {})
+        job = translator().job(from_row(tree_runs.get_row("sum")))
+        run = create.create_run(instance, job, {}, {})
         late = run._replace(step_keys_to_execute=steps, **parents)
         instance.delete_run(run.run_id)
         instance.add_run(late)
@@ -361,8 +357,8 @@ class TestAChangedTree:
         run = instance.get_run_by_id(run_id)
         assert run is not None
         local = Local(collect=lambda name, outcome: None)
-        job = translator().job(from_row(execution.get_row("sum")), local=local)
-        runs.execute_here(instance, job, run)
+        job = translator().job(from_row(tree_runs.get_row("sum")), local=local)
+        create.execute_here(instance, job, run)
 
     @pytest.mark.parametrize("steps", [None, ["first"]])
     def test_a_run_executes_the_tree_as_it_is_when_it_starts_and_says_so(

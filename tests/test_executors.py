@@ -19,18 +19,20 @@ from django.core.exceptions import ImproperlyConfigured, ValidationError
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
 
-from proctree_dagster import execution, executor_names, tags
+from proctree_dagster.domain import run_tags
 from proctree_dagster.exceptions import ExecutorError, InvalidTree
 from proctree_dagster.models import ProcessTree
+from proctree_dagster.models.validation import executor_names
+from proctree_dagster.orchestration.execution.threads_executor import ThreadsExecutor
 from proctree_dagster.orchestration.executors import (
     TreeExecutor,
     configured_executor,
     threads_executor,
 )
-from proctree_dagster.orchestration.records import from_row
 from proctree_dagster.orchestration.repository import LiveRepositoryData
-from proctree_dagster.orchestration.threads import ThreadsExecutor
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator, translator
+from proctree_dagster.orchestration.tree_records import from_row
+from proctree_dagster.running import tree_runs
 from proctree_dagster.testing import run_tree
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
@@ -340,7 +342,7 @@ def test_progress_is_told_one_at_a_time(instance: DagsterInstance) -> None:
     made = ProcessTreeInstance("many")
     for number in range(4):
         made.add_process(f"p{number}", processes.one)
-    results = execution.execute_row(made.save(), on_progress=progress)
+    results = tree_runs.execute_row(made.save(), on_progress=progress)
     assert results["success"]
     assert len(told) == 8
 
@@ -356,7 +358,7 @@ def test_every_failure_that_was_allowed_is_in_the_runs_tag(instance: DagsterInst
     assert set(results["status"].values()) == {"failed"}
     run = instance.get_run_by_id(results["run_id"])
     assert run is not None
-    assert sorted(run.tags[tags.FAILED_OPTIONAL].split(", ")) == names
+    assert sorted(run.tags[run_tags.FAILED_OPTIONAL].split(", ")) == names
 
 
 @pytest.mark.django_db(transaction=True)

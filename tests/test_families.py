@@ -6,8 +6,8 @@ from typing import cast
 
 import pytest
 
-from proctree_dagster import families
-from proctree_dagster.families import Kind, Link
+from proctree_dagster.domain import families
+from proctree_dagster.domain.families import Kind, Link
 
 A, B, C, D, S = range(1, 6)
 

@@ -17,14 +17,17 @@ from django.core.management import call_command
 from django.db import connection, transaction
 from pytest_django import Settings
 
-from proctree_dagster import execution, outbox, tags, triggers
+from proctree_dagster import triggers
+from proctree_dagster.domain import run_tags as tags
 from proctree_dagster.exceptions import ProctreeError
 from proctree_dagster.functions import process_function
 from proctree_dagster.management.base import TreeCommand
 from proctree_dagster.models import OutboxRun, OutboxState, ProcessTree
-from proctree_dagster.orchestration import runs
-from proctree_dagster.orchestration.records import from_row
+from proctree_dagster.orchestration.runs import create
 from proctree_dagster.orchestration.translator import translator
+from proctree_dagster.orchestration.tree_records import from_row
+from proctree_dagster.running import tree_runs
+from proctree_dagster.services import run_outbox
 from proctree_dagster.testing import run_tree
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
@@ -62,7 +65,7 @@ def diamond() -> None:
 
 def followers(first: str) -> dict[str, OutboxRun]:
     """Return the rows of a family by the names of their trees."""
-    return {row.process_tree.name: row for row in outbox.family(first)}
+    return {row.process_tree.name: row for row in run_outbox.family(first)}
 
 
 def states(first: str) -> dict[str, str]:
@@ -75,7 +78,7 @@ def execute(instance: DagsterInstance, run: DagsterRun) -> bool:
     instance.report_dagster_event(event, run_id=run.run_id)
     run = fetch(instance, run.run_id)
     job = translator().job(from_row(ProcessTree.objects.get(job_name=run.job_name)))
-    return runs.execute_here(instance, job, run).success
+    return create.execute_here(instance, job, run).success
 
 
 def fetch(instance: DagsterInstance, run_id: str) -> DagsterRun:
@@ -88,7 +91,7 @@ def work(instance: DagsterInstance) -> list[str]:
     """Do what the daemon does until there is nothing to do; return the trees in their order."""
     done: list[str] = []
     while True:
-        execution.deliver()
+        tree_runs.deliver()
         queued = [run for run in instance.get_runs() if run.status == DagsterRunStatus.QUEUED]
         if not queued:
             return done
@@ -120,7 +123,7 @@ def execute_again(
     """Do what the UI does, and run it."""
     run = repeat(instance, parent, run_tags)
     job = translator().job(from_row(ProcessTree.objects.get(job_name=run.job_name)))
-    runs.execute_here(instance, job, run)
+    create.execute_here(instance, job, run)
     return fetch(instance, run.run_id)
 
 
@@ -188,7 +191,7 @@ class TestAFamilyOfFive:
 
     def test_a_family_that_is_planned_twice_is_the_same(self, instance: DagsterInstance) -> None:
         tree = ProcessTree.objects.get(name="a")
-        run = fetch(instance, execution.submit_row(tree).run_id)
+        run = fetch(instance, tree_runs.submit_row(tree).run_id)
         execute(instance, run)
         before = {name: row.run_id for name, row in followers(run.run_id).items()}
         assert run.remote_job_origin is not None
@@ -319,17 +322,17 @@ class TestFailure:
         save("b", func=processes.fail, then=("d",))
         save("a", then=("b",))
         first = ProcessTreeManager.execute_tree("a")["run_id"]
-        execution.deliver()
+        tree_runs.deliver()
         failed = fetch(instance, str(followers(first)["b"].run_id))
         instance.add_run_tags(failed.run_id, {WILL_RETRY_TAG: "true"})  # as Dagster does
         execute(instance, failed)
         assert work(instance) == []
         assert states(first)["d"] == OutboxState.WAITING
         retry = repeat(instance, failed)
-        execution.deliver()
+        tree_runs.deliver()
         assert states(first)["d"] == OutboxState.WAITING
         instance.report_run_canceled(retry)
-        execution.deliver()
+        tree_runs.deliver()
         assert followers(first)["d"].reason == f"Run {retry.run_id} of b was canceled."
 
     @pytest.mark.parametrize("family", ["nonsense", "", str(uuid.UUID(int=1)), None])
@@ -354,7 +357,7 @@ class TestFailure:
     ) -> None:
         save("b")
         save("a", func=processes.fail, then=("b",))
-        run = fetch(instance, execution.submit_row(ProcessTree.objects.get(name="a")).run_id)
+        run = fetch(instance, tree_runs.submit_row(ProcessTree.objects.get(name="a")).run_id)
         execute(instance, run)
         save("a", then=("b",))
         assert states(run.run_id) == {"b": "waiting"}
@@ -374,7 +377,7 @@ class TestFailure:
     ) -> None:
         save("b")
         save("a", then=("b",))
-        run = fetch(instance, execution.submit_row(ProcessTree.objects.get(name="a")).run_id)
+        run = fetch(instance, tree_runs.submit_row(ProcessTree.objects.get(name="a")).run_id)
         instance.report_run_failed(run)
         execute_again(instance, fetch(instance, run.run_id))
         assert work(instance) == ["b"]
@@ -389,7 +392,7 @@ class TestFailure:
         assert work(instance) == ["b"]
         copied = {**first.tags, **({} if family is None else {tags.FAMILY: family})}
         row = ProcessTree.objects.get(name="a")
-        second = execution.execute_row(row, run_tags=copied)["run_id"]
+        second = tree_runs.execute_row(row, run_tags=copied)["run_id"]
         assert work(instance) == ["b"]
         assert fetch(instance, second).tags[tags.FAMILY] == second
 

@@ -32,14 +32,17 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from pytest_django import Settings
 
-from proctree_dagster import broken_rows, firing, functions, outbox, questions, sensitive
-from proctree_dagster.context import decode, encode
+from proctree_dagster import functions
+from proctree_dagster.context import decode, encode, sensitive
+from proctree_dagster.domain.texts import explain
 from proctree_dagster.exceptions import ContextError
 from proctree_dagster.management.base import TreeCommand
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, Trigger
+from proctree_dagster.models.validation import trigger_validation
 from proctree_dagster.orchestration.repository import build_repository
 from proctree_dagster.orchestration.translator import outcome_metadata
-from proctree_dagster.process import Outcome, explain
+from proctree_dagster.process.run import Outcome
+from proctree_dagster.services import broken_rows, run_outbox, trigger_firing
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from proctree_dagster.triggers import create_trigger
 from tests.app.models import AccessToken, Call, Customer, Organisation
@@ -212,12 +215,12 @@ def test_a_trigger_reads_nothing_that_it_may_not_ask_about(
 
     caplog.clear()
     with caplog.at_level(logging.DEBUG), connection.execute_wrapper(note):
-        found = questions.problems(kind, configuration)
+        found = trigger_validation.problems(kind, configuration)
         # Whatever the check says: rows are written past it, too.
         trigger = Trigger(pk=1, name="t", trigger_type=kind, configuration=configuration)
         models.Model.save(trigger)
-        polled = firing.poll(1, timezone.now())
-        gate = firing.Gate("t", "job", "process").why_not({"customers": [Customer(pk=1)]})
+        polled = trigger_firing.poll(1, timezone.now())
+        gate = trigger_firing.Gate("t", "job", "process").why_not({"customers": [Customer(pk=1)]})
     Trigger.objects.all().delete()
     asked_of_rows = [
         sql for sql in queries if "proctree_dagster_trigger" not in sql and sql.startswith("SELECT")
@@ -388,7 +391,7 @@ def test_nobody_is_shown_a_secret_by_a_run_a_page_a_tick_or_a_command(
     row, schedule = tree.save(), tree.register_schedule()
     trigger = create_trigger("t", "event")
     tree.subscribe_to_trigger(trigger)
-    waiting = outbox.add(row, {}, {})
+    waiting = run_outbox.add(row, {}, {})
     named = [
         {"name": f"p{number}", "dependencies": ["p0"] if number else [], **each}
         for number, each in enumerate(said)

@@ -16,10 +16,12 @@ from django.test import override_settings
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from proctree_dagster import broken_rows, functions, questions
+from proctree_dagster import functions
 from proctree_dagster.exceptions import FunctionError, ProctreeError
 from proctree_dagster.models import ProcessTree, Trigger
-from proctree_dagster.orchestration.records import from_row
+from proctree_dagster.models.validation import trigger_validation
+from proctree_dagster.orchestration.tree_records import from_row
+from proctree_dagster.services import broken_rows
 from proctree_dagster.testing import run_tree
 
 pytestmark = pytest.mark.django_db
@@ -292,7 +294,7 @@ def test_running_a_row_calls_nothing_else(events: list[str], said: Any) -> None:
 @given(reference=references | anything)
 def test_a_custom_trigger_reaches_nothing_else(events: list[str], reference: Any) -> None:
     configuration = {"function": reference}
-    found = questions.problems("custom", configuration)
+    found = trigger_validation.problems("custom", configuration)
     trigger = Trigger(name="t", trigger_type="custom", configuration=configuration)
     try:
         trigger.full_clean()

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 
-from proctree_dagster import run_workers
-from proctree_dagster.orchestration import daemons, guardian
-from proctree_dagster.orchestration.workers import Worker
-from proctree_dagster.os_processes import Identity, State
-from proctree_dagster.run_workers import Order
+from proctree_dagster.orchestration.inspection import daemons
+from proctree_dagster.orchestration.launching import guardian
+from proctree_dagster.orchestration.runs.workers import Worker
+from proctree_dagster.services import run_workers
+from proctree_dagster.services.run_workers import Order
+from proctree_dagster.support.os_processes import Identity, State
 from tests.e2e.host import can_have_namespaces
 from tests.e2e.stack import heed_interrupts
 
@@ -26,7 +27,7 @@ SQLITE = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
 WATCHES = """
 import os, subprocess, threading
 from proctree_dagster.orchestration import guardian
-from proctree_dagster.os_processes import Identity, State
+from proctree_dagster.support.os_processes import Identity, State
 
 child = subprocess.Popen(["sleep", "600"])
 charge = guardian.Charge(Identity.of(child.pid), "run", 1, 60, {beats}, 0)
@@ -75,7 +76,7 @@ def test_where_processes_have_no_handles_they_are_sent_signals_all_the_same() ->
     run(
         f"{NO_HANDLES}\n"
         "import signal, subprocess\n"
-        "from proctree_dagster.os_processes import Identity\n"
+        "from proctree_dagster.support.os_processes import Identity\n"
         "child = subprocess.Popen(['sleep', '600'])\n"
         "assert Identity.of(child.pid).send(signal.SIGKILL)\n"
         "assert child.wait(30) == -signal.SIGKILL\n"
@@ -132,7 +133,7 @@ def test_a_process_that_was_given_the_id_of_a_guardian_is_left_alone(
 def test_another_users_process_can_not_be_sent_a_signal() -> None:
     run(
         "import os, signal\n"
-        "from proctree_dagster.os_processes import Identity\n"
+        "from proctree_dagster.support.os_processes import Identity\n"
         "os.setuid(65534)\n"
         "assert not Identity.of(os.getppid()).send(signal.SIGURG)\n"
     )
@@ -143,7 +144,7 @@ def test_a_process_that_the_system_hides_is_not_taken_for_ended() -> None:
         pytest.skip("this user can't make namespaces")
     code = (
         "import os, subprocess\n"
-        "from proctree_dagster.os_processes import Identity, State\n"
+        "from proctree_dagster.support.os_processes import Identity, State\n"
         "processes = [subprocess.Popen(['sleep', '600']) for _ in range(2)]\n"
         "hidden, ended = [Identity.of(each.pid) for each in processes]\n"
         "processes[1].kill()\n"

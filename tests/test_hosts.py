@@ -23,7 +23,7 @@ from dagster._grpc.client import DagsterGrpcClient
 from dagster._serdes import serialize_value
 from dagster_shared.error import SerializableErrorInfo
 
-from proctree_dagster import tags
+from proctree_dagster.domain import run_tags
 from proctree_dagster.orchestration import hosts
 from tests.e2e.stack import TOP, Stack, free_port, heed_interrupts, wait_for
 
@@ -46,7 +46,7 @@ class CodeServer:
         self._stack.manage("migrate", "-v0")
         self._stack.shell(SAVE, silently=True)
         self.origin = GrpcServerCodeLocationOrigin(
-            host="127.0.0.1", port=free_port(), location_name=tags.LOCATION
+            host="127.0.0.1", port=free_port(), location_name=run_tags.LOCATION
         )
         command = ["-m", "dagster", "api", "grpc", "-p", str(self.origin.port), "-m", "definitions"]
         self._process = subprocess.Popen(
@@ -68,7 +68,7 @@ class CodeServer:
 
     def refresh(self) -> RemoteRepository:
         """Look at the repository anew, as a host does each minute."""
-        return self.origin.create_location(self._instance).get_repository(tags.REPOSITORY)
+        return self.origin.create_location(self._instance).get_repository(run_tags.REPOSITORY)
 
     def change(self, statement: str) -> None:
         """Change the trees behind every back."""
@@ -127,7 +127,7 @@ def test_a_refresh_fetches_the_list_and_a_job_when_it_is_asked_for(
 
 def test_an_unchanged_job_is_not_fetched_again(server: CodeServer, fetched: list[str]) -> None:
     for _ in range(3):
-        assert server.refresh().get_full_job("two").tags[tags.TREE] == "two"
+        assert server.refresh().get_full_job("two").tags[run_tags.TREE] == "two"
     assert fetched == ["two"]
 
 
@@ -199,7 +199,7 @@ def test_the_snapshots_of_jobs_that_are_gone_are_let_go() -> None:
 
 
 ORIGIN = RemoteRepositoryOrigin(
-    GrpcServerCodeLocationOrigin(host="127.0.0.1", port=1, location_name="x"), tags.REPOSITORY
+    GrpcServerCodeLocationOrigin(host="127.0.0.1", port=1, location_name="x"), run_tags.REPOSITORY
 )
 
 
@@ -227,7 +227,7 @@ class Location:
 
     def __init__(self, *repositories: str) -> None:
         self.origin = ORIGIN.code_location_origin
-        self.repository_names = set(repositories or [tags.REPOSITORY])
+        self.repository_names = set(repositories or [run_tags.REPOSITORY])
         self._job_snaps_by_name: Any = defaultdict(dict)
 
 
@@ -240,7 +240,7 @@ def without_snapshots(location: Location) -> Location:
     ("location", "deferred"),
     [
         (Location("somebody_elses"), True),
-        (Location(tags.REPOSITORY, "somebody_elses"), True),
+        (Location(run_tags.REPOSITORY, "somebody_elses"), True),
         (Location(), False),
         (without_snapshots(Location()), True),
     ],

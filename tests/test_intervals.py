@@ -11,14 +11,14 @@ from dagster._utils.schedules import schedule_execution_time_iterator
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from proctree_dagster.intervals import (
+from proctree_dagster.domain.due_times import (
     EVERY_MINUTE,
     cron_cover,
     due_after,
     first_due,
     restarted_due,
 )
-from proctree_dagster.rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
+from proctree_dagster.domain.schedule_rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
 
 MINUTE = dt.timedelta(minutes=1)
 HOUR = dt.timedelta(hours=1)

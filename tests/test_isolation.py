@@ -18,10 +18,11 @@ from dagster import DagsterInstance, job
 from django.db import connection
 from pytest_django import Settings
 
-from proctree_dagster import isolation, testing
+from proctree_dagster import testing
 from proctree_dagster.exceptions import InstanceError
 from proctree_dagster.models import OutboxRun
-from proctree_dagster.orchestration import runs
+from proctree_dagster.orchestration.runs import create
+from proctree_dagster.support import test_isolation
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from proctree_dagster.triggers import create_trigger, fire_trigger, subscribe_tree_to_trigger
 from tests.app import processes
@@ -173,7 +174,7 @@ def test_a_server_on_a_test_database_lets_nothing_out(place: Place) -> None:
 
 
 def test_only_a_test_runners_own_name_makes_a_test_database() -> None:
-    is_test = isolation._is_test_name
+    is_test = test_isolation._is_test_name
     assert is_test("test_books", "books", {})
     assert is_test("of_tests", "books", {"NAME": "of_tests"})
     assert is_test("file:memorydb_default?mode=memory&cache=shared", "books", {"NAME": None})
@@ -204,20 +205,20 @@ def test_what_was_recorded_in_a_test_is_never_delivered(
 ) -> None:
     create_trigger("paid", "event")
     subscribe_tree_to_trigger("close", "paid")
-    with isolation.forced():
+    with test_isolation.forced():
         [run] = fire_trigger("paid")
-    from proctree_dagster.execution import deliver
+    from proctree_dagster.running.tree_runs import deliver
 
     assert deliver() == []
     row = OutboxRun.objects.get(run_id=run.run_id)
-    assert (row.state, row.reason) == ("dropped", isolation.RECORDED)
+    assert (row.state, row.reason) == ("dropped", test_isolation.RECORDED)
 
 
 def test_a_test_that_opens_the_real_instance_is_refused_with_what_to_write(
     settings: Settings, tmp_path: Path
 ) -> None:
     settings.PROCTREE = {"DAGSTER_HOME": str(tmp_path)}
-    opened = runs.open_instance(persistent=True)
+    opened = create.open_instance(persistent=True)
     with pytest.raises(InstanceError, match=r"testing\.real_dagster\(\)"), opened:
         pass
     assert list(tmp_path.iterdir()) == []
@@ -227,7 +228,7 @@ def test_to_want_the_real_dagster_holds_for_the_block_and_for_every_thread() -> 
     seen: list[bool] = []
 
     def look() -> None:
-        seen.append(isolation.is_active())
+        seen.append(test_isolation.is_active())
 
     def look_in_thread() -> None:
         thread = threading.Thread(target=look)
@@ -245,28 +246,28 @@ def test_to_want_the_real_dagster_holds_for_the_block_and_for_every_thread() -> 
 def test_to_want_the_real_dagster_decorates_functions_coroutines_and_test_cases() -> None:
     @testing.real_dagster()
     def function() -> bool:
-        return isolation.is_active()
+        return test_isolation.is_active()
 
     @testing.real_dagster()
     async def coroutine() -> bool:
         await asyncio.sleep(0)
-        return isolation.is_active()
+        return test_isolation.is_active()
 
     @testing.real_dagster()
     class Case(unittest.TestCase):
         def test_it(self) -> None:
-            assert not isolation.is_active()
+            assert not test_isolation.is_active()
 
     assert not function()
     assert not asyncio.run(coroutine())
     outcome = unittest.defaultTestLoader.loadTestsFromTestCase(Case).run(unittest.TestResult())
     assert outcome.wasSuccessful()
-    assert isolation.is_active()
+    assert test_isolation.is_active()
 
 
 def test_this_database_is_a_test_database() -> None:
-    assert isolation._has_test_database()
-    assert connection.settings_dict["NAME"] != isolation._configured["default"]
+    assert test_isolation._has_test_database()
+    assert connection.settings_dict["NAME"] != test_isolation._configured["default"]
 
 
 def test_a_site_that_keeps_its_e_mail_in_memory_is_no_test() -> None:
@@ -301,5 +302,5 @@ def test_inside_a_test_case_nothing_leaves_whatever_the_runner(
     db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr("django.test.utils._TestState.saved_data")
-    monkeypatch.setattr(isolation, "_configured", {})
-    assert isolation.is_active()
+    monkeypatch.setattr(test_isolation, "_configured", {})
+    assert test_isolation.is_active()

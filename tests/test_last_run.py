@@ -13,11 +13,13 @@ import pytest
 from dagster import DagsterInstance, DagsterRunStatus
 from django.utils import timezone
 
-from proctree_dagster import claims, execution, tags
+from proctree_dagster.domain import run_tags
 from proctree_dagster.functions import process_function
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, RunStatus
-from proctree_dagster.orchestration import runs
-from proctree_dagster.orchestration.workers import Worker
+from proctree_dagster.orchestration.runs import create
+from proctree_dagster.orchestration.runs.workers import Worker
+from proctree_dagster.running import tree_runs
+from proctree_dagster.services import due_time_claims
 from proctree_dagster.tasks import check_and_run_scheduled_tasks
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
@@ -77,7 +79,7 @@ def test_a_run_that_is_still_running_and_a_run_started_by_hand(instance: Dagster
     assert results["results"] == {"only": "started"}
     assert look() == RunStatus.SUCCESS
     row = ProcessTree.objects.get()
-    by_hand = execution.execute_row(row)
+    by_hand = tree_runs.execute_row(row)
     assert by_hand["results"] == {"only": "success"}  # it does not count
     assert ProcessTreeSchedule.objects.get().last_run_id == results["run_id"]
 
@@ -106,15 +108,15 @@ SECONDS = 30.0
 def started_elsewhere(instance: DagsterInstance) -> tuple[str, subprocess.Popen[bytes]]:
     """Let another process take up a scheduled run; return the run's id and the process."""
     schedule = due_schedule(processes.one)
-    decision = claims.request(
-        schedule.pk, timezone.now(), runs.ScheduleHistory(instance, schedule.pk)
+    decision = due_time_claims.request(
+        schedule.pk, timezone.now(), create.ScheduleHistory(instance, schedule.pk)
     )
-    assert isinstance(decision, claims.Due)
+    assert isinstance(decision, due_time_claims.Due)
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
-    run_id, _ = execution.submit_row(ProcessTree.objects.get())
-    instance.add_run_tags(run_id, {tags.DUE: runs.due_tag(decision.due)})
+    run_id, _ = tree_runs.submit_row(ProcessTree.objects.get())
+    instance.add_run_tags(run_id, {run_tags.DUE: create.due_tag(decision.due)})
     worker = Worker.of_process(run_id, process.pid)
-    claims.take("books", decision.due, run_id, worker.as_text())
+    due_time_claims.take("books", decision.due, run_id, worker.as_text())
     return run_id, process
 
 

@@ -26,10 +26,10 @@ from dagster._core.test_utils import create_test_daemon_workspace_context
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.load_target import GrpcServerTarget, ModuleTarget
 
-from proctree_dagster import os_processes
-from proctree_dagster.orchestration import template_client, template_log
 from proctree_dagster.orchestration.launcher import has_own_server
-from proctree_dagster.orchestration.releases import Release
+from proctree_dagster.orchestration.launching import template_client, template_log
+from proctree_dagster.orchestration.launching.releases import Release
+from proctree_dagster.support import os_processes
 from tests.e2e.stack import free_port, wait_for
 from tests.test_launcher import CONFIG, FUNCTIONS, LOCATION, SETTINGS, Place, opened
 

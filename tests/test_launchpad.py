@@ -10,13 +10,13 @@ from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proctree_dagster.context_schema import ContextKey, ContextSchema
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
+from proctree_dagster.models.validation.context_schema import ContextKey, ContextSchema
 from proctree_dagster.orchestration.executors import RUN_RESOURCE
-from proctree_dagster.orchestration.launchpad import context_mapping
-from proctree_dagster.orchestration.records import from_row
-from proctree_dagster.orchestration.runs import create_run, execute_here
+from proctree_dagster.orchestration.runs.create import create_run, execute_here
+from proctree_dagster.orchestration.serving.launchpad import context_mapping
 from proctree_dagster.orchestration.translator import translator
+from proctree_dagster.orchestration.tree_records import from_row
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import annotated
 from tests.app.models import Organisation

@@ -11,11 +11,11 @@ from django.db import IntegrityError, connections, transaction
 from django.test import Client
 from pytest_django import DjangoAssertNumQueries
 
-from proctree_dagster import links
 from proctree_dagster.exceptions import InvalidTree, ProctreeError
 from proctree_dagster.models import LinkKind, ProcessTree, TreeLink
-from proctree_dagster.orchestration.records import from_row
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
+from proctree_dagster.orchestration.tree_records import from_row
+from proctree_dagster.services import tree_links
 from proctree_dagster.tree_builder import ProcessTreeBuilder, ProcessTreeInstance
 from tests.app import processes
 
@@ -272,7 +272,7 @@ class TestCircles:
         self, a: ProcessTree, b: ProcessTree
     ) -> None:
         insert_in_sql(b, a)
-        plan = links.plan_family(a, "7c0a1f8e-52c2-4f0c-9c1e-4d8f5a3b2e10")
+        plan = tree_links.plan_family(a, "7c0a1f8e-52c2-4f0c-9c1e-4d8f5a3b2e10")
         assert [run.tree.name for run in plan.runs] == ["b"]
         assert "'a' does not run again after 'b'" in plan.problems[0]
         assert from_row(ProcessTree.objects.get(name="a")).problem is None

@@ -25,17 +25,17 @@ from django.db import connection
 from pytest_django import DjangoAssertNumQueries
 
 from proctree_dagster import functions
-from proctree_dagster.context_schema import ContextSchema
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
-from proctree_dagster.orchestration import listing
+from proctree_dagster.models.validation.context_schema import ContextSchema
 from proctree_dagster.orchestration import repository as repositories
 from proctree_dagster.orchestration import translator as translator_module
 from proctree_dagster.orchestration.executors import RUN_RESOURCE
-from proctree_dagster.orchestration.launchpad import context_mapping
-from proctree_dagster.orchestration.listing import KnownJob, known, snapshot_text
-from proctree_dagster.orchestration.records import TreeRecord, from_row
 from proctree_dagster.orchestration.repository import LiveRepositoryData, build_repository
+from proctree_dagster.orchestration.serving import job_snapshots as listing
+from proctree_dagster.orchestration.serving.job_snapshots import KnownJob, known, snapshot_text
+from proctree_dagster.orchestration.serving.launchpad import context_mapping
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
+from proctree_dagster.orchestration.tree_records import TreeRecord, from_row
 from tests.app import processes
 
 pytestmark = pytest.mark.django_db

@@ -20,15 +20,15 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from psycopg.types.range import Range
 
-from proctree_dagster import caching
-from proctree_dagster.caching import Entry, Owner
-from proctree_dagster.conditions import MISSING
+from proctree_dagster.context.lookups import look_up
+from proctree_dagster.domain.operators import MISSING
 from proctree_dagster.exceptions import CacheKeyError, ResponseVariableError
-from proctree_dagster.lookups import look_up
 from proctree_dagster.models import RunStatus
 from proctree_dagster.orchestration.translator import outcome_metadata
-from proctree_dagster.process import Outcome
-from proctree_dagster.response_variables import defaults, extract
+from proctree_dagster.process import caching
+from proctree_dagster.process.caching import Entry, Owner
+from proctree_dagster.process.response_variables import defaults, extract
+from proctree_dagster.process.run import Outcome
 from tests.app.models import AccessToken, Customer, Organisation
 
 SENTINEL = "sentinel-5f0c"

@@ -9,7 +9,8 @@ import sqlalchemy
 from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRunStatus
 from pytest_django import Settings
 
-from proctree_dagster.orchestration import homes, lost_runs, records, runs
+from proctree_dagster.orchestration import homes, tree_records
+from proctree_dagster.orchestration.runs import create, lost_runs
 from proctree_dagster.orchestration.translator import translator
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
@@ -37,7 +38,7 @@ def test_how_long_a_run_is_starting_does_not_depend_on_the_servers_time_zone(
     settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": str(tmp_path)}
     row = ProcessTreeInstance("one").add_process("one", func=processes.one).save()
     with DagsterInstance.from_config(str(tmp_path)) as instance:
-        run = runs.create_run(instance, translator().job(records.from_row(row)), {}, {})
+        run = create.create_run(instance, translator().job(tree_records.from_row(row)), {}, {})
         event = DagsterEvent(DagsterEventType.PIPELINE_STARTING.value, run.job_name)
         instance.report_dagster_event(event, run_id=run.run_id)
         assert lost_runs.settle(instance).failed == [], "it has just been launched"

@@ -7,7 +7,8 @@ from functools import lru_cache
 
 import pytest
 
-from proctree_dagster.orchestration import homes, sqlite_files
+from proctree_dagster.orchestration import homes
+from proctree_dagster.orchestration.launching import sqlite_keepalive
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
 
@@ -29,10 +30,10 @@ def objects() -> Counter[str]:
 @pytest.mark.usefixtures("dagster_home")
 def test_runs_in_one_process_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept up to a limit (engines, compiled statements) is limited to very few here."""
-    monkeypatch.setattr(sqlite_files, "_STATEMENTS", 2)
-    few = lru_cache(maxsize=4)(sqlite_files._engine.__wrapped__)
-    monkeypatch.setattr(sqlite_files, "_engine", few)
-    sqlite_files.keep_engines()
+    monkeypatch.setattr(sqlite_keepalive, "_STATEMENTS", 2)
+    few = lru_cache(maxsize=4)(sqlite_keepalive._engine.__wrapped__)
+    monkeypatch.setattr(sqlite_keepalive, "_engine", few)
+    sqlite_keepalive.keep_engines()
     tree = ProcessTreeInstance("memory").add_process("one", func=processes.one)
     tree.add_process("two", func=processes.one, dependencies=["one"]).save()
 
@@ -48,7 +49,7 @@ def test_runs_in_one_process_leave_nothing_behind(monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_engine_that_is_kept_keeps_few_compiled_statements() -> None:
-    sqlite_files._engine.cache_clear()
-    engine = sqlite_files._engine("sqlite://", None)
-    assert engine._compiled_cache.capacity == sqlite_files._STATEMENTS  # type: ignore[union-attr]
+    sqlite_keepalive._engine.cache_clear()
+    engine = sqlite_keepalive._engine("sqlite://", None)
+    assert engine._compiled_cache.capacity == sqlite_keepalive._STATEMENTS  # type: ignore[union-attr]
     assert homes.SCRIPTS.is_dir()

@@ -10,7 +10,7 @@ from dagster._core.definitions.utils import DISALLOWED_NAMES, check_valid_name
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from proctree_dagster.names import MAX_NAME_LENGTH, dagster_name, short_hash
+from proctree_dagster.domain.names import MAX_NAME_LENGTH, dagster_name, short_hash
 
 ACCEPTED = re.compile(r"[A-Za-z0-9_]+")
 texts = st.text(max_size=MAX_NAME_LENGTH)
@@ -104,7 +104,7 @@ def test_names_that_look_alike_stay_distinct(one: str, other: str) -> None:
 
 def test_a_name_is_the_same_in_every_process() -> None:
     names = ["monthly close", "名前", "class", "\ud800"]
-    code = f"from proctree_dagster.names import dagster_name; print(*map(dagster_name, {names!r}))"
+    code = f"from proctree_dagster.domain.names import dagster_name; print(*map(dagster_name, {names!r}))"
     for seed in ("0", "1"):
         printed = subprocess.run(
             [sys.executable, "-c", code],

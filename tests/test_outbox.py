@@ -23,14 +23,17 @@ from django.db import connection, models, transaction
 from django.utils import timezone
 from pytest_django import Settings
 
-from proctree_dagster import execution, outbox, tags
-from proctree_dagster.connections import after_commit
+from proctree_dagster.domain import run_tags
 from proctree_dagster.exceptions import ContextError
 from proctree_dagster.models import OutboxRun, OutboxState, ProcessTree, ProcessTreeSchedule
-from proctree_dagster.orchestration import delivery, runs
-from proctree_dagster.orchestration.records import from_row
+from proctree_dagster.orchestration.automation import outbox_delivery
 from proctree_dagster.orchestration.repository import LiveRepositoryData
+from proctree_dagster.orchestration.runs import create as runs
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator, translator
+from proctree_dagster.orchestration.tree_records import from_row
+from proctree_dagster.running import tree_runs
+from proctree_dagster.services import run_outbox
+from proctree_dagster.support.connections import after_commit
 from proctree_dagster.tasks import check_and_run_scheduled_tasks
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
@@ -77,22 +80,22 @@ def wait_for(
     instance: DagsterInstance, tree: ProcessTree, *before: str
 ) -> tuple[OutboxRun, list[str]]:
     """Return a row that waits for runs, and their ids; they are in Dagster's queue."""
-    ids = [execution.submit_row(tree).run_id for _ in before]
-    return outbox.add(tree, {}, {}, ids), ids
+    ids = [tree_runs.submit_row(tree).run_id for _ in before]
+    return run_outbox.add(tree, {}, {}, ids), ids
 
 
 class TestDelivery:
     def test_a_run_gets_the_id_the_context_and_the_tags_of_its_row(
         self, instance: DagsterInstance, tree: ProcessTree
     ) -> None:
-        row = outbox.add(tree, {"b": 2, "when": dt.date(2026, 6, 10)}, {"team": "books"})
-        assert execution.deliver() == [str(row.run_id)]
+        row = run_outbox.add(tree, {"b": 2, "when": dt.date(2026, 6, 10)}, {"team": "books"})
+        assert tree_runs.deliver() == [str(row.run_id)]
         run = instance.get_run_by_id(str(row.run_id))
         assert run is not None
         assert run.status == DagsterRunStatus.QUEUED
         assert run.run_config == {"context": {"a": 1, "b": 2, "when": {"$date": "2026-06-10"}}}
         assert run.tags["team"] == "books"
-        assert run.tags[tags.TREE] == "books"
+        assert run.tags[run_tags.TREE] == "books"
         assert state(row) == OutboxState.DELIVERED
         assert (row.attempts, row.leased_until) == (1, None)
         assert row.delivered_at is not None
@@ -100,10 +103,10 @@ class TestDelivery:
     def test_what_is_delivered_twice_is_one_run(
         self, instance: DagsterInstance, tree: ProcessTree
     ) -> None:
-        row = outbox.add(tree, {}, {})
-        execution.deliver()
+        row = run_outbox.add(tree, {}, {})
+        tree_runs.deliver()
         OutboxRun.objects.update(state=OutboxState.WAITING)  # whoever delivered it died before
-        execution.deliver()
+        tree_runs.deliver()
         assert queued(instance) == [str(row.run_id)]
         events = instance.all_logs(str(row.run_id), of_type=DagsterEventType.RUN_ENQUEUED)
         assert len(events) == 1
@@ -111,7 +114,7 @@ class TestDelivery:
     def test_a_run_that_was_created_and_not_queued_is_queued(
         self, instance: DagsterInstance, tree: ProcessTree, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        row = outbox.add(tree, {}, {})
+        row = run_outbox.add(tree, {}, {})
 
         def die(*args: object) -> None:
             raise SystemExit
@@ -119,30 +122,30 @@ class TestDelivery:
         with monkeypatch.context() as patch:
             patch.setattr(runs, "submit", die)
             with pytest.raises(SystemExit):
-                execution.deliver()
-        assert execution.deliver() == []  # the lease of the one that died
+                tree_runs.deliver()
+        assert tree_runs.deliver() == []  # the lease of the one that died
         OutboxRun.objects.update(leased_until=timezone.now())
-        assert execution.deliver() == [str(row.run_id)]
+        assert tree_runs.deliver() == [str(row.run_id)]
         assert queued(instance) == [str(row.run_id)]
 
     @pytest.mark.usefixtures("real_dagster")
     def test_of_two_at_once_one_has_the_lease(self, tree: ProcessTree) -> None:
-        one = outbox.add(tree, {}, {})
+        one = run_outbox.add(tree, {}, {})
         other = OutboxRun.objects.get()
         now = timezone.now()
-        assert outbox.lease(one, now)
-        assert not outbox.lease(other, now)
-        assert outbox.lease(other, now + outbox.LEASE)
+        assert run_outbox.lease(one, now)
+        assert not run_outbox.lease(other, now)
+        assert run_outbox.lease(other, now + run_outbox.LEASE)
         # The first was held up, and has lost it: it may not go on.
-        assert not outbox.renew(one)
-        outbox.mark_delivered(one)
+        assert not run_outbox.renew(one)
+        run_outbox.mark_delivered(one)
         assert state(one) == OutboxState.WAITING
-        assert outbox.renew(other)
+        assert run_outbox.renew(other)
 
     def test_whoever_was_held_up_and_lost_the_lease_queues_nothing(
         self, instance: DagsterInstance, tree: ProcessTree, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        row = outbox.add(tree, {}, {})
+        row = run_outbox.add(tree, {}, {})
         create = runs.create_run
 
         def slowly(*args: object, **kwargs: object) -> None:
@@ -150,7 +153,7 @@ class TestDelivery:
             OutboxRun.objects.update(leased_until=timezone.now() + dt.timedelta(minutes=9))
 
         monkeypatch.setattr(runs, "create_run", slowly)
-        execution.deliver()
+        tree_runs.deliver()
         assert queued(instance) == []
         assert state(row) == OutboxState.WAITING
 
@@ -158,45 +161,45 @@ class TestDelivery:
         self, instance: DagsterInstance, tree: ProcessTree, caplog: pytest.LogCaptureFixture
     ) -> None:
         ProcessTree.objects.create(name="broken", processes=[{"name": "a", "func": "os:system"}])
-        broken = outbox.add(ProcessTree.objects.get(name="broken"), {}, {})
-        good = outbox.add(tree, {}, {})
+        broken = run_outbox.add(ProcessTree.objects.get(name="broken"), {}, {})
+        good = run_outbox.add(tree, {}, {})
         with caplog.at_level(logging.ERROR):
-            assert execution.deliver() == [str(good.run_id)]
+            assert tree_runs.deliver() == [str(good.run_id)]
         assert "'broken' could not be delivered" in caplog.text
         assert state(broken) == OutboxState.WAITING
         assert "'os:system' is not allowed" in broken.reason
         ProcessTree.objects.filter(name="broken").update(processes=tree.processes)
-        assert execution.deliver() == []  # not before a minute has passed
+        assert tree_runs.deliver() == []  # not before a minute has passed
         OutboxRun.objects.update(leased_until=timezone.now())
-        assert execution.deliver() == [str(broken.run_id)]
+        assert tree_runs.deliver() == [str(broken.run_id)]
 
     def test_a_context_that_sql_has_put_there_and_makes_no_sense_is_kept_too(
         self, instance: DagsterInstance, tree: ProcessTree
     ) -> None:
-        row = outbox.add(tree, {}, {})
+        row = run_outbox.add(tree, {}, {})
         with connection.cursor() as cursor:
             nonsense = '{"when": {"$date": "not a day"}}'
             cursor.execute("UPDATE proctree_dagster_outboxrun SET context = %s", [nonsense])
-        assert execution.deliver() == []
+        assert tree_runs.deliver() == []
         assert state(row) == OutboxState.WAITING
         assert "$date" in row.reason
 
     def test_a_context_that_cannot_be_stored_is_refused_at_once(self, tree: ProcessTree) -> None:
         with pytest.raises(ContextError, match=r"context\['a'\]"):
-            outbox.add(tree, {"a": object()}, {})
+            run_outbox.add(tree, {"a": object()}, {})
 
     def test_only_the_rows_that_are_asked_for_are_looked_at(
         self, instance: DagsterInstance, tree: ProcessTree
     ) -> None:
-        outbox.add(tree, {}, {})
-        mine = str(outbox.add(tree, {}, {}).run_id)
-        assert execution.deliver([mine]) == [mine]
+        run_outbox.add(tree, {}, {})
+        mine = str(run_outbox.add(tree, {}, {}).run_id)
+        assert tree_runs.deliver([mine]) == [mine]
         assert queued(instance) == [mine]
 
     def test_a_row_is_written_once_for_an_id(self, tree: ProcessTree) -> None:
         run_id = uuid.uuid4()
-        first = outbox.add(tree, {"a": 1}, {}, run_id=run_id)
-        assert outbox.add(tree, {"a": 2}, {}, run_id=str(run_id)) == first
+        first = run_outbox.add(tree, {"a": 1}, {}, run_id=run_id)
+        assert run_outbox.add(tree, {"a": 2}, {}, run_id=str(run_id)) == first
         assert OutboxRun.objects.get().context == {"a": 1}
 
 
@@ -208,22 +211,22 @@ class TestDagsterIsAway:
         dagster_home: Path,
         caplog: pytest.LogCaptureFixture,
     ) -> None:
-        row = outbox.add(tree, {}, {})
+        row = run_outbox.add(tree, {}, {})
         away = dagster_home.rename(dagster_home.with_name("away"))
-        assert execution.deliver() == []
+        assert tree_runs.deliver() == []
         assert "wait in the outbox" in caplog.text
         assert state(row) == OutboxState.WAITING
         away.rename(dagster_home)
-        assert execution.deliver() == [str(row.run_id)]
-        assert execution.deliver() == []
+        assert tree_runs.deliver() == [str(row.run_id)]
+        assert tree_runs.deliver() == []
         assert queued(instance) == [str(row.run_id)]
 
     @pytest.mark.usefixtures("real_dagster")
     def test_without_a_home_nothing_is_delivered_and_nothing_lost(
         self, tree: ProcessTree, caplog: pytest.LogCaptureFixture
     ) -> None:
-        row = outbox.add(tree, {}, {})
-        assert execution.deliver() == []
+        row = run_outbox.add(tree, {}, {})
+        assert tree_runs.deliver() == []
         assert "Dagster has no home" in caplog.text
         assert state(row) == OutboxState.WAITING
 
@@ -232,8 +235,8 @@ class TestDagsterIsAway:
         self, instance: DagsterInstance, tree: ProcessTree
     ) -> None:
         with transaction.atomic():
-            row = outbox.add(tree, {}, {})
-            after_commit(lambda: execution.deliver([str(row.run_id)]))
+            row = run_outbox.add(tree, {}, {})
+            after_commit(lambda: tree_runs.deliver([str(row.run_id)]))
             transaction.set_rollback(True)
         assert not OutboxRun.objects.exists()
         assert queued(instance) == []
@@ -243,8 +246,8 @@ class TestDagsterIsAway:
         self, instance: DagsterInstance, tree: ProcessTree
     ) -> None:
         with transaction.atomic():
-            row = outbox.add(tree, {}, {})
-            after_commit(lambda: execution.deliver([str(row.run_id)]))
+            row = run_outbox.add(tree, {}, {})
+            after_commit(lambda: tree_runs.deliver([str(row.run_id)]))
             assert queued(instance) == []
         assert queued(instance) == [str(row.run_id)]
 
@@ -254,23 +257,23 @@ class TestOrder:
         self, instance: DagsterInstance, tree: ProcessTree
     ) -> None:
         row, (one, two) = wait_for(instance, tree, "one", "two")
-        assert execution.deliver() == []
+        assert tree_runs.deliver() == []
         end(instance, one, "succeeded")
-        assert execution.deliver() == []
+        assert tree_runs.deliver() == []
         end(instance, two, "running")
-        assert execution.deliver() == []
+        assert tree_runs.deliver() == []
         end(instance, two, "succeeded")
-        assert execution.deliver() == [str(row.run_id)]
+        assert tree_runs.deliver() == [str(row.run_id)]
 
     @pytest.mark.parametrize(("how", "said"), [("failed", "has failed"), ("canceled", "canceled")])
     def test_a_row_is_dropped_when_a_run_before_it_has_failed_and_so_are_those_behind_it(
         self, instance: DagsterInstance, tree: ProcessTree, how: str, said: str
     ) -> None:
         row, (one, two) = wait_for(instance, tree, "one", "two")
-        behind = outbox.add(tree, {}, {}, [str(row.run_id)])
+        behind = run_outbox.add(tree, {}, {}, [str(row.run_id)])
         end(instance, two, "succeeded")
         end(instance, one, how)
-        execution.deliver()
+        tree_runs.deliver()
         assert state(row) == state(behind) == OutboxState.DROPPED
         assert f"Run {one} of books" in row.reason
         assert said in row.reason
@@ -282,7 +285,7 @@ class TestOrder:
         row, (one,) = wait_for(instance, tree, "one")
         instance.add_run_tags(one, {WILL_RETRY_TAG: "true"})
         end(instance, one, "failed")
-        execution.deliver()
+        tree_runs.deliver()
         assert state(row) == OutboxState.WAITING
 
     def test_a_row_is_dropped_when_what_it_waits_for_is_gone(
@@ -290,7 +293,7 @@ class TestOrder:
     ) -> None:
         row, (one,) = wait_for(instance, tree, "one")
         instance.delete_run(one)
-        execution.deliver()
+        tree_runs.deliver()
         assert state(row) == OutboxState.DROPPED
         assert "is gone" in row.reason
 
@@ -298,75 +301,75 @@ class TestOrder:
         self, instance: DagsterInstance, tree: ProcessTree
     ) -> None:
         row, _ = wait_for(instance, tree, "one")
-        behind = outbox.add(tree, {}, {}, [str(row.run_id)])
-        execution.deliver()
+        behind = run_outbox.add(tree, {}, {}, [str(row.run_id)])
+        tree_runs.deliver()
         assert state(row) == state(behind) == OutboxState.WAITING
 
     def test_what_was_dropped_waits_again_for_the_run_that_takes_the_failed_ones_place(
         self, instance: DagsterInstance, tree: ProcessTree
     ) -> None:
-        failed, good, new = (execution.submit_row(tree).run_id for _ in range(3))
-        family = {tags.FAMILY: failed}
-        row = outbox.add(tree, {}, family, [failed, good])
-        behind = outbox.add(tree, {}, family, [str(row.run_id)])
-        other = outbox.add(tree, {}, {tags.FAMILY: good}, [failed])
+        failed, good, new = (tree_runs.submit_row(tree).run_id for _ in range(3))
+        family = {run_tags.FAMILY: failed}
+        row = run_outbox.add(tree, {}, family, [failed, good])
+        behind = run_outbox.add(tree, {}, family, [str(row.run_id)])
+        other = run_outbox.add(tree, {}, {run_tags.FAMILY: good}, [failed])
         end(instance, failed, "failed")
-        execution.deliver()
-        outbox.replace(failed, failed, new)
+        tree_runs.deliver()
+        run_outbox.replace(failed, failed, new)
         assert state(row) == state(behind) == OutboxState.WAITING
         assert (row.after, row.reason) == ([new, good], "")
         assert state(other) == OutboxState.DROPPED
         end(instance, good, "succeeded")
         end(instance, new, "succeeded")
-        assert execution.deliver() == [str(row.run_id)]
+        assert tree_runs.deliver() == [str(row.run_id)]
 
 
 class TestLaunches:
     def deliver(self, row: OutboxRun) -> str:
         """Deliver a row, and return the id of its run."""
         row.refresh_from_db()
-        execution.deliver([str(row.run_id)])
+        tree_runs.deliver([str(row.run_id)])
         return str(row.run_id)
 
     def test_a_run_that_has_started_is_not_looked_at_again(
         self, instance: DagsterInstance, tree: ProcessTree
     ) -> None:
-        row = outbox.add(tree, {}, {})
+        row = run_outbox.add(tree, {}, {})
         end(instance, self.deliver(row), "failed")
-        execution.deliver()
+        tree_runs.deliver()
         assert state(row) == OutboxState.STARTED
         assert len(instance.get_runs()) == 1
-        assert not outbox.is_open()
+        assert not run_outbox.is_open()
 
     def test_a_run_that_failed_before_it_started_is_followed_by_another(
         self, instance: DagsterInstance, tree: ProcessTree
     ) -> None:
-        first = execution.submit_row(tree).run_id
+        first = tree_runs.submit_row(tree).run_id
         end(instance, first, "succeeded")
-        row = outbox.add(tree, {"b": 2}, {tags.FAMILY: first})
-        behind = outbox.add(tree, {}, {tags.FAMILY: first}, [str(row.run_id)])
+        row = run_outbox.add(tree, {"b": 2}, {run_tags.FAMILY: first})
+        behind = run_outbox.add(tree, {}, {run_tags.FAMILY: first}, [str(row.run_id)])
         failed = self.deliver(row)
         end(instance, failed, "failed", started=False)  # the daemon died in the launch
-        execution.deliver()
+        tree_runs.deliver()
         assert state(row) == state(behind) == OutboxState.WAITING
         again = str(row.run_id)
         assert again != failed
         assert behind.after == [again]
-        assert execution.deliver() == [again]
+        assert tree_runs.deliver() == [again]
         run = instance.get_run_by_id(again)
         assert run is not None
-        assert run.tags[tags.INSTEAD_OF] == failed
+        assert run.tags[run_tags.INSTEAD_OF] == failed
         end(instance, again, "succeeded")
-        assert execution.deliver() == [str(behind.run_id)]
+        assert tree_runs.deliver() == [str(behind.run_id)]
 
     def test_it_is_left_at_that_after_ten_runs(
         self, instance: DagsterInstance, tree: ProcessTree
     ) -> None:
-        row = outbox.add(tree, {}, {})
-        behind = outbox.add(tree, {}, {}, [str(row.run_id)])
-        OutboxRun.objects.filter(pk=row.pk).update(launches=outbox.MAX_LAUNCHES)
+        row = run_outbox.add(tree, {}, {})
+        behind = run_outbox.add(tree, {}, {}, [str(row.run_id)])
+        OutboxRun.objects.filter(pk=row.pk).update(launches=run_outbox.MAX_LAUNCHES)
         end(instance, self.deliver(row), "failed", started=False)
-        execution.deliver()
+        tree_runs.deliver()
         assert state(row) == OutboxState.STARTED
         assert "10 runs failed before they started" in row.reason
         assert state(behind) == OutboxState.DROPPED
@@ -375,12 +378,12 @@ class TestLaunches:
     def test_a_run_that_was_canceled_or_that_dagster_tries_again_is_not(
         self, instance: DagsterInstance, tree: ProcessTree, retried: bool
     ) -> None:
-        row = outbox.add(tree, {}, {})
+        row = run_outbox.add(tree, {}, {})
         run_id = self.deliver(row)
         if retried:
             instance.add_run_tags(run_id, {WILL_RETRY_TAG: "true"})
         end(instance, run_id, "failed" if retried else "canceled", started=False)
-        execution.deliver()
+        tree_runs.deliver()
         assert state(row) == OutboxState.STARTED
         assert len(instance.get_runs()) == 1
 
@@ -394,8 +397,8 @@ class TestSensor:
         assert live.has_sensor("proctree_outbox")
 
     def test_it_delivers_and_says_so(self, instance: DagsterInstance, tree: ProcessTree) -> None:
-        row = outbox.add(tree, {}, {})
-        outbox.add(tree, {}, {}, [str(row.run_id)])
+        row = run_outbox.add(tree, {}, {})
+        run_outbox.add(tree, {}, {}, [str(row.run_id)])
         sensor = LiveRepositoryData(ProcessTreeTranslator()).get_sensor("proctree_outbox")
         answer = sensor(build_sensor_context(instance))
         assert isinstance(answer, SkipReason)
@@ -405,32 +408,32 @@ class TestSensor:
     def test_it_begins_no_delivery_when_its_time_is_over(
         self, instance: DagsterInstance, tree: ProcessTree
     ) -> None:
-        row = outbox.add(tree, {}, {})
-        assert delivery.deliver(instance, seconds=0).waiting == [str(row.run_id)]
+        row = run_outbox.add(tree, {}, {})
+        assert outbox_delivery.deliver(instance, seconds=0).waiting == [str(row.run_id)]
         assert queued(instance) == []
 
     def test_so_does_whoever_looks_for_due_times_without_a_daemon(
         self, instance: DagsterInstance, tree: ProcessTree
     ) -> None:
-        row = outbox.add(tree, {}, {})
+        row = run_outbox.add(tree, {}, {})
         check_and_run_scheduled_tasks()
         assert queued(instance) == [str(row.run_id)]
 
 
 @pytest.mark.usefixtures("real_dagster")
 def test_rows_are_kept_for_a_month_after_their_end(tree: ProcessTree, settings: Settings) -> None:
-    old, waiting = outbox.add(tree, {}, {}), outbox.add(tree, {}, {})
+    old, waiting = run_outbox.add(tree, {}, {}), run_outbox.add(tree, {}, {})
     OutboxRun.objects.filter(pk=old.pk).update(state=OutboxState.STARTED)
-    outbox.forget(timezone.now() + dt.timedelta(days=29))
+    run_outbox.forget(timezone.now() + dt.timedelta(days=29))
     assert OutboxRun.objects.count() == 2
-    outbox.forget(timezone.now() + dt.timedelta(days=31))
+    run_outbox.forget(timezone.now() + dt.timedelta(days=31))
     assert OutboxRun.objects.get() == waiting
 
 
 NO_TEXTS = "Its tags are no texts by their names."
 NO_IDS = "What it waits for is no list of ids of runs."
 SENSELESS: list[tuple[str, Any, str]] = [
-    *(("tags", "x", NO_TEXTS), ("tags", 5, NO_TEXTS), ("tags", {tags.FOLLOWS: 5}, NO_TEXTS)),
+    *(("tags", "x", NO_TEXTS), ("tags", 5, NO_TEXTS), ("tags", {run_tags.FOLLOWS: 5}, NO_TEXTS)),
     ("tags", {"__class__": "x"}, "Its tags have a name that Dagster keeps for itself."),
     ("context", [1], "Its context is no dictionary."),
     *(("after", 5, NO_IDS), ("after", "x", NO_IDS), ("after", {}, NO_IDS), ("after", [5], NO_IDS)),
@@ -443,10 +446,10 @@ SENSELESS: list[tuple[str, Any, str]] = [
 def test_a_row_that_makes_no_sense_says_so_and_keeps_no_other_from_being_delivered(
     field: str, written: Any, why: str, tree: ProcessTree, instance: DagsterInstance
 ) -> None:
-    broken, healthy = outbox.add(tree, {}, {}), outbox.add(tree, {}, {})
+    broken, healthy = run_outbox.add(tree, {}, {}), run_outbox.add(tree, {}, {})
     as_it_is = models.Value(written, output_field=models.JSONField())
     models.QuerySet(OutboxRun).filter(pk=broken.pk).update(**{field: as_it_is})
-    assert delivery.deliver(instance).delivered == [str(healthy.run_id)]
+    assert outbox_delivery.deliver(instance).delivered == [str(healthy.run_id)]
     assert queued(instance) == [str(healthy.run_id)]
     assert state(broken) == OutboxState.WAITING, "so that it can be mended"
     assert broken.reason == why
@@ -457,11 +460,11 @@ def test_no_run_is_stored_that_keeps_every_other_from_being_read(
 ) -> None:
     ProcessTreeInstance("__class__").add_process("__class__", func=processes.echo).save()
     assert ProcessTreeManager.execute_tree("__class__")["success"]
-    row = outbox.add(tree, {}, {})
+    row = run_outbox.add(tree, {}, {})
     models.QuerySet(OutboxRun).update(
         context=models.Value({"__class__": "x"}, output_field=models.JSONField())
     )
-    assert delivery.deliver(instance).failed == [str(row.run_id)]
+    assert outbox_delivery.deliver(instance).failed == [str(row.run_id)]
     row.refresh_from_db()
     assert "the key '__class__', which Dagster keeps for itself" in row.reason
     models.QuerySet(ProcessTreeSchedule).update(

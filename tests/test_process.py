@@ -10,10 +10,11 @@ from typing import Any
 import pytest
 from django.db import connection
 
-from proctree_dagster import process
+from proctree_dagster.domain.texts import explain
+from proctree_dagster.domain.tree_spec import ProcessSpec
 from proctree_dagster.exceptions import ArgumentError
-from proctree_dagster.process import Outcome, Process, bind_arguments, explain, run_process
-from proctree_dagster.spec import ProcessSpec
+from proctree_dagster.process import run as process
+from proctree_dagster.process.run import Outcome, Process, bind_arguments, run_process
 from tests.app.processes import Methods, asynchronous, echo, fail, needs, optional
 
 pytestmark = pytest.mark.django_db  # each call looks after the database connections

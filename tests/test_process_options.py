@@ -8,11 +8,11 @@ import pytest
 from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus
 from django.db import transaction
 
-from proctree_dagster import tags
-from proctree_dagster.checks import check_cache
+from proctree_dagster.domain import run_tags
 from proctree_dagster.exceptions import InvalidTree, ProctreeError
-from proctree_dagster.execution import Results
 from proctree_dagster.models import ProcessTree
+from proctree_dagster.running.tree_runs import Results
+from proctree_dagster.services.system_checks import check_cache
 from proctree_dagster.testing import run_tree
 from proctree_dagster.tree_builder import (
     ProcessTreeBuilder,
@@ -68,10 +68,10 @@ class TestRequired:
         assert status(instance, run_id) == DagsterRunStatus.SUCCESS
         run = instance.get_run_by_id(run_id)
         assert run is not None
-        assert run.tags[tags.FAILED_OPTIONAL] == "first"
+        assert run.tags[run_tags.FAILED_OPTIONAL] == "first"
         shown = metadata(instance, run_id, "first")
-        assert shown[tags.STATUS] == "failed"
-        assert shown[tags.REASON] == "ValueError: this process always fails"
+        assert shown[run_tags.STATUS] == "failed"
+        assert shown[run_tags.REASON] == "ValueError: this process always fails"
         [error] = [each for each in instance.all_logs(run_id) if each.level == logging.ERROR]
         assert "Process 'first' failed. It is not required" in error.user_message
         assert "Traceback" in error.user_message
@@ -122,11 +122,11 @@ class TestOutdatedCheck:
         assert results["errors"] == {}
         assert ("first" in results["results"]["behind"]) is (expected == "completed")
         assert len(processes.calls) == (0 if expected == "skipped" else 1)
-        assert metadata(instance, results["run_id"], "first")[tags.STATUS] == expected
+        assert metadata(instance, results["run_id"], "first")[run_tags.STATUS] == expected
 
     def test_one_that_is_up_to_date_says_so(self, instance: DagsterInstance) -> None:
         results = execute(outdated_check=processes.up_to_date)
-        assert metadata(instance, results["run_id"], "first")[tags.REASON] == "Up to date"
+        assert metadata(instance, results["run_id"], "first")[run_tags.REASON] == "Up to date"
 
     def test_one_that_raises_is_logged(
         self, instance: DagsterInstance, caplog: pytest.LogCaptureFixture
@@ -150,7 +150,7 @@ class TestCaching:
         assert again["results"]["behind"]["first"] == first["results"]["first"]
         assert again["cached"] == {"first": True, "behind": False}
         assert len(processes.calls) == 2
-        assert metadata(instance, again["run_id"], "first")[tags.STATUS] == "cached"
+        assert metadata(instance, again["run_id"], "first")[run_tags.STATUS] == "cached"
 
     def test_a_cached_none_is_a_hit(self, instance: DagsterInstance) -> None:
         for expected in ("completed", "cached"):
@@ -302,8 +302,8 @@ class TestResponseVariables:
             "currency": "ZAR",
         }
         shown = metadata(instance, results["run_id"], "first")
-        assert shown[f"{tags.RESPONSE}/how_many"] == 3
-        assert shown[f"{tags.RESPONSE}/currency"] == "ZAR"
+        assert shown[f"{run_tags.RESPONSE}/how_many"] == 3
+        assert shown[f"{run_tags.RESPONSE}/currency"] == "ZAR"
 
     @pytest.mark.parametrize(
         ("rule", "context", "reason"),
@@ -330,7 +330,7 @@ class TestResults:
         results = ProcessTreeManager.execute_tree("tree")
         assert results["success"]
         assert type(results["results"]["lock"]).__name__ == "lock"
-        assert "lock object" in metadata(instance, results["run_id"], "lock")[tags.RESULT]
+        assert "lock object" in metadata(instance, results["run_id"], "lock")[run_tags.RESULT]
 
     def test_it_is_an_error_that_names_the_process_only_if_something_depends_on_it(
         self, instance: DagsterInstance
@@ -345,7 +345,7 @@ class TestResults:
     ) -> None:
         shy = execute(func=processes.shy)
         assert shy["status"]["first"] == "completed"
-        assert "can't be shown" in metadata(instance, shy["run_id"], "first")[tags.RESULT]
+        assert "can't be shown" in metadata(instance, shy["run_id"], "first")[run_tags.RESULT]
         mute = execute(func=processes.fails_mutely)
         assert mute["status"]["first"] == "failed"
         assert mute["errors"]["first"] == "Mute: (its message can't be shown)"
@@ -359,7 +359,7 @@ class TestResults:
         )
         results = ProcessTreeManager.execute_tree("tree")
         assert results["results"]["size"] == 50_000_000
-        assert len(metadata(instance, results["run_id"], "large")[tags.RESULT]) < 2000
+        assert len(metadata(instance, results["run_id"], "large")[run_tags.RESULT]) < 2000
 
 
 def diamond() -> ProcessTreeInstance:

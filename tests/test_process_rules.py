@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from dagster import DagsterInstance
 
-from proctree_dagster import tags
+from proctree_dagster.domain import run_tags
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
 
@@ -176,7 +176,7 @@ def test_a_process_that(rule: Rule, instance: DagsterInstance) -> None:
     run = instance.get_run_by_id(results["run_id"])
     assert run is not None
     assert run.status.value == rule.run
-    assert run.tags.get(tags.FAILED_OPTIONAL) == (
+    assert run.tags.get(run_tags.FAILED_OPTIONAL) == (
         "p" if rule.status == "failed" and rule.run == "SUCCESS" else None
     )
     events = [
@@ -189,5 +189,5 @@ def test_a_process_that(rule: Rule, instance: DagsterInstance) -> None:
     for event in events:
         if event.event_type_value == "STEP_OUTPUT":
             shown = {key: value.value for key, value in event.step_output_data.metadata.items()}
-            assert shown[tags.STATUS] == rule.status
-            assert shown.get(tags.REASON) == rule.reason
+            assert shown[run_tags.STATUS] == rule.status
+            assert shown.get(run_tags.REASON) == rule.reason

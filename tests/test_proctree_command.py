@@ -25,12 +25,13 @@ from django.db import connection
 from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
-from proctree_dagster import execution, tags
+from proctree_dagster.domain import run_tags
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, RunStatus
-from proctree_dagster.orchestration import runs
 from proctree_dagster.orchestration.repository import LiveRepositoryData
+from proctree_dagster.orchestration.runs import create
+from proctree_dagster.orchestration.runs.workers import Worker
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
-from proctree_dagster.orchestration.workers import Worker
+from proctree_dagster.running import tree_runs
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
 
@@ -45,7 +46,7 @@ def scheduled(name: str) -> ProcessTreeSchedule:
 
 def switch(instance: DagsterInstance, name: str, status: InstigatorStatus) -> None:
     """Turn Dagster's switch of a schedule, as its UI does."""
-    switch_in(runs.remote_origin(name).repository_origin, instance, name, status)
+    switch_in(create.remote_origin(name).repository_origin, instance, name, status)
 
 
 def switch_in(
@@ -54,7 +55,7 @@ def switch_in(
     name: str,
     status: InstigatorStatus,
 ) -> None:
-    origin = RemoteInstigatorOrigin(repository, f"{name}{tags.SCHEDULE_SUFFIX}")
+    origin = RemoteInstigatorOrigin(repository, f"{name}{run_tags.SCHEDULE_SUFFIX}")
     data = ScheduleInstigatorData("0 9 * * *", start_timestamp=None)
     state = InstigatorState(origin, InstigatorType.SCHEDULE, status, data)
     known = instance.get_instigator_state(origin.get_id(), origin.get_selector().get_id())
@@ -180,7 +181,7 @@ def test_a_run_whose_worker_seems_lost_is_listed_so_and_nothing_is_written(
     instance: DagsterInstance,
 ) -> None:
     scheduled("close")
-    run_id, _ = execution.submit_row(ProcessTree.objects.get())
+    run_id, _ = tree_runs.submit_row(ProcessTree.objects.get())
     ProcessTreeSchedule.objects.update(
         last_run=timezone.now(),
         last_run_status=RunStatus.STARTED,

@@ -17,10 +17,12 @@ from django.core.management import CommandError, call_command
 from django.test import override_settings
 from pytest_django import Settings
 
-from proctree_dagster import checks, conf, project, webserver
+from proctree_dagster import conf
 from proctree_dagster.exceptions import InstanceError
 from proctree_dagster.management.dev_server import Address
-from proctree_dagster.os_processes import Identity
+from proctree_dagster.services import system_checks, webserver
+from proctree_dagster.support import project
+from proctree_dagster.support.os_processes import Identity
 from tests.e2e.stack import TOP
 
 ASK = """
@@ -97,7 +99,11 @@ def test_definitions_that_the_settings_name_win_over_both(folder: Path) -> None:
 
 def test_definitions_that_are_not_there_are_named_by_check() -> None:
     with override_settings(PROCTREE={"DEFINITIONS": "no_such_module", "DAGSTER_HOME": None}):
-        found = [each for each in checks.check_settings(None) if each.id == "proctree_dagster.E008"]
+        found = [
+            each
+            for each in system_checks.check_settings(None)
+            if each.id == "proctree_dagster.E008"
+        ]
         assert "PROCTREE[\"DEFINITIONS\"] names 'no_such_module'" in found[0].msg
         with pytest.raises(InstanceError, match="no_such_module"):
             project.working_directory()

@@ -11,9 +11,10 @@ import pytest
 from django.apps import AppConfig
 from django.test import override_settings
 
-from proctree_dagster import functions, project_apps
+from proctree_dagster import functions
 from proctree_dagster.exceptions import FunctionNotAllowed, FunctionNotFound
-from proctree_dagster.project_apps import is_project_app
+from proctree_dagster.support import project_apps
+from proctree_dagster.support.project_apps import is_project_app
 
 PROCESSES = "def sync():\n    return __name__\n"
 

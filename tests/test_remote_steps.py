@@ -16,11 +16,13 @@ from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
 from django.utils import timezone
 
-from proctree_dagster import conf, step_workers
+from proctree_dagster import conf
 from proctree_dagster.models import StepWorker
-from proctree_dagster.orchestration import executors, remote_steps
-from proctree_dagster.orchestration.workers import Worker
-from proctree_dagster.stopping import Stop
+from proctree_dagster.orchestration import executors
+from proctree_dagster.orchestration.execution import remote_steps
+from proctree_dagster.orchestration.runs.workers import Worker
+from proctree_dagster.process.cancellation import Stop
+from proctree_dagster.services import step_workers
 from tests.test_executors import configured_here
 
 RUN = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
@@ -60,7 +62,7 @@ def watch(instance: DagsterInstance) -> remote_steps._RunWatch:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    monkeypatch.setattr("proctree_dagster.orchestration.remote_steps.time", Clock(now))
+    monkeypatch.setattr("proctree_dagster.orchestration.execution.remote_steps.time", Clock(now))
     return now
 
 
@@ -189,7 +191,7 @@ def job_in(folder: Path, name: str) -> ReconstructableJob:
 def release(folder: Path) -> Path:
     (folder / "deployed").mkdir(parents=True)
     (folder / "deployed" / "__init__.py").write_text(
-        "from proctree_dagster.orchestration.remote_steps import note_release\nnote_release()\n"
+        "from proctree_dagster.orchestration.execution.remote_steps import note_release\nnote_release()\n"
     )
     return folder
 

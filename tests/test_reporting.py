@@ -12,11 +12,10 @@ import pytest
 from dagster import DagsterInstance, TableMetadataValue
 from pytest_django import Settings
 
-from proctree_dagster import reporting
 from proctree_dagster.exceptions import ReportError
-from proctree_dagster.orchestration import step_logs
-from proctree_dagster.process import log_image, log_table, progress
-from proctree_dagster.reporting import Image, Progress, Report, Table
+from proctree_dagster.orchestration.execution import step_logs
+from proctree_dagster.process import log_image, log_table, progress, reporting
+from proctree_dagster.process.reporting import Image, Progress, Report, Table
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import reports
 

@@ -21,7 +21,7 @@ from django.db import connection
 from django.utils import timezone
 from pytest_django import DjangoAssertNumQueries, Settings
 
-from proctree_dagster import tags
+from proctree_dagster.domain import run_tags
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
 from proctree_dagster.orchestration import repository as repositories
 from proctree_dagster.orchestration.repository import LiveRepositoryData, build_repository
@@ -92,7 +92,7 @@ def test_the_whole_repository_can_be_sent_as_a_code_server_sends_it(deferred: bo
     assert [each.name for each in received.schedules] == ["one_schedule"]
     assert {each.name for each in received.sensors} == {"polled_trigger", "proctree_outbox"}
     assert received.metadata
-    assert received.metadata[tags.ENVIRONMENT].value
+    assert received.metadata[run_tags.ENVIRONMENT].value
 
 
 def test_few_queries_serve_a_whole_refresh_however_many_trees_there_are(
@@ -210,9 +210,9 @@ class TestSchedules:
         tick = self.tick(instance)
         assert isinstance(tick, RunRequest)
         assert tick.run_config == {"context": {"a": 1}}
-        assert tick.tags[tags.TRIGGERED_BY] == "schedule"
-        assert dt.datetime.fromisoformat(tick.tags[tags.DUE]) == due
-        assert tick.run_key == tick.tags[tags.DUE]
+        assert tick.tags[run_tags.TRIGGERED_BY] == "schedule"
+        assert dt.datetime.fromisoformat(tick.tags[run_tags.DUE]) == due
+        assert tick.run_key == tick.tags[run_tags.DUE]
         assert ProcessTreeSchedule.objects.get().claim == due
         later = self.tick(instance)
         assert isinstance(later, SkipReason)
@@ -341,7 +341,7 @@ def test_beside_a_parent_that_can_not_be_read_the_code_location_loads(
 
     monkeypatch.setattr(sys, "argv", ["dagster", "api", "grpc"])
     monkeypatch.setattr(psutil.Process, "cmdline", refuse)
-    assert build_repository().name == tags.REPOSITORY
+    assert build_repository().name == run_tags.REPOSITORY
     assert "can't be read" in caplog.text
 
 
@@ -350,5 +350,5 @@ def test_a_home_that_can_not_be_prepared_does_not_keep_the_code_location_from_lo
 ) -> None:
     settings.PROCTREE = {**settings.PROCTREE, "POOLS": {"xero": 5}}
     (dagster_home / "dagster.yaml").write_text("no_such_key: 1")
-    assert build_repository().name == tags.REPOSITORY
+    assert build_repository().name == run_tags.REPOSITORY
     assert "could not be prepared" in caplog.text

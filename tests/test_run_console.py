@@ -3,8 +3,8 @@
 import pytest
 from dagster import DagsterInstance, OpExecutionContext, colored_console_logger, job, op
 
-from proctree_dagster import tags
-from proctree_dagster.orchestration import run_console
+from proctree_dagster.domain import run_tags
+from proctree_dagster.orchestration.execution import run_console
 
 
 @op
@@ -34,7 +34,7 @@ def test_lines_below_the_level_are_not_printed_and_are_in_the_runs_log(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr(colored_console_logger, "_logger_fn", colored_console_logger.logger_fn)
-    monkeypatch.setenv(tags.CONSOLE_LEVEL, level)
+    monkeypatch.setenv(run_tags.CONSOLE_LEVEL, level)
     run_console.heed_level()
     # It captures no output of steps: that comes here by way of another process, sometimes too late.
     with DagsterInstance.ephemeral() as instance:

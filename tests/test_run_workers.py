@@ -21,11 +21,12 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import OperationalError
 from django.utils import timezone
 
-from proctree_dagster import run_workers, tags
+from proctree_dagster.domain import run_tags
 from proctree_dagster.models import RunWorker
-from proctree_dagster.orchestration import run_taking
-from proctree_dagster.os_processes import Identity, State
-from proctree_dagster.run_workers import Order, Sign
+from proctree_dagster.orchestration.runs import run_taking
+from proctree_dagster.services import run_workers
+from proctree_dagster.services.run_workers import Order, Sign
+from proctree_dagster.support.os_processes import Identity, State
 from tests.e2e.host import Host, can_have_namespaces
 from tests.e2e.shared_home import LOST_AFTER, Home, Run
 from tests.e2e.stack import wait_for
@@ -231,7 +232,7 @@ def test_a_plain_worker_that_dies_or_is_stopped_fails_its_run_without_run_monito
 
 def test_a_worker_whose_guardian_was_killed_is_not_lost_where_it_is_seen(home: Home) -> None:
     run = Run.start(home, home.here, "sleep")
-    guardian = json.loads(run.record.tags[tags.WORKER])["guardian"]
+    guardian = json.loads(run.record.tags[run_tags.WORKER])["guardian"]
     os.kill(guardian, signal.SIGKILL)
     for _ in range(4):
         time.sleep(LOST_AFTER / 3)
@@ -543,7 +544,7 @@ def test_a_guardian_imports_no_dagster_and_no_app_of_the_project() -> None:
     code = (
         "import sys\n"
         "from proctree_dagster.orchestration import guardian\n"
-        "from proctree_dagster.os_processes import Identity\n"
+        "from proctree_dagster.support.os_processes import Identity\n"
         "charge = guardian.Charge(Identity.of_this_process(), 'run', 1, 60, 5, 0)\n"
         "database = {'ENGINE': 'django.db.backends.sqlite3', 'NAME': ':memory:'}\n"
         "guardian._set_django_up(database, charge)\n"

@@ -12,12 +12,13 @@ import pytest
 from dagster import DagsterEventType, DagsterInstance
 from django.core.management import CommandError, call_command
 
-from proctree_dagster import tags, triggers
+from proctree_dagster import triggers
+from proctree_dagster.domain import run_tags
+from proctree_dagster.domain.texts import explain, printable, shown, storable, storable_error
+from proctree_dagster.domain.tree_spec import ProcessSpec
 from proctree_dagster.exceptions import SyncCheckError
 from proctree_dagster.management.console import escaping, run_log
-from proctree_dagster.process import Outcome, Process, call_with, run_process
-from proctree_dagster.spec import ProcessSpec
-from proctree_dagster.texts import explain, printable, shown, storable, storable_error
+from proctree_dagster.process.run import Outcome, Process, call_with, run_process
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
 from tests.test_command_files import command
@@ -77,7 +78,7 @@ class TestReasons:
             "gated": "Trigger silent is silent: it has not fired",
         }
         assert results["errors"].keys() == {"fails", "after"}
-        assert metadata(instance, results["run_id"], "gated")[tags.REASON].startswith("Trigger")
+        assert metadata(instance, results["run_id"], "gated")[run_tags.REASON].startswith("Trigger")
         log = [each.user_message for each in instance.all_logs(results["run_id"])]
         assert "Process 'fresh': skipped. Up to date" in log
         out = StringIO()

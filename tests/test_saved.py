@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from django.db import OperationalError, models, transaction
 
-from proctree_dagster import links
 from proctree_dagster.exceptions import InvalidTree, ScheduleError, TreeExists
 from proctree_dagster.models import (
     ProcessTree,
@@ -17,6 +16,7 @@ from proctree_dagster.models import (
     Trigger,
     TriggerSubscription,
 )
+from proctree_dagster.services import tree_links
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from proctree_dagster.triggers import create_trigger, subscribe_tree_to_trigger
 from tests.app import processes
@@ -75,7 +75,7 @@ def test_a_first_try_that_failed_keeps_nothing_from_the_second(
         raise OperationalError("database is locked")
 
     with monkeypatch.context() as patch:
-        patch.setattr(links, "set_links", locked)
+        patch.setattr(tree_links, "set_links", locked)
         with pytest.raises(OperationalError):
             changed.save()
     changed.save()
@@ -349,7 +349,7 @@ def test_a_follower_that_is_deleted_between_two_reads_follows_no_more(
 
     monkeypatch.setattr(type(TreeLink.objects.all()), "reachable_from", read_and_delete)
     first = "00000000-0000-0000-0000-000000000001"
-    plan = links.plan_family(saved["a"], first)
+    plan = tree_links.plan_family(saved["a"], first)
     assert [planned.tree.name for planned in plan.runs] == ["d"]
     assert [planned.after for planned in plan.runs] == [(first,)]
 
@@ -357,4 +357,4 @@ def test_a_follower_that_is_deleted_between_two_reads_follows_no_more(
 def test_a_tree_that_was_deleted_meanwhile_can_be_no_follower() -> None:
     saved = tree().save()
     with pytest.raises(InvalidTree, match="no process tree called 'gone' to follow 't'"):
-        links.set_links(saved, ["gone"], [])
+        tree_links.set_links(saved, ["gone"], [])

@@ -11,10 +11,10 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
 from django.test import override_settings
 
+from proctree_dagster.domain.due_times import EVERY_MINUTE
+from proctree_dagster.domain.schedule_rules import MAX_INTERVAL
 from proctree_dagster.exceptions import ContextError, ScheduleError
-from proctree_dagster.intervals import EVERY_MINUTE
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
-from proctree_dagster.rules import MAX_INTERVAL
 from tests.app.models import Organisation
 from tests.schedules import HOUR, MINUTE, Clock, register, row, update, utc
 

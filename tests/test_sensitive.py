@@ -17,8 +17,8 @@ from django.test import override_settings
 from pytest_django import Settings
 
 from example.ledger.models import Account
-from proctree_dagster import broken_rows, lookups, project_apps, sensitive
-from proctree_dagster.conditions import MISSING
+from proctree_dagster.context import lookups, sensitive
+from proctree_dagster.domain.operators import MISSING
 from proctree_dagster.models import (
     OutboxRun,
     ProcessTree,
@@ -26,6 +26,8 @@ from proctree_dagster.models import (
     Trigger,
     TriggerSubscription,
 )
+from proctree_dagster.services import broken_rows
+from proctree_dagster.support import project_apps
 from tests.app.models import AccessToken, Call, Customer, Holding, Organisation
 from tests.test_conf import found_by_check
 

@@ -8,10 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proctree_dagster import response_variables
-from proctree_dagster.exceptions import InvalidTree
-from proctree_dagster.names import MAX_NAME_LENGTH, dagster_name
-from proctree_dagster.spec import (
+from proctree_dagster.domain.names import MAX_NAME_LENGTH, dagster_name
+from proctree_dagster.domain.tree_spec import (
     MAX_RETRIES,
     MAX_SECONDS,
     RESPONSE_TYPES,
@@ -22,6 +20,8 @@ from proctree_dagster.spec import (
     revision,
     without_defaults,
 )
+from proctree_dagster.exceptions import InvalidTree
+from proctree_dagster.process import response_variables
 
 
 def process(name: Any = "one", func: Any = "tests.app.processes:one", **options: Any) -> Any:

@@ -8,7 +8,7 @@ import sqlalchemy
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from sqlalchemy.pool import NullPool, StaticPool
 
-from proctree_dagster.orchestration import sqlite_files
+from proctree_dagster.orchestration.launching import sqlite_keepalive
 
 
 @pytest.fixture
@@ -21,11 +21,11 @@ def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         files.append(Path(url).name)
         return make(url, **options)
 
-    sqlite_files.keep_engines()
-    sqlite_files._engine.cache_clear()
+    sqlite_keepalive.keep_engines()
+    sqlite_keepalive._engine.cache_clear()
     monkeypatch.setattr(sqlalchemy, "create_engine", counted)
     yield files
-    sqlite_files._engine.cache_clear()
+    sqlite_keepalive._engine.cache_clear()
 
 
 def test_a_look_at_the_queue_makes_no_engine_but_the_first(
@@ -48,12 +48,12 @@ def test_every_run_has_an_engine_of_its_own(instance: DagsterInstance, made: lis
 
 
 def test_an_engine_that_holds_a_connection_open_is_not_kept(made: list[str]) -> None:
-    one, two = (sqlite_files._kept_or_new("sqlite://", poolclass=StaticPool) for _ in "12")
+    one, two = (sqlite_keepalive._kept_or_new("sqlite://", poolclass=StaticPool) for _ in "12")
     assert one is not two
-    kept, same = (sqlite_files._kept_or_new("sqlite://", poolclass=NullPool) for _ in "12")
+    kept, same = (sqlite_keepalive._kept_or_new("sqlite://", poolclass=NullPool) for _ in "12")
     assert kept is same
     assert isinstance(kept.pool, NullPool)
-    patient = sqlite_files._kept_or_new(
+    patient = sqlite_keepalive._kept_or_new(
         "sqlite://", poolclass=NullPool, connect_args={"timeout": 90}
     )
     assert patient is not kept
@@ -64,7 +64,7 @@ def test_storages_that_make_their_engines_in_another_way_stay_as_they_are(
 ) -> None:
     def other(url: str) -> None: ...
 
-    module = sqlite_files._STORAGES[0]
+    module = sqlite_keepalive._STORAGES[0]
     monkeypatch.setattr(module, "create_engine", other)
-    sqlite_files.keep_engines()
+    sqlite_keepalive.keep_engines()
     assert module.create_engine is other

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from django.db import connection, connections, transaction
 
-from proctree_dagster import stopping
-from proctree_dagster.stopping import Stop, stoppable
+from proctree_dagster.process import cancellation
+from proctree_dagster.process.cancellation import Stop, stoppable
 from tests.app.models import Organisation
 
 SECONDS = 60.0
@@ -58,7 +58,7 @@ def test_code_that_ends_a_transaction_is_not_interrupted(monkeypatch: pytest.Mon
             time.sleep(0.001)  # many lines of Python, at each of which it might be interrupted
         said.append("ended")
 
-    monkeypatch.setattr(stopping, "PROTECTED", ("a_part_of_django",))
+    monkeypatch.setattr(cancellation, "PROTECTED", ("a_part_of_django",))
     protected: dict[str, Any] = {"__name__": "a_part_of_django", "ends": ends}
     exec("def exit():\n    ends()\n", protected)  # a function of that module
 

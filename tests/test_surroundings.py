@@ -12,9 +12,9 @@ from asgiref.local import Local
 from dagster import DagsterInstance
 from django.utils import timezone, translation
 
-from proctree_dagster.process import Process, call_with, run_process
-from proctree_dagster.spec import ProcessSpec
-from proctree_dagster.surroundings import carried, isolated
+from proctree_dagster.domain.tree_spec import ProcessSpec
+from proctree_dagster.process.run import Process, call_with, run_process
+from proctree_dagster.support.call_context import carried, isolated
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app.models import Organisation
 

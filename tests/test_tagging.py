@@ -18,8 +18,11 @@ from django.utils import timezone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proctree_dagster import broken_rows, execution, sensitive, tagging, tags, testing, triggers
 from proctree_dagster import context as contexts
+from proctree_dagster import testing, triggers
+from proctree_dagster.context import sensitive, tagging
+from proctree_dagster.domain import run_tags as tags
+from proctree_dagster.domain.texts import storable
 from proctree_dagster.exceptions import InvalidTree, TagError
 from proctree_dagster.management import tag_pairs
 from proctree_dagster.models import (
@@ -29,13 +32,14 @@ from proctree_dagster.models import (
     Trigger,
     TriggerSubscription,
 )
-from proctree_dagster.orchestration import runs
 from proctree_dagster.orchestration.coordinator import StraightRunCoordinator
-from proctree_dagster.orchestration.records import from_row
 from proctree_dagster.orchestration.repository import LiveRepositoryData
+from proctree_dagster.orchestration.runs import create
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator, translator
+from proctree_dagster.orchestration.tree_records import from_row
+from proctree_dagster.running import tree_runs
+from proctree_dagster.services import broken_rows
 from proctree_dagster.tasks import check_and_run_scheduled_tasks
-from proctree_dagster.texts import storable
 from proctree_dagster.tree_builder import (
     ProcessTreeBuilder,
     ProcessTreeInstance,
@@ -349,8 +353,8 @@ class TestEveryWayOfStarting:
             job,
             run_config=config,
             tags={**job.run_tags, **given},
-            remote_job_origin=runs.remote_origin(job.name),
-            job_code_origin=runs.code_origin(job.name),
+            remote_job_origin=create.remote_origin(job.name),
+            job_code_origin=create.code_origin(job.name),
         )
         return run.run_id
 
@@ -657,7 +661,7 @@ class TestLaunchedBy:
         save("close", func=processes.fail)
         row = ProcessTree.objects.get(name="close")
         by = {"user": "alice", "dagster/schedule_name": "close_schedule", "team": "books"}
-        failed = execution.execute_row(row, run_tags=by)["run_id"]
+        failed = tree_runs.execute_row(row, run_tags=by)["run_id"]
         [repeated] = as_json("retry", failed)
         assert self.launcher(instance, repeated["run"]) == "operator"
         assert fetch(instance, repeated["run"]).tags["team"] == "books"

@@ -7,13 +7,15 @@ import pytest
 from dagster import DagsterInstance, DagsterRunStatus
 from dagster._core.storage.tags import TagType, get_tag_type
 
-from proctree_dagster import execution, links, outbox, tags
+from proctree_dagster.domain import run_tags
 from proctree_dagster.exceptions import RunError
 from proctree_dagster.models import OutboxRun, ProcessTree
-from proctree_dagster.orchestration import history, runs
-from proctree_dagster.orchestration.records import from_row
+from proctree_dagster.orchestration.runs import create, history
+from proctree_dagster.orchestration.runs.workers import Worker
 from proctree_dagster.orchestration.translator import translator
-from proctree_dagster.orchestration.workers import Worker
+from proctree_dagster.orchestration.tree_records import from_row
+from proctree_dagster.running import tree_runs
+from proctree_dagster.services import run_outbox, tree_links
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
 from tests.test_followers import execute, fetch, save, work
@@ -21,11 +23,11 @@ from tests.test_followers import execute, fetch, save, work
 pytestmark = pytest.mark.django_db
 
 HIDDEN = {
-    tags.REVISION: "proctree/revision",
-    tags.WORKER: "proctree/worker",
-    tags.IN_MEMORY: "proctree/in_memory",
-    tags.FOLLOWS: "proctree/follows",
-    tags.FOLLOWED_BY: "proctree/followed_by",
+    run_tags.REVISION: "proctree/revision",
+    run_tags.WORKER: "proctree/worker",
+    run_tags.IN_MEMORY: "proctree/in_memory",
+    run_tags.FOLLOWS: "proctree/follows",
+    run_tags.FOLLOWED_BY: "proctree/followed_by",
 }
 """The tags that only the package reads, and their names in release 0.1."""
 
@@ -48,23 +50,23 @@ class TestNames:
 
     def test_what_release_0_1_needs_of_a_run_that_it_executes_keeps_its_name(self) -> None:
         # Without its family it would plan the followers of a follower once more.
-        assert tags.FAMILY == "proctree/family"
-        assert tags.NO_CACHE == "proctree/no_cache"
-        assert (tags.TREE, tags.DUE) == ("proctree/tree", "proctree/due")
+        assert run_tags.FAMILY == "proctree/family"
+        assert run_tags.NO_CACHE == "proctree/no_cache"
+        assert (run_tags.TREE, run_tags.DUE) == ("proctree/tree", "proctree/due")
 
     @pytest.mark.parametrize(("name", "before"), HIDDEN.items())
     def test_both_names_of_a_tag_are_read_and_todays_counts(self, name: str, before: str) -> None:
-        assert tags.value({}, name) is None
-        assert tags.value({before: "old"}, name) == "old"
-        assert tags.value({before: "old", name: "new"}, name) == "new"
-        assert tags.values({before: "old", name: "new"}, name) == ["new", "old"]
+        assert run_tags.value({}, name) is None
+        assert run_tags.value({before: "old"}, name) == "old"
+        assert run_tags.value({before: "old", name: "new"}, name) == "new"
+        assert run_tags.values({before: "old", name: "new"}, name) == ["new", "old"]
 
     def test_tags_under_old_names_get_todays_and_lose_nothing(self) -> None:
         before = {"proctree/follows": "a", "proctree/worker": "b", "proctree/tree": "c", "x": "d"}
-        today = {tags.FOLLOWS: "a", tags.WORKER: "b", "proctree/tree": "c", "x": "d"}
-        assert tags.renamed(before) == today
-        assert tags.renamed(today) == today
-        assert tags.renamed({**before, tags.FOLLOWS: "new"})[tags.FOLLOWS] == "new"
+        today = {run_tags.FOLLOWS: "a", run_tags.WORKER: "b", "proctree/tree": "c", "x": "d"}
+        assert run_tags.renamed(before) == today
+        assert run_tags.renamed(today) == today
+        assert run_tags.renamed({**before, run_tags.FOLLOWS: "new"})[run_tags.FOLLOWS] == "new"
 
 
 def test_a_run_shows_what_people_filter_by_and_no_more(instance: DagsterInstance) -> None:
@@ -72,7 +74,7 @@ def test_a_run_shows_what_people_filter_by_and_no_more(instance: DagsterInstance
     save("a", then=("b",))
     first = ProcessTreeManager.execute_tree("a")["run_id"]
     work(instance)
-    [follower] = outbox.family(first)
+    [follower] = run_outbox.family(first)
     expected = {"proctree/tree", "proctree/triggered_by", "proctree/family"}
     assert shown(instance, first) - {"dagster/code_location"} == expected
     of_follower = shown(instance, str(follower.run_id)) - {"dagster/code_location"}
@@ -81,7 +83,7 @@ def test_a_run_shows_what_people_filter_by_and_no_more(instance: DagsterInstance
 
 class TestRunsOfAnEarlierRelease:
     def test_its_worker_is_known(self, instance: DagsterInstance) -> None:
-        run_id = execution.submit_row(save("a")).run_id
+        run_id = tree_runs.submit_row(save("a")).run_id
         worker = Worker.of_process(run_id, os.getpid())
         instance.add_run_tags(run_id, {"proctree/worker": worker.as_text()})
         assert Worker.of_run(fetch(instance, run_id)) == worker
@@ -89,7 +91,7 @@ class TestRunsOfAnEarlierRelease:
     def test_its_worker_is_known_beside_the_one_of_the_run_that_it_repeats(
         self, instance: DagsterInstance
     ) -> None:
-        run_id = execution.submit_row(save("a")).run_id
+        run_id = tree_runs.submit_row(save("a")).run_id
         worker = Worker.of_process(run_id, os.getpid())
         copied = Worker.of_process("another run", os.getpid())
         both = {**copied.as_tags(), "proctree/worker": worker.as_text()}
@@ -98,28 +100,28 @@ class TestRunsOfAnEarlierRelease:
 
     def test_a_tree_that_has_changed_since_is_said(self, instance: DagsterInstance) -> None:
         job = translator().job(from_row(save("a")))
-        run = runs.create_run(instance, job, {}, {})
+        run = create.create_run(instance, job, {}, {})
         before = run.with_tags({**as_before(dict(run.tags)), "proctree/revision": "another"})
-        assert runs.execute_here(instance, job, before).success
+        assert create.execute_here(instance, job, before).success
         said = [entry.message for entry in instance.all_logs(run.run_id)]
         assert any("revision another was asked for" in message for message in said)
 
     def test_one_with_functions_in_memory_is_not_repeated(self, instance: DagsterInstance) -> None:
         job = translator().job(from_row(save("a", func=processes.fail)))
-        run = runs.create_run(instance, job, {}, {})
+        run = create.create_run(instance, job, {}, {})
         instance.add_run_tags(run.run_id, {"proctree/in_memory": "true"})
         instance.report_run_failed(run)
         with pytest.raises(RunError, match="functions that only its process had"):
             history.again(instance, fetch(instance, run.run_id))
 
     def test_what_repeats_it_has_todays_names_only(self, instance: DagsterInstance) -> None:
-        run = fetch(instance, execution.submit_row(save("a", func=processes.fail)).run_id)
+        run = fetch(instance, tree_runs.submit_row(save("a", func=processes.fail)).run_id)
         instance.add_run_tags(run.run_id, {"proctree/revision": "old", "proctree/worker": "{}"})
         instance.report_run_failed(run)
         repeated = history.again(instance, fetch(instance, run.run_id))
         assert not set(HIDDEN.values()) & set(repeated.tags)
-        assert repeated.tags[tags.REVISION] == ProcessTree.objects.get().revision
-        assert tags.WORKER not in repeated.tags
+        assert repeated.tags[run_tags.REVISION] == ProcessTree.objects.get().revision
+        assert run_tags.WORKER not in repeated.tags
 
     def test_what_waits_in_the_outbox_is_run_once_and_followed_once(
         self, instance: DagsterInstance
@@ -131,9 +133,9 @@ class TestRunsOfAnEarlierRelease:
         for row in OutboxRun.objects.all():
             OutboxRun.objects.filter(pk=row.pk).update(tags=as_before(row.tags))
         assert work(instance) == ["b", "c"]
-        made = {run.tags[tags.TREE]: run for run in instance.get_runs()}
-        assert {run.tags[tags.FAMILY] for run in made.values()} == {first}
-        assert made["c"].tags[tags.FOLLOWS] == made["b"].run_id
+        made = {run.tags[run_tags.TREE]: run for run in instance.get_runs()}
+        assert {run.tags[run_tags.FAMILY] for run in made.values()} == {first}
+        assert made["c"].tags[run_tags.FOLLOWS] == made["b"].run_id
         assert "proctree/follows" not in made["c"].tags
 
     def test_one_that_it_has_queued_knows_its_family(self, instance: DagsterInstance) -> None:
@@ -141,12 +143,12 @@ class TestRunsOfAnEarlierRelease:
         save("c")
         ProcessTreeInstance.load("b").add_dependent_tree("c").save()
         family = str(uuid.uuid4())
-        plan = links.plan_family(tree, family)
+        plan = tree_links.plan_family(tree, family)
         [planned] = plan.runs
         job = translator().job(from_row(ProcessTree.objects.get(name="b")))
-        run = runs.create_run(instance, job, {}, as_before(plan.first_tags), run_id=family)
-        outbox.add(planned.tree, {}, as_before(planned.tags), planned.after, planned.run_id)
-        runs.submit(instance, run)
+        run = create.create_run(instance, job, {}, as_before(plan.first_tags), run_id=family)
+        run_outbox.add(planned.tree, {}, as_before(planned.tags), planned.after, planned.run_id)
+        create.submit(instance, run)
         assert execute(instance, fetch(instance, family))
         assert work(instance) == ["c"]
         assert fetch(instance, planned.run_id).status == DagsterRunStatus.SUCCESS

@@ -14,10 +14,12 @@ from dagster import (
 from django.db import connection, transaction
 from django.utils import timezone
 
-from proctree_dagster import claims, execution, tags
+from proctree_dagster.domain import run_tags
 from proctree_dagster.exceptions import ScheduleError, TreeFailed, TreeNotFound
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
-from proctree_dagster.orchestration import lost_runs, runs
+from proctree_dagster.orchestration.runs import create, lost_runs
+from proctree_dagster.running import tree_runs
+from proctree_dagster.services import due_time_claims
 from proctree_dagster.tasks import check_and_run_scheduled_tasks
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
@@ -40,9 +42,11 @@ def make_due(schedule: ProcessTreeSchedule) -> dt.datetime:
     return due
 
 
-def claim(schedule: ProcessTreeSchedule, instance: DagsterInstance) -> claims.Due | claims.Skip:
-    history = runs.ScheduleHistory(instance, schedule.pk)
-    return claims.request(schedule.pk, timezone.now(), history)
+def claim(
+    schedule: ProcessTreeSchedule, instance: DagsterInstance
+) -> due_time_claims.Due | due_time_claims.Skip:
+    history = create.ScheduleHistory(instance, schedule.pk)
+    return due_time_claims.request(schedule.pk, timezone.now(), history)
 
 
 def test_what_is_due_runs_once_and_its_row_says_so(instance: DagsterInstance) -> None:
@@ -62,8 +66,8 @@ def test_what_is_due_runs_once_and_its_row_says_so(instance: DagsterInstance) ->
     assert schedule.claim is None
     [run] = instance.get_runs()
     assert schedule.last_run_id == run.run_id == results["due"]["run_id"]
-    assert run.tags[tags.TRIGGERED_BY] == "schedule"
-    assert run.tags[tags.DUE] == due.isoformat()
+    assert run.tags[run_tags.TRIGGERED_BY] == "schedule"
+    assert run.tags[run_tags.DUE] == due.isoformat()
 
 
 def test_one_failure_stops_no_other_and_is_not_tried_again_every_minute(
@@ -100,21 +104,21 @@ def test_an_open_claim_without_a_run_is_taken_up_after_a_minute(instance: Dagste
     schedule = scheduled("lost")
     due = make_due(schedule)
     claimed = claim(schedule, instance)
-    assert isinstance(claimed, claims.Due)  # and whoever claimed it was killed
+    assert isinstance(claimed, due_time_claims.Due)  # and whoever claimed it was killed
     assert check_and_run_scheduled_tasks() == {}
     ProcessTreeSchedule.objects.update(claimed_at=timezone.now() - dt.timedelta(seconds=61))
     results = check_and_run_scheduled_tasks()
     assert results["lost"]["success"]
     [run] = instance.get_runs()
-    assert run.tags[tags.DUE] == due.isoformat()
+    assert run.tags[run_tags.DUE] == due.isoformat()
 
 
 def test_a_run_that_cannot_take_its_claim_calls_no_function(instance: DagsterInstance) -> None:
     scheduled("twice")
     first = check_and_run_scheduled_tasks()["twice"]
     [run] = instance.get_runs()
-    due = dt.datetime.fromisoformat(run.tags[tags.DUE])
-    second = execution.execute_row(
+    due = dt.datetime.fromisoformat(run.tags[run_tags.DUE])
+    second = tree_runs.execute_row(
         ProcessTree.objects.get(name="twice"), triggered_by="schedule", due=due
     )
     assert first["success"]
@@ -129,14 +133,14 @@ def test_a_run_that_cannot_take_its_claim_calls_no_function(instance: DagsterIns
 def test_a_claim_whose_run_was_canceled_in_the_queue_is_settled(instance: DagsterInstance) -> None:
     schedule = scheduled("canceled")
     claimed = claim(schedule, instance)
-    assert isinstance(claimed, claims.Due)
-    run_id, _ = execution.submit_row(ProcessTree.objects.get(name="canceled"))
-    instance.add_run_tags(run_id, {tags.DUE: runs.due_tag(claimed.due)})
+    assert isinstance(claimed, due_time_claims.Due)
+    run_id, _ = tree_runs.submit_row(ProcessTree.objects.get(name="canceled"))
+    instance.add_run_tags(run_id, {run_tags.DUE: create.due_tag(claimed.due)})
     queued = instance.get_run_by_id(run_id)
     assert queued is not None
-    assert runs.ScheduleHistory(instance, schedule.pk).of_claim(claimed.due) == "under way"
+    assert create.ScheduleHistory(instance, schedule.pk).of_claim(claimed.due) == "under way"
     instance.report_run_canceled(queued)
-    assert runs.ScheduleHistory(instance, schedule.pk).of_claim(claimed.due) == "finished"
+    assert create.ScheduleHistory(instance, schedule.pk).of_claim(claimed.due) == "finished"
     assert check_and_run_scheduled_tasks() == {}
     make_due(schedule)
     assert check_and_run_scheduled_tasks()["canceled"]["success"]
@@ -147,17 +151,17 @@ def test_a_claim_whose_run_died_before_it_could_take_it_is_requested_again(
 ) -> None:
     schedule = scheduled("stuck")
     claimed = claim(schedule, instance)
-    assert isinstance(claimed, claims.Due)
-    run_id, _ = execution.submit_row(ProcessTree.objects.get(name="stuck"))
-    instance.add_run_tags(run_id, {tags.DUE: runs.due_tag(claimed.due)})
+    assert isinstance(claimed, due_time_claims.Due)
+    run_id, _ = tree_runs.submit_row(ProcessTree.objects.get(name="stuck"))
+    instance.add_run_tags(run_id, {run_tags.DUE: create.due_tag(claimed.due)})
     run = instance.get_run_by_id(run_id)
     assert run is not None
     instance.report_dagster_event(
         DagsterEvent(DagsterEventType.RUN_START.value, run.job_name), run_id=run_id
     )
-    assert runs.ScheduleHistory(instance, schedule.pk).of_claim(claimed.due) == "under way"
-    monkeypatch.setattr(runs, "CLAIM_SECONDS", -1.0)
-    assert runs.ScheduleHistory(instance, schedule.pk).of_claim(claimed.due) == "none"
+    assert create.ScheduleHistory(instance, schedule.pk).of_claim(claimed.due) == "under way"
+    monkeypatch.setattr(create, "CLAIM_SECONDS", -1.0)
+    assert create.ScheduleHistory(instance, schedule.pk).of_claim(claimed.due) == "none"
     ProcessTreeSchedule.objects.update(claimed_at=timezone.now() - dt.timedelta(seconds=61))
     assert check_and_run_scheduled_tasks()["stuck"]["success"]
 
@@ -167,12 +171,12 @@ def test_a_run_of_another_locations_job_of_the_same_name_settles_no_claim(
 ) -> None:
     schedule = scheduled("same")
     claimed = claim(schedule, instance)
-    assert isinstance(claimed, claims.Due)
+    assert isinstance(claimed, due_time_claims.Due)
     with monkeypatch.context() as elsewhere:
-        elsewhere.setattr(tags, "LOCATION", "warehouse")
-        run_id, _ = execution.submit_row(ProcessTree.objects.get(name="same"))
-    instance.add_run_tags(run_id, {tags.DUE: runs.due_tag(claimed.due)})
-    history = runs.ScheduleHistory(instance, schedule.pk)
+        elsewhere.setattr(run_tags, "LOCATION", "warehouse")
+        run_id, _ = tree_runs.submit_row(ProcessTree.objects.get(name="same"))
+    instance.add_run_tags(run_id, {run_tags.DUE: create.due_tag(claimed.due)})
+    history = create.ScheduleHistory(instance, schedule.pk)
     assert history.of_claim(claimed.due) == "none"
     theirs = instance.get_run_by_id(run_id)
     assert theirs is not None
@@ -222,18 +226,18 @@ def test_a_run_takes_a_claim_that_sql_wrote_in_its_own_way(instance: DagsterInst
             "UPDATE proctree_dagster_processtreeschedule SET claim = %s, claimed_at = %s",
             [f"{due:%Y-%m-%dT%H:%M:%SZ}", f"{due:%Y-%m-%dT%H:%M:%SZ}"],
         )
-    assert isinstance(claims.take("sql", due, "a run"), claims.Taken)
+    assert isinstance(due_time_claims.take("sql", due, "a run"), due_time_claims.Taken)
 
 
 def test_a_run_that_can_never_take_its_claim_gives_up(monkeypatch: pytest.MonkeyPatch) -> None:
     scheduled("sql")
     due = timezone.now().replace(microsecond=0)
-    monkeypatch.setattr(claims, "_rewrite", lambda schedule: None)
+    monkeypatch.setattr(due_time_claims, "_rewrite", lambda schedule: None)
     with connection.cursor() as cursor:
         written = f"{due:%Y-%m-%dT%H:%M:%SZ}"
         cursor.execute("UPDATE proctree_dagster_processtreeschedule SET claim = %s", [written])
-    taken = claims.take("sql", due, "a run")
-    assert isinstance(taken, claims.Skip)
+    taken = due_time_claims.take("sql", due, "a run")
+    assert isinstance(taken, due_time_claims.Skip)
     assert "can't be taken" in taken.reason
 
 
@@ -253,7 +257,7 @@ def test_a_lost_run_whose_events_can_not_be_written_does_not_hold_its_schedule_b
 ) -> None:
     schedule = scheduled("books")
     ProcessTreeSchedule.objects.update(
-        last_run_status="started", last_run_id=execution.submit_row(schedule.process_tree).run_id
+        last_run_status="started", last_run_id=tree_runs.submit_row(schedule.process_tree).run_id
     )
 
     def fails(*args: object) -> None:

@@ -18,7 +18,7 @@ from dagster._core.execution.api import execute_run_iterator
 from dagster._core.execution.plan import execute_plan, instance_concurrency_context
 from django.db import connection
 
-from proctree_dagster.orchestration import threads
+from proctree_dagster.orchestration.execution import threads_executor as threads
 from proctree_dagster.orchestration.executors import threads_executor
 from tests.app.models import Organisation
 from tests.everything import everything, fired, in_process, in_processes, something

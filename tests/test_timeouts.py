@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from dagster import DagsterEventType, DagsterInstance
 
-from proctree_dagster import timeouts
+from proctree_dagster.domain.tree_spec import ProcessSpec
 from proctree_dagster.exceptions import ProcessTimeout, StillWorking
-from proctree_dagster.orchestration import remote_steps
-from proctree_dagster.process import Process, run_process
-from proctree_dagster.spec import ProcessSpec
+from proctree_dagster.orchestration.execution import remote_steps
+from proctree_dagster.process import timeouts
+from proctree_dagster.process.run import Process, run_process
 from proctree_dagster.tree_builder import ProcessTreeInstance
 
 SECONDS = 60.0

@@ -7,10 +7,11 @@ from dagster import DagsterInstance
 from django.db import router, transaction
 from pytest_django import Settings
 
-from proctree_dagster import outbox, tasks
-from proctree_dagster.connections import after_commit, in_transaction
+from proctree_dagster import tasks
 from proctree_dagster.exceptions import InvalidTree, ScheduleError
 from proctree_dagster.models import OutboxRun, ProcessTree, ProcessTreeSchedule, TreeLink, Trigger
+from proctree_dagster.services import run_outbox
+from proctree_dagster.support.connections import after_commit, in_transaction
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from proctree_dagster.triggers import create_trigger, fire_trigger
 from tests.app import processes
@@ -150,7 +151,7 @@ def test_what_is_written_together_is_written_where_the_tables_are(
         raise Undo
 
     with monkeypatch.context() as patch:
-        patch.setattr(outbox, "add", fail)
+        patch.setattr(run_outbox, "add", fail)
         with pytest.raises(Undo):
             fire_trigger("e")
     assert Trigger.objects.get().fire_count == 0

@@ -10,12 +10,12 @@ from dagster import DagsterInstance, JobDefinition, OpDefinition
 from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 from django.core.exceptions import ImproperlyConfigured
 
-from proctree_dagster import tags
+from proctree_dagster.domain import run_tags
 from proctree_dagster.models import ProcessTree
-from proctree_dagster.orchestration.port_types import port_type
-from proctree_dagster.orchestration.records import TreeRecord, from_row
+from proctree_dagster.orchestration.serving.port_types import port_type
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator, translator
-from proctree_dagster.process import Process
+from proctree_dagster.orchestration.tree_records import TreeRecord, from_row
+from proctree_dagster.process.run import Process
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import annotated, processes
 
@@ -71,7 +71,7 @@ def test_names_as_written_stay_in_the_description_and_the_metadata() -> None:
     assert job.description.startswith("my diamond?\n\n")
     [two] = [node.definition for node in job.graph.nodes if node.name.startswith("na")]
     assert isinstance(two, OpDefinition)
-    assert two.tags[tags.PROCESS] == "naïve two!"
+    assert two.tags[run_tags.PROCESS] == "naïve two!"
     assert two.description is not None
     assert two.description.startswith("naïve two!")
 
@@ -81,14 +81,14 @@ def test_tags_and_metadata_name_the_tree_its_revision_and_its_functions(settings
     tree = diamond()
     job = job_of(tree)
     row = ProcessTree.objects.get()
-    assert job.run_tags[tags.TREE] == "diamond"
-    assert job.run_tags[tags.REVISION] == row.revision
-    link = job.metadata[tags.ADMIN].value
+    assert job.run_tags[run_tags.TREE] == "diamond"
+    assert job.run_tags[run_tags.REVISION] == row.revision
+    link = job.metadata[run_tags.ADMIN].value
     assert link == f"https://books.example/admin/proctree_dagster/processtree/{row.pk}/change/"
     op = job.graph.node_named("one").definition
     assert isinstance(op, OpDefinition)
-    assert op.tags[tags.FUNCTION] == "tests.app.processes:one"
-    assert op.tags[tags.METADATA] == '{"owner": "books"}'
+    assert op.tags[run_tags.FUNCTION] == "tests.app.processes:one"
+    assert op.tags[run_tags.METADATA] == '{"owner": "books"}'
 
 
 def test_the_revision_changes_with_the_content_and_with_the_default_context() -> None:

@@ -24,9 +24,9 @@ from django.test import Client
 from django.test.utils import CaptureQueriesContext
 from pytest_django import DjangoAssertNumQueries, Settings
 
-from proctree_dagster import tags
+from proctree_dagster.domain import run_tags
+from proctree_dagster.domain.names import dagster_name
 from proctree_dagster.models import ProcessTree, Trigger, TriggerSubscription
-from proctree_dagster.names import dagster_name
 from proctree_dagster.orchestration.repository import LiveRepositoryData, build_repository
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.testing import run_tree
@@ -71,7 +71,7 @@ def subscribed(name: str = "t", *, tree: str = "tree", **trigger: Any) -> Trigge
 def sensors() -> dict[str, SensorDefinition]:
     """Return the sensors of triggers, by name."""
     found = LiveRepositoryData(ProcessTreeTranslator()).get_all_sensors()
-    return {sensor.name: sensor for sensor in found if tags.TRIGGER_SUFFIX in sensor.name}
+    return {sensor.name: sensor for sensor in found if run_tags.TRIGGER_SUFFIX in sensor.name}
 
 
 def tick(name: str, instance: DagsterInstance | None = None) -> str:
@@ -113,7 +113,7 @@ def test_dagster_takes_the_sensors_of_several_trees() -> None:
     subscribed()
     subscribed(tree="another")
     snap = RepositorySnap.from_def(build_repository())
-    assert {each.name for each in snap.sensors} == {"t_trigger", tags.OUTBOX_SENSOR}
+    assert {each.name for each in snap.sensors} == {"t_trigger", run_tags.OUTBOX_SENSOR}
     assert sensors()["t_trigger"].description == "t (custom), for another, tree"
 
 
@@ -166,7 +166,7 @@ def test_of_two_triggers_whose_sensors_would_share_a_name_the_older_has_it(
     subscribed(newer)
     [(name, sensor)] = sensors().items()
     assert name == f"{newer}_trigger"
-    assert sensor.tags[tags.TRIGGER] == "a b"
+    assert sensor.tags[run_tags.TRIGGER] == "a b"
     assert f"The trigger {newer!r} is not polled" in caplog.text
 
 
@@ -185,9 +185,9 @@ def test_a_look_up_builds_one_sensor_however_many_triggers_there_are(
 
     live = LiveRepositoryData(Counting())
     for name, trigger in [("t_trigger", "t"), (f"{dagster_name('a b')}_trigger", "a b")]:
-        assert live.get_sensor(name).tags[tags.TRIGGER] == trigger
+        assert live.get_sensor(name).tags[run_tags.TRIGGER] == trigger
     assert built == ["t", "a b"]
-    assert live.get_sensor(tags.OUTBOX_SENSOR).name == tags.OUTBOX_SENSOR
+    assert live.get_sensor(run_tags.OUTBOX_SENSOR).name == run_tags.OUTBOX_SENSOR
     assert built == ["t", "a b"]
     assert not LiveRepositoryData(ProcessTreeTranslator()).has_sensor("by_hand_trigger")
 
@@ -197,7 +197,7 @@ def test_of_two_triggers_with_one_sensor_the_older_ones_is_looked_up() -> None:
     newer = dagster_name("a b")
     subscribed(newer)
     sensor = LiveRepositoryData(ProcessTreeTranslator()).get_sensor(f"{newer}_trigger")
-    assert sensor.tags[tags.TRIGGER] == "a b"
+    assert sensor.tags[run_tags.TRIGGER] == "a b"
 
 
 def test_a_sensor_that_the_projects_translator_has_renamed_is_found() -> None:
@@ -209,7 +209,7 @@ def test_a_sensor_that_the_projects_translator_has_renamed_is_found() -> None:
 
     subscribed()
     live = LiveRepositoryData(Renaming())
-    assert live.get_sensor("polls").tags[tags.TRIGGER] == "t"
+    assert live.get_sensor("polls").tags[run_tags.TRIGGER] == "t"
     assert not live.has_sensor("t_trigger")
 
 
@@ -247,8 +247,8 @@ def test_a_tick_fires_and_hands_the_runs_to_dagster(instance: DagsterInstance) -
     run = instance.get_run_by_id(run_id)
     assert run is not None
     assert run.run_config == {"context": {"a": 1}}
-    assert run.tags[tags.TRIGGERED_BY] == "trigger"
-    assert run.tags[tags.TRIGGER] == "t"
+    assert run.tags[run_tags.TRIGGERED_BY] == "trigger"
+    assert run.tags[run_tags.TRIGGER] == "t"
     assert tick("t_trigger", instance).startswith("Still so, and it has fired")
     assert len(runs_of(instance)) == 1
 
@@ -428,7 +428,7 @@ def test_a_changed_trigger_asks_the_webserver_to_reload_and_a_fired_one_does_not
 ) -> None:
     asked: list[str] = []
     monkeypatch.setattr(
-        "proctree_dagster.webserver._ask_to_reload", lambda: asked.append("to reload")
+        "proctree_dagster.services.webserver._ask_to_reload", lambda: asked.append("to reload")
     )
     with django_capture_on_commit_callbacks(execute=True):
         create_trigger("t", "event")

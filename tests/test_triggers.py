@@ -18,7 +18,7 @@ from django.test import override_settings
 from django.utils import timezone
 from pytest_django import Settings
 
-from proctree_dagster import firing, questions, tags
+from proctree_dagster.domain import run_tags
 from proctree_dagster.exceptions import (
     ContextError,
     InvalidTree,
@@ -26,7 +26,6 @@ from proctree_dagster.exceptions import (
     TriggerError,
     TriggerNotFound,
 )
-from proctree_dagster.firing import Polled
 from proctree_dagster.models import (
     OutboxRun,
     ProcessTree,
@@ -35,6 +34,9 @@ from proctree_dagster.models import (
     TriggerState,
     TriggerSubscription,
 )
+from proctree_dagster.models.validation import trigger_validation
+from proctree_dagster.services import trigger_firing
+from proctree_dagster.services.trigger_firing import Polled
 from proctree_dagster.tasks import check_and_run_scheduled_tasks
 from proctree_dagster.testing import run_tree
 from proctree_dagster.tree_builder import ProcessTreeInstance
@@ -84,7 +86,7 @@ def tree(name: str = "tree", **subscriptions: dict[str, Any]) -> ProcessTree:
 
 
 def poll(trigger: Trigger, at: dt.datetime | None = None) -> Polled:
-    return firing.poll(trigger.pk, at or timezone.now())
+    return trigger_firing.poll(trigger.pk, at or timezone.now())
 
 
 def row(trigger: Trigger) -> Trigger:
@@ -294,7 +296,7 @@ def test_a_function_that_is_not_allowed_is_refused_and_its_module_is_not_importe
 
 def test_a_filter_that_finds_nothing_by_itself_is_one() -> None:
     configuration = {**THREE_ROWS, "filter": {"pk__in": []}}
-    assert questions.problems("condition", configuration) == []
+    assert trigger_validation.problems("condition", configuration) == []
     assert "Organisation: 0" in poll(create_trigger("t", "condition", configuration)).reason
 
 
@@ -437,7 +439,7 @@ def test_each_subscriber_runs_with_the_context_of_the_subscription_and_of_the_fi
     )
     run = OutboxRun.objects.first()
     assert run is not None
-    assert run.tags == {tags.TRIGGERED_BY: "trigger", tags.TRIGGER: "t"}
+    assert run.tags == {run_tags.TRIGGERED_BY: "trigger", run_tags.TRIGGER: "t"}
     assert run.after == []
 
 
@@ -494,7 +496,7 @@ class TestTransactions:
     @pytest.fixture
     def delivered(self, monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         calls: list[list[str]] = []
-        monkeypatch.setattr("proctree_dagster.execution.deliver", calls.append)
+        monkeypatch.setattr("proctree_dagster.running.tree_runs.deliver", calls.append)
         create_trigger("t", "event")
         tree(t={})
         return calls
@@ -523,7 +525,10 @@ class TestTransactions:
 
     @pytest.mark.parametrize(
         "away",
-        ["proctree_dagster.outbox.is_open", "proctree_dagster.orchestration.delivery.deliver"],
+        [
+            "proctree_dagster.services.run_outbox.is_open",
+            "proctree_dagster.orchestration.automation.outbox_delivery.deliver",
+        ],
     )
     def test_a_delivery_that_fails_is_logged_and_the_runs_wait(
         self,
@@ -609,8 +614,10 @@ def test_rows_are_counted_as_the_default_manager_sees_them_and_filtered() -> Non
     Ticket.objects.create()
     Ticket.objects.create(closed=True)
     configuration = {"model": "app.Ticket", "operator": "eq", "value": 1}
-    assert questions.ask("condition", configuration, {}).yes
-    assert not questions.ask("condition", {**configuration, "filter": {"closed": True}}, {}).yes
+    assert trigger_validation.ask("condition", configuration, {}).yes
+    assert not trigger_validation.ask(
+        "condition", {**configuration, "filter": {"closed": True}}, {}
+    ).yes
 
 
 TEXT_LOOKUPS = (
@@ -633,7 +640,7 @@ def test_no_text_lookup_reads_what_a_dictionary_in_json_holds(
     for settings in ({"xero": held}, {"plan": 1}):
         Customer.objects.create(organisation=acme, settings=settings)
     asked = {"model": model, "filter": {f"{path}__{lookup}": value}}
-    answer = questions.ask("condition", {**asked, "operator": "gte", "value": 1}, {})
+    answer = trigger_validation.ask("condition", {**asked, "operator": "gte", "value": 1}, {})
     assert not answer.yes, answer.reason
 
 
@@ -647,29 +654,31 @@ def test_texts_numbers_and_lists_in_json_are_found_as_before(lookup: str, value:
     Customer.objects.create(organisation=acme, settings=settings)
     Customer.objects.create(organisation=acme)
     asked = {"model": "app.Customer", "filter": {f"settings__{lookup}": value}}
-    assert questions.ask("condition", {**asked, "operator": "eq", "value": 1}, {}).yes
+    assert trigger_validation.ask("condition", {**asked, "operator": "eq", "value": 1}, {}).yes
 
 
 def test_what_is_asked_of_any_model_is_how_old_its_newest_date_is(clock: Clock) -> None:
     configuration = {"model": "auth.User", "date_field": "date_joined", "max_age_minutes": 60}
-    assert questions.ask("outdated_check", configuration, {}).yes, "there is none"
+    assert trigger_validation.ask("outdated_check", configuration, {}).yes, "there is none"
     User.objects.create(username="old", date_joined=clock.now - 2 * HOUR)
-    assert questions.ask("outdated_check", configuration, {}).yes
+    assert trigger_validation.ask("outdated_check", configuration, {}).yes
     User.objects.create(username="new", date_joined=clock.now - HOUR)
-    assert not questions.ask("outdated_check", configuration, {}).yes, "as old as it may be"
+    assert not trigger_validation.ask("outdated_check", configuration, {}).yes, (
+        "as old as it may be"
+    )
     filtered = {**configuration, "filter": {"username__startswith": "o"}}
-    assert questions.ask("outdated_check", filtered, {}).yes
+    assert trigger_validation.ask("outdated_check", filtered, {}).yes
     clock.now += SECOND
-    assert questions.ask("outdated_check", configuration, {}).yes
+    assert trigger_validation.ask("outdated_check", configuration, {}).yes
 
 
 def test_a_day_counts_from_its_beginning_in_djangos_zone(clock: Clock) -> None:
     Holding.objects.create(owner="me", day=dt.date(2026, 6, 10))  # 22:00 UTC the day before
     configuration = {"model": "app.Holding", "date_field": "day", "max_age_minutes": 60}
     clock.now = utc("2026-06-09 23:00")
-    assert not questions.ask("outdated_check", configuration, {}).yes
+    assert not trigger_validation.ask("outdated_check", configuration, {}).yes
     clock.now += SECOND
-    assert questions.ask("outdated_check", configuration, {}).yes
+    assert trigger_validation.ask("outdated_check", configuration, {}).yes
 
 
 def test_a_date_may_be_found_along_a_relation() -> None:
@@ -677,8 +686,8 @@ def test_a_date_may_be_found_along_a_relation() -> None:
         **{"model": "app.Customer", "date_field": "account_manager__date_joined"},
         **{"max_age_minutes": 5},
     }
-    assert questions.problems("outdated_check", configuration) == []
-    assert questions.ask("outdated_check", configuration, {}).yes
+    assert trigger_validation.problems("outdated_check", configuration) == []
+    assert trigger_validation.ask("outdated_check", configuration, {}).yes
 
 
 class TestSchedules:
@@ -807,7 +816,7 @@ def test_a_trigger_that_was_deleted_says_so() -> None:
     trigger = create_trigger("t", "event")
     key = trigger.pk
     trigger.delete()
-    assert firing.poll(key, timezone.now()).reason == "The trigger was deleted."
+    assert trigger_firing.poll(key, timezone.now()).reason == "The trigger was deleted."
 
 
 class TestWithoutTheDaemon:
@@ -839,14 +848,14 @@ class TestWithoutTheDaemon:
         for name in ("a", "b"):
             create_trigger(name, "schedule", {"interval_minutes": 5})
         tree(a={}, b={})
-        whole = firing.poll
+        whole = trigger_firing.poll
 
         def faulty(trigger_id: int, now: dt.datetime) -> Polled:
             if Trigger.objects.get(pk=trigger_id).name == "a":
                 raise OSError("away")
             return whole(trigger_id, now)
 
-        monkeypatch.setattr(firing, "poll", faulty)
+        monkeypatch.setattr(trigger_firing, "poll", faulty)
         polled = poll_triggers()
         assert "OSError: away" in polled["a"].reason
         assert "Not due until" in polled["b"].reason
@@ -962,7 +971,7 @@ def test_a_custom_function_is_given_what_it_takes_of_what_the_process_has() -> N
 
 def reason_of(trigger: str) -> str:
     """Return why a process is skipped."""
-    reason = firing.Gate(trigger, "job", "p").why_not({"a": 5})
+    reason = trigger_firing.Gate(trigger, "job", "p").why_not({"a": 5})
     assert reason is not None
     return reason
 

@@ -10,7 +10,6 @@ from django.core.management import call_command
 from django.db import DataError, connection, connections, transaction
 from django.utils import timezone
 
-from proctree_dagster import firing, questions
 from proctree_dagster.models import (
     OutboxRun,
     ProcessTree,
@@ -18,8 +17,10 @@ from proctree_dagster.models import (
     Trigger,
     TriggerSubscription,
 )
+from proctree_dagster.models.validation import trigger_validation
 from proctree_dagster.orchestration.repository import LiveRepositoryData
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
+from proctree_dagster.services import trigger_firing
 from proctree_dagster.triggers import create_trigger, poll_triggers
 
 BAD = {"model": "auth.User", "filter": {"username__regex": "("}}
@@ -62,7 +63,7 @@ def trees() -> list[ProcessTree]:
 
 def fire() -> None:
     try:
-        firing.fire(Trigger.objects.get(name="e"), {}, timezone.now())
+        trigger_firing.fire(Trigger.objects.get(name="e"), {}, timezone.now())
     finally:
         connection.close()
 
@@ -87,10 +88,10 @@ def wait_for(thread: threading.Thread) -> bool:
 def test_a_query_that_the_database_refuses_does_no_harm_to_the_callers_transaction(
     trigger_type: str, configuration: dict[str, Any]
 ) -> None:
-    assert questions.problems(trigger_type, configuration) == []
+    assert trigger_validation.problems(trigger_type, configuration) == []
     with transaction.atomic():
         with pytest.raises(DataError, match="regular expression"):
-            questions.ask(trigger_type, configuration, {})
+            trigger_validation.ask(trigger_type, configuration, {})
         assert not User.objects.exists()
 
 

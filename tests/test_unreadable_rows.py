@@ -9,11 +9,15 @@ from django.core.management import call_command
 from django.db import connection
 from django.utils import timezone
 
-from proctree_dagster import broken_rows, execution, outbox, tags, triggers
+from proctree_dagster import triggers
+from proctree_dagster.domain import run_tags
 from proctree_dagster.models import OutboxRun, ProcessTree, ProcessTreeSchedule, RunWorker
-from proctree_dagster.orchestration import lost_runs, sensors
+from proctree_dagster.orchestration.automation import outbox_sensor
 from proctree_dagster.orchestration.repository import LiveRepositoryData
+from proctree_dagster.orchestration.runs import lost_runs
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
+from proctree_dagster.running import tree_runs
+from proctree_dagster.services import broken_rows, run_outbox
 from proctree_dagster.tasks import check_and_run_scheduled_tasks
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
@@ -95,7 +99,7 @@ def test_the_other_trees_run_and_the_other_triggers_fire(
     put(table, column, value)
     assert check_and_run_scheduled_tasks()["good"]["success"]
     fired = OutboxRun.objects.filter(process_tree__name="good").values_list("tags", flat=True)
-    assert "good_trigger" in {each[tags.TRIGGER] for each in fired}
+    assert "good_trigger" in {each[run_tags.TRIGGER] for each in fired}
     assert ProcessTreeManager.execute_tree("good")["success"]
 
 
@@ -132,14 +136,14 @@ def test_the_list_shows_the_other_trees_and_says_what_is_wrong_with_this_one(
 def test_a_row_of_the_outbox_that_makes_no_sense_keeps_no_other_from_its_run(
     column: str, value: str, instance: DagsterInstance
 ) -> None:
-    bad = outbox.add(ProcessTree.objects.get(name="bad"), {}, {})
-    good = outbox.add(ProcessTree.objects.get(name="good"), {}, {})
+    bad = run_outbox.add(ProcessTree.objects.get(name="bad"), {}, {})
+    good = run_outbox.add(ProcessTree.objects.get(name="good"), {}, {})
     with connection.cursor() as cursor:
         cursor.execute(
             f"UPDATE proctree_dagster_outboxrun SET {column} = %s WHERE id = %s", [value, bad.pk]
         )
     with build_sensor_context(instance=instance) as context:
-        sensors.outbox_sensor().evaluate_tick(context)
+        outbox_sensor.outbox_sensor().evaluate_tick(context)
     good.refresh_from_db()
     assert good.state == "delivered"
     state = OutboxRun.objects.filter(pk=bad.pk).values_list("state", flat=True).get()
@@ -152,11 +156,11 @@ def test_a_worker_whose_row_can_not_be_read_keeps_no_run_from_being_made(
 ) -> None:
     now = timezone.now()
     RunWorker.objects.create(run_id="a run", taken_at=now, beat_at=now)
-    good = outbox.add(ProcessTree.objects.get(name="good"), {}, {})
+    good = run_outbox.add(ProcessTree.objects.get(name="good"), {}, {})
     with connection.cursor() as cursor:
         cursor.execute("UPDATE proctree_dagster_runworker SET beat_at = %s", [NO_DAY])
     with build_sensor_context(instance=instance) as context:
-        sensors.outbox_sensor().evaluate_tick(context)
+        outbox_sensor.outbox_sensor().evaluate_tick(context)
     good.refresh_from_db()
     assert good.state == "delivered"
 
@@ -169,9 +173,9 @@ def test_when_lost_runs_can_not_be_ended_the_outbox_is_delivered_and_the_tick_sa
         raise RuntimeError("no")
 
     monkeypatch.setattr(lost_runs, "settle", fails)
-    good = outbox.add(ProcessTree.objects.get(name="good"), {}, {})
+    good = run_outbox.add(ProcessTree.objects.get(name="good"), {}, {})
     with build_sensor_context(instance=instance) as context:
-        tick = sensors.outbox_sensor().evaluate_tick(context)
+        tick = outbox_sensor.outbox_sensor().evaluate_tick(context)
     good.refresh_from_db()
     assert good.state == "delivered"
     assert "Lost runs can't be ended: RuntimeError: no" in str(tick.skip_message)
@@ -187,6 +191,6 @@ def test_a_follower_whose_row_can_not_be_read_does_not_fail_what_it_follows(
     put("processtree", "processes", NO_NUMBER)
     results = ProcessTreeManager.execute_tree("first")
     assert results["success"]
-    assert {each.name for each in execution.followers_of(results["run_id"])} == {"bad", "good"}
+    assert {each.name for each in tree_runs.followers_of(results["run_id"])} == {"bad", "good"}
     rows = OutboxRun.objects.values_list("process_tree__name", "state")
     assert dict(rows)["good"] == "delivered"

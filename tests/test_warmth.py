@@ -10,9 +10,9 @@ from alembic.script import ScriptDirectory
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from dagster._core.storage.sql import get_alembic_config
 
-from proctree_dagster.orchestration import warmth
+from proctree_dagster.orchestration.launching import preload
+from proctree_dagster.orchestration.launching.preload import read_migrations_once
 from proctree_dagster.orchestration.repository import build_repository
-from proctree_dagster.orchestration.warmth import read_migrations_once
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +66,6 @@ def test_a_code_server_reads_the_migrations_once_for_all_its_ticks(
 ) -> None:
     asked: list[None] = []
     monkeypatch.setattr(sys, "argv", argv)
-    monkeypatch.setattr(warmth, "read_migrations_once", lambda: asked.append(None))
+    monkeypatch.setattr(preload, "read_migrations_once", lambda: asked.append(None))
     build_repository()
     assert len(asked) == reads

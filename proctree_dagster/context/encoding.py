@@ -23,9 +23,10 @@ from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.db import DatabaseError, connections, models, router
 
-from . import sensitive, texts
-from .exceptions import ContextError
-from .names import READ_AS_OBJECTS
+from ..domain import texts
+from ..domain.names import READ_AS_OBJECTS
+from ..exceptions import ContextError
+from . import sensitive
 
 Json = Any
 

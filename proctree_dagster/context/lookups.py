@@ -14,8 +14,9 @@ from typing import Any
 from django.db.models import Manager, Model, QuerySet
 from django.db.models.fields.files import FieldFile
 
-from . import conditions, sensitive
-from .conditions import MISSING
+from ..domain import operators
+from ..domain.operators import MISSING
+from . import sensitive
 
 MAX_WIDTH = 999
 """The largest number in a format specification: ``{a:>999999999}`` would fill the memory."""
@@ -52,7 +53,7 @@ def look_up(available: Any, field: str) -> Any:
         See ``conditions.look_up``.
     """
     guard = _Guard()
-    return guard.checked(conditions.look_up(available, field, guard.take))
+    return guard.checked(operators.look_up(available, field, guard.take))
 
 
 class _Guard:
@@ -68,7 +69,7 @@ class _Guard:
         # A key of a row's JSON is the row's, as a field is; one of what a function returned is not.
         elif self._in_object and sensitive.is_sensitive_name(part):
             return MISSING
-        return conditions.step(value, part, hides)
+        return operators.step(value, part, hides)
 
     def checked(self, found: Any) -> Any:
         """Return what the path has led to; ``MISSING`` if an object holds secrets in it."""
@@ -99,7 +100,7 @@ def hint(field: str, available: Any) -> str:
         Where it begins.
     """
     try:
-        found = conditions.follow(available, _parts(field), _Guard().take)
+        found = operators.follow(available, _parts(field), _Guard().take)
     except ValueError:  # it is no path
         found = MISSING
     if found is not MISSING:  # and yet it was not read
@@ -163,7 +164,7 @@ class GuardedFormatter(string.Formatter):
             value = look_up(kwargs, field_name)
         else:
             guard = _Guard()
-            value = guard.checked(conditions.follow(kwargs, _parts(field_name), guard.take))
+            value = guard.checked(operators.follow(kwargs, _parts(field_name), guard.take))
         if value is MISSING:
             raise KeyError(field_name)
         return value, field_name

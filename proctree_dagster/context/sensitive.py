@@ -33,8 +33,8 @@ from django.db.models import (
 )
 from django.db.models.constants import LOOKUP_SEP
 
-from . import conf
-from .project_apps import project_apps
+from .. import conf
+from ..support.project_apps import project_apps
 
 Use = Literal["CONTEXT_MODELS", "TRIGGER_MODELS"]
 """What a row names a model for: the key of ``settings.PROCTREE`` that lists the models."""

@@ -11,11 +11,12 @@ from typing import Any
 
 from django.apps import apps
 
-from . import context as contexts
-from . import sensitive, tags
-from .exceptions import TagError
-from .names import READ_AS_OBJECTS, TAG_KEY, TAG_PART, dagster_name
-from .texts import storable
+from .. import context as contexts
+from ..domain import run_tags as tags
+from ..domain.names import READ_AS_OBJECTS, TAG_KEY, TAG_PART, dagster_name
+from ..domain.texts import storable
+from ..exceptions import TagError
+from . import sensitive
 
 logger = logging.getLogger(__name__)
 

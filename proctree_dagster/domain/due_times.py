@@ -16,7 +16,7 @@ from itertools import count, takewhile
 from math import gcd
 from zoneinfo import ZoneInfo
 
-from .rules import DAY, HOUR, CronRule, IntervalRule, Minutes, Rule, field
+from .schedule_rules import DAY, HOUR, CronRule, IntervalRule, Minutes, Rule, field
 
 EVERY_MINUTE = "* * * * *"
 UTC = dt.UTC

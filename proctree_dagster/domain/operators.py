@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from .exceptions import ScheduleError
-from .rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
+from ..exceptions import ScheduleError
+from .schedule_rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
 
 logger = logging.getLogger(__name__)
 

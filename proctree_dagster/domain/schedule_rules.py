@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from cronsim import CronSim, CronSimError
 
-from .exceptions import ScheduleError
+from ..exceptions import ScheduleError
 
 HOUR = 60
 DAY = 24 * HOUR

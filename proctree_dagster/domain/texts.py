@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Callable
 from typing import Any
 
-from .exceptions import UnstorableError
+from ..exceptions import UnstorableError
 
 MAX_SHOWN = 1000
 """How many characters of a value are shown."""

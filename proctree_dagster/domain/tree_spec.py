@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
-from .exceptions import InvalidTree
+from ..exceptions import InvalidTree
 from .names import MAX_NAME_LENGTH, TAG_PART, dagster_name, short_hash
 from .names import problems as name_problems
 

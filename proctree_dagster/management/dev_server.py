@@ -23,8 +23,10 @@ from urllib.parse import urlsplit
 import psutil
 import yaml
 
-from .. import conf, project, tags
-from ..os_processes import Identity, end_all
+from .. import conf
+from ..domain import run_tags
+from ..support import project
+from ..support.os_processes import Identity, end_all
 
 STOP_SECONDS = 30.0
 """How long Dagster may take to end by itself; it gives its parts ten seconds each."""
@@ -204,7 +206,7 @@ class DevServer:
         return {
             **os.environ,
             "DAGSTER_HOME": self.home,
-            tags.CONSOLE_LEVEL: "" if self.verbose else "WARNING",
+            run_tags.CONSOLE_LEVEL: "" if self.verbose else "WARNING",
             "PYTHONWARNINGS": ",".join(filter(None, (warnings, SUPERSEDED))),
         }
 
@@ -230,8 +232,8 @@ def _write_workspace(folder: Path) -> Path:
     """Write what names the project's code location to Dagster."""
     location = {
         "module_name": project.definitions(),
-        "attribute": tags.REPOSITORY,
-        "location_name": tags.LOCATION,
+        "attribute": run_tags.REPOSITORY,
+        "location_name": run_tags.LOCATION,
         "working_directory": project.working_directory(),
     }
     path = folder / project.WORKSPACE

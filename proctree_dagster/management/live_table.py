@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from types import TracebackType
 from typing import Any, Self
 
-from ..process import Status
-from ..reporting import Progress
+from ..process.reporting import Progress
+from ..process.run import Status
 
 COLOURS: Mapping[str, str] = {
     "running": "cyan",

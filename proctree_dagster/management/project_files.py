@@ -8,7 +8,8 @@ from pathlib import Path
 
 from django.conf import ENVIRONMENT_VARIABLE, settings
 
-from .. import project, tags
+from ..domain import run_tags
+from ..support import project
 
 DEFINITIONS = '''"""Dagster's code location: sets Django up and hands over the trees."""
 
@@ -28,8 +29,8 @@ WORKSPACE = f"""# What Dagster's webserver and daemon load; 'manage.py proctree 
 load_from:
   - python_module:
       module_name: {project.OWN}
-      attribute: {tags.REPOSITORY}
-      location_name: {tags.LOCATION}
+      attribute: {run_tags.REPOSITORY}
+      location_name: {run_tags.LOCATION}
       working_directory: .
 """
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from django.core.management.base import CommandParser
 
-from .. import tagging
+from ..context import tagging
 from ..exceptions import TagError
 from .pairs import split
 

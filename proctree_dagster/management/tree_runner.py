@@ -12,15 +12,17 @@ from typing import Any, Self
 
 from django.core.management.base import CommandError, CommandParser
 
-from .. import execution, sensitive, webserver
+from ..context import sensitive
+from ..domain.texts import explain, shown
+from ..domain.tree_spec import parse, required_in_effect
 from ..exceptions import InvalidTree, ProctreeError
-from ..execution import Results
 from ..models import ProcessTree
-from ..process import Status
-from ..reporting import Progress
-from ..spec import parse, required_in_effect
-from ..texts import explain, shown
-from ..validation import processes_of
+from ..models.validation.tree_validation import processes_of
+from ..process.reporting import Progress
+from ..process.run import Status
+from ..running import tree_runs
+from ..running.tree_runs import Results
+from ..services import webserver
 from . import tag_pairs, typed_context
 from .console import run_log
 from .live_table import LiveTable
@@ -78,7 +80,7 @@ class TreeRunner:
         """
         use_cache = not options["no_cache"]
         try:
-            row = execution.get_row(self.tree_name)
+            row = tree_runs.get_row(self.tree_name)
             schema = row.context_schema
             context = typed_context.read(options, schema) or {}
             # It was typed: a misspelt key is refused, before anything runs.
@@ -89,13 +91,13 @@ class TreeRunner:
                 return
             loud = self.out.verbosity > 1 or options["traceback"]
             with _stoppable(), run_log(show=loud), self._progress(row, loud) as progress:
-                results = execution.execute_row(
+                results = tree_runs.execute_row(
                     row,
                     context,
                     triggered_by="command",
                     on_progress=progress.show,
                     on_report=progress.report,
-                    options=execution.RunOptions(use_cache=use_cache),
+                    options=tree_runs.RunOptions(use_cache=use_cache),
                     run_tags=run_tags,
                 )
                 optional = _failed_optionally(row, results)
@@ -119,7 +121,7 @@ class TreeRunner:
         use_cache: bool,
         run_tags: Mapping[str, str],
     ) -> None:
-        run = execution.submit_row(
+        run = tree_runs.submit_row(
             row, context, triggered_by="command", use_cache=use_cache, run_tags=run_tags
         )
         self.out.line(f"Queued run {run.run_id}")
@@ -145,7 +147,7 @@ class TreeRunner:
 
     def _where_the_trace_is(self, run_id: str) -> str:
         url = webserver.run_url(run_id)
-        if not execution.has_history():
+        if not tree_runs.has_history():
             return "Run it with --verbosity 2 to see the traceback."
         logs = f"'python manage.py proctree logs {run_id}'"
         return f"Traceback: {logs if url is None else f'{url}, or {logs}'}"
@@ -153,7 +155,7 @@ class TreeRunner:
     def _report_followers(self, run_id: str) -> None:
         """Print what follows the run: it is Dagster's to run, and has its ids already."""
         try:
-            followers = execution.followers_of(run_id)
+            followers = tree_runs.followers_of(run_id)
         except Exception as error:  # how the run ended stands, whatever follows it
             logger.exception("What follows run %s can't be read.", run_id)
             self.out.line(f"What follows it can't be read: {explain(error)}")

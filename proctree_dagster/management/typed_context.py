@@ -10,8 +10,8 @@ from django.core.management.base import CommandParser
 from django.db import models
 
 from .. import context as contexts
-from ..context_schema import UNSAID, WRITTEN, ContextSchema, accepts, members
 from ..exceptions import ContextError
+from ..models.validation.context_schema import UNSAID, WRITTEN, ContextSchema, accepts, members
 from .pairs import split
 
 _ROW = re.compile(r"([A-Za-z_]\w*\.[A-Za-z_]\w*):(.+)", re.DOTALL)

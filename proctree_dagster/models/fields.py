@@ -14,8 +14,8 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from .. import context as contexts
-from .. import tagging
-from ..connections import open_transactions
+from ..context import tagging
+from ..support.connections import open_transactions
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from django.db.models.signals import pre_save
 from django.dispatch import receiver
 from django.utils.translation import gettext_lazy as _
 
-from .. import families
+from ..domain import families
 from ..exceptions import InvalidTree
 from .trees import LinkKind, ProcessTree
 
@@ -188,7 +188,7 @@ class TreeLink(models.Model):
             tree.known_links = by_source.get(tree.pk, [])
 
 
-@receiver(pre_save, sender=TreeLink, dispatch_uid="proctree_dagster.links")
+@receiver(pre_save, sender=TreeLink, dispatch_uid="proctree_dagster.services.tree_links")
 def _check_fixture(
     sender: type[Any], instance: TreeLink, raw: bool, using: str, **kwargs: Any
 ) -> None:

@@ -1,4 +1,4 @@
-"""Runs that are to be made (see ``proctree_dagster.outbox``)."""
+"""Runs that are to be made (see ``proctree_dagster.services.run_outbox``)."""
 
 import uuid
 

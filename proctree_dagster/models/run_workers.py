@@ -1,4 +1,4 @@
-"""Who executes which run (see ``proctree_dagster.run_workers``)."""
+"""Who executes which run (see ``proctree_dagster.services.run_workers``)."""
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _

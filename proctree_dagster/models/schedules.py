@@ -12,18 +12,14 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from .. import context as contexts
-from .. import context_schema, intervals, spec
-from ..context_schema import SCHEDULED_FOR
+from ..domain import due_times as intervals
+from ..domain import tree_spec
+from ..domain.schedule_rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
 from ..exceptions import ContextError, ScheduleError
-from ..rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
-from .fields import (
-    Clockwork,
-    ContextField,
-    TagsField,
-    saved_by_code_field,
-    validate_timezone,
-)
+from .fields import Clockwork, ContextField, TagsField, saved_by_code_field, validate_timezone
 from .trees import ProcessTree
+from .validation import context_schema
+from .validation.context_schema import SCHEDULED_FOR
 
 WATCHED_AFTER = dt.timedelta(minutes=2)
 """How long a scheduled run may take before each minute's tick looks whether it still runs."""
@@ -271,7 +267,7 @@ class ProcessTreeSchedule(Clockwork):
     @property
     def digest(self) -> str:
         """A hash of what ``register_schedule()`` says of it, but for whether it is enabled."""
-        return spec.digest(
+        return tree_spec.digest(
             {
                 "cron": self.cron,
                 "interval_minutes": self.interval_minutes,

@@ -10,14 +10,15 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, router
 from django.utils.translation import gettext_lazy as _
 
-from .. import context_schema, spec, validation
-from ..context_schema import ContextSchema
+from ..domain import tree_spec
+from ..domain.names import MAX_NAME_LENGTH, dagster_name
+from ..domain.texts import explain
 from ..exceptions import InvalidTree
-from ..names import MAX_NAME_LENGTH, dagster_name
-from ..readable import readable
-from ..texts import explain
-from ..validation import unnameable, validate_tree
+from ..support.row_reading import readable
 from .fields import RowField, saved_by_code_field
+from .validation import context_schema, tree_validation
+from .validation.context_schema import ContextSchema
+from .validation.tree_validation import unnameable, validate_tree
 
 if TYPE_CHECKING:
     from .links import TreeLink
@@ -117,7 +118,7 @@ class ProcessTree(models.Model):
         _("max concurrent"),
         null=True,
         blank=True,
-        validators=[MinValueValidator(1), MaxValueValidator(spec.MAX_CONCURRENT)],
+        validators=[MinValueValidator(1), MaxValueValidator(tree_spec.MAX_CONCURRENT)],
         help_text=_("How many processes of a run may run at once. Blank: what the settings say."),
     )
     run_tags = RowField(
@@ -175,8 +176,8 @@ class ProcessTree(models.Model):
         except InvalidTree as error:
             found = [*error.problems, *found]
         of_tags = {
-            *spec.run_tag_problems(self.run_tags),
-            *validation.run_tag_problems({"run_tags": self.run_tags}),
+            *tree_spec.run_tag_problems(self.run_tags),
+            *tree_validation.run_tag_problems({"run_tags": self.run_tags}),
         }
         errors = {
             "run_tags": [ValidationError(each) for each in found if each in of_tags],
@@ -208,14 +209,14 @@ class ProcessTree(models.Model):
             "description": self.description,
             "cache_enabled": self.cache_enabled,
             "processes": self.processes,
-            **spec.executor_options(self.executor, self.max_concurrent),
-            **spec.run_tag_option(self.run_tags),
+            **tree_spec.executor_options(self.executor, self.max_concurrent),
+            **tree_spec.run_tag_option(self.run_tags),
         }
 
     @property
     def digest(self) -> str:
         """A hash of ``own_content``."""
-        return spec.digest(self.own_content)
+        return tree_spec.digest(self.own_content)
 
     @property
     def edited(self) -> list[str]:
@@ -236,7 +237,7 @@ class ProcessTree(models.Model):
         if self.pk is None:
             return {}
         links = self.links_out.all() if self.known_links is None else self.known_links
-        return spec.linked_trees(
+        return tree_spec.linked_trees(
             [link.target.name for link in links if link.kind == LinkKind.DEPENDENT],
             [link.target.name for link in links if link.kind == LinkKind.SIBLING],
         )
@@ -287,4 +288,4 @@ class ProcessTree(models.Model):
     @property
     def revision(self) -> str:
         """A hash of the tree's content and of its schedule's default context."""
-        return spec.revision(self.to_dict(), self.default_context)
+        return tree_spec.revision(self.to_dict(), self.default_context)

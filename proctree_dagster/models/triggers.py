@@ -9,24 +9,25 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .. import conditions, intervals, names, questions
 from .. import context as contexts
+from ..domain import due_times, names, operators
+from ..domain.names import MAX_NAME_LENGTH
+from ..domain.schedule_rules import Rule
 from ..exceptions import ContextError, ScheduleError
-from ..names import MAX_NAME_LENGTH
-from ..readable import readable
-from ..rules import Rule
+from ..support.row_reading import readable
 from .fields import Clockwork, ContextField, TagsField
 from .trees import ProcessTree
+from .validation import trigger_validation
 
 
 class TriggerType(models.TextChoices):
     """What makes a trigger fire by itself, if anything does."""
 
-    CONDITION = conditions.CONDITION, _("condition")
-    SCHEDULE = conditions.SCHEDULE, _("schedule")
-    EVENT = conditions.EVENT, _("event")
-    CUSTOM = conditions.CUSTOM, _("custom")
-    OUTDATED_CHECK = conditions.OUTDATED_CHECK, _("outdated check")
+    CONDITION = operators.CONDITION, _("condition")
+    SCHEDULE = operators.SCHEDULE, _("schedule")
+    EVENT = operators.EVENT, _("event")
+    CUSTOM = operators.CUSTOM, _("custom")
+    OUTDATED_CHECK = operators.OUTDATED_CHECK, _("outdated check")
 
 
 class TriggerState(models.TextChoices):
@@ -184,7 +185,7 @@ class Trigger(Clockwork):
             self.configuration = {}
         found = {
             "name": names.strict_problems("The trigger", self.name),
-            "configuration": questions.problems(self.trigger_type, self.configuration),
+            "configuration": trigger_validation.problems(self.trigger_type, self.configuration),
         }
         errors = {field: [ValidationError(each) for each in told] for field, told in found.items()}
         errors = {field: told for field, told in errors.items() if told}
@@ -194,12 +195,12 @@ class Trigger(Clockwork):
     @property
     def is_polled(self) -> bool:
         """Whether it can fire by itself."""
-        return conditions.is_polled(self.trigger_type, self.configuration)
+        return operators.is_polled(self.trigger_type, self.configuration)
 
     @property
     def poll_seconds(self) -> int:
         """Seconds between two polls."""
-        return conditions.poll_seconds(self.configuration)
+        return operators.poll_seconds(self.configuration)
 
     @property
     def rule(self) -> Rule:
@@ -212,7 +213,7 @@ class Trigger(Clockwork):
         """
         if self.trigger_type != TriggerType.SCHEDULE:
             raise ScheduleError(f"The trigger {self.name!r} is no schedule.")
-        return conditions.schedule_rule(self.configuration, settings.TIME_ZONE)
+        return operators.schedule_rule(self.configuration, settings.TIME_ZONE)
 
     def align(self, now: dt.datetime) -> list[str]:
         """Set ``anchor`` and ``next_due`` to the next due time if they follow another rule.
@@ -241,19 +242,19 @@ class Trigger(Clockwork):
         if rule is None:
             self.anchor = None
         elif not before:
-            self.anchor = intervals.first_due(rule, now)
+            self.anchor = due_times.first_due(rule, now)
         elif before == str(rule) and self.anchor is not None:
-            self.anchor = intervals.due_after(rule, self.anchor, now)
+            self.anchor = due_times.due_after(rule, self.anchor, now)
         else:
-            self.anchor = intervals.restarted_due(rule, now)
+            self.anchor = due_times.restarted_due(rule, now)
         self.next_due, self.next_due_rule = self.anchor, current
         return ["anchor", "next_due", "next_due_rule"]
 
     def due_after(self, after: dt.datetime) -> dt.datetime:
         """Return a schedule's first due time after ``after`` (aware); see ``rule`` for errors."""
         rule = self.rule
-        anchor = self.anchor or intervals.first_due(rule, after)
-        return intervals.due_after(rule, anchor, after)
+        anchor = self.anchor or due_times.first_due(rule, after)
+        return due_times.due_after(rule, anchor, after)
 
 
 _OF_SUBSCRIPTION = ("trigger", "process_tree", "context", "tags", "enabled")

@@ -9,9 +9,10 @@ from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
 from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
 from dagster._core.storage.dagster_run import DagsterRunStatus
 
-from .. import tags
-from . import daemons, releases, sqlite_files
+from ..domain import run_tags
+from .inspection import daemons
 from .launcher import WarmRunLauncher, has_own_server
+from .launching import releases, sqlite_keepalive
 
 POLL_SECONDS = 1.0
 """How often the daemon looks at the queue, unless ``dequeue_interval_seconds`` says otherwise."""
@@ -34,8 +35,8 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
     def register_instance(self, instance: DagsterInstance) -> None:
         """Begin to work for an instance; that makes each look at a queue on SQLite cheaper."""
         super().register_instance(instance)
-        sqlite_files.keep_engines()
-        self._files = sqlite_files.keep_open(sqlite_files.of_instance(instance))
+        sqlite_keepalive.keep_engines()
+        self._files = sqlite_keepalive.keep_open(sqlite_keepalive.of_instance(instance))
 
     def dispose(self) -> None:
         """End to work for it."""
@@ -94,9 +95,11 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
 
         Here, as the limits of the queue go by tags. Under another coordinator its worker does it.
         """
-        if tags.FROM_CONTEXT not in run.tags:
+        if run_tags.FROM_CONTEXT not in run.tags:
             return run
-        from .. import tagging  # with Django, which Dagster's own processes need for nothing else
+        from ..context import (
+            tagging,  # with Django, which Dagster's own processes need for nothing else
+        )
 
         context = run.run_config.get("context")
         found = tagging.missing(run.tags, context) if isinstance(context, Mapping) else {}

@@ -33,16 +33,24 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError
 from django.utils.module_loading import import_string
 
-from .. import claims, conf, executor_names, functions, project, tagging, tags, timeouts
+from .. import conf, functions
 from .. import context as contexts
-from ..connections import fresh_connections
+from ..context import tagging
+from ..domain import run_tags
+from ..domain.names import dagster_name
+from ..domain.texts import explain
 from ..exceptions import ExecutorError, TreeFailed
 from ..models import RunStatus
-from ..names import dagster_name
-from ..process import explain
-from . import ending, event_writes, followers, remote_steps, run_taking, runs
-from .records import TreeRecord
-from .threads import threads_executor as threads_executor  # public here
+from ..models.validation import executor_names
+from ..process import timeouts
+from ..services import due_time_claims
+from ..support import project
+from ..support.connections import fresh_connections
+from .execution import event_batching, remote_steps, worker_end
+from .execution.threads_executor import threads_executor as threads_executor  # public here
+from .runs import create as runs
+from .runs import family_runs, run_taking
+from .tree_records import TreeRecord
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +258,7 @@ class TreeExecutor(Executor):
         """Take the claim, warn of a changed tree, and execute."""
         run, instance = plan_context.dagster_run, plan_context.instance
         claim = runs.take_claim(run, resumed=plan_context.resume_from_failure)
-        if isinstance(claim, claims.Skip):
+        if isinstance(claim, due_time_claims.Skip):
             yield DagsterEvent.engine_event(plan_context, claim.reason, EngineEventData())
             # Dagster ends a run that is interrupted while canceling as canceled, not as failed.
             instance.report_run_canceling(run, claim.reason)
@@ -269,13 +277,13 @@ class TreeExecutor(Executor):
         finally:
             if claim is not None:
                 _write_down_end(plan_context, failed)
-            if ending.is_of_one_run():
-                ending.within_grace(instance, run.run_id)
+            if worker_end.is_of_one_run():
+                worker_end.within_grace(instance, run.run_id)
 
     def _execute(self, plan_context: PlanOrchestrationContext) -> Iterator[DagsterEvent]:
         run, instance = plan_context.dagster_run, plan_context.instance
         plan = plan_context.execution_plan
-        requested = tags.value(run.tags, tags.REVISION)
+        requested = run_tags.value(run.tags, run_tags.REVISION)
         if requested is not None and requested != self._revision:
             plan_context.log.warning(
                 f"The tree has changed since this run was requested: revision {requested} was "
@@ -291,9 +299,9 @@ class TreeExecutor(Executor):
             if untold:  # launched by way of another coordinator, or with the default context
                 instance.add_run_tags(run.run_id, untold)
             contexts.decode(context)
-            yield from followers.begin(plan_context, context)
+            yield from family_runs.begin(plan_context, context)
         try:
-            with event_writes.grouped(instance, run.run_id):
+            with event_batching.grouped(instance, run.run_id):
                 for event in self._execute_steps(plan_context, plan):
                     self._tag_allowed_failure(plan_context, plan, event)
                     yield event
@@ -326,18 +334,18 @@ class TreeExecutor(Executor):
         Whatever runs the steps, their events come through here, one after another.
         """
         output = event.step_output_data if event.is_successful_output else None
-        status = output.metadata.get(tags.STATUS) if output and output.metadata else None
+        status = output.metadata.get(run_tags.STATUS) if output and output.metadata else None
         if not isinstance(status, TextMetadataValue) or status.value != "failed":
             return
         step = plan.get_step_by_key(str(event.step_key))
-        self._failed_optional.append((step.tags or {}).get(tags.PROCESS, step.key))
-        names = tags.join(self._failed_optional)
-        plan_context.instance.add_run_tags(plan_context.run_id, {tags.FAILED_OPTIONAL: names})
+        self._failed_optional.append((step.tags or {}).get(run_tags.PROCESS, step.key))
+        names = run_tags.join(self._failed_optional)
+        plan_context.instance.add_run_tags(plan_context.run_id, {run_tags.FAILED_OPTIONAL: names})
 
 
 def _failed_before(plan_context: PlanOrchestrationContext, plan: ExecutionPlan) -> list[str]:
     """Return what was allowed to fail in the run that this one executes again, and stays so."""
-    names = tags.split(plan_context.dagster_run.tags.get(tags.FAILED_OPTIONAL))
+    names = run_tags.split(plan_context.dagster_run.tags.get(run_tags.FAILED_OPTIONAL))
     return [name for name in names if dagster_name(name) not in plan.step_keys_to_execute]
 
 
@@ -352,7 +360,7 @@ def _write_down_end(plan_context: PlanOrchestrationContext, failed: bool) -> Non
         status = RunStatus.CANCELED
     try:
         with fresh_connections():
-            claims.end(plan_context.run_id, status)
+            due_time_claims.end(plan_context.run_id, status)
     except DatabaseError:  # the run has ended all the same; the next look at the schedule finds out
         logger.exception("How run %s ended could not be written down.", plan_context.run_id)
 

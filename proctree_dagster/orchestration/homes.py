@@ -43,8 +43,8 @@ from filelock import FileLock, Timeout
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
+from ..domain.texts import explain
 from ..exceptions import InstanceError
-from ..texts import explain
 
 logger = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from dagster._grpc.client import DagsterGrpcClient
 from dagster._serdes import ConfigurableClassData, deserialize_value
 from dagster_shared.error import SerializableErrorInfo
 
-from .. import tags
+from ..domain import run_tags
 
 logger = logging.getLogger(__name__)
 
@@ -144,11 +144,11 @@ def fetch_list(
     by_repository = vars(code_location).get("_job_snaps_by_name")
     if (
         not defer_snapshots
-        or set(code_location.repository_names) != {tags.REPOSITORY}
+        or set(code_location.repository_names) != {run_tags.REPOSITORY}
         or not isinstance(by_repository, defaultdict)
     ):
         return stock(api_client, code_location, defer_snapshots)
-    origin = RemoteRepositoryOrigin(code_location.origin, tags.REPOSITORY)
+    origin = RemoteRepositoryOrigin(code_location.origin, run_tags.REPOSITORY)
     text = api_client.external_repository(remote_repository_origin=origin, defer_snapshots=True)
     digest = hashlib.blake2b(text.encode()).digest()
     before = _known.get(origin.get_id())
@@ -160,15 +160,15 @@ def fetch_list(
             raise DagsterUserCodeProcessError.from_error_info(answer.error)
         listed = answer
     if listed.has_job_data():  # it was sent with the list
-        return {tags.REPOSITORY: (listed, {})}
+        return {run_tags.REPOSITORY: (listed, {})}
     snapshots = Snapshots(
         {job.name: job.snapshot_id for job in listed.get_job_refs()},
         lambda name: fetch_job(api_client, origin, name),
         None if before is None else before.snapshots,
     )
     _known[origin.get_id()] = _Known(digest, listed, snapshots)
-    by_repository[tags.REPOSITORY] = snapshots
-    return {tags.REPOSITORY: (listed, {})}
+    by_repository[run_tags.REPOSITORY] = snapshots
+    return {run_tags.REPOSITORY: (listed, {})}
 
 
 def fetch_job(

@@ -35,10 +35,10 @@ from dagster._core.storage.tags import GRPC_INFO_TAG
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_value
 
-from .. import tags
-from . import plain, releases, template_client, template_log
-from .releases import Release
-from .workers import Worker
+from ..domain import run_tags
+from .launching import plain, releases, template_client, template_log
+from .launching.releases import Release
+from .runs.workers import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -191,7 +191,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
     def _check_forkable(origin: RepositoryPythonOrigin) -> None:
         """Raise ``NoAnswer`` if no template can serve an origin here."""
         pointer = origin.code_pointer
-        if not isinstance(pointer, ModuleCodePointer) or pointer.fn_name != tags.REPOSITORY:
+        if not isinstance(pointer, ModuleCodePointer) or pointer.fn_name != run_tags.REPOSITORY:
             raise template_client.NoAnswer(f"{pointer.describe()!r} is not a module of trees.")
         if not hasattr(os, "fork") or not hasattr(socket, "AF_UNIX"):
             raise template_client.NoAnswer("This platform has no fork.")
@@ -364,7 +364,7 @@ def _is_twin(context: LaunchRunContext, location_name: str, repository: str) -> 
     if not location.has_repository(repository):
         return False
     known = location.get_repository(repository).repository_snap.metadata or {}
-    environment = known.get(tags.ENVIRONMENT)
+    environment = known.get(run_tags.ENVIRONMENT)
     return environment is not None and environment.value == releases.environment_key(os.environ)
 
 

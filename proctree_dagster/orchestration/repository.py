@@ -32,29 +32,26 @@ from dagster._core.errors import DagsterInvariantViolationError
 from django.db import DatabaseError
 from django.db.models import prefetch_related_objects
 
-from .. import conf, functions, project, tags, webserver
-from ..connections import fresh_connections
+from .. import conf, functions
+from ..domain import run_tags
+from ..domain.names import dagster_name
+from ..domain.texts import explain
 from ..exceptions import FunctionError
 from ..models import ProcessTree, TreeLink, TriggerSubscription
-from ..names import dagster_name
-from ..process import explain
-from ..readable import readable
-from ..validation import references
-from . import (
-    releases,
-    remote_steps,
-    run_console,
-    run_taking,
-    runs,
-    sensors,
-    template_client,
-    warmth,
-)
-from .listing import KnownJob, known
-from .merged_repository import MergedRepositoryData
-from .records import TreeRecord, from_row
-from .switches import look_at_switches
+from ..models.validation.tree_validation import references
+from ..services import webserver
+from ..support import project
+from ..support.connections import fresh_connections
+from ..support.row_reading import readable
+from .automation import outbox_sensor
+from .execution import remote_steps, run_console
+from .launching import preload, releases, template_client
+from .runs import create, run_taking
+from .serving.job_snapshots import KnownJob, known
+from .serving.merged_repository import MergedRepositoryData
+from .serving.schedule_status import look_at_switches
 from .translator import ProcessTreeTranslator, translator
+from .tree_records import TreeRecord, from_row
 
 logger = logging.getLogger(__name__)
 
@@ -171,7 +168,7 @@ class LiveRepositoryData(RepositoryData):
     def get_schedule_names(self) -> Sequence[str]:
         """Every schedule's name; builds nothing."""
         return [
-            f"{job_name}{tags.SCHEDULE_SUFFIX}"
+            f"{job_name}{run_tags.SCHEDULE_SUFFIX}"
             for job_name, row in self._snapshot().items()
             if row.schedule_or_none is not None
         ]
@@ -211,7 +208,7 @@ class LiveRepositoryData(RepositoryData):
 
     def _find_sensor(self, sensor_name: str) -> SensorDefinition | None:
         with fresh_connections():
-            return sensors.find_sensor(self._translator, sensor_name)
+            return outbox_sensor.find_sensor(self._translator, sensor_name)
 
     def get_component_tree(self) -> None:
         """None: nothing here is a component."""
@@ -239,7 +236,7 @@ class LiveRepositoryData(RepositoryData):
             if self._read_at is None or time.monotonic() - self._read_at > SNAPSHOT_SECONDS:
                 with fresh_connections():
                     rows = self._read()
-                    self._sensors = sensors.all_sensors(self._translator)
+                    self._sensors = outbox_sensor.all_sensors(self._translator)
                 self._rows = {row.job_name: row for row in map(_named, rows)}
                 # Once it is read, or reading many would have to be done again for each question.
                 self._read_at = time.monotonic()
@@ -258,11 +255,11 @@ class LiveRepositoryData(RepositoryData):
             if self._switches_at is not None and now - self._switches_at < SWITCHES_SECONDS:
                 return
             self._switches_at = now
-        if runs.dagster_home() is None:
+        if create.dagster_home() is None:
             return
         try:
             if self._instance is None:  # kept open: opening one costs more than asking it
-                self._instance = self._open.enter_context(runs.open_instance())
+                self._instance = self._open.enter_context(create.open_instance())
             with fresh_connections():
                 look_at_switches(self._instance)
         except Exception:  # the list of schedules must not fail for what is only reported
@@ -301,7 +298,7 @@ class LiveRepositoryData(RepositoryData):
         return row
 
     def _find_scheduled(self, schedule_name: str) -> ProcessTree | None:
-        row = self._find(schedule_name.removesuffix(tags.SCHEDULE_SUFFIX))
+        row = self._find(schedule_name.removesuffix(run_tags.SCHEDULE_SUFFIX))
         return row if row is not None and row.schedule_or_none is not None else None
 
     def _list(self, row: ProcessTree) -> Built:
@@ -407,10 +404,10 @@ class LiveRepository(RepositoryDefinition):
 
     def __init__(self, trees: LiveRepositoryData, own: RepositoryDefinition | None = None) -> None:
         super().__init__(
-            tags.REPOSITORY,
+            run_tags.REPOSITORY,
             repository_data=trees if own is None else MergedRepositoryData(trees, own),
             description="The process trees in Django's database, as they are now.",
-            metadata={tags.ENVIRONMENT: MetadataValue.text(_environment_key())},
+            metadata={run_tags.ENVIRONMENT: MetadataValue.text(_environment_key())},
             repository_load_data=None if own is None else own.repository_load_data,
         )
         self._trees = trees
@@ -450,7 +447,7 @@ def build_repository(extra: Definitions | None = None) -> LiveRepository:
     run_console.heed_level()
     _prepare_home()
     if template_client.is_code_server():
-        warmth.read_migrations_once()  # each tick of a sensor opens Dagster's instance
+        preload.read_migrations_once()  # each tick of a sensor opens Dagster's instance
     if template_client.is_daemons_code_server():
         # It may take long, and the daemon waits for this code server.
         threading.Thread(target=webserver.replace_dead_code_server, daemon=True).start()
@@ -464,7 +461,7 @@ def _environment_key() -> str:
 
 def _prepare_home() -> None:
     """Set the sizes of the pools, and let what was imported before be imported anew."""
-    home = runs.dagster_home()
+    home = create.dagster_home()
     if home is None:
         return
     for prepare in (_set_pool_sizes, lambda: template_client.tell_reloaded(home)):
@@ -476,5 +473,5 @@ def _prepare_home() -> None:
 
 def _set_pool_sizes() -> None:
     if conf.current().POOLS:
-        with runs.open_instance():
+        with create.open_instance():
             pass  # opening it sets them

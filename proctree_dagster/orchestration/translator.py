@@ -47,22 +47,25 @@ from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
 from django.utils.module_loading import import_string
 
-from .. import conf, intervals, reporting, sensitive, tagging, tags, timeouts
+from .. import conf
 from .. import context as contexts
-from ..connections import fresh_connections
+from ..context import sensitive, tagging
+from ..domain import due_times, run_tags
+from ..domain.names import dagster_name
+from ..domain.texts import explain, shorten, shown, storable, storable_error
+from ..domain.tree_spec import ProcessSpec, linked_trees
 from ..exceptions import ContextError, ProcessTimeout, StillWorking
 from ..models import ProcessTree, ProcessTreeSchedule, Trigger
-from ..names import dagster_name
-from ..process import Outcome, Process, explain, in_sync, run_process
-from ..spec import ProcessSpec, linked_trees
-from ..texts import shorten, shown, storable, storable_error
-from . import event_writes, remote_steps, step_logs
+from ..process import reporting, timeouts
+from ..process.run import Outcome, Process, in_sync, run_process
+from ..support.connections import fresh_connections
+from .automation.schedule_ticks import evaluate
+from .execution import event_batching, remote_steps, step_logs
+from .execution.result_io_manager import result_io_manager
 from .executors import RUN_RESOURCE, tree_executor
-from .launchpad import context_mapping
-from .port_types import RETURN, port_type
-from .records import TreeRecord
-from .results import result_io_manager
-from .ticks import evaluate
+from .serving.launchpad import context_mapping
+from .serving.port_types import RETURN, port_type
+from .tree_records import TreeRecord
 
 OUTPUT = "result"
 
@@ -203,16 +206,19 @@ class ProcessTreeTranslator:
         """Return the tags of the job and of its runs."""
         keys = () if tree.spec is None else tree.spec.run_tags
         return {
-            tags.TREE: tree.name,
-            tags.REVISION: tree.revision,
-            **({tags.FROM_CONTEXT: tags.join(keys)} if keys else {}),
+            run_tags.TREE: tree.name,
+            run_tags.REVISION: tree.revision,
+            **({run_tags.FROM_CONTEXT: run_tags.join(keys)} if keys else {}),
         }
 
     def job_metadata(self, tree: TreeRecord) -> dict[str, Any]:
         """Return the job's metadata."""
-        metadata: dict[str, Any] = {tags.TREE: tree.name, tags.SHOWN_REVISION: tree.revision}
+        metadata: dict[str, Any] = {
+            run_tags.TREE: tree.name,
+            run_tags.SHOWN_REVISION: tree.revision,
+        }
         if tree.admin_url is not None:
-            metadata[tags.ADMIN] = MetadataValue.url(tree.admin_url)
+            metadata[run_tags.ADMIN] = MetadataValue.url(tree.admin_url)
         if tree.spec is not None:
             linked = linked_trees(tree.spec.dependent_trees, tree.spec.sibling_trees)
             metadata |= {
@@ -227,11 +233,11 @@ class ProcessTreeTranslator:
 
     def op_tags(self, process: Process) -> dict[str, str]:
         """Return the op's tags, which Dagster shows as its metadata."""
-        result = {tags.PROCESS: process.name, tags.FUNCTION: process.spec.func}
+        result = {run_tags.PROCESS: process.name, run_tags.FUNCTION: process.spec.func}
         if not process.required:
-            result[tags.REQUIRED] = "false"
+            result[run_tags.REQUIRED] = "false"
         if process.spec.metadata:
-            result[tags.METADATA] = json.dumps(process.spec.metadata, sort_keys=True)
+            result[run_tags.METADATA] = json.dumps(process.spec.metadata, sort_keys=True)
         return result
 
     def schedule(self, schedule: ProcessTreeSchedule) -> ScheduleDefinition:
@@ -246,15 +252,15 @@ class ProcessTreeTranslator:
             rule = schedule.rule.in_words
         except Exception as error:  # SQL may have put anything there; its ticks say so, too
             logging.getLogger(__name__).exception("The schedule of %r makes no sense.", tree.name)
-            crons, zone, rule = [intervals.EVERY_MINUTE], "UTC", explain(error)
+            crons, zone, rule = [due_times.EVERY_MINUTE], "UTC", explain(error)
         return ScheduleDefinition(
-            name=f"{tree.job_name}{tags.SCHEDULE_SUFFIX}",
+            name=f"{tree.job_name}{run_tags.SCHEDULE_SUFFIX}",
             job_name=tree.job_name,
             cron_schedule=crons[0] if len(crons) == 1 else crons,
             execution_timezone=zone,
             default_status=DefaultScheduleStatus.RUNNING,
             description=f"{tree.name}: {rule}",
-            tags={tags.TREE: tree.name},
+            tags={run_tags.TREE: tree.name},
             execution_fn=lambda context: evaluate(context, schedule_id),
         )
 
@@ -286,7 +292,7 @@ class ProcessTreeTranslator:
             default_status=DefaultSensorStatus.RUNNING,
             description=f"{trigger.name} ({trigger.trigger_type}), for {names or 'no tree'}{more}"
             + (f"\n\n{trigger.description}" if trigger.description else ""),
-            tags={tags.TRIGGER: trigger.name},
+            tags={run_tags.TRIGGER: trigger.name},
         )
 
 
@@ -368,7 +374,7 @@ def _compute(
         run: TreeRun = getattr(context.resources, RUN_RESOURCE)
         dependencies = {name: inputs[dagster_name(name)] for name in process.spec.dependencies}
         step_logs.escape(context)
-        event_writes.flush(context.instance)
+        event_batching.flush(context.instance)
         run.tell(process.name, Outcome("running"))
         started = time.perf_counter()
         listener = step_logs.StepListener(context, partial(run.report, process.name))
@@ -407,7 +413,7 @@ def _run(
     run: TreeRun,
     dependencies: Mapping[str, Outcome],
 ) -> Outcome:
-    use_cache = tags.NO_CACHE not in context.run.tags
+    use_cache = run_tags.NO_CACHE not in context.run.tags
     if run.local is not None and process.name in run.local.in_sync:
         return in_sync(process, run.context, use_cache=use_cache)
     return run_process(
@@ -464,15 +470,15 @@ def _tell_of_allowed_failure(context: OpExecutionContext, process: Process) -> N
 def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
     """Return what the UI shows of an outcome."""
     metadata: dict[str, Any] = {
-        tags.STATUS: outcome.status,
-        tags.SECONDS: round(outcome.seconds, 3),
+        run_tags.STATUS: outcome.status,
+        run_tags.SECONDS: round(outcome.seconds, 3),
     }
     if outcome.has_result:
-        metadata[tags.RESULT] = shown(outcome.result, write=sensitive.shown)
+        metadata[run_tags.RESULT] = shown(outcome.result, write=sensitive.shown)
     if outcome.note or outcome.error:
-        metadata[tags.REASON] = shorten(storable(outcome.note or outcome.error or ""))
+        metadata[run_tags.REASON] = shorten(storable(outcome.note or outcome.error or ""))
     for name, value in outcome.response_variables.items():
-        metadata[storable(f"{tags.RESPONSE}/{name}")] = _variable(value)
+        metadata[storable(f"{run_tags.RESPONSE}/{name}")] = _variable(value)
     return metadata
 
 

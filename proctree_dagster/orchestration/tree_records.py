@@ -9,15 +9,19 @@ from typing import Any
 from django.urls import NoReverseMatch, reverse
 
 from .. import context as contexts
-from .. import firing, functions, project, validation
-from ..caching import UNSAID, MadeBy, Maker
-from ..context_schema import ContextSchema, schema_of
+from .. import functions
+from ..domain.names import dagster_name
+from ..domain.texts import explain
+from ..domain.tree_spec import ProcessSpec, TreeSpec, parse, required_in_effect, revision
 from ..exceptions import ProctreeError
 from ..models import ProcessTree
-from ..names import dagster_name
-from ..process import Function, Process, explain
-from ..spec import ProcessSpec, TreeSpec, parse, required_in_effect, revision
-from ..stand_ins import StandIns, reference_of
+from ..models.validation import tree_validation
+from ..models.validation.context_schema import ContextSchema, schema_of
+from ..process.caching import UNSAID, MadeBy, Maker
+from ..process.run import Function, Process
+from ..services import trigger_firing
+from ..services.stand_ins import StandIns, reference_of
+from ..support import project
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +87,7 @@ def from_row(row: ProcessTree, registry: Mapping[str, Function] | None = None) -
     try:
         _check_context(row)
         if registry is None:
-            spec, by_reference = validation.validated(row.to_dict())
+            spec, by_reference = tree_validation.validated(row.to_dict())
             found = _processes(spec, {}, row.job_name, by_reference)
         else:
             spec = parse(row.to_dict())
@@ -180,7 +184,9 @@ def _processes(
             func=function_of(process),
             validations=tuple(find(reference) for reference in process.validation),
             outdated_check=find(process.outdated_check) if process.outdated_check else None,
-            gate=firing.Gate(process.trigger, job_name, process.name) if process.trigger else None,
+            gate=trigger_firing.Gate(process.trigger, job_name, process.name)
+            if process.trigger
+            else None,
             required=process.name in required,
             cache_enabled=spec.cache_enabled,
             job_name=job_name,

@@ -25,9 +25,10 @@ from django.core.cache.backends.base import DEFAULT_TIMEOUT
 from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.models import Model
 
-from . import conf, functions, isolation
-from .exceptions import CacheError, CacheKeyError
-from .lookups import GuardedFormatter, hint
+from .. import conf, functions
+from ..context.lookups import GuardedFormatter, hint
+from ..exceptions import CacheError, CacheKeyError
+from ..support import test_isolation
 
 logger = logging.getLogger(__name__)
 
@@ -215,7 +216,7 @@ def _database() -> str:
     Nor is it for the next tests, which may run other code.
     """
     name = str(connections[DEFAULT_DB_ALIAS].settings_dict["NAME"])
-    return f"{name} {_this_process}" if isolation.is_active() else name
+    return f"{name} {_this_process}" if test_isolation.is_active() else name
 
 
 _this_process = uuid.uuid4().hex

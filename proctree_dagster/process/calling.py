@@ -12,8 +12,9 @@ from typing import Any, NamedTuple
 
 from asgiref.sync import AsyncToSync, async_to_sync
 
-from . import forks, stopping
-from .exceptions import ArgumentError, FunctionError
+from ..exceptions import ArgumentError, FunctionError
+from ..support import forks
+from . import cancellation
 
 Function = Callable[..., Any]
 
@@ -259,7 +260,7 @@ def _awaited(result: Any) -> Any:
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
     with forks.contained():  # here, too: what runs the coroutine may wait for other threads
-        return await stopping.stoppable_await(awaitable)
+        return await cancellation.stoppable_await(awaitable)
 
 
 async def _collect(generator: AsyncGenerator[Any, None]) -> list[Any]:

@@ -16,9 +16,9 @@ from functools import partial
 from io import BytesIO
 from typing import Any, Protocol, TypeVar
 
-from . import conf
-from .exceptions import ReportError
-from .project_apps import project_modules
+from .. import conf
+from ..exceptions import ReportError
+from ..support.project_apps import project_modules
 
 T = TypeVar("T")
 

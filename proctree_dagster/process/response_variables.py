@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from . import sensitive, texts
-from .conditions import MISSING
-from .exceptions import ResponseVariableError
-from .lookups import hint, look_up
+from ..context import sensitive
+from ..context.lookups import hint, look_up
+from ..domain import texts
+from ..domain.operators import MISSING
+from ..exceptions import ResponseVariableError
 
 
 def _str(value: Any) -> str:

@@ -10,17 +10,19 @@ from typing import Any, Literal, Protocol
 
 from django.utils import timezone
 
-from . import caching, calling, forks, response_variables, sensitive, stopping, timeouts
+from ..context import sensitive
+from ..domain.texts import explain as explain  # public here
+from ..domain.texts import shown
+from ..domain.tree_spec import ProcessSpec
+from ..exceptions import ResultNotStored, ValidationFailed
+from ..support import forks
+from ..support.call_context import isolated
+from ..support.connections import fresh_connections
+from . import caching, calling, cancellation, response_variables, timeouts
 from .calling import bind_arguments as bind_arguments
-from .connections import fresh_connections
-from .exceptions import ResultNotStored, ValidationFailed
 from .reporting import log_image as log_image  # public here
 from .reporting import log_table as log_table
 from .reporting import progress as progress
-from .spec import ProcessSpec
-from .surroundings import isolated
-from .texts import explain as explain  # public here
-from .texts import shown
 
 logger = logging.getLogger(__name__)
 
@@ -334,7 +336,7 @@ def _call(
     finish: Callable[[Any], Any] = calling.run_to_end,
 ) -> Any:
     def call() -> Any:
-        with stopping.stoppable(), forks.contained():
+        with cancellation.stoppable(), forks.contained():
             return finish(func(*positional, **arguments))
 
     return isolated(call)

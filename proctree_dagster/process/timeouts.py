@@ -5,11 +5,11 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from .connections import own_connections
-from .exceptions import ProcessTimeout, StillWorking
-from .helper_threads import HelperThread
-from .stopping import Stop
-from .surroundings import carried
+from ..exceptions import ProcessTimeout, StillWorking
+from ..support.call_context import carried
+from ..support.connections import own_connections
+from ..support.helper_threads import HelperThread
+from .cancellation import Stop
 
 GRACE_SECONDS = 2.0
 """How long a coroutine that was cancelled may take to end."""

@@ -6,14 +6,15 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
-from . import context as contexts
-from . import execution, links, outbox
-from .connections import in_any_transaction, in_transaction, own_connections
-from .exceptions import ProctreeError
-from .execution import Results
-from .links import FamilyPlan, PlannedRun
-from .process import explain
-from .surroundings import carried
+from .. import context as contexts
+from ..domain.texts import explain
+from ..exceptions import ProctreeError
+from ..services import run_outbox, tree_links
+from ..services.tree_links import FamilyPlan, PlannedRun
+from ..support.call_context import carried
+from ..support.connections import in_any_transaction, in_transaction, own_connections
+from . import tree_runs
+from .tree_runs import Results
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +54,10 @@ def execute_family(name: str, context: Mapping[str, Any] | None = None) -> Famil
     KeyboardInterrupt
         The first run was interrupted; those beside it have been finished, nothing else was begun.
     """
-    row = execution.get_row(name)
+    row = tree_runs.get_row(name)
     whole = {**row.default_context, **contexts.encode(context or {})}
     first_id = str(uuid.uuid4())
-    plan = links.plan_family(row, first_id)
+    plan = tree_links.plan_family(row, first_id)
     for problem in plan.problems:
         logger.error(problem)
     if plan.runs and in_transaction():
@@ -76,7 +77,7 @@ def execute_family(name: str, context: Mapping[str, Any] | None = None) -> Famil
         for planned in beside:  # each after those that it waits for
             futures[planned.run_id] = pool.submit(carried(own_connections()(follow)), planned)
         try:
-            results = execution.execute_row(row, context, run_id=first_id, run_tags=plan.first_tags)
+            results = tree_runs.execute_row(row, context, run_id=first_id, run_tags=plan.first_tags)
         except BaseException as error:
             futures[first_id].set_exception(error)
             raise
@@ -111,14 +112,14 @@ def _run_after(
     try:
         for each, run in before.items():
             if not _has_succeeded(run):
-                return execution.not_run(name, f"Not run: {each!r} did not succeed.")
-        row = execution.get_row(name)
-        return execution.execute_row(
+                return tree_runs.not_run(name, f"Not run: {each!r} did not succeed.")
+        row = tree_runs.get_row(name)
+        return tree_runs.execute_row(
             row, context, triggered_by="tree", run_id=planned.run_id, run_tags=planned.tags
         )
     except Exception as error:  # a follower's fault must not hide the others' outcomes
         logger.exception("The process tree %r could not be run.", name)
-        return execution.not_run(name, explain(error))
+        return tree_runs.not_run(name, explain(error))
 
 
 def _has_succeeded(run: Future[Results]) -> bool:
@@ -130,14 +131,14 @@ def _leave_to_dagster(
     plan: FamilyPlan, followers: Mapping[str, Results], context: Mapping[str, Any]
 ) -> None:
     """Write down what was not run, so that it is when what failed is executed again in Dagster."""
-    if not execution.has_history():
+    if not tree_runs.has_history():
         return
     for planned in plan.runs:
         name = planned.tree.name
         if followers[name]["run_id"]:
             continue
         try:
-            row = outbox.add(planned.tree, context, planned.tags, planned.after, planned.run_id)
-            outbox.drop(row, followers[name]["errors"][name])
+            row = run_outbox.add(planned.tree, context, planned.tags, planned.after, planned.run_id)
+            run_outbox.drop(row, followers[name]["errors"][name])
         except Exception:  # it was deleted, or the database is away: what the others came to stands
             logger.exception("That %r was not run could not be written down.", name)

@@ -15,20 +15,24 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
-from . import caching, functions, isolation, outbox, reporting, stand_ins, tags, webserver
-from . import context as contexts
-from .connections import after_commit
-from .exceptions import InstanceError, SyncCheckError, TreeNotFound
-from .models import ProcessTree, ProcessTreeSchedule, RunStatus
-from .names import dagster_name
-from .process import Outcome, Status, truth
-from .spec import TreeSpec, with_dependents
-from .texts import shown
-from .validation import references, validate_tree
+from .. import context as contexts
+from .. import functions
+from ..domain import run_tags as tags
+from ..domain.names import dagster_name
+from ..domain.texts import shown
+from ..domain.tree_spec import TreeSpec, with_dependents
+from ..exceptions import InstanceError, SyncCheckError, TreeNotFound
+from ..models import ProcessTree, ProcessTreeSchedule, RunStatus
+from ..models.validation.tree_validation import references, validate_tree
+from ..process import caching, reporting
+from ..process.run import Outcome, Status, truth
+from ..services import run_outbox, stand_ins, webserver
+from ..support import test_isolation
+from ..support.connections import after_commit
 
 if TYPE_CHECKING:
-    from .orchestration.records import TreeRecord
-    from .orchestration.runs import Ended
+    from ..orchestration.runs.create import Ended
+    from ..orchestration.tree_records import TreeRecord
 
 logger = logging.getLogger(__name__)
 
@@ -185,7 +189,8 @@ def execute_row(
     KeyboardInterrupt
         It was interrupted; the run is canceled.
     """
-    from .orchestration import records, runs
+    from ..orchestration import tree_records
+    from ..orchestration.runs import create
 
     stand_ins.check(row.content, registry or {})
     given = {**_local_functions(row), **(registry or {})}
@@ -195,11 +200,11 @@ def execute_row(
         **(run_tags or {}),
     }
     if due is not None:
-        all_tags[tags.DUE] = runs.due_tag(due)
+        all_tags[tags.DUE] = create.due_tag(due)
     whole = {**row.default_context, **contexts.encode(context or {})}
     if triggered_by == "python":
         _warn_of_unknown_keys(row, context)
-    record = records.from_row(row, given or None)
+    record = tree_records.from_row(row, given or None)
     return _execute(
         record,
         whole,
@@ -248,10 +253,10 @@ def execute_spec(
     options:
         What runs, and what a failure stops.
     """
-    from .orchestration import records
+    from ..orchestration import tree_records
 
     default_context = row.default_context if row is not None else {}
-    record = records.from_spec(
+    record = tree_records.from_spec(
         spec, registry, default_context, job_name=row.job_name if row is not None else None
     )
     whole = {**default_context, **contexts.encode(context or {})}
@@ -295,31 +300,32 @@ def submit_row(
     InstanceError
         Dagster has no home, or the instance no queue.
     """
-    from .orchestration import records, runs
-    from .orchestration.translator import translator
+    from ..orchestration import tree_records
+    from ..orchestration.runs import create
+    from ..orchestration.translator import translator
 
     whole = {**row.default_context, **contexts.encode(context or {})}
     validate_tree(row.to_dict())
     if triggered_by == "python":
         _warn_of_unknown_keys(row, context)
-    job = translator().job(records.from_row(row))
+    job = translator().job(tree_records.from_row(row))
     all_tags = {
         **(run_tags or {}),
         **{tags.TRIGGERED_BY: triggered_by},
         **_cache_tags(use_cache),
     }
-    if isolation.is_active():
-        run_id = str(outbox.add(row, whole, all_tags).run_id)
+    if test_isolation.is_active():
+        run_id = str(run_outbox.add(row, whole, all_tags).run_id)
         logger.info("A test has submitted %r: run %s is recorded, and not run.", row.name, run_id)
         return SubmittedRun(run_id, webserver.run_url(run_id))
-    with runs.open_instance(persistent=True) as instance:
-        runs.check_queue(instance)
+    with create.open_instance(persistent=True) as instance:
+        create.check_queue(instance)
     run_id = str(uuid.uuid4())
 
     def submit() -> None:
-        with runs.open_instance(persistent=True) as instance:
-            run = runs.create_run(instance, job, whole, all_tags, run_id=run_id)
-            runs.submit(instance, run)
+        with create.open_instance(persistent=True) as instance:
+            run = create.create_run(instance, job, whole, all_tags, run_id=run_id)
+            create.submit(instance, run)
 
     # Not before the commit: the daemon would look for rows that are not there yet.
     after_commit(submit)
@@ -365,12 +371,13 @@ def deliver(run_ids: Iterable[str] | None = None) -> list[str]:
         Ids of the runs that Dagster has got now.
     """
     try:
-        if isolation.is_active() or not outbox.is_open():
+        if test_isolation.is_active() or not run_outbox.is_open():
             return []
-        from .orchestration import delivery, runs
+        from ..orchestration.automation import outbox_delivery
+        from ..orchestration.runs import create
 
-        with runs.open_instance(persistent=True) as instance:
-            return delivery.deliver(instance, run_ids).delivered
+        with create.open_instance(persistent=True) as instance:
+            return outbox_delivery.deliver(instance, run_ids).delivered
     except InstanceError as error:
         logger.warning("Runs wait in the outbox, and can't be handed to Dagster: %s", error)
     except Exception:  # Dagster's database or Django's may be away; the rows are kept
@@ -395,9 +402,9 @@ def not_run(name: str, error: str) -> Results:
 
 def has_history() -> bool:
     """Say whether Dagster has a home, where runs are kept; a test has none."""
-    from .orchestration import runs
+    from ..orchestration.runs import create
 
-    return runs.dagster_home() is not None
+    return create.dagster_home() is not None
 
 
 def followers_of(run_id: str) -> list[Follower]:
@@ -410,7 +417,7 @@ def followers_of(run_id: str) -> list[Follower]:
             row.state,
             row.reason,
         )
-        for row in outbox.family(run_id)
+        for row in run_outbox.family(run_id)
     ]
 
 
@@ -433,16 +440,17 @@ def show_as_dagster_knows(schedules: Iterable[ProcessTreeSchedule]) -> dt.dateti
     InstanceError
         Dagster has no home.
     """
-    from .orchestration import runs, switches
+    from ..orchestration.runs import create
+    from ..orchestration.serving import schedule_status
 
-    with runs.open_instance(persistent=True, create=False) as instance:
-        stopped = switches.stopped(instance)
+    with create.open_instance(persistent=True, create=False) as instance:
+        stopped = schedule_status.stopped(instance)
         for schedule in schedules:
             name = f"{schedule.process_tree.job_name}{tags.SCHEDULE_SUFFIX}"
             schedule.stopped_in_dagster = name in stopped
             if schedule.last_run_status != RunStatus.STARTED:
                 continue
-            history = runs.ScheduleHistory(instance, schedule.pk)
+            history = create.ScheduleHistory(instance, schedule.pk)
             try:
                 known = history.seen(schedule.last_run_id, schedule.last_run_worker)
             except Exception:  # one run's trouble must not hide the others
@@ -463,9 +471,9 @@ def _execute(
     run_id: str | None = None,
     on_report: OnReport | None = None,
 ) -> Results:
-    from .orchestration import followers, runs
-    from .orchestration.hosting import signals_kept
-    from .orchestration.translator import Local, translator
+    from ..orchestration.execution.in_process import signals_kept
+    from ..orchestration.runs import create, family_runs
+    from ..orchestration.translator import Local, translator
 
     if options.ephemeral and record.spec is not None:  # a test's thread has what it has patched
         record = replace(record, spec=replace(record.spec, max_concurrent=1))
@@ -485,18 +493,18 @@ def _execute(
 
     chosen = translator()
     local = Local(collect, _in_sync(record, options), options.stop_on_error, report=report)
-    opened = runs.open_instance(ephemeral=options.ephemeral, to_execute=True)
+    opened = create.open_instance(ephemeral=options.ephemeral, to_execute=True)
     with signals_kept(), opened as instance:
         # Recorded as a run of the job that Dagster serves; executed by its twin that stays here.
         served = chosen.job(record)
         run_id = run_id or str(uuid.uuid4())
-        all_tags = {**run_tags, **runs.executed_here(run_id)}
-        run = runs.create_run(
+        all_tags = {**run_tags, **create.executed_here(run_id)}
+        run = create.create_run(
             instance, served, context, all_tags, in_memory=in_memory, run_id=run_id
         )
         job = chosen.job(record, local=local)
-        ended = runs.execute_here(instance, job, run)
-        followers.end(instance, run.run_id)
+        ended = create.execute_here(instance, job, run)
+        family_runs.end(instance, run.run_id)
     return _results(record, outcomes, ended, run.run_id)
 
 

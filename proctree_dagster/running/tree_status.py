@@ -10,12 +10,13 @@ from dataclasses import dataclass
 
 from django.utils import timezone
 
-from . import broken_rows, execution
-from .broken_rows import Finding
-from .exceptions import InstanceError
-from .models import ProcessTree, ProcessTreeSchedule, RunStatus
-from .readable import UNREADABLE, streamed
-from .texts import explain
+from ..domain.texts import explain
+from ..exceptions import InstanceError
+from ..models import ProcessTree, ProcessTreeSchedule, RunStatus
+from ..services import broken_rows
+from ..services.broken_rows import Finding
+from ..support.row_reading import UNREADABLE, streamed
+from . import tree_runs
 
 logger = logging.getLogger(__name__)
 
@@ -153,7 +154,7 @@ def _is_overdue(schedule: ProcessTreeSchedule, now: dt.datetime) -> bool:
 def _ask_dagster(schedules: Iterable[ProcessTreeSchedule]) -> tuple[dt.datetime | None, str]:
     """Show on rows what Dagster knows; return when its daemon was seen, or why it was not asked."""
     try:
-        return execution.show_as_dagster_knows(schedules), ""
+        return tree_runs.show_as_dagster_knows(schedules), ""
     except InstanceError as error:
         return None, f"Dagster was not asked: {error}"
     except Exception as error:  # whatever is wrong with its storage, the list is Django's

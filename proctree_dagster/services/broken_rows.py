@@ -7,18 +7,15 @@ from typing import Any, NamedTuple
 
 from django.db import models
 
-from . import context as contexts
-from . import executor_names, functions, questions, spec, tagging, validation
-from .exceptions import ContextError, FunctionError, ScheduleError
-from .models import (
-    ProcessTree,
-    ProcessTreeSchedule,
-    Trigger,
-    TriggerSubscription,
-    TriggerType,
-)
-from .readable import UNREADABLE, streamed
-from .texts import explain
+from .. import context as contexts
+from .. import functions
+from ..context import tagging
+from ..domain import tree_spec
+from ..domain.texts import explain
+from ..exceptions import ContextError, FunctionError, ScheduleError
+from ..models import ProcessTree, ProcessTreeSchedule, Trigger, TriggerSubscription, TriggerType
+from ..models.validation import executor_names, tree_validation, trigger_validation
+from ..support.row_reading import UNREADABLE, streamed
 
 
 class Finding(NamedTuple):
@@ -71,9 +68,9 @@ def invalid_trees() -> list[Finding]:
     found = []
     rows = streamed(ProcessTree.objects.with_schedules(), ProcessTree.objects.what_can_be_read)
     for row in rows:
-        problems = spec.problems(row.to_dict())
+        problems = tree_spec.problems(row.to_dict())
         found += [Finding(problem, [f"tree {row.name!r}"]) for problem in problems]
-        secrets = validation.run_tag_problems({"run_tags": row.run_tags})
+        secrets = tree_validation.run_tag_problems({"run_tags": row.run_tags})
         found += [Finding(problem, [f"tree {row.name!r}"], fails=False) for problem in secrets]
         schedule = row.schedule_or_none
         try:
@@ -110,13 +107,13 @@ def _of_trees() -> Iterator[tuple[str, bool, str]]:
         problem = problem_of_executor(row.executor)
         if problem is not None:
             yield f"{problem}.", True, f"tree {name!r}"
-        for problem in spec.run_tag_problems(row.run_tags):
+        for problem in tree_spec.run_tag_problems(row.run_tags):
             yield problem, True, f"tree {name!r}"
         if not isinstance(row.processes, (list, tuple)):
             yield "Its processes can't be read, or are no list.", True, f"tree {name!r}"
-        for process in validation.processes_of({"processes": row.processes}):
+        for process in tree_validation.processes_of({"processes": row.processes}):
             user = f"process {process.get('name')!r} of tree {name!r}"
-            for reference in validation.references_of(process):
+            for reference in tree_validation.references_of(process):
                 if functions.is_unnameable(reference):
                     yield _unnameable(name, reference, user)
                 elif problem := problem_of(reference):
@@ -137,7 +134,7 @@ def _of_triggers() -> Iterator[tuple[str, bool, str]]:
             problem = _problem_of(given.get("function"))
             found = [] if problem is None else [problem]
         else:
-            found = questions.problems(trigger_type, configuration)
+            found = trigger_validation.problems(trigger_type, configuration)
         for problem in found:
             yield problem, True, f"trigger {name!r}"
     yield from unreadable.found

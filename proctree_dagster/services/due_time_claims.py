@@ -13,10 +13,10 @@ from typing import Any, Literal, Protocol
 
 from django.utils import timezone
 
-from .connections import writing
-from .context import encode
-from .context_schema import SCHEDULED_FOR
-from .models import ProcessTreeSchedule, RunStatus
+from ..context import encode
+from ..models import ProcessTreeSchedule, RunStatus
+from ..models.validation.context_schema import SCHEDULED_FOR
+from ..support.connections import writing
 
 REQUEST_AGAIN_AFTER = dt.timedelta(seconds=60)
 """The age at which an open claim without a run is requested again."""

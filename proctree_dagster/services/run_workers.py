@@ -18,9 +18,9 @@ from django.db import models, router, transaction
 from django.db.models import F
 from django.db.models.functions import Now
 
-from . import conf
-from .models import RunWorker
-from .os_processes import Identity, State
+from .. import conf
+from ..models import RunWorker
+from ..support.os_processes import Identity, State
 
 KEPT = dt.timedelta(days=1)
 """How long the row of a run that has ended refuses late workers of it."""

@@ -7,11 +7,11 @@ from typing import Any
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError
 
-from . import context as contexts
-from . import tagging
-from .connections import writing
-from .exceptions import ContextError, ScheduleError
-from .models import ProcessTree, ProcessTreeSchedule
+from .. import context as contexts
+from ..context import tagging
+from ..exceptions import ContextError, ScheduleError
+from ..models import ProcessTree, ProcessTreeSchedule
+from ..support.connections import writing
 
 
 def register(

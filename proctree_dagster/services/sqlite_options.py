@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 from django.conf import settings
 
-from . import conf, executor_names, run_workers
+from .. import conf
+from ..models.validation import executor_names
+from . import run_workers
 
 WAIT_SECONDS = 10
 """How long a thread should wait for SQLite's one writer, at least; Django's default is 5."""

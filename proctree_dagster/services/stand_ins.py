@@ -4,8 +4,9 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from . import functions, validation
-from .exceptions import FunctionError, StandInError
+from .. import functions
+from ..exceptions import FunctionError, StandInError
+from ..models.validation import tree_validation
 
 Function = Callable[..., Any]
 
@@ -73,10 +74,10 @@ def check(data: Mapping[str, Any], given: Mapping[str, Function]) -> None:
     """
     processes = {
         process["name"]: process.get("func")
-        for process in validation.processes_of(data)
+        for process in tree_validation.processes_of(data)
         if isinstance(process.get("name"), str)
     }
-    references = dict.fromkeys(validation.references(data))
+    references = dict.fromkeys(tree_validation.references(data))
     known = dict.fromkeys([*processes, *(name for each in references for name in names_of(each))])
     found = []
     for name, func in given.items():

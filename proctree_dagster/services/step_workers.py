@@ -11,7 +11,7 @@ from django.db import models, router, transaction
 from django.db.models import F
 from django.utils import timezone
 
-from .models import StepWorker
+from ..models import StepWorker
 
 KEPT = dt.timedelta(days=30)
 """How long the rows of a run are kept whose process was killed; every other deletes its own."""

@@ -15,10 +15,15 @@ from django.core.management.base import BaseCommand
 from django.core.management.commands.check import Command as CheckCommand
 from django.db import DatabaseError
 
-from . import broken_rows, caching, conf, executor_names, project, sensitive, sqlite_options
-from .exceptions import InstanceError
-from .models import ProcessTree
-from .validation import processes_of
+from .. import conf
+from ..context import sensitive
+from ..exceptions import InstanceError
+from ..models import ProcessTree
+from ..models.validation import executor_names
+from ..models.validation.tree_validation import processes_of
+from ..process import caching
+from ..support import project
+from . import broken_rows, sqlite_options
 
 logger = logging.getLogger(__name__)
 

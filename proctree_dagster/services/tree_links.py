@@ -3,10 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from . import families, tags
-from .connections import writing
-from .exceptions import InvalidTree
-from .models import LinkKind, ProcessTree, TreeLink
+from ..domain import families
+from ..domain import run_tags as tags
+from ..exceptions import InvalidTree
+from ..models import LinkKind, ProcessTree, TreeLink
+from ..support.connections import writing
 
 
 @dataclass(frozen=True)

@@ -16,11 +16,11 @@ from django.db import DatabaseError
 from django.db.models import F
 from django.utils import timezone
 
-from . import outbox, questions, tagging, tags
-from .connections import writing
-from .context import encode
-from .exceptions import ContextError
-from .models import (
+from ..context import encode, tagging
+from ..domain import run_tags as tags
+from ..domain.texts import explain
+from ..exceptions import ContextError
+from ..models import (
     OutboxRun,
     ProcessTree,
     Trigger,
@@ -29,8 +29,10 @@ from .models import (
     TriggerSubscription,
     TriggerType,
 )
-from .process import explain
-from .readable import readable
+from ..models.validation import trigger_validation
+from ..support.connections import writing
+from ..support.row_reading import readable
+from . import run_outbox
 
 logger = logging.getLogger(__name__)
 
@@ -109,7 +111,7 @@ def fire(
             trigger=trigger, enabled=True
         )
         keys = subscriptions.values("process_tree")
-        outbox.keep_trees(ProcessTree.objects.using(alias).filter(pk__in=keys))
+        run_outbox.keep_trees(ProcessTree.objects.using(alias).filter(pk__in=keys))
         ours = {tags.TRIGGERED_BY: "trigger", tags.TRIGGER: trigger.name}
         runs = []
         for subscription in readable(subscriptions.with_names_of_trees()):
@@ -121,7 +123,7 @@ def fire(
             run_id = (run_ids or {}).get(subscription.process_tree_id)
             named = {**tagging.of_row(subscription.tags), **(run_tags or {})}
             all_tags = {**named, **_launched_by(trigger, named, sensor), **ours}
-            runs.append(outbox.add(subscription.process_tree, whole, all_tags, run_id=run_id))
+            runs.append(run_outbox.add(subscription.process_tree, whole, all_tags, run_id=run_id))
         return tuple(runs)
 
 
@@ -156,7 +158,7 @@ def poll(trigger_id: int, now: dt.datetime, *, sensor: str | None = None) -> Pol
             return _poll_schedule(trigger, now, sensor)
         if not trigger.is_polled:
             return Polled("It can't be polled: fire it by hand.")
-        answer = questions.ask(trigger.trigger_type, trigger.configuration, {})
+        answer = trigger_validation.ask(trigger.trigger_type, trigger.configuration, {})
     except (Exception, SystemExit) as error:  # it may raise anything: that is no answer
         logger.exception("The trigger %r can't be asked.", trigger.name)
         return Polled(f"It can't be asked: {explain(error)}")
@@ -175,7 +177,7 @@ def _poll_schedule(trigger: Trigger, now: dt.datetime, sensor: str | None) -> Po
 
 
 def _follow(
-    trigger: Trigger, answer: questions.Answer, now: dt.datetime, sensor: str | None
+    trigger: Trigger, answer: trigger_validation.Answer, now: dt.datetime, sensor: str | None
 ) -> Polled:
     """Fire when the answer becomes "yes", and be armed again when it becomes "no"."""
     seen = {"fire_count": trigger.fire_count, "state": trigger.state}
@@ -239,7 +241,7 @@ class Gate:
                 "The trigger %r of process %r can't be asked; the process does not run.",
                 *(self.trigger, self.process),
             )
-            answer = questions.Answer(False, f"it can't be asked: {explain(error)}")
+            answer = trigger_validation.Answer(False, f"it can't be asked: {explain(error)}")
         return None if answer.yes else f"Trigger {self.trigger} is silent: {answer.reason}"
 
     def passed(self, asked_at: dt.datetime) -> None:
@@ -266,25 +268,27 @@ class Gate:
 
     def _ask(
         self, available: Mapping[str, Any], context: Mapping[str, Any] | None
-    ) -> questions.Answer:
+    ) -> trigger_validation.Answer:
         trigger = Trigger.objects.filter(name=self.trigger).first()
         if trigger is None:
             logger.error(
                 "Process %r waits for the trigger %r, which does not exist (any more).",
                 *(self.process, self.trigger),
             )
-            return questions.Answer(False, "it does not exist")
+            return trigger_validation.Answer(False, "it does not exist")
         if not trigger.enabled:
-            return questions.Answer(False, "it is disabled")
+            return trigger_validation.Answer(False, "it is disabled")
         Trigger.objects.filter(pk=trigger.pk).update(check_count=F("check_count") + 1)
         if trigger.trigger_type == TriggerType.EVENT:
             fired = trigger.state == TriggerState.FIRED
-            return questions.Answer(fired, "it has fired" if fired else "it has not fired")
+            return trigger_validation.Answer(fired, "it has fired" if fired else "it has not fired")
         if trigger.trigger_type == TriggerType.SCHEDULE:
             return self._is_due(trigger)
-        return questions.ask(trigger.trigger_type, trigger.configuration, available, context)
+        return trigger_validation.ask(
+            trigger.trigger_type, trigger.configuration, available, context
+        )
 
-    def _is_due(self, trigger: Trigger) -> questions.Answer:
+    def _is_due(self, trigger: Trigger) -> trigger_validation.Answer:
         """Say whether a due time has passed since the process last ran to its end."""
         now = timezone.now()
         _align(trigger, now)
@@ -292,7 +296,7 @@ class Gate:
             trigger=trigger, job_name=self.job_name, process=self.process
         ).first()
         due = trigger.due_after(trigger.created_at if passage is None else passage.passed_at)
-        return questions.Answer(due <= now, f"due at {_say(due)}")
+        return trigger_validation.Answer(due <= now, f"due at {_say(due)}")
 
 
 def _say(moment: dt.datetime) -> str:

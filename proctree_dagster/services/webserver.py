@@ -21,9 +21,11 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, transaction
 from django.db.models.signals import post_delete, post_save
 
-from . import conf, isolation, project, tags
-from .connections import fresh_connections
-from .models import ProcessTree, ProcessTreeSchedule, TreeLink, Trigger, TriggerSubscription
+from .. import conf
+from ..domain import run_tags
+from ..models import ProcessTree, ProcessTreeSchedule, TreeLink, Trigger, TriggerSubscription
+from ..support import project, test_isolation
+from ..support.connections import fresh_connections
 
 if TYPE_CHECKING:
     from http.client import HTTPResponse
@@ -148,7 +150,7 @@ def reload_location(graphql_url: str) -> bool:
     """
     shown = conf.without_login(graphql_url)
     try:
-        answer = graphql(graphql_url, _RELOAD, {"location": tags.LOCATION})
+        answer = graphql(graphql_url, _RELOAD, {"location": run_tags.LOCATION})
     except TimeoutError:  # it has the request; one that can't be reached is another error
         logger.info("Dagster's webserver at %s is still reloading.", shown)
         return True
@@ -201,8 +203,8 @@ def code_server_problem(url: str) -> str | None:
         return None
     job = {
         "pipelineName": name,
-        "repositoryName": tags.REPOSITORY,
-        "repositoryLocationName": tags.LOCATION,
+        "repositoryName": run_tags.REPOSITORY,
+        "repositoryLocationName": run_tags.LOCATION,
     }
     from urllib.error import HTTPError
 
@@ -344,7 +346,7 @@ def _changed(sender: type[Any], using: str = "default", **kwargs: Any) -> None:
 
 
 def _ask_to_reload() -> None:
-    if isolation.is_active():
+    if test_isolation.is_active():
         logger.debug("A test has changed a process tree: the webserver is not asked to reload.")
         return
     try:

@@ -17,8 +17,9 @@ from typing import Any
 
 from django.conf import settings
 
-from . import conf, isolation
-from .exceptions import InstanceError
+from .. import conf
+from ..exceptions import InstanceError
+from . import test_isolation
 from .os_processes import Identity, State
 from .project_apps import is_installed
 
@@ -204,7 +205,7 @@ def site_url() -> str | None:
 
 def _noted() -> Mapping[str, str | None]:
     """Return the addresses of the ``proctree dev`` that runs, if any does."""
-    folder = None if isolation.is_active() else home()
+    folder = None if test_isolation.is_active() else home()
     return {} if folder is None else _webserver(Path(folder) / WEBSERVER, {State.RUNNING})
 
 

@@ -9,10 +9,10 @@ from typing import Any
 from django.apps import AppConfig, apps
 from django.core.management import get_commands
 
-from . import conf
-from .exceptions import CommandError
-from .names import MAX_NAME_LENGTH
-from .project_apps import is_project_app
+from .. import conf
+from ..domain.names import MAX_NAME_LENGTH
+from ..exceptions import CommandError
+from ..support.project_apps import is_project_app
 
 MARKER = "# Written by create_command() of proctree-dagster; it may write this file again."
 

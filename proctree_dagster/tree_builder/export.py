@@ -5,8 +5,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from . import functions, spec
-from .exceptions import FunctionError, FunctionNotNameable
+from .. import functions
+from ..domain import tree_spec
+from ..exceptions import FunctionError, FunctionNotNameable
 
 Function = Callable[..., Any]
 
@@ -71,8 +72,8 @@ def export(
             "description": description,
             "cache_enabled": cache_enabled,
             "processes": [],
-            **spec.executor_options(executor, max_concurrent),
-            **spec.run_tag_option(run_tags),
+            **tree_spec.executor_options(executor, max_concurrent),
+            **tree_spec.run_tag_option(run_tags),
         }
     )
     for process in processes:
@@ -87,7 +88,7 @@ def export(
             options["outdated_check"] = _reference(result, process.name, check, fallback, registry)
         func = _reference(result, process.name, process.func, process.name, registry)
         result.data["processes"].append(
-            {"name": process.name, "func": func, **spec.without_defaults(options)}
+            {"name": process.name, "func": func, **tree_spec.without_defaults(options)}
         )
     return result
 

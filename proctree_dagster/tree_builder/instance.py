@@ -10,22 +10,11 @@ from typing import Any
 
 from django.db import IntegrityError, router
 
-from . import (
-    command_files,
-    execution,
-    functions,
-    links,
-    scheduling,
-    spec,
-    stand_ins,
-    tagging,
-    triggers,
-    validation,
-)
-from . import context as contexts
-from .connections import after_commit, writing
-from .drafts import DraftProcess, Export, export
-from .exceptions import (
+from .. import context as contexts
+from .. import functions, triggers
+from ..context import tagging
+from ..domain import tree_spec
+from ..exceptions import (
     FunctionNotNameable,
     InvalidTree,
     ProctreeError,
@@ -34,10 +23,16 @@ from .exceptions import (
     TreeNotSaved,
     UnnameableFunctionWarning,
 )
-from .execution import Results, RunOptions, SubmittedRun, SyncCheck
-from .models import ProcessTree, ProcessTreeSchedule, Trigger, TriggerSubscription
-from .tasks import TreeTask
-from .together import FamilyResults, execute_family
+from ..models import ProcessTree, ProcessTreeSchedule, Trigger, TriggerSubscription
+from ..models.validation import tree_validation as validation
+from ..running import tree_runs
+from ..running.family_execution import FamilyResults, execute_family
+from ..running.tree_runs import Results, RunOptions, SubmittedRun, SyncCheck
+from ..services import scheduling, stand_ins, tree_links
+from ..support.connections import after_commit, writing
+from ..tasks import TreeTask
+from . import command_files
+from .export import DraftProcess, Export, export
 
 logger = logging.getLogger(__name__)
 
@@ -70,10 +65,10 @@ class _Load:
                 It was saved without being validated, and makes no sense.
             """
             if tree is not None:
-                return tree._fill(execution.get_row(tree.name if name is None else name))
+                return tree._fill(tree_runs.get_row(tree.name if name is None else name))
             if name is None:
                 raise TypeError("ProcessTreeInstance.load() needs the name of a saved tree.")
-            row = execution.get_row(name)
+            row = tree_runs.get_row(name)
             return owner(
                 name=row.name,
                 description=row.description,
@@ -158,7 +153,7 @@ class ProcessTreeInstance:
 
     def _take_over(self, row: ProcessTree) -> None:
         """Become what the saved tree is; its name, description and caching come from the caller."""
-        found = spec.problems(row.to_dict())
+        found = tree_spec.problems(row.to_dict())
         if found:
             raise InvalidTree(row.name, found)
         self._row, self._seen = row, [row.content]
@@ -289,7 +284,7 @@ class ProcessTreeInstance:
         self.func_registry[key] = func
         return self
 
-    def get_process(self, process_name: str) -> spec.ProcessSpec:
+    def get_process(self, process_name: str) -> tree_spec.ProcessSpec:
         """Return a process as it would be saved.
 
         Raises
@@ -516,7 +511,9 @@ class ProcessTreeInstance:
         """
         draft = self._export()
         row = self._saved_row()
-        self._check(draft, links.problems(self.name, row, [*self._dependents, *self._siblings]))
+        self._check(
+            draft, tree_links.problems(self.name, row, [*self._dependents, *self._siblings])
+        )
         self._require_attended(draft, row)
         self._warn_of_what_is_lost(draft, row)
         for reason in draft.unnameable:
@@ -584,7 +581,7 @@ class ProcessTreeInstance:
                 setattr(row, attribute, draft.data[attribute])
             row.saved_by_code = row.digest
             row.save()
-            links.set_links(row, self._dependents, self._siblings)
+            tree_links.set_links(row, self._dependents, self._siblings)
         elif row.saved_by_code != row.digest:
             row.saved_by_code = row.digest
             row.save(update_fields=["saved_by_code"])
@@ -633,15 +630,15 @@ class ProcessTreeInstance:
         found = [subscribed[name] for name in sorted(subscribed)]
         return {**self._export().data, **({"triggers": found} if found else {})}
 
-    def _spec(self) -> spec.TreeSpec:
+    def _spec(self) -> tree_spec.TreeSpec:
         """Return the tree as a spec, or raise ``InvalidTree``."""
         draft = self._export()
         self._check(draft)
-        return spec.parse(draft.data)
+        return tree_spec.parse(draft.data)
 
     def _check(self, draft: Export, others: Sequence[str] = ()) -> None:
         found = [
-            *spec.problems(draft.data),
+            *tree_spec.problems(draft.data),
             *validation.executor_problems(draft.data),
             *validation.run_tag_problems(draft.data),
             *draft.problems,
@@ -662,7 +659,7 @@ class ProcessTreeInstance:
             self.max_concurrent,
             self.run_tags,
         )
-        draft.data |= spec.linked_trees(self._dependents, self._siblings)
+        draft.data |= tree_spec.linked_trees(self._dependents, self._siblings)
         return draft
 
     # Scheduling
@@ -802,9 +799,9 @@ class ProcessTreeInstance:
         stand_ins.check(draft.data, functions)
         row = ProcessTree.objects.with_schedules().filter(name=self.name).first()
         if row is not None and row.content == draft.data and not draft.local:
-            return execution.execute_row(row, context, registry=functions, options=options)
+            return tree_runs.execute_row(row, context, registry=functions, options=options)
         registry = {**draft.local, **functions}
-        return execution.execute_spec(spec.parse(draft.data), registry, context, row, options)
+        return tree_runs.execute_spec(tree_spec.parse(draft.data), registry, context, row, options)
 
     def _by_reference(self, given: Mapping[str, Function], draft: Export) -> dict[str, Function]:
         """Return stand-ins with this tree's keys, which no row knows, as references."""
@@ -1020,8 +1017,8 @@ class ProcessTreeManager:
             )
         options = RunOptions(sync_check_func, stop_on_error, use_cache)
         given = tagging.checked(tags)
-        row = execution.get_row(name)
-        return execution.execute_row(
+        row = tree_runs.get_row(name)
+        return tree_runs.execute_row(
             row, context, registry=func_registry, options=options, run_tags=given
         )
 
@@ -1084,7 +1081,7 @@ class ProcessTreeManager:
         CacheError
             The cache can't be written to.
         """
-        execution.clear_cache(execution.get_row(name))
+        tree_runs.clear_cache(tree_runs.get_row(name))
 
     @staticmethod
     def submit_tree(
@@ -1116,5 +1113,5 @@ class ProcessTreeManager:
             Dagster has no home, or its instance no queue.
         """
         given = tagging.checked(tags)
-        row = execution.get_row(name)
-        return execution.submit_row(row, context, use_cache=use_cache, run_tags=given)
+        row = tree_runs.get_row(name)
+        return tree_runs.submit_row(row, context, use_cache=use_cache, run_tags=given)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dagster import RunRecord
 
-from proctree_dagster import tags
+from proctree_dagster.domain import run_tags
 from proctree_dagster.models import OutboxRun, OutboxState
 from tests.e2e.accidents import Accidents
 
@@ -83,18 +83,20 @@ class Families(Accidents):
         records = self.records()
         for letter, run_id in runs.items():
             run = records[run_id].dagster_run
-            assert run.tags[tags.FAMILY] == family
+            assert run.tags[run_tags.FAMILY] == family
             for each in BEFORE[letter]:
                 ended, started = records[runs[each]].end_time, records[run_id].start_time
                 assert ended is not None
                 assert started is not None
                 assert ended <= started, f"{letter} began before {each} had ended"
         follows = {
-            letter: set(tags.split(records[run_id].dagster_run.tags.get(tags.FOLLOWS)))
+            letter: set(run_tags.split(records[run_id].dagster_run.tags.get(run_tags.FOLLOWS)))
             for letter, run_id in runs.items()
         }
         # Where a run failed before it started, its place is taken by another.
-        place = {run: records[run].dagster_run.tags.get(tags.INSTEAD_OF, run) for run in records}
+        place = {
+            run: records[run].dagster_run.tags.get(run_tags.INSTEAD_OF, run) for run in records
+        }
         known = {each for run in runs.values() for each in (run, place[run])}
         assert {letter: len(ids) for letter, ids in follows.items()} == {
             **{"a": 0, "b": 1, "c": 1, "d": 2, "s": 1}

@@ -56,35 +56,38 @@ class Machine:
         """What stays open as long as the machine runs."""
 
     def identity(self) -> str:
-        from proctree_dagster.os_processes import Identity
+        from proctree_dagster.support.os_processes import Identity
 
         return repr(Identity.of_this_process())
 
     def create(self, tree: str, context: dict[str, Any]) -> str:
         """Create a run of a tree, not started."""
         from proctree_dagster.models import ProcessTree
-        from proctree_dagster.orchestration import records, runs
+        from proctree_dagster.orchestration import tree_records
+        from proctree_dagster.orchestration.runs import create as runs
         from proctree_dagster.orchestration.translator import translator
 
-        job = translator().job(records.from_row(ProcessTree.objects.get(name=tree)))
+        job = translator().job(tree_records.from_row(ProcessTree.objects.get(name=tree)))
         return runs.create_run(self.instance, job, context, {}, run_id=str(uuid.uuid4())).run_id
 
     def tick(self, tree: str) -> str:
         """Evaluate a tree's schedule as the daemon does; return the run's id, or why none."""
         import datetime as dt
 
-        from proctree_dagster import claims, tags
+        from proctree_dagster.domain import run_tags
         from proctree_dagster.models import ProcessTree
-        from proctree_dagster.orchestration import records, runs
+        from proctree_dagster.orchestration import tree_records
+        from proctree_dagster.orchestration.runs import create as runs
         from proctree_dagster.orchestration.translator import translator
+        from proctree_dagster.services import due_time_claims
 
         row = ProcessTree.objects.with_schedules().get(name=tree)
         history = runs.ScheduleHistory(self.instance, row.schedule.pk)
-        decision = claims.request(row.schedule.pk, dt.datetime.now(dt.UTC), history)
-        if isinstance(decision, claims.Skip):
+        decision = due_time_claims.request(row.schedule.pk, dt.datetime.now(dt.UTC), history)
+        if isinstance(decision, due_time_claims.Skip):
             return decision.reason
-        job = translator().job(records.from_row(row))
-        given = {tags.DUE: runs.due_tag(decision.due)}
+        job = translator().job(tree_records.from_row(row))
+        given = {run_tags.DUE: runs.due_tag(decision.due)}
         run = runs.create_run(self.instance, job, decision.context, given)
         self.launch(run.run_id)
         return run.run_id
@@ -171,7 +174,7 @@ class Machine:
         """Look after the runs, as the sensor does."""
         from django.db import connections
 
-        from proctree_dagster.orchestration import lost_runs
+        from proctree_dagster.orchestration.runs import lost_runs
 
         try:
             return str(lost_runs.settle(self.instance))
@@ -190,7 +193,7 @@ class Machine:
 
     def state(self, pid: int) -> str:
         """Return how a process on this machine is."""
-        from proctree_dagster.os_processes import Identity
+        from proctree_dagster.support.os_processes import Identity
 
         return Identity.of(pid).state.value
 

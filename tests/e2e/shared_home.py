@@ -9,9 +9,9 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from django.db import connections
 
 from example.settings import DATABASES
-from proctree_dagster import run_workers
 from proctree_dagster.models import RunWorker
-from proctree_dagster.os_processes import Identity
+from proctree_dagster.services import run_workers
+from proctree_dagster.support.os_processes import Identity
 from tests.e2e.host import Host
 from tests.e2e.stack import Stack, wait_for
 

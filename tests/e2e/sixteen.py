@@ -28,9 +28,9 @@ def fork_sixteen(work: Callable[[int], None]) -> int:
     import django
 
     django.setup()
-    import proctree_dagster.orchestration.runs  # noqa: F401  # imported once for all
+    import proctree_dagster.orchestration.runs.create  # noqa: F401  # imported once for all
     from proctree_dagster.orchestration import repository  # noqa: F401
-    from proctree_dagster.orchestration.warmth import read_migrations_once
+    from proctree_dagster.orchestration.launching.preload import read_migrations_once
 
     read_migrations_once()  # what sixteen would each read again whenever they ask Dagster
 

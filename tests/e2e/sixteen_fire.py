@@ -43,23 +43,23 @@ def fire_and_poll(number: int, begins: float) -> None:
     """Be one of the sixteen."""
     from django.utils import timezone
 
-    from proctree_dagster import firing
     from proctree_dagster.models import Trigger
+    from proctree_dagster.services import trigger_firing
     from proctree_dagster.triggers import fire_trigger
 
     time.sleep(max(0.0, begins - time.time()))
     for trigger in Trigger.objects.exclude(name="event"):
-        firing.poll(trigger.pk, timezone.now())
+        trigger_firing.poll(trigger.pk, timezone.now())
     for fire in range(number, FIRES, 16):
         fire_trigger("event", {"fire": fire})
 
 
 def report() -> None:
     """Deliver what the sixteen have left to each other, and print what there is."""
-    from proctree_dagster import execution
     from proctree_dagster.models import OutboxRun, Trigger
+    from proctree_dagster.running import tree_runs
 
-    execution.deliver()
+    tree_runs.deliver()
     fields = ("process_tree__name", "context", "run_id", "state")
     report = {
         "counts": dict(Trigger.objects.values_list("name", "fire_count")),

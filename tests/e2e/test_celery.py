@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from proctree_dagster import tags
-from proctree_dagster.os_processes import Identity, State
+from proctree_dagster.domain import run_tags
+from proctree_dagster.support.os_processes import Identity, State
 from tests.conftest import skip_without
 from tests.e2e.stack import wait_for
 from tests.e2e.test_processes import shown
@@ -248,7 +248,7 @@ def test_processes_run_on_the_workers_side_by_side_with_the_context_and_each_oth
     run = stack.finished(launched["diamond"])
     assert run["status"] == "SUCCESS"
     assert result(run, "first") == "{'name': 'North', 'model': 'Organisation'}"
-    worker = json.loads(stack.tags(run["runId"])[tags.WORKER])["pid"]
+    worker = json.loads(stack.tags(run["runId"])[run_tags.WORKER])["pid"]
     last = eval(result(run, "last"))
     assert last["from"] == ["east", "west"]
     assert last["pid"] not in (worker, os.getpid())

@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 
-from proctree_dagster import tags
+from proctree_dagster.domain import run_tags
 from tests.e2e.stack import Stack, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -220,7 +220,7 @@ def test_a_tree_may_have_processes_of_the_operating_system(services: Speaking) -
     run_id = services.launch("forked", {"context": {"name": "forked"}})
     run = services.finished(run_id)
     assert run["status"] == "SUCCESS", run
-    worker = json.loads(services.tags(run_id)[tags.WORKER])["pid"]
+    worker = json.loads(services.tags(run_id)[run_tags.WORKER])["pid"]
     said = services.said("forked")
     assert worker not in (said["pid"], said["parent"])
     assert said["parent"] != template.pid

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from dagster import DagsterRunStatus
 
-from proctree_dagster import tags
+from proctree_dagster.domain import run_tags
 from tests.e2e.host import Host, can_have_namespaces
 from tests.e2e.shared_home import GRACE, Home, Run
 from tests.e2e.stack import wait_for
@@ -66,7 +66,7 @@ def started(home: Home, host: Host, number: int, fate: str) -> Run:
 
 def befall(home: Home, host: Host, run: Run, fate: str) -> None:
     """Do to a run's worker what is to happen to it."""
-    written = wait_for("the worker's tag", lambda: run.record.tags.get(tags.WORKER))
+    written = wait_for("the worker's tag", lambda: run.record.tags.get(run_tags.WORKER))
     pid, guardian = run.row.pid, json.loads(written)["guardian"]
     if fate in ("unguarded", "killed twice"):
         host.send(guardian, signal.SIGKILL)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from proctree_dagster import tags
+from proctree_dagster.domain import run_tags
 from proctree_dagster.management.tag_pairs import os_user
 from tests.e2e.stack import TOP, Stack, heed_interrupts, wait_for
 
@@ -121,9 +121,9 @@ def test_a_launch_is_followed_and_a_person_finds_the_way_there_and_back(stack: S
         assert follower["status"] == "SUCCESS"
         assert "2026" in output(follower, "quick")
         assert follower["tags"]["proctree/family"] == first
-        assert stack.tags(made["runId"])[tags.FOLLOWS] == first
-        assert follower["tags"]["dagster/sensor_name"] == tags.OUTBOX_SENSOR
-        assert made["runId"] in stack.tags(first)[tags.FOLLOWED_BY]
+        assert stack.tags(made["runId"])[run_tags.FOLLOWS] == first
+        assert follower["tags"]["dagster/sensor_name"] == run_tags.OUTBOX_SENSOR
+        assert made["runId"] in stack.tags(first)[run_tags.FOLLOWED_BY]
     shown = stack.run(first)["tags"]
     assert shown["context/year"] == "2026"
     assert {name for name in shown if name.startswith((".dagster/", "proctree/"))} == {

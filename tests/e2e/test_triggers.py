@@ -14,7 +14,7 @@ import pytest
 from dagster import DagsterInstance
 
 from example.settings import DATABASES
-from proctree_dagster import tags
+from proctree_dagster.domain import run_tags
 from tests.e2e.sixteen_fire import FIRES, POLLED
 from tests.e2e.stack import TOP, Stack, wait_for
 
@@ -276,7 +276,7 @@ def test_a_hundred_fires_from_sixteen_processes_are_a_hundred_runs_of_each_subsc
         ]
     )
     with DagsterInstance.from_config(home) as instance:
-        known = [run for run in instance.get_runs() if tags.TRIGGER in run.tags]
+        known = [run for run in instance.get_runs() if run_tags.TRIGGER in run.tags]
     assert Counter((run.job_name, run.run_id) for run in known) == Counter(
         (tree, run_id) for tree, _, run_id, _ in runs
     )

@@ -5,7 +5,7 @@ from typing import Any
 
 from django.core.management.base import CommandParser
 
-from ... import execution
+from ...running import tree_runs
 from .base import Action
 
 
@@ -25,5 +25,5 @@ class ClearCache(Action):
 
     def handle(self, options: Mapping[str, Any]) -> None:
         """Clear it."""
-        execution.clear_cache(execution.get_row(options["name"]))
+        tree_runs.clear_cache(tree_runs.get_row(options["name"]))
         self.out.line(f"Cleared the cached results of {options['name']!r}")

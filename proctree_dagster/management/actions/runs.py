@@ -12,13 +12,13 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
-from ... import execution
 from ...exceptions import RunError
+from ...running import tree_runs
 from .. import tag_pairs
 from .base import Action
 
 if TYPE_CHECKING:
-    from ...orchestration.history import RunSummary
+    from ...orchestration.runs.history import RunSummary
 
 HEADINGS = ("RUN", "TREE", "STATUS", "STARTED", "SECONDS", "BY", "WHAT FAILED", "LAUNCHED BY")
 
@@ -46,7 +46,7 @@ class Runs(Action):
     def handle(self, options: Mapping[str, Any]) -> None:
         """List them."""
         name = options["name"]
-        job_name = None if name is None else execution.get_row(name).job_name
+        job_name = None if name is None else tree_runs.get_row(name).job_name
         with _history() as (history, instance):
             found = history.recent(
                 instance,
@@ -195,9 +195,9 @@ def as_json(run: "RunSummary") -> dict[str, Any]:
 @contextmanager
 def _history() -> Iterator[tuple[Any, Any]]:
     """Open Dagster's record of runs: the module that reads it, and the instance."""
-    from ...orchestration import history, runs  # they import dagster
+    from ...orchestration.runs import create, history  # they import dagster
 
-    with runs.open_instance(persistent=True, create=False) as instance:
+    with create.open_instance(persistent=True, create=False) as instance:
         yield history, instance
 
 

@@ -6,8 +6,9 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from ... import execution, tree_builder
+from ... import tree_builder
 from ...models import ProcessTreeSchedule
+from ...running import tree_runs
 from .. import tag_pairs, typed_context
 from .base import Action
 from .trees import say
@@ -41,7 +42,7 @@ class Schedule(Action):
 
     def handle(self, options: Mapping[str, Any]) -> None:
         """Register it."""
-        row = execution.get_row(options["name"])
+        row = tree_runs.get_row(options["name"])
         schedule = tree_builder.change_schedule(
             row.name,
             interval_minutes=options["every"],
@@ -93,7 +94,7 @@ class Disable(Action):
 
 
 def _require_schedule(name: str) -> ProcessTreeSchedule:
-    schedule = execution.get_row(name).schedule_or_none
+    schedule = tree_runs.get_row(name).schedule_or_none
     if schedule is None:
         raise CommandError(
             f"The tree {name!r} has no schedule: 'manage.py proctree schedule' gives it one."

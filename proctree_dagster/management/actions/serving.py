@@ -8,7 +8,8 @@ from django.core.checks import CheckMessage, run_checks
 from django.core.management.base import CommandError, CommandParser
 from django.urls import NoReverseMatch, reverse
 
-from ... import project, webserver
+from ...services import webserver
+from ...support import project
 from .. import dev_server, project_files
 from ..dev_server import Address, DevServer
 from .base import Action
@@ -109,8 +110,10 @@ class Doctor(Action):
 
     def handle(self, options: Mapping[str, Any]) -> None:
         """Examine it."""
-        from ...orchestration import doctor  # they import dagster, which the others do without
-        from ...orchestration.findings import Finding
+        from ...orchestration.inspection import (
+            doctor,  # they import dagster, which the others do without
+        )
+        from ...orchestration.inspection.findings import Finding
 
         findings = doctor.examine()
         findings += [
@@ -195,9 +198,9 @@ def _of_system_checks() -> list[CheckMessage]:
 
 def _ready_home() -> str:
     """Return the folder of Dagster's home, which is created with its storage if it is missing."""
-    from ...orchestration import runs  # it imports dagster, which the others do without
+    from ...orchestration.runs import create  # it imports dagster, which the others do without
 
-    if folder := runs.dagster_home():
+    if folder := create.dagster_home():
         project.create_home(folder)
-    with runs.open_instance(persistent=True) as instance:
+    with create.open_instance(persistent=True) as instance:
         return str(instance.root_directory)

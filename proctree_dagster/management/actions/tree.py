@@ -11,12 +11,15 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
-from ... import broken_rows, execution, intervals, tags, tree_status
-from ...context_schema import ContextKey, ContextSchema
+from ...domain import due_times as intervals
+from ...domain import run_tags
+from ...domain.texts import explain
+from ...domain.tree_spec import ProcessSpec, TreeSpec, parse
 from ...exceptions import InstanceError, InvalidTree, ProctreeError, ScheduleError
 from ...models import ProcessTree
-from ...spec import ProcessSpec, TreeSpec, parse
-from ...texts import explain
+from ...models.validation.context_schema import ContextKey, ContextSchema
+from ...running import tree_runs, tree_status
+from ...services import broken_rows
 from .. import tree_runner
 from ..tree_runner import TreeRunner
 from .base import Action
@@ -76,7 +79,7 @@ class Show(Action):
 
     def handle(self, options: Mapping[str, Any]) -> None:
         """Show it."""
-        row = execution.get_row(options["name"])
+        row = tree_runs.get_row(options["name"])
         problems = _problems(row)
         spec = None
         with suppress(InvalidTree):
@@ -95,7 +98,7 @@ class Show(Action):
         schema = row.context_schema
         self._show_context(schema)
         if spec is not None and spec.run_tags:
-            names = ", ".join(f"{tags.CONTEXT}{key}" for key in spec.run_tags)
+            names = ", ".join(f"{run_tags.CONTEXT}{key}" for key in spec.run_tags)
             self.out.line(f"\nTags of its runs: {names}")
         self.out.line(f"\nSchedule: {status.rule or 'none'}")
         if status.held_back_by:
@@ -254,7 +257,8 @@ def _due_times(row: ProcessTree) -> list[dt.datetime]:
 def _runs(row: ProcessTree) -> tuple[list[Any], str]:
     """Return a tree's last runs, or why they can't be read."""
     try:
-        from ...orchestration import history, runs  # they import dagster
+        from ...orchestration.runs import create as runs
+        from ...orchestration.runs import history  # they import dagster
 
         with runs.open_instance(persistent=True, create=False) as instance:
             return history.recent(instance, job_name=row.job_name, most=RUNS), ""

@@ -7,8 +7,8 @@ from typing import Any
 
 from django.utils import timezone
 
-from ... import tree_status
-from ...tree_status import Overview, TreeStatus
+from ...running import tree_status
+from ...running.tree_status import Overview, TreeStatus
 from .base import Action
 
 HEADINGS = ("TREE", "RULE", "NEXT RUN", "LAST RUN", "STATUS", "RUN", "HELD BACK BY")

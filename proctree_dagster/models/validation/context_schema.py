@@ -21,11 +21,13 @@ import docstring_parser
 from django.apps import apps
 from django.db.models import Model
 
-from . import calling, lookups, sensitive, validation
-from .calling import Function
-from .exceptions import ContextError, InvalidTree
-from .spec import ProcessSpec, TreeSpec, linked_trees
-from .texts import shown
+from ...context import lookups, sensitive
+from ...domain.texts import shown
+from ...domain.tree_spec import ProcessSpec, TreeSpec, linked_trees
+from ...exceptions import ContextError, InvalidTree
+from ...process import calling
+from ...process.calling import Function
+from . import tree_validation
 
 UNSAID = inspect.Parameter.empty
 """Stands for an annotation or a default that a signature lacks."""
@@ -157,7 +159,7 @@ def of_tree(data: Mapping[str, Any], known: Collection[str] = ()) -> ContextSche
         Other keys that may be given.
     """
     try:
-        spec, functions = validation.validated(data)
+        spec, functions = tree_validation.validated(data)
     except InvalidTree:  # its run says what is wrong
         return ContextSchema()
     return schema_of(spec, functions, known)

@@ -8,7 +8,7 @@ import importlib.util
 from collections.abc import Collection
 from typing import NamedTuple
 
-from . import conf, functions
+from ... import conf, functions
 
 
 class Known(NamedTuple):
@@ -29,7 +29,7 @@ class Known(NamedTuple):
 
 EXECUTORS = {
     "threads": Known(
-        "proctree_dagster.orchestration.threads.threads_executor",
+        "proctree_dagster.orchestration.execution.threads_executor.threads_executor",
         "proctree-dagster",
         several_machines=False,
     ),

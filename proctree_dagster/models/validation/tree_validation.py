@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from typing import Any
 
-from . import executor_names, functions, sensitive, spec
-from .exceptions import FunctionError, InvalidTree
+from ... import functions
+from ...context import sensitive
+from ...domain import tree_spec
+from ...exceptions import FunctionError, InvalidTree
+from . import executor_names
 
 
-def validate_tree(data: Mapping[str, Any]) -> spec.TreeSpec:
+def validate_tree(data: Mapping[str, Any]) -> tree_spec.TreeSpec:
     """Return the tree if it is valid, and its executor and every function that it names are there.
 
     Parameters
@@ -30,13 +33,13 @@ def validate_tree(data: Mapping[str, Any]) -> spec.TreeSpec:
     return found
 
 
-def validated(data: Mapping[str, Any]) -> tuple[spec.TreeSpec, dict[str, functions.Function]]:
+def validated(data: Mapping[str, Any]) -> tuple[tree_spec.TreeSpec, dict[str, functions.Function]]:
     """Return a tree and its functions by reference; see ``validate_tree``."""
     found, problems = resolved(data)
-    problems = [*spec.problems(data), *executor_problems(data), *problems]
+    problems = [*tree_spec.problems(data), *executor_problems(data), *problems]
     if problems:
         raise InvalidTree(str(data.get("name", "")), problems)
-    return spec.read(data), found
+    return tree_spec.read(data), found
 
 
 def executor_problems(data: Mapping[str, Any]) -> list[str]:

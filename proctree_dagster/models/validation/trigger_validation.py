@@ -14,10 +14,12 @@ from django.core.exceptions import EmptyResultSet, FieldError, ValidationError
 from django.db import NotSupportedError, connections, models, transaction
 from django.utils import timezone
 
-from . import conditions, functions, lookups, sensitive
-from . import context as contexts
-from .exceptions import ContextError, FunctionError, TriggerError
-from .texts import storable
+from ... import context as contexts
+from ... import functions
+from ...context import lookups, sensitive
+from ...domain import operators
+from ...domain.texts import storable
+from ...exceptions import ContextError, FunctionError, TriggerError
 
 _UNUSABLE = (
     *(FieldError, ValidationError, ValueError, TypeError, LookupError),
@@ -41,14 +43,14 @@ def problems(trigger_type: Any, configuration: Any) -> list[str]:
     A model, a field, a filter or a function that does not exist, or is not allowed, included.
     Nothing is imported that the allow-list refuses (see ``functions.resolve``).
     """
-    found = conditions.problems(trigger_type, configuration)
-    if trigger_type not in conditions.TYPES or not isinstance(configuration, Mapping):
+    found = operators.problems(trigger_type, configuration)
+    if trigger_type not in operators.TYPES or not isinstance(configuration, Mapping):
         return found
     try:
         decoded = contexts.decode(contexts.encode(configuration))
     except ContextError as error:
         return [*found, f"The configuration can't be stored: {error}"]
-    if trigger_type == conditions.CUSTOM and isinstance(decoded.get("function"), str):
+    if trigger_type == operators.CUSTOM and isinstance(decoded.get("function"), str):
         try:
             functions.resolve(decoded["function"])
         except FunctionError as error:
@@ -145,11 +147,11 @@ def ask(
     Exception
         Whatever the function or the database raises.
     """
-    found = conditions.problems(trigger_type, configuration)
+    found = operators.problems(trigger_type, configuration)
     if found:
         raise TriggerError(" ".join(found))
     decoded = contexts.decode(configuration)
-    if trigger_type == conditions.CUSTOM:
+    if trigger_type == operators.CUSTOM:
         return _custom(decoded, available, context)
     return _ASK[trigger_type](decoded, available)
 
@@ -164,9 +166,9 @@ def _condition(configuration: Mapping[str, Any], available: Mapping[str, Any]) -
     else:
         what = configuration["field"]
         value = lookups.look_up(available, what)
-    yes = conditions.holds(operator, value, expected)
+    yes = operators.holds(operator, value, expected)
     question = f"{operator} {_short(expected)}" if "value" in configuration else operator
-    shown = "missing" if value is conditions.MISSING else _short(value)
+    shown = "missing" if value is operators.MISSING else _short(value)
     return Answer(yes, f"{what}: {shown}; asked: {question}")
 
 
@@ -175,7 +177,7 @@ def _custom(
     available: Mapping[str, Any],
     context: Mapping[str, Any] | None,
 ) -> Answer:
-    from .process import call_with  # all that runs processes; every command loads the models
+    from ...process.run import call_with  # all that runs processes; every command loads the models
 
     reference = configuration["function"]
     yes = bool(call_with("The trigger", functions.resolve(reference), available, context))
@@ -199,8 +201,8 @@ def _outdated_check(configuration: Mapping[str, Any], available: Mapping[str, An
 
 
 _ASK = {
-    conditions.CONDITION: _condition,
-    conditions.OUTDATED_CHECK: _outdated_check,
+    operators.CONDITION: _condition,
+    operators.OUTDATED_CHECK: _outdated_check,
 }
 
 

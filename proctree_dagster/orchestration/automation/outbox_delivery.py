@@ -11,13 +11,15 @@ from dagster._core.storage.dagster_run import DagsterRunStatus
 from dagster._core.storage.tags import ROOT_RUN_ID_TAG, WILL_RETRY_TAG
 from django.utils import timezone
 
-from .. import context as contexts
-from .. import outbox, tags
-from ..exceptions import ProctreeError
-from ..models import OutboxRun, OutboxState, ProcessTree
-from ..process import explain
-from . import records, runs
-from .translator import translator
+from ... import context as contexts
+from ...domain import run_tags as tags
+from ...domain.texts import explain
+from ...exceptions import ProctreeError
+from ...models import OutboxRun, OutboxState, ProcessTree
+from ...services import run_outbox
+from .. import tree_records as records
+from ..runs import create as runs
+from ..translator import translator
 
 logger = logging.getLogger(__name__)
 
@@ -72,7 +74,7 @@ def deliver(
     """
     ends = time.monotonic() + seconds
     result = Delivery()
-    rows = outbox.open_rows(run_ids)
+    rows = run_outbox.open_rows(run_ids)
     if not rows:
         return result
     runs.check_queue(instance)
@@ -95,7 +97,7 @@ def deliver(
             result.waiting.append(run_id)
         elif verdict == READY:
             _deliver_or_note(instance, row, _tags(row, succeeded), result)
-        elif outbox.drop(row, verdict):
+        elif run_outbox.drop(row, verdict):
             progress[run_id] = verdict  # those that wait for it come later in the list
             result.dropped.append(run_id)
     return result
@@ -103,10 +105,10 @@ def deliver(
 
 def _makes_sense(row: OutboxRun, result: Delivery) -> bool:
     """Return whether a row can be delivered at all; note what is wrong with it if it can't be."""
-    problem = outbox.problem_of(row)
+    problem = run_outbox.problem_of(row)
     if problem is not None:
         logger.error("Run %s can't be delivered: %s", row.run_id, problem)
-        outbox.note(row, problem)
+        run_outbox.note(row, problem)
         result.failed.append(str(row.run_id))
     return problem is None
 
@@ -155,19 +157,19 @@ def _follow_up(row: OutboxRun, records: Sequence[RunRecord]) -> None:
     The daemon may have died in the launch. A run that Dagster itself tries again is left to it.
     """
     if not records:
-        outbox.mark_started(row, "Its run was deleted in Dagster before it started.")
+        run_outbox.mark_started(row, "Its run was deleted in Dagster before it started.")
         return
     newest = records[-1].dagster_run
     has_started = any(record.start_time is not None for record in records)
     if has_started or newest.status == DagsterRunStatus.CANCELED:
-        outbox.mark_started(row)
+        run_outbox.mark_started(row)
     elif newest.status == DagsterRunStatus.FAILURE and not _is_retried(newest):
-        if row.launches < outbox.MAX_LAUNCHES:
-            outbox.launch_again(row)
+        if row.launches < run_outbox.MAX_LAUNCHES:
+            run_outbox.launch_again(row)
         else:
-            outbox.mark_started(row, f"{row.launches} runs failed before they started.")
+            run_outbox.mark_started(row, f"{row.launches} runs failed before they started.")
     elif newest.is_finished:
-        outbox.mark_started(row)
+        run_outbox.mark_started(row)
 
 
 def _progress(
@@ -189,7 +191,7 @@ def _progress(
     }
     for run_id in missing:
         state = states.get(run_id)
-        if state in outbox.OPEN or instance.has_run(run_id):  # it may have been made meanwhile
+        if state in run_outbox.OPEN or instance.has_run(run_id):  # it may have been made meanwhile
             result[run_id] = WAIT
         elif state == OutboxState.DROPPED:
             result[run_id] = f"Run {run_id} was not made: a run before it has failed."
@@ -231,14 +233,14 @@ def _deliver_or_note(
 ) -> None:
     """Deliver a row that is ready, unless somebody else is at it; note what stood in the way."""
     run_id = str(row.run_id)
-    if not outbox.lease(row, timezone.now()):
+    if not run_outbox.lease(row, timezone.now()):
         result.waiting.append(run_id)
         return
     try:
         _deliver(instance, row, run_tags)
     except Exception as error:  # one tree's fault must not keep the others from running
         logger.exception("Run %s of %r could not be delivered.", run_id, row.process_tree.name)
-        outbox.mark_failed(row, explain(error))
+        run_outbox.mark_failed(row, explain(error))
         result.failed.append(run_id)
     else:
         result.delivered.append(run_id)
@@ -284,9 +286,9 @@ def _deliver(instance: DagsterInstance, row: OutboxRun, run_tags: Mapping[str, s
         except DagsterRunAlreadyExists:
             logger.info("Run %s was created by another process meanwhile.", run_id)
     # A run that is queued twice may be launched twice; whoever was held up has lost the lease.
-    if not outbox.renew(row):
+    if not run_outbox.renew(row):
         return
     run = instance.get_run_by_id(run_id)
     if run is not None and run.status == DagsterRunStatus.NOT_STARTED:
         runs.submit(instance, run)
-    outbox.mark_delivered(row)
+    run_outbox.mark_delivered(row)

@@ -11,11 +11,13 @@ from dagster import (
 )
 from django.utils import timezone
 
-from .. import outbox, tags
-from ..connections import fresh_connections
-from ..process import explain
-from . import delivery, lost_runs, trigger_sensors
-from .translator import ProcessTreeTranslator
+from ...domain import run_tags
+from ...domain.texts import explain
+from ...services import run_outbox
+from ...support.connections import fresh_connections
+from ..runs import lost_runs
+from ..translator import ProcessTreeTranslator
+from . import outbox_delivery, trigger_sensors
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ def all_sensors(translator: ProcessTreeTranslator) -> list[SensorDefinition]:
 
 def find_sensor(translator: ProcessTreeTranslator, name: str) -> SensorDefinition | None:
     """Return one sensor, if the database asks for it now; the others are not built."""
-    if name == tags.OUTBOX_SENSOR:
+    if name == run_tags.OUTBOX_SENSOR:
         return outbox_sensor()
     return trigger_sensors.find_sensor(translator, name)
 
@@ -47,7 +49,7 @@ def outbox_sensor() -> SensorDefinition:
     always there: any run may be lost.
     """
     return SensorDefinition(
-        name=tags.OUTBOX_SENSOR,
+        name=run_tags.OUTBOX_SENSOR,
         evaluation_fn=_look,
         minimum_interval_seconds=INTERVAL,
         default_status=DefaultSensorStatus.RUNNING,
@@ -60,8 +62,8 @@ def _look(context: SensorEvaluationContext) -> SkipReason:
     instance = context.instance
     with fresh_connections():
         lost = _tried(lambda: lost_runs.settle(instance), "Lost runs can't be ended")
-        kept = _tried(lambda: outbox.forget(timezone.now()), "The outbox can't be cleared")
-        delivered = delivery.deliver(instance, seconds=PATIENCE)
+        kept = _tried(lambda: run_outbox.forget(timezone.now()), "The outbox can't be cleared")
+        delivered = outbox_delivery.deliver(instance, seconds=PATIENCE)
         return SkipReason("; ".join(filter(None, [lost, kept, str(delivered)])))
 
 

@@ -4,9 +4,11 @@ import datetime as dt
 
 from dagster import RunRequest, ScheduleEvaluationContext, SkipReason
 
-from .. import claims, tagging, tags
-from ..connections import fresh_connections
-from . import runs
+from ...context import tagging
+from ...domain import run_tags
+from ...services import due_time_claims
+from ...support.connections import fresh_connections
+from ..runs import create
 
 
 def evaluate(context: ScheduleEvaluationContext, schedule_id: int) -> RunRequest | SkipReason:
@@ -21,17 +23,17 @@ def evaluate(context: ScheduleEvaluationContext, schedule_id: int) -> RunRequest
     """
     at = context.scheduled_execution_time.astimezone(dt.UTC)
     with fresh_connections():
-        history = runs.ScheduleHistory(context.instance, schedule_id)
-        decision = claims.request(schedule_id, at, history)
-    if isinstance(decision, claims.Skip):
+        history = create.ScheduleHistory(context.instance, schedule_id)
+        decision = due_time_claims.request(schedule_id, at, history)
+    if isinstance(decision, due_time_claims.Skip):
         return SkipReason(decision.reason)
-    due, schedule = runs.due_tag(decision.due), decision.schedule
+    due, schedule = create.due_tag(decision.due), decision.schedule
     return RunRequest(
         run_key=due,
         run_config={"context": decision.context},
         tags={
             **tagging.of_row(schedule.tags),
             **tagging.of_tree(schedule.process_tree.run_tags, decision.context),
-            **{tags.DUE: due, tags.TRIGGERED_BY: "schedule"},
+            **{run_tags.DUE: due, run_tags.TRIGGERED_BY: "schedule"},
         },
     )

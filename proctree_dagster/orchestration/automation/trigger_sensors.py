@@ -8,13 +8,15 @@ from typing import Any
 from dagster import SensorDefinition, SensorEvaluationContext, SkipReason
 from django.utils import timezone
 
-from .. import firing, tagging, tags
-from ..connections import fresh_connections
-from ..models import Trigger
-from ..process import explain
-from ..readable import readable
-from . import delivery
-from .translator import ProcessTreeTranslator
+from ...context import tagging
+from ...domain import run_tags
+from ...domain.texts import explain
+from ...models import Trigger
+from ...services import trigger_firing
+from ...support.connections import fresh_connections
+from ...support.row_reading import readable
+from ..translator import ProcessTreeTranslator
+from . import outbox_delivery
 
 logger = logging.getLogger(__name__)
 
@@ -53,7 +55,7 @@ def find_sensor(translator: ProcessTreeTranslator, name: str) -> SensorDefinitio
 
 def _called(name: str) -> Iterator[dict[str, Any]]:
     """Return which triggers' sensors may be called so, the oldest first."""
-    written = name.removesuffix(tags.TRIGGER_SUFFIX)
+    written = name.removesuffix(run_tags.TRIGGER_SUFFIX)
     if not re.search("_[0-9a-f]{8}$", written):  # what ends so may stand for another name
         yield {"name": written}
         return
@@ -112,11 +114,11 @@ def poll(context: SensorEvaluationContext, trigger_id: int) -> SkipReason:
         Primary key of the trigger. Its row is read anew.
     """
     with fresh_connections():
-        polled = firing.poll(trigger_id, timezone.now(), sensor=context.sensor_name)
+        polled = trigger_firing.poll(trigger_id, timezone.now(), sensor=context.sensor_name)
         ids = [str(run.run_id) for run in polled.runs]
         try:
             if ids:  # most polls have none, and need not open the instance
-                delivery.deliver(context.instance, ids, seconds=PATIENCE)
+                outbox_delivery.deliver(context.instance, ids, seconds=PATIENCE)
         except Exception:  # the runs are written down: the outbox's own sensor delivers them
             logger.exception("What trigger %s has asked for can't be delivered now.", trigger_id)
     return SkipReason(polled.reason)

@@ -34,13 +34,15 @@ from dagster._core.events import EngineEventData
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from django.db import DatabaseError, connections, router
 
-from .. import conf, project, run_workers, step_workers
-from ..connections import fresh_connections, own_connections
-from ..exceptions import StepLost
-from ..models import StepWorker
-from ..os_processes import STARTED_BY_RUN
-from ..stopping import Stop, stoppable
-from .workers import Worker
+from ... import conf
+from ...exceptions import StepLost
+from ...models import StepWorker
+from ...process.cancellation import Stop, stoppable
+from ...services import run_workers, step_workers
+from ...support import project
+from ...support.connections import fresh_connections, own_connections
+from ...support.os_processes import STARTED_BY_RUN
+from ..runs.workers import Worker
 
 logger = logging.getLogger(__name__)
 

@@ -11,8 +11,9 @@ from typing import Any
 from dagster import InitResourceContext, InputContext, OutputContext, UPathIOManager, io_manager
 from upath import UPath
 
-from .. import tags
-from ..process import NotStored, Outcome, explain
+from ...domain import run_tags
+from ...domain.texts import explain
+from ...process.run import NotStored, Outcome
 
 
 class ResultIOManager(UPathIOManager):
@@ -23,7 +24,7 @@ class ResultIOManager(UPathIOManager):
         try:
             data = pickle.dumps(obj, pickle.HIGHEST_PROTOCOL)
         except Exception as error:  # noqa: BLE001  # pickling runs the object's own code
-            process = (context.op_def.tags or {}).get(tags.PROCESS, context.step_key)
+            process = (context.op_def.tags or {}).get(run_tags.PROCESS, context.step_key)
             context.log.warning(
                 f"The result of process {process!r} can't be pickled, so it is shown but not "
                 f"stored: {explain(error)}"

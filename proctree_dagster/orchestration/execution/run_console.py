@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from dagster import colored_console_logger
 
-from .. import tags
+from ...domain import run_tags
 
 if TYPE_CHECKING:
     from dagster import InitLoggerContext
@@ -20,7 +20,7 @@ def heed_level() -> None:
     Dagster prints all of a run's events where nobody configures another logger for the run. Its own
     setting (``python_log_level`` of ``dagster.yaml``) would keep them from the UI, too.
     """
-    level = logging.getLevelNamesMapping().get(os.environ.get(tags.CONSOLE_LEVEL, ""))
+    level = logging.getLevelNamesMapping().get(os.environ.get(run_tags.CONSOLE_LEVEL, ""))
     if level is None:
         return
     if not hasattr(colored_console_logger, "_logger_fn"):

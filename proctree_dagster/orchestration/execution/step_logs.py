@@ -8,10 +8,9 @@ from typing import Any
 
 from dagster import MetadataValue, OpExecutionContext, TableRecord
 
-from .. import sensitive
-from ..context import MAX_SAFE_INTEGER
-from ..reporting import Image, Progress, Report, Table
-from ..texts import shorten, shown, storable
+from ...context import MAX_SAFE_INTEGER, sensitive
+from ...domain.texts import shorten, shown, storable
+from ...process.reporting import Image, Progress, Report, Table
 
 _TRACES = logging.Formatter()
 

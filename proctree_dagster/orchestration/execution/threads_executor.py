@@ -68,13 +68,15 @@ from dagster._core.execution.tags import get_tag_concurrency_limits_config
 from dagster._utils.error import serializable_error_info_from_exc_info
 from dagster_shared.error import SerializableErrorInfo
 
-from .. import conf, stopping, tags, timeouts
-from ..connections import in_any_transaction, own_connections
-from ..helper_threads import HelperThread
-from ..names import dagster_name
-from ..stopping import Stop, stoppable
-from ..surroundings import carried
-from .hosting import in_main_thread
+from ... import conf
+from ...domain import run_tags
+from ...domain.names import dagster_name
+from ...process import cancellation, timeouts
+from ...process.cancellation import Stop, stoppable
+from ...support.call_context import carried
+from ...support.connections import in_any_transaction, own_connections
+from ...support.helper_threads import HelperThread
+from .in_process import in_main_thread
 
 logger = logging.getLogger(__name__)
 
@@ -253,7 +255,7 @@ class _Loop:
         self._threads = _Threads(f"run {context.run_id[:8]}")
         # SimpleQueue: what a signal's handler puts there wakes the loop, wherever it is.
         self._news: queue.SimpleQueue[_News | None] = queue.SimpleQueue()
-        self._stop = stopping.current()
+        self._stop = cancellation.current()
 
     def events(self) -> Iterator[DagsterEvent]:
         """Execute everything.
@@ -356,7 +358,7 @@ class _Loop:
                 _keep_to_own_logs(context, attempt)
                 hooks = context.job_def.get_all_hooks_for_handle(context.node_handle)
                 # A process says itself where it may be stopped; of another op nothing is known.
-                ours = tags.PROCESS in attempt.step.tags
+                ours = run_tags.PROCESS in attempt.step.tags
                 with nullcontext() if ours else stoppable():
                     for event in _step_events(context):
                         if _settles(event) and not hooks:

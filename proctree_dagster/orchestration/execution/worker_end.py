@@ -18,8 +18,8 @@ from typing import NoReturn
 
 from dagster import DagsterInstance
 
-from .. import conf
-from ..helper_threads import HelperThread
+from ... import conf
+from ...support.helper_threads import HelperThread
 
 logger = logging.getLogger(__name__)
 

@@ -24,15 +24,22 @@ from django.db import DatabaseError, connections, router
 from django.db.migrations.executor import MigrationExecutor
 from sqlalchemy.exc import SQLAlchemyError
 
-from .. import conf, executor_names, project, sqlite_options, tags, webserver
-from ..exceptions import ExecutorError, InstanceError
-from ..models import ProcessTree
-from ..texts import explain
-from . import daemons, executors, homes, runs, template_client
+from ... import conf
+from ...domain import run_tags
+from ...domain.texts import explain
+from ...exceptions import ExecutorError, InstanceError
+from ...models import ProcessTree
+from ...models.validation import executor_names
+from ...services import sqlite_options, webserver
+from ...support import project
+from .. import executors, homes
+from ..launcher import WarmRunLauncher
+from ..launching import template_client
+from ..launching.releases import Release
+from ..runs import create
+from . import daemons
 from .environments import check_locations, check_versions
 from .findings import Check, Finding, Subject
-from .launcher import WarmRunLauncher
-from .releases import Release
 
 logger = logging.getLogger(__name__)
 
@@ -45,7 +52,7 @@ SILENT_AFTER = 4 * HEARTBEAT_SECONDS
 
 def examine() -> list[Finding]:
     """Run every check and return what they found, in their order."""
-    home = runs.dagster_home()
+    home = create.dagster_home()
     with ExitStack() as opened:
         found = []
         try:
@@ -359,14 +366,14 @@ def _of_code_server(url: str) -> Iterator[Finding]:
 def _of_location(answer: dict[str, Any]) -> Finding:
     workspace = (answer.get("data") or {}).get("workspaceOrError") or {}
     entries = {entry["name"]: entry for entry in workspace.get("locationEntries", ())}
-    entry = entries.get(tags.LOCATION)
+    entry = entries.get(run_tags.LOCATION)
     if entry is None:
         return Finding(
             "error",
-            f"Dagster's webserver serves no code location {tags.LOCATION!r}, but "
+            f"Dagster's webserver serves no code location {run_tags.LOCATION!r}, but "
             f"{', '.join(map(repr, entries)) or 'none'}.",
-            f"Start it with '-w workspace.yaml', and name the location {tags.LOCATION!r} there "
-            f"(location_name), with the attribute {tags.REPOSITORY!r}; "
+            f"Start it with '-w workspace.yaml', and name the location {run_tags.LOCATION!r} there "
+            f"(location_name), with the attribute {run_tags.REPOSITORY!r}; "
             "'python manage.py proctree init' writes such a file.",
         )
     loaded = entry["locationOrLoadError"] or {}
@@ -376,7 +383,7 @@ def _of_location(answer: dict[str, Any]) -> Finding:
             f"The code server can't load the code location: {loaded['message'].strip()}",
             "Mend it, then reload the location in Dagster's UI.",
         )
-    return Finding("ok", f"The code location {tags.LOCATION!r} is loaded.")
+    return Finding("ok", f"The code location {run_tags.LOCATION!r} is loaded.")
 
 
 def check_executor(subject: Subject) -> Iterator[Finding]:
@@ -462,7 +469,7 @@ def check_launcher(subject: Subject) -> Iterator[Finding]:
         yield Finding("ok", f"Runs are launched by Dagster's launcher {launcher}, not forked.")
         return
     try:
-        release = Release.of_origin(runs.code_origin("any").repository_origin)
+        release = Release.of_origin(create.code_origin("any").repository_origin)
         reason = template_client.examine(release)
     except (InstanceError, template_client.NoAnswer) as error:
         yield Finding(

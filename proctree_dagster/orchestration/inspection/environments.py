@@ -22,8 +22,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from .. import __version__, project, tags
-from ..texts import explain
+from ... import __version__
+from ...domain import run_tags
+from ...domain.texts import explain
+from ...support import project
 from .findings import Finding, Subject
 
 logger = logging.getLogger(__name__)
@@ -206,7 +208,7 @@ def _of_location(origin: CodeLocationOrigin, folder: Path, ours: list[str]) -> I
             "Mend its executable_path in workspace.yaml.",
         )
         return
-    yield from _of_environment(name, python, found, ours, origin.location_name == tags.LOCATION)
+    yield from _of_environment(name, python, found, ours, origin.location_name == run_tags.LOCATION)
 
 
 def _of_environment(

@@ -17,7 +17,8 @@ import psutil
 from dagster._core.code_pointer import ModuleCodePointer
 from dagster._core.origin import RepositoryPythonOrigin
 
-from .. import __version__, os_processes
+from ... import __version__
+from ...support import os_processes
 
 _SHELLS = (
     *("_", "SHLVL", "PWD", "OLDPWD", "TERM", "COLORTERM", "COLUMNS", "LINES", "WINDOWID", "PS1"),

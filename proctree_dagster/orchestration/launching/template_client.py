@@ -26,13 +26,13 @@ import psutil
 from dagster._serdes import serialize_value
 from filelock import FileLock
 
-from .. import os_processes
+from ...support import os_processes
+from ..runs.workers import started
 from .releases import Release
-from .workers import started
 
 logger = logging.getLogger(__name__)
 
-MODULE = "proctree_dagster.orchestration.template"
+MODULE = "proctree_dagster.orchestration.launching.template_process"
 LONGEST_ADDRESS = 100
 """Bytes that the path of a socket may have everywhere (Linux: 107, macOS: 103)."""
 

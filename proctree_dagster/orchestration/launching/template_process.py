@@ -1,6 +1,6 @@
 """The template process: Dagster, Django and the code location imported once, forked for each run.
 
-    python -m proctree_dagster.orchestration.template --home … --key … --listener … --origin …
+    python -m proctree_dagster.orchestration.launching.template_process --home … --key … --listener … --origin …
 
 It is started by ``template_client``, has one thread, and waits: for requests, for the deaths of its
 children, and for the end of the processes that use it. Nothing that must not be shared by two
@@ -45,23 +45,17 @@ from dagster._utils.interrupts import capture_interrupts
 from django.apps import apps
 from filelock import FileLock
 
-from .. import os_processes, tags
-from ..os_processes import Identity, State, programs_of
-from . import (
-    ending,
-    imports,
-    plain,
-    run_status,
-    sqlite_files,
-    template_client,
-    template_log,
-    warmth,
-)
+from ...domain import run_tags
+from ...support import os_processes
+from ...support.os_processes import Identity, State, programs_of
+from ..execution import worker_end
+from ..runs import run_status
+from ..runs.workers import Worker, started
+from . import imports, plain, preload, sqlite_keepalive, template_client, template_log
 from .releases import Release
 from .template_client import Patience
-from .workers import Worker, started
 
-logger = logging.getLogger("proctree_dagster.orchestration.template")
+logger = logging.getLogger("proctree_dagster.orchestration.launching.template_process")
 
 LOOK_ROUND_SECONDS = 60.0
 """How often it sees whether its home and its socket are still there."""
@@ -223,7 +217,7 @@ class Template:
 
     def warm_up(self) -> None:
         """Import everything once."""
-        warmth.read_migrations_once()
+        preload.read_migrations_once()
         before = sockets()
         self._lent = imports.keep_libraries_from_threads()
         with self._reads.noted():
@@ -240,7 +234,7 @@ class Template:
         """Set the variables that Dagster reads from ``.env``: before the imports, as it does."""
         loader = InstanceRef.from_dir(self.home).secrets_loader
         if loader is not None:
-            os.environ.update(loader.get_secrets_for_environment(tags.LOCATION))
+            os.environ.update(loader.get_secrets_for_environment(run_tags.LOCATION))
 
     def serve(self) -> None:
         """Wait and answer, until there is nobody left to wait for."""
@@ -571,7 +565,7 @@ def _be_worker(template: Template, connection: socket.socket, args: ExecuteRunAr
     """
     code = 1
     try:
-        ending.in_forked_worker()
+        worker_end.in_forked_worker()
         os.setsid()
         template.let_go()
         # The child answers, not the template: if the template is killed, whoever asked still knows.
@@ -583,13 +577,13 @@ def _be_worker(template: Template, connection: socket.socket, args: ExecuteRunAr
         code = _work(args, takes_runs=template.takes_runs)
     except BaseException:  # whatever it is, it is the run's, not the template's
         logger.exception("The run %s could not be executed.", args.run_id)
-    ending.leave(code)
+    worker_end.leave(code)
 
 
 def _work(args: ExecuteRunArgs, *, takes_runs: bool) -> int:
     guardian = 0
     if apps.ready:  # it is, if the code location is one of trees
-        from . import run_taking
+        from ..runs import run_taking
 
         guardian = run_taking.have_guardian(args.run_id)
     random.seed()
@@ -599,7 +593,7 @@ def _work(args: ExecuteRunArgs, *, takes_runs: bool) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         with (
             _open_instance(args) as instance,
-            sqlite_files.keep_open(sqlite_files.of_worker(instance)),
+            sqlite_keepalive.keep_open(sqlite_keepalive.of_worker(instance)),
         ):
             if not takes_runs:
                 worker = Worker.of_process(args.run_id, os.getpid()).guarded_by(guardian)
@@ -608,12 +602,12 @@ def _work(args: ExecuteRunArgs, *, takes_runs: bool) -> int:
                 args.run_id, instance, lambda event: None, set_exit_code_on_failure=False
             )
             if apps.ready:  # it is, if the run's trees could be loaded
-                from . import followers, run_taking
+                from ..runs import family_runs, run_taking
 
                 if run_taking.was_refused(args.run_id):
                     return code  # how the run ends is the other worker's business
-                followers.end(instance, args.run_id)
-                ending.within_grace(instance, args.run_id)
+                family_runs.end(instance, args.run_id)
+                worker_end.within_grace(instance, args.run_id)
             run = instance.get_run_by_id(args.run_id)
             # A run whose end could not be written is failed by who waits for this process.
             return code if run is None or run.is_finished else UNFINISHED

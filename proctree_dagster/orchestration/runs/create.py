@@ -35,14 +35,18 @@ from dagster._core.snap import snapshot_from_execution_plan
 from dagster._core.storage.dagster_run import DagsterRunStatus
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from .. import claims, conf, isolation, project, tagging, tags
-from .. import context as contexts
-from ..exceptions import InstanceError
-from ..models import ProcessTreeSchedule, RunStatus
-from ..stopping import Stop
+from ... import conf
+from ... import context as contexts
+from ...context import tagging
+from ...domain import run_tags as tags
+from ...exceptions import InstanceError
+from ...models import ProcessTreeSchedule, RunStatus
+from ...process.cancellation import Stop
+from ...services import due_time_claims
+from ...support import project, test_isolation
+from ..errors import fault
+from ..execution.in_process import leave_output_alone, tame
 from . import lost_runs, run_taking
-from .errors import fault
-from .hosting import leave_output_alone, tame
 from .shared_instances import shared
 from .workers import Worker
 
@@ -60,7 +64,7 @@ ENTRY_POINT = (sys.executable, "-m", "dagster")
 
 def dagster_home() -> str | None:
     """Return the instance's folder (see ``project.home``); ``None`` in a test (``isolation``)."""
-    return None if isolation.is_active() else project.home()
+    return None if test_isolation.is_active() else project.home()
 
 
 @contextmanager
@@ -352,7 +356,9 @@ def due_tag(due: dt.datetime) -> str:
     return due.astimezone(dt.UTC).isoformat()
 
 
-def take_claim(run: DagsterRun, *, resumed: bool) -> claims.Taken | claims.Skip | None:
+def take_claim(
+    run: DagsterRun, *, resumed: bool
+) -> due_time_claims.Taken | due_time_claims.Skip | None:
     """Let a scheduled run take its claim; ``None`` for any other run.
 
     A re-execution carries its parent's tags; it has no claim of its own.
@@ -370,8 +376,8 @@ def take_claim(run: DagsterRun, *, resumed: bool) -> claims.Taken | claims.Skip 
     moment = dt.datetime.fromisoformat(due)
     worker = Worker.of_process(run.run_id, os.getpid()).as_text()
     if resumed:
-        return claims.resume(moment, run.run_id, worker)
-    return claims.take(run.job_name, moment, run.run_id, worker)
+        return due_time_claims.resume(moment, run.run_id, worker)
+    return due_time_claims.take(run.job_name, moment, run.run_id, worker)
 
 
 @dataclass(frozen=True)

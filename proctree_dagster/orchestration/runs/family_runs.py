@@ -10,10 +10,12 @@ from dagster._core.events import EngineEventData
 from dagster._core.execution.context.system import PlanOrchestrationContext
 from dagster._core.storage.dagster_run import DagsterRunStatus
 
-from .. import families, isolation, links, outbox, tags
-from ..connections import after_commit, fresh_connections, in_transaction, writing
-from ..models import OutboxRun, ProcessTree
-from . import runs
+from ...domain import families, run_tags
+from ...models import OutboxRun, ProcessTree
+from ...services import run_outbox, tree_links
+from ...support import test_isolation
+from ...support.connections import after_commit, fresh_connections, in_transaction, writing
+from . import create
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +44,7 @@ def begin(
     if family is None:
         return
     if parent is not None and not is_repeated:
-        outbox.revive(family)
+        run_outbox.revive(family)
     _deliver_soon(instance, followers)
     message, metadata = _kin(instance, before, followers)
     yield DagsterEvent.engine_event(plan_context, message, EngineEventData(metadata=metadata))
@@ -56,8 +58,8 @@ def _family_of(
     Its tags alone don't say so: a launch may have copied them from another run, and whoever
     executes a run again may have edited them.
     """
-    tagged = parent if parent is not None and tags.FAMILY in parent.tags else run
-    family = tagged.tags.get(tags.FAMILY)
+    tagged = parent if parent is not None and run_tags.FAMILY in parent.tags else run
+    family = tagged.tags.get(run_tags.FAMILY)
     if family is None or not _is_run_id(family):
         return None, [], []
     is_member = run.parent_run_id is not None or run.run_id == family
@@ -66,7 +68,8 @@ def _family_of(
         if tree is None or run.run_id != families.run_id(family, tree.pk):
             return None, [], []
     links_of = [
-        tags.split(tags.value(tagged.tags, tag)) for tag in (tags.FOLLOWS, tags.FOLLOWED_BY)
+        run_tags.split(run_tags.value(tagged.tags, tag))
+        for tag in (run_tags.FOLLOWS, run_tags.FOLLOWED_BY)
     ]
     before, behind = ([each for each in ids if _is_run_id(each)] for ids in links_of)
     return family, before, behind
@@ -88,14 +91,14 @@ def _plan(
     if tree is None:
         return None, []
     # What follows in a test is recorded in its database; ``run_tree`` writes nothing down.
-    is_recorded = isolation.is_active() and not isolation.is_forced()
+    is_recorded = test_isolation.is_active() and not test_isolation.is_forced()
     if not instance.is_persistent and not is_recorded:
         plan_context.log.warning(
             "The trees that follow this one are not run: Dagster has no home, and so no queue."
         )
         return None, []
     # A run that failed before it came here may have been executed again: the same family.
-    plan = links.plan_family(tree, run.run_id, run.root_run_id)
+    plan = tree_links.plan_family(tree, run.run_id, run.root_run_id)
     for problem in plan.problems:
         logger.error(problem)
         plan_context.log.warning(problem)
@@ -103,14 +106,14 @@ def _plan(
         return None, []  # the links were deleted at this moment
     with writing(OutboxRun) as alias:
         keys = [planned.tree.pk for planned in plan.runs]
-        there = outbox.keep_trees(ProcessTree.objects.using(alias).filter(pk__in=keys))
+        there = run_outbox.keep_trees(ProcessTree.objects.using(alias).filter(pk__in=keys))
         for planned in plan.runs:
             if planned.tree.pk not in there:
                 plan_context.log.warning(f"{planned.tree.name!r} was deleted, and is not run.")
                 continue
-            outbox.add(planned.tree, context, planned.tags, planned.after, planned.run_id)
+            run_outbox.add(planned.tree, context, planned.tags, planned.after, planned.run_id)
     instance.add_run_tags(run.run_id, plan.first_tags)
-    return plan.first_tags[tags.FAMILY], tags.split(plan.first_tags[tags.FOLLOWED_BY])
+    return plan.first_tags[run_tags.FAMILY], run_tags.split(plan.first_tags[run_tags.FOLLOWED_BY])
 
 
 def _kin(
@@ -121,7 +124,7 @@ def _kin(
     of_trees = rows.values_list("run_id", "process_tree__name")
     names = {str(run_id): name for run_id, name in of_trees}
     for made in instance.get_runs(RunsFilter(run_ids=before)) if before else ():
-        names[made.run_id] = made.tags.get(tags.TREE, made.job_name)
+        names[made.run_id] = made.tags.get(run_tags.TREE, made.job_name)
     sentences: list[str] = []
     metadata: dict[str, MetadataValue[Any]] = {}
     for what, ids in (("Follows", before), ("Is followed by", behind)):
@@ -136,10 +139,14 @@ def end(instance: DagsterInstance, run_id: str) -> None:
     """Deliver what waited for a run that has ended; raises nothing."""
     try:
         run = instance.get_run_by_id(run_id)
-        followers = tags.split(tags.value(run.tags, tags.FOLLOWED_BY)) if run is not None else []
-        if run is not None and followers and isolation.is_active():
+        followers = (
+            run_tags.split(run_tags.value(run.tags, run_tags.FOLLOWED_BY))
+            if run is not None
+            else []
+        )
+        if run is not None and followers and test_isolation.is_active():
             if not run.is_success:
-                outbox.withdraw(run.tags[tags.FAMILY], run_id)
+                run_outbox.withdraw(run.tags[run_tags.FAMILY], run_id)
         elif followers and instance.is_persistent:
             with fresh_connections():
                 _deliver_soon(instance, followers)
@@ -149,7 +156,7 @@ def end(instance: DagsterInstance, run_id: str) -> None:
 
 def _deliver_soon(instance: DagsterInstance, run_ids: list[str]) -> None:
     """Deliver what is ready of these runs: now, or when the caller's transaction commits."""
-    if isolation.is_active():
+    if test_isolation.is_active():
         return  # they are recorded
     if in_transaction():
         after_commit(lambda: _deliver_with_another_instance(run_ids), robust=True)
@@ -158,14 +165,16 @@ def _deliver_soon(instance: DagsterInstance, run_ids: list[str]) -> None:
 
 
 def _deliver_with_another_instance(run_ids: list[str]) -> None:
-    with runs.open_instance(persistent=True) as instance:
+    with create.open_instance(persistent=True) as instance:
         _deliver(instance, run_ids)
 
 
 def _deliver(instance: DagsterInstance, run_ids: list[str]) -> None:
-    from . import delivery  # it translates trees, and translated trees plan their followers
+    from ..automation import (
+        outbox_delivery,  # it translates trees, and translated trees plan their followers
+    )
 
     try:
-        delivery.deliver(instance, run_ids)
+        outbox_delivery.deliver(instance, run_ids)
     except Exception:  # the run that is followed must not fail for it; the rows are kept
         logger.exception("Runs that follow another are left to the sensor.")

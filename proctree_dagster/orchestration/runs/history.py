@@ -24,11 +24,14 @@ from dagster._core.storage.tags import (
     TAGS_TO_MAYBE_OMIT_ON_RETRY,
 )
 
-from .. import tagging, tags, webserver
-from ..exceptions import RunError, RunNotFound
-from ..models import ProcessTree
-from . import errors, records, runs
-from .translator import translator
+from ...context import tagging
+from ...domain import run_tags as tags
+from ...exceptions import RunError, RunNotFound
+from ...models import ProcessTree
+from ...services import webserver
+from .. import errors, tree_records
+from ..translator import translator
+from . import create
 
 _LAUNCHERS = (tags.USER, SCHEDULE_NAME_TAG, tags.SENSOR_NAME)
 """The tags that name who has asked for a run, in the order in which they count."""
@@ -326,8 +329,8 @@ def again(instance: DagsterInstance, run: DagsterRun, user: str = "") -> Dagster
     row = ProcessTree.objects.filter(job_name=run.job_name).first()
     if row is None:
         raise RunError(f"The tree of run {run.run_id} was deleted ({run.job_name!r}).")
-    runs.check_queue(instance)
-    job = translator().job(records.from_row(row))
+    create.check_queue(instance)
+    job = translator().job(tree_records.from_row(row))
     steps, known = KnownExecutionState.build_resume_retry_reexecution(instance, run)
     _require_steps(run, job, steps)
     plan = create_execution_plan(
@@ -355,7 +358,7 @@ def again(instance: DagsterInstance, run: DagsterRun, user: str = "") -> Dagster
         root_run_id=run.root_run_id or run.run_id,
         parent_run_id=run.run_id,
         step_keys_to_execute=list(steps) or None,
-        **runs.of_job(job, plan),
+        **create.of_job(job, plan),
     )
-    runs.submit(instance, repeated)
+    create.submit(instance, repeated)
     return repeated

@@ -23,11 +23,14 @@ from dagster import (
     RunsFilter,
 )
 
-from .. import conf, os_processes, run_workers, tags
-from ..models import RunWorker
-from ..os_processes import Identity, State
-from ..readable import readable
-from ..run_workers import Sign
+from ... import conf
+from ...domain import run_tags
+from ...models import RunWorker
+from ...services import run_workers
+from ...services.run_workers import Sign
+from ...support import os_processes
+from ...support.os_processes import Identity, State
+from ...support.row_reading import readable
 from . import run_status
 from .workers import Worker
 
@@ -251,10 +254,10 @@ def _start_seconds(instance: DagsterInstance) -> float:
 
 def _is_of_a_tree(run: DagsterRun) -> bool:
     origin = run.job_code_origin
-    if origin is None or tags.value(run.tags, tags.IN_MEMORY):
+    if origin is None or run_tags.value(run.tags, run_tags.IN_MEMORY):
         return False
     pointer = origin.repository_origin.code_pointer
-    return tags.TREE in run.tags or pointer.describe().endswith(tags.REPOSITORY)
+    return run_tags.TREE in run.tags or pointer.describe().endswith(run_tags.REPOSITORY)
 
 
 def _settle_row(instance: DagsterInstance, row: RunWorker, found: Findings) -> None:

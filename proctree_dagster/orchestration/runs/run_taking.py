@@ -25,12 +25,16 @@ from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import serialize_value
 from django.db import DatabaseError, connections
 
-from .. import conf, os_processes, run_workers, tags
-from ..connections import own_connections
-from ..os_processes import Identity
-from ..run_workers import Order
-from . import guardian, run_status, template_client
-from .guardian import Guardian
+from ... import conf
+from ...domain import run_tags
+from ...services import run_workers
+from ...services.run_workers import Order
+from ...support import os_processes
+from ...support.connections import own_connections
+from ...support.os_processes import Identity
+from ..launching import guardian, template_client
+from ..launching.guardian import Guardian
+from . import run_status
 from .workers import Worker
 
 logger = logging.getLogger(__name__)
@@ -245,7 +249,7 @@ def _settle_programs(run: DagsterRun, instance: DagsterInstance, failed: bool) -
         if not programs:
             return
         current = instance.get_run_by_id(run.run_id)
-        if failed or (current is not None and tags.FAILED_OPTIONAL in current.tags):
+        if failed or (current is not None and run_tags.FAILED_OPTIONAL in current.tags):
             names = _names(programs.in_session)
             os_processes.end_all(programs.in_session, guardian.PROGRAMS_SECONDS)
             if names:

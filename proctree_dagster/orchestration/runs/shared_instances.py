@@ -15,8 +15,8 @@ from pathlib import Path
 
 from dagster import DagsterInstance
 
-from . import homes
-from .hosting import in_main_thread
+from .. import homes
+from ..execution.in_process import in_main_thread
 
 _Key = tuple[object, ...]
 

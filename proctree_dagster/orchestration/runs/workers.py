@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass, fields, replace
 
 from dagster import DagsterRun
 
-from .. import tags
-from ..os_processes import Identity, State
-from ..os_processes import started as started  # public here
+from ...domain import run_tags
+from ...support.os_processes import Identity, State
+from ...support.os_processes import started as started  # public here
 
 _MAX_PID = 2**31
 """More than the id of any process."""
@@ -62,7 +62,7 @@ class Worker:
     @classmethod
     def of_run(cls, run: DagsterRun) -> "Worker | None":
         """Return the worker that is written on a run, or ``None``."""
-        written = map(cls.from_text, tags.values(run.tags, tags.WORKER))
+        written = map(cls.from_text, run_tags.values(run.tags, run_tags.WORKER))
         return next((each for each in written if each and each.run_id == run.run_id), None)
 
     @classmethod
@@ -98,7 +98,7 @@ class Worker:
 
     def as_tags(self) -> dict[str, str]:
         """Return what is written on the run."""
-        return {tags.WORKER: self.as_text()}
+        return {run_tags.WORKER: self.as_text()}
 
     @property
     def process(self) -> Identity:

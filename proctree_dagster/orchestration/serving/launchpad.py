@@ -16,10 +16,10 @@ import dagster
 from dagster import ConfigMapping, Field, Noneable, Permissive, ScalarUnion, Selector, Shape
 from django.db.models import Model
 
-from .. import context as contexts
-from ..context_schema import UNSAID, ContextKey, ContextSchema, accepts, members
-from ..texts import storable
-from .executors import RUN_RESOURCE
+from ... import context as contexts
+from ...domain.texts import storable
+from ...models.validation.context_schema import UNSAID, ContextKey, ContextSchema, accepts, members
+from ..executors import RUN_RESOURCE
 
 DESCRIPTION = "The keyword arguments of the run."
 

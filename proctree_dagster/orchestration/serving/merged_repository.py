@@ -19,8 +19,8 @@ from dagster import (
     SourceAsset,
 )
 
-from .. import tags
-from . import run_taking
+from ...domain import run_tags
+from ..runs import run_taking
 
 logger = logging.getLogger(__name__)
 
@@ -44,9 +44,9 @@ class MergedRepositoryData(RepositoryData):
         self._trees = trees
         self._own = own
         self._said: set[str] = set()
-        if own.has_sensor_def(tags.OUTBOX_SENSOR):
+        if own.has_sensor_def(run_tags.OUTBOX_SENSOR):
             raise DagsterInvalidDefinitionError(
-                f"The sensor {tags.OUTBOX_SENSOR!r} is proctree-dagster's: rename yours."
+                f"The sensor {run_tags.OUTBOX_SENSOR!r} is proctree-dagster's: rename yours."
             )
 
     # --- Jobs ---

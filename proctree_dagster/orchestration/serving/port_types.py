@@ -9,8 +9,8 @@ from typing import Any
 import dagster
 from dagster import DagsterType
 
-from ..calling import Function
-from ..context_schema import annotation_text, annotations_of
+from ...models.validation.context_schema import annotation_text, annotations_of
+from ...process.calling import Function
 
 RETURN = "return"
 """The name of a function's result among its annotations."""

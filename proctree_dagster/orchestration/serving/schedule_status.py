@@ -10,9 +10,9 @@ from dagster import DagsterInstance
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import InstigatorStatus
 
-from .. import tags
-from ..models import ProcessTreeSchedule
-from . import runs
+from ...domain import run_tags
+from ...models import ProcessTreeSchedule
+from ..runs import create
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ def look_at_switches(instance: DagsterInstance) -> None:
         "pk", "process_tree__job_name", "process_tree__name", "enabled", "stopped_in_dagster"
     )
     for pk, job_name, name, enabled, before in rows:
-        now = f"{job_name}{tags.SCHEDULE_SUFFIX}" in off
+        now = f"{job_name}{run_tags.SCHEDULE_SUFFIX}" in off
         if now == before:
             continue
         ProcessTreeSchedule.objects.filter(pk=pk).update(stopped_in_dagster=now)
@@ -47,5 +47,5 @@ def stopped(instance: DagsterInstance) -> set[str]:
             instigator_type=InstigatorType.SCHEDULE,
             instigator_statuses={InstigatorStatus.STOPPED},
         )
-        if runs.is_ours(state.origin.repository_origin)
+        if create.is_ours(state.origin.repository_origin)
     }

@@ -1,0 +1,4 @@
+"""How a run's processes are executed: in threads or elsewhere, their events, logs, results.
+
+``executors`` and ``translator`` import it.
+"""
