@@ -33,7 +33,7 @@ from .support.connections import (
 from .support.row_reading import readable
 
 if TYPE_CHECKING:
-    from .orchestration.runs.create import ScheduleHistory
+    from .orchestration.runs.scheduled_runs import ScheduleHistory
 
 logger = logging.getLogger(__name__)
 
@@ -216,17 +216,17 @@ class _Dagster:
 
     def history_of(self, schedule_id: int) -> "ScheduleHistory":
         """Return what is asked about a schedule's runs."""
-        from .orchestration.runs import create
+        from .orchestration.runs import scheduled_runs
 
-        return create.ScheduleHistory(self.open(), schedule_id)
+        return scheduled_runs.ScheduleHistory(self.open(), schedule_id)
 
     def open(self) -> Any:
         """Open it, if it is not open yet, and return it."""
-        from .orchestration.runs import create
+        from .orchestration.runs import opening
 
         with self._lock:
             if self._instance is None:
-                self._instance = self._opened.enter_context(create.open_instance())
+                self._instance = self._opened.enter_context(opening.open_instance())
         return self._instance
 
 

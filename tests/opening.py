@@ -91,10 +91,10 @@ def open_as(way: str, home: str) -> None:
     """Open a home and use each of its storages."""
     from dagster import DagsterInstance
 
-    from proctree_dagster.orchestration.runs import create
+    from proctree_dagster.orchestration.runs import opening
 
     os.environ["DAGSTER_HOME"] = home
-    with DagsterInstance.get() if way == "host" else create.open_instance() as instance:
+    with DagsterInstance.get() if way == "host" else opening.open_instance() as instance:
         instance.get_runs(limit=1)
         instance.all_instigator_state()
         instance.event_log_storage.get_pool_limits()
@@ -104,7 +104,7 @@ def main(way: str) -> None:
     import django
 
     django.setup()
-    from proctree_dagster.orchestration.runs import create  # noqa: F401  # imported before the first
+    from proctree_dagster.orchestration.runs import opening  # noqa: F401  # imported before the first
 
     print("ready", flush=True)
     for line in sys.stdin:

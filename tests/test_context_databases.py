@@ -19,7 +19,7 @@ from pytest_django import Settings
 from proctree_dagster.context import decode, encode
 from proctree_dagster.exceptions import ContextError
 from proctree_dagster.orchestration import tree_records
-from proctree_dagster.orchestration.runs import create
+from proctree_dagster.orchestration.runs import create, local_runs
 from proctree_dagster.orchestration.translator import outcome_metadata, translator
 from proctree_dagster.process.run import Outcome
 from proctree_dagster.testing import run_tree
@@ -213,7 +213,7 @@ def test_a_row_with_secrets_in_a_run_that_was_only_launched_reaches_no_function(
     run = create.create_run(
         instance, job, {"x": {"$model": "auth.User", "pk": user.pk}}, {}, in_memory=False
     )
-    ended = create.execute_here(instance, job, run)
+    ended = local_runs.execute_here(instance, job, run)
     assert not ended.success
     assert not [call for call in processes.calls if call == "echo"]
     text = " ".join(str(entry) for entry in instance.all_logs(run.run_id))

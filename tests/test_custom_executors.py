@@ -18,7 +18,7 @@ from dagster._core.executor.in_process import InProcessExecutor
 
 from proctree_dagster.domain import run_tags
 from proctree_dagster.models import ProcessTree
-from proctree_dagster.orchestration.runs import create
+from proctree_dagster.orchestration.runs import create, local_runs
 from proctree_dagster.orchestration.translator import translator
 from proctree_dagster.orchestration.tree_records import from_row
 from proctree_dagster.tree_builder import ProcessTreeInstance
@@ -148,7 +148,7 @@ def run(instance: DagsterInstance, config: dict[str, Any] | None = None) -> str:
         instance.delete_run(created.run_id)
         created = created._replace(run_config={**created.run_config, "execution": config})
         instance.add_run(created)
-    create.execute_here(instance, job, created)
+    local_runs.execute_here(instance, job, created)
     return created.run_id
 
 
@@ -201,7 +201,7 @@ def test_it_finds_itself_also_where_the_tree_has_changed_since_the_run_was_reque
     allowed.add_run_tags(created.run_id, {run_tags.REVISION: "another"})
     current = allowed.get_run_by_id(created.run_id)
     assert current is not None
-    assert create.execute_here(allowed, job, current).success
+    assert local_runs.execute_here(allowed, job, current).success
     assert seen == [(FarExecutor, "default")]
     assert any("has changed since" in entry.message for entry in allowed.all_logs(created.run_id))
 

@@ -16,7 +16,7 @@ from proctree_dagster.domain import run_tags
 from proctree_dagster.domain.tree_spec import ProcessSpec
 from proctree_dagster.exceptions import ContextError, InstanceError, InvalidTree, TreeNotFound
 from proctree_dagster.models import ProcessTree
-from proctree_dagster.orchestration.runs import create
+from proctree_dagster.orchestration.runs import create, local_runs
 from proctree_dagster.orchestration.translator import Local, translator
 from proctree_dagster.orchestration.tree_records import from_row
 from proctree_dagster.process.run import Outcome, Process, run_process
@@ -358,7 +358,7 @@ class TestAChangedTree:
         assert run is not None
         local = Local(collect=lambda name, outcome: None)
         job = translator().job(from_row(tree_runs.get_row("sum")), local=local)
-        create.execute_here(instance, job, run)
+        local_runs.execute_here(instance, job, run)
 
     @pytest.mark.parametrize("steps", [None, ["first"]])
     def test_a_run_executes_the_tree_as_it_is_when_it_starts_and_says_so(

@@ -23,7 +23,7 @@ from proctree_dagster.exceptions import ProctreeError
 from proctree_dagster.functions import process_function
 from proctree_dagster.management.base import TreeCommand
 from proctree_dagster.models import OutboxRun, OutboxState, ProcessTree
-from proctree_dagster.orchestration.runs import create
+from proctree_dagster.orchestration.runs import local_runs
 from proctree_dagster.orchestration.translator import translator
 from proctree_dagster.orchestration.tree_records import from_row
 from proctree_dagster.running import tree_runs
@@ -78,7 +78,7 @@ def execute(instance: DagsterInstance, run: DagsterRun) -> bool:
     instance.report_dagster_event(event, run_id=run.run_id)
     run = fetch(instance, run.run_id)
     job = translator().job(from_row(ProcessTree.objects.get(job_name=run.job_name)))
-    return create.execute_here(instance, job, run).success
+    return local_runs.execute_here(instance, job, run).success
 
 
 def fetch(instance: DagsterInstance, run_id: str) -> DagsterRun:
@@ -123,7 +123,7 @@ def execute_again(
     """Do what the UI does, and run it."""
     run = repeat(instance, parent, run_tags)
     job = translator().job(from_row(ProcessTree.objects.get(job_name=run.job_name)))
-    create.execute_here(instance, job, run)
+    local_runs.execute_here(instance, job, run)
     return fetch(instance, run.run_id)
 
 

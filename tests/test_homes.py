@@ -21,7 +21,7 @@ from pytest_django import Settings
 
 from proctree_dagster.exceptions import InstanceError
 from proctree_dagster.orchestration import homes
-from proctree_dagster.orchestration.runs import create
+from proctree_dagster.orchestration.runs import opening
 from proctree_dagster.orchestration.storage import ProctreeInstance, SqliteStorage
 from tests.opening import OURS, TOP, Opener, address, open_at_once, openers, yaml_of_postgres
 
@@ -144,7 +144,7 @@ def test_a_half_created_home_is_completed_by_whoever_opens_it_next(
     assert all(state.is_complete for state in states(home))
     assert f"{file} is half created; completing it" in caplog.text
     caplog.clear()
-    with create.open_instance() as instance:
+    with opening.open_instance() as instance:
         use(instance)
     assert caplog.text == ""
 
@@ -163,7 +163,7 @@ def test_a_home_whose_writer_was_killed_in_a_transaction_is_opened(home: Path, f
     )
     subprocess.run([sys.executable, "-c", code, home / file], timeout=60)
     assert (home / f"{file}-journal").exists()
-    with create.open_instance() as instance:
+    with opening.open_instance() as instance:
         use(instance)
     assert all(state.is_complete for state in states(home))
 
@@ -176,10 +176,10 @@ def test_a_home_may_be_called_whatever_a_folder_may_be_called(home: Path) -> Non
 
 
 def test_what_is_in_a_home_outlives_its_repair(home: Path) -> None:
-    with create.open_instance() as instance:
+    with opening.open_instance() as instance:
         run = instance.create_run_for_job(_job())
     change(home / FILES[0], HALF_CREATED["two revisions"], "DROP INDEX idx_run_status")
-    with create.open_instance() as instance:
+    with opening.open_instance() as instance:
         assert instance.has_run(run.run_id)
         (runs_database, *_) = homes.databases(instance.get_ref())
         with runs_database.connected() as connection:
@@ -203,7 +203,7 @@ def test_a_file_that_is_no_database_is_named_with_the_remedy(
     for each in (home / file).parent.glob(f"{Path(file).name}-*"):
         each.unlink()
     (home / file).write_bytes(b"no database" * 1000)
-    opened = create.open_instance()
+    opened = opening.open_instance()
     with pytest.raises(InstanceError, match="restore it from a backup") as raised, opened:
         pass
     assert str(home / file) in str(raised.value)
@@ -217,7 +217,7 @@ def test_a_half_created_home_of_dagsters_own_storage_is_completed_by_django(
     change(dagster_home / FILES[1], HALF_CREATED["two revisions"])
     with pytest.raises(Exception, match="more than one head"), _stock(dagster_home) as instance:
         use(instance)
-    with create.open_instance() as instance:
+    with opening.open_instance() as instance:
         use(instance)
     with _stock(dagster_home) as instance:
         use(instance)
@@ -317,7 +317,7 @@ def test_a_lock_on_postgresql_that_is_not_given_back_is_an_error_that_names_it(
 
 
 def test_a_complete_home_is_opened_without_the_lock(home: Path) -> None:
-    with FileLock(home / homes.LOCK_FILE), create.open_instance() as instance:
+    with FileLock(home / homes.LOCK_FILE), opening.open_instance() as instance:
         use(instance)
 
 
@@ -325,7 +325,7 @@ def test_a_home_without_dagster_yaml_is_created_and_opened(
     tmp_path: Path, settings: Settings
 ) -> None:
     settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": str(tmp_path)}
-    with create.open_instance() as instance:
+    with opening.open_instance() as instance:
         use(instance)
     assert all(state.is_complete for state in states(tmp_path))
 

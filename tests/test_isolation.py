@@ -21,7 +21,7 @@ from pytest_django import Settings
 from proctree_dagster import testing
 from proctree_dagster.exceptions import InstanceError
 from proctree_dagster.models import OutboxRun
-from proctree_dagster.orchestration.runs import create
+from proctree_dagster.orchestration.runs import opening
 from proctree_dagster.support import test_isolation
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from proctree_dagster.triggers import create_trigger, fire_trigger, subscribe_tree_to_trigger
@@ -218,7 +218,7 @@ def test_a_test_that_opens_the_real_instance_is_refused_with_what_to_write(
     settings: Settings, tmp_path: Path
 ) -> None:
     settings.PROCTREE = {"DAGSTER_HOME": str(tmp_path)}
-    opened = create.open_instance(persistent=True)
+    opened = opening.open_instance(persistent=True)
     with pytest.raises(InstanceError, match=r"testing\.real_dagster\(\)"), opened:
         pass
     assert list(tmp_path.iterdir()) == []

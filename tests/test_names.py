@@ -104,7 +104,10 @@ def test_names_that_look_alike_stay_distinct(one: str, other: str) -> None:
 
 def test_a_name_is_the_same_in_every_process() -> None:
     names = ["monthly close", "名前", "class", "\ud800"]
-    code = f"from proctree_dagster.domain.names import dagster_name; print(*map(dagster_name, {names!r}))"
+    code = (
+        "from proctree_dagster.domain.names import dagster_name; "
+        f"print(*map(dagster_name, {names!r}))"
+    )
     for seed in ("0", "1"):
         printed = subprocess.run(
             [sys.executable, "-c", code],

@@ -28,7 +28,7 @@ from django.utils import timezone
 from proctree_dagster.domain import run_tags
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, RunStatus
 from proctree_dagster.orchestration.repository import LiveRepositoryData
-from proctree_dagster.orchestration.runs import create
+from proctree_dagster.orchestration.runs import origins
 from proctree_dagster.orchestration.runs.workers import Worker
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.running import tree_runs
@@ -46,7 +46,7 @@ def scheduled(name: str) -> ProcessTreeSchedule:
 
 def switch(instance: DagsterInstance, name: str, status: InstigatorStatus) -> None:
     """Turn Dagster's switch of a schedule, as its UI does."""
-    switch_in(create.remote_origin(name).repository_origin, instance, name, status)
+    switch_in(origins.remote_origin(name).repository_origin, instance, name, status)
 
 
 def switch_in(

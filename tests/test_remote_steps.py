@@ -191,7 +191,8 @@ def job_in(folder: Path, name: str) -> ReconstructableJob:
 def release(folder: Path) -> Path:
     (folder / "deployed").mkdir(parents=True)
     (folder / "deployed" / "__init__.py").write_text(
-        "from proctree_dagster.orchestration.execution.remote_steps import note_release\nnote_release()\n"
+        "from proctree_dagster.orchestration.execution.remote_steps import note_release\n"
+        "note_release()\n"
     )
     return folder
 

@@ -12,7 +12,7 @@ from dagster import DagsterInstance
 
 from proctree_dagster.exceptions import InstanceError
 from proctree_dagster.orchestration import homes
-from proctree_dagster.orchestration.runs.create import open_instance
+from proctree_dagster.orchestration.runs.opening import open_instance
 
 
 @pytest.fixture

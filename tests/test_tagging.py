@@ -34,7 +34,7 @@ from proctree_dagster.models import (
 )
 from proctree_dagster.orchestration.coordinator import StraightRunCoordinator
 from proctree_dagster.orchestration.repository import LiveRepositoryData
-from proctree_dagster.orchestration.runs import create
+from proctree_dagster.orchestration.runs import origins
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator, translator
 from proctree_dagster.orchestration.tree_records import from_row
 from proctree_dagster.running import tree_runs
@@ -353,8 +353,8 @@ class TestEveryWayOfStarting:
             job,
             run_config=config,
             tags={**job.run_tags, **given},
-            remote_job_origin=create.remote_origin(job.name),
-            job_code_origin=create.code_origin(job.name),
+            remote_job_origin=origins.remote_origin(job.name),
+            job_code_origin=origins.code_origin(job.name),
         )
         return run.run_id
 

@@ -10,7 +10,7 @@ from dagster._core.storage.tags import TagType, get_tag_type
 from proctree_dagster.domain import run_tags
 from proctree_dagster.exceptions import RunError
 from proctree_dagster.models import OutboxRun, ProcessTree
-from proctree_dagster.orchestration.runs import create, history
+from proctree_dagster.orchestration.runs import create, history, local_runs
 from proctree_dagster.orchestration.runs.workers import Worker
 from proctree_dagster.orchestration.translator import translator
 from proctree_dagster.orchestration.tree_records import from_row
@@ -102,7 +102,7 @@ class TestRunsOfAnEarlierRelease:
         job = translator().job(from_row(save("a")))
         run = create.create_run(instance, job, {}, {})
         before = run.with_tags({**as_before(dict(run.tags)), "proctree/revision": "another"})
-        assert create.execute_here(instance, job, before).success
+        assert local_runs.execute_here(instance, job, before).success
         said = [entry.message for entry in instance.all_logs(run.run_id)]
         assert any("revision another was asked for" in message for message in said)
 

@@ -48,8 +48,7 @@ from ..support import project
 from ..support.connections import fresh_connections
 from .execution import event_batching, remote_steps, worker_end
 from .execution.threads_executor import threads_executor as threads_executor  # public here
-from .runs import create as runs
-from .runs import family_runs, run_taking
+from .runs import family_runs, local_runs, run_taking, scheduled_runs
 from .tree_records import TreeRecord
 
 logger = logging.getLogger(__name__)
@@ -257,12 +256,12 @@ class TreeExecutor(Executor):
     ) -> Iterator[DagsterEvent]:
         """Take the claim, warn of a changed tree, and execute."""
         run, instance = plan_context.dagster_run, plan_context.instance
-        claim = runs.take_claim(run, resumed=plan_context.resume_from_failure)
+        claim = scheduled_runs.take_claim(run, resumed=plan_context.resume_from_failure)
         if isinstance(claim, due_time_claims.Skip):
             yield DagsterEvent.engine_event(plan_context, claim.reason, EngineEventData())
             # Dagster ends a run that is interrupted while canceling as canceled, not as failed.
             instance.report_run_canceling(run, claim.reason)
-            raise runs.ClaimRefused(claim.reason)
+            raise local_runs.ClaimRefused(claim.reason)
         if claim is not None:
             yield DagsterEvent.engine_event(plan_context, str(claim), EngineEventData())
         failed = False

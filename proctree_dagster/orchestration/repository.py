@@ -46,7 +46,7 @@ from ..support.row_reading import readable
 from .automation import outbox_sensor
 from .execution import remote_steps, run_console
 from .launching import preload, releases, template_client
-from .runs import create, run_taking
+from .runs import opening, run_taking
 from .serving.job_snapshots import KnownJob, known
 from .serving.merged_repository import MergedRepositoryData
 from .serving.schedule_status import look_at_switches
@@ -255,11 +255,11 @@ class LiveRepositoryData(RepositoryData):
             if self._switches_at is not None and now - self._switches_at < SWITCHES_SECONDS:
                 return
             self._switches_at = now
-        if create.dagster_home() is None:
+        if opening.dagster_home() is None:
             return
         try:
             if self._instance is None:  # kept open: opening one costs more than asking it
-                self._instance = self._open.enter_context(create.open_instance())
+                self._instance = self._open.enter_context(opening.open_instance())
             with fresh_connections():
                 look_at_switches(self._instance)
         except Exception:  # the list of schedules must not fail for what is only reported
@@ -461,7 +461,7 @@ def _environment_key() -> str:
 
 def _prepare_home() -> None:
     """Set the sizes of the pools, and let what was imported before be imported anew."""
-    home = create.dagster_home()
+    home = opening.dagster_home()
     if home is None:
         return
     for prepare in (_set_pool_sizes, lambda: template_client.tell_reloaded(home)):
@@ -473,5 +473,5 @@ def _prepare_home() -> None:
 
 def _set_pool_sizes() -> None:
     if conf.current().POOLS:
-        with create.open_instance():
+        with opening.open_instance():
             pass  # opening it sets them

@@ -31,7 +31,7 @@ from ..support import test_isolation
 from ..support.connections import after_commit
 
 if TYPE_CHECKING:
-    from ..orchestration.runs.create import Ended
+    from ..orchestration.runs.local_runs import Ended
     from ..orchestration.tree_records import TreeRecord
 
 logger = logging.getLogger(__name__)
@@ -190,7 +190,7 @@ def execute_row(
         It was interrupted; the run is canceled.
     """
     from ..orchestration import tree_records
-    from ..orchestration.runs import create
+    from ..orchestration.runs import scheduled_runs
 
     stand_ins.check(row.content, registry or {})
     given = {**_local_functions(row), **(registry or {})}
@@ -200,7 +200,7 @@ def execute_row(
         **(run_tags or {}),
     }
     if due is not None:
-        all_tags[tags.DUE] = create.due_tag(due)
+        all_tags[tags.DUE] = scheduled_runs.due_tag(due)
     whole = {**row.default_context, **contexts.encode(context or {})}
     if triggered_by == "python":
         _warn_of_unknown_keys(row, context)
@@ -301,7 +301,7 @@ def submit_row(
         Dagster has no home, or the instance no queue.
     """
     from ..orchestration import tree_records
-    from ..orchestration.runs import create
+    from ..orchestration.runs import create, opening
     from ..orchestration.translator import translator
 
     whole = {**row.default_context, **contexts.encode(context or {})}
@@ -318,12 +318,12 @@ def submit_row(
         run_id = str(run_outbox.add(row, whole, all_tags).run_id)
         logger.info("A test has submitted %r: run %s is recorded, and not run.", row.name, run_id)
         return SubmittedRun(run_id, webserver.run_url(run_id))
-    with create.open_instance(persistent=True) as instance:
-        create.check_queue(instance)
+    with opening.open_instance(persistent=True) as instance:
+        opening.check_queue(instance)
     run_id = str(uuid.uuid4())
 
     def submit() -> None:
-        with create.open_instance(persistent=True) as instance:
+        with opening.open_instance(persistent=True) as instance:
             run = create.create_run(instance, job, whole, all_tags, run_id=run_id)
             create.submit(instance, run)
 
@@ -374,9 +374,9 @@ def deliver(run_ids: Iterable[str] | None = None) -> list[str]:
         if test_isolation.is_active() or not run_outbox.is_open():
             return []
         from ..orchestration.automation import outbox_delivery
-        from ..orchestration.runs import create
+        from ..orchestration.runs import opening
 
-        with create.open_instance(persistent=True) as instance:
+        with opening.open_instance(persistent=True) as instance:
             return outbox_delivery.deliver(instance, run_ids).delivered
     except InstanceError as error:
         logger.warning("Runs wait in the outbox, and can't be handed to Dagster: %s", error)
@@ -402,9 +402,9 @@ def not_run(name: str, error: str) -> Results:
 
 def has_history() -> bool:
     """Say whether Dagster has a home, where runs are kept; a test has none."""
-    from ..orchestration.runs import create
+    from ..orchestration.runs import opening
 
-    return create.dagster_home() is not None
+    return opening.dagster_home() is not None
 
 
 def followers_of(run_id: str) -> list[Follower]:
@@ -440,17 +440,17 @@ def show_as_dagster_knows(schedules: Iterable[ProcessTreeSchedule]) -> dt.dateti
     InstanceError
         Dagster has no home.
     """
-    from ..orchestration.runs import create
+    from ..orchestration.runs import opening, scheduled_runs
     from ..orchestration.serving import schedule_status
 
-    with create.open_instance(persistent=True, create=False) as instance:
+    with opening.open_instance(persistent=True, create=False) as instance:
         stopped = schedule_status.stopped(instance)
         for schedule in schedules:
             name = f"{schedule.process_tree.job_name}{tags.SCHEDULE_SUFFIX}"
             schedule.stopped_in_dagster = name in stopped
             if schedule.last_run_status != RunStatus.STARTED:
                 continue
-            history = create.ScheduleHistory(instance, schedule.pk)
+            history = scheduled_runs.ScheduleHistory(instance, schedule.pk)
             try:
                 known = history.seen(schedule.last_run_id, schedule.last_run_worker)
             except Exception:  # one run's trouble must not hide the others
@@ -472,7 +472,7 @@ def _execute(
     on_report: OnReport | None = None,
 ) -> Results:
     from ..orchestration.execution.in_process import signals_kept
-    from ..orchestration.runs import create, family_runs
+    from ..orchestration.runs import create, family_runs, local_runs, opening
     from ..orchestration.translator import Local, translator
 
     if options.ephemeral and record.spec is not None:  # a test's thread has what it has patched
@@ -493,17 +493,17 @@ def _execute(
 
     chosen = translator()
     local = Local(collect, _in_sync(record, options), options.stop_on_error, report=report)
-    opened = create.open_instance(ephemeral=options.ephemeral, to_execute=True)
+    opened = opening.open_instance(ephemeral=options.ephemeral, to_execute=True)
     with signals_kept(), opened as instance:
         # Recorded as a run of the job that Dagster serves; executed by its twin that stays here.
         served = chosen.job(record)
         run_id = run_id or str(uuid.uuid4())
-        all_tags = {**run_tags, **create.executed_here(run_id)}
+        all_tags = {**run_tags, **local_runs.executed_here(run_id)}
         run = create.create_run(
             instance, served, context, all_tags, in_memory=in_memory, run_id=run_id
         )
         job = chosen.job(record, local=local)
-        ended = create.execute_here(instance, job, run)
+        ended = local_runs.execute_here(instance, job, run)
         family_runs.end(instance, run.run_id)
     return _results(record, outcomes, ended, run.run_id)
 

@@ -94,7 +94,7 @@ def test_of_queued_runs_and_due_times_each_is_executed_once_whoever_else_is_at_i
         for begun in range(0, RUNS, 100):
             stack.shell(
                 "from proctree_dagster import execution\n"
-                "from proctree_dagster.orchestration.runs.create import open_instance\n"
+                "from proctree_dagster.orchestration.runs.opening import open_instance\n"
                 "row = execution.get_row('by_hand')\n"
                 "with open_instance():\n"
                 f"    for _ in range({min(100, RUNS - begun)}):\n"

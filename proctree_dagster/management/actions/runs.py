@@ -195,9 +195,9 @@ def as_json(run: "RunSummary") -> dict[str, Any]:
 @contextmanager
 def _history() -> Iterator[tuple[Any, Any]]:
     """Open Dagster's record of runs: the module that reads it, and the instance."""
-    from ...orchestration.runs import create, history  # they import dagster
+    from ...orchestration.runs import history, opening  # they import dagster
 
-    with create.open_instance(persistent=True, create=False) as instance:
+    with opening.open_instance(persistent=True, create=False) as instance:
         yield history, instance
 
 

@@ -198,9 +198,9 @@ def _of_system_checks() -> list[CheckMessage]:
 
 def _ready_home() -> str:
     """Return the folder of Dagster's home, which is created with its storage if it is missing."""
-    from ...orchestration.runs import create  # it imports dagster, which the others do without
+    from ...orchestration.runs import opening  # it imports dagster, which the others do without
 
-    if folder := create.dagster_home():
+    if folder := opening.dagster_home():
         project.create_home(folder)
-    with create.open_instance(persistent=True) as instance:
+    with opening.open_instance(persistent=True) as instance:
         return str(instance.root_directory)

@@ -257,10 +257,12 @@ def _due_times(row: ProcessTree) -> list[dt.datetime]:
 def _runs(row: ProcessTree) -> tuple[list[Any], str]:
     """Return a tree's last runs, or why they can't be read."""
     try:
-        from ...orchestration.runs import create as runs
-        from ...orchestration.runs import history  # they import dagster
+        from ...orchestration.runs import (
+            history,  # they import dagster
+            opening,
+        )
 
-        with runs.open_instance(persistent=True, create=False) as instance:
+        with opening.open_instance(persistent=True, create=False) as instance:
             return history.recent(instance, job_name=row.job_name, most=RUNS), ""
     except (InstanceError, ProctreeError) as error:
         return [], str(error)

@@ -19,6 +19,7 @@ from ...models import OutboxRun, OutboxState, ProcessTree
 from ...services import run_outbox
 from .. import tree_records as records
 from ..runs import create as runs
+from ..runs import opening
 from ..translator import translator
 
 logger = logging.getLogger(__name__)
@@ -77,7 +78,7 @@ def deliver(
     rows = run_outbox.open_rows(run_ids)
     if not rows:
         return result
-    runs.check_queue(instance)
+    opening.check_queue(instance)
     rows = [row for row in rows if _makes_sense(row, result)]
     delivered = [row for row in rows if row.state == OutboxState.DELIVERED]
     waiting = [row for row in rows if row.state == OutboxState.WAITING]

@@ -8,7 +8,7 @@ from ...context import tagging
 from ...domain import run_tags
 from ...services import due_time_claims
 from ...support.connections import fresh_connections
-from ..runs import create
+from ..runs import scheduled_runs
 
 
 def evaluate(context: ScheduleEvaluationContext, schedule_id: int) -> RunRequest | SkipReason:
@@ -23,11 +23,11 @@ def evaluate(context: ScheduleEvaluationContext, schedule_id: int) -> RunRequest
     """
     at = context.scheduled_execution_time.astimezone(dt.UTC)
     with fresh_connections():
-        history = create.ScheduleHistory(context.instance, schedule_id)
+        history = scheduled_runs.ScheduleHistory(context.instance, schedule_id)
         decision = due_time_claims.request(schedule_id, at, history)
     if isinstance(decision, due_time_claims.Skip):
         return SkipReason(decision.reason)
-    due, schedule = create.due_tag(decision.due), decision.schedule
+    due, schedule = scheduled_runs.due_tag(decision.due), decision.schedule
     return RunRequest(
         run_key=due,
         run_config={"context": decision.context},

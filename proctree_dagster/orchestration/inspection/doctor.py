@@ -36,7 +36,7 @@ from .. import executors, homes
 from ..launcher import WarmRunLauncher
 from ..launching import template_client
 from ..launching.releases import Release
-from ..runs import create
+from ..runs import opening, origins
 from . import daemons
 from .environments import check_locations, check_versions
 from .findings import Check, Finding, Subject
@@ -52,7 +52,7 @@ SILENT_AFTER = 4 * HEARTBEAT_SECONDS
 
 def examine() -> list[Finding]:
     """Run every check and return what they found, in their order."""
-    home = create.dagster_home()
+    home = opening.dagster_home()
     with ExitStack() as opened:
         found = []
         try:
@@ -469,7 +469,7 @@ def check_launcher(subject: Subject) -> Iterator[Finding]:
         yield Finding("ok", f"Runs are launched by Dagster's launcher {launcher}, not forked.")
         return
     try:
-        release = Release.of_origin(create.code_origin("any").repository_origin)
+        release = Release.of_origin(origins.code_origin("any").repository_origin)
         reason = template_client.examine(release)
     except (InstanceError, template_client.NoAnswer) as error:
         yield Finding(

@@ -1,6 +1,6 @@
 """The guardian of a run's worker: a small process beside it, which no function can starve or end.
 
-    python -m proctree_dagster.orchestration.launching.guardian      (reads what it needs from its input)
+    python -m proctree_dagster.orchestration.launching.guardian   (reads its input)
 
 It gives the signs of life of a worker that has taken a run (``run_workers``), unless the worker is
 stopped; it ends a worker that does not cancel its run within the grace period, that is stopped for

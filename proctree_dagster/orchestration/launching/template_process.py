@@ -1,6 +1,6 @@
 """The template process: Dagster, Django and the code location imported once, forked for each run.
 
-    python -m proctree_dagster.orchestration.launching.template_process --home … --key … --listener … --origin …
+    python -m proctree_dagster.orchestration.launching.template_process --home … --key … …
 
 It is started by ``template_client``, has one thread, and waits: for requests, for the deaths of its
 children, and for the end of the processes that use it. Nothing that must not be shared by two

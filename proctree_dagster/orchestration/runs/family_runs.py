@@ -15,7 +15,7 @@ from ...models import OutboxRun, ProcessTree
 from ...services import run_outbox, tree_links
 from ...support import test_isolation
 from ...support.connections import after_commit, fresh_connections, in_transaction, writing
-from . import create
+from . import opening
 
 logger = logging.getLogger(__name__)
 
@@ -165,7 +165,7 @@ def _deliver_soon(instance: DagsterInstance, run_ids: list[str]) -> None:
 
 
 def _deliver_with_another_instance(run_ids: list[str]) -> None:
-    with create.open_instance(persistent=True) as instance:
+    with opening.open_instance(persistent=True) as instance:
         _deliver(instance, run_ids)
 
 

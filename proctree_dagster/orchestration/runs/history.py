@@ -31,7 +31,7 @@ from ...models import ProcessTree
 from ...services import webserver
 from .. import errors, tree_records
 from ..translator import translator
-from . import create
+from . import create, opening
 
 _LAUNCHERS = (tags.USER, SCHEDULE_NAME_TAG, tags.SENSOR_NAME)
 """The tags that name who has asked for a run, in the order in which they count."""
@@ -329,7 +329,7 @@ def again(instance: DagsterInstance, run: DagsterRun, user: str = "") -> Dagster
     row = ProcessTree.objects.filter(job_name=run.job_name).first()
     if row is None:
         raise RunError(f"The tree of run {run.run_id} was deleted ({run.job_name!r}).")
-    create.check_queue(instance)
+    opening.check_queue(instance)
     job = translator().job(tree_records.from_row(row))
     steps, known = KnownExecutionState.build_resume_retry_reexecution(instance, run)
     _require_steps(run, job, steps)

@@ -12,7 +12,7 @@ from dagster._core.scheduler.instigation import InstigatorStatus
 
 from ...domain import run_tags
 from ...models import ProcessTreeSchedule
-from ..runs import create
+from ..runs import origins
 
 logger = logging.getLogger(__name__)
 
@@ -47,5 +47,5 @@ def stopped(instance: DagsterInstance) -> set[str]:
             instigator_type=InstigatorType.SCHEDULE,
             instigator_statuses={InstigatorStatus.STOPPED},
         )
-        if create.is_ours(state.origin.repository_origin)
+        if origins.is_ours(state.origin.repository_origin)
     }

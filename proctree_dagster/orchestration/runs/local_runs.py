@@ -1,0 +1,92 @@
+"""Runs that are executed in the calling process."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from dagster import (
+    DagsterEvent,
+    DagsterEventType,
+    DagsterExecutionInterruptedError,
+    DagsterInstance,
+    DagsterRun,
+    JobDefinition,
+)
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run_iterator
+from dagster._core.storage.dagster_run import DagsterRunStatus
+
+from ...process.cancellation import Stop
+from ..errors import fault
+from ..execution.in_process import leave_output_alone
+from . import run_taking
+from .workers import Worker
+
+
+def executed_here(run_id: str) -> dict[str, str]:
+    """Return the tags of a run that the calling process, which is somebody's, is to execute."""
+    return replace(Worker.of_process(run_id, os.getpid()), dedicated=False).as_tags()
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended."""
+
+    success: bool
+    fault: str | None
+    """What stopped the run as a whole, outside of any process."""
+
+    failed_steps: Mapping[str, str]
+    """Why a step failed, by its key: also one that failed before or after its function."""
+
+
+def execute_here(instance: DagsterInstance, job: JobDefinition, run: DagsterRun) -> Ended:
+    """Execute a run in the calling process.
+
+    However the call ends, the run does not stay as started.
+
+    Raises
+    ------
+    KeyboardInterrupt
+        It was interrupted (Ctrl-C); the run is canceled.
+    """
+    watch, stop = _Watch(), Stop(DagsterExecutionInterruptedError)
+    leave_output_alone(instance)
+    try:
+        with stop.heeded(), run_taking.signs_of_life(run, instance, stop.ask):
+            for event in execute_run_iterator(InMemoryJob(job), run, instance):
+                watch.see(event)
+    finally:
+        ended = instance.get_run_by_id(run.run_id)
+        if ended is not None and not ended.is_finished:
+            instance.report_run_canceled(ended, "Interrupted where it was started.")
+    if stop.asked:
+        watch.fault = "It was terminated: Dagster was asked to, or its signs of life had ceased."
+    elif watch.interrupted:
+        raise KeyboardInterrupt
+    success = ended is not None and ended.status == DagsterRunStatus.SUCCESS
+    return Ended(success, watch.fault, watch.failed_steps)
+
+
+class _Watch:
+    """Gathers from a run's events what its results need."""
+
+    def __init__(self) -> None:
+        self.fault: str | None = None
+        self.failed_steps: dict[str, str] = {}
+        self.interrupted = False
+
+    def see(self, event: DagsterEvent) -> None:
+        """Look at one event."""
+        if event.event_type == DagsterEventType.RUN_FAILURE:
+            self.fault = fault(event.job_failure_data.error)
+        elif event.event_type == DagsterEventType.STEP_FAILURE and event.step_key:
+            self.failed_steps[event.step_key] = fault(event.step_failure_data.error) or "It failed."
+        elif event.event_type == DagsterEventType.RUN_CANCELED:
+            error = event.job_canceled_data.error
+            self.fault = fault(error)
+            self.interrupted = error is None or error.cls_name != ClaimRefused.__name__
+
+
+class ClaimRefused(DagsterExecutionInterruptedError):
+    """A scheduled run could not take its claim: its due time was run already."""
