@@ -14,6 +14,8 @@ from urllib.parse import SplitResult, urlsplit
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from .domain.predicates import is_number, is_text, is_whole
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -158,34 +160,34 @@ def _complaint(key: str, value: Any) -> str | None:
     """Say what ``value`` should have been, or return ``None`` if it is right."""
     if key in _LISTS:
         good = value is None or (
-            isinstance(value, (list, tuple, set)) and all(_is_text(each) for each in value)
+            isinstance(value, (list, tuple, set)) and all(is_text(each) for each in value)
         )
         return None if good else f"a list of {_LISTS[key]}"
     if key == "LOG_LEVEL":
         levels = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
         return None if value in levels else f"one of {', '.join(levels)}"
     if key == "MAX_CONCURRENT":
-        return None if _is_whole(value) and value >= 1 else "a whole number from 1"
+        return None if is_whole(value, 1) else "a whole number from 1"
     if key in _SECONDS:
         least = _SECONDS[key]
-        good = _is_number(value) and least <= value < float("inf")
+        good = is_number(value) and least <= value < float("inf")
         return None if good else f"a number of seconds from {least}"
     if key == "POOLS":
         good = isinstance(value, Mapping) and all(
-            _is_text(name) and _is_whole(size) and size >= 1 for name, size in value.items()
+            is_text(name) and is_whole(size, 1) for name, size in value.items()
         )
         return None if good else "a dictionary of pool names and sizes from 1"
     if key in _TEXT:
-        return None if _is_text(value) else "a non-empty string"
+        return None if is_text(value) else "a non-empty string"
     if key in _ADDRESSES:
         return None if value is None else _complaint_of_address(key, value)
     # A pathlib.Path is welcome for a folder.
-    good = value is None or _is_text(value) or (key == "DAGSTER_HOME" and hasattr(value, "is_dir"))
+    good = value is None or is_text(value) or (key == "DAGSTER_HOME" and hasattr(value, "is_dir"))
     return None if good else "a non-empty string or None"
 
 
 def _complaint_of_address(key: str, value: Any) -> str | None:
-    if not _is_text(value) or not value.startswith(("http://", "https://")):
+    if not is_text(value) or not value.startswith(("http://", "https://")):
         return "an address that begins with http:// or https://, or None"
     parts = _parts(value)
     if parts is None or not value.isprintable() or " " in value:
@@ -221,15 +223,3 @@ def _shown(key: str, value: Any) -> str:
     if key not in _ADDRESSES or (is_harmless and not re.search("[@?#]", text)):
         return text
     return f"this {type(value).__name__} (not shown: it may hold a password)"
-
-
-def _is_text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)

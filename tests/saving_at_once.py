@@ -18,7 +18,7 @@ def save_all(number: int, times: int, together: Barrier, errors: "SimpleQueue[st
     """Be one of the four."""
     from django.utils import timezone
 
-    from proctree_dagster.services.trigger_firing import Gate
+    from proctree_dagster.services.process_gate import Gate
     from proctree_dagster.tree_builder import ProcessTreeInstance
     from proctree_dagster.triggers import create_trigger, subscribe_tree_to_trigger
     from tests.app import processes

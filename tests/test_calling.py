@@ -16,9 +16,9 @@ from django.utils.decorators import method_decorator
 
 from proctree_dagster.domain.tree_spec import ProcessSpec
 from proctree_dagster.exceptions import ArgumentError, FunctionError
-from proctree_dagster.models.validation.trigger_validation import ask
 from proctree_dagster.process.calling import bind_arguments, takes
 from proctree_dagster.process.run import Outcome, Process, run_process
+from proctree_dagster.services.trigger_evaluation import ask
 from proctree_dagster.testing import run_tree
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes

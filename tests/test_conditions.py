@@ -12,18 +12,20 @@ from hypothesis import strategies as st
 from proctree_dagster.domain.operators import (
     MISSING,
     OPERATORS,
-    TYPES,
     WITH_VALUE,
     WITHOUT_VALUE,
     equal,
     holds,
-    is_polled,
     look_up,
+)
+from proctree_dagster.domain.schedule_rules import CronRule, IntervalRule
+from proctree_dagster.domain.trigger_configurations import (
+    TYPES,
+    is_polled,
     poll_seconds,
     problems,
     schedule_rule,
 )
-from proctree_dagster.domain.schedule_rules import CronRule, IntervalRule
 from proctree_dagster.exceptions import ScheduleError
 
 SCALARS = (

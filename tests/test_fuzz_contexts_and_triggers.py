@@ -42,7 +42,7 @@ from proctree_dagster.models.validation import trigger_validation
 from proctree_dagster.orchestration.repository import build_repository
 from proctree_dagster.orchestration.translator import outcome_metadata
 from proctree_dagster.process.run import Outcome
-from proctree_dagster.services import broken_rows, run_outbox, trigger_firing
+from proctree_dagster.services import broken_rows, process_gate, run_outbox, trigger_firing
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from proctree_dagster.triggers import create_trigger
 from tests.app.models import AccessToken, Call, Customer, Organisation
@@ -220,7 +220,7 @@ def test_a_trigger_reads_nothing_that_it_may_not_ask_about(
         trigger = Trigger(pk=1, name="t", trigger_type=kind, configuration=configuration)
         models.Model.save(trigger)
         polled = trigger_firing.poll(1, timezone.now())
-        gate = trigger_firing.Gate("t", "job", "process").why_not({"customers": [Customer(pk=1)]})
+        gate = process_gate.Gate("t", "job", "process").why_not({"customers": [Customer(pk=1)]})
     Trigger.objects.all().delete()
     asked_of_rows = [
         sql for sql in queries if "proctree_dagster_trigger" not in sql and sql.startswith("SELECT")

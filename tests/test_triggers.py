@@ -35,7 +35,7 @@ from proctree_dagster.models import (
     TriggerSubscription,
 )
 from proctree_dagster.models.validation import trigger_validation
-from proctree_dagster.services import trigger_firing
+from proctree_dagster.services import process_gate, trigger_evaluation, trigger_firing
 from proctree_dagster.services.trigger_firing import Polled
 from proctree_dagster.tasks import check_and_run_scheduled_tasks
 from proctree_dagster.testing import run_tree
@@ -614,8 +614,8 @@ def test_rows_are_counted_as_the_default_manager_sees_them_and_filtered() -> Non
     Ticket.objects.create()
     Ticket.objects.create(closed=True)
     configuration = {"model": "app.Ticket", "operator": "eq", "value": 1}
-    assert trigger_validation.ask("condition", configuration, {}).yes
-    assert not trigger_validation.ask(
+    assert trigger_evaluation.ask("condition", configuration, {}).yes
+    assert not trigger_evaluation.ask(
         "condition", {**configuration, "filter": {"closed": True}}, {}
     ).yes
 
@@ -640,7 +640,7 @@ def test_no_text_lookup_reads_what_a_dictionary_in_json_holds(
     for settings in ({"xero": held}, {"plan": 1}):
         Customer.objects.create(organisation=acme, settings=settings)
     asked = {"model": model, "filter": {f"{path}__{lookup}": value}}
-    answer = trigger_validation.ask("condition", {**asked, "operator": "gte", "value": 1}, {})
+    answer = trigger_evaluation.ask("condition", {**asked, "operator": "gte", "value": 1}, {})
     assert not answer.yes, answer.reason
 
 
@@ -654,31 +654,31 @@ def test_texts_numbers_and_lists_in_json_are_found_as_before(lookup: str, value:
     Customer.objects.create(organisation=acme, settings=settings)
     Customer.objects.create(organisation=acme)
     asked = {"model": "app.Customer", "filter": {f"settings__{lookup}": value}}
-    assert trigger_validation.ask("condition", {**asked, "operator": "eq", "value": 1}, {}).yes
+    assert trigger_evaluation.ask("condition", {**asked, "operator": "eq", "value": 1}, {}).yes
 
 
 def test_what_is_asked_of_any_model_is_how_old_its_newest_date_is(clock: Clock) -> None:
     configuration = {"model": "auth.User", "date_field": "date_joined", "max_age_minutes": 60}
-    assert trigger_validation.ask("outdated_check", configuration, {}).yes, "there is none"
+    assert trigger_evaluation.ask("outdated_check", configuration, {}).yes, "there is none"
     User.objects.create(username="old", date_joined=clock.now - 2 * HOUR)
-    assert trigger_validation.ask("outdated_check", configuration, {}).yes
+    assert trigger_evaluation.ask("outdated_check", configuration, {}).yes
     User.objects.create(username="new", date_joined=clock.now - HOUR)
-    assert not trigger_validation.ask("outdated_check", configuration, {}).yes, (
+    assert not trigger_evaluation.ask("outdated_check", configuration, {}).yes, (
         "as old as it may be"
     )
     filtered = {**configuration, "filter": {"username__startswith": "o"}}
-    assert trigger_validation.ask("outdated_check", filtered, {}).yes
+    assert trigger_evaluation.ask("outdated_check", filtered, {}).yes
     clock.now += SECOND
-    assert trigger_validation.ask("outdated_check", configuration, {}).yes
+    assert trigger_evaluation.ask("outdated_check", configuration, {}).yes
 
 
 def test_a_day_counts_from_its_beginning_in_djangos_zone(clock: Clock) -> None:
     Holding.objects.create(owner="me", day=dt.date(2026, 6, 10))  # 22:00 UTC the day before
     configuration = {"model": "app.Holding", "date_field": "day", "max_age_minutes": 60}
     clock.now = utc("2026-06-09 23:00")
-    assert not trigger_validation.ask("outdated_check", configuration, {}).yes
+    assert not trigger_evaluation.ask("outdated_check", configuration, {}).yes
     clock.now += SECOND
-    assert trigger_validation.ask("outdated_check", configuration, {}).yes
+    assert trigger_evaluation.ask("outdated_check", configuration, {}).yes
 
 
 def test_a_date_may_be_found_along_a_relation() -> None:
@@ -687,7 +687,7 @@ def test_a_date_may_be_found_along_a_relation() -> None:
         **{"max_age_minutes": 5},
     }
     assert trigger_validation.problems("outdated_check", configuration) == []
-    assert trigger_validation.ask("outdated_check", configuration, {}).yes
+    assert trigger_evaluation.ask("outdated_check", configuration, {}).yes
 
 
 class TestSchedules:
@@ -971,7 +971,7 @@ def test_a_custom_function_is_given_what_it_takes_of_what_the_process_has() -> N
 
 def reason_of(trigger: str) -> str:
     """Return why a process is skipped."""
-    reason = trigger_firing.Gate(trigger, "job", "p").why_not({"a": 5})
+    reason = process_gate.Gate(trigger, "job", "p").why_not({"a": 5})
     assert reason is not None
     return reason
 

@@ -20,7 +20,7 @@ from proctree_dagster.models import (
 from proctree_dagster.models.validation import trigger_validation
 from proctree_dagster.orchestration.repository import LiveRepositoryData
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
-from proctree_dagster.services import trigger_firing
+from proctree_dagster.services import trigger_evaluation, trigger_firing
 from proctree_dagster.triggers import create_trigger, poll_triggers
 
 BAD = {"model": "auth.User", "filter": {"username__regex": "("}}
@@ -91,7 +91,7 @@ def test_a_query_that_the_database_refuses_does_no_harm_to_the_callers_transacti
     assert trigger_validation.problems(trigger_type, configuration) == []
     with transaction.atomic():
         with pytest.raises(DataError, match="regular expression"):
-            trigger_validation.ask(trigger_type, configuration, {})
+            trigger_evaluation.ask(trigger_type, configuration, {})
         assert not User.objects.exists()
 
 

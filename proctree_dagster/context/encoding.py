@@ -23,7 +23,6 @@ from django.apps import apps
 from django.core.exceptions import ValidationError
 from django.db import DatabaseError, connections, models, router
 
-from ..domain import texts
 from ..domain.names import READ_AS_OBJECTS
 from ..exceptions import ContextError
 from . import sensitive
@@ -177,8 +176,8 @@ def _encode(value: Any, path: str, depth: int) -> Json:
     if isinstance(value, (list, tuple)):
         return [_encode(each, f"{path}[{index}]", depth + 1) for index, each in enumerate(value)]
     raise ContextError(
-        f"{path} is {type(value).__name__}, which can't be stored: {_short(value)}. A context "
-        "holds JSON, saved model instances, dates, times, UUIDs and Decimals."
+        f"{path} is {type(value).__name__}, which can't be stored: {sensitive.shortened(value)}. "
+        "A context holds JSON, saved model instances, dates, times, UUIDs and Decimals."
     )
 
 
@@ -222,10 +221,6 @@ def _is_read_from(model: type[models.Model], alias: str) -> bool:
 def _primary(alias: str) -> str:
     test: Mapping[str, Any] = connections.settings.get(alias, {}).get("TEST", {})
     return test.get("MIRROR") or alias
-
-
-def _short(value: Any) -> str:
-    return texts.shown(value, 80, write=sensitive.shown)
 
 
 def _encode_reserved(value: Mapping[str, Any], path: str) -> Json:
@@ -276,7 +271,9 @@ def _decode(value: Json, path: str) -> Any:
         except ContextError:  # it says where already
             raise
         except (*_UNUSABLE, DatabaseError) as error:
-            raise ContextError(f"{path} can't be restored from {_short(value)}: {error}") from error
+            raise ContextError(
+                f"{path} can't be restored from {sensitive.shortened(value)}: {error}"
+            ) from error
     if isinstance(value, (list, tuple)):
         return [_decode(each, f"{path}[{index}]") for index, each in enumerate(value)]
     return value

@@ -34,6 +34,7 @@ from django.db.models import (
 from django.db.models.constants import LOOKUP_SEP
 
 from .. import conf
+from ..domain import texts
 from ..support.project_apps import project_apps
 
 Use = Literal["CONTEXT_MODELS", "TRIGGER_MODELS"]
@@ -214,6 +215,11 @@ def shown(value: Any) -> str:
         return repr(_replaced(value))
     text = repr(value)
     return f"<{type(value).__name__}>" if _any_tells_secret(rows, text) else text
+
+
+def shortened(value: Any, limit: int = 80) -> str:
+    """Return what ``shown`` says of a value, cut after ``limit`` characters, for a message."""
+    return texts.shown(value, limit, write=shown)
 
 
 def tells_secret(value: Any, text: str) -> bool:

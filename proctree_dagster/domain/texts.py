@@ -1,5 +1,6 @@
 """Text for people and for databases: any value shown, any text storable."""
 
+import datetime as dt
 import traceback
 from collections.abc import Callable
 from typing import Any
@@ -41,6 +42,11 @@ def shown(value: Any, limit: int = MAX_SHOWN, write: Callable[[Any], str] = repr
 def shorten(text: str, limit: int = MAX_SHOWN) -> str:
     """Return a text cut after ``limit`` characters, with its length."""
     return text if len(text) <= limit else f"{text[:limit]}… ({len(text)} characters)"
+
+
+def in_utc(moment: dt.datetime) -> str:
+    """Return a moment (aware) to the minute, in UTC."""
+    return f"{moment.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"
 
 
 def storable(text: str) -> str:

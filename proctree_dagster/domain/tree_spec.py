@@ -14,6 +14,7 @@ from typing import Any
 from ..exceptions import InvalidTree
 from .names import MAX_NAME_LENGTH, TAG_PART, dagster_name, short_hash
 from .names import problems as name_problems
+from .predicates import are_texts, is_number, is_text, is_whole
 
 MAX_RETRIES = 1000
 MAX_CONCURRENT = 1000
@@ -274,7 +275,7 @@ def problems(data: Mapping[str, Any]) -> list[str]:
             f"characters, not {executor!r:.60}."
         )
     max_concurrent = data.get("max_concurrent")
-    if max_concurrent is not None and not _whole(max_concurrent, 1, MAX_CONCURRENT):
+    if max_concurrent is not None and not is_whole(max_concurrent, 1, MAX_CONCURRENT):
         found.append(
             f"The tree's max_concurrent must be a whole number from 1 to {MAX_CONCURRENT}, not "
             f"{max_concurrent!r}."
@@ -315,7 +316,7 @@ def run_tag_problems(keys: Any) -> list[str]:
 
 def _link_problems(data: Mapping[str, Any]) -> Iterable[str]:
     links = {key: data.get(key, []) for key in ("dependent_trees", "sibling_trees")}
-    wrong = [key for key, names in links.items() if not _texts(names)]
+    wrong = [key for key, names in links.items() if not are_texts(names)]
     for key in wrong:
         yield f"The tree's {key} must be a list of names of trees."
     if not wrong:
@@ -330,7 +331,7 @@ def _process_problems(position: int, process: Mapping[str, Any]) -> Iterable[str
     name = process.get("name")
     yield from name_problems(f"Process {position}", name)
     what = f"Process {name!r}" if isinstance(name, str) else f"Process {position}"
-    if not _text(process.get("func")):
+    if not is_text(process.get("func")):
         yield f"{what} has no function."
     for option, value in process.items():
         if option in ("name", "func"):
@@ -364,7 +365,7 @@ def _graph_problems(processes: list[Mapping[str, Any]]) -> Iterable[str]:
     graph: dict[str, list[str]] = {}
     for process in processes:
         dependencies = process.get("dependencies", ())
-        if not _texts(dependencies):
+        if not are_texts(dependencies):
             continue  # reported as an option
         for unknown in sorted(set(dependencies) - names):
             yield f"Process {process['name']!r} depends on {unknown!r}, which is not in the tree."
@@ -390,22 +391,6 @@ def _circles(graph: dict[str, list[str]]) -> Iterable[str]:
             return
 
 
-def _text(value: Any) -> bool:
-    return isinstance(value, str) and bool(value.strip())
-
-
-def _texts(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and all(_text(each) for each in value)
-
-
-def _number(value: Any, low: float, high: float) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and low <= value <= high
-
-
-def _whole(value: Any, low: int, high: int) -> bool:
-    return isinstance(value, int) and _number(value, low, high)
-
-
 def _json(value: Any) -> bool:
     if not isinstance(value, Mapping):
         return False
@@ -421,23 +406,23 @@ def _response_vars(value: Any) -> bool:
         isinstance(each, Mapping)
         and set(each) <= {"type", "default", "key"}
         and each.get("type", "str") in RESPONSE_TYPES
-        and (each.get("key") is None or _text(each["key"]))
+        and (each.get("key") is None or is_text(each["key"]))
         for each in value.values()
     )
 
 
 _OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "dependencies": (
-        lambda value: _texts(value) and len(set(value)) == len(value),
+        lambda value: are_texts(value) and len(set(value)) == len(value),
         "a list of process names, each once",
     ),
-    "cache_key": (lambda value: value is None or _text(value), "a non-empty string"),
+    "cache_key": (lambda value: value is None or is_text(value), "a non-empty string"),
     "cache_ttl": (
-        lambda value: value is None or _whole(value, 1, MAX_SECONDS),
+        lambda value: value is None or is_whole(value, 1, MAX_SECONDS),
         f"whole seconds from 1 to {MAX_SECONDS}",
     ),
     "shared_cache_key": (lambda value: isinstance(value, bool), "true or false"),
-    "validation": (_texts, "a list of functions"),
+    "validation": (are_texts, "a list of functions"),
     "required": (lambda value: isinstance(value, bool), "true or false"),
     "metadata": (_json, "a dictionary of JSON values"),
     "response_vars": (
@@ -445,11 +430,11 @@ _OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
         'a dictionary of name -> {"type", "default", "key"}, a type being one of '
         + ", ".join(RESPONSE_TYPES),
     ),
-    "outdated_check": (lambda value: value is None or _text(value), "a function"),
-    "trigger": (lambda value: value is None or _text(value), "a trigger's name"),
-    "retries": (lambda value: _whole(value, 0, MAX_RETRIES), f"from 0 to {MAX_RETRIES}"),
+    "outdated_check": (lambda value: value is None or is_text(value), "a function"),
+    "trigger": (lambda value: value is None or is_text(value), "a trigger's name"),
+    "retries": (lambda value: is_whole(value, 0, MAX_RETRIES), f"from 0 to {MAX_RETRIES}"),
     "retry_delay": (
-        lambda value: _number(value, 0, MAX_SECONDS),
+        lambda value: is_number(value, 0, MAX_SECONDS),
         f"seconds from 0 to {MAX_SECONDS}",
     ),
     "retry_backoff": (
@@ -461,8 +446,8 @@ _OPTIONS: dict[str, tuple[Callable[[Any], bool], str]] = {
         "'full', 'plus_minus' or None",
     ),
     "timeout": (
-        lambda value: value is None or (_number(value, 0, MAX_SECONDS) and value > 0),
+        lambda value: value is None or (is_number(value, 0, MAX_SECONDS) and value > 0),
         f"seconds above 0, at most {MAX_SECONDS}",
     ),
-    "pool": (lambda value: value is None or _text(value), "a pool's name"),
+    "pool": (lambda value: value is None or is_text(value), "a pool's name"),
 }

@@ -10,7 +10,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from .. import context as contexts
-from ..domain import due_times, names, operators
+from ..domain import due_times, names, trigger_configurations
 from ..domain.names import MAX_NAME_LENGTH
 from ..domain.schedule_rules import Rule
 from ..exceptions import ContextError, ScheduleError
@@ -23,11 +23,11 @@ from .validation import trigger_validation
 class TriggerType(models.TextChoices):
     """What makes a trigger fire by itself, if anything does."""
 
-    CONDITION = operators.CONDITION, _("condition")
-    SCHEDULE = operators.SCHEDULE, _("schedule")
-    EVENT = operators.EVENT, _("event")
-    CUSTOM = operators.CUSTOM, _("custom")
-    OUTDATED_CHECK = operators.OUTDATED_CHECK, _("outdated check")
+    CONDITION = trigger_configurations.CONDITION, _("condition")
+    SCHEDULE = trigger_configurations.SCHEDULE, _("schedule")
+    EVENT = trigger_configurations.EVENT, _("event")
+    CUSTOM = trigger_configurations.CUSTOM, _("custom")
+    OUTDATED_CHECK = trigger_configurations.OUTDATED_CHECK, _("outdated check")
 
 
 class TriggerState(models.TextChoices):
@@ -195,12 +195,12 @@ class Trigger(Clockwork):
     @property
     def is_polled(self) -> bool:
         """Whether it can fire by itself."""
-        return operators.is_polled(self.trigger_type, self.configuration)
+        return trigger_configurations.is_polled(self.trigger_type, self.configuration)
 
     @property
     def poll_seconds(self) -> int:
         """Seconds between two polls."""
-        return operators.poll_seconds(self.configuration)
+        return trigger_configurations.poll_seconds(self.configuration)
 
     @property
     def rule(self) -> Rule:
@@ -213,7 +213,7 @@ class Trigger(Clockwork):
         """
         if self.trigger_type != TriggerType.SCHEDULE:
             raise ScheduleError(f"The trigger {self.name!r} is no schedule.")
-        return operators.schedule_rule(self.configuration, settings.TIME_ZONE)
+        return trigger_configurations.schedule_rule(self.configuration, settings.TIME_ZONE)
 
     def align(self, now: dt.datetime) -> list[str]:
         """Set ``anchor`` and ``next_due`` to the next due time if they follow another rule.

@@ -19,7 +19,7 @@ from ..models.validation import tree_validation
 from ..models.validation.context_schema import ContextSchema, schema_of
 from ..process.caching import UNSAID, MadeBy, Maker
 from ..process.run import Function, Process
-from ..services import trigger_firing
+from ..services import process_gate
 from ..services.stand_ins import StandIns, reference_of
 from ..support import project
 
@@ -184,7 +184,7 @@ def _processes(
             func=function_of(process),
             validations=tuple(find(reference) for reference in process.validation),
             outdated_check=find(process.outdated_check) if process.outdated_check else None,
-            gate=trigger_firing.Gate(process.trigger, job_name, process.name)
+            gate=process_gate.Gate(process.trigger, job_name, process.name)
             if process.trigger
             else None,
             required=process.name in required,

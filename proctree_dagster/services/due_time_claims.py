@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 from django.utils import timezone
 
 from ..context import encode
+from ..domain.texts import in_utc
 from ..models import ProcessTreeSchedule, RunStatus
 from ..models.validation.context_schema import SCHEDULED_FOR
 from ..support.connections import writing
@@ -284,4 +285,4 @@ def _rewrite(schedule: ProcessTreeSchedule) -> None:
 
 
 def _say(moment: dt.datetime | None) -> str:
-    return "now" if moment is None else f"{moment.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"
+    return "now" if moment is None else in_utc(moment)

@@ -12,27 +12,23 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from django.db import DatabaseError
 from django.db.models import F
-from django.utils import timezone
 
 from ..context import encode, tagging
 from ..domain import run_tags as tags
-from ..domain.texts import explain
+from ..domain.texts import explain, in_utc
 from ..exceptions import ContextError
 from ..models import (
     OutboxRun,
     ProcessTree,
     Trigger,
-    TriggerPassage,
     TriggerState,
     TriggerSubscription,
     TriggerType,
 )
-from ..models.validation import trigger_validation
 from ..support.connections import writing
 from ..support.row_reading import readable
-from . import run_outbox
+from . import run_outbox, trigger_evaluation
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +154,7 @@ def poll(trigger_id: int, now: dt.datetime, *, sensor: str | None = None) -> Pol
             return _poll_schedule(trigger, now, sensor)
         if not trigger.is_polled:
             return Polled("It can't be polled: fire it by hand.")
-        answer = trigger_validation.ask(trigger.trigger_type, trigger.configuration, {})
+        answer = trigger_evaluation.ask(trigger.trigger_type, trigger.configuration, {})
     except (Exception, SystemExit) as error:  # it may raise anything: that is no answer
         logger.exception("The trigger %r can't be asked.", trigger.name)
         return Polled(f"It can't be asked: {explain(error)}")
@@ -170,14 +166,14 @@ def _poll_schedule(trigger: Trigger, now: dt.datetime, sensor: str | None) -> Po
     due = trigger.next_due
     following = trigger.due_after(now)  # raises if the rule makes no sense
     if due is None or due > now:
-        return Polled(f"Not due until {_say(due or following)}.")
+        return Polled(f"Not due until {in_utc(due or following)}.")
     seen = {"fire_count": trigger.fire_count, "next_due__lte": now}
     runs = fire(trigger, {}, now, seen, sensor=sensor, next_due=following)
-    return _fired(runs, f"It was due at {_say(due)}.")
+    return _fired(runs, f"It was due at {in_utc(due)}.")
 
 
 def _follow(
-    trigger: Trigger, answer: trigger_validation.Answer, now: dt.datetime, sensor: str | None
+    trigger: Trigger, answer: trigger_evaluation.Answer, now: dt.datetime, sensor: str | None
 ) -> Polled:
     """Fire when the answer becomes "yes", and be armed again when it becomes "no"."""
     seen = {"fire_count": trigger.fire_count, "state": trigger.state}
@@ -207,97 +203,3 @@ def _align(trigger: Trigger, now: dt.datetime) -> None:
         Trigger.objects.filter(pk=trigger.pk, next_due_rule=before).update(
             **{field: getattr(trigger, field) for field in changed}
         )
-
-
-@dataclass(frozen=True)
-class Gate:
-    """Decides whether one process of a tree runs, by the trigger that it names."""
-
-    trigger: str
-    """The trigger's name."""
-
-    job_name: str
-    """The job of the tree."""
-
-    process: str
-    """The process's name."""
-
-    def why_not(
-        self, available: Mapping[str, Any], context: Mapping[str, Any] | None = None
-    ) -> str | None:
-        """Say why the process is skipped; ``None`` if it runs.
-
-        Parameters
-        ----------
-        available:
-            The context, and the results of the dependencies.
-        context:
-            The context alone, for a function that takes it as ``context``.
-        """
-        try:
-            answer = self._ask(available, context)
-        except (Exception, SystemExit) as error:  # whatever it raises, that is no "yes"
-            logger.exception(
-                "The trigger %r of process %r can't be asked; the process does not run.",
-                *(self.trigger, self.process),
-            )
-            answer = trigger_validation.Answer(False, f"it can't be asked: {explain(error)}")
-        return None if answer.yes else f"Trigger {self.trigger} is silent: {answer.reason}"
-
-    def passed(self, asked_at: dt.datetime) -> None:
-        """Remember that the process has run to its end.
-
-        Parameters
-        ----------
-        asked_at:
-            Aware; when it was asked. What came due since lets the next run pass.
-        """
-        schedules = Trigger.objects.filter(trigger_type=TriggerType.SCHEDULE)
-        try:
-            trigger = schedules.filter(name=self.trigger).first()
-            if trigger is not None:
-                with writing(TriggerPassage):
-                    TriggerPassage.objects.update_or_create(
-                        trigger=trigger,
-                        job_name=self.job_name,
-                        process=self.process,
-                        defaults={"passed_at": asked_at},
-                    )
-        except DatabaseError:  # the work is done all the same; the next run does it again
-            logger.exception("It could not be written down that %r has run.", self.process)
-
-    def _ask(
-        self, available: Mapping[str, Any], context: Mapping[str, Any] | None
-    ) -> trigger_validation.Answer:
-        trigger = Trigger.objects.filter(name=self.trigger).first()
-        if trigger is None:
-            logger.error(
-                "Process %r waits for the trigger %r, which does not exist (any more).",
-                *(self.process, self.trigger),
-            )
-            return trigger_validation.Answer(False, "it does not exist")
-        if not trigger.enabled:
-            return trigger_validation.Answer(False, "it is disabled")
-        Trigger.objects.filter(pk=trigger.pk).update(check_count=F("check_count") + 1)
-        if trigger.trigger_type == TriggerType.EVENT:
-            fired = trigger.state == TriggerState.FIRED
-            return trigger_validation.Answer(fired, "it has fired" if fired else "it has not fired")
-        if trigger.trigger_type == TriggerType.SCHEDULE:
-            return self._is_due(trigger)
-        return trigger_validation.ask(
-            trigger.trigger_type, trigger.configuration, available, context
-        )
-
-    def _is_due(self, trigger: Trigger) -> trigger_validation.Answer:
-        """Say whether a due time has passed since the process last ran to its end."""
-        now = timezone.now()
-        _align(trigger, now)
-        passage = TriggerPassage.objects.filter(
-            trigger=trigger, job_name=self.job_name, process=self.process
-        ).first()
-        due = trigger.due_after(trigger.created_at if passage is None else passage.passed_at)
-        return trigger_validation.Answer(due <= now, f"due at {_say(due)}")
-
-
-def _say(moment: dt.datetime) -> str:
-    return f"{moment.astimezone(dt.UTC):%Y-%m-%d %H:%M} UTC"

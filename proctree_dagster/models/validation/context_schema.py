@@ -22,6 +22,7 @@ from django.apps import apps
 from django.db.models import Model
 
 from ...context import lookups, sensitive
+from ...domain.predicates import is_whole
 from ...domain.texts import shown
 from ...domain.tree_spec import ProcessSpec, TreeSpec, linked_trees
 from ...exceptions import ContextError, InvalidTree
@@ -385,7 +386,7 @@ def _accepts(kind: Any, value: Any) -> bool:
 
 def _is_whole(value: Any) -> bool:
     is_large = isinstance(value, Mapping) and value.keys() == {"$int"}
-    return is_large or (isinstance(value, int) and not isinstance(value, bool))
+    return is_large or is_whole(value)
 
 
 def _is_written(kind: type, value: Any) -> bool:

@@ -1,0 +1,152 @@
+"""Asking a trigger: of the database, of a function, or of what a process is given."""
+
+import datetime as dt
+from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+from django.apps import apps
+from django.db import connections, models, transaction
+from django.utils import timezone
+
+from .. import context as contexts
+from .. import functions
+from ..context import lookups, sensitive
+from ..domain import operators, trigger_configurations
+from ..exceptions import TriggerError
+from ..models.validation.trigger_validation import refusals
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a trigger's question came to."""
+
+    yes: bool
+    reason: str
+    """What was found, for people to read."""
+
+
+def ask(
+    trigger_type: str,
+    configuration: Mapping[str, Any],
+    available: Mapping[str, Any],
+    context: Mapping[str, Any] | None = None,
+) -> Answer:
+    """Ask what a ``condition``, ``custom`` or ``outdated_check`` trigger asks.
+
+    Parameters
+    ----------
+    trigger_type, configuration:
+        The trigger's.
+    available:
+        The context, and the results of the dependencies, if a process waits for the answer.
+    context:
+        The context alone, for a function that takes it as ``context``.
+
+    Raises
+    ------
+    TriggerError
+        The configuration makes no sense; names everything that is wrong with it.
+    FunctionError
+        The function can't be found, or is not allowed.
+    Exception
+        Whatever the function or the database raises.
+    """
+    found = trigger_configurations.problems(trigger_type, configuration)
+    if found:
+        raise TriggerError(" ".join(found))
+    decoded = contexts.decode(configuration)
+    if trigger_type == trigger_configurations.CUSTOM:
+        return _custom(decoded, available, context)
+    return _ASK[trigger_type](decoded, available)
+
+
+def _condition(configuration: Mapping[str, Any], available: Mapping[str, Any]) -> Answer:
+    operator, expected = configuration["operator"], configuration.get("value")
+    if "model" in configuration:
+        what = f"rows of {configuration['model']}"
+        rows = _rows(configuration)
+        with _unharmed(rows.db):
+            value: Any = rows.count()
+    else:
+        what = configuration["field"]
+        value = lookups.look_up(available, what)
+    yes = operators.holds(operator, value, expected)
+    question = (
+        f"{operator} {sensitive.shortened(expected, 100)}" if "value" in configuration else operator
+    )
+    shown = "missing" if value is operators.MISSING else sensitive.shortened(value, 100)
+    return Answer(yes, f"{what}: {shown}; asked: {question}")
+
+
+def _custom(
+    configuration: Mapping[str, Any],
+    available: Mapping[str, Any],
+    context: Mapping[str, Any] | None,
+) -> Answer:
+    from ..process.run import call_with  # all that runs processes; every command loads the models
+
+    reference = configuration["function"]
+    yes = bool(call_with("The trigger", functions.resolve(reference), available, context))
+    return Answer(yes, f"{reference} says {'yes' if yes else 'no'}")
+
+
+def _outdated_check(configuration: Mapping[str, Any], available: Mapping[str, Any]) -> Answer:
+    label, field = configuration["model"], configuration["date_field"]
+    age = configuration["max_age_minutes"]
+    rows = _rows(configuration)
+    with _unharmed(rows.db):
+        newest = rows.aggregate(newest=models.Max(field))["newest"]
+    if newest is None:
+        return Answer(True, f"{label} has no {field}")
+    if not isinstance(newest, dt.datetime):  # a day counts from its beginning
+        newest = timezone.make_aware(dt.datetime.combine(newest, dt.time()))
+    old = timezone.now() - newest > dt.timedelta(minutes=float(age))
+    return Answer(
+        old, f"the newest of {label} is of {newest:%Y-%m-%d %H:%M %Z}; it may be {age} minutes old"
+    )
+
+
+_ASK = {
+    trigger_configurations.CONDITION: _condition,
+    trigger_configurations.OUTDATED_CHECK: _outdated_check,
+}
+
+
+def _rows(configuration: Mapping[str, Any]) -> models.QuerySet[Any]:
+    """Return the rows that a trigger asks about, if it may.
+
+    Raises
+    ------
+    TriggerError
+        It may not: the row was written past ``problems``, or the settings have changed since.
+    """
+    model: type[models.Model] = apps.get_model(configuration["model"])
+    found = refusals(model, configuration)
+    if found:
+        raise TriggerError(" ".join(found))
+    chosen = configuration.get("filter", {})
+    rows = model._default_manager.filter(**chosen)
+    for path in filter(None, (sensitive.json_read_as_text(model, lookup) for lookup in chosen)):
+        rows = rows.exclude(_holds_a_dictionary(path))
+    return rows
+
+
+def _holds_a_dictionary(path: str) -> models.Q:
+    """Return what is true of rows whose JSON has a dictionary there, or a list with one in it.
+
+    As text it would tell what is in it, secrets included.
+    """
+    in_list = {f"{path}__startswith": "[", f"{path}__icontains": "{"}
+    return models.Q(**{f"{path}__startswith": "{"}) | models.Q(**in_list)
+
+
+def _unharmed(alias: str) -> AbstractContextManager[Any]:
+    """Keep the caller's transaction usable, if there is one, though the database refuses a query.
+
+    What a filter says may be refused only when it runs, such as a regular expression.
+    """
+    if connections[alias].in_atomic_block:
+        return transaction.atomic(using=alias)
+    return nullcontext()  # on SQLite a transaction of its own might wait for those who write
