@@ -20,8 +20,8 @@ from .context import tagging
 from .domain.texts import explain
 from .exceptions import ScheduleError, TreeFailed
 from .models import ProcessTreeSchedule, RunStatus
-from .running import tree_runs
-from .running.tree_runs import Results
+from .running import results, tree_runs
+from .running.results import Results
 from .services import due_time_claims
 from .support.call_context import carried
 from .support.connections import (
@@ -158,7 +158,7 @@ def _run_or_say_why(schedule: ProcessTreeSchedule, dagster: "_Dagster") -> Resul
             return _run_if_due(schedule.pk, dagster)
     except Exception as error:  # one tree's fault must not keep the others from running
         logger.exception("The scheduled process tree %r could not be run.", name)
-        return tree_runs.not_run(name, explain(error))
+        return results.not_run(name, explain(error))
 
 
 def _poll_triggers() -> None:

@@ -17,7 +17,8 @@ from .context import tagging
 from .domain import run_tags as tags
 from .models import OutboxRun
 from .running import tree_runs
-from .running.tree_runs import Results, RunOptions
+from .running.results import Results
+from .running.run_options import RunOptions
 from .services import run_outbox
 from .support import test_isolation
 from .tree_builder import ProcessTreeInstance

@@ -16,7 +16,7 @@ from proctree_dagster.exceptions import CacheError, CacheKeyError, InvalidTree
 from proctree_dagster.models import ProcessTree
 from proctree_dagster.process import caching
 from proctree_dagster.process.caching import Entry, Owner, clear, token
-from proctree_dagster.running.tree_runs import RunOptions
+from proctree_dagster.running.run_options import RunOptions
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
 from tests.app.models import Organisation, Ticket

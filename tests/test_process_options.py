@@ -11,7 +11,7 @@ from django.db import transaction
 from proctree_dagster.domain import run_tags
 from proctree_dagster.exceptions import InvalidTree, ProctreeError
 from proctree_dagster.models import ProcessTree
-from proctree_dagster.running.tree_runs import Results
+from proctree_dagster.running.results import Results
 from proctree_dagster.services.system_checks import check_cache
 from proctree_dagster.testing import run_tree
 from proctree_dagster.tree_builder import (

@@ -20,8 +20,8 @@ from ..models import ProcessTree
 from ..models.validation.tree_validation import processes_of
 from ..process.reporting import Progress
 from ..process.run import Status
-from ..running import tree_runs
-from ..running.tree_runs import Results
+from ..running import run_options, tree_runs
+from ..running.results import Results
 from ..services import webserver
 from . import tag_pairs, typed_context
 from .console import run_log
@@ -97,7 +97,7 @@ class TreeRunner:
                     triggered_by="command",
                     on_progress=progress.show,
                     on_report=progress.report,
-                    options=tree_runs.RunOptions(use_cache=use_cache),
+                    options=run_options.RunOptions(use_cache=use_cache),
                     run_tags=run_tags,
                 )
                 optional = _failed_optionally(row, results)

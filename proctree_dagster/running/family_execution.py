@@ -13,8 +13,8 @@ from ..services import run_outbox, tree_links
 from ..services.tree_links import FamilyPlan, PlannedRun
 from ..support.call_context import carried
 from ..support.connections import in_any_transaction, in_transaction, own_connections
-from . import tree_runs
-from .tree_runs import Results
+from . import results, tree_runs
+from .results import Results
 
 logger = logging.getLogger(__name__)
 
@@ -112,14 +112,14 @@ def _run_after(
     try:
         for each, run in before.items():
             if not _has_succeeded(run):
-                return tree_runs.not_run(name, f"Not run: {each!r} did not succeed.")
+                return results.not_run(name, f"Not run: {each!r} did not succeed.")
         row = tree_runs.get_row(name)
         return tree_runs.execute_row(
             row, context, triggered_by="tree", run_id=planned.run_id, run_tags=planned.tags
         )
     except Exception as error:  # a follower's fault must not hide the others' outcomes
         logger.exception("The process tree %r could not be run.", name)
-        return tree_runs.not_run(name, explain(error))
+        return results.not_run(name, explain(error))
 
 
 def _has_succeeded(run: Future[Results]) -> bool:

@@ -7,32 +7,31 @@ installed must not pay for it.
 from __future__ import annotations
 
 import datetime as dt
-import inspect
 import logging
 import threading
 import uuid
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from .. import context as contexts
 from .. import functions
 from ..domain import run_tags as tags
-from ..domain.names import dagster_name
-from ..domain.texts import shown
-from ..domain.tree_spec import TreeSpec, with_dependents
-from ..exceptions import InstanceError, SyncCheckError, TreeNotFound
+from ..domain.tree_spec import TreeSpec
+from ..exceptions import InstanceError, TreeNotFound
 from ..models import ProcessTree, ProcessTreeSchedule, RunStatus
 from ..models.validation.tree_validation import references, validate_tree
 from ..process import caching, reporting
-from ..process.run import Outcome, Status, truth
+from ..process.run import Outcome, Status
 from ..services import run_outbox, stand_ins, webserver
 from ..support import test_isolation
 from ..support.connections import after_commit
 
 if TYPE_CHECKING:
-    from ..orchestration.runs.local_runs import Ended
     from ..orchestration.tree_records import TreeRecord
+
+from .results import Follower, Results, SubmittedRun, _results
+from .run_options import RunOptions, _in_sync
 
 logger = logging.getLogger(__name__)
 
@@ -40,86 +39,6 @@ Function = Callable[..., Any]
 Progress = Callable[[str, Status], None]
 OnReport = Callable[[str, reporting.Progress], None]
 """Takes a process's name and the status that it has just come to."""
-
-SyncCheck = Callable[[str], bool]
-"""Takes a process's name and says whether what it makes is in sync."""
-
-
-class Results(TypedDict):
-    """What a run came to; each dictionary is keyed by process name."""
-
-    success: bool
-    """Whether the run succeeded."""
-
-    results: dict[str, Any]
-    """What the processes that completed returned."""
-
-    status: dict[str, Status]
-    """The status of every process."""
-
-    errors: dict[str, str]
-    """Why a process failed or was skipped; a fault of the whole tree under the tree's name."""
-
-    reasons: dict[str, str]
-    """Why a process was skipped though nothing failed, or what else is to be known of it."""
-
-    execution_times: dict[str, float]
-    """Seconds that each process took that was called."""
-
-    cached: dict[str, bool]
-    """Whether a result came from the cache."""
-
-    response_variables: dict[str, dict[str, Any]]
-    """What was extracted from the results, by process and variable."""
-
-    run_id: str
-    """The run's id in Dagster."""
-
-
-class SubmittedRun(NamedTuple):
-    """A run that waits for the daemon."""
-
-    run_id: str
-    """The run's id in Dagster."""
-
-    url: str | None
-    """Its page, if ``PROCTREE["DAGSTER_URL"]`` is set."""
-
-
-class Follower(NamedTuple):
-    """A run of a family, as the outbox knows it."""
-
-    name: str
-    """The tree's name."""
-
-    run_id: str
-    """The id that the run has, or will have."""
-
-    url: str | None
-    """The run's page, if ``PROCTREE["DAGSTER_URL"]`` is set."""
-
-    state: str
-    """``waiting``, ``delivered``, ``started`` or ``dropped``."""
-
-    reason: str
-    """Why it was dropped, or could not be delivered yet."""
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What runs in a run from Python, and what a failure stops."""
-
-    sync_check_func: SyncCheck | None = None
-    """Says whether a process is in sync; given, only what is not runs, and what depends on it."""
-
-    stop_on_error: bool = True
-    """Whether what is behind a failed process is left out; otherwise it runs without its result."""
-
-    use_cache: bool = True
-    """Whether cached results will do; otherwise every process runs, and its result is cached."""
-
-    ephemeral: bool = False
-    """Whether the run leaves neither a trace, whatever ``DAGSTER_HOME`` says, nor its thread."""
 
 
 def get_row(name: str) -> ProcessTree:
@@ -385,21 +304,6 @@ def deliver(run_ids: Iterable[str] | None = None) -> list[str]:
     return []
 
 
-def not_run(name: str, error: str) -> Results:
-    """Return the results of a tree of which no run was made, for this reason."""
-    return Results(
-        success=False,
-        results={},
-        status={},
-        errors={name: error},
-        reasons={},
-        execution_times={},
-        cached={},
-        response_variables={},
-        run_id="",
-    )
-
-
 def has_history() -> bool:
     """Say whether Dagster has a home, where runs are kept; a test has none."""
     from ..orchestration.runs import opening
@@ -506,128 +410,3 @@ def _execute(
         ended = local_runs.execute_here(instance, job, run)
         family_runs.end(instance, run.run_id)
     return _results(record, outcomes, ended, run.run_id)
-
-
-def _in_sync(record: TreeRecord, options: RunOptions) -> frozenset[str]:
-    """Return the processes that need not run.
-
-    Raises
-    ------
-    SyncCheckError
-        ``sync_check_func`` can't be called with a name, or returns no bool.
-    """
-    check = options.sync_check_func
-    if check is None or record.spec is None:
-        return frozenset()
-    _check_signature(check)
-    names = [process.name for process in record.spec.processes]
-    stale = with_dependents(record.spec, [name for name in names if not _is_in_sync(check, name)])
-    return frozenset(names) - stale
-
-
-_SYNC_CHECK = "sync_check_func must be a function that takes a process's name and returns a bool"
-
-
-def _check_signature(check: SyncCheck) -> None:
-    if not callable(check):
-        raise SyncCheckError(f"{_SYNC_CHECK}, not {shown(check, 100)}.")
-    try:
-        inspect.signature(check).bind("a name")
-    except TypeError as error:
-        raise SyncCheckError(
-            f"{_SYNC_CHECK}; {functions.describe(check)} can't be called with one name: {error}."
-        ) from error
-    except ValueError:  # some builtins have no signature
-        pass
-
-
-def _is_in_sync(check: SyncCheck, name: str) -> bool:
-    answer: Any = check(name)
-    if inspect.iscoroutine(answer):
-        answer.close()
-        raise SyncCheckError(f"{_SYNC_CHECK}; {functions.describe(check)} is async.")
-    in_sync = truth(answer)
-    if in_sync is None:
-        raise SyncCheckError(
-            f"{_SYNC_CHECK}; for {name!r} {functions.describe(check)} returned "
-            f"{shown(answer, 100)}."
-        )
-    return in_sync
-
-
-def _results(
-    record: TreeRecord,
-    outcomes: Mapping[str, Outcome],
-    ended: Ended,
-    run_id: str,
-) -> Results:
-    """Put the outcomes of a run together; name what never ran truly, too."""
-    if record.spec is None:
-        outcomes = {record.name: Outcome("failed", error=record.problem)}
-        status: dict[str, Status] = {}
-    else:
-        ran = _corrected(record.spec, outcomes, ended.failed_steps)
-        known = {**_never_ran(record.spec, ran, ended.fault), **ran}
-        outcomes = {process.name: known[process.name] for process in record.spec.processes}
-        status = {name: outcome.status for name, outcome in outcomes.items()}
-    return Results(
-        success=ended.success,
-        results={name: each.result for name, each in outcomes.items() if each.has_result},
-        status=status,
-        errors={name: each.error for name, each in outcomes.items() if each.error},
-        reasons={name: each.note for name, each in outcomes.items() if each.note},
-        execution_times={
-            name: each.seconds
-            for name, each in outcomes.items()
-            if each.status in ("completed", "failed")
-        },
-        cached={name: each.cached for name, each in outcomes.items()},
-        response_variables={
-            name: dict(each.response_variables)
-            for name, each in outcomes.items()
-            if each.response_variables
-        },
-        run_id=run_id,
-    )
-
-
-def _corrected(
-    spec: TreeSpec, outcomes: Mapping[str, Outcome], failed_steps: Mapping[str, str]
-) -> dict[str, Outcome]:
-    """Count what failed outside of its function as failed, such as a result that can't be kept."""
-    failed = {
-        process.name: Outcome("failed", error=failed_steps[dagster_name(process.name)])
-        for process in spec.processes
-        if dagster_name(process.name) in failed_steps
-    }
-    told = {name: outcome for name, outcome in outcomes.items() if outcome.status == "failed"}
-    return {**outcomes, **failed, **told}
-
-
-def _never_ran(
-    spec: TreeSpec, outcomes: Mapping[str, Outcome], fault: str | None
-) -> dict[str, Outcome]:
-    """Say why the processes without an outcome did not run.
-
-    Parameters
-    ----------
-    spec:
-        The tree.
-    outcomes:
-        What the others came to.
-    fault:
-        What stopped the run as a whole.
-    """
-    result: dict[str, Outcome] = {}
-    for process in spec.in_order():
-        if process.name in outcomes:
-            continue
-        failed = [
-            name
-            for name in process.dependencies
-            if name in outcomes and outcomes[name].status == "failed"
-        ]
-        behind = [result[name].error for name in process.dependencies if name in result]
-        error = f"Dependency failed: {failed[0]}" if failed else next(iter(behind), fault)
-        result[process.name] = Outcome("skipped" if error else "pending", error=error)
-    return result

@@ -3,6 +3,9 @@
 ``management``, ``admin`` and ``testing`` may import it; it imports ``running`` and what is below.
 """
 
-from .instance import ProcessTreeBuilder, ProcessTreeInstance, ProcessTreeManager, change_schedule
+from .builder import ProcessTreeBuilder
+from .instance import ProcessTreeInstance
+from .manager import ProcessTreeManager
+from .scheduling import change_schedule
 
 __all__ = ["ProcessTreeBuilder", "ProcessTreeInstance", "ProcessTreeManager", "change_schedule"]

@@ -1,0 +1,167 @@
+"""What comes of a run, as Python gets it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
+
+from ..domain.names import dagster_name
+from ..domain.tree_spec import TreeSpec
+from ..process.run import Outcome, Status
+
+if TYPE_CHECKING:
+    from ..orchestration.runs.local_runs import Ended
+    from ..orchestration.tree_records import TreeRecord
+
+
+class Results(TypedDict):
+    """What a run came to; each dictionary is keyed by process name."""
+
+    success: bool
+    """Whether the run succeeded."""
+
+    results: dict[str, Any]
+    """What the processes that completed returned."""
+
+    status: dict[str, Status]
+    """The status of every process."""
+
+    errors: dict[str, str]
+    """Why a process failed or was skipped; a fault of the whole tree under the tree's name."""
+
+    reasons: dict[str, str]
+    """Why a process was skipped though nothing failed, or what else is to be known of it."""
+
+    execution_times: dict[str, float]
+    """Seconds that each process took that was called."""
+
+    cached: dict[str, bool]
+    """Whether a result came from the cache."""
+
+    response_variables: dict[str, dict[str, Any]]
+    """What was extracted from the results, by process and variable."""
+
+    run_id: str
+    """The run's id in Dagster."""
+
+
+class SubmittedRun(NamedTuple):
+    """A run that waits for the daemon."""
+
+    run_id: str
+    """The run's id in Dagster."""
+
+    url: str | None
+    """Its page, if ``PROCTREE["DAGSTER_URL"]`` is set."""
+
+
+class Follower(NamedTuple):
+    """A run of a family, as the outbox knows it."""
+
+    name: str
+    """The tree's name."""
+
+    run_id: str
+    """The id that the run has, or will have."""
+
+    url: str | None
+    """The run's page, if ``PROCTREE["DAGSTER_URL"]`` is set."""
+
+    state: str
+    """``waiting``, ``delivered``, ``started`` or ``dropped``."""
+
+    reason: str
+    """Why it was dropped, or could not be delivered yet."""
+
+
+def not_run(name: str, error: str) -> Results:
+    """Return the results of a tree of which no run was made, for this reason."""
+    return Results(
+        success=False,
+        results={},
+        status={},
+        errors={name: error},
+        reasons={},
+        execution_times={},
+        cached={},
+        response_variables={},
+        run_id="",
+    )
+
+
+def _results(
+    record: TreeRecord,
+    outcomes: Mapping[str, Outcome],
+    ended: Ended,
+    run_id: str,
+) -> Results:
+    """Put the outcomes of a run together; name what never ran truly, too."""
+    if record.spec is None:
+        outcomes = {record.name: Outcome("failed", error=record.problem)}
+        status: dict[str, Status] = {}
+    else:
+        ran = _corrected(record.spec, outcomes, ended.failed_steps)
+        known = {**_never_ran(record.spec, ran, ended.fault), **ran}
+        outcomes = {process.name: known[process.name] for process in record.spec.processes}
+        status = {name: outcome.status for name, outcome in outcomes.items()}
+    return Results(
+        success=ended.success,
+        results={name: each.result for name, each in outcomes.items() if each.has_result},
+        status=status,
+        errors={name: each.error for name, each in outcomes.items() if each.error},
+        reasons={name: each.note for name, each in outcomes.items() if each.note},
+        execution_times={
+            name: each.seconds
+            for name, each in outcomes.items()
+            if each.status in ("completed", "failed")
+        },
+        cached={name: each.cached for name, each in outcomes.items()},
+        response_variables={
+            name: dict(each.response_variables)
+            for name, each in outcomes.items()
+            if each.response_variables
+        },
+        run_id=run_id,
+    )
+
+
+def _corrected(
+    spec: TreeSpec, outcomes: Mapping[str, Outcome], failed_steps: Mapping[str, str]
+) -> dict[str, Outcome]:
+    """Count what failed outside of its function as failed, such as a result that can't be kept."""
+    failed = {
+        process.name: Outcome("failed", error=failed_steps[dagster_name(process.name)])
+        for process in spec.processes
+        if dagster_name(process.name) in failed_steps
+    }
+    told = {name: outcome for name, outcome in outcomes.items() if outcome.status == "failed"}
+    return {**outcomes, **failed, **told}
+
+
+def _never_ran(
+    spec: TreeSpec, outcomes: Mapping[str, Outcome], fault: str | None
+) -> dict[str, Outcome]:
+    """Say why the processes without an outcome did not run.
+
+    Parameters
+    ----------
+    spec:
+        The tree.
+    outcomes:
+        What the others came to.
+    fault:
+        What stopped the run as a whole.
+    """
+    result: dict[str, Outcome] = {}
+    for process in spec.in_order():
+        if process.name in outcomes:
+            continue
+        failed = [
+            name
+            for name in process.dependencies
+            if name in outcomes and outcomes[name].status == "failed"
+        ]
+        behind = [result[name].error for name in process.dependencies if name in result]
+        error = f"Dependency failed: {failed[0]}" if failed else next(iter(behind), fault)
+        result[process.name] = Outcome("skipped" if error else "pending", error=error)
+    return result

@@ -1,0 +1,85 @@
+"""What of a tree a run executes, and what a failure stops."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .. import functions
+from ..domain.texts import shown
+from ..domain.tree_spec import with_dependents
+from ..exceptions import SyncCheckError
+from ..process.run import truth
+
+if TYPE_CHECKING:
+    from ..orchestration.tree_records import TreeRecord
+
+
+SyncCheck = Callable[[str], bool]
+"""Takes a process's name and says whether what it makes is in sync."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What runs in a run from Python, and what a failure stops."""
+
+    sync_check_func: SyncCheck | None = None
+    """Says whether a process is in sync; given, only what is not runs, and what depends on it."""
+
+    stop_on_error: bool = True
+    """Whether what is behind a failed process is left out; otherwise it runs without its result."""
+
+    use_cache: bool = True
+    """Whether cached results will do; otherwise every process runs, and its result is cached."""
+
+    ephemeral: bool = False
+    """Whether the run leaves neither a trace, whatever ``DAGSTER_HOME`` says, nor its thread."""
+
+
+def _in_sync(record: TreeRecord, options: RunOptions) -> frozenset[str]:
+    """Return the processes that need not run.
+
+    Raises
+    ------
+    SyncCheckError
+        ``sync_check_func`` can't be called with a name, or returns no bool.
+    """
+    check = options.sync_check_func
+    if check is None or record.spec is None:
+        return frozenset()
+    _check_signature(check)
+    names = [process.name for process in record.spec.processes]
+    stale = with_dependents(record.spec, [name for name in names if not _is_in_sync(check, name)])
+    return frozenset(names) - stale
+
+
+_SYNC_CHECK = "sync_check_func must be a function that takes a process's name and returns a bool"
+
+
+def _check_signature(check: SyncCheck) -> None:
+    if not callable(check):
+        raise SyncCheckError(f"{_SYNC_CHECK}, not {shown(check, 100)}.")
+    try:
+        inspect.signature(check).bind("a name")
+    except TypeError as error:
+        raise SyncCheckError(
+            f"{_SYNC_CHECK}; {functions.describe(check)} can't be called with one name: {error}."
+        ) from error
+    except ValueError:  # some builtins have no signature
+        pass
+
+
+def _is_in_sync(check: SyncCheck, name: str) -> bool:
+    answer: Any = check(name)
+    if inspect.iscoroutine(answer):
+        answer.close()
+        raise SyncCheckError(f"{_SYNC_CHECK}; {functions.describe(check)} is async.")
+    in_sync = truth(answer)
+    if in_sync is None:
+        raise SyncCheckError(
+            f"{_SYNC_CHECK}; for {name!r} {functions.describe(check)} returned "
+            f"{shown(answer, 100)}."
+        )
+    return in_sync

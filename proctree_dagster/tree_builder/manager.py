@@ -1,0 +1,191 @@
+"""Running saved trees by name."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from ..context import tagging
+from ..exceptions import (
+    SyncCheckError,
+)
+from ..running import tree_runs
+from ..running.family_execution import FamilyResults, execute_family
+from ..running.results import Results, SubmittedRun
+from ..running.run_options import RunOptions, SyncCheck
+from .instance import Function, ProcessTreeInstance
+
+
+class ProcessTreeManager:
+    """Runs saved trees by name."""
+
+    @staticmethod
+    def get_tree(name: str) -> ProcessTreeInstance:
+        """Return the saved tree called ``name``.
+
+        Raises
+        ------
+        TreeNotFound
+            There is none.
+        """
+        return ProcessTreeInstance.load(name)
+
+    @staticmethod
+    def execute_tree(
+        name: str,
+        context: Mapping[str, Any] | None = None,
+        func_registry: Mapping[str, Function] | None = None,
+        sync_check_func: SyncCheck | None = None,
+        only_run_out_of_sync: bool = False,
+        stop_on_error: bool = True,
+        use_cache: bool = True,
+        tags: Mapping[str, str] | None = None,
+    ) -> Results:
+        """Run a saved tree in the calling process, recorded in Dagster's history.
+
+        Parameters
+        ----------
+        name:
+            The tree's name.
+        context:
+            Keyword arguments of the run; they update the schedule's default context.
+        func_registry:
+            Functions for this run, by process name, or by a function's key or reference.
+        sync_check_func, only_run_out_of_sync:
+            The function takes a process's name and says whether what it makes is in sync. With
+            ``only_run_out_of_sync`` only what is not is run, and what depends on it, directly or
+            not; the others are skipped, or give their cached result.
+        stop_on_error:
+            False lets what is behind a failed process run without its result. The run fails all
+            the same.
+        use_cache:
+            False runs every process, whatever is cached; the new results are cached.
+        tags:
+            Tags of the run, as for ``submit_tree``.
+
+        Returns
+        -------
+        Results
+            ``success``, ``results``, ``status``, ``errors``, ``reasons``, ``execution_times``,
+            ``cached``, ``response_variables`` and ``run_id``. A tree that fails does not raise.
+
+        Raises
+        ------
+        TreeNotFound
+            There is no such tree.
+        StandInError
+            The tree has no process or function that one of ``func_registry`` is named for.
+        ContextError, TagError
+            The context can't be stored, or the tags are not valid.
+        SyncCheckError
+            One of ``sync_check_func`` and ``only_run_out_of_sync`` is given without the other, or
+            the function can't be called with a process's name, or returns no bool.
+        """
+        if only_run_out_of_sync and sync_check_func is None:
+            raise SyncCheckError(
+                "only_run_out_of_sync needs sync_check_func, a function that takes a process's "
+                "name and returns whether it is in sync, a bool."
+            )
+        if sync_check_func is not None and not only_run_out_of_sync:
+            raise SyncCheckError(
+                "sync_check_func is asked only with only_run_out_of_sync=True: pass both, or "
+                "leave it out to run every process."
+            )
+        options = RunOptions(sync_check_func, stop_on_error, use_cache)
+        given = tagging.checked(tags)
+        row = tree_runs.get_row(name)
+        return tree_runs.execute_row(
+            row, context, registry=func_registry, options=options, run_tags=given
+        )
+
+    @staticmethod
+    def execute_with_dependents(
+        name: str, context: Mapping[str, Any] | None = None
+    ) -> FamilyResults:
+        """Run a saved tree and all that follow it in the calling process, and wait for them.
+
+        A dependent tree runs when those before it have succeeded, a sibling beside its tree; each
+        is a run of its own, with the same context. (``execute_tree`` leaves them to Dagster.)
+
+        Parameters
+        ----------
+        name:
+            The tree's name.
+        context:
+            Keyword arguments of the runs; they update the default context of each tree's schedule.
+
+        Returns
+        -------
+        FamilyResults
+            The results of the tree, as from ``execute_tree``, and ``followers``, the results of
+            each of the others by name, and ``failed_followers``, the names of those that failed or
+            were not run. With one of those ``success`` is False, and ``errors`` says why by the
+            tree's name.
+
+        Raises
+        ------
+        TreeNotFound, ContextError
+            As for ``execute_tree``.
+        ProctreeError
+            It was called inside a transaction.
+        """
+        return execute_family(name, context)
+
+    @staticmethod
+    def execute_with_siblings(name: str, context: Mapping[str, Any] | None = None) -> FamilyResults:
+        """Run a saved tree, at the same time its siblings, and then what depends on them.
+
+        A family is run whole, so this is what ``execute_with_dependents`` does, too; see there.
+        """
+        return execute_family(name, context)
+
+    @staticmethod
+    def clear_cache(name: str) -> None:
+        """Let no cached result of a saved tree be used any more.
+
+        Results that it shares with other trees (``shared_cache_key``) are cleared for them, too.
+
+        Parameters
+        ----------
+        name:
+            The tree's name.
+
+        Raises
+        ------
+        TreeNotFound
+            There is no such tree.
+        CacheError
+            The cache can't be written to.
+        """
+        tree_runs.clear_cache(tree_runs.get_row(name))
+
+    @staticmethod
+    def submit_tree(
+        name: str,
+        context: Mapping[str, Any] | None = None,
+        use_cache: bool = True,
+        tags: Mapping[str, str] | None = None,
+    ) -> SubmittedRun:
+        """Queue a run of a saved tree for the daemon; return its id and its page at once.
+
+        Parameters
+        ----------
+        name, context, use_cache:
+            As for ``execute_tree``.
+        tags:
+            Tags of the run, texts by their names, to find it by in Dagster and to limit the queue
+            by: ``{"team": "books"}``. ``user`` is shown as who has launched it. Names that begin
+            with ``dagster/``, ``.dagster/``, ``proctree/`` or ``context/`` are not yours, but for
+            what Dagster takes from people: ``dagster/priority``, ``dagster/max_retries``,
+            ``dagster/max_runtime`` and the like (``tagging.SETTINGS_OF_DAGSTER``).
+
+        Raises
+        ------
+        TreeNotFound, ContextError, TagError
+            As for ``execute_tree``.
+        InvalidTree
+            The tree is broken, or a worker can't find its functions.
+        InstanceError
+            Dagster has no home, or its instance no queue.
+        """
+        given = tagging.checked(tags)
+        row = tree_runs.get_row(name)
+        return tree_runs.submit_row(row, context, use_cache=use_cache, run_tags=given)
