@@ -108,7 +108,7 @@ def equal(one: Any, other: Any) -> bool | None:
         return len(one) == len(other) and _all(map(equal, one, other))
     try:
         one, other = _alike(one, other)
-        if isinstance(one, _TIMES) and isinstance(other, _TIMES) and not _same_kind(one, other):
+        if isinstance(one, TIMES) and isinstance(other, TIMES) and not _same_kind(one, other):
             return None
         return bool(one == other)
     except (ValueError, TypeError, ArithmeticError):  # a text that is no date; no number at all
@@ -125,7 +125,7 @@ def _all(answers: Iterable[bool | None]) -> bool | None:
 
 def _same_kind(one: Any, other: Any) -> bool:
     """Say whether two dates or times are of one kind: either has a zone, or neither."""
-    kinds = [next(kind for kind in _TIMES if isinstance(each, kind)) for each in (one, other)]
+    kinds = [next(kind for kind in TIMES if isinstance(each, kind)) for each in (one, other)]
     if kinds[0] is not kinds[1]:
         return False
     return kinds[0] is dt.date or (one.utcoffset() is None) is (other.utcoffset() is None)
@@ -164,12 +164,12 @@ def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
 
 
 _ORDERED: tuple[Any, ...] = ((int, float, Decimal), str, dt.datetime, dt.date, dt.time)
-_TIMES = (dt.datetime, dt.date, dt.time)
+TIMES = (dt.datetime, dt.date, dt.time)
 
 
 def _alike(value: Any, expected: Any) -> tuple[Any, Any]:
     """Read a text as a date or a time where it is compared with one."""
-    for kind in _TIMES:
+    for kind in TIMES:
         if type(value) is kind and isinstance(expected, str):
             return value, kind.fromisoformat(expected)
         if type(expected) is kind and isinstance(value, str):
@@ -220,7 +220,7 @@ WITHOUT_VALUE: Mapping[str, Callable[[Any], bool]] = {
 """Operators that ask about a value alone."""
 
 OPERATORS = (*WITH_VALUE, *WITHOUT_VALUE)
-_ORDERING = ("gt", "gte", "lt", "lte")
+ORDERING = ("gt", "gte", "lt", "lte")
 
 
 def holds(operator: str, value: Any, expected: Any = None) -> bool:

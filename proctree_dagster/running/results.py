@@ -89,7 +89,7 @@ def not_run(name: str, error: str) -> Results:
     )
 
 
-def _results(
+def results_of(
     record: TreeRecord,
     outcomes: Mapping[str, Outcome],
     ended: Ended,

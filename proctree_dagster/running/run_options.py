@@ -38,7 +38,7 @@ class RunOptions:
     """Whether the run leaves neither a trace, whatever ``DAGSTER_HOME`` says, nor its thread."""
 
 
-def _in_sync(record: TreeRecord, options: RunOptions) -> frozenset[str]:
+def processes_in_sync(record: TreeRecord, options: RunOptions) -> frozenset[str]:
     """Return the processes that need not run.
 
     Raises

@@ -30,8 +30,8 @@ from ..support.connections import after_commit
 if TYPE_CHECKING:
     from ..orchestration.tree_records import TreeRecord
 
-from .results import Follower, Results, SubmittedRun, _results
-from .run_options import RunOptions, _in_sync
+from .results import Follower, Results, SubmittedRun, results_of
+from .run_options import RunOptions, processes_in_sync
 
 logger = logging.getLogger(__name__)
 
@@ -396,7 +396,7 @@ def _execute(
                 on_report(name, progress)
 
     chosen = translator()
-    local = Local(collect, _in_sync(record, options), options.stop_on_error, report=report)
+    local = Local(collect, processes_in_sync(record, options), options.stop_on_error, report=report)
     opened = opening.open_instance(ephemeral=options.ephemeral, to_execute=True)
     with signals_kept(), opened as instance:
         # Recorded as a run of the job that Dagster serves; executed by its twin that stays here.
@@ -409,4 +409,4 @@ def _execute(
         job = chosen.job(record, local=local)
         ended = local_runs.execute_here(instance, job, run)
         family_runs.end(instance, run.run_id)
-    return _results(record, outcomes, ended, run.run_id)
+    return results_of(record, outcomes, ended, run.run_id)

@@ -19,7 +19,7 @@ from ..models import (
 )
 from ..support.connections import writing
 from . import trigger_evaluation
-from .trigger_firing import _align
+from .trigger_firing import align
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +106,7 @@ class Gate:
     def _is_due(self, trigger: Trigger) -> trigger_evaluation.Answer:
         """Say whether a due time has passed since the process last ran to its end."""
         now = timezone.now()
-        _align(trigger, now)
+        align(trigger, now)
         passage = TriggerPassage.objects.filter(
             trigger=trigger, job_name=self.job_name, process=self.process
         ).first()

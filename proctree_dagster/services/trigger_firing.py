@@ -145,7 +145,7 @@ def poll(trigger_id: int, now: dt.datetime, *, sensor: str | None = None) -> Pol
     trigger = Trigger.objects.filter(pk=trigger_id).first()
     if trigger is None:
         return Polled("The trigger was deleted.")
-    _align(trigger, now)
+    align(trigger, now)
     if not trigger.enabled:
         return Polled("Disabled in Django: the trigger's 'enabled' is off.")
     Trigger.objects.filter(pk=trigger.pk).update(check_count=F("check_count") + 1, last_checked=now)
@@ -195,7 +195,7 @@ def _fired(runs: tuple[OutboxRun, ...] | None, reason: str) -> Polled:
     return Polled(f"Fired: {reason} Runs: {ids}.", runs, fired=True)
 
 
-def _align(trigger: Trigger, now: dt.datetime) -> None:
+def align(trigger: Trigger, now: dt.datetime) -> None:
     """Follow a rule that was changed behind ``save()``'s back (``update()``, SQL, a fixture)."""
     before = trigger.next_due_rule
     changed = trigger.align(now)
