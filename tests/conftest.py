@@ -13,7 +13,7 @@ from django.core.cache import caches
 from pytest_django import Settings
 
 from proctree_dagster import testing
-from proctree_dagster.orchestration.launching.preload import read_migrations_once
+from proctree_dagster.orchestration.template.preload import read_migrations_once
 from tests.app import processes
 
 if TYPE_CHECKING:

@@ -25,7 +25,7 @@ from dagster._core.definitions.reconstruct import ReconstructableJob, Reconstruc
 from dagster._core.execution.api import execute_run_iterator
 from django.core.management import call_command
 from proctree_dagster.orchestration import records, runs
-from proctree_dagster.orchestration.translator import translator
+from proctree_dagster.orchestration.configured import translator
 from proctree_dagster.tree_builder import ProcessTreeInstance
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from dagster._core.executor.in_process import InProcessExecutor
 
 from proctree_dagster.domain import run_tags
 from proctree_dagster.models import ProcessTree
+from proctree_dagster.orchestration.configured import translator
 from proctree_dagster.orchestration.runs import create, local_runs
-from proctree_dagster.orchestration.translator import translator
 from proctree_dagster.orchestration.tree_records import from_row
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes

@@ -23,8 +23,9 @@ from django.db.utils import ConnectionHandler
 from pytest_django import Settings
 
 from proctree_dagster.orchestration.coordinator import StraightRunCoordinator
-from proctree_dagster.orchestration.inspection import daemons, doctor
+from proctree_dagster.orchestration.inspection import doctor
 from proctree_dagster.orchestration.inspection.findings import Finding, Subject
+from proctree_dagster.orchestration.launching import daemons
 
 pytestmark = pytest.mark.django_db
 

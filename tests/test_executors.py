@@ -23,6 +23,7 @@ from proctree_dagster.domain import run_tags
 from proctree_dagster.exceptions import ExecutorError, InvalidTree
 from proctree_dagster.models import ProcessTree
 from proctree_dagster.models.validation import executor_names
+from proctree_dagster.orchestration.configured import translator
 from proctree_dagster.orchestration.execution.threads_executor import ThreadsExecutor
 from proctree_dagster.orchestration.executors import (
     TreeExecutor,
@@ -30,7 +31,7 @@ from proctree_dagster.orchestration.executors import (
     threads_executor,
 )
 from proctree_dagster.orchestration.repository import LiveRepositoryData
-from proctree_dagster.orchestration.translator import ProcessTreeTranslator, translator
+from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.orchestration.tree_records import from_row
 from proctree_dagster.running import tree_runs
 from proctree_dagster.testing import run_tree

@@ -23,8 +23,8 @@ from proctree_dagster.exceptions import ProctreeError
 from proctree_dagster.functions import process_function
 from proctree_dagster.management.base import TreeCommand
 from proctree_dagster.models import OutboxRun, OutboxState, ProcessTree
+from proctree_dagster.orchestration.configured import translator
 from proctree_dagster.orchestration.runs import local_runs
-from proctree_dagster.orchestration.translator import translator
 from proctree_dagster.orchestration.tree_records import from_row
 from proctree_dagster.running import tree_runs
 from proctree_dagster.services import run_outbox

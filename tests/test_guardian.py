@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from proctree_dagster.orchestration.inspection import daemons
-from proctree_dagster.orchestration.launching import guardian
-from proctree_dagster.orchestration.runs.workers import Worker
+from proctree_dagster.orchestration import guardian
+from proctree_dagster.orchestration.launching import daemons
+from proctree_dagster.orchestration.launching.workers import Worker
 from proctree_dagster.services import run_workers
 from proctree_dagster.services.run_workers import Order
 from proctree_dagster.support.os_processes import Identity, State

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from proctree_dagster.orchestration.execution.in_process import signals_kept
+from proctree_dagster.orchestration.runs.in_process import signals_kept
 
 SETUP = """
 import logging, os, signal, sys, threading

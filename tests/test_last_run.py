@@ -16,8 +16,8 @@ from django.utils import timezone
 from proctree_dagster.domain import run_tags
 from proctree_dagster.functions import process_function
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, RunStatus
+from proctree_dagster.orchestration.launching.workers import Worker
 from proctree_dagster.orchestration.runs import scheduled_runs
-from proctree_dagster.orchestration.runs.workers import Worker
 from proctree_dagster.running import tree_runs
 from proctree_dagster.services import due_time_claims
 from proctree_dagster.tasks import check_and_run_scheduled_tasks

@@ -10,8 +10,8 @@ from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRunS
 from pytest_django import Settings
 
 from proctree_dagster.orchestration import homes, tree_records
+from proctree_dagster.orchestration.configured import translator
 from proctree_dagster.orchestration.runs import create, lost_runs
-from proctree_dagster.orchestration.translator import translator
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
 from tests.opening import address, yaml_of_postgres

@@ -26,10 +26,11 @@ from pytest_django import Settings
 from proctree_dagster.domain import run_tags
 from proctree_dagster.exceptions import ContextError
 from proctree_dagster.models import OutboxRun, OutboxState, ProcessTree, ProcessTreeSchedule
-from proctree_dagster.orchestration.automation import outbox_delivery
+from proctree_dagster.orchestration.configured import translator
 from proctree_dagster.orchestration.repository import LiveRepositoryData
 from proctree_dagster.orchestration.runs import create as runs
-from proctree_dagster.orchestration.translator import ProcessTreeTranslator, translator
+from proctree_dagster.orchestration.runs import outbox_delivery
+from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.orchestration.tree_records import from_row
 from proctree_dagster.running import tree_runs
 from proctree_dagster.services import run_outbox

@@ -20,7 +20,7 @@ from proctree_dagster import conf
 from proctree_dagster.models import StepWorker
 from proctree_dagster.orchestration import executors
 from proctree_dagster.orchestration.execution import remote_steps
-from proctree_dagster.orchestration.runs.workers import Worker
+from proctree_dagster.orchestration.launching.workers import Worker
 from proctree_dagster.process.cancellation import Stop
 from proctree_dagster.services import step_workers
 from tests.test_executors import configured_here

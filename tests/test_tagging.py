@@ -32,10 +32,11 @@ from proctree_dagster.models import (
     Trigger,
     TriggerSubscription,
 )
+from proctree_dagster.orchestration.configured import translator
 from proctree_dagster.orchestration.coordinator import StraightRunCoordinator
 from proctree_dagster.orchestration.repository import LiveRepositoryData
 from proctree_dagster.orchestration.runs import origins
-from proctree_dagster.orchestration.translator import ProcessTreeTranslator, translator
+from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.orchestration.tree_records import from_row
 from proctree_dagster.running import tree_runs
 from proctree_dagster.services import broken_rows

@@ -10,9 +10,9 @@ from dagster._core.storage.tags import TagType, get_tag_type
 from proctree_dagster.domain import run_tags
 from proctree_dagster.exceptions import RunError
 from proctree_dagster.models import OutboxRun, ProcessTree
+from proctree_dagster.orchestration.configured import translator
+from proctree_dagster.orchestration.launching.workers import Worker
 from proctree_dagster.orchestration.runs import create, history, local_runs
-from proctree_dagster.orchestration.runs.workers import Worker
-from proctree_dagster.orchestration.translator import translator
 from proctree_dagster.orchestration.tree_records import from_row
 from proctree_dagster.running import tree_runs
 from proctree_dagster.services import run_outbox, tree_links

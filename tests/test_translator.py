@@ -12,8 +12,9 @@ from django.core.exceptions import ImproperlyConfigured
 
 from proctree_dagster.domain import run_tags
 from proctree_dagster.models import ProcessTree
+from proctree_dagster.orchestration.configured import translator
 from proctree_dagster.orchestration.serving.port_types import port_type
-from proctree_dagster.orchestration.translator import ProcessTreeTranslator, translator
+from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.orchestration.tree_records import TreeRecord, from_row
 from proctree_dagster.process.run import Process
 from proctree_dagster.tree_builder import ProcessTreeInstance

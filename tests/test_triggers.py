@@ -527,7 +527,7 @@ class TestTransactions:
         "away",
         [
             "proctree_dagster.services.run_outbox.is_open",
-            "proctree_dagster.orchestration.automation.outbox_delivery.deliver",
+            "proctree_dagster.orchestration.runs.outbox_delivery.deliver",
         ],
     )
     def test_a_delivery_that_fails_is_logged_and_the_runs_wait(

@@ -10,9 +10,9 @@ from alembic.script import ScriptDirectory
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from dagster._core.storage.sql import get_alembic_config
 
-from proctree_dagster.orchestration.launching import preload
-from proctree_dagster.orchestration.launching.preload import read_migrations_once
 from proctree_dagster.orchestration.repository import build_repository
+from proctree_dagster.orchestration.template import preload
+from proctree_dagster.orchestration.template.preload import read_migrations_once
 
 
 @pytest.fixture(autouse=True)

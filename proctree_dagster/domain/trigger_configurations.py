@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Any
 
 from ..exceptions import ScheduleError
-from .operators import ORDERING, TIMES, OPERATORS, WITHOUT_VALUE
+from .operators import OPERATORS, ORDERING, TIMES, WITHOUT_VALUE
 from .predicates import is_number, is_text, is_whole
 from .schedule_rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
 
@@ -137,9 +137,7 @@ def _expected(operator: str, value: Any, counts: bool) -> Iterable[str]:
         yield f"The operator {operator!r} needs a list as its value, not {value!r}."
     elif operator in ORDERING and counts and not _is_number(value):
         yield f"Rows are counted: the value must be a number, not {value!r}."
-    elif operator in ORDERING and not (
-        _is_number(value) or isinstance(value, (str, *TIMES, dict))
-    ):
+    elif operator in ORDERING and not (_is_number(value) or isinstance(value, (str, *TIMES, dict))):
         yield f"The operator {operator!r} needs a number, a text or a date, not {value!r}."
     elif operator in ("starts_with", "ends_with") and not isinstance(value, str):
         yield f"The operator {operator!r} needs a text as its value, not {value!r}."

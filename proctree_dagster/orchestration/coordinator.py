@@ -10,9 +10,8 @@ from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
 from dagster._core.storage.dagster_run import DagsterRunStatus
 
 from ..domain import run_tags
-from .inspection import daemons
 from .launcher import WarmRunLauncher, has_own_server
-from .launching import releases, sqlite_keepalive
+from .launching import daemons, releases, sqlite_keepalive
 
 POLL_SECONDS = 1.0
 """How often the daemon looks at the queue, unless ``dequeue_interval_seconds`` says otherwise."""

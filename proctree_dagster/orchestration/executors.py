@@ -46,8 +46,9 @@ from ..process import timeouts
 from ..services import due_time_claims
 from ..support import project
 from ..support.connections import fresh_connections
-from .execution import event_batching, remote_steps, worker_end
+from .execution import event_batching, remote_steps
 from .execution.threads_executor import threads_executor as threads_executor  # public here
+from .launching import worker_end
 from .runs import family_runs, local_runs, run_taking, scheduled_runs
 from .tree_records import TreeRecord
 

@@ -38,7 +38,7 @@ from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_
 from ..domain import run_tags
 from .launching import plain, releases, template_client, template_log
 from .launching.releases import Release
-from .runs.workers import Worker
+from .launching.workers import Worker
 
 logger = logging.getLogger(__name__)
 

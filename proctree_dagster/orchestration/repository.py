@@ -44,13 +44,15 @@ from ..support import project
 from ..support.connections import fresh_connections
 from ..support.row_reading import readable
 from .automation import outbox_sensor
+from .configured import translator
 from .execution import remote_steps, run_console
-from .launching import preload, releases, template_client
+from .launching import releases, template_client
 from .runs import opening, run_taking
 from .serving.job_snapshots import KnownJob, known
 from .serving.merged_repository import MergedRepositoryData
 from .serving.schedule_status import look_at_switches
-from .translator import ProcessTreeTranslator, translator
+from .template import preload
+from .translator import ProcessTreeTranslator
 from .tree_records import TreeRecord, from_row
 
 logger = logging.getLogger(__name__)

@@ -43,11 +43,8 @@ from dagster import (
     SkipReason,
     logger,
 )
-from django.core.exceptions import ImproperlyConfigured
 from django.utils import timezone
-from django.utils.module_loading import import_string
 
-from .. import conf
 from .. import context as contexts
 from ..context import sensitive, tagging
 from ..domain import due_times, run_tags
@@ -59,10 +56,10 @@ from ..models import ProcessTree, ProcessTreeSchedule, Trigger
 from ..process import reporting, timeouts
 from ..process.run import Outcome, Process, in_sync, run_process
 from ..support.connections import fresh_connections
-from .automation.schedule_ticks import evaluate
 from .execution import event_batching, remote_steps, step_logs
 from .execution.result_io_manager import result_io_manager
 from .executors import RUN_RESOURCE, tree_executor
+from .runs.schedule_ticks import evaluate
 from .serving.launchpad import context_mapping
 from .serving.port_types import RETURN, port_type
 from .tree_records import TreeRecord
@@ -294,22 +291,6 @@ class ProcessTreeTranslator:
             + (f"\n\n{trigger.description}" if trigger.description else ""),
             tags={run_tags.TRIGGER: trigger.name},
         )
-
-
-def translator() -> ProcessTreeTranslator:
-    """Return the translator that ``PROCTREE["TRANSLATOR"]`` names."""
-    path = conf.current().TRANSLATOR
-    try:
-        found = import_string(path)
-    except ImportError as error:
-        raise ImproperlyConfigured(
-            f'PROCTREE["TRANSLATOR"] can\'t be imported: {error}.'
-        ) from error
-    if not (isinstance(found, type) and issubclass(found, ProcessTreeTranslator)):
-        raise ImproperlyConfigured(
-            f'PROCTREE["TRANSLATOR"] must name a subclass of ProcessTreeTranslator, not {path!r}.'
-        )
-    return found()
 
 
 @logger

@@ -74,6 +74,8 @@ class Process:
 class NotStored:
     """Stands for a result that could not be pickled, where it was to be passed on."""
 
+    __module__ = "proctree_dagster.process"  # as releases before and after pickle it
+
     process: str
     reason: str
 
@@ -81,6 +83,8 @@ class NotStored:
 @dataclass(frozen=True)
 class Outcome:
     """How one process ended."""
+
+    __module__ = "proctree_dagster.process"  # as releases before and after pickle it
 
     status: Status
     """One of the predecessor's statuses."""

@@ -220,8 +220,8 @@ def submit_row(
         Dagster has no home, or the instance no queue.
     """
     from ..orchestration import tree_records
+    from ..orchestration.configured import translator
     from ..orchestration.runs import create, opening
-    from ..orchestration.translator import translator
 
     whole = {**row.default_context, **contexts.encode(context or {})}
     validate_tree(row.to_dict())
@@ -292,8 +292,7 @@ def deliver(run_ids: Iterable[str] | None = None) -> list[str]:
     try:
         if test_isolation.is_active() or not run_outbox.is_open():
             return []
-        from ..orchestration.automation import outbox_delivery
-        from ..orchestration.runs import opening
+        from ..orchestration.runs import opening, outbox_delivery
 
         with opening.open_instance(persistent=True) as instance:
             return outbox_delivery.deliver(instance, run_ids).delivered
@@ -375,9 +374,10 @@ def _execute(
     run_id: str | None = None,
     on_report: OnReport | None = None,
 ) -> Results:
-    from ..orchestration.execution.in_process import signals_kept
+    from ..orchestration.configured import translator
     from ..orchestration.runs import create, family_runs, local_runs, opening
-    from ..orchestration.translator import Local, translator
+    from ..orchestration.runs.in_process import signals_kept
+    from ..orchestration.translator import Local
 
     if options.ephemeral and record.spec is not None:  # a test's thread has what it has patched
         record = replace(record, spec=replace(record.spec, max_concurrent=1))

@@ -11,12 +11,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from ..domain.texts import explain, in_utc
-from ..models import (
-    Trigger,
-    TriggerPassage,
-    TriggerState,
-    TriggerType,
-)
+from ..models import Trigger, TriggerPassage, TriggerState, TriggerType
 from ..support.connections import writing
 from . import trigger_evaluation
 from .trigger_firing import align

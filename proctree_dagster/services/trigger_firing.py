@@ -18,14 +18,7 @@ from ..context import encode, tagging
 from ..domain import run_tags as tags
 from ..domain.texts import explain, in_utc
 from ..exceptions import ContextError
-from ..models import (
-    OutboxRun,
-    ProcessTree,
-    Trigger,
-    TriggerState,
-    TriggerSubscription,
-    TriggerType,
-)
+from ..models import OutboxRun, ProcessTree, Trigger, TriggerState, TriggerSubscription, TriggerType
 from ..support.connections import writing
 from ..support.row_reading import readable
 from . import run_outbox, trigger_evaluation

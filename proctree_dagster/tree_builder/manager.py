@@ -4,9 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..context import tagging
-from ..exceptions import (
-    SyncCheckError,
-)
+from ..exceptions import SyncCheckError
 from ..running import tree_runs
 from ..running.family_execution import FamilyResults, execute_family
 from ..running.results import Results, SubmittedRun

@@ -64,8 +64,8 @@ class Machine:
         """Create a run of a tree, not started."""
         from proctree_dagster.models import ProcessTree
         from proctree_dagster.orchestration import tree_records
+        from proctree_dagster.orchestration.configured import translator
         from proctree_dagster.orchestration.runs import create as runs
-        from proctree_dagster.orchestration.translator import translator
 
         job = translator().job(tree_records.from_row(ProcessTree.objects.get(name=tree)))
         return runs.create_run(self.instance, job, context, {}, run_id=str(uuid.uuid4())).run_id
@@ -77,9 +77,9 @@ class Machine:
         from proctree_dagster.domain import run_tags
         from proctree_dagster.models import ProcessTree
         from proctree_dagster.orchestration import tree_records
+        from proctree_dagster.orchestration.configured import translator
         from proctree_dagster.orchestration.runs import create as runs
         from proctree_dagster.orchestration.runs import scheduled_runs
-        from proctree_dagster.orchestration.translator import translator
         from proctree_dagster.services import due_time_claims
 
         row = ProcessTree.objects.with_schedules().get(name=tree)

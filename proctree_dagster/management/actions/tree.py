@@ -257,10 +257,7 @@ def _due_times(row: ProcessTree) -> list[dt.datetime]:
 def _runs(row: ProcessTree) -> tuple[list[Any], str]:
     """Return a tree's last runs, or why they can't be read."""
     try:
-        from ...orchestration.runs import (
-            history,  # they import dagster
-            opening,
-        )
+        from ...orchestration.runs import history, opening  # they import dagster
 
         with opening.open_instance(persistent=True, create=False) as instance:
             return history.recent(instance, job_name=row.job_name, most=RUNS), ""

@@ -15,9 +15,9 @@ from ...domain import run_tags
 from ...domain.texts import explain
 from ...services import run_outbox
 from ...support.connections import fresh_connections
-from ..runs import lost_runs
+from ..runs import lost_runs, outbox_delivery
 from ..translator import ProcessTreeTranslator
-from . import outbox_delivery, trigger_sensors
+from . import trigger_sensors
 
 logger = logging.getLogger(__name__)
 

@@ -15,8 +15,8 @@ from ...models import Trigger
 from ...services import trigger_firing
 from ...support.connections import fresh_connections
 from ...support.row_reading import readable
+from ..runs import outbox_delivery
 from ..translator import ProcessTreeTranslator
-from . import outbox_delivery
 
 logger = logging.getLogger(__name__)
 

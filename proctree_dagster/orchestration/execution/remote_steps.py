@@ -42,7 +42,7 @@ from ...services import run_workers, step_workers
 from ...support import project
 from ...support.connections import fresh_connections, own_connections
 from ...support.os_processes import STARTED_BY_RUN
-from ..runs.workers import Worker
+from ..launching.workers import Worker
 
 logger = logging.getLogger(__name__)
 

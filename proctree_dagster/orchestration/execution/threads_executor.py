@@ -76,7 +76,7 @@ from ...process.cancellation import Stop, stoppable
 from ...support.call_context import carried
 from ...support.connections import in_any_transaction, own_connections
 from ...support.helper_threads import HelperThread
-from .in_process import in_main_thread
+from ..runs.in_process import in_main_thread
 
 logger = logging.getLogger(__name__)
 

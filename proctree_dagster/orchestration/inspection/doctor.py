@@ -34,10 +34,9 @@ from ...services import sqlite_options, webserver
 from ...support import project
 from .. import executors, homes
 from ..launcher import WarmRunLauncher
-from ..launching import template_client
+from ..launching import daemons, template_client
 from ..launching.releases import Release
 from ..runs import opening, origins
-from . import daemons
 from .environments import check_locations, check_versions
 from .findings import Check, Finding, Subject
 

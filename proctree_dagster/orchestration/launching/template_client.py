@@ -27,12 +27,12 @@ from dagster._serdes import serialize_value
 from filelock import FileLock
 
 from ...support import os_processes
-from ..runs.workers import started
 from .releases import Release
+from .workers import started
 
 logger = logging.getLogger(__name__)
 
-MODULE = "proctree_dagster.orchestration.launching.template_process"
+MODULE = "proctree_dagster.orchestration.template"
 LONGEST_ADDRESS = 100
 """Bytes that the path of a socket may have everywhere (Linux: 107, macOS: 103)."""
 

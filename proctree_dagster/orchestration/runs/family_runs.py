@@ -170,9 +170,7 @@ def _deliver_with_another_instance(run_ids: list[str]) -> None:
 
 
 def _deliver(instance: DagsterInstance, run_ids: list[str]) -> None:
-    from ..automation import (
-        outbox_delivery,  # it translates trees, and translated trees plan their followers
-    )
+    from . import outbox_delivery  # it translates trees, and translated trees plan their followers
 
     try:
         outbox_delivery.deliver(instance, run_ids)

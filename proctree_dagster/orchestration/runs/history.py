@@ -30,7 +30,7 @@ from ...exceptions import RunError, RunNotFound
 from ...models import ProcessTree
 from ...services import webserver
 from .. import errors, tree_records
-from ..translator import translator
+from ..configured import translator
 from . import create, opening
 
 _LAUNCHERS = (tags.USER, SCHEDULE_NAME_TAG, tags.SENSOR_NAME)

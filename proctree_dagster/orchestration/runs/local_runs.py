@@ -18,9 +18,9 @@ from dagster._core.storage.dagster_run import DagsterRunStatus
 
 from ...process.cancellation import Stop
 from ..errors import fault
-from ..execution.in_process import leave_output_alone
+from ..launching.workers import Worker
 from . import run_taking
-from .workers import Worker
+from .in_process import leave_output_alone
 
 
 def executed_here(run_id: str) -> dict[str, str]:

@@ -31,8 +31,8 @@ from ...services.run_workers import Sign
 from ...support import os_processes
 from ...support.os_processes import Identity, State
 from ...support.row_reading import readable
+from ..launching.workers import Worker
 from . import run_status
-from .workers import Worker
 
 logger = logging.getLogger(__name__)
 

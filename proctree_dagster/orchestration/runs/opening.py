@@ -13,7 +13,7 @@ from dagster._core.run_coordinator import QueuedRunCoordinator
 from ... import conf
 from ...exceptions import InstanceError
 from ...support import project, test_isolation
-from ..execution.in_process import tame
+from .in_process import tame
 from .shared_instances import shared
 
 logger = logging.getLogger(__name__)

@@ -32,10 +32,11 @@ from ...services.run_workers import Order
 from ...support import os_processes
 from ...support.connections import own_connections
 from ...support.os_processes import Identity
-from ..launching import guardian, template_client
-from ..launching.guardian import Guardian
+from .. import guardian
+from ..guardian import Guardian
+from ..launching import template_client
+from ..launching.workers import Worker
 from . import run_status
-from .workers import Worker
 
 logger = logging.getLogger(__name__)
 

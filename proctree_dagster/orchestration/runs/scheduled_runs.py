@@ -17,9 +17,9 @@ from dagster._core.storage.dagster_run import DagsterRunStatus
 from ...domain import run_tags as tags
 from ...models import ProcessTreeSchedule, RunStatus
 from ...services import due_time_claims
+from ..launching.workers import Worker
 from . import lost_runs
 from .origins import is_ours
-from .workers import Worker
 
 logger = logging.getLogger(__name__)
 

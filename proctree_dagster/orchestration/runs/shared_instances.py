@@ -16,7 +16,7 @@ from pathlib import Path
 from dagster import DagsterInstance
 
 from .. import homes
-from ..execution.in_process import in_main_thread
+from .in_process import in_main_thread
 
 _Key = tuple[object, ...]
 

@@ -1,6 +1,6 @@
 """The template process: Dagster, Django and the code location imported once, forked for each run.
 
-    python -m proctree_dagster.orchestration.launching.template_process --home … --key … …
+    python -m proctree_dagster.orchestration.template --home … --key … --listener … --origin …
 
 It is started by ``template_client``, has one thread, and waits: for requests, for the deaths of its
 children, and for the end of the processes that use it. Nothing that must not be shared by two
@@ -48,14 +48,14 @@ from filelock import FileLock
 from ...domain import run_tags
 from ...support import os_processes
 from ...support.os_processes import Identity, State, programs_of
-from ..execution import worker_end
+from ..launching import imports, plain, sqlite_keepalive, template_client, template_log, worker_end
+from ..launching.releases import Release
+from ..launching.template_client import Patience
+from ..launching.workers import Worker, started
 from ..runs import run_status
-from ..runs.workers import Worker, started
-from . import imports, plain, preload, sqlite_keepalive, template_client, template_log
-from .releases import Release
-from .template_client import Patience
+from . import preload
 
-logger = logging.getLogger("proctree_dagster.orchestration.launching.template_process")
+logger = logging.getLogger("proctree_dagster.orchestration.template")
 
 LOOK_ROUND_SECONDS = 60.0
 """How often it sees whether its home and its socket are still there."""
@@ -708,7 +708,3 @@ def main() -> None:
     finally:
         if os.getpid() == process:  # else it is a worker, which ends
             template.close()
-
-
-if __name__ == "__main__":
-    main()

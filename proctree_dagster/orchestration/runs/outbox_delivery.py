@@ -18,9 +18,9 @@ from ...exceptions import ProctreeError
 from ...models import OutboxRun, OutboxState, ProcessTree
 from ...services import run_outbox
 from .. import tree_records as records
-from ..runs import create as runs
-from ..runs import opening
-from ..translator import translator
+from ..configured import translator
+from . import create as runs
+from . import opening
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """The guardian of a run's worker: a small process beside it, which no function can starve or end.
 
-    python -m proctree_dagster.orchestration.launching.guardian   (reads its input)
+    python -m proctree_dagster.orchestration.guardian   (reads its input)
 
 It gives the signs of life of a worker that has taken a run (``run_workers``), unless the worker is
 stopped; it ends a worker that does not cancel its run within the grace period, that is stopped for
@@ -22,12 +22,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
-from ...support import os_processes
-from ...support.os_processes import Identity, State
+from ..support import os_processes
+from ..support.os_processes import Identity, State
 
-logger = logging.getLogger("proctree_dagster.orchestration.launching.guardian")
+logger = logging.getLogger("proctree_dagster.orchestration.guardian")
 
-MODULE = "proctree_dagster.orchestration.launching.guardian"
+MODULE = "proctree_dagster.orchestration.guardian"
 
 PROGRAMS_SECONDS = 5.0
 """How long the programs that a run has started may take to end when they are asked to."""
@@ -148,7 +148,7 @@ def start(charge: Charge) -> Guardian:
     """
     from django.db import connections
 
-    from ...services import run_workers
+    from ..services import run_workers
 
     database = connections[run_workers.database()].settings_dict
     payload = pickle.dumps({"charge": charge, "database": database, "path": sys.path})
@@ -186,7 +186,7 @@ def _wait_briefly(seconds: float) -> None:
     """
     from django.db import connections
 
-    from ...services import run_workers
+    from ..services import run_workers
 
     connection = connections[run_workers.database()]
     if connection.vendor == "postgresql":
@@ -304,7 +304,7 @@ class _Watch:
         return True
 
     def _beat(self) -> None:
-        from ...services import run_workers
+        from ..services import run_workers
 
         order = self._asking(lambda: run_workers.beat(self._charge.run_id, self._worker))
         if order is run_workers.Order.CANCEL and self._cancel_until is None and not self._done:
@@ -332,7 +332,7 @@ class _Watch:
             programs = self._programs()
             os_processes.end_all(programs.in_session, PROGRAMS_SECONDS)
         if self._taken:
-            from ...services import run_workers
+            from ..services import run_workers
 
             self._asking(lambda: run_workers.end(self._charge.run_id, self._worker))
 
@@ -393,8 +393,8 @@ def _set_django_up(database: dict[str, Any], charge: Charge) -> None:
 
 def charge_of_this_process(run_id: str, report_canceled: tuple[str, ...] = ()) -> Charge:
     """Return what the guardian of the calling process needs to know; Django is set up."""
-    from ... import conf
-    from ...services import run_workers
+    from .. import conf
+    from ..services import run_workers
 
     current = conf.current()
     return Charge(

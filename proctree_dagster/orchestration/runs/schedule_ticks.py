@@ -8,7 +8,7 @@ from ...context import tagging
 from ...domain import run_tags
 from ...services import due_time_claims
 from ...support.connections import fresh_connections
-from ..runs import scheduled_runs
+from . import scheduled_runs
 
 
 def evaluate(context: ScheduleEvaluationContext, schedule_id: int) -> RunRequest | SkipReason:

@@ -1,0 +1,37 @@
+"""The translator that the settings name."""
+
+from typing import TYPE_CHECKING
+
+from django.core.exceptions import ImproperlyConfigured
+from django.utils.module_loading import import_string
+
+from .. import conf
+
+if TYPE_CHECKING:
+    from .translator import ProcessTreeTranslator
+
+
+def translator() -> "ProcessTreeTranslator":
+    """Return the translator that ``PROCTREE["TRANSLATOR"]`` names.
+
+    It is imported by its name: what a translator's jobs do as they run (followers, re-executions)
+    asks for jobs, too.
+
+    Raises
+    ------
+    ImproperlyConfigured
+        It can't be imported, or is no subclass of ``ProcessTreeTranslator``.
+    """
+    path = conf.current().TRANSLATOR
+    base: type[ProcessTreeTranslator] = import_string(conf.Settings.TRANSLATOR)
+    try:
+        found = import_string(path)
+    except ImportError as error:
+        raise ImproperlyConfigured(
+            f'PROCTREE["TRANSLATOR"] can\'t be imported: {error}.'
+        ) from error
+    if not (isinstance(found, type) and issubclass(found, base)):
+        raise ImproperlyConfigured(
+            f'PROCTREE["TRANSLATOR"] must name a subclass of ProcessTreeTranslator, not {path!r}.'
+        )
+    return found()
