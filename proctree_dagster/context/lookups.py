@@ -1,7 +1,7 @@
 """The one way in which a row of the database reads values: by a path, and never more than data.
 
 Response variables, cache keys and conditions are written by people who may not see everything that
-the project's code may. ``conditions.look_up`` reads no code; here Django's objects are guarded too.
+the project's code may. ``operators.look_up`` reads no code; here Django's objects are guarded too.
 """
 
 import re
@@ -50,7 +50,7 @@ def look_up(available: Any, field: str) -> Any:
     available:
         A dictionary, or an object.
     field:
-        See ``conditions.look_up``.
+        See ``operators.look_up``.
     """
     guard = _Guard()
     return guard.checked(operators.look_up(available, field, guard.take))
@@ -63,7 +63,7 @@ class _Guard:
         self._in_object = False
 
     def take(self, value: Any, part: str) -> Any:
-        """Take a step; see ``conditions.step``."""
+        """Take a step; see ``operators.step``."""
         if not isinstance(value, (Mapping, list, tuple)):
             self._in_object = True
         # A key of a row's JSON is the row's, as a field is; one of what a function returned is not.

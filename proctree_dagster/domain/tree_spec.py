@@ -1,7 +1,7 @@
 """What a saved tree says: frozen, validated, pure (no Django, no Dagster).
 
 ``parse`` turns what the database holds into a ``TreeSpec`` or raises one error that lists every
-problem. Whether the functions that it names exist is not its business: see ``validation``.
+problem. Whether the functions that it names exist is not its business: see ``models.validation``.
 """
 
 import graphlib

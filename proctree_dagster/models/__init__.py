@@ -1,7 +1,8 @@
 """What the database records: trees, schedules, triggers, and runs that wait to be made.
 
-Models only record. Telling Dagster is ``execution``'s and ``webserver``'s business, claiming due
-times is ``claims``', the life of a row of the outbox is ``outbox``'s, firing triggers ``firing``'s.
+Models only record; what changes rows is in ``services``: ``due_time_claims`` claims due times,
+``run_outbox`` is the life of a row of the outbox, ``trigger_firing`` fires triggers. ``services``
+and whatever is above may import it; it imports ``process`` and what is below.
 """
 
 from .fields import Clockwork, ContextField, validate_timezone

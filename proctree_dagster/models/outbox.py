@@ -19,7 +19,7 @@ class OutboxState(models.TextChoices):
 
 
 class OutboxRun(models.Model):
-    """A run that is to be made, with the id that it will have; see ``outbox``."""
+    """A run that is to be made, with the id that it will have; see ``services.run_outbox``."""
 
     run_id = models.UUIDField(_("run id"), unique=True, default=uuid.uuid4)
     process_tree = models.ForeignKey(

@@ -362,7 +362,7 @@ class ProcessTreeSchedule(Clockwork):
         """Who keeps the schedule from running: Django's ``enabled``, Dagster's switch, or both.
 
         Blank if nobody does. Dagster's switch stops the daemon's ticks only, and is known as it
-        was when last looked at (see ``orchestration.switches``).
+        was when last looked at (see ``orchestration.serving.schedule_status``).
         """
         holders = [("Django", not self.enabled), ("Dagster", self.stopped_in_dagster)]
         return " and ".join(name for name, holds in holders if holds)

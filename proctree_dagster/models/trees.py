@@ -187,7 +187,7 @@ class ProcessTree(models.Model):
             raise ValidationError({field: told for field, told in errors.items() if told})
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the tree as JSON, as ``spec.parse`` takes it; with its triggers, if any."""
+        """Return the tree as JSON, as ``tree_spec.parse`` takes it; with its triggers, if any."""
         subscribed = self.known_subscriptions
         if subscribed is None:
             named = None if self.pk is None else self.subscriptions.with_names_of_triggers()
@@ -233,7 +233,7 @@ class ProcessTree(models.Model):
         ]
 
     def linked_trees(self) -> dict[str, list[str]]:
-        """Return the names of the trees that follow this one (see ``spec.linked_trees``)."""
+        """Return the names of the trees that follow this one (see ``tree_spec.linked_trees``)."""
         if self.pk is None:
             return {}
         links = self.links_out.all() if self.known_links is None else self.known_links

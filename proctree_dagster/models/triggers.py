@@ -359,7 +359,7 @@ class TriggerSubscription(models.Model):
 
 
 class TriggerPassage(models.Model):
-    """When a process that waits for a schedule last ran to its end; see ``firing.Gate``."""
+    """When a process that waits for a schedule last ran to its end; see ``process_gate.Gate``."""
 
     trigger = models.ForeignKey(Trigger, on_delete=models.CASCADE, related_name="passages")
     job_name = models.CharField(max_length=MAX_NAME_LENGTH + 20)

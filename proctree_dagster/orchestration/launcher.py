@@ -1,7 +1,7 @@
 """The warm run launcher: a run's worker is forked from a process that has imported everything.
 
 A fresh interpreter takes 1.5 s and more to import Dagster and Django; a fork takes milliseconds.
-``template.py`` is the process that is forked, ``template_client.py`` the way to it, ``releases.py``
+``template`` is the process that is forked, ``template_client.py`` the way to it, ``releases.py``
 which code it has imported, ``workers.py`` how a run's worker is known afterwards.
 """
 

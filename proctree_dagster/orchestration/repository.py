@@ -66,7 +66,7 @@ SWITCHES_SECONDS = 30.0
 KEPT_JOBS = 200
 """How many whole jobs are kept, those that were asked for last: one takes about 100 KiB.
 
-Of each other one its snapshot is kept, which takes three (see ``listing``).
+Of each other one its snapshot is kept, which takes three (see ``serving.job_snapshots``).
 """
 
 COLLECT_AFTER = 20_000
@@ -119,7 +119,7 @@ class LiveRepositoryData(RepositoryData):
         return {}
 
     def get_all_jobs(self) -> Sequence[JobDefinition]:
-        """Every tree's job, as little of it as a list needs (see ``listing``)."""
+        """Every tree's job, as little of it as a list needs (see ``serving.job_snapshots``)."""
         with self._listing:
             rows = self._snapshot()
             if rows is not self._listed_of:

@@ -31,7 +31,7 @@ Status = Literal["pending", "running", "completed", "failed", "skipped", "cached
 
 
 class Gate(Protocol):
-    """What a process waits for; see ``firing.Gate``."""
+    """What a process waits for; see ``process_gate.Gate``."""
 
     def why_not(
         self, available: Mapping[str, Any], context: Mapping[str, Any] | None = None

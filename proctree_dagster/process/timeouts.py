@@ -29,7 +29,7 @@ def call(func: Callable[[], Any], seconds: float | None, process: str, run_id: s
     Parameters
     ----------
     func:
-        What is called. It has the caller's surroundings (see ``surroundings``).
+        What is called. It has the caller's surroundings (see ``support.call_context``).
     seconds:
         How long it may take; ``None`` for as long as it likes, in the calling thread.
     process:

@@ -50,7 +50,7 @@ def execute_family(name: str, context: Mapping[str, Any] | None = None) -> Famil
     ProctreeError
         It was called inside a transaction, which the other threads would not see.
     TreeNotFound, ContextError
-        As for ``execution.execute_row``.
+        As for ``tree_runs.execute_row``.
     KeyboardInterrupt
         The first run was interrupted; those beside it have been finished, nothing else was begun.
     """

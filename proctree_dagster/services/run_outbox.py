@@ -1,9 +1,9 @@
 """Runs that are to be made: written down with their ids before anybody asks Dagster for them.
 
 A row is written in the caller's transaction, so it is there if and only if what it belongs to is.
-Whoever delivers it later (``orchestration.delivery``) gives the run the id of the row: to do that
-twice makes one run. A row comes from ``waiting`` to ``delivered`` (Dagster has the run) to
-``started``, or is ``dropped`` because a run that it waits for has failed.
+Whoever delivers it later (``orchestration.runs.outbox_delivery``) gives the run the id of the row:
+to do that twice makes one run. A row comes from ``waiting`` to ``delivered`` (Dagster has the run)
+to ``started``, or is ``dropped`` because a run that it waits for has failed.
 
 Each change is one update that filters on what was read, so that of several processes one wins.
 """

@@ -26,7 +26,7 @@ class Export:
     """A tree turned into JSON, and what stood in the way."""
 
     data: dict[str, Any]
-    """The tree, as ``spec.parse`` takes it; functions by reference."""
+    """The tree, as ``tree_spec.parse`` takes it; functions by reference."""
 
     problems: list[str] = field(default_factory=list)
     """What is wrong with its functions."""

@@ -1,6 +1,7 @@
 """What ``manage.py proctree`` can do: one module for each thing that an operator looks after.
 
-Each action is a subclass of ``Action`` and listed in ``ACTIONS``.
+Each action is a subclass of ``Action`` and listed in ``ACTIONS``. The command ``proctree`` imports
+it.
 """
 
 from .base import Action

@@ -1,0 +1,1 @@
+"""Django's place for commands; what they do is in ``management.actions``."""

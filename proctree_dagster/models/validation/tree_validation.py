@@ -104,7 +104,7 @@ def processes_of(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """Return the processes of a tree, be it valid or not."""
     processes = data.get("processes")
     if not isinstance(processes, (list, tuple)):
-        return []  # reported by ``spec.problems``, as are those that are no objects
+        return []  # reported by ``tree_spec.problems``, as are those that are no objects
     return [process for process in processes if isinstance(process, Mapping)]
 
 

@@ -1,4 +1,4 @@
-"""What the daemon evaluates: ticks of schedules, sensors of triggers, and the outbox's delivery.
+"""What the daemon evaluates: the sensors of triggers, and the outbox's, which delivers its runs.
 
-``repository`` and ``translator`` import it; it imports ``runs``.
+``repository`` imports it; it imports ``translator`` and what is below.
 """

@@ -1,4 +1,4 @@
 """What is wrong with what runs the trees, for ``proctree doctor``. It only reads.
 
-``management`` imports it.
+``management`` imports it; it may import all of ``orchestration``.
 """

@@ -3,8 +3,8 @@
 ``manage.py proctree doctor`` prints what the checks find. A check only reads: it creates nothing,
 mends nothing and opens nothing that Dagster would create by being opened. To add one, write a
 function that takes a ``Subject`` and yields findings (see ``findings``), and put it into
-``CHECKS``. What can be known without Dagster is a system check (``checks``): the command adds
-what those have found.
+``CHECKS``. What can be known without Dagster is a system check (``services.system_checks``): the
+command adds what those have found.
 """
 
 import logging

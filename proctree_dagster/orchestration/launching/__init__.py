@@ -1,4 +1,5 @@
-"""How a run gets a worker: the template process that forks one, and what tells releases apart.
+"""How a run gets a worker: asking the template to fork one, and what tells releases apart.
 
-``launcher`` and ``coordinator`` import it, in Dagster's daemon and webserver, without Django.
+``launcher``, ``coordinator`` and ``runs`` import it. Most of it runs in Dagster's daemon and
+webserver, which have no Django.
 """

@@ -1,4 +1,4 @@
-"""How a template process is found, started and asked (``template.py`` is the process itself).
+"""How a template process is found, started and asked (``template`` is the process itself).
 
 There is one for each release (``releases.py``). It listens on a Unix socket in Dagster's home,
 whose name says which release. Whoever finds nobody there starts one: it binds the socket and hands

@@ -1,4 +1,5 @@
-"""Runs: created, taken by a worker, watched, found lost, repeated, and their history.
+"""Runs: created, delivered from the outbox, taken by a worker, watched, found lost, their history.
 
-Everything in ``orchestration`` may import it, and ``running`` and ``management`` above.
+``executors`` and whatever is above may import it, and ``running`` and ``management``; it imports
+``launching``.
 """

@@ -67,7 +67,7 @@ def take_claim(
 
 @dataclass(frozen=True)
 class ScheduleHistory:
-    """What Dagster knows of a schedule's runs (see ``claims.History``)."""
+    """What Dagster knows of a schedule's runs (see ``due_time_claims.History``)."""
 
     instance: DagsterInstance
     schedule_id: int

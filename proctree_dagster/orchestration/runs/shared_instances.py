@@ -3,7 +3,7 @@
 To open an instance costs more than most of what it is asked: its files are read, its storage's
 state is looked at, and alembic's migrations are read. So whoever opens one while another part of
 this process has it open gets that one. It is closed when nobody uses it any more. Two runs never
-share one: what a run changes of its instance (``event_writes``) is the run's.
+share one: what a run changes of its instance (``execution.event_batching``) is the run's.
 """
 
 import os
@@ -79,7 +79,7 @@ def _key(home: str) -> _Key:
     """Return what an instance depends on: the folder, and what its ``dagster.yaml`` says.
 
     Another folder of that name, or a changed file, is another instance. So is that of a thread:
-    runs there capture no output (``hosting.leave_output_alone``), those of the main thread do.
+    runs there capture no output (``in_process.leave_output_alone``), those of the main thread do.
     """
     folder = Path(home).stat()
     marks: _Key = (folder.st_dev, folder.st_ino)

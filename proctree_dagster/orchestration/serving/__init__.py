@@ -1,4 +1,4 @@
 """What the code location shows of trees: jobs' snapshots, the Launchpad, port types, switches.
 
-``repository`` and ``translator`` import it.
+``translator`` and ``repository`` import it; it imports ``executors`` and what is below.
 """

@@ -1,0 +1,67 @@
+"""The house: which package holds what, and that arrows between modules run one way."""
+
+import ast
+import graphlib
+from pathlib import Path
+
+import proctree_dagster
+
+TOP = Path(proctree_dagster.__file__).parent
+PACKAGES = sorted(each.parent for each in TOP.rglob("__init__.py") if each.parent != TOP)
+
+
+def modules() -> dict[str, Path]:
+    """Return every module of the package by its dotted name."""
+    found = {}
+    for file in TOP.rglob("*.py"):
+        parts = file.relative_to(TOP.parent).with_suffix("").parts
+        found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = file
+    return found
+
+
+def imported(name: str, file: Path, known: dict[str, Path]) -> set[str]:
+    """Return the modules that a module imports as it runs, in functions, too."""
+    package = name.split(".") if file.name == "__init__.py" else name.split(".")[:-1]
+    found = set()
+    tree = ast.parse(file.read_text())
+    only_typed = [
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+        for inner in ast.walk(node)
+    ]
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.ImportFrom) or id(node) in only_typed:
+            continue
+        above = package[: len(package) - node.level + 1] if node.level else []
+        base = ".".join([*above, *([node.module] if node.module else [])])
+        for each in node.names:
+            inner = f"{base}.{each.name}"
+            found |= {inner} if inner in known else {base} & known.keys()
+    return found - {name}
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    known = modules()
+    graph = {name: imported(name, file, known) for name, file in known.items()}
+    graphlib.TopologicalSorter(graph).prepare()  # raises with the circle, if there is one
+
+
+def test_the_listing_of_the_package_is_at_most_twenty_entries() -> None:
+    listed = {each.name for each in TOP.iterdir()} - {"__init__.py", "__pycache__", "py.typed"}
+    assert len(listed) <= 20, sorted(listed)
+
+
+def test_each_package_says_what_belongs_in_it_and_who_may_import_it() -> None:
+    for package in PACKAGES:
+        said = ast.get_docstring(ast.parse((package / "__init__.py").read_text())) or ""
+        if package.name not in ("migrations", "commands"):
+            assert "import" in said, f"{package.relative_to(TOP)} does not say who may import it"
+
+
+def test_a_file_has_at_most_400_lines_or_says_why() -> None:
+    for name, file in modules().items():
+        text = file.read_text()
+        if len(text.splitlines()) > 400 and ".migrations." not in name:
+            said = ast.get_docstring(ast.parse(text)) or ""
+            assert "long" in said.lower(), f"{name} has {len(text.splitlines())} lines, unexplained"
