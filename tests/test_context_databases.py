@@ -20,8 +20,8 @@ from proctree_dagster.context import decode, encode
 from proctree_dagster.exceptions import ContextError
 from proctree_dagster.orchestration import tree_records
 from proctree_dagster.orchestration.configured import translator
+from proctree_dagster.orchestration.execution.op_functions import outcome_metadata
 from proctree_dagster.orchestration.runs import create, local_runs
-from proctree_dagster.orchestration.translator import outcome_metadata
 from proctree_dagster.process.run import Outcome
 from proctree_dagster.testing import run_tree
 from proctree_dagster.tree_builder import ProcessTreeInstance

@@ -17,8 +17,8 @@ from proctree_dagster.domain.tree_spec import ProcessSpec
 from proctree_dagster.exceptions import ContextError, InstanceError, InvalidTree, TreeNotFound
 from proctree_dagster.models import ProcessTree
 from proctree_dagster.orchestration.configured import translator
+from proctree_dagster.orchestration.execution.tree_run import Local
 from proctree_dagster.orchestration.runs import create, local_runs
-from proctree_dagster.orchestration.translator import Local
 from proctree_dagster.orchestration.tree_records import from_row
 from proctree_dagster.process.run import Outcome, Process, run_process
 from proctree_dagster.running import tree_runs

@@ -30,7 +30,7 @@ from proctree_dagster.orchestration.executors import (
     configured_executor,
     threads_executor,
 )
-from proctree_dagster.orchestration.repository import LiveRepositoryData
+from proctree_dagster.orchestration.repository_data import LiveRepositoryData
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.orchestration.tree_records import from_row
 from proctree_dagster.running import tree_runs

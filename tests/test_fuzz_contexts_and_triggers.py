@@ -39,8 +39,8 @@ from proctree_dagster.exceptions import ContextError
 from proctree_dagster.management.base import TreeCommand
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, Trigger
 from proctree_dagster.models.validation import trigger_validation
+from proctree_dagster.orchestration.execution.op_functions import outcome_metadata
 from proctree_dagster.orchestration.repository import build_repository
-from proctree_dagster.orchestration.translator import outcome_metadata
 from proctree_dagster.process.run import Outcome
 from proctree_dagster.services import broken_rows, process_gate, run_outbox, trigger_firing
 from proctree_dagster.tree_builder import ProcessTreeInstance

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
 from proctree_dagster.models.validation.context_schema import ContextKey, ContextSchema
 from proctree_dagster.orchestration.configured import translator
-from proctree_dagster.orchestration.executors import RUN_RESOURCE
+from proctree_dagster.orchestration.execution.tree_run import RUN_RESOURCE
 from proctree_dagster.orchestration.runs.create import create_run
 from proctree_dagster.orchestration.runs.local_runs import execute_here
 from proctree_dagster.orchestration.serving.launchpad import context_mapping

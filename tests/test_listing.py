@@ -27,10 +27,10 @@ from pytest_django import DjangoAssertNumQueries
 from proctree_dagster import functions
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
 from proctree_dagster.models.validation.context_schema import ContextSchema
-from proctree_dagster.orchestration import repository as repositories
-from proctree_dagster.orchestration import translator as translator_module
-from proctree_dagster.orchestration.executors import RUN_RESOURCE
-from proctree_dagster.orchestration.repository import LiveRepositoryData, build_repository
+from proctree_dagster.orchestration import repository, repository_data
+from proctree_dagster.orchestration.execution.tree_run import RUN_RESOURCE, WORKERS_RUN_RESOURCE
+from proctree_dagster.orchestration.repository import build_repository
+from proctree_dagster.orchestration.repository_data import LiveRepositoryData
 from proctree_dagster.orchestration.serving import job_snapshots as listing
 from proctree_dagster.orchestration.serving.job_snapshots import KnownJob, known, snapshot_text
 from proctree_dagster.orchestration.serving.launchpad import context_mapping
@@ -167,7 +167,7 @@ def test_memory_stays_flat_over_a_thousand_refreshes(trees: list[ProcessTree]) -
 def test_whole_jobs_are_kept_up_to_a_number(
     trees: list[ProcessTree], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repositories, "KEPT_JOBS", 5)
+    monkeypatch.setattr(repository_data, "KEPT_JOBS", 5)
     live = LiveRepositoryData(ProcessTreeTranslator())
     jobs = [live.get_job(tree.job_name) for tree in trees]
     assert live.get_job(trees[-1].job_name) is jobs[-1]
@@ -202,7 +202,7 @@ def test_a_list_of_stand_ins_is_what_a_list_of_jobs_is(
     trees: list[ProcessTree], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_ins = refresh(LiveRepositoryData(ProcessTreeTranslator()))
-    monkeypatch.setattr(repositories, "known", lambda job, build: None)
+    monkeypatch.setattr(repository_data, "known", lambda job, build: None)
     jobs = refresh(LiveRepositoryData(ProcessTreeTranslator()))
     assert serialize_value(stand_ins) == serialize_value(jobs)
 
@@ -316,7 +316,7 @@ def jobs_of_all_kinds(tree: TreeRecord) -> Iterator[JobDefinition]:
     yield translator.job(replace(tree, problem="It is broken.", spec=None))
     yield translator.job(replace(tree, default_context={"ü": [1, None, {"b": "}}"}], '"': "{}"}))
     mapping = context_mapping(ContextSchema(), {"day": "2026-11-24"})
-    resources = {RUN_RESOURCE: translator_module._WORKERS_RUN_RESOURCE}
+    resources = {RUN_RESOURCE: WORKERS_RUN_RESOURCE}
     graph = dg.GraphDefinition(
         name="typed",
         node_defs=[journal, with_types],
@@ -422,7 +422,7 @@ def test_warming_up_imports_the_functions_and_builds_one_job(
     trees: list[ProcessTree], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     translator = Counting()
-    monkeypatch.setattr(repositories, "translator", lambda: translator)
+    monkeypatch.setattr(repository, "translator", lambda: translator)
     looked_up: list[str] = []
 
     def counted(reference: str) -> functions.Function:

@@ -24,7 +24,7 @@ from proctree_dagster.context.lookups import look_up
 from proctree_dagster.domain.operators import MISSING
 from proctree_dagster.exceptions import CacheKeyError, ResponseVariableError
 from proctree_dagster.models import RunStatus
-from proctree_dagster.orchestration.translator import outcome_metadata
+from proctree_dagster.orchestration.execution.op_functions import outcome_metadata
 from proctree_dagster.process import caching
 from proctree_dagster.process.caching import Entry, Owner
 from proctree_dagster.process.response_variables import defaults, extract

@@ -24,7 +24,7 @@ from dagster import (
 )
 from dagster._core.remote_representation.external_data import RepositorySnap
 
-from proctree_dagster.orchestration import repository as repositories
+from proctree_dagster.orchestration import repository_data
 from proctree_dagster.orchestration.repository import LiveRepository, build_repository
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
@@ -95,7 +95,7 @@ def save(name: str = "close") -> None:
 @pytest.fixture
 def repository(monkeypatch: pytest.MonkeyPatch) -> LiveRepository:
     """The repository, of which no snapshot outlives the call that took it."""
-    monkeypatch.setattr(repositories, "SNAPSHOT_SECONDS", -1.0)
+    monkeypatch.setattr(repository_data, "SNAPSHOT_SECONDS", -1.0)
     return build_repository(extra=own())
 
 

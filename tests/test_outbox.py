@@ -27,7 +27,7 @@ from proctree_dagster.domain import run_tags
 from proctree_dagster.exceptions import ContextError
 from proctree_dagster.models import OutboxRun, OutboxState, ProcessTree, ProcessTreeSchedule
 from proctree_dagster.orchestration.configured import translator
-from proctree_dagster.orchestration.repository import LiveRepositoryData
+from proctree_dagster.orchestration.repository_data import LiveRepositoryData
 from proctree_dagster.orchestration.runs import create as runs
 from proctree_dagster.orchestration.runs import outbox_delivery
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator

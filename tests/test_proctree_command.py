@@ -28,7 +28,7 @@ from django.utils import timezone
 from proctree_dagster.domain import run_tags
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, RunStatus
 from proctree_dagster.orchestration.launching.workers import Worker
-from proctree_dagster.orchestration.repository import LiveRepositoryData
+from proctree_dagster.orchestration.repository_data import LiveRepositoryData
 from proctree_dagster.orchestration.runs import origins
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.running import tree_runs

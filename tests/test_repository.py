@@ -23,8 +23,9 @@ from pytest_django import DjangoAssertNumQueries, Settings
 
 from proctree_dagster.domain import run_tags
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
-from proctree_dagster.orchestration import repository as repositories
-from proctree_dagster.orchestration.repository import LiveRepositoryData, build_repository
+from proctree_dagster.orchestration import repository_data
+from proctree_dagster.orchestration.repository import build_repository
+from proctree_dagster.orchestration.repository_data import LiveRepositoryData
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from proctree_dagster.triggers import create_trigger
@@ -36,7 +37,7 @@ pytestmark = pytest.mark.django_db
 @pytest.fixture
 def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let no snapshot outlive the call that took it."""
-    monkeypatch.setattr(repositories, "SNAPSHOT_SECONDS", -1.0)
+    monkeypatch.setattr(repository_data, "SNAPSHOT_SECONDS", -1.0)
 
 
 def save(name: str = "one", scheduled: bool = True) -> ProcessTreeInstance:

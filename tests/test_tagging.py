@@ -34,7 +34,7 @@ from proctree_dagster.models import (
 )
 from proctree_dagster.orchestration.configured import translator
 from proctree_dagster.orchestration.coordinator import StraightRunCoordinator
-from proctree_dagster.orchestration.repository import LiveRepositoryData
+from proctree_dagster.orchestration.repository_data import LiveRepositoryData
 from proctree_dagster.orchestration.runs import origins
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.orchestration.tree_records import from_row

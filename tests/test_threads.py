@@ -18,7 +18,7 @@ from dagster._core.execution.api import execute_run_iterator
 from dagster._core.execution.plan import execute_plan, instance_concurrency_context
 from django.db import connection
 
-from proctree_dagster.orchestration.execution import threads_executor as threads
+from proctree_dagster.orchestration.execution import thread_loop
 from proctree_dagster.orchestration.executors import threads_executor
 from tests.app.models import Organisation
 from tests.everything import everything, fired, in_process, in_processes, something
@@ -489,7 +489,7 @@ def test_an_error_of_dagster_itself_stops_the_others_and_fails_the_run(
         finally:
             stopped.append(1)
 
-    monkeypatch.setattr(threads, "dagster_event_sequence_for_step", broken)
+    monkeypatch.setattr(thread_loop, "dagster_event_sequence_for_step", broken)
     ran = run(memory, job(op("broken", meet), op("endless", endless)))
     assert ran.status == DagsterRunStatus.FAILURE
     assert stopped == [1]
@@ -562,7 +562,7 @@ def test_a_step_in_the_calling_thread_is_interrupted_too(
 def test_what_can_not_be_stopped_is_abandoned_and_said_to_be(
     memory: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(threads, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(thread_loop, "PATIENCE_SECONDS", 0.3)
     interrupted = Interrupted(memory, 2)
     released: list[bool] = []
 

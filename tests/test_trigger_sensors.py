@@ -27,7 +27,8 @@ from pytest_django import DjangoAssertNumQueries, Settings
 from proctree_dagster.domain import run_tags
 from proctree_dagster.domain.names import dagster_name
 from proctree_dagster.models import ProcessTree, Trigger, TriggerSubscription
-from proctree_dagster.orchestration.repository import LiveRepositoryData, build_repository
+from proctree_dagster.orchestration.repository import build_repository
+from proctree_dagster.orchestration.repository_data import LiveRepositoryData
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.testing import run_tree
 from proctree_dagster.tree_builder import ProcessTreeInstance

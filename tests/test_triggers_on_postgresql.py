@@ -18,7 +18,7 @@ from proctree_dagster.models import (
     TriggerSubscription,
 )
 from proctree_dagster.models.validation import trigger_validation
-from proctree_dagster.orchestration.repository import LiveRepositoryData
+from proctree_dagster.orchestration.repository_data import LiveRepositoryData
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.services import trigger_evaluation, trigger_firing
 from proctree_dagster.triggers import create_trigger, poll_triggers

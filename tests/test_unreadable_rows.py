@@ -13,7 +13,7 @@ from proctree_dagster import triggers
 from proctree_dagster.domain import run_tags
 from proctree_dagster.models import OutboxRun, ProcessTree, ProcessTreeSchedule, RunWorker
 from proctree_dagster.orchestration.automation import outbox_sensor
-from proctree_dagster.orchestration.repository import LiveRepositoryData
+from proctree_dagster.orchestration.repository_data import LiveRepositoryData
 from proctree_dagster.orchestration.runs import lost_runs
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.running import tree_runs

@@ -48,14 +48,12 @@ from ..support import project
 from ..support.connections import fresh_connections
 from .execution import event_batching, remote_steps
 from .execution.threads_executor import threads_executor as threads_executor  # public here
+from .execution.tree_run import RUN_RESOURCE
 from .launching import worker_end
 from .runs import family_runs, local_runs, run_taking, scheduled_runs
 from .tree_records import TreeRecord
 
 logger = logging.getLogger(__name__)
-
-RUN_RESOURCE = "tree_run"
-"""The resource that holds a run's context."""
 
 
 def tree_executor(tree: TreeRecord, went_on_after: list[str] | None = None) -> ExecutorDefinition:

@@ -7,13 +7,8 @@ what your trees look like in Dagster: call ``super()`` and change what it return
 import inspect
 import json
 import logging
-import math
-import time
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, NoReturn
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from dagster import (
     Backoff,
@@ -21,21 +16,14 @@ from dagster import (
     DefaultScheduleStatus,
     DefaultSensorStatus,
     DependencyDefinition,
-    Failure,
-    Field,
     GraphDefinition,
     In,
     InitLoggerContext,
-    InitResourceContext,
     Jitter,
     JobDefinition,
     MetadataValue,
     OpDefinition,
-    OpExecutionContext,
     Out,
-    Output,
-    Permissive,
-    ResourceDefinition,
     RetryPolicy,
     ScheduleDefinition,
     SensorDefinition,
@@ -45,87 +33,29 @@ from dagster import (
 )
 from django.utils import timezone
 
-from .. import context as contexts
-from ..context import sensitive, tagging
+from ..context import tagging
 from ..domain import due_times, run_tags
 from ..domain.names import dagster_name
-from ..domain.texts import explain, shorten, shown, storable, storable_error
+from ..domain.texts import explain, storable
 from ..domain.tree_spec import ProcessSpec, linked_trees
-from ..exceptions import ContextError, ProcessTimeout, StillWorking
 from ..models import ProcessTree, ProcessTreeSchedule, Trigger
-from ..process import reporting, timeouts
-from ..process.run import Outcome, Process, in_sync, run_process
-from ..support.connections import fresh_connections
-from .execution import event_batching, remote_steps, step_logs
+from ..process.run import Process
+from .execution.op_functions import OUTPUT, _compute, broken_op
 from .execution.result_io_manager import result_io_manager
-from .executors import RUN_RESOURCE, tree_executor
+from .execution.tree_run import (
+    RUN_RESOURCE,
+    WORKERS_RUN_RESOURCE,
+    Local,
+    run_resource,
+)
+from .executors import tree_executor
 from .runs.schedule_ticks import evaluate
 from .serving.launchpad import context_mapping
 from .serving.port_types import RETURN, port_type
 from .tree_records import TreeRecord
 
-OUTPUT = "result"
-
 SHOWN_TREES = 20
 """How many of the trees that subscribe to a trigger its sensor's description names."""
-
-Collect = Callable[[str, Outcome], None]
-"""Takes a process's name and its outcome, in the process that runs it."""
-
-
-@dataclass(frozen=True)
-class Local:
-    """How a run in the calling process differs from one that a worker executes."""
-
-    collect: Collect
-    """Called with the outcome of each process, as it starts and as it ends, from its thread."""
-
-    in_sync: frozenset[str] = frozenset()
-    """Processes that need not run."""
-
-    stop_on_error: bool = True
-    """Whether what is behind a failure is left out."""
-
-    went_on_after: list[str] = field(default_factory=list)
-    """Required processes that failed without stopping what is behind them."""
-
-    report: Callable[[str, reporting.Progress], None] | None = None
-    """Called when a process says how far it is, from its thread."""
-
-
-@dataclass(frozen=True)
-class TreeRun:
-    """What the ops of one run share."""
-
-    context: Mapping[str, Any]
-    """The run's context, decoded when the run began, or this worker of it."""
-
-    stored: Mapping[str, Any] = field(default_factory=dict)
-    """The same as JSON."""
-
-    local: Local | None = None
-
-    def own_context(self) -> Mapping[str, Any]:
-        """Return the context for one process: what it changes in a list or a row is its own.
-
-        So it is in every executor, whether the processes share memory or not.
-        """
-        try:
-            with fresh_connections():
-                return contexts.decode(self.stored)
-        except ContextError as error:  # a process before it has deleted a row, say
-            logging.getLogger(__name__).warning("As it was when the run began: %s", error)
-            return self.context
-
-    def tell(self, process: str, outcome: Outcome) -> None:
-        """Hand the outcome of a process to whoever started the run, if that is in this process."""
-        if self.local is not None:
-            self.local.collect(process, outcome)
-
-    def report(self, process: str, progress: reporting.Progress) -> None:
-        """Hand on how far a process is, in the same way."""
-        if self.local is not None and self.local.report is not None:
-            self.local.report(process, progress)
 
 
 class ProcessTreeTranslator:
@@ -151,7 +81,7 @@ class ProcessTreeTranslator:
             tags=self.job_tags(tree),
             metadata=self.job_metadata(tree),
             resource_defs={
-                RUN_RESOURCE: _run_resource(local) if local else _WORKERS_RUN_RESOURCE,
+                RUN_RESOURCE: run_resource(local) if local else WORKERS_RUN_RESOURCE,
                 "io_manager": result_io_manager,
             },
             executor_def=executor,
@@ -161,7 +91,7 @@ class ProcessTreeTranslator:
     def graph(self, tree: TreeRecord) -> GraphDefinition:
         """Return the graph of a tree: an op for each process, wired by its dependencies."""
         if tree.spec is None:
-            return GraphDefinition(name=tree.job_name, node_defs=[_broken_op(tree)])
+            return GraphDefinition(name=tree.job_name, node_defs=[broken_op(tree)])
         return GraphDefinition(
             name=tree.job_name,
             node_defs=[self.op(process) for process in tree.processes.values()],
@@ -311,22 +241,6 @@ def _without_second_trace(record: logging.LogRecord) -> bool:
     return True
 
 
-def _run_resource(local: Local | None) -> ResourceDefinition:
-    def create(context: InitResourceContext) -> TreeRun:
-        stored = context.resource_config["context"]
-        return TreeRun(contexts.decode(stored), stored, local)
-
-    return ResourceDefinition(
-        create,
-        config_schema={"context": Field(Permissive(), is_required=False, default_value={})},
-        description="The run's context.",
-    )
-
-
-_WORKERS_RUN_RESOURCE = _run_resource(None)
-"""What every job that a worker executes shares."""
-
-
 def _retry_policy(process: ProcessSpec) -> RetryPolicy | None:
     if not process.retries:
         return None
@@ -335,154 +249,4 @@ def _retry_policy(process: ProcessSpec) -> RetryPolicy | None:
         delay=process.retry_delay or None,
         backoff=Backoff(process.retry_backoff.upper()) if process.retry_backoff else None,
         jitter=Jitter(process.retry_jitter.upper()) if process.retry_jitter else None,
-    )
-
-
-def _compute(
-    process: Process,
-) -> Callable[[OpExecutionContext, Mapping[str, Outcome]], Iterator[Output[Outcome]]]:
-    """Return what the op does: run the process, and hand its outcome on."""
-
-    def compute(
-        context: OpExecutionContext, inputs: Mapping[str, Outcome]
-    ) -> Iterator[Output[Outcome]]:
-        with remote_steps.elsewhere(context):
-            yield from execute(context, inputs)
-
-    def execute(
-        context: OpExecutionContext, inputs: Mapping[str, Outcome]
-    ) -> Iterator[Output[Outcome]]:
-        run: TreeRun = getattr(context.resources, RUN_RESOURCE)
-        dependencies = {name: inputs[dagster_name(name)] for name in process.spec.dependencies}
-        step_logs.escape(context)
-        event_batching.flush(context.instance)
-        run.tell(process.name, Outcome("running"))
-        started = time.perf_counter()
-        listener = step_logs.StepListener(context, partial(run.report, process.name))
-        try:
-            with reporting.reporting(listener) as report:
-                outcome = _run(context, process, run, dependencies)
-        except BaseException as raised:
-            error = _unless_it_works_on(context, process, raised)
-            seconds = time.perf_counter() - started
-            outcome = Outcome("failed", error=explain(error), seconds=seconds)
-            run.tell(process.name, outcome)
-            if not isinstance(error, Exception):
-                raise
-            if isinstance(error, StillWorking):
-                context.log.error(str(error))
-            elif context.retry_number < process.spec.retries:
-                _raise(error)
-            if process.required:
-                if run.local is None or run.local.stop_on_error:
-                    _raise(error)
-                run.local.went_on_after.append(process.name)
-            _tell_of_allowed_failure(context, process)
-        else:
-            run.tell(process.name, outcome)
-            if outcome.note:
-                context.log.info(f"Process {process.name!r}: {outcome.status}. {outcome.note}")
-        metadata = {**step_logs.attachments(report), **outcome_metadata(outcome)}
-        yield Output(outcome, OUTPUT, metadata=metadata)
-
-    return compute
-
-
-def _run(
-    context: OpExecutionContext,
-    process: Process,
-    run: TreeRun,
-    dependencies: Mapping[str, Outcome],
-) -> Outcome:
-    use_cache = run_tags.NO_CACHE not in context.run.tags
-    if run.local is not None and process.name in run.local.in_sync:
-        return in_sync(process, run.context, use_cache=use_cache)
-    return run_process(
-        process, run.own_context(), dependencies, use_cache=use_cache, run_id=context.run_id
-    )
-
-
-def _unless_it_works_on(
-    context: OpExecutionContext, process: Process, error: BaseException
-) -> BaseException:
-    """Return the error; another one, if the process must not be tried again for it.
-
-    The next try of a step that is executed elsewhere, as Celery's are, may be another worker's,
-    which would not know that the one before, which was abandoned after its timeout, works on.
-    """
-    is_last = context.retry_number >= process.spec.retries
-    if is_last or not isinstance(error, ProcessTimeout) or not remote_steps.is_elsewhere(context):
-        return error
-    if process.name not in timeouts.still_working(context.run_id):
-        return error
-    return StillWorking(f"{error} It is not tried again, as it works on in this worker.")
-
-
-def _raise(error: Exception) -> NoReturn:
-    """Raise what a process has raised, as Dagster can store it, and tries it again if that may be.
-
-    Raises
-    ------
-    Failure
-        The process must not be tried again.
-    UnstorableError
-        The error's message had to be escaped.
-    Exception
-        The error itself.
-    """
-    if isinstance(error, StillWorking):
-        raise Failure(description=str(error), allow_retries=False) from error
-    storable_one = storable_error(error)
-    if storable_one is error:
-        raise error
-    raise storable_one from None
-
-
-def _tell_of_allowed_failure(context: OpExecutionContext, process: Process) -> None:
-    """Mark plainly what failed but was allowed to: an ERROR with its traceback."""
-    why = "This run does not stop on errors" if process.required else "It is not required"
-    # In the message: Dagster keeps no exception with what is logged.
-    context.log.error(
-        f"Process {process.name!r} failed. {why}, so the run goes on without its result."
-        f"\n\n{traceback.format_exc()}"
-    )
-
-
-def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
-    """Return what the UI shows of an outcome."""
-    metadata: dict[str, Any] = {
-        run_tags.STATUS: outcome.status,
-        run_tags.SECONDS: round(outcome.seconds, 3),
-    }
-    if outcome.has_result:
-        metadata[run_tags.RESULT] = shown(outcome.result, write=sensitive.shown)
-    if outcome.note or outcome.error:
-        metadata[run_tags.REASON] = shorten(storable(outcome.note or outcome.error or ""))
-    for name, value in outcome.response_variables.items():
-        metadata[storable(f"{run_tags.RESPONSE}/{name}")] = _variable(value)
-    return metadata
-
-
-def _variable(value: Any) -> str | float:
-    """Return a response variable as metadata: a number that JSON has, or a text."""
-    if type(value) is str:
-        return shorten(storable(value))
-    if type(value) is int and abs(value) <= contexts.MAX_SAFE_INTEGER:
-        return value
-    if type(value) is float and math.isfinite(value):
-        return value
-    return shown(value, write=sensitive.shown)
-
-
-def _broken_op(tree: TreeRecord) -> OpDefinition:
-    def fail(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Output[None]]:
-        raise Failure(description=tree.problem, allow_retries=False)
-        yield  # a generator, like every op
-
-    return OpDefinition(
-        name="broken_tree",
-        compute_fn=fail,
-        outs={OUTPUT: Out()},
-        description=tree.problem,
-        required_resource_keys={RUN_RESOURCE},
     )

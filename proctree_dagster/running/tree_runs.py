@@ -375,9 +375,9 @@ def _execute(
     on_report: OnReport | None = None,
 ) -> Results:
     from ..orchestration.configured import translator
+    from ..orchestration.execution.tree_run import Local
     from ..orchestration.runs import create, family_runs, local_runs, opening
     from ..orchestration.runs.in_process import signals_kept
-    from ..orchestration.translator import Local
 
     if options.ephemeral and record.spec is not None:  # a test's thread has what it has patched
         record = replace(record, spec=replace(record.spec, max_concurrent=1))

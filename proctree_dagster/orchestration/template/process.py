@@ -13,47 +13,38 @@ meanwhile waits in the socket's queue.
 """
 
 import argparse
-import ctypes
 import gc
 import json
 import logging
 import os
-import random
 import selectors
 import signal
 import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-import psutil
-from dagster import DagsterInstance, DagsterRun, RepositoryDefinition
-from dagster._cli.api import _execute_run_command_body
 from dagster._core.instance.ref import InstanceRef
 from dagster._core.origin import RepositoryPythonOrigin
-from dagster._core.storage.dagster_run import DagsterRunStatus
 from dagster._grpc.types import ExecuteRunArgs
 from dagster._serdes import deserialize_value
 from dagster._utils import get_run_crash_explanation
-from dagster._utils.interrupts import capture_interrupts
-from django.apps import apps
 from filelock import FileLock
 
 from ...domain import run_tags
 from ...support import os_processes
-from ...support.os_processes import Identity, State, programs_of
-from ..launching import imports, plain, sqlite_keepalive, template_client, template_log, worker_end
+from ..launching import imports, plain, template_client, template_log
 from ..launching.releases import Release
 from ..launching.template_client import Patience
-from ..launching.workers import Worker, started
-from ..runs import run_status
+from ..launching.workers import started
 from . import preload
+from .loading import be_heard, connections_left, examine, load, sockets, why_not_fork
+from .worker import adopt_orphans, be_worker, report_death
 
 logger = logging.getLogger("proctree_dagster.orchestration.template")
 
@@ -65,11 +56,6 @@ POLL_SECONDS = 5.0
 
 PATIENCE_SECONDS = 15.0
 """How long a worker may take to cancel its run when everything ends."""
-
-GUARDIAN_SECONDS = 15.0
-"""How long the guardian of a dead worker may take to end what that one had started."""
-
-PR_SET_CHILD_SUBREAPER = 36
 
 UNWANTED = 75
 """Exit code of a child whose launch was given up before it began."""
@@ -86,104 +72,7 @@ BEGUN_NS = time.time_ns()
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "DAGSTER_IS_DEV_CLI"}
 """What this process was started with: importing a project changes it (``.env``, Django)."""
 
-_SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
-
-
-def connections_left(before: set[int]) -> str | None:
-    """Return why a process with new connections must not be forked, or ``None``.
-
-    Parameters
-    ----------
-    before:
-        The sockets that were open before the imports (see ``sockets``).
-    """
-    left = len(sockets() - before)
-    return f"importing the code location has left {left} connections open" if left else None
-
-
-def sockets() -> set[int]:
-    """Return the file descriptors of this process's sockets."""
-    return {each.fd for each in psutil.Process().net_connections("all")}
-
-
-def why_not_fork() -> str | None:
-    """Return why this process must not be forked, or ``None``."""
-    count = threading.active_count()
-    tasks = Path("/proc/self/task")
-    if tasks.is_dir():  # threads that Python does not know of count as well
-        count = max(count, len(list(tasks.iterdir())))
-    if count <= 1:
-        return None
-    named = [each.name for each in threading.enumerate() if each is not threading.main_thread()]
-    return (
-        f"importing the code location has left {count - 1} threads running "
-        f"({', '.join(named) or f'of a library; {_thread_variables()}'})"
-    )
-
-
-def _thread_variables() -> str:
-    """Return what the environment says of libraries' threads."""
-    found = {name: os.environ.get(name, "") for name in imports.THREAD_VARIABLES}
-    more = [f"{name}={value}" for name, value in found.items() if value != "1"]
-    return f"the environment says {', '.join(more)}" if more else "it does not heed the environment"
-
-
-def be_heard() -> None:
-    """Let warnings of this package be seen, whatever the project's ``LOGGING`` does.
-
-    Loggers that exist before Django is set up are disabled by ``disable_existing_loggers``, and
-    here that is all of them. If no handler takes the template's own warnings, they go to stderr.
-    """
-    for name, each in logging.root.manager.loggerDict.items():
-        if isinstance(each, logging.Logger) and name.startswith("proctree_dagster"):
-            each.disabled = False
-    if not _is_heard(logger):
-        logger.addHandler(logging.StreamHandler())
-        logger.setLevel(min(logger.getEffectiveLevel(), logging.WARNING))
-
-
-def _is_heard(which: logging.Logger) -> bool:
-    """Return whether some handler takes a logger's warnings."""
-    if not which.isEnabledFor(logging.WARNING):
-        return False
-    each: logging.Logger | None = which
-    while each is not None:
-        for handler in each.handlers:
-            if handler.level <= logging.WARNING and not isinstance(handler, logging.NullHandler):
-                return True
-        each = each.parent if each.propagate else None
-    return not which.hasHandlers()  # then Python prints them
-
-
-def load(origin: RepositoryPythonOrigin) -> bool:
-    """Import the code location, and what its trees need, and leave no connection open.
-
-    Returns
-    -------
-    bool
-        Whether it is one of trees, whose workers say themselves who they are when they take a run.
-    """
-    from django.db import connections
-
-    repository = origin.code_pointer.load_target()
-    is_ours = hasattr(repository, "warm_up")
-    try:
-        if isinstance(repository, RepositoryDefinition):
-            # Ours can do with less than every job (``LiveRepository``).
-            getattr(repository, "warm_up", repository.get_all_jobs)()
-    except Exception:  # whatever is wrong with a tree or the database, its runs will say so
-        logger.exception("The process trees can't be read now; the first runs will start slower.")
-    finally:
-        connections.close_all()
-    return is_ours
-
-
-def examine(origin: RepositoryPythonOrigin) -> str | None:
-    """Import a code location as a template does; return why it can't be forked, or ``None``."""
-    before = sockets()
-    imports.keep_libraries_from_threads()
-    load(origin)
-    return why_not_fork() or connections_left(before)
+SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
 
 
 class Template:
@@ -244,7 +133,7 @@ class Template:
         self.listener.setblocking(False)
         self._selector.register(self.listener, selectors.EVENT_READ, self._accept)
         self._selector.register(signals, selectors.EVENT_READ, lambda: self._heed(signals))
-        for number in _SIGNALS:
+        for number in SIGNALS:
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         self._reap()  # whoever died while this process replaced itself
@@ -289,7 +178,7 @@ class Template:
         """
         if request["do"] == "reload":
             with suppress(OSError):  # whoever asked has not waited
-                _send(connection, {"pid": os.getpid()})
+                send(connection, {"pid": os.getpid()})
             self._replace()
         elif request["do"] == "find":
             pids = [
@@ -297,12 +186,12 @@ class Template:
                 for pid, args in self.children.items()
                 if deserialize_value(args, ExecuteRunArgs).run_id == request["run_id"]
             ]
-            _send(connection, {"pid": pids[-1] if pids else None, "template": os.getpid()})
+            send(connection, {"pid": pids[-1] if pids else None, "template": os.getpid()})
         elif request["do"] == "retire":
             owner = (request["owner"]["pid"], request["owner"]["started"])
             if not self._owners.get(owner):  # runs end with dagster dev: it stays an owner
                 self._owners.pop(owner, None)
-            _send(connection, {"template": os.getpid()})
+            send(connection, {"template": os.getpid()})
         else:
             self._asked_at = time.monotonic()
             self._watch(request["owner"])
@@ -321,7 +210,7 @@ class Template:
             logger.warning("Runs are started in plain processes, slower: %s.", problem)
         pid = self._keep(plain.start(args, self.release))
         self.children[pid] = serialized
-        _send(connection, {"pid": pid, "plain": problem})
+        send(connection, {"pid": pid, "plain": problem})
 
     def _keep(self, process: "subprocess.Popen[bytes]") -> int:
         """Keep a process until it is reaped here: else ``subprocess`` would reap it some day."""
@@ -330,20 +219,20 @@ class Template:
 
     def _fork(self, connection: socket.socket, args: ExecuteRunArgs) -> int:
         # Nothing may interrupt the child before Dagster's own handlers are in place.
-        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             pid = os.fork()
             if pid == 0:
-                _be_worker(self, connection, args)
+                be_worker(self, connection, args)
         finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return pid
 
     def let_go(self) -> None:
         """In a child: close what is the template's, and undo what was for it alone."""
         imports.unset(self._lent)
         signal.set_wakeup_fd(-1)
-        for number in _SIGNALS:
+        for number in SIGNALS:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if self._wakeup is not None:
@@ -538,7 +427,7 @@ class Template:
                 waiting.append(self.listener.accept()[0])
         for connection in waiting:
             with connection, suppress(OSError):
-                _send(connection, {"refused": reason})
+                send(connection, {"refused": reason})
 
     def close(self) -> None:
         """Leave nothing behind."""
@@ -554,109 +443,9 @@ def _kill(pid: int, number: signal.Signals) -> None:
         os.killpg(pid, number)
 
 
-def _send(connection: socket.socket, answer: template_client.Answer) -> None:
+def send(connection: socket.socket, answer: template_client.Answer) -> None:
+    """Answer whoever asked for a run."""
     connection.sendall(json.dumps(answer).encode() + b"\n")
-
-
-def _be_worker(template: Template, connection: socket.socket, args: ExecuteRunArgs) -> NoReturn:
-    """In a fresh child: do what ``dagster api execute_run`` does, and end.
-
-    It ends by ``sys.exit()``, which passes through the template's code: nothing there catches it.
-    """
-    code = 1
-    try:
-        worker_end.in_forked_worker()
-        os.setsid()
-        template.let_go()
-        # The child answers, not the template: if the template is killed, whoever asked still knows.
-        try:
-            _send(connection, {"pid": os.getpid()})
-        except OSError:
-            os._exit(UNWANTED)
-        connection.close()
-        code = _work(args, takes_runs=template.takes_runs)
-    except BaseException:  # whatever it is, it is the run's, not the template's
-        logger.exception("The run %s could not be executed.", args.run_id)
-    worker_end.leave(code)
-
-
-def _work(args: ExecuteRunArgs, *, takes_runs: bool) -> int:
-    guardian = 0
-    if apps.ready:  # it is, if the code location is one of trees
-        from ..runs import run_taking
-
-        guardian = run_taking.have_guardian(args.run_id)
-    random.seed()
-    if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()
-    with capture_interrupts():
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
-        with (
-            _open_instance(args) as instance,
-            sqlite_keepalive.keep_open(sqlite_keepalive.of_worker(instance)),
-        ):
-            if not takes_runs:
-                worker = Worker.of_process(args.run_id, os.getpid()).guarded_by(guardian)
-                instance.add_run_tags(args.run_id, worker.as_tags())
-            code = _execute_run_command_body(
-                args.run_id, instance, lambda event: None, set_exit_code_on_failure=False
-            )
-            if apps.ready:  # it is, if the run's trees could be loaded
-                from ..runs import family_runs, run_taking
-
-                if run_taking.was_refused(args.run_id):
-                    return code  # how the run ends is the other worker's business
-                family_runs.end(instance, args.run_id)
-                worker_end.within_grace(instance, args.run_id)
-            run = instance.get_run_by_id(args.run_id)
-            # A run whose end could not be written is failed by who waits for this process.
-            return code if run is None or run.is_finished else UNFINISHED
-
-
-def _open_instance(args: ExecuteRunArgs) -> DagsterInstance:
-    assert args.instance_ref is not None, "the launcher always gives one"
-    return DagsterInstance.from_ref(args.instance_ref)
-
-
-def report_death(args: ExecuteRunArgs, message: str) -> None:
-    """Write down that a run's worker died: the run is failed, or canceled if it was told to be."""
-    with _open_instance(args) as instance:
-        run = instance.get_run_by_id(args.run_id)
-        if run is None or run.is_finished:
-            return
-        worker = Worker.of_run(run)
-        if worker is not None and worker.process.state is State.RUNNING:
-            return  # it was launched twice, and the other worker executes it
-        if run_status.restore(instance, run):
-            return  # or has done so
-        if worker is not None and worker.has_died:  # else its guardian is about to kill it
-            _see_programs_end(instance, run, worker)
-        if run.status == DagsterRunStatus.CANCELING:
-            instance.report_run_canceled(run, message)
-        else:
-            instance.report_run_failed(run, message)
-
-
-def _see_programs_end(instance: DagsterInstance, run: DagsterRun, worker: Worker) -> None:
-    """Wait until the programs that a dead worker had started have ended; name those that live on.
-
-    Its guardian ends those of its session.
-    """
-    if worker.guardian:
-        Identity.of(worker.guardian).wait(GUARDIAN_SECONDS)
-    left = programs_of(worker.process, run.run_id)
-    os_processes.end_all(left.in_session, 0.0)
-    if left.detached:
-        names = ", ".join(map(os_processes.name_of, left.detached))
-        instance.report_engine_event(
-            f"Programs that it had started still run: they have left its session ({names}).", run
-        )
-
-
-def _adopt_orphans() -> None:
-    """Become the one who reaps what children leave: in a container nobody else may do so."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def _read(descriptor: int | None) -> Mapping[str, Any] | None:
@@ -686,7 +475,7 @@ def main() -> None:
     if given.died:
         report_death(deserialize_value(given.args, ExecuteRunArgs), given.died)
         return
-    _adopt_orphans()
+    adopt_orphans()
     # A process that a run starts is not one of dagster dev's.
     os.environ.pop("DAGSTER_IS_DEV_CLI", None)
     if given.examine:

@@ -1,0 +1,98 @@
+"""What a tree's run gives to its processes: the context, and who hears of them."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from dagster import (
+    Field,
+    InitResourceContext,
+    Permissive,
+    ResourceDefinition,
+)
+
+from ... import context as contexts
+from ...exceptions import ContextError
+from ...process import reporting
+from ...process.run import Outcome
+from ...support.connections import fresh_connections
+
+Collect = Callable[[str, Outcome], None]
+"""Takes a process's name and its outcome, in the process that runs it."""
+
+RUN_RESOURCE = "tree_run"
+"""The resource that holds a run's context."""
+
+
+@dataclass(frozen=True)
+class Local:
+    """How a run in the calling process differs from one that a worker executes."""
+
+    collect: Collect
+    """Called with the outcome of each process, as it starts and as it ends, from its thread."""
+
+    in_sync: frozenset[str] = frozenset()
+    """Processes that need not run."""
+
+    stop_on_error: bool = True
+    """Whether what is behind a failure is left out."""
+
+    went_on_after: list[str] = field(default_factory=list)
+    """Required processes that failed without stopping what is behind them."""
+
+    report: Callable[[str, reporting.Progress], None] | None = None
+    """Called when a process says how far it is, from its thread."""
+
+
+@dataclass(frozen=True)
+class TreeRun:
+    """What the ops of one run share."""
+
+    context: Mapping[str, Any]
+    """The run's context, decoded when the run began, or this worker of it."""
+
+    stored: Mapping[str, Any] = field(default_factory=dict)
+    """The same as JSON."""
+
+    local: Local | None = None
+
+    def own_context(self) -> Mapping[str, Any]:
+        """Return the context for one process: what it changes in a list or a row is its own.
+
+        So it is in every executor, whether the processes share memory or not.
+        """
+        try:
+            with fresh_connections():
+                return contexts.decode(self.stored)
+        except ContextError as error:  # a process before it has deleted a row, say
+            logging.getLogger(__name__).warning("As it was when the run began: %s", error)
+            return self.context
+
+    def tell(self, process: str, outcome: Outcome) -> None:
+        """Hand the outcome of a process to whoever started the run, if that is in this process."""
+        if self.local is not None:
+            self.local.collect(process, outcome)
+
+    def report(self, process: str, progress: reporting.Progress) -> None:
+        """Hand on how far a process is, in the same way."""
+        if self.local is not None and self.local.report is not None:
+            self.local.report(process, progress)
+
+
+def run_resource(local: Local | None) -> ResourceDefinition:
+    """Return the resource that holds a run's context, decoded once for all of its processes."""
+
+    def create(context: InitResourceContext) -> TreeRun:
+        stored = context.resource_config["context"]
+        return TreeRun(contexts.decode(stored), stored, local)
+
+    return ResourceDefinition(
+        create,
+        config_schema={"context": Field(Permissive(), is_required=False, default_value={})},
+        description="The run's context.",
+    )
+
+
+WORKERS_RUN_RESOURCE = run_resource(None)
+"""What every job that a worker executes shares."""

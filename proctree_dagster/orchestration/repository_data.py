@@ -1,0 +1,382 @@
+"""The repository's jobs, schedules and sensors, read from the database whenever Dagster asks.
+
+Dagster keeps the repository and calls the methods of its data anew, from gRPC threads, at every
+refresh, look-up and tick. A refresh asks many times, so the listing methods share one query for a
+second; a look-up by name reads its one row fresh. What a list says of a job is cached by revision:
+only what has changed is built again.
+"""
+
+import gc
+import logging
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from typing import AbstractSet, NamedTuple  # noqa: UP035  # as the overridden method says it
+
+from dagster import (
+    DagsterInstance,
+    JobDefinition,
+    RepositoryData,
+    ResourceDefinition,
+    ScheduleDefinition,
+    SensorDefinition,
+)
+from dagster._core.errors import DagsterInvariantViolationError
+from django.db import DatabaseError
+from django.db.models import prefetch_related_objects
+
+from .. import functions
+from ..domain import run_tags
+from ..domain.names import dagster_name
+from ..domain.texts import explain
+from ..exceptions import FunctionError
+from ..models import ProcessTree, TreeLink, TriggerSubscription
+from ..models.validation.tree_validation import references
+from ..support.connections import fresh_connections
+from ..support.row_reading import readable
+from .automation import outbox_sensor
+from .runs import opening, run_taking
+from .serving.job_snapshots import KnownJob, known
+from .serving.schedule_status import look_at_switches
+from .translator import ProcessTreeTranslator
+from .tree_records import TreeRecord, from_row
+
+logger = logging.getLogger(__name__)
+
+Key = tuple[object, ...]
+"""What a job was built of: while it stays the same, so does the job."""
+
+SNAPSHOT_SECONDS = 1.0
+"""How long one query serves the listing methods."""
+
+SWITCHES_SECONDS = 30.0
+"""How long what is known of Dagster's switches is good enough."""
+
+KEPT_JOBS = 200
+"""How many whole jobs are kept, those that were asked for last: one takes about 100 KiB.
+
+Of each other one its snapshot is kept, which takes three (see ``serving.job_snapshots``).
+"""
+
+COLLECT_AFTER = 20_000
+"""How many new objects the garbage collector waits for while jobs are listed."""
+
+
+class Built(NamedTuple):
+    """A job, what it was built of, and what is wrong with its tree."""
+
+    key: Key
+    job: JobDefinition
+    problem: str | None
+
+
+class LiveRepositoryData(RepositoryData):
+    """Reads the database whenever it is asked.
+
+    Dagster asks from several threads. Listings wait for each other, so that two hosts that ask at
+    the same moment share the work; the look-up of one job or schedule waits for no listing.
+    """
+
+    def __init__(self, translator: ProcessTreeTranslator) -> None:
+        self._translator = translator
+        self._lock = threading.Lock()
+        """Held for moments only."""
+        self._reading = threading.Lock()
+        self._listing = threading.Lock()
+        self._rows: dict[str, ProcessTree] = {}
+        self._sensors: list[SensorDefinition] = []
+        self._read_at: float | None = None
+        self._switches_at: float | None = None
+        self._open = ExitStack()
+        self._instance: DagsterInstance | None = None
+        self._whole: OrderedDict[str, Built] = OrderedDict()
+        self._listed: dict[str, Built] = {}
+        self._scheduled: list[ScheduleDefinition] = []
+        self._listed_of: dict[str, ProcessTree] | None = None
+        self._scheduled_of: dict[str, ProcessTree] | None = None
+        self._told: dict[str, str | None] = {}
+
+    def get_top_level_resources(self) -> Mapping[str, ResourceDefinition]:
+        """None: a tree's run needs its context only."""
+        return {}
+
+    def get_env_vars_by_top_level_resource(self) -> Mapping[str, AbstractSet[str]]:
+        """None."""
+        return {}
+
+    def get_all_jobs(self) -> Sequence[JobDefinition]:
+        """Every tree's job, as little of it as a list needs (see ``serving.job_snapshots``)."""
+        with self._listing:
+            rows = self._snapshot()
+            if rows is not self._listed_of:
+                with _collecting_less_often(), functions.failing_once():
+                    self._listed = {name: self._list(row) for name, row in rows.items()}
+                self._listed_of = rows
+                self._keep_for_this_refresh(rows)
+                for gone in self._told.keys() - rows.keys():
+                    del self._told[gone]
+            return [
+                job.copy(listed=True) if isinstance(job, KnownJob) else job
+                for _, job, _ in self._listed.values()
+            ]
+
+    def get_job_names(self) -> Sequence[str]:
+        """Every tree's job name; builds nothing."""
+        return list(self._snapshot())
+
+    def has_job(self, job_name: str) -> bool:
+        """Whether a tree has that job name."""
+        return not job_name.startswith("__ASSET_JOB") and self._find(job_name) is not None
+
+    def get_job(self, job_name: str) -> JobDefinition:
+        """Return one tree's job, as the tree is now; built only if it is no longer as listed.
+
+        Asked by the worker of a run, it takes the run: this comes before Dagster starts the run.
+        """
+        run_taking.take_if_worker()
+        row = self._get(job_name)
+        listed = self._listed.get(job_name)
+        if listed is not None and listed.key == _key(row) and listed.problem is None:
+            return listed.job.copy() if isinstance(listed.job, KnownJob) else listed.job
+        return self._build(row).job
+
+    def get_all_schedules(self) -> Sequence[ScheduleDefinition]:
+        """Every schedule, of disabled and of broken trees too: Dagster forgets what vanishes."""
+        self._look_at_switches()
+        with self._listing:
+            rows = self._snapshot()
+            if rows is not self._scheduled_of:
+                self._scheduled = [
+                    self._schedule(row) for row in rows.values() if row.schedule_or_none is not None
+                ]
+                self._scheduled_of = rows
+                self._keep_for_this_refresh(rows)
+            return self._scheduled
+
+    def get_schedule_names(self) -> Sequence[str]:
+        """Every schedule's name; builds nothing."""
+        return [
+            f"{job_name}{run_tags.SCHEDULE_SUFFIX}"
+            for job_name, row in self._snapshot().items()
+            if row.schedule_or_none is not None
+        ]
+
+    def has_schedule(self, schedule_name: str) -> bool:
+        """Whether a tree has that schedule."""
+        return self._find_scheduled(schedule_name) is not None
+
+    def get_schedule(self, schedule_name: str) -> ScheduleDefinition:
+        """Build one schedule, as it is now."""
+        row = self._find_scheduled(schedule_name)
+        if row is None:
+            raise DagsterInvariantViolationError(
+                f"There is no schedule {schedule_name!r}: its process tree was deleted, or has "
+                "no schedule any more."
+            )
+        return self._schedule(row)
+
+    def get_all_sensors(self) -> Sequence[SensorDefinition]:
+        """One that delivers the outbox, and one for each trigger that is polled."""
+        self._snapshot()
+        return self._sensors
+
+    def has_sensor(self, sensor_name: str) -> bool:
+        """Whether there is that sensor."""
+        return self._find_sensor(sensor_name) is not None
+
+    def get_sensor(self, sensor_name: str) -> SensorDefinition:
+        """Build one sensor, as it is now: each tick asks for its one."""
+        sensor = self._find_sensor(sensor_name)
+        if sensor is None:
+            raise DagsterInvariantViolationError(
+                f"There is no sensor {sensor_name!r}: its trigger was deleted, or no tree "
+                "subscribes to it any more."
+            )
+        return sensor
+
+    def _find_sensor(self, sensor_name: str) -> SensorDefinition | None:
+        with fresh_connections():
+            return outbox_sensor.find_sensor(self._translator, sensor_name)
+
+    def get_component_tree(self) -> None:
+        """None: nothing here is a component."""
+        return None
+
+    def load_all_definitions(self) -> None:
+        """Build everything once (``dagster definitions validate`` asks for it)."""
+        self.get_all_jobs()
+        self.get_all_schedules()
+        self.get_all_sensors()
+
+    def import_functions(self) -> None:
+        """Import what the trees name, and what building a job needs; keeps next to nothing."""
+        with fresh_connections():
+            rows = self._read()
+        for reference in {each for row in rows for each in references(row.to_dict())}:
+            with suppress(FunctionError):  # its tree's run will say so
+                functions.resolve(reference)
+        if rows:
+            self._build(_named(rows[0]))
+
+    def _snapshot(self) -> dict[str, ProcessTree]:
+        """Return every tree by its job name, as the database had it within the last second."""
+        with self._reading:
+            if self._read_at is None or time.monotonic() - self._read_at > SNAPSHOT_SECONDS:
+                with fresh_connections():
+                    rows = self._read()
+                    self._sensors = outbox_sensor.all_sensors(self._translator)
+                self._rows = {row.job_name: row for row in map(_named, rows)}
+                # Once it is read, or reading many would have to be done again for each question.
+                self._read_at = time.monotonic()
+            return self._rows
+
+    def _keep_for_this_refresh(self, rows: dict[str, ProcessTree]) -> None:
+        """Let rows serve for a second more: a refresh that takes long must not read them again."""
+        with self._reading:
+            if rows is self._rows:
+                self._read_at = time.monotonic()
+
+    def _look_at_switches(self) -> None:
+        """Write down what was switched in Dagster's UI, once for the many listings of a refresh."""
+        with self._lock:
+            now = time.monotonic()
+            if self._switches_at is not None and now - self._switches_at < SWITCHES_SECONDS:
+                return
+            self._switches_at = now
+        if opening.dagster_home() is None:
+            return
+        try:
+            if self._instance is None:  # kept open: opening one costs more than asking it
+                self._instance = self._open.enter_context(opening.open_instance())
+            with fresh_connections():
+                look_at_switches(self._instance)
+        except Exception:  # the list of schedules must not fail for what is only reported
+            logger.exception("Dagster's switches of the schedules can't be read.")
+
+    def _read(self) -> list[ProcessTree]:
+        try:
+            rows = ProcessTree.objects.each()
+            TreeLink.read_for(rows)
+            TriggerSubscription.read_for(rows)
+        except DatabaseError as error:
+            raise DagsterInvariantViolationError(
+                f"The process trees can't be read: {error}. Is the database there, and has "
+                "'python manage.py migrate' been run?"
+            ) from error
+        return rows
+
+    def _fresh(self, job_name: str) -> ProcessTree | None:
+        with fresh_connections():
+            return next(iter(ProcessTree.objects.filter(job_name=job_name).each()), None)
+
+    def _find(self, job_name: str) -> ProcessTree | None:
+        return self._fresh(job_name) or self._snapshot().get(job_name)
+
+    def _get(self, job_name: str) -> ProcessTree:
+        with fresh_connections():
+            row = self._find(job_name)
+            # What a revision needs, and a tick does without.
+            if row is not None and row.known_subscriptions is None:
+                prefetch_related_objects([row], "links_out")
+                row.known_subscriptions = readable(row.subscriptions.with_names_of_triggers())
+        if row is None:
+            raise DagsterInvariantViolationError(
+                f"There is no process tree with the job name {job_name!r}: it was deleted."
+            )
+        return row
+
+    def _find_scheduled(self, schedule_name: str) -> ProcessTree | None:
+        row = self._find(schedule_name.removesuffix(run_tags.SCHEDULE_SUFFIX))
+        return row if row is not None and row.schedule_or_none is not None else None
+
+    def _list(self, row: ProcessTree) -> Built:
+        """Return what a list says of a tree's job; built again only if the tree has changed."""
+        kept = self._listed.get(row.job_name)
+        if (
+            kept is not None
+            and kept.key == _key(row)
+            # What is broken may be mended without a new revision.
+            and (kept.problem is None or kept.problem == self._record(row).problem)
+        ):
+            return kept
+        built, name = self._build(row, keep=False), row.job_name
+        stand_in = known(built.job, lambda: self._whole_job(name))
+        return built if stand_in is None else built._replace(job=stand_in)
+
+    def _whole_job(self, job_name: str) -> JobDefinition:
+        row = self._rows.get(job_name) or self._get(job_name)
+        return self._build(row).job
+
+    def _build(self, row: ProcessTree, *, keep: bool = True) -> Built:
+        """Build a tree's job, or return the one that was kept of the same revision."""
+        key = _key(row)
+        with self._lock:
+            kept = self._whole.get(row.job_name)
+            if kept is not None and kept.key == key:
+                self._whole.move_to_end(row.job_name)
+                return kept
+        record = self._record(row)
+        try:
+            job = self._translator.job(record)
+        except Exception as error:  # a translator's fault breaks this tree only
+            logger.exception("The process tree %r can't be translated.", row.name)
+            # With nothing of the row but its name: whatever it holds may be at fault.
+            record = replace(record, spec=None, problem=explain(error), default_context={})
+            job = ProcessTreeTranslator().job(record)
+        built = Built(key, job, record.problem)
+        with self._lock:
+            if keep and record.problem is None:  # what is broken may be mended
+                self._whole[row.job_name] = built
+                if len(self._whole) > KEPT_JOBS:
+                    self._whole.popitem(last=False)
+            self._tell(row.job_name, record)
+        return built
+
+    def _record(self, row: ProcessTree) -> TreeRecord:
+        with fresh_connections():  # importing a function's module may ask the database
+            return from_row(row)
+
+    def _tell(self, job_name: str, record: TreeRecord) -> None:
+        """Log that a tree is broken, or no longer; once, not at every look."""
+        if self._told.get(job_name) == record.problem:
+            return
+        self._told[job_name] = record.problem
+        if record.problem is None:
+            logger.info("The process tree %r is whole again.", record.name)
+        else:
+            logger.error("The process tree %r is broken: %s", record.name, record.problem)
+
+    def _schedule(self, row: ProcessTree) -> ScheduleDefinition:
+        try:
+            return self._translator.schedule(row.schedule)
+        except Exception:  # a translator's fault must not make the schedule vanish
+            logger.exception("The schedule of %r can't be translated.", row.name)
+            return ProcessTreeTranslator().schedule(row.schedule)
+
+
+@contextmanager
+def _collecting_less_often() -> Iterator[None]:
+    """Let the garbage collector look less often while thousands of jobs are built and let go.
+
+    It has little to free: a tenth less time for ten thousand, and no more memory.
+    """
+    before = gc.get_threshold()
+    gc.set_threshold(max(before[0], COLLECT_AFTER), *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
+
+
+def _key(row: ProcessTree) -> Key:
+    return (row.pk, row.name, row.revision)
+
+
+def _named(row: ProcessTree) -> ProcessTree:
+    """Give a row a job name that Dagster takes, if it has none (it was saved past the model)."""
+    if not row.job_name or dagster_name(row.job_name) != row.job_name:
+        row.job_name = dagster_name(row.job_name or row.name)
+    return row

@@ -1,0 +1,132 @@
+"""A worker that the template has forked: it executes one run."""
+
+import ctypes
+import logging
+import os
+import random
+import signal
+import socket
+import sys
+from typing import NoReturn
+
+from dagster import DagsterInstance, DagsterRun
+from dagster._cli.api import _execute_run_command_body
+from dagster._core.storage.dagster_run import DagsterRunStatus
+from dagster._grpc.types import ExecuteRunArgs
+from dagster._utils.interrupts import capture_interrupts
+from django.apps import apps
+
+from ...support import os_processes
+from ...support.os_processes import Identity, State, programs_of
+from ..launching import sqlite_keepalive, worker_end
+from ..launching.workers import Worker
+from ..runs import run_status
+from .process import SIGNALS, UNFINISHED, UNWANTED, Template, send
+
+logger = logging.getLogger(__name__)
+
+GUARDIAN_SECONDS = 15.0
+"""How long the guardian of a dead worker may take to end what that one had started."""
+
+PR_SET_CHILD_SUBREAPER = 36
+
+
+def be_worker(template: Template, connection: socket.socket, args: ExecuteRunArgs) -> NoReturn:
+    """In a fresh child: do what ``dagster api execute_run`` does, and end.
+
+    It ends by ``sys.exit()``, which passes through the template's code: nothing there catches it.
+    """
+    code = 1
+    try:
+        worker_end.in_forked_worker()
+        os.setsid()
+        template.let_go()
+        # The child answers, not the template: if the template is killed, whoever asked still knows.
+        try:
+            send(connection, {"pid": os.getpid()})
+        except OSError:
+            os._exit(UNWANTED)
+        connection.close()
+        code = _work(args, takes_runs=template.takes_runs)
+    except BaseException:  # whatever it is, it is the run's, not the template's
+        logger.exception("The run %s could not be executed.", args.run_id)
+    worker_end.leave(code)
+
+
+def _work(args: ExecuteRunArgs, *, takes_runs: bool) -> int:
+    guardian = 0
+    if apps.ready:  # it is, if the code location is one of trees
+        from ..runs import run_taking
+
+        guardian = run_taking.have_guardian(args.run_id)
+    random.seed()
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+    with capture_interrupts():
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        with (
+            _open_instance(args) as instance,
+            sqlite_keepalive.keep_open(sqlite_keepalive.of_worker(instance)),
+        ):
+            if not takes_runs:
+                worker = Worker.of_process(args.run_id, os.getpid()).guarded_by(guardian)
+                instance.add_run_tags(args.run_id, worker.as_tags())
+            code = _execute_run_command_body(
+                args.run_id, instance, lambda event: None, set_exit_code_on_failure=False
+            )
+            if apps.ready:  # it is, if the run's trees could be loaded
+                from ..runs import family_runs, run_taking
+
+                if run_taking.was_refused(args.run_id):
+                    return code  # how the run ends is the other worker's business
+                family_runs.end(instance, args.run_id)
+                worker_end.within_grace(instance, args.run_id)
+            run = instance.get_run_by_id(args.run_id)
+            # A run whose end could not be written is failed by who waits for this process.
+            return code if run is None or run.is_finished else UNFINISHED
+
+
+def _open_instance(args: ExecuteRunArgs) -> DagsterInstance:
+    assert args.instance_ref is not None, "the launcher always gives one"
+    return DagsterInstance.from_ref(args.instance_ref)
+
+
+def report_death(args: ExecuteRunArgs, message: str) -> None:
+    """Write down that a run's worker died: the run is failed, or canceled if it was told to be."""
+    with _open_instance(args) as instance:
+        run = instance.get_run_by_id(args.run_id)
+        if run is None or run.is_finished:
+            return
+        worker = Worker.of_run(run)
+        if worker is not None and worker.process.state is State.RUNNING:
+            return  # it was launched twice, and the other worker executes it
+        if run_status.restore(instance, run):
+            return  # or has done so
+        if worker is not None and worker.has_died:  # else its guardian is about to kill it
+            _see_programs_end(instance, run, worker)
+        if run.status == DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run, message)
+        else:
+            instance.report_run_failed(run, message)
+
+
+def _see_programs_end(instance: DagsterInstance, run: DagsterRun, worker: Worker) -> None:
+    """Wait until the programs that a dead worker had started have ended; name those that live on.
+
+    Its guardian ends those of its session.
+    """
+    if worker.guardian:
+        Identity.of(worker.guardian).wait(GUARDIAN_SECONDS)
+    left = programs_of(worker.process, run.run_id)
+    os_processes.end_all(left.in_session, 0.0)
+    if left.detached:
+        names = ", ".join(map(os_processes.name_of, left.detached))
+        instance.report_engine_event(
+            f"Programs that it had started still run: they have left its session ({names}).", run
+        )
+
+
+def adopt_orphans() -> None:
+    """Become the one who reaps what children leave: in a container nobody else may do so."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
