@@ -1,6 +1,6 @@
 """The live repository: Dagster is served what the database says now, without restarts.
 
-What Dagster asks it for is answered by ``repository_data``; here is what ``definitions`` modules call.
+What Dagster asks it for is answered by ``repository_data``; here is what definitions modules call.
 """
 
 import logging
