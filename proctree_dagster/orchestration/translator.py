@@ -40,7 +40,7 @@ from ..domain.texts import explain, storable
 from ..domain.tree_spec import ProcessSpec, linked_trees
 from ..models import ProcessTree, ProcessTreeSchedule, Trigger
 from ..process.run import Process
-from .execution.op_functions import OUTPUT, _compute, broken_op
+from .execution.op_functions import OUTPUT, broken_op, compute_function
 from .execution.result_io_manager import result_io_manager
 from .execution.tree_run import (
     RUN_RESOURCE,
@@ -108,7 +108,7 @@ class ProcessTreeTranslator:
         """Return the op of a process."""
         return OpDefinition(
             name=dagster_name(process.name),
-            compute_fn=_compute(process),
+            compute_fn=compute_function(process),
             ins={
                 dagster_name(name): In(port_type(process.func, name))
                 for name in process.spec.dependencies

@@ -30,7 +30,7 @@ from .tree_run import RUN_RESOURCE, TreeRun
 OUTPUT = "result"
 
 
-def _compute(
+def compute_function(
     process: Process,
 ) -> Callable[[OpExecutionContext, Mapping[str, Outcome]], Iterator[Output[Outcome]]]:
     """Return what the op does: run the process, and hand its outcome on."""

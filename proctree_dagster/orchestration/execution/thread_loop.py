@@ -1,6 +1,7 @@
 """The loop of a run whose steps run in threads: starts what is ready, passes events on."""
 
 import asyncio
+import contextvars
 import logging
 import queue
 import signal
@@ -45,7 +46,6 @@ from ...support.call_context import carried
 from ...support.connections import own_connections
 from ...support.helper_threads import HelperThread
 from ..runs.in_process import in_main_thread
-from .threads_executor import _attempt
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +68,9 @@ class Attempt:
     stop: Stop = field(default_factory=lambda: Stop(DagsterExecutionInterruptedError))
     settled: bool = False
     """Whether the loop knows what it came to; what may still run is its hooks."""
+
+
+_attempt: contextvars.ContextVar[Attempt | None] = contextvars.ContextVar("attempt", default=None)
 
 
 class _News(NamedTuple):

@@ -6,7 +6,6 @@ a pool and a signal, so nothing is late because something else takes long. A ste
 nothing can run does not leave the loop's own thread: a chain costs what it costs in process.
 """
 
-import contextvars
 import logging
 import os
 import time
@@ -45,7 +44,7 @@ from dagster._core.execution.tags import get_tag_concurrency_limits_config
 
 from ... import conf
 from ...support.connections import in_any_transaction
-from .thread_loop import Attempt, Loop, problem
+from .thread_loop import Loop, problem
 from .thread_pools import Pools
 
 logger = logging.getLogger(__name__)
@@ -179,9 +178,6 @@ def threads_executor(init_context: InitExecutorContext) -> ThreadsExecutor:
         config.get("tag_concurrency_limits"),
         StepDependencyConfig.from_config(config.get("step_dependency_config")),
     )
-
-
-_attempt: contextvars.ContextVar[Attempt | None] = contextvars.ContextVar("attempt", default=None)
 
 
 def _capture_output(
