@@ -135,7 +135,7 @@ django.setup()
 from dagster import DagsterInstance
 from dagster._cli.api import _execute_run_command_body
 from dagster._core.definitions.reconstruct import ReconstructableRepository
-from proctree_dagster.orchestration import runs
+from proctree_dagster.orchestration.runs import create
 
 module, name = sys.argv[1:]
 code = ReconstructableRepository.for_module(module, "process_trees")
@@ -145,7 +145,7 @@ with DagsterInstance.get() as instance:
         origin = code.get_reconstructable_job(name).get_python_origin()
         run = instance.create_run_for_job(job, job_code_origin=origin)
     else:
-        run = runs.create_run(instance, job, {}, {})
+        run = create.create_run(instance, job, {}, {})
     _execute_run_command_body(run.run_id, instance, lambda event: None, False)
     assert instance.get_run_by_id(run.run_id).is_success
 """

@@ -14,7 +14,7 @@ class ProctreeDagsterConfig(AppConfig):
     def ready(self) -> None:
         """Register the system checks and the signal receivers; remember the databases' names."""
         from .services import webserver
-        from .support import test_isolation  # importing registers the checks
+        from .support import isolation  # importing registers the checks
 
-        test_isolation.remember_databases()
+        isolation.remember_databases()
         webserver.connect_receivers()

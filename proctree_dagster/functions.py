@@ -36,7 +36,7 @@ from .exceptions import (
     FunctionNotFound,
     FunctionNotNameable,
 )
-from .support import test_isolation
+from .support import isolation
 from .support.project_apps import project_modules
 
 logger = logging.getLogger(__name__)
@@ -532,7 +532,7 @@ def _registered_as(reference: str) -> Function:
 def _is_mock_of_test(func: Function) -> bool:
     """Return whether a test has patched a function of an allowed module by a mock."""
     mock = sys.modules.get("unittest.mock")
-    if mock is None or not test_isolation.in_test():
+    if mock is None or not isolation.in_test():
         return False
     patched = func.__dict__.get("mock") if isinstance(func, FunctionType) else func  # autospec
     return issubclass(type(patched), mock.NonCallableMock)

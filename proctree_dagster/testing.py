@@ -20,7 +20,7 @@ from .running import tree_runs
 from .running.results import Results
 from .running.run_options import RunOptions
 from .services import run_outbox
-from .support import test_isolation
+from .support import isolation
 from .tree_builder import ProcessTreeInstance
 
 
@@ -109,11 +109,11 @@ class real_dagster(TestContextDecorator):  # noqa: N801  # as Django's override_
 
     def enable(self) -> None:
         """Begin."""
-        test_isolation.begin_real_dagster()
+        isolation.begin_real_dagster()
 
     def disable(self) -> None:
         """End."""
-        test_isolation.end_real_dagster()
+        isolation.end_real_dagster()
 
 
 def run_tree(
@@ -170,7 +170,7 @@ def run_tree(
                 self.assertEqual(results["status"]["publish_statements"], "completed")
     """
     options = RunOptions(stop_on_error=stop_on_error, ephemeral=True)
-    with test_isolation.forced():
+    with isolation.forced():
         if isinstance(tree, str):
             return tree_runs.execute_row(
                 tree_runs.get_row(tree), context, registry=functions, options=options

@@ -20,7 +20,7 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference.md"
 
 PUBLIC: Mapping[str, tuple[str, ...]] = {
     "tree_builder": ("ProcessTreeInstance", "ProcessTreeBuilder", "ProcessTreeManager"),
-    "execution": ("Results", "SubmittedRun"),
+    "running.results": ("Results", "SubmittedRun"),
     "functions": ("process_function",),
     "process": ("progress", "log_table", "log_image"),
     "triggers": (
@@ -36,7 +36,7 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
     ),
     "testing": ("run_tree", "submitted", "fired", "followed", "RecordedRun", "real_dagster"),
     "context": ("encode", "decode"),
-    "webserver": ("run_url",),
+    "services.webserver": ("run_url",),
     "conf": ("Settings",),
     "management.base": ("TreeCommand",),
     "orchestration.translator": ("ProcessTreeTranslator",),
@@ -147,10 +147,17 @@ def members(module: str, name: str) -> Iterator[Member]:
     else:
         yield _member(name, found, 3)
         return
-    for method_name, method in vars(owner).items():
+    for method_name, method in _methods(owner):
         is_public = method_name in METHODS.get(name, (method_name,)) and method_name[0] != "_"
         if is_public and (function := _own(owner, method)) is not None:
             yield _member(f"{name}.{method_name}", function, 4)
+
+
+def _methods(owner: type) -> Iterator[tuple[str, object]]:
+    """Yield the attributes of a class, those of our own classes that it is derived from first."""
+    for each in reversed(owner.__mro__):
+        if each.__module__.rpartition(".")[0] == owner.__module__.rpartition(".")[0]:
+            yield from vars(each).items()
 
 
 def _of_class(name: str, found: type) -> Member:
@@ -174,7 +181,9 @@ def _own(owner: type, method: object) -> Any:
     """Return the function of a method or property that the class itself defines; else ``None``."""
     function = getattr(method, "fget", None) or getattr(method, "func", None) or method
     function = getattr(function, "__func__", function)
-    if not inspect.isfunction(function) or function.__module__ != owner.__module__:
+    if not inspect.isfunction(function) or function.__module__ not in {
+        each.__module__ for each in owner.__mro__
+    }:
         return None
     is_property = function is not method and not isinstance(method, (classmethod, staticmethod))
     return property(function) if is_property else function

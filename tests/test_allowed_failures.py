@@ -24,8 +24,9 @@ django.setup()
 from dagster._core.definitions.reconstruct import ReconstructableJob, ReconstructableRepository
 from dagster._core.execution.api import execute_run_iterator
 from django.core.management import call_command
-from proctree_dagster.orchestration import records, runs
+from proctree_dagster.orchestration import tree_records
 from proctree_dagster.orchestration.configured import translator
+from proctree_dagster.orchestration.runs import create, opening
 from proctree_dagster.tree_builder import ProcessTreeInstance
 
 if __name__ == "__main__":
@@ -33,9 +34,9 @@ if __name__ == "__main__":
     tree = ProcessTreeInstance("failing").set_executor("multiprocess", 3)
     for name in NAMES:
         tree.add_process(name, "failing:fail", required=False)
-    job = translator().job(records.from_row(tree.save()))
-    with runs.open_instance(persistent=True) as instance:
-        run = runs.create_run(instance, job, {}, {})
+    job = translator().job(tree_records.from_row(tree.save()))
+    with opening.open_instance(persistent=True) as instance:
+        run = create.create_run(instance, job, {}, {})
         pointer = run.job_code_origin.repository_origin.code_pointer
         served = ReconstructableJob(ReconstructableRepository(pointer), run.job_name)
         list(execute_run_iterator(served, run, instance))

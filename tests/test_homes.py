@@ -406,7 +406,9 @@ def test_dagsters_own_storage_with_the_default_driver_fails_and_is_named_by_the_
 def test_the_packaged_dagster_yaml_for_postgresql_works_and_is_the_examples_but_for_its_storage(
     tmp_path: Path, postgres: "Postgres", monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    packaged = TOP / "proctree_dagster" / "dagster_home" / "postgresql" / "dagster.yaml"
+    packaged = (
+        TOP / "proctree_dagster" / "orchestration" / "dagster_home" / "postgresql" / "dagster.yaml"
+    )
     monkeypatch.setenv("DAGSTER_POSTGRES_URL", address(postgres.new_database()))
     with DagsterInstance.from_config(str(make_home(tmp_path / "home", packaged.read_text()))) as it:
         it.optimize_for_webserver(statement_timeout=5000, pool_recycle=60, max_overflow=1)

@@ -59,9 +59,20 @@ def test_each_package_says_what_belongs_in_it_and_who_may_import_it() -> None:
             assert "import" in said, f"{package.relative_to(TOP)} does not say who may import it"
 
 
-def test_a_file_has_at_most_400_lines_or_says_why() -> None:
-    for name, file in modules().items():
-        text = file.read_text()
-        if len(text.splitlines()) > 400 and ".migrations." not in name:
-            said = ast.get_docstring(ast.parse(text)) or ""
-            assert "long" in said.lower(), f"{name} has {len(text.splitlines())} lines, unexplained"
+LONG = {
+    "functions": "what rows name in code, and what they may not",
+    "orchestration.homes": "Dagster's home: examined, created, mended",
+    "orchestration.inspection.doctor": "one check after another",
+    "orchestration.template.process": "the process that is forked",
+    "tree_builder.instance": "its docstrings, of which the reference is made",
+}
+"""The modules above 480 lines, and what makes them so."""
+
+
+def test_a_long_file_is_a_known_one() -> None:
+    long = {
+        name.removeprefix("proctree_dagster.")
+        for name, file in modules().items()
+        if len(file.read_text().splitlines()) > 480 and ".migrations." not in name
+    }
+    assert long <= LONG.keys()

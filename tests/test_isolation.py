@@ -22,7 +22,7 @@ from proctree_dagster import testing
 from proctree_dagster.exceptions import InstanceError
 from proctree_dagster.models import OutboxRun
 from proctree_dagster.orchestration.runs import opening
-from proctree_dagster.support import test_isolation
+from proctree_dagster.support import isolation
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from proctree_dagster.triggers import create_trigger, fire_trigger, subscribe_tree_to_trigger
 from tests.app import processes
@@ -132,7 +132,8 @@ OUTSIDE = """
     django.setup()
     import django.test
     from django.core.management import call_command
-    from proctree_dagster import isolation, testing
+    from proctree_dagster import testing
+    from proctree_dagster.support import isolation
     from proctree_dagster.models import OutboxRun
     from tests.beside import suite
 
@@ -156,7 +157,7 @@ TESTSERVER = """
     import django
     django.setup()
     from django.db import connection
-    from proctree_dagster import isolation
+    from proctree_dagster.support import isolation
 
     assert not isolation.in_test()
     name = connection.creation.create_test_db(verbosity=0, serialize=False)
@@ -174,7 +175,7 @@ def test_a_server_on_a_test_database_lets_nothing_out(place: Place) -> None:
 
 
 def test_only_a_test_runners_own_name_makes_a_test_database() -> None:
-    is_test = test_isolation._is_test_name
+    is_test = isolation._is_test_name
     assert is_test("test_books", "books", {})
     assert is_test("of_tests", "books", {"NAME": "of_tests"})
     assert is_test("file:memorydb_default?mode=memory&cache=shared", "books", {"NAME": None})
@@ -205,13 +206,13 @@ def test_what_was_recorded_in_a_test_is_never_delivered(
 ) -> None:
     create_trigger("paid", "event")
     subscribe_tree_to_trigger("close", "paid")
-    with test_isolation.forced():
+    with isolation.forced():
         [run] = fire_trigger("paid")
     from proctree_dagster.running.tree_runs import deliver
 
     assert deliver() == []
     row = OutboxRun.objects.get(run_id=run.run_id)
-    assert (row.state, row.reason) == ("dropped", test_isolation.RECORDED)
+    assert (row.state, row.reason) == ("dropped", isolation.RECORDED)
 
 
 def test_a_test_that_opens_the_real_instance_is_refused_with_what_to_write(
@@ -228,7 +229,7 @@ def test_to_want_the_real_dagster_holds_for_the_block_and_for_every_thread() -> 
     seen: list[bool] = []
 
     def look() -> None:
-        seen.append(test_isolation.is_active())
+        seen.append(isolation.is_active())
 
     def look_in_thread() -> None:
         thread = threading.Thread(target=look)
@@ -246,28 +247,28 @@ def test_to_want_the_real_dagster_holds_for_the_block_and_for_every_thread() -> 
 def test_to_want_the_real_dagster_decorates_functions_coroutines_and_test_cases() -> None:
     @testing.real_dagster()
     def function() -> bool:
-        return test_isolation.is_active()
+        return isolation.is_active()
 
     @testing.real_dagster()
     async def coroutine() -> bool:
         await asyncio.sleep(0)
-        return test_isolation.is_active()
+        return isolation.is_active()
 
     @testing.real_dagster()
     class Case(unittest.TestCase):
         def test_it(self) -> None:
-            assert not test_isolation.is_active()
+            assert not isolation.is_active()
 
     assert not function()
     assert not asyncio.run(coroutine())
     outcome = unittest.defaultTestLoader.loadTestsFromTestCase(Case).run(unittest.TestResult())
     assert outcome.wasSuccessful()
-    assert test_isolation.is_active()
+    assert isolation.is_active()
 
 
 def test_this_database_is_a_test_database() -> None:
-    assert test_isolation._has_test_database()
-    assert connection.settings_dict["NAME"] != test_isolation._configured["default"]
+    assert isolation._has_test_database()
+    assert connection.settings_dict["NAME"] != isolation._configured["default"]
 
 
 def test_a_site_that_keeps_its_e_mail_in_memory_is_no_test() -> None:
@@ -283,7 +284,7 @@ def test_a_site_that_keeps_its_e_mail_in_memory_is_no_test() -> None:
         django.setup()
         import django.test, django.test.utils
         from django.core import mail
-        from proctree_dagster import isolation
+        from proctree_dagster.support import isolation
         mail.send_mail("Statement", "Enclosed.", "a@example.com", ["b@example.com"])
         assert len(mail.outbox) == 1
         assert not isolation.is_active()
@@ -302,5 +303,5 @@ def test_inside_a_test_case_nothing_leaves_whatever_the_runner(
     db: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delattr("django.test.utils._TestState.saved_data")
-    monkeypatch.setattr(test_isolation, "_configured", {})
-    assert test_isolation.is_active()
+    monkeypatch.setattr(isolation, "_configured", {})
+    assert isolation.is_active()

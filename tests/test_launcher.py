@@ -581,11 +581,11 @@ def test_threads_are_counted_before_a_fork() -> None:
         [
             sys.executable,
             "-c",
-            "from proctree_dagster.orchestration import template\n"
+            "from proctree_dagster.orchestration.template import loading\n"
             "import threading\n"
-            "print(template.why_not_fork())\n"
+            "print(loading.why_not_fork())\n"
             "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
-            "print(template.why_not_fork())\n",
+            "print(loading.why_not_fork())\n",
         ],
         stdout=subprocess.PIPE,
         text=True,

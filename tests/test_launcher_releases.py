@@ -299,8 +299,8 @@ def test_a_run_is_forked_if_its_code_server_has_this_machines_same_environment(
     text = (release / "location.py").read_text()
     known = "{tags.ENVIRONMENT: releases.environment_key(releases.environment_at_start())}"
     (release / "location.py").write_text(
-        "from proctree_dagster import tags\n"
-        "from proctree_dagster.orchestration import releases\n"
+        "from proctree_dagster.domain import run_tags as tags\n"
+        "from proctree_dagster.orchestration.launching import releases\n"
         + text.replace("@dg.repository", f"@dg.repository(metadata={known})")
     )
     port = free_port()
@@ -409,7 +409,7 @@ def test_a_launcher_hands_no_run_to_a_strangers_socket(
 def test_a_container_that_shares_the_home_has_templates_of_its_own(tmp_path: Path) -> None:
     code = (
         "import sys\n"
-        "from proctree_dagster.orchestration import template_client\n"
+        "from proctree_dagster.orchestration.launching import template_client\n"
         "print(template_client.address(sys.argv[1], 'the key').name)\n"
     )
     python = [sys.executable, "-c", code, str(tmp_path)]

@@ -328,7 +328,7 @@ def test_a_function_that_a_test_patches_by_a_mock_is_the_mock(
     with mock.patch("tests.app.processes.one", autospec=autospec, return_value=7) as patched:
         assert result(run_tree("t")) == 7
         patched.assert_called_once_with()
-        monkeypatch.setattr("proctree_dagster.support.test_isolation.in_test", lambda: False)
+        monkeypatch.setattr("proctree_dagster.support.isolation.in_test", lambda: False)
         with pytest.raises(FunctionNotAllowed):
             functions.resolve("tests.app.processes:one")
 

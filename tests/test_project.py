@@ -28,7 +28,7 @@ from tests.e2e.stack import TOP
 ASK = """
 import json, django
 django.setup()
-from proctree_dagster import project
+from proctree_dagster.support import project
 print(json.dumps([project.definitions(), project.working_directory(), project.home()]))
 """
 

@@ -548,7 +548,7 @@ def test_a_guardian_imports_no_dagster_and_no_app_of_the_project() -> None:
         "charge = guardian.Charge(Identity.of_this_process(), 'run', 1, 60, 5, 0)\n"
         "database = {'ENGINE': 'django.db.backends.sqlite3', 'NAME': ':memory:'}\n"
         "guardian._set_django_up(database, charge)\n"
-        "from proctree_dagster import run_workers\n"
+        "from proctree_dagster.services import run_workers\n"
         "assert 'dagster' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

@@ -166,7 +166,7 @@ class TestValuesOfAContext:
         }
         code = (
             "import json, sys\n"
-            "from proctree_dagster import tagging\n"
+            "from proctree_dagster.context import tagging\n"
             f"found = tagging.from_context(['org', 'uuid', 'text', 'a'], {context!r})\n"
             "print(json.dumps([found, 'dagster' in sys.modules]))"
         )

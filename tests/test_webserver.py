@@ -414,7 +414,7 @@ def test_a_save_while_the_interpreter_ends_is_no_error(server: Server) -> None:
         import atexit, threading
         import django
         django.setup()
-        from proctree_dagster import webserver
+        from proctree_dagster.services import webserver
 
         def save():
             webserver._reloader.request({server.url + "/graphql"!r})

@@ -42,12 +42,7 @@ from ..models import ProcessTree, ProcessTreeSchedule, Trigger
 from ..process.run import Process
 from .execution.op_functions import OUTPUT, broken_op, compute_function
 from .execution.result_io_manager import result_io_manager
-from .execution.tree_run import (
-    RUN_RESOURCE,
-    WORKERS_RUN_RESOURCE,
-    Local,
-    run_resource,
-)
+from .execution.tree_run import RUN_RESOURCE, WORKERS_RUN_RESOURCE, Local, run_resource
 from .executors import tree_executor
 from .runs.schedule_ticks import evaluate
 from .serving.launchpad import context_mapping

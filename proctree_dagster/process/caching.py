@@ -28,7 +28,7 @@ from django.db.models import Model
 from .. import conf, functions
 from ..context.lookups import GuardedFormatter, hint
 from ..exceptions import CacheError, CacheKeyError
-from ..support import test_isolation
+from ..support import isolation
 
 logger = logging.getLogger(__name__)
 
@@ -216,7 +216,7 @@ def _database() -> str:
     Nor is it for the next tests, which may run other code.
     """
     name = str(connections[DEFAULT_DB_ALIAS].settings_dict["NAME"])
-    return f"{name} {_this_process}" if test_isolation.is_active() else name
+    return f"{name} {_this_process}" if isolation.is_active() else name
 
 
 _this_process = uuid.uuid4().hex

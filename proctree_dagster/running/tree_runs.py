@@ -24,7 +24,7 @@ from ..models.validation.tree_validation import references, validate_tree
 from ..process import caching, reporting
 from ..process.run import Outcome, Status
 from ..services import run_outbox, stand_ins, webserver
-from ..support import test_isolation
+from ..support import isolation
 from ..support.connections import after_commit
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def submit_row(
         **{tags.TRIGGERED_BY: triggered_by},
         **_cache_tags(use_cache),
     }
-    if test_isolation.is_active():
+    if isolation.is_active():
         run_id = str(run_outbox.add(row, whole, all_tags).run_id)
         logger.info("A test has submitted %r: run %s is recorded, and not run.", row.name, run_id)
         return SubmittedRun(run_id, webserver.run_url(run_id))
@@ -290,7 +290,7 @@ def deliver(run_ids: Iterable[str] | None = None) -> list[str]:
         Ids of the runs that Dagster has got now.
     """
     try:
-        if test_isolation.is_active() or not run_outbox.is_open():
+        if isolation.is_active() or not run_outbox.is_open():
             return []
         from ..orchestration.runs import opening, outbox_delivery
 

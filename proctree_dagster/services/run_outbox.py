@@ -21,7 +21,7 @@ from ..context import encode
 from ..domain import run_tags as tag_names
 from ..domain.names import READ_AS_OBJECTS
 from ..models import OutboxRun, OutboxState, ProcessTree
-from ..support import test_isolation
+from ..support import isolation
 from ..support.connections import writing
 from ..support.row_reading import readable
 
@@ -67,7 +67,7 @@ def add(
     ContextError
         The context can't be stored.
     """
-    recorded = {"state": OutboxState.DROPPED, "reason": test_isolation.RECORDED}
+    recorded = {"state": OutboxState.DROPPED, "reason": isolation.RECORDED}
     row, _ = OutboxRun.objects.get_or_create(
         run_id=uuid.UUID(str(run_id)) if run_id is not None else uuid.uuid4(),
         defaults={
@@ -76,7 +76,7 @@ def add(
             "tags": dict(tags),
             "family": tags.get(tag_names.FAMILY, ""),
             "after": [str(each) for each in after],
-            **(recorded if test_isolation.is_active() else {}),
+            **(recorded if isolation.is_active() else {}),
         },
     )
     return row
@@ -84,7 +84,7 @@ def add(
 
 def recorded() -> models.QuerySet[OutboxRun]:
     """Return the runs that tests have asked for, with their trees, in their order."""
-    rows = OutboxRun.objects.filter(state=OutboxState.DROPPED, reason=test_isolation.RECORDED)
+    rows = OutboxRun.objects.filter(state=OutboxState.DROPPED, reason=isolation.RECORDED)
     return rows.select_related("process_tree__schedule")
 
 

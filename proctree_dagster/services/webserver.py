@@ -24,7 +24,7 @@ from django.db.models.signals import post_delete, post_save
 from .. import conf
 from ..domain import run_tags
 from ..models import ProcessTree, ProcessTreeSchedule, TreeLink, Trigger, TriggerSubscription
-from ..support import project, test_isolation
+from ..support import isolation, project
 from ..support.connections import fresh_connections
 
 if TYPE_CHECKING:
@@ -346,7 +346,7 @@ def _changed(sender: type[Any], using: str = "default", **kwargs: Any) -> None:
 
 
 def _ask_to_reload() -> None:
-    if test_isolation.is_active():
+    if isolation.is_active():
         logger.debug("A test has changed a process tree: the webserver is not asked to reload.")
         return
     try:

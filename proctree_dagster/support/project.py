@@ -17,15 +17,17 @@ from typing import Any
 
 from django.conf import settings
 
+import proctree_dagster
+
 from .. import conf
 from ..exceptions import InstanceError
-from . import test_isolation
+from . import isolation
 from .os_processes import Identity, State
 from .project_apps import is_installed
 
 logger = logging.getLogger(__name__)
 
-PACKAGED = f"{__package__}.definitions"
+PACKAGED = "proctree_dagster.definitions"
 """The code location of a project that has none of its own."""
 
 OWN = "definitions"
@@ -34,7 +36,7 @@ OWN = "definitions"
 HOME = "dagster_home"
 """What the folder of a project's Dagster instance is called, unless a setting names it."""
 
-TEMPLATE = Path(__file__).parent / "dagster_home" / "sqlite" / "dagster.yaml"
+TEMPLATE = Path(proctree_dagster.__file__).parent / "orchestration/dagster_home/sqlite/dagster.yaml"
 
 WORKSPACE = "workspace.yaml"
 """A project's own list of code locations, beside ``manage.py``."""
@@ -205,7 +207,7 @@ def site_url() -> str | None:
 
 def _noted() -> Mapping[str, str | None]:
     """Return the addresses of the ``proctree dev`` that runs, if any does."""
-    folder = None if test_isolation.is_active() else home()
+    folder = None if isolation.is_active() else home()
     return {} if folder is None else _webserver(Path(folder) / WEBSERVER, {State.RUNNING})
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from django.apps import AppConfig, apps
 
-_PACKAGE = __name__.rpartition(".")[0]
+_PACKAGE = __name__.partition(".")[0]
 
 
 def project_apps() -> list[AppConfig]:

@@ -6,10 +6,7 @@ from typing import Any, Self
 
 from .. import functions
 from ..domain import tree_spec
-from ..exceptions import (
-    InvalidTree,
-    ProctreeError,
-)
+from ..exceptions import InvalidTree, ProctreeError
 from ..models import Trigger
 from ..models.validation import tree_validation as validation
 from .export import DraftProcess, Export, export

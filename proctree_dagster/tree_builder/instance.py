@@ -1,4 +1,7 @@
-"""A process tree in the hands of its author: written, saved, scheduled, run."""
+"""A process tree in the hands of its author: saved, scheduled, run.
+
+It is long for its docstrings, of which the reference is made.
+"""
 
 import datetime as dt
 import logging

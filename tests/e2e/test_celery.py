@@ -146,13 +146,13 @@ due.register_schedule(interval_minutes=1440)
 """
 
 CLAIM = """
-from proctree_dagster import claims
-from proctree_dagster.orchestration import runs
+from proctree_dagster.services import due_time_claims as claims
+from proctree_dagster.orchestration.runs import opening, scheduled_runs
 schedules = ProcessTreeSchedule.objects.filter(process_tree__name="due")
 schedules.update(next_run=timezone.now())
-with runs.open_instance() as instance:
-    history = runs.ScheduleHistory(instance, schedules.get().pk)
-    print(runs.due_tag(claims.request(schedules.get().pk, timezone.now(), history).due))
+with opening.open_instance() as instance:
+    history = scheduled_runs.ScheduleHistory(instance, schedules.get().pk)
+    print(scheduled_runs.due_tag(claims.request(schedules.get().pk, timezone.now(), history).due))
 """
 
 
@@ -165,7 +165,7 @@ from dagster._grpc.types import ExecuteStepArgs
 from dagster._serdes import pack_value
 from dagster_celery.make_app import make_app
 from dagster_celery.tasks import create_task
-from proctree_dagster.orchestration import runs
+from proctree_dagster.orchestration.runs import opening
 from far_executors import on_redis
 from dagster._core.definitions.reconstruct import ReconstructableRepository
 import os
@@ -187,7 +187,7 @@ def hand_out_again(instance, run):
         execute_step_args_packed=pack_value(args), executable_dict=job.to_dict())
     return str(task.apply_async(queue="dagster", routing_key="dagster.execute_plan").get(60))
 
-with runs.open_instance() as instance:
+with opening.open_instance() as instance:
     run = instance.get_run_by_id("RUN")
     print("handed it out twice" in hand_out_again(instance, run))
     (FOLDER / "go").touch()

@@ -93,7 +93,7 @@ def test_of_queued_runs_and_due_times_each_is_executed_once_whoever_else_is_at_i
         )
         for begun in range(0, RUNS, 100):
             stack.shell(
-                "from proctree_dagster import execution\n"
+                "from proctree_dagster.running import tree_runs as execution\n"
                 "from proctree_dagster.orchestration.runs.opening import open_instance\n"
                 "row = execution.get_row('by_hand')\n"
                 "with open_instance():\n"

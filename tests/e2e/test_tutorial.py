@@ -61,7 +61,7 @@ def test_every_file_of_the_package_is_in_the_wheel_and_nothing_else(built: Path)
     names = {name for name in zipfile.ZipFile(built).namelist() if ".dist-info/" not in name}
     assert names == files
     assert f"{wheel.PACKAGE}/py.typed" in names
-    assert f"{wheel.PACKAGE}/dagster_home/sqlite/dagster.yaml" in names
+    assert f"{wheel.PACKAGE}/orchestration/dagster_home/sqlite/dagster.yaml" in names
 
 
 def test_what_the_wheel_asks_for_is_what_the_tests_run_with(python: str, tmp_path: Path) -> None:
@@ -94,14 +94,14 @@ IN_TROUBLE = """
 import datetime as dt
 from django.utils import timezone
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
-from proctree_dagster.orchestration import runs
+from proctree_dagster.orchestration.runs import opening
 
 ProcessTree.objects.exclude(name='takings').delete()
 ProcessTree.objects.create(name='renamed', processes=[
     {'name': 'sales', 'func': 'books.processes:count_the_sales', 'dependencies': []},
 ])
 ProcessTreeSchedule.objects.update(next_run=timezone.now() - dt.timedelta(hours=5))
-with runs.open_instance(persistent=True) as instance:
+with opening.open_instance(persistent=True) as instance:
     instance.wipe_daemon_heartbeats()
 """
 

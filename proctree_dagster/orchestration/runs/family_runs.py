@@ -13,7 +13,7 @@ from dagster._core.storage.dagster_run import DagsterRunStatus
 from ...domain import families, run_tags
 from ...models import OutboxRun, ProcessTree
 from ...services import run_outbox, tree_links
-from ...support import test_isolation
+from ...support import isolation
 from ...support.connections import after_commit, fresh_connections, in_transaction, writing
 from . import opening
 
@@ -91,7 +91,7 @@ def _plan(
     if tree is None:
         return None, []
     # What follows in a test is recorded in its database; ``run_tree`` writes nothing down.
-    is_recorded = test_isolation.is_active() and not test_isolation.is_forced()
+    is_recorded = isolation.is_active() and not isolation.is_forced()
     if not instance.is_persistent and not is_recorded:
         plan_context.log.warning(
             "The trees that follow this one are not run: Dagster has no home, and so no queue."
@@ -144,7 +144,7 @@ def end(instance: DagsterInstance, run_id: str) -> None:
             if run is not None
             else []
         )
-        if run is not None and followers and test_isolation.is_active():
+        if run is not None and followers and isolation.is_active():
             if not run.is_success:
                 run_outbox.withdraw(run.tags[run_tags.FAMILY], run_id)
         elif followers and instance.is_persistent:
@@ -156,7 +156,7 @@ def end(instance: DagsterInstance, run_id: str) -> None:
 
 def _deliver_soon(instance: DagsterInstance, run_ids: list[str]) -> None:
     """Deliver what is ready of these runs: now, or when the caller's transaction commits."""
-    if test_isolation.is_active():
+    if isolation.is_active():
         return  # they are recorded
     if in_transaction():
         after_commit(lambda: _deliver_with_another_instance(run_ids), robust=True)

@@ -12,7 +12,7 @@ from dagster._core.run_coordinator import QueuedRunCoordinator
 
 from ... import conf
 from ...exceptions import InstanceError
-from ...support import project, test_isolation
+from ...support import isolation, project
 from .in_process import tame
 from .shared_instances import shared
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 def dagster_home() -> str | None:
     """Return the instance's folder (see ``project.home``); ``None`` in a test (``isolation``)."""
-    return None if test_isolation.is_active() else project.home()
+    return None if isolation.is_active() else project.home()
 
 
 @contextmanager

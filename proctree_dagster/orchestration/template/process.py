@@ -44,7 +44,7 @@ from ..launching.template_client import Patience
 from ..launching.workers import started
 from . import preload
 from .loading import be_heard, connections_left, examine, load, sockets, why_not_fork
-from .worker import adopt_orphans, be_worker, report_death
+from .worker import SIGNALS, UNWANTED, adopt_orphans, be_worker, report_death, send
 
 logger = logging.getLogger("proctree_dagster.orchestration.template")
 
@@ -57,12 +57,6 @@ POLL_SECONDS = 5.0
 PATIENCE_SECONDS = 15.0
 """How long a worker may take to cancel its run when everything ends."""
 
-UNWANTED = 75
-"""Exit code of a child whose launch was given up before it began."""
-
-UNFINISHED = 76
-"""Exit code of a worker that could not write down how its run ended."""
-
 REQUEST_SECONDS = 5.0
 """How long whoever has connected may take to say what it wants."""
 
@@ -71,8 +65,6 @@ BEGUN_NS = time.time_ns()
 
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "DAGSTER_IS_DEV_CLI"}
 """What this process was started with: importing a project changes it (``.env``, Django)."""
-
-SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
 
 
 class Template:
@@ -223,7 +215,7 @@ class Template:
         try:
             pid = os.fork()
             if pid == 0:
-                be_worker(self, connection, args)
+                be_worker(connection, args, let_go=self.let_go, takes_runs=self.takes_runs)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         return pid
@@ -441,11 +433,6 @@ class Template:
 def _kill(pid: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.killpg(pid, number)
-
-
-def send(connection: socket.socket, answer: template_client.Answer) -> None:
-    """Answer whoever asked for a run."""
-    connection.sendall(json.dumps(answer).encode() + b"\n")
 
 
 def _read(descriptor: int | None) -> Mapping[str, Any] | None:

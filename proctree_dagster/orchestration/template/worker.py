@@ -1,12 +1,14 @@
 """A worker that the template has forked: it executes one run."""
 
 import ctypes
+import json
 import logging
 import os
 import random
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from typing import NoReturn
 
 from dagster import DagsterInstance, DagsterRun
@@ -18,36 +20,66 @@ from django.apps import apps
 
 from ...support import os_processes
 from ...support.os_processes import Identity, State, programs_of
-from ..launching import sqlite_keepalive, worker_end
+from ..launching import sqlite_keepalive, template_client, worker_end
 from ..launching.workers import Worker
 from ..runs import run_status
-from .process import SIGNALS, UNFINISHED, UNWANTED, Template, send
 
 logger = logging.getLogger(__name__)
 
 GUARDIAN_SECONDS = 15.0
 """How long the guardian of a dead worker may take to end what that one had started."""
 
+UNWANTED = 75
+"""Exit code of a child whose launch was given up before it began."""
+
+UNFINISHED = 76
+"""Exit code of a worker that could not write down how its run ended."""
+
 PR_SET_CHILD_SUBREAPER = 36
 
+SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
+"""The signals that the template handles, and its workers don't."""
 
-def be_worker(template: Template, connection: socket.socket, args: ExecuteRunArgs) -> NoReturn:
+
+def send(connection: socket.socket, answer: template_client.Answer) -> None:
+    """Answer whoever asked for a run."""
+    connection.sendall(json.dumps(answer).encode() + b"\n")
+
+
+def be_worker(
+    connection: socket.socket,
+    args: ExecuteRunArgs,
+    *,
+    let_go: Callable[[], None],
+    takes_runs: bool,
+) -> NoReturn:
     """In a fresh child: do what ``dagster api execute_run`` does, and end.
 
     It ends by ``sys.exit()``, which passes through the template's code: nothing there catches it.
+
+    Parameters
+    ----------
+    connection:
+        To whoever asked for the run.
+    args:
+        The run.
+    let_go:
+        Closes what is the template's.
+    takes_runs:
+        Whether the code location notes in Django's database who executes a run.
     """
     code = 1
     try:
         worker_end.in_forked_worker()
         os.setsid()
-        template.let_go()
+        let_go()
         # The child answers, not the template: if the template is killed, whoever asked still knows.
         try:
             send(connection, {"pid": os.getpid()})
         except OSError:
             os._exit(UNWANTED)
         connection.close()
-        code = _work(args, takes_runs=template.takes_runs)
+        code = _work(args, takes_runs=takes_runs)
     except BaseException:  # whatever it is, it is the run's, not the template's
         logger.exception("The run %s could not be executed.", args.run_id)
     worker_end.leave(code)

@@ -21,7 +21,7 @@ from django.db import connections
 RECORDED = "A test asked for it: it is recorded here, and not run."
 """What the outbox says of a run that a test has asked for."""
 
-_forced: ContextVar[bool] = ContextVar("proctree_dagster.support.test_isolation", default=False)
+_forced: ContextVar[bool] = ContextVar("proctree_dagster.support.isolation", default=False)
 _configured: dict[str, str] = {}
 """The names of the databases when Django was set up, by alias."""
 
