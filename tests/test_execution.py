@@ -1,10 +1,13 @@
 """Running trees from Python: the results, and what Dagster's history says of the run."""
 
+import datetime as dt
 import logging
 import subprocess
 import sys
+from collections.abc import Mapping
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,11 +15,13 @@ from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus
 from django.db import transaction
 from pytest_django import DjangoCaptureOnCommitCallbacks
 
+from proctree_dagster import context as contexts
 from proctree_dagster.domain import run_tags
 from proctree_dagster.domain.tree_spec import ProcessSpec
 from proctree_dagster.exceptions import ContextError, InstanceError, InvalidTree, TreeNotFound
 from proctree_dagster.models import ProcessTree
 from proctree_dagster.orchestration.configured import translator
+from proctree_dagster.orchestration.execution import tree_run
 from proctree_dagster.orchestration.execution.tree_run import Local
 from proctree_dagster.orchestration.runs import create, local_runs
 from proctree_dagster.orchestration.tree_records import from_row
@@ -443,3 +448,23 @@ class TestSubmitting:
         save(first=processes.one)
         with pytest.raises(InstanceError, match="no run queue"):
             ProcessTreeManager.submit_tree("sum")
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_context_is_decoded_once_as_the_run_begins_and_once_for_each_process(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For each process anew: one before it may have changed the row, and what it changes is its."""
+    decoded: list[Mapping[str, Any]] = []
+
+    def counting(stored: Mapping[str, Any]) -> dict[str, Any]:
+        decoded.append(stored)
+        return contexts.decode(stored)
+
+    monkeypatch.setattr(tree_run, "contexts", SimpleNamespace(decode=counting))
+    ProcessTreeInstance("two").add_process("one", func=processes.one).add_process(
+        "echo", func=processes.echo, dependencies=["one"]
+    ).save()
+    assert ProcessTreeManager.execute_tree("two", {"day": dt.date(2026, 3, 31)})["success"]
+    assert decoded == [{"day": {"$date": "2026-03-31"}}] * 3
+    assert tree_run._begun == {}

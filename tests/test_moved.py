@@ -14,6 +14,7 @@ import yaml
 from django.core.management import load_command_class
 from django.utils.module_loading import import_string
 
+from proctree_dagster.models.validation import executor_names
 from proctree_dagster.orchestration.execution.threads_executor import threads_executor
 from proctree_dagster.process.run import NotStored, Outcome
 from proctree_dagster.support.moved import MOVED
@@ -126,3 +127,10 @@ def test_a_launcher_of_another_release_starts_the_template_by_the_name_of_before
 def test_what_migrations_name_is_there() -> None:
     for name in ("ContextField", "validate_timezone"):
         assert callable(import_string(f"proctree_dagster.models.{name}"))
+
+
+def test_settings_that_name_the_executor_as_before_are_checked_as_before() -> None:
+    old = "proctree_dagster.orchestration.threads.threads_executor"
+    assert executor_names.runs_side_by_side(old)
+    assert not executor_names.runs_on_several_machines(old)
+    assert executor_names.problem_of_name(old) is None

@@ -34,7 +34,6 @@ from django.db import DatabaseError
 from django.utils.module_loading import import_string
 
 from .. import conf, functions
-from .. import context as contexts
 from ..context import tagging
 from ..domain import run_tags
 from ..domain.names import dagster_name
@@ -46,7 +45,7 @@ from ..process import timeouts
 from ..services import due_time_claims
 from ..support import project
 from ..support.connections import fresh_connections
-from .execution import event_batching, remote_steps
+from .execution import event_batching, remote_steps, tree_run
 from .execution.threads_executor import threads_executor as threads_executor  # public here
 from .execution.tree_run import RUN_RESOURCE
 from .launching import worker_end
@@ -85,7 +84,7 @@ def tree_executor(tree: TreeRecord, went_on_after: list[str] | None = None) -> E
         problem = executor_names.problem_of_row(tree.spec.executor)
         if problem is not None:  # before anything is imported, whoever has read the row
             raise ExecutorError(f"The tree's executor: {problem}.")
-        chosen = find_executor(tree.spec.executor)
+        chosen = _imported(tree.spec.executor)
     max_concurrent = (tree.spec and tree.spec.max_concurrent) or current.MAX_CONCURRENT
 
     def create(context: InitExecutorContext) -> Executor:
@@ -135,6 +134,11 @@ def find_executor(name: str) -> ExecutorDefinition:
     problem = executor_names.problem_of_name(name)
     if problem is not None:
         raise ExecutorError(problem)
+    return _imported(name)
+
+
+def _imported(name: str) -> ExecutorDefinition:
+    """Return an executor whose name has no problem."""
     try:
         found = import_string(executor_names.path_of(name))
     except Exception as error:  # a module may raise anything when it is imported
@@ -296,7 +300,7 @@ class TreeExecutor(Executor):
             untold = tagging.missing(run.tags, context)
             if untold:  # launched by way of another coordinator, or with the default context
                 instance.add_run_tags(run.run_id, untold)
-            contexts.decode(context)
+            tree_run.begin(run.run_id, context)
             yield from family_runs.begin(plan_context, context)
         try:
             with event_batching.grouped(instance, run.run_id):
@@ -314,6 +318,7 @@ class TreeExecutor(Executor):
                     f"Process {name!r} was abandoned after its timeout and still works; it ends "
                     f"with the process {os.getpid()} at the latest."
                 )
+            tree_run.forget(run.run_id)
         if self._went_on_after:
             raise TreeFailed(f"Required processes failed: {', '.join(self._went_on_after)}.")
 

@@ -11,6 +11,7 @@ Each change is one update that filters on what was read, so that of several proc
 import datetime as dt
 import uuid
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from django.db import connections, models
@@ -36,6 +37,39 @@ MAX_LAUNCHES = 10
 
 OPEN = (OutboxState.WAITING, OutboxState.DELIVERED)
 """The states in which something is still to be done."""
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What a row waits for has succeeded."""
+
+
+@dataclass(frozen=True)
+class Wait:
+    """It may still succeed."""
+
+
+@dataclass(frozen=True)
+class Drop:
+    """It never will."""
+
+    reason: str
+
+
+Verdict = Ready | Wait | Drop
+"""What is to be done with a row that waits for runs, or for one of them."""
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """What Dagster says of a run that was delivered, with those that repeat it."""
+
+    has_started: bool
+    is_canceled: bool
+    has_failed: bool
+    """For good: Dagster does not try it again."""
+
+    is_finished: bool
 
 
 def add(
@@ -127,7 +161,7 @@ def keep_trees(trees: models.QuerySet[ProcessTree]) -> set[int]:
 
 
 def is_open() -> bool:
-    """Say whether anything is to be delivered, or has been and has not started yet."""
+    """Return True if a row is to be delivered, or was and its run has not started yet."""
     return OutboxRun.objects.filter(state__in=OPEN).exists()
 
 
@@ -169,6 +203,63 @@ def _is_run_id(value: Any) -> bool:
         return False
 
 
+def decide(row: OutboxRun, verdicts: Mapping[str, Verdict]) -> Verdict:
+    """Return what is to be done with a waiting row.
+
+    Parameters
+    ----------
+    row:
+        The row.
+    verdicts:
+        The verdict of each run that it waits for, by the run's id.
+    """
+    found = [verdicts[run_id] for run_id in row.after]
+    fatal = next((each for each in found if isinstance(each, Drop)), None)
+    return fatal or (Wait() if Wait() in found else Ready())
+
+
+def verdict_without_run(run_id: str, state: str | None, *, is_there: bool) -> Verdict:
+    """Return the verdict of a run that Dagster does not list.
+
+    Parameters
+    ----------
+    run_id:
+        Its id.
+    state:
+        The state of its row; ``None`` if it has none.
+    is_there:
+        Whether Dagster has it all the same: it was made meanwhile.
+    """
+    if state in OPEN or is_there:
+        return Wait()
+    if state == OutboxState.DROPPED:
+        return Drop(f"Run {run_id} was not made: a run before it has failed.")
+    return Drop(f"Run {run_id} is gone: its tree or its history was deleted.")
+
+
+def follow_up(row: OutboxRun, run: Delivered | None) -> None:
+    """Note that a delivered run has started; if it failed before it started, make another.
+
+    Parameters
+    ----------
+    row:
+        A delivered row.
+    run:
+        What Dagster says of its run; ``None`` if it was deleted there.
+    """
+    if run is None:
+        mark_started(row, "Its run was deleted in Dagster before it started.")
+    elif run.has_started or run.is_canceled:
+        mark_started(row)
+    elif run.has_failed:
+        if row.launches < MAX_LAUNCHES:
+            launch_again(row)
+        else:
+            mark_started(row, f"{row.launches} runs failed before they started.")
+    elif run.is_finished:
+        mark_started(row)
+
+
 def note(row: OutboxRun, problem: str) -> None:
     """Write down why a row that nobody has leased can't be delivered."""
     OutboxRun.objects.filter(pk=row.pk, run_id=row.run_id, leased_until=None).exclude(
@@ -177,7 +268,7 @@ def note(row: OutboxRun, problem: str) -> None:
 
 
 def lease(row: OutboxRun, now: dt.datetime) -> bool:
-    """Take a waiting row for oneself, and say whether that has worked."""
+    """Lease a waiting row. Return False if another process has it."""
     free = Q(leased_until=None) | Q(leased_until__lte=now)
     until = now + LEASE
     won = OutboxRun.objects.filter(free, pk=row.pk, run_id=row.run_id, state=OutboxState.WAITING)
@@ -188,7 +279,7 @@ def lease(row: OutboxRun, now: dt.datetime) -> bool:
 
 
 def renew(row: OutboxRun) -> bool:
-    """Begin one's lease anew before the step that must not be done twice; say if it was lost."""
+    """Renew the lease before the step that must not be done twice. Return False if it was lost."""
     until = timezone.now() + LEASE
     if not _mine(row).update(leased_until=until):
         return False
@@ -216,7 +307,7 @@ def mark_started(row: OutboxRun, reason: str = "") -> None:
 
 
 def drop(row: OutboxRun, reason: str) -> bool:
-    """Give a waiting row up, and say whether that has worked: somebody may have changed it."""
+    """Drop a waiting row. Return False if another process has changed it."""
     waiting = OutboxRun.objects.filter(pk=row.pk, state=OutboxState.WAITING, after=row.after)
     return bool(waiting.update(state=OutboxState.DROPPED, reason=reason, leased_until=None))
 

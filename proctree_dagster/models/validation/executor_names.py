@@ -53,7 +53,11 @@ EXECUTORS = {
 }
 """Executors by the names that ``PROCTREE["EXECUTOR"]`` and trees give them."""
 
-_BY_PATH = {known.path: known for known in EXECUTORS.values()}
+_BY_PATH = {
+    **{known.path: known for known in EXECUTORS.values()},
+    # As settings may say it that were written before 0.2 (see ``support.moved``).
+    "proctree_dagster.orchestration.threads.threads_executor": EXECUTORS["threads"],
+}
 
 
 def path_of(name: str) -> str:

@@ -80,12 +80,33 @@ class TreeRun:
             self.local.report(process, progress)
 
 
+_begun: dict[str, Mapping[str, Any]] = {}
+"""The contexts of runs that this process executes and whose resource is not made yet."""
+
+
+def begin(run_id: str, stored: Mapping[str, Any]) -> None:
+    """Decode a run's context, for its resource to take.
+
+    Raises
+    ------
+    ContextError
+        It can't be decoded: a row is gone, say.
+    """
+    _begun[run_id] = contexts.decode(stored)
+
+
+def forget(run_id: str) -> None:
+    """Drop what ``begin`` has kept: other processes execute the run's steps."""
+    _begun.pop(run_id, None)
+
+
 def run_resource(local: Local | None) -> ResourceDefinition:
     """Return the resource that holds a run's context, decoded once for all of its processes."""
 
     def create(context: InitResourceContext) -> TreeRun:
         stored = context.resource_config["context"]
-        return TreeRun(contexts.decode(stored), stored, local)
+        begun = None if context.run is None else _begun.pop(context.run.run_id, None)
+        return TreeRun(contexts.decode(stored) if begun is None else begun, stored, local)
 
     return ResourceDefinition(
         create,

@@ -17,6 +17,7 @@ from ...domain.texts import explain
 from ...exceptions import ProctreeError
 from ...models import OutboxRun, OutboxState, ProcessTree
 from ...services import run_outbox
+from ...services.run_outbox import Drop, Ready, Verdict, Wait
 from .. import tree_records as records
 from ..configured import translator
 from . import create as runs
@@ -27,12 +28,10 @@ logger = logging.getLogger(__name__)
 CHUNK = 500
 """How many runs Dagster is asked for in one query."""
 
-READY, WAIT = "ready", "wait"
-
 
 @dataclass
 class Delivery:
-    """What one look at the outbox came to; the ids of runs."""
+    """The outcome of one pass over the outbox: ids of runs."""
 
     delivered: list[str] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
@@ -89,18 +88,19 @@ def deliver(
             _follow_up(row, known.get(str(row.run_id), []))
         except Exception:  # one run's trouble must not keep the others from being made
             logger.exception("Run %s can't be followed up now.", row.run_id)
-    progress = _progress(instance, asked, known)
+    verdicts = _verdicts(instance, asked, known)
     succeeded = _succeeded(known)
     for row in waiting:
         run_id = str(row.run_id)
-        verdict = _decide(row, progress)
-        if verdict == WAIT or time.monotonic() > ends:
+        verdict = run_outbox.decide(row, verdicts)
+        if verdict == Wait() or time.monotonic() > ends:
             result.waiting.append(run_id)
-        elif verdict == READY:
+        elif isinstance(verdict, Drop):
+            if run_outbox.drop(row, verdict.reason):
+                verdicts[run_id] = verdict  # those that wait for it come later in the list
+                result.dropped.append(run_id)
+        else:
             _deliver_or_note(instance, row, _tags(row, succeeded), result)
-        elif run_outbox.drop(row, verdict):
-            progress[run_id] = verdict  # those that wait for it come later in the list
-            result.dropped.append(run_id)
     return result
 
 
@@ -158,72 +158,52 @@ def _follow_up(row: OutboxRun, records: Sequence[RunRecord]) -> None:
     The daemon may have died in the launch. A run that Dagster itself tries again is left to it.
     """
     if not records:
-        run_outbox.mark_started(row, "Its run was deleted in Dagster before it started.")
+        run_outbox.follow_up(row, None)
         return
     newest = records[-1].dagster_run
-    has_started = any(record.start_time is not None for record in records)
-    if has_started or newest.status == DagsterRunStatus.CANCELED:
-        run_outbox.mark_started(row)
-    elif newest.status == DagsterRunStatus.FAILURE and not _is_retried(newest):
-        if row.launches < run_outbox.MAX_LAUNCHES:
-            run_outbox.launch_again(row)
-        else:
-            run_outbox.mark_started(row, f"{row.launches} runs failed before they started.")
-    elif newest.is_finished:
-        run_outbox.mark_started(row)
+    seen = run_outbox.Delivered(
+        has_started=any(record.start_time is not None for record in records),
+        is_canceled=newest.status == DagsterRunStatus.CANCELED,
+        has_failed=newest.status == DagsterRunStatus.FAILURE and not _is_retried(newest),
+        is_finished=newest.is_finished,
+    )
+    run_outbox.follow_up(row, seen)
 
 
-def _progress(
+def _verdicts(
     instance: DagsterInstance,
     run_ids: Iterable[str],
     known: Mapping[str, Sequence[RunRecord]],
-) -> dict[str, str]:
-    """Say of each run whether what waits for it is ready, has to wait, or why it never will be."""
+) -> dict[str, Verdict]:
+    """Return of each run whether what waits for it is ready, has to wait, or is to be dropped."""
     result = {
         run_id: _verdict([record.dagster_run for record in records])
         for run_id, records in known.items()
     }
     missing = set(run_ids) - known.keys()
-    states = {
-        str(run_id): state
-        for run_id, state in OutboxRun.objects.filter(run_id__in=missing).values_list(
-            "run_id", "state"
-        )
-    }
+    rows = OutboxRun.objects.filter(run_id__in=missing).values_list("run_id", "state")
+    states = {str(run_id): state for run_id, state in rows}
     for run_id in missing:
         state = states.get(run_id)
-        if state in run_outbox.OPEN or instance.has_run(run_id):  # it may have been made meanwhile
-            result[run_id] = WAIT
-        elif state == OutboxState.DROPPED:
-            result[run_id] = f"Run {run_id} was not made: a run before it has failed."
-        else:
-            result[run_id] = f"Run {run_id} is gone: its tree or its history was deleted."
+        is_there = state not in run_outbox.OPEN and instance.has_run(run_id)
+        result[run_id] = run_outbox.verdict_without_run(run_id, state, is_there=is_there)
     return result
 
 
-def _verdict(runs: Sequence[DagsterRun]) -> str:
+def _verdict(runs: Sequence[DagsterRun]) -> Verdict:
     """Judge a run with its repetitions: one that has succeeded is enough."""
     newest = runs[-1]
     if any(run.status == DagsterRunStatus.SUCCESS for run in runs):
-        return READY
+        return Ready()
     if any(not run.is_finished for run in runs) or _is_retried(newest):
-        return WAIT
+        return Wait()
     end = "was canceled" if newest.status == DagsterRunStatus.CANCELED else "has failed"
-    return f"Run {newest.run_id} of {newest.job_name} {end}."
+    return Drop(f"Run {newest.run_id} of {newest.job_name} {end}.")
 
 
 def _is_retried(run: DagsterRun) -> bool:
     """Whether Dagster is going to try a run again; the newest, or it has done so."""
     return run.tags.get(WILL_RETRY_TAG) == "true"
-
-
-def _decide(row: OutboxRun, progress: Mapping[str, str]) -> str:
-    """Return ``READY``, ``WAIT``, or why the row is to be dropped."""
-    verdicts = [progress[run_id] for run_id in row.after]
-    fatal = [verdict for verdict in verdicts if verdict not in (READY, WAIT)]
-    if fatal:
-        return fatal[0]
-    return WAIT if WAIT in verdicts else READY
 
 
 def _deliver_or_note(
@@ -248,7 +228,7 @@ def _deliver_or_note(
 
 
 def _succeeded(known: Mapping[str, Sequence[RunRecord]]) -> dict[str, str]:
-    """Return the one that has succeeded of each run and those that repeat it, if any has."""
+    """Map each run id to the id of its successful attempt (itself or a re-execution)."""
     return {
         run_id: record.dagster_run.run_id
         for run_id, records in known.items()
