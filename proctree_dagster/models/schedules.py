@@ -14,6 +14,7 @@ from django.utils.translation import gettext_lazy as _
 from .. import context as contexts
 from ..domain import due_times as intervals
 from ..domain import tree_spec
+from ..domain.rule_clocks import RuleClock
 from ..domain.schedule_rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
 from ..exceptions import ContextError, ScheduleError
 from .fields import Clockwork, ContextField, TagsField, saved_by_code_field, validate_timezone
@@ -262,7 +263,11 @@ class ProcessTreeSchedule(Clockwork):
     @property
     def current_rule(self) -> str:
         """What ``next_run_rule`` says while it is up to date."""
-        return f"{self.rule}{'' if self.enabled else ' (disabled)'}"
+        return self._clock.label
+
+    @property
+    def _clock(self) -> RuleClock:
+        return RuleClock(self.rule, self.enabled, self.next_run_rule, self.anchor)
 
     @property
     def digest(self) -> str:
@@ -312,18 +317,13 @@ class ProcessTreeSchedule(Clockwork):
         list[str]
             The fields that were changed on this object; nothing is saved.
         """
-        if self.next_run_rule == self.current_rule:
+        clock = self._clock
+        if clock.is_current:
             return []
-        before = self.next_run_rule.removesuffix(" (disabled)")
-        if not before:
-            self.anchor = intervals.first_due(self.rule, now)
-            due = self.next_run or self.anchor  # a new row may say when it is due first
-        elif before == str(self.rule) and self.anchor is not None:
-            self.anchor = due = intervals.due_after(self.rule, self.anchor, now)
-        else:
-            self.anchor = due = intervals.restarted_due(self.rule, now)
-        self.next_run = due
-        self.next_run_rule = self.current_rule
+        self.anchor = clock.new_anchor(now)
+        if clock.noted or self.next_run is None:  # a new row may say when it is due first
+            self.next_run = self.anchor
+        self.next_run_rule = clock.label
         changed = ["anchor", "next_run", "next_run_rule"]
         if not self.enabled:
             # A claim that no run has taken is withdrawn: nothing starts while it is disabled.
@@ -333,8 +333,7 @@ class ProcessTreeSchedule(Clockwork):
 
     def due_after(self, after: dt.datetime) -> dt.datetime:
         """Return the first due time after ``after`` (aware)."""
-        anchor = self.anchor or intervals.first_due(self.rule, after)
-        return intervals.due_after(self.rule, anchor, after)
+        return self._clock.due_after(after)
 
     def due_times(self, first: dt.datetime, last: dt.datetime, most: int) -> int:
         """Return how many due times there are from the due time ``first`` to ``last`` (aware).

@@ -10,8 +10,9 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from .. import context as contexts
-from ..domain import due_times, names, trigger_configurations
+from ..domain import names, trigger_configurations
 from ..domain.names import MAX_NAME_LENGTH
+from ..domain.rule_clocks import RuleClock
 from ..domain.schedule_rules import Rule
 from ..exceptions import ContextError, ScheduleError
 from ..support.row_reading import readable
@@ -235,26 +236,20 @@ class Trigger(Clockwork):
             rule: Rule | None = self.rule
         except ScheduleError:  # no schedule, or one that makes no sense: its polls say so
             rule = None
-        current = "" if rule is None else f"{rule}{'' if self.enabled else ' (disabled)'}"
-        if self.next_due_rule == current:
+        clock = None if rule is None else self._clock(rule)
+        label = "" if clock is None else clock.label
+        if self.next_due_rule == label:
             return []
-        before = self.next_due_rule.removesuffix(" (disabled)")
-        if rule is None:
-            self.anchor = None
-        elif not before:
-            self.anchor = due_times.first_due(rule, now)
-        elif before == str(rule) and self.anchor is not None:
-            self.anchor = due_times.due_after(rule, self.anchor, now)
-        else:
-            self.anchor = due_times.restarted_due(rule, now)
-        self.next_due, self.next_due_rule = self.anchor, current
+        self.anchor = self.next_due = None if clock is None else clock.new_anchor(now)
+        self.next_due_rule = label
         return ["anchor", "next_due", "next_due_rule"]
 
     def due_after(self, after: dt.datetime) -> dt.datetime:
         """Return a schedule's first due time after ``after`` (aware); see ``rule`` for errors."""
-        rule = self.rule
-        anchor = self.anchor or due_times.first_due(rule, after)
-        return due_times.due_after(rule, anchor, after)
+        return self._clock(self.rule).due_after(after)
+
+    def _clock(self, rule: Rule) -> RuleClock:
+        return RuleClock(rule, self.enabled, self.next_due_rule, self.anchor)
 
 
 _OF_SUBSCRIPTION = ("trigger", "process_tree", "context", "tags", "enabled")
