@@ -13,8 +13,8 @@ class ProctreeDagsterConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks and the signal receivers; remember the databases' names."""
-        from .services import webserver
-        from .support import isolation  # importing registers the checks
+        from .services import system_checks, webserver  # noqa: F401  # importing registers the checks
+        from .support import isolation
 
         isolation.remember_databases()
         webserver.connect_receivers()

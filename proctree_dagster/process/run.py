@@ -11,8 +11,7 @@ from typing import Any, Literal, Protocol
 from django.utils import timezone
 
 from ..context import sensitive
-from ..domain.texts import explain as explain  # public here
-from ..domain.texts import shown
+from ..domain.texts import explain, shown
 from ..domain.tree_spec import ProcessSpec
 from ..exceptions import ResultNotStored, ValidationFailed
 from ..support import forks
@@ -20,9 +19,6 @@ from ..support.call_context import isolated
 from ..support.connections import fresh_connections
 from . import caching, calling, cancellation, response_variables, timeouts
 from .calling import bind_arguments as bind_arguments
-from .reporting import log_image as log_image  # public here
-from .reporting import log_table as log_table
-from .reporting import progress as progress
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from dagster._core.origin import RepositoryPythonOrigin
 
 from ..launching import imports
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("proctree_dagster.orchestration.template")
 
 
 def connections_left(before: set[int]) -> str | None:

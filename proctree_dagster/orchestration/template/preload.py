@@ -13,7 +13,7 @@ from dagster._core.storage.sql import ALEMBIC_SCRIPTS_LOCATION, get_alembic_conf
 from dagster._core.workspace import autodiscovery  # noqa: F401
 from watchdog.observers import polling  # noqa: F401
 
-from .. import homes
+from .. import coordinator, homes, launcher  # noqa: F401
 from ..execution import threads_executor  # noqa: F401
 
 

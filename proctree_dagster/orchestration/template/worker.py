@@ -24,7 +24,7 @@ from ..launching import sqlite_keepalive, template_client, worker_end
 from ..launching.workers import Worker
 from ..runs import run_status
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("proctree_dagster.orchestration.template")
 
 GUARDIAN_SECONDS = 15.0
 """How long the guardian of a dead worker may take to end what that one had started."""
