@@ -6,13 +6,12 @@ second; a look-up by name reads its one row fresh. What a list says of a job is 
 only what has changed is built again.
 """
 
-import gc
 import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from typing import AbstractSet, NamedTuple  # noqa: UP035  # as the overridden method says it
 
@@ -60,9 +59,6 @@ KEPT_JOBS = 200
 
 Of each other one its snapshot is kept, which takes three (see ``serving.job_snapshots``).
 """
-
-COLLECT_AFTER = 20_000
-"""How many new objects the garbage collector waits for while jobs are listed."""
 
 
 class Built(NamedTuple):
@@ -112,7 +108,7 @@ class LiveRepositoryData(RepositoryData):
         with self._listing:
             rows = self._snapshot()
             if rows is not self._listed_of:
-                with _collecting_less_often(), functions.failing_once():
+                with functions.failing_once():
                     self._listed = {name: self._list(row) for name, row in rows.items()}
                 self._listed_of = rows
                 self._keep_for_this_refresh(rows)
@@ -355,20 +351,6 @@ class LiveRepositoryData(RepositoryData):
         except Exception:  # a translator's fault must not make the schedule vanish
             logger.exception("The schedule of %r can't be translated.", row.name)
             return ProcessTreeTranslator().schedule(row.schedule)
-
-
-@contextmanager
-def _collecting_less_often() -> Iterator[None]:
-    """Let the garbage collector look less often while thousands of jobs are built and let go.
-
-    It has little to free: a tenth less time for ten thousand, and no more memory.
-    """
-    before = gc.get_threshold()
-    gc.set_threshold(max(before[0], COLLECT_AFTER), *before[1:])
-    try:
-        yield
-    finally:
-        gc.set_threshold(*before)
 
 
 def _key(row: ProcessTree) -> Key:
