@@ -13,7 +13,7 @@ RIGHT_PYTHON = -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
 
 # What another Python's tests run: all but those of real stacks, unless MARKED says otherwise.
 MARKED ?= not e2e
-SEVERAL := --numprocesses 4 --dist loadgroup --no-loadscope-reorder
+SEVERAL := --numprocesses 5 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: run test test-newest test-oldest check docs install install-test install-newest install-oldest venv clean
 .DEFAULT_GOAL := run

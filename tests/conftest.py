@@ -24,13 +24,15 @@ LONGEST = ("test_accidents", "test_clocks", "test_run_workers", "test_launcher")
 """The modules that take longest; the first keeps the processors busy, the others mostly wait."""
 
 
-CORNERS = (
-    *("test_translator", "test_launchpad", "test_repository", "test_execution"),
-    *("test_context_schema", "test_admin", "test_project", "test_environments"),
+HEAVY = (
+    *("test_launcher", "test_launcher_releases", "test_worker_ends", "test_run_workers"),
+    *("test_executors", "test_followers", "test_due_times", "test_hosting", "test_isolation"),
+    *("test_homes", "test_side_by_side"),
 )
-"""Modules that CI runs with the newest Python, Django and Dagster, too: they use most of each.
+"""Modules whose tests start many processes: three fifths of the CPU of all that are not e2e.
 
-``make test-newest`` runs all but the tests of real stacks.
+CI does not run them a second time with the newest Python, Django and Dagster; ``make test-newest``
+does.
 """
 
 
@@ -43,8 +45,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     for item in items:  # before pytest-xdist reads the groups, in this hook, too
         if item.get_closest_marker("apart") is None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
-        if item.path.stem in CORNERS:
-            item.add_marker(pytest.mark.corner)
+        if item.path.stem in HEAVY:
+            item.add_marker(pytest.mark.heavy)
     yield
 
     def turn(item: pytest.Item) -> int:
