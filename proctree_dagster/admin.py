@@ -21,7 +21,7 @@ from .models import (
     TriggerType,
 )
 
-CLOCKWORK = ["next_run", "last_run", "last_run_status", "last_run_id", "claim", "held_back_by"]
+CLOCK_FIELDS = ["next_run", "last_run", "last_run_status", "last_run_id", "claim", "held_back_by"]
 """What is shown of a schedule and written by nobody but the clock."""
 
 
@@ -96,7 +96,7 @@ class ScheduleInline(NeedsRunPermission, admin.StackedInline):  # type: ignore[t
 
     model = ProcessTreeSchedule
     form = AddedForm
-    readonly_fields = CLOCKWORK
+    readonly_fields = CLOCK_FIELDS
     extra = 0
 
 
@@ -148,7 +148,7 @@ class ProcessTreeScheduleAdmin(NeedsRunPermission, admin.ModelAdmin):  # type: i
     list_filter = ["enabled", "stopped_in_dagster", "last_run_status"]
     list_select_related = ["process_tree"]
     form = ScheduleForm
-    readonly_fields = CLOCKWORK
+    readonly_fields = CLOCK_FIELDS
 
     @admin.display(description=_("rule"))
     def rule(self, schedule: ProcessTreeSchedule) -> str:

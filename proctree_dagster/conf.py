@@ -1,6 +1,6 @@
 """``settings.PROCTREE``, read lazily and checked.
 
-Read a setting with ``conf.current().DAGSTER_URL``. The dictionary is read anew each time, so
+Read a setting with ``conf.current().DAGSTER_URL``. The dictionary is read again each time, so
 ``override_settings`` works and nothing is read at import.
 """
 

@@ -45,10 +45,10 @@ Function = Callable[..., Any]
 F = TypeVar("F", bound=Function)
 
 UNNAMEABLE = "<unnameable>"
-"""How the reference of a function begins that can't be named; no key may begin so."""
+"""Prefix of the references of functions that can't be named; no key may have it."""
 
 _SHELLS = (None, "__console__", "django.core.management.commands.shell")
-"""What functions that are typed in a shell have as their module; ``__main__`` may be one, too."""
+"""Values of ``__module__`` of functions that were typed in a shell, beside ``__main__``."""
 
 
 @dataclass
@@ -59,7 +59,7 @@ class _Owner:
     site: str
     """The module that registered it."""
     decorated: bool
-    """Whether ``@process_function`` did, for everybody; otherwise a tree has it as its own."""
+    """Whether ``@process_function`` registered it for every tree; otherwise one tree did."""
 
 
 _registry: dict[str, list[_Owner]] = {}
@@ -67,12 +67,12 @@ _registry: dict[str, list[_Owner]] = {}
 _local: dict[str, dict[str, Function]] = {}
 """Functions that can't be named, as this process saved them: by tree and reference."""
 _process = secrets.token_hex(8)
-"""Tells this process's functions that can't be named from those of others."""
+"""Identifies this process in the references of its functions that can't be named."""
 _discovery = RLock()
 _discovered = False
 _broken_modules: dict[str, BaseException] = {}
 _failed: ContextVar[dict[str, str] | None] = ContextVar("failed", default=None)
-"""Why modules can't be imported, where that is asked once for many trees."""
+"""Import errors by module, while ``failing_once()`` caches them for many trees."""
 
 
 # The registry
@@ -81,8 +81,8 @@ _failed: ContextVar[dict[str, str] | None] = ContextVar("failed", default=None)
 def process_function(key: str) -> Callable[[F], F]:
     """Register the decorated function under ``key``.
 
-    Use it in an app's ``processes`` module: those are imported wherever trees run. The key goes
-    on meaning the function when its module is renamed.
+    Use it in an app's ``processes`` module: those are imported wherever trees run. The key still
+    means the function after its module is renamed.
 
     Parameters
     ----------
@@ -150,7 +150,7 @@ def _check_is_key(key: str) -> None:
 
 
 def _claim(key: str, new: _Owner) -> list[_Owner]:
-    """Add an owner of a key, in place of the one that it is the same as; return the others."""
+    """Add an owner of a key, in place of an equal one; return the other owners."""
     before = _registry.get(key, [])
     others = [owner for owner in before if not _is_same(owner, new)]
     if _identity(new.func) is None:  # partials, say: one more of them is enough to be ambiguous
@@ -162,12 +162,12 @@ def _claim(key: str, new: _Owner) -> list[_Owner]:
 
 
 def _is_nameless(owner: _Owner) -> bool:
-    """Return whether nothing tells a tree's own function from others, each time it is made anew."""
+    """Return whether a tree's own function has no identity that survives its re-creation."""
     return not owner.decorated and _identity(owner.func) is None
 
 
 def _is_same(one: _Owner, other: _Owner) -> bool:
-    """Return whether two are one function, also where its module was imported anew.
+    """Return whether two objects are one function, also after a re-import of its module.
 
     A name such as ``log.<locals>.wrapper`` says little: many functions have it. They are one only
     if their code is, and one module registered both.
@@ -181,7 +181,7 @@ def _is_same(one: _Owner, other: _Owner) -> bool:
 
 
 def _identity(func: Function) -> tuple[object, ...] | None:
-    """Return what tells a function from others; ``None`` for a partial or an instance's method."""
+    """Return a function's identity; ``None`` for a partial or an instance's method."""
     if not isinstance(getattr(func, "__qualname__", None), str):
         return None
     owner = getattr(func, "__self__", None)
@@ -199,7 +199,7 @@ def _equal(one: object, other: object) -> bool:
 
 
 def _calling_module() -> str:
-    """Return the name of the module outside of this package that is calling it."""
+    """Return the name of the calling module, the nearest outside this package."""
     frame = inspect.currentframe()
     while frame is not None:
         name = str(frame.f_globals.get("__name__"))
@@ -226,7 +226,7 @@ def _described(owner: _Owner) -> str:
 
 
 def describe(func: object) -> str:
-    """Return ``module:qualname`` as far as ``func`` has them, for people to read."""
+    """Return ``module:qualname`` as far as ``func`` has them, for messages."""
     name = getattr(func, "__qualname__", None) or _shown(func)
     return f"{getattr(func, '__module__', '?')}:{name}"
 
@@ -267,7 +267,7 @@ def reference_to(func: Function) -> str:
 
 
 def unnameable_reference(name: str, func: Function) -> str:
-    """Return a reference for a function that can't be named; none but it can ever have it.
+    """Return a reference for a function that can't be named; no other function can have it.
 
     Parameters
     ----------
@@ -290,14 +290,14 @@ def given_name(reference: str) -> str:
 
 
 def keep_local(tree: str, found: Mapping[str, Function]) -> None:
-    """Keep a saved tree's functions that can't be named: this process can run it still."""
+    """Remember a saved tree's functions that can't be named, so that this process can run it."""
     _local.pop(tree, None)
     if found:
         _local[tree] = dict(found)
 
 
 def local_functions(tree: str) -> Mapping[str, Function]:
-    """Return what ``keep_local`` has kept for a tree, by reference."""
+    """Return the functions that ``keep_local`` remembers for a tree, by reference."""
     return _local.get(tree, {})
 
 
@@ -404,7 +404,7 @@ def _attribute_named(reference: str, module: ModuleType, qualname: str) -> Funct
     Raises
     ------
     FunctionNotFound
-        There is none, or the way there leads through something that is no class.
+        There is none, or the path leads through something that is no class.
     """
     try:
         func = _attribute(module, qualname)
@@ -430,7 +430,7 @@ def _attribute(module: ModuleType, qualname: str) -> Any:
     Raises
     ------
     AttributeError
-        It leads nowhere, or through something else: a module, an instance, a property.
+        It leads nowhere, or through a module, an instance or a property.
     """
     value: Any = module
     for part in qualname.split("."):
@@ -458,7 +458,7 @@ def _is_dunder(name: str) -> bool:
 
 
 def _origin(func: Function) -> str:
-    """Return the name of the module that a callable's code comes from, as far as it says so."""
+    """Return the name of the module that defines a callable's code, as far as known."""
     if not isinstance(func, (FunctionType, MethodType)) and not hasattr(func, "__wrapped__"):
         call = getattr(type(func).__call__, "__module__", None)  # an instance's code is its class's
         if isinstance(call, str) and not is_allowed(call):
@@ -468,7 +468,7 @@ def _origin(func: Function) -> str:
 
 @contextmanager
 def failing_once() -> Iterator[None]:
-    """Import no module twice that can't be imported: thousands of trees may name it."""
+    """Cache import errors in the block: thousands of trees may name one broken module."""
     token = _failed.set({})
     try:
         yield
@@ -477,7 +477,7 @@ def failing_once() -> Iterator[None]:
 
 
 def keys_of(reference: str) -> list[str]:
-    """Return the keys under which this process knows the function that a reference names."""
+    """Return the keys under which a reference's function is registered in this process."""
     if ":" not in reference or is_unnameable(reference):
         return []
     return [
@@ -488,7 +488,7 @@ def keys_of(reference: str) -> list[str]:
 
 
 def is_offered(key: str) -> bool:
-    """Return whether a key was registered by ``add_function`` only: it is some tree's own."""
+    """Return whether a key was registered by ``add_function`` only, so it belongs to one tree."""
     return key in _registry and not any(owner.decorated for owner in _registry[key])
 
 
@@ -510,14 +510,14 @@ def _registered(key: str) -> Function:
 
 
 def _registered_as(reference: str) -> Function:
-    """Return the function that a module that is not allowed has registered.
+    """Return the registered function of a module that is not on the allow-list.
 
-    Nothing is imported for it, but the ``processes`` modules of the installed apps.
+    Imports nothing but the ``processes`` modules of the installed apps.
 
     Raises
     ------
     FunctionNotAllowed
-        None has.
+        No such function is registered.
     """
     autodiscover()
     module_name, _, qualname = reference.partition(":")
@@ -530,7 +530,7 @@ def _registered_as(reference: str) -> Function:
 
 
 def _is_mock_of_test(func: Function) -> bool:
-    """Return whether a test has patched a function of an allowed module by a mock."""
+    """Return whether a test has replaced a function of an allowed module with a mock."""
     mock = sys.modules.get("unittest.mock")
     if mock is None or not isolation.in_test():
         return False
@@ -604,5 +604,5 @@ def _not_allowed(what: str, module: str) -> str:
 
 
 def to_allow(module: str) -> str:
-    """Return the line of the settings that allows a module, too."""
+    """Return the line of settings that adds a module to the allow-list."""
     return f'PROCTREE["FUNCTION_MODULES"] = {[*allowed_modules(), module]!r}'

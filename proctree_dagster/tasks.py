@@ -70,7 +70,7 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
         rows = ProcessTreeSchedule.objects.select_related("process_tree")
         schedules = readable(rows.only(*_OF_SCHEDULES, "process_tree__name"))
     now = timezone.now()
-    due = sorted((each for each in schedules if _needs_look(each, now)), key=_waiting_since)
+    due = sorted((each for each in schedules if _needs_check(each, now)), key=_waiting_since)
     results: dict[str, Results] = {}
 
     def run(schedule: ProcessTreeSchedule) -> None:
@@ -139,9 +139,9 @@ def _start(func: Callable[[], None]) -> Thread | None:
     return thread
 
 
-def _needs_look(schedule: ProcessTreeSchedule, now: dt.datetime) -> bool:
+def _needs_check(schedule: ProcessTreeSchedule, now: dt.datetime) -> bool:
     with suppress(Exception):  # what is wrong with its row will be said when it is looked at
-        return schedule.needs_look(now)
+        return schedule.needs_check(now)
     return True
 
 

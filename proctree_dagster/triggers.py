@@ -261,7 +261,7 @@ def poll_triggers() -> dict[str, Polled]:
 
 
 def _was_just_polled(trigger: Trigger, now: dt.datetime) -> bool:
-    """Say whether a sensor, or an earlier call, has polled it: what it asks may cost something."""
+    """Return whether a sensor or an earlier call has polled it just now, as polls may be costly."""
     if trigger.last_checked is None:
         return False
     seconds = (now - trigger.last_checked).total_seconds()
@@ -366,7 +366,7 @@ def subscribe_tree_to_trigger(
 
 
 def unsubscribe_tree_from_trigger(tree: ProcessTree | str, trigger: Trigger | str) -> bool:
-    """Let a tree no longer run when a trigger fires; say whether it did.
+    """Let a tree no longer run when a trigger fires; return whether it did.
 
     Raises
     ------

@@ -220,7 +220,7 @@ def test_a_trigger_reads_nothing_that_it_may_not_ask_about(
         trigger = Trigger(pk=1, name="t", trigger_type=kind, configuration=configuration)
         models.Model.save(trigger)
         polled = trigger_firing.poll(1, timezone.now())
-        gate = process_gate.Gate("t", "job", "process").why_not({"customers": [Customer(pk=1)]})
+        gate = process_gate.Gate("t", "job", "process").skip_reason({"customers": [Customer(pk=1)]})
     Trigger.objects.all().delete()
     asked_of_rows = [
         sql for sql in queries if "proctree_dagster_trigger" not in sql and sql.startswith("SELECT")

@@ -87,7 +87,9 @@ def test_a_run_that_has_ended_is_forgotten_and_so_is_what_nobody_forgot() -> Non
     old = step_workers.take("an old run", "a", 0, worker())
     assert other is not None
     assert old is not None
-    StepWorker.objects.filter(pk=old.pk).update(started_at=timezone.now() - 2 * step_workers.KEPT)
+    StepWorker.objects.filter(pk=old.pk).update(
+        started_at=timezone.now() - 2 * step_workers.RETENTION
+    )
     step_workers.forget(RUN)
     assert list(StepWorker.objects.all()) == [other]
 

@@ -480,7 +480,7 @@ class TestRows:
 
     def test_a_resumed_run_is_not_taken_from_one_that_is_only_silent(self) -> None:
         run_workers.take("run", self.elsewhere(), dedicated=True)
-        silent = timezone.now() - 10 * run_workers.KEPT
+        silent = timezone.now() - 10 * run_workers.RETENTION
         self.row(beat_at=silent)
         resume = {"dedicated": True, "resumed": True}
         assert not run_workers.take("run", self.here(), **resume)
@@ -516,7 +516,7 @@ class TestRows:
 
     def test_after_the_database_was_away_everybody_has_time_to_say_that_they_live(self) -> None:
         run_workers.take("run", self.elsewhere(), dedicated=True)
-        silent = self.row(beat_at=timezone.now() - 10 * run_workers.KEPT)
+        silent = self.row(beat_at=timezone.now() - 10 * run_workers.RETENTION)
         assert run_workers.sign_of(silent) is Sign.SILENT
         assert not run_workers.is_lost(silent)
         assert run_workers.suspect(silent)
@@ -526,7 +526,7 @@ class TestRows:
 
     def test_one_that_can_be_seen_is_alive_whatever_its_row_says(self) -> None:
         run_workers.take("run", self.here(), dedicated=True)
-        long_ago = timezone.now() - 10 * run_workers.KEPT
+        long_ago = timezone.now() - 10 * run_workers.RETENTION
         assert run_workers.sign_of(self.row(beat_at=long_ago)) is Sign.ALIVE
         assert run_workers.sign_of(self.row(process_started="1")) is Sign.ENDED
 
@@ -535,7 +535,7 @@ class TestRows:
         run_workers.take("other", self.here(), dedicated=True)
         run_workers.end("run", self.here())
         assert run_workers.prune() == 0
-        self.row(ended_at=timezone.now() - 2 * run_workers.KEPT)
+        self.row(ended_at=timezone.now() - 2 * run_workers.RETENTION)
         assert run_workers.prune() == 1
         assert RunWorker.objects.count() == 1
 

@@ -971,7 +971,7 @@ def test_a_custom_function_is_given_what_it_takes_of_what_the_process_has() -> N
 
 def reason_of(trigger: str) -> str:
     """Return why a process is skipped."""
-    reason = process_gate.Gate(trigger, "job", "p").why_not({"a": 5})
+    reason = process_gate.Gate(trigger, "job", "p").skip_reason({"a": 5})
     assert reason is not None
     return reason
 

@@ -33,7 +33,7 @@ MAX_SAFE_INTEGER = 2**53 - 1
 """The largest whole number that a browser keeps exactly (ECMA-262, Number.MAX_SAFE_INTEGER)."""
 
 MAX_DIGITS = 4300
-"""How many digits a decimal number may have before or behind its point, as whole ones in Python."""
+"""Most digits of a decimal number before its point, and after it; Python's limit for integers."""
 
 MAX_DEPTH = 50
 """How deep lists and dictionaries may be nested."""
@@ -54,12 +54,12 @@ def _decimal_text(value: Decimal) -> str:
 
 
 def _bounded(value: Decimal) -> Decimal:
-    """Return a number that can be written out: ``1E+999999999`` would take hours, as a whole one.
+    """Return the number if its digits can be written out: those of ``1E+999999999`` take hours.
 
     Raises
     ------
     ValueError
-        It has more digits than ``MAX_DIGITS`` before its point, or behind it.
+        It has more than ``MAX_DIGITS`` digits before or after its point.
     """
     if value.is_finite() and not -MAX_DIGITS <= value.adjusted() <= MAX_DIGITS:
         raise ValueError(f"a decimal number has at most {MAX_DIGITS} digits before and behind")
@@ -210,7 +210,7 @@ def _require_allowed(model: type[models.Model], path: str) -> None:
 
 
 def _is_read_from(model: type[models.Model], alias: str) -> bool:
-    """Return whether a model's rows are read from an alias where nobody names one.
+    """Return whether an alias is where a model's rows are read by default.
 
     A replica is as good as what it replicates: routers choose among them. It is known by
     ``DATABASES[alias]["TEST"]["MIRROR"]``, as Django's documentation asks for.
@@ -224,7 +224,7 @@ def _primary(alias: str) -> str:
 
 
 def _encode_reserved(value: Mapping[str, Any], path: str) -> Json:
-    """Return what is encoded already; refuse what uses a reserved key and says something else."""
+    """Return a value that is encoded already; refuse any other use of a reserved key."""
     try:
         _decode_tagged(value, path, lambda model, pk, using: None)
     except ContextError:
@@ -320,9 +320,9 @@ def _fetch(model: type[models.Model], pk: Any, using: str | None) -> models.Mode
 def restore_empty(given: Mapping[str, Json], default: Mapping[str, Json]) -> dict[str, Json]:
     """Return ``given`` with the nulls and empty dictionaries of ``default`` that it lacks.
 
-    Dagster leaves them out of what it fills into the Launchpad
-    (``dagster._core.snap.snap_to_yaml``); a launch of what is shown must not lose them. Where a
-    key that was shown is gone, somebody has written something else, and it is left as it is.
+    Dagster leaves them out of the Launchpad's prefilled config
+    (``dagster._core.snap.snap_to_yaml``); a launch of that config must not lose them. Where a
+    prefilled key is gone, somebody has edited the config, and it stays as it is.
     """
     result = dict(given)
     if not shown_in_launchpad(default).keys() <= given.keys():
@@ -336,7 +336,7 @@ def restore_empty(given: Mapping[str, Json], default: Mapping[str, Json]) -> dic
 
 
 def shown_in_launchpad(value: Mapping[str, Json]) -> dict[str, Json]:
-    """Return what Dagster fills into the Launchpad of a dictionary."""
+    """Return a dictionary as Dagster prefills it into the Launchpad."""
     shown = {
         key: shown_in_launchpad(each) if isinstance(each, Mapping) else each
         for key, each in value.items()

@@ -1,4 +1,4 @@
-"""The one way in which a row of the database reads values: by a path, and never more than data.
+"""The guarded look-up of dotted paths, for all that rows of the database ask to read.
 
 Response variables, cache keys and conditions are written by people who may not see everything that
 the project's code may. ``operators.look_up`` reads no code; here Django's objects are guarded too.
@@ -29,7 +29,7 @@ _PLUMBING = frozenset(
         *("urllib", "weakref"),
     }
 )
-"""Packages whose objects do the work; their attributes are settings, connections and locks."""
+"""Packages of infrastructure: attributes of their objects are settings, connections and locks."""
 
 _DATA = frozenset(
     {
@@ -57,7 +57,7 @@ def look_up(available: Any, field: str) -> Any:
 
 
 class _Guard:
-    """Takes the steps of one path, and hides what no row may read."""
+    """Follows one path step by step, and hides what no row may read."""
 
     def __init__(self) -> None:
         self._in_object = False
@@ -72,7 +72,7 @@ class _Guard:
         return operators.step(value, part, hides)
 
     def checked(self, found: Any) -> Any:
-        """Return what the path has led to; ``MISSING`` if an object holds secrets in it."""
+        """Return the value at the path's end; ``MISSING`` if an object on the way holds secrets."""
         return MISSING if self._in_object and _holds_secret(found, set()) else found
 
 
@@ -90,7 +90,7 @@ def _holds_secret(value: Any, seen: set[int]) -> bool:
 
 
 def hint(field: str, available: Any) -> str:
-    """Return a sentence that says why a path may have led nowhere, if it was hidden.
+    """Return a sentence for an error message if a path leads to a hidden value; else blank.
 
     Parameters
     ----------
@@ -123,8 +123,8 @@ def hides(owner: Any, name: str) -> bool:
     Parameters
     ----------
     owner:
-        Any object. Of a model's row the fields and properties can be read, of Django's other
-        objects (settings, connections, querysets) nothing.
+        Any object. Fields and properties of a model's row can be read; nothing of Django's other
+        objects (settings, connections, querysets) can.
     name:
         The attribute; one that is called like a secret (``password``) is not read from anything.
     """

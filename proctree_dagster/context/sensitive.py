@@ -1,4 +1,4 @@
-"""What is sensitive: models that the database may not hand to a function, fields it may not ask of.
+"""Sensitive data: models that no context may name, and fields that no row may read.
 
 A row (a context, a trigger, a response variable) is written by people who may not see everything
 that the project's code may. So the models that a row can name are those of the project's own apps,
@@ -38,7 +38,7 @@ from ..domain import texts
 from ..support.project_apps import project_apps
 
 Use = Literal["CONTEXT_MODELS", "TRIGGER_MODELS"]
-"""What a row names a model for: the key of ``settings.PROCTREE`` that lists the models."""
+"""The use that a row makes of a model: the key of ``settings.PROCTREE`` that lists the models."""
 
 _SECRET = re.compile(
     r"passw(or)?d|passphrase|passcode|passkeys?_|^_pass_$|pswd|_pwds?_|_pw_"
@@ -78,7 +78,7 @@ _OF_CONTENT = re.compile(
 """A name of a checksum, which is no secret."""
 
 _VALUES = frozenset({"key", "value", "code", "data", "content", "secret", "id_token"})
-"""Fields that are the secret of a model that is one, such as ``Token.key``."""
+"""Names of the secret field of a model that stores secrets, such as ``Token.key``."""
 
 _OF_WHOLE = frozenset(
     {
@@ -89,7 +89,7 @@ _OF_WHOLE = frozenset(
 """Lookups that read a JSON value as one text, secrets that it may hold included."""
 
 _NO_SECRETS = (BooleanField, DateField, DecimalField, DurationField, FloatField, TimeField)
-"""Types of fields that are about a secret at most."""
+"""Types of fields that hold no secret, only facts about one."""
 
 _RECORDS = frozenset(
     {
@@ -104,7 +104,7 @@ _RECORDS = frozenset(
         "sessions.session",
     }
 )
-"""Models that hold what others hold: logs of changes, results of tasks, sessions."""
+"""Models with copies of other models' data: logs of changes, results of tasks, sessions."""
 
 
 def is_sensitive_name(name: str) -> bool:
@@ -145,13 +145,13 @@ def is_sensitive_field(field: Any) -> bool:
 
 
 def _counts_tokens(field: Any) -> bool:
-    """Return whether a field says how many tokens a text has: a number called ``tokens``."""
+    """Return whether a field counts a text's tokens: a number called ``tokens``."""
     return isinstance(field, IntegerField) and field.name.endswith("tokens")
 
 
 @lru_cache(maxsize=1000)
 def _is_sensitive_type(field_type: type) -> bool:
-    """Return whether a type of fields says that it holds secrets: ``EncryptedCharField``."""
+    """Return whether a field's type is made for secrets, such as ``EncryptedCharField``."""
     named = [each for each in field_type.__mro__ if not each.__module__.startswith("django.")]
     words = re.compile(r"encrypt|fernet|cipher|vault", re.IGNORECASE)
     return any(
@@ -203,7 +203,7 @@ def shown(value: Any) -> str:
 
     A row whose own text holds one of its secrets (a token that is shown as its key) is shown as its
     model's label; also in lists, tuples, sets and dictionaries, and as part of a queryset.
-    What else holds such a row is shown as its type.
+    Any other object that holds such a row is shown as its type.
     """
     if isinstance(value, QuerySet):
         return f"<{type(value).__name__} {shown(list(value[:20]))}>"
@@ -218,7 +218,7 @@ def shown(value: Any) -> str:
 
 
 def shortened(value: Any, limit: int = 80) -> str:
-    """Return what ``shown`` says of a value, cut after ``limit`` characters, for a message."""
+    """Return ``shown(value)`` cut after ``limit`` characters, for a message."""
     return texts.shown(value, limit, write=shown)
 
 
@@ -269,7 +269,7 @@ class _Shown:
 
 
 _COPIED = (dict, list, tuple, set, frozenset)
-"""What is shown with its rows replaced; of subclasses nobody knows how they are made."""
+"""Containers that are shown with their rows replaced; not subclasses, whose constructors differ."""
 
 
 def _rows_in(value: Any, seen: set[int]) -> Iterator[Model]:
@@ -316,7 +316,7 @@ def problem_of_model(model: type[Model], use: Use) -> str | None:
     model:
         The model.
     use:
-        What for.
+        The use that it makes of the model.
     """
     names = {each.lower().removesuffix(".*") for each in _listed(use)}
     of_app = model._meta.app_label.lower() in names
@@ -350,7 +350,7 @@ def _listed(use: Use) -> Sequence[str]:
 
 
 def _holds_secrets(model: type[Model], use: Use) -> bool:
-    """Return whether to list a model's app is not enough to allow it."""
+    """Return whether a model must be listed by its own name; listing its app does not allow it."""
     if use == "CONTEXT_MODELS":
         return is_sensitive_model(model)
     # A trigger asks for single fields, and those that are sensitive are refused one by one.
@@ -358,9 +358,9 @@ def _holds_secrets(model: type[Model], use: Use) -> bool:
 
 
 def problem_of_lookup(model: type[Model], lookup: str) -> str | None:
-    """Return why a trigger may not ask this of a model's rows; ``None`` if it may.
+    """Return why a trigger may not use this look-up on a model's rows; ``None`` if it may.
 
-    Whether the fields exist is Django's to say.
+    Django checks whether the fields exist.
 
     Parameters
     ----------
@@ -424,7 +424,7 @@ def _asks_for_key(field: Any, related: type[Model], following: str) -> bool:
 
 
 def unknown_entries(use: Use) -> list[str]:
-    """Return what the settings list that is neither an installed app nor a model."""
+    """Return the entries of the settings that name neither an installed app nor a model."""
     labels = {app.label.lower() for app in apps.get_app_configs()}
     known = labels | {model._meta.label_lower for model in apps.get_models()}
     listed: Sequence[str] = getattr(conf.current(), use) or ()

@@ -1,7 +1,7 @@
-"""What a run is tagged with: values of its context, and what whoever asks for it gives.
+"""Tags of runs: values of the context, and tags that the caller gives.
 
-Tags are shown to everybody who sees Dagster's runs, and are made to be filtered by: they are short,
-and hold no secret.
+Everybody who sees Dagster's runs sees their tags, and filters by them: so they are short and hold
+no secret.
 """
 
 import json
@@ -24,7 +24,7 @@ LONGEST = 63
 """How many characters of a context's value a tag holds, as many as Dagster's newer tags may."""
 
 LONGEST_GIVEN = 255
-"""How many characters a value may have that somebody gives."""
+"""How many characters a caller's value may have."""
 
 # As ``dagster._core.storage.tags.USER_EDITABLE_SYSTEM_TAGS``.
 SETTINGS_OF_DAGSTER = frozenset(
@@ -33,7 +33,7 @@ SETTINGS_OF_DAGSTER = frozenset(
         *("dagster/max_runtime", "dagster/isolation", "dagster/retry_on_asset_or_op_failure"),
     }
 )
-"""The tags with Dagster's prefix that are people's to set."""
+"""The tags with Dagster's prefix that callers may set."""
 
 _KEPT = ("dagster/", ".dagster/", "proctree/", tags.CONTEXT)
 """How tags begin that Dagster and this package set."""
@@ -43,7 +43,7 @@ _KEPT = ("dagster/", ".dagster/", "proctree/", tags.CONTEXT)
 
 
 def from_context(keys: Iterable[str], context: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tags of a run that its context says. No query is asked, and nothing is raised.
+    """Return the tags of a run from its context. Makes no query and raises nothing.
 
     Parameters
     ----------
@@ -58,17 +58,17 @@ def from_context(keys: Iterable[str], context: Mapping[str, Any]) -> dict[str, s
 
 
 def of_tree(keys: object, context: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tags from the context of a run of a tree, also of one whose row makes no sense."""
+    """Return a tree's tags from the context of a run; the tree's row may be invalid."""
     named = keys if isinstance(keys, (list, tuple)) else ()
     good = [key for key in named if isinstance(key, str) and TAG_PART.fullmatch(key)]
     return from_context(good, context)
 
 
 def missing(run_tags: Mapping[str, str], context: Mapping[str, Any]) -> dict[str, str]:
-    """Return the tags that a run is to get besides those that it has: its job says of which keys.
+    """Return the tags to add to a run, from the keys of the context that its job names.
 
-    A tag that was copied from another run, and of which this one's context says nothing, becomes
-    blank: Dagster can take no tag away.
+    A tag that was copied from another run, and whose key this run's context lacks, becomes blank:
+    Dagster can't remove a tag.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def missing(run_tags: Mapping[str, str], context: Mapping[str, Any]) -> dict[str
 
 
 def _value(value: Any) -> str | None:
-    """Return a value as a short text; ``None`` if it says nothing, or a secret."""
+    """Return a value as a short text; ``None`` if it is empty or a secret."""
     try:
         written = _written(value)
         text = written if isinstance(written, str) else _json(written)
@@ -102,7 +102,7 @@ def _json(value: Any) -> str | None:
 
 
 def _written(value: Any) -> Any:
-    """Return JSON as a person reads it: rows and dates as text, and nothing that is a secret."""
+    """Return JSON for a reader: rows and dates as text, secrets left out."""
     if isinstance(value, Mapping):
         if "$model" in value:
             return _row(value)
@@ -144,12 +144,12 @@ def _may_be_shown(label: str, pk: Any) -> bool:
 
 
 def is_given(name: str) -> bool:
-    """Return whether a tag of this name may be given by people."""
+    """Return whether callers may set a tag of this name."""
     return name in SETTINGS_OF_DAGSTER or not name.startswith(_KEPT)
 
 
 def problems(given: object) -> list[str]:
-    """Return a sentence for everything that is wrong with tags that somebody gives."""
+    """Return a sentence for each problem of a caller's tags."""
     if not isinstance(given, Mapping):
         return [f"Tags are a dictionary of texts by their names, not {given!r:.100}."]
     return [problem for name, text in given.items() if (problem := _problem(name, text))]
@@ -179,12 +179,12 @@ def _problem(name: object, text: object) -> str | None:
 
 
 def checked(given: Mapping[str, str] | None) -> dict[str, str]:
-    """Return tags that somebody gives.
+    """Return a caller's tags.
 
     Raises
     ------
     TagError
-        With everything that is wrong with them.
+        With every problem of them.
     """
     found = problems({} if given is None else given)
     if found:
@@ -193,7 +193,7 @@ def checked(given: Mapping[str, str] | None) -> dict[str, str]:
 
 
 def of_row(written: object) -> dict[str, str]:
-    """Return the tags that a row says; what SQL has put there and makes no sense is left out."""
+    """Return a row's tags without invalid ones, which only SQL can write."""
     good = {
         name: text
         for name, text in (written.items() if isinstance(written, Mapping) else ())
@@ -210,7 +210,7 @@ def of_row(written: object) -> dict[str, str]:
 
 
 def by_user(name: str) -> dict[str, str]:
-    """Return the tag of a run that a person has asked for, of whatever length the name is."""
+    """Return the ``user`` tag of a run that a person asked for; a long name is cut."""
     text = storable(name)[:LONGEST_GIVEN]
     return {tags.USER: text} if text.strip() else {}
 

@@ -1,6 +1,6 @@
 """Rule -> due times, and the cron that covers them. Pure.
 
-How clocks that change are met (docs/schedules.md): An interval that divides a day is due at the
+Daylight saving (docs/schedules.md): an interval that divides a day is due at the
 same wall-clock times every day; a multiple of a day is due at ``start_time`` every n-th day from
 the anchor; any other is elapsed time from the anchor. A cron is wall-clock time, too. A wall-clock
 time in a gap is due at the gap's end, and those that coincide are one. When an hour comes twice, an
@@ -37,8 +37,8 @@ def first_due(rule: Rule, now: dt.datetime) -> dt.datetime:
 def restarted_due(rule: Rule, now: dt.datetime) -> dt.datetime:
     """Return the first due time after ``now`` of a rule that has just been changed.
 
-    An interval counts from the latest occurrence of ``start_time``, so a short one does not fall
-    silent until the next one; a long one begins with the next one.
+    A short interval counts from the latest occurrence of ``start_time``, so that it does not
+    pause until the next one; a long interval begins with the next one.
     """
     if isinstance(rule, CronRule):
         return due_after(rule, now, now)
@@ -111,7 +111,7 @@ def due_times(
 
 
 def _around(day: dt.date) -> tuple[dt.date, ...]:
-    """Return the local dates that a UTC day can have a part in."""
+    """Return the local dates that overlap a UTC day."""
     return (day - ONE_DAY, day, day + ONE_DAY)
 
 
@@ -125,7 +125,7 @@ def _due_on(rule: Rule, anchor: dt.datetime, day: dt.date) -> Sequence[dt.dateti
 def _wall_clock(
     dates: tuple[dt.date, ...], day: dt.date, minutes: Minutes, timezone: str, twice: bool
 ) -> tuple[dt.datetime, ...]:
-    """Return the instants of one UTC day at which a clock shows the dates and minutes, in order.
+    """Return the instants of one UTC day with these local dates and minutes, in order.
 
     A clock set back over midnight can put a date's first minutes before the last ones of the date
     before; so they are sorted. Cached, and shared by all schedules of the same times: a minutely
@@ -170,7 +170,7 @@ def _gap_end(before: dt.datetime, after: dt.datetime, zone: ZoneInfo) -> dt.date
 
 
 def cron_cover(rule: Rule, anchor: dt.datetime) -> tuple[list[str], str]:
-    """Return the coarsest crons that tick at every due time, and the zone they are meant in.
+    """Return the coarsest crons that tick at every due time, and their time zone.
 
     The due times of an interval lie on a grid whose step is the greatest common divisor of the
     interval and a day: exact for an interval that divides a day, or a week.
@@ -204,9 +204,9 @@ def cron_cover(rule: Rule, anchor: dt.datetime) -> tuple[list[str], str]:
 
 
 def clock_changes(rule: Rule, now: dt.datetime) -> bool:
-    """Say whether a rule's clock changes within a day from now (aware), or just has.
+    """Return whether a rule's UTC offset changes within a day of now (aware), before or after.
 
-    Around that a cron does not tick at every due time: at the end of a gap, for one.
+    Around such a change a cron misses due times, such as one at the end of a gap.
     """
     if isinstance(rule, IntervalRule) and rule.is_elapsed:
         return False  # it is by no clock

@@ -40,10 +40,10 @@ class Family:
     """The trees that run because one does."""
 
     members: tuple[Member, ...]
-    """Each behind those that it is linked from; the first is where it begins."""
+    """In topological order: each after the trees that it is linked from; the first is the root."""
 
     ignored: tuple[Link, ...] = ()
-    """Links that lead back to a tree that comes before: a circle, put there in SQL."""
+    """Links that close a circle; only SQL can write such a link."""
 
 
 def plan(first: int, links: Iterable[Link]) -> Family:

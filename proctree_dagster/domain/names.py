@@ -17,14 +17,14 @@ _TAKEN = frozenset(keyword.kwlist) | {
 READ_AS_OBJECTS = frozenset(
     {"__class__", "__enum__", "__set__", "__frozenset__", "__mapping_items__"}
 )
-"""Keys of dictionaries that Dagster reads as something else when it loads what it has stored.
+"""Dictionary keys that Dagster's deserializer reads as type markers.
 
-One run that was stored with such a key keeps every other from being read
+One stored run with such a key makes the whole list of runs unreadable
 (``dagster_shared.serdes.serdes._unpack_object``).
 """
 
 TAG_PART = re.compile(r"[A-Za-z0-9_.-]{1,63}")
-"""What Dagster takes as the name of a tag, or as what stands before its slash."""
+"""A valid part of a tag's name in Dagster: its prefix, or the name after the slash."""
 
 TAG_KEY = re.compile(rf"({TAG_PART.pattern}/)?{TAG_PART.pattern}")
 """The whole name of a tag (``dagster._utils.tags.VALID_TAG_KEY_REGEX``)."""
@@ -58,7 +58,7 @@ def problems(what: str, name: Any) -> Iterable[str]:
 
 
 def strict_problems(what: str, name: Any) -> Iterable[str]:
-    """Return a sentence for everything that is wrong with a name, also what can't be seen in it."""
+    """Return a sentence for each problem of a name, invisible characters included."""
     yield from problems(what, name)
     if not isinstance(name, str) or not name.strip():
         return

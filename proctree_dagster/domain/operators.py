@@ -1,4 +1,4 @@
-"""The operators of conditions, and looking up a dotted field in what a process is given."""
+"""The operators of conditions, and the look-up of a dotted path in a process's arguments."""
 
 import datetime as dt
 import functools
@@ -52,9 +52,9 @@ def step(
 def look_up(available: Any, field: str, take: Step = step) -> Any:
     """Return what a dotted path leads to; ``MISSING`` if it leads nowhere.
 
-    What a row of the database asks for goes through here (see ``lookups``), so this reads data and
-    nothing else: nothing is called, no attribute is read whose name begins with ``_``, and none of
-    a module, a class, a function or what they consist of. Keys of dictionaries are data.
+    Rows of the database use it (see ``lookups``), so it reads data and nothing else: it calls
+    nothing, and reads no attribute whose name begins with ``_`` and none of a module, a class, a
+    function or their parts. Keys of dictionaries are data.
 
     Parameters
     ----------
@@ -86,17 +86,17 @@ _CODE = (
     *(types.FrameType, types.CodeType, types.TracebackType, functools.partial),
     type(os.environ),
 )
-"""What leads to code: a function knows its module's globals, a generator its frame.
+"""What leads to code: a function refers to its module's globals, a generator to its frame.
 
-And the environment, which is a mapping: of its variables nobody can say which are secrets.
+The environment, too: nobody can say which of its variables are secrets.
 """
 
 
 def equal(one: Any, other: Any) -> bool | None:
-    """Say whether two values are the same, as JSON sees it: ``true`` is not ``1``.
+    """Return whether two values are equal as JSON: ``true`` is not ``1``.
 
     ``None`` if they can't be compared: a text that is no date with a date, a date with a datetime,
-    times of which one has a zone. Values of other types can be told apart: ``1`` is not ``"1"``.
+    times of which one has a zone. Values of other types differ: ``1`` is not ``"1"``.
     """
     if isinstance(one, bool) or isinstance(other, bool):
         return one is other
@@ -116,7 +116,7 @@ def equal(one: Any, other: Any) -> bool | None:
 
 
 def _all(answers: Iterable[bool | None]) -> bool | None:
-    """Say "no" if any answer is that, else nothing if any says nothing; in whatever order."""
+    """Return False if any answer is False, else ``None`` if any is ``None``, else True."""
     given = list(answers)
     if False in given:
         return False
@@ -124,7 +124,7 @@ def _all(answers: Iterable[bool | None]) -> bool | None:
 
 
 def _same_kind(one: Any, other: Any) -> bool:
-    """Say whether two dates or times are of one kind: either has a zone, or neither."""
+    """Return whether both of two dates or times have a zone, or neither."""
     kinds = [next(kind for kind in TIMES if isinstance(each, kind)) for each in (one, other)]
     if kinds[0] is not kinds[1]:
         return False
@@ -140,9 +140,9 @@ def _compared(one: Any, other: Any) -> bool | None:
 
 
 def _is_among(value: Any, parts: Iterable[Any]) -> bool | None:
-    """Say whether a list holds a value; ``None`` if it can be compared with no part of it.
+    """Return whether a list holds a value; ``None`` if it can be compared with no part of it.
 
-    A part that it can't be compared with does not decide for the others.
+    A part that can't be compared is left out of account.
     """
     answers = [_compared(value, part) for part in parts]
     known = [answer for answer in answers if answer is not None]
@@ -150,7 +150,7 @@ def _is_among(value: Any, parts: Iterable[Any]) -> bool | None:
 
 
 def _ordered(compare: Callable[[Any, Any], bool]) -> Callable[[Any, Any], bool]:
-    """Return ``compare`` for what has an order: numbers, texts, dates, times; else "no"."""
+    """Return ``compare`` limited to ordered types (numbers, texts, dates, times); else False."""
 
     def answer(value: Any, expected: Any) -> bool:
         value, expected = _alike(value, expected)
@@ -224,14 +224,14 @@ ORDERING = ("gt", "gte", "lt", "lte")
 
 
 def holds(operator: str, value: Any, expected: Any = None) -> bool:
-    """Say whether a comparison holds; what is missing or can't be compared means "no".
+    """Return whether a comparison holds: False if the value is missing or can't be compared.
 
     Parameters
     ----------
     operator:
         One of ``OPERATORS``.
     value:
-        What was found; ``MISSING`` if nothing was. Only the operator ``missing`` says yes to that.
+        What was found; ``MISSING`` if nothing was, for which only the operator ``missing`` holds.
     expected:
         What it is compared with.
     """

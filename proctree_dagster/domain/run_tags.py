@@ -1,4 +1,4 @@
-"""The names under which Dagster keeps what is ours: tags and metadata of jobs, ops and runs.
+"""The names of our tags and metadata on Dagster's jobs, ops and runs.
 
 Tags that only this package reads begin with ``.dagster/``: Dagster's webserver shows none of those.
 """
@@ -64,7 +64,7 @@ ENVIRONMENT = "proctree/environment"
 """Metadata of the repository: on which machine and in which environment it is loaded."""
 
 CONTEXT = "context/"
-"""What a tag has before the key of the context that it shows."""
+"""Prefix of a tag that shows a key of the context."""
 
 USER = "user"
 """Dagster's tag of who has launched a run."""
@@ -82,16 +82,16 @@ REPOSITORY = "process_trees"
 """The name of its repository, and of the attribute of the definitions module that holds it."""
 
 SCHEDULE_SUFFIX = "_schedule"
-"""What a schedule's name has behind its job's."""
+"""Suffix of a schedule's name, after its job's name."""
 
 OUTBOX_SENSOR = "proctree_outbox"
 """The sensor that delivers the runs that wait in the outbox."""
 
 TRIGGER_SUFFIX = "_trigger"
-"""What a trigger's sensor has behind the trigger's name."""
+"""Suffix of a trigger's sensor, after the trigger's name."""
 
 CONSOLE_LEVEL = "PROCTREE_CONSOLE_LEVEL"
-"""The environment variable that names the level from which on runs print their log's lines."""
+"""The environment variable with the lowest log level that runs print."""
 
 
 def join(values: Iterable[str]) -> str:
@@ -100,12 +100,12 @@ def join(values: Iterable[str]) -> str:
 
 
 def split(value: str | None) -> list[str]:
-    """Return the values that ``join`` put together."""
+    """Return the values that ``join`` has joined."""
     return value.split(", ") if value else []
 
 
 def values(tags: Mapping[str, str], name: str) -> list[str]:
-    """Return what a run says under the name of a tag, and under the name that it had before.
+    """Return a tag's values on a run: under today's name, and under that of release 0.1.
 
     Parameters
     ----------
@@ -118,11 +118,11 @@ def values(tags: Mapping[str, str], name: str) -> list[str]:
 
 
 def value(tags: Mapping[str, str], name: str) -> str | None:
-    """Return the value of a tag of a run, also of one that an earlier release has made."""
+    """Return the value of a run's tag, by today's name or by that of release 0.1."""
     return next(iter(values(tags, name)), None)
 
 
 def renamed(tags: Mapping[str, str]) -> dict[str, str]:
-    """Return tags under today's names; where there are both, today's counts."""
+    """Return tags with release 0.1's names replaced; where a run has both, today's counts."""
     today = {_SINCE[name]: text for name, text in tags.items() if name in _SINCE}
     return {**today, **{name: text for name, text in tags.items() if name not in _SINCE}}

@@ -102,7 +102,7 @@ class IntervalRule:
         return HOUR % self.interval_minutes == 0
 
     def on(self, date: dt.date, anchor: dt.datetime) -> bool:
-        """Say whether a date has due times, counted from the anchor (aware)."""
+        """Return whether a date has due times, counted from the anchor (aware)."""
         if self.interval_minutes < DAY:
             return True
         days = (date - self.first_date(anchor)).days
@@ -118,7 +118,7 @@ class IntervalRule:
     def first_date(self, anchor: dt.datetime) -> dt.date:
         """Return the date whose ``start_time`` the anchor (aware) is.
 
-        Where a gap holds the start time and midnight, the anchor lies on the date after.
+        Where a gap in the clock covers the start time and midnight, the anchor is on the next date.
         """
         local = anchor.astimezone(self.zone)
         return local.date() - dt.timedelta(days=int(local.time() < (self.start_time or dt.time(0))))
@@ -169,7 +169,7 @@ class CronRule:
 
     @property
     def zone(self) -> ZoneInfo:
-        """The zone that the expression is meant in."""
+        """The zone of the expression."""
         return _zone(self.timezone)
 
     @property
@@ -183,7 +183,7 @@ class CronRule:
         return len(_fields(self.cron).hours) == 24
 
     def on(self, date: dt.date, anchor: dt.datetime) -> bool:
-        """Say whether a date has due times; an anchor is not needed."""
+        """Return whether a date has due times; an anchor is not needed."""
         fields = _fields(self.cron)
         return date.month in fields.months and fields.match_day(date)
 
@@ -195,9 +195,9 @@ class CronRule:
 
     @property
     def cover(self) -> str:
-        """Days, months and weekdays that hold all of its own, as three fields of a plain cron.
+        """Days, months and weekdays that include every date of this rule, as plain cron fields.
 
-        Cron's dialects differ in what days and weekdays mean together, and in ``L`` and ``#``.
+        Dialects of cron differ in how days and weekdays combine, and in ``L`` and ``#``.
         """
         fields = _fields(self.cron)
         months = field(sorted(fields.months), 12)

@@ -12,7 +12,7 @@ MAX_SHOWN = 1000
 
 
 def explain(error: BaseException) -> str:
-    """Return an exception as one line that a person reads: its type and its message."""
+    """Return an exception's type and message as one line."""
     try:
         text = storable(str(error))
     except (Exception, SystemExit):  # noqa: BLE001  # an exception's own code may fail, too
@@ -28,7 +28,7 @@ def shown(value: Any, limit: int = MAX_SHOWN, write: Callable[[Any], str] = repr
     value:
         Anything.
     limit:
-        How many characters are shown; the length of a longer one is said.
+        How many characters are shown; a longer one ends with its length.
     write:
         Returns a value as text, and may raise anything.
     """
@@ -58,12 +58,12 @@ def storable(text: str) -> str:
 
 
 def printable(text: str, encoding: str) -> str:
-    """Return a text in which what an encoding lacks is escaped as Python writes it."""
+    """Return a text with the characters that an encoding lacks escaped, as Python writes them."""
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def storable_error(error: BaseException) -> BaseException:
-    """Return an error whose message every database takes: itself, or one in its place."""
+    """Return the error, or a replacement if no database could store its message."""
     seen: BaseException | None = error
     while seen is not None:
         if _is_unstorable(seen):

@@ -42,7 +42,7 @@ class ProcessSpec:
     """Seconds that a cached result lives."""
 
     shared_cache_key: bool = False
-    """Whether processes with the same ``cache_key`` that say so, too, share their results."""
+    """Whether it shares its results with processes of the same ``cache_key`` that set this, too."""
 
     validation: tuple[str, ...] = ()
     """References to the callables that check the result."""
@@ -57,7 +57,7 @@ class ProcessSpec:
     """Response variables: name -> ``{"type", "default", "key"}``."""
 
     outdated_check: str | None = None
-    """Reference to the callable that says whether the process is out of date."""
+    """Reference to the callable that returns whether the process is out of date."""
 
     trigger: str | None = None
     """Name of the trigger that the process waits for."""
@@ -96,8 +96,7 @@ _DEFAULTS: dict[str, Any] = {
 def required_in_effect(tree: "TreeSpec") -> frozenset[str]:
     """Return the names of the processes whose failure fails the run.
 
-    They are those that say so, and every process on which one of them depends, directly or not:
-    what is required can't do without it.
+    They are the processes with ``required``, and every process that is upstream of one of them.
     """
     required: set[str] = set()
     for process in reversed(tree.in_order()):
@@ -109,7 +108,7 @@ def required_in_effect(tree: "TreeSpec") -> frozenset[str]:
 
 
 def with_dependents(tree: "TreeSpec", names: Iterable[str]) -> frozenset[str]:
-    """Return ``names`` and every process that depends on one of them, directly or not."""
+    """Return ``names`` and every process downstream of them."""
     found = set(names)
     for process in tree.in_order():
         if found.intersection(process.dependencies):
@@ -145,7 +144,7 @@ class TreeSpec:
     """Its executor, by name or dotted path; blank for the deployment's."""
 
     max_concurrent: int | None = None
-    """How many processes of a run may run at once; ``None`` for what the deployment says."""
+    """How many processes of a run may run at once; ``None`` for the deployment's default."""
 
     dependent_trees: tuple[str, ...] = ()
     """Names of the trees that run after this one has succeeded."""
@@ -176,19 +175,19 @@ class TreeSpec:
 
 
 def linked_trees(dependents: Iterable[str], siblings: Iterable[str]) -> dict[str, list[str]]:
-    """Return the names of the trees that follow, as JSON; what is empty is left out."""
+    """Return the names of the trees that follow, as JSON without empty lists."""
     both = {"dependent_trees": sorted(dependents), "sibling_trees": sorted(siblings)}
     return {key: names for key, names in both.items() if names}
 
 
 def executor_options(executor: Any, max_concurrent: Any) -> dict[str, Any]:
-    """Return what a tree's JSON says of its executor: nothing where it says nothing itself."""
+    """Return the JSON of a tree's executor options; empty where the tree sets none."""
     options = {"executor": executor, "max_concurrent": max_concurrent}
     return {name: value for name, value in options.items() if value not in ("", None)}
 
 
 def run_tag_option(keys: Any) -> dict[str, Any]:
-    """Return what a tree's JSON says of the tags of its runs: nothing where there are none."""
+    """Return the JSON of a tree's run tags; empty where the tree has none."""
     return {"run_tags": _plain(keys)} if keys not in ((), [], None) else {}
 
 
@@ -205,7 +204,7 @@ def revision(tree: Mapping[str, Any], default_context: Mapping[str, Any]) -> str
 
 
 def digest(content: Mapping[str, Any]) -> str:
-    """Return a short hash of JSON that is the same before it is saved and after, in any database.
+    """Return a short hash of JSON, the same before and after a round trip through any database.
 
     PostgreSQL gives back 1e16 as a whole number.
     """
@@ -262,7 +261,7 @@ def _process(data: Mapping[str, Any]) -> ProcessSpec:
 
 
 def problems(data: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for everything that is wrong with a tree's JSON."""
+    """Return a sentence for each problem of a tree's JSON."""
     found = [*name_problems("The tree", data.get("name"))]
     if not isinstance(data.get("description", ""), str):
         found.append("The tree's description must be a string.")

@@ -1,4 +1,4 @@
-"""What a trigger's configuration says, and what is wrong with it.
+"""The configurations of triggers: their meaning and their validation.
 
 Whether the models, fields and functions that it names exist is checked by ``models.validation``.
 """
@@ -19,7 +19,7 @@ TYPES = (CONDITION, SCHEDULE, EVENT, CUSTOM, OUTDATED_CHECK)
 """The types of triggers."""
 
 POLL_SECONDS = 60
-"""Seconds between two polls of a trigger that says nothing else."""
+"""Default seconds between two polls of a trigger."""
 
 MAX_POLL_SECONDS = 24 * 3600
 MAX_AGE = 100 * MAX_INTERVAL
@@ -30,14 +30,14 @@ MAX_AGE = 100 * MAX_INTERVAL
 
 
 def is_polled(trigger_type: str, configuration: Any) -> bool:
-    """Say whether a trigger can be asked without a run: a condition only if it counts rows."""
+    """Return whether a trigger can be polled: of conditions, only those that count rows."""
     if trigger_type == CONDITION:
         return isinstance(configuration, Mapping) and "model" in configuration
     return trigger_type in (SCHEDULE, CUSTOM, OUTDATED_CHECK)
 
 
 def poll_seconds(configuration: Any) -> int:
-    """Return the seconds between two polls, of a configuration that makes no sense, too."""
+    """Return the seconds between two polls; the default if the configuration is invalid."""
     found = configuration.get("poll_seconds") if isinstance(configuration, Mapping) else None
     if isinstance(found, int) and is_whole(found, 1, MAX_POLL_SECONDS):
         return found
@@ -57,7 +57,7 @@ def schedule_rule(configuration: Mapping[str, Any], default_zone: str) -> Rule:
     Raises
     ------
     ScheduleError
-        It makes no sense.
+        The configuration is invalid.
     """
     found = problems(SCHEDULE, configuration)
     if found:

@@ -1,11 +1,11 @@
-"""What the database records: trees, schedules, triggers, and runs that wait to be made.
+"""The models: trees, schedules, triggers, links, workers, and the outbox of runs.
 
-Models only record; what changes rows is in ``services``: ``due_time_claims`` claims due times,
-``run_outbox`` is the life of a row of the outbox, ``trigger_firing`` fires triggers. ``services``
-and whatever is above may import it; it imports ``process`` and what is below.
+The code that changes rows is in ``services``: ``due_time_claims`` claims due times, ``run_outbox``
+has the states of an outbox row, ``trigger_firing`` fires triggers. ``services`` and whatever is
+above may import it; it imports ``process`` and what is below.
 """
 
-from .fields import Clockwork, ContextField, validate_timezone
+from .fields import ClockFieldsModel, ContextField, validate_timezone
 from .links import TreeLink, TreeLinkManager, TreeLinkQuerySet
 from .outbox import OutboxRun, OutboxState
 from .run_workers import RunWorker
@@ -22,7 +22,7 @@ from .triggers import (
 )
 
 __all__ = [
-    "Clockwork",
+    "ClockFieldsModel",
     "ContextField",
     "LinkKind",
     "OutboxRun",

@@ -1,4 +1,4 @@
-"""What the models share: fields, and rows that are written behind an editor's back."""
+"""What the models share: fields, and the base of rows that an editor and the clock both write."""
 
 import datetime as dt
 import logging
@@ -21,13 +21,13 @@ logger = logging.getLogger(__name__)
 
 
 class RowField(models.JSONField):
-    """JSON that somebody may have written in SQL: a row that can't be read keeps no other from it.
+    """A ``JSONField`` whose invalid values, written in SQL, don't make other rows unreadable.
 
     To Django and its migrations it is a ``JSONField``.
     """
 
     def from_db_value(self, value: Any, *args: Any) -> Any:
-        """Return the text itself where Python can't read it: no valid value, and its own only."""
+        """Return the parsed JSON, or the text itself where Python can't parse it."""
         try:
             return super().from_db_value(value, *args)
         except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 1,000 brackets
@@ -35,14 +35,14 @@ class RowField(models.JSONField):
             return value
 
     def deconstruct(self) -> Any:
-        """Return what migrations write down."""
+        """Return what migrations record: a plain ``JSONField``."""
         name, path, args, kwargs = super().deconstruct()
         written = "django.db.models.JSONField" if type(self) is RowField else path
         return name, written, args, kwargs
 
 
 class ContextField(RowField):
-    """A context, stored as JSON; what JSON can't say is encoded (see ``context.encode``)."""
+    """A context as JSON; values that JSON lacks are encoded (see ``context.encode``)."""
 
     def get_prep_value(self, value: Any) -> Any:
         """Encode model instances, dates, … on the way to the database."""
@@ -50,7 +50,7 @@ class ContextField(RowField):
 
 
 def saved_by_code_field() -> "models.CharField[str, str]":
-    """Return the column that notes what the code saved last, so that a later edit is seen."""
+    """Return the column with a hash of what the code saved last, by which drift is detected."""
     return models.CharField(
         _("as the code saved it"),
         max_length=32,
@@ -63,16 +63,16 @@ def saved_by_code_field() -> "models.CharField[str, str]":
 
 
 def validate_tags(value: Any) -> None:
-    """Refuse what is no tags of a run (see ``tagging``)."""
+    """Refuse invalid tags of a run (see ``tagging``)."""
     found = tagging.problems(value)
     if found:
         raise ValidationError([ValidationError(each) for each in found])
 
 
 class TagsField(RowField):
-    """Tags of runs, a text by each name. None by default, also to SQL that knows no such column.
+    """Tags of runs, a text by each name; the database's default is none.
 
-    So a release that does not know the column yet can write rows, too.
+    So a release without the column can still write rows.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -81,14 +81,14 @@ class TagsField(RowField):
         super().__init__(*args, **{**defaults, "validators": [validate_tags], **kwargs})
 
     def deconstruct(self) -> Any:
-        """Return what migrations write down: the checks are not the database's."""
+        """Return what migrations record: without the validators."""
         name, _, args, kwargs = super().deconstruct()
         kwargs.pop("validators", None)
         return name, "django.db.models.JSONField", args, kwargs
 
 
 def validate_timezone(value: str) -> None:
-    """Refuse what is no IANA zone of this machine."""
+    """Refuse a name that is no IANA zone on this machine."""
     if value:
         try:
             zoneinfo.ZoneInfo(value)
@@ -99,11 +99,15 @@ def validate_timezone(value: str) -> None:
             ) from error
 
 
-class Clockwork(models.Model):
-    """A row of which some fields are written behind an editor's back, from whatever process."""
+class ClockFieldsModel(models.Model):
+    """A row with *clock fields*: ``save()`` writes these only where they were set on this object.
 
-    clockwork: ClassVar[frozenset[str]]
-    """Those fields."""
+    Ticks and polls of other processes write them with ``update()``, such as a claim or a counter.
+    An editor that saves a row it loaded a while ago must not overwrite them.
+    """
+
+    clock_fields: ClassVar[frozenset[str]]
+    """The names of the clock fields."""
 
     class Meta:
         abstract = True
@@ -115,13 +119,13 @@ class Clockwork(models.Model):
         update_fields: Iterable[str] | None = None,
         **kwargs: Any,
     ) -> None:
-        """Save what an editor writes, and of the clockwork what was changed on this object.
+        """Save the editor's fields, and those clock fields that were changed on this object.
 
-        A row that is not there (it was rolled back, or is to be written to another database) is
-        written as a whole. A copy (``pk = None``) begins with a clockwork of its own.
+        A row that the database lacks (after a rollback, or in another database) is written with all
+        of its fields. A copy (``pk = None``) starts with default clock fields.
         """
         if self.pk is None:
-            self._begin_clockwork()
+            self._reset_clock_fields()
         moved = self.align(timezone.now())
         if update_fields is not None:
             update_fields = {*update_fields, *moved}
@@ -131,23 +135,23 @@ class Clockwork(models.Model):
         self._remember_once_committed(update_fields, self._state.db or DEFAULT_DB_ALIAS)
 
     def _is_there(self, using: str | None = None) -> bool:
-        """Return whether there is a row to update; asked by a write, which locks it, too."""
+        """Return whether the row exists; checked by an update, which also locks it."""
         if self._state.adding or self.pk is None:
             return False
         alias = using or router.db_for_write(type(self), instance=self)
         rows = type(self)._base_manager.using(alias).filter(pk=self.pk)
-        some = next(iter(self.clockwork))
+        some = next(iter(self.clock_fields))
         return bool(rows.update(**{some: F(some)}))
 
-    def _begin_clockwork(self) -> None:
-        """Forget what the clock has written for the row that this object was a copy of."""
+    def _reset_clock_fields(self) -> None:
+        """Set the clock fields of a copy to their defaults."""
         for field in self._meta.concrete_fields:
-            if field.name in self.clockwork - self._changed() - self.get_deferred_fields():
+            if field.name in self.clock_fields - self._changed() - self.get_deferred_fields():
                 setattr(self, field.name, field.get_default())
 
     @classmethod
     def from_db(cls, *args: Any, **kwargs: Any) -> Self:
-        """Load the row, and remember it."""
+        """Load the row, and remember its values."""
         instance = super().from_db(*args, **kwargs)
         instance._remember()
         return instance
@@ -158,13 +162,13 @@ class Clockwork(models.Model):
         fields: Iterable[str] | None = None,
         from_queryset: models.QuerySet[Any] | None = None,
     ) -> None:
-        """Load the row again, or some fields of it, and remember it."""
+        """Load the row again, or some fields of it, and remember their values."""
         fields = None if fields is None else list(fields)
         super().refresh_from_db(using, fields, from_queryset)
         self._remember(fields)
 
     def align(self, now: dt.datetime) -> list[str]:
-        """Set the next due time anew if its rule has changed; return the fields that changed.
+        """Recompute the next due time if its rule has changed; return the fields that changed.
 
         Parameters
         ----------
@@ -174,19 +178,16 @@ class Clockwork(models.Model):
         raise NotImplementedError
 
     def fields_of_editor(self) -> set[str]:
-        """Return what ``save()`` is to write: all but the clockwork not changed on this object.
-
-        An edit that takes its time must not undo what was written meanwhile.
-        """
+        """Return the fields to save: all but clock fields that were not changed on this object."""
         fields = {field.name for field in self._meta.concrete_fields if not field.primary_key}
-        return fields - (self.clockwork - self._changed()) - self.get_deferred_fields()
+        return fields - (self.clock_fields - self._changed()) - self.get_deferred_fields()
 
     def _remember(self, fields: Iterable[str] | None = None) -> None:
-        """Remember what the database says of these fields; of all that are loaded if left out."""
+        """Remember the stored values of these fields; of all loaded fields if left out."""
         self._stored = {**getattr(self, "_stored", {}), **self._values(fields)}
 
     def _remember_once_committed(self, fields: Iterable[str] | None, alias: str) -> None:
-        """Remember what was written, unless it is rolled back."""
+        """Remember the written values once the transaction has committed."""
         written = self._values(fields)
 
         def remember() -> None:
@@ -205,7 +206,7 @@ class Clockwork(models.Model):
         return {name: loaded[name] for name in names if name in loaded}
 
     def _changed(self) -> set[str]:
-        """Return the fields that were set on this object to something else than is stored."""
+        """Return the fields whose values on this object differ from the stored ones."""
         stored = getattr(self, "_stored", {})
         values = self._values(None)
         return {
@@ -214,7 +215,7 @@ class Clockwork(models.Model):
 
 
 @cache
-def _names(model: type[Clockwork]) -> frozenset[str]:
+def _names(model: type[ClockFieldsModel]) -> frozenset[str]:
     """Return the names of a model's columns, without the key's."""
     fields = model._meta.concrete_fields
     return frozenset(field.attname for field in fields if not field.primary_key)

@@ -1,4 +1,4 @@
-"""Trees that follow others."""
+"""Links: which trees follow which others."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -16,12 +16,12 @@ from .trees import LinkKind, ProcessTree
 
 
 class TreeLinkQuerySet(models.QuerySet["TreeLink"]):
-    """Links; none of its ways to write them makes a circle."""
+    """Links; every method that writes them refuses circles."""
 
     def reachable_from(self, trees: Iterable[int]) -> list[families.Link]:
-        """Return the links that lead on from some trees, and from where they lead, and so on.
+        """Return the links that can be reached from some trees.
 
-        One query for each step away from them.
+        It makes one query for each level.
 
         Parameters
         ----------
@@ -43,7 +43,7 @@ class TreeLinkQuerySet(models.QuerySet["TreeLink"]):
         return found
 
     def circle_made_by(self, links: Iterable["TreeLink"]) -> str | None:
-        """Say which circle of trees there would be with some links, saved or not; or ``None``."""
+        """Return the circle that some links, saved or not, would close; ``None`` if none."""
         given = list(links)
         others = self.exclude(pk__in=[link.pk for link in given if link.pk is not None])
         new = [families.Link(link.source_id, link.target_id, "dependent") for link in given]
@@ -56,10 +56,10 @@ class TreeLinkQuerySet(models.QuerySet["TreeLink"]):
         return f"The trees would follow one another in a circle: {path}."
 
     def refuse_circles(self, links: Iterable["TreeLink"]) -> None:
-        """Refuse links that would make a circle. To be called in the transaction that writes them.
+        """Refuse links that would close a circle. Call it in the transaction that writes them.
 
-        Whoever asks first keeps the others waiting until the end of that transaction, so two halves
-        of a circle can't be written at the same time, each unseen by the other.
+        It takes a lock until the end of that transaction, so that two processes can't each write
+        half of a circle at the same time.
 
         Raises
         ------
@@ -74,7 +74,7 @@ class TreeLinkQuerySet(models.QuerySet["TreeLink"]):
             raise InvalidTree(source.name, [problem])
 
     def lock(self) -> None:
-        """Keep others who write links waiting until the end of the transaction."""
+        """Take the lock on writing links, until the end of the transaction."""
         # One row stands for all; an update locks it on every database, SQLite included.
         trees = ProcessTree.objects.using(self.db)
         lowest: Any = trees.order_by("pk").values_list("pk", flat=True)[:1]
@@ -107,10 +107,10 @@ class TreeLinkQuerySet(models.QuerySet["TreeLink"]):
 
 
 class TreeLinkManager(models.Manager.from_queryset(TreeLinkQuerySet)):  # type: ignore[misc]
-    """Loads the target's name with each link: nearly everybody asks for it."""
+    """Loads the target's name with each link, as nearly every caller needs it."""
 
     def get_queryset(self) -> TreeLinkQuerySet:
-        """Return the links with what their targets are called."""
+        """Return the links with their targets' names."""
         links: TreeLinkQuerySet = super().get_queryset()
         named = links.select_related("target")
         return named.only("source", "target", "kind", "target__name", "target__job_name")
@@ -180,7 +180,7 @@ class TreeLink(models.Model):
 
     @staticmethod
     def read_for(trees: Iterable[ProcessTree]) -> None:
-        """Let trees, most or all of them, know what follows them: one query without their keys."""
+        """Prefetch the links of most or all trees: one query that lists no keys."""
         by_source: dict[int, list[TreeLink]] = {}
         for link in TreeLink.objects.all():
             by_source.setdefault(link.source_id, []).append(link)
@@ -192,6 +192,6 @@ class TreeLink(models.Model):
 def _check_fixture(
     sender: type[Any], instance: TreeLink, raw: bool, using: str, **kwargs: Any
 ) -> None:
-    """Refuse circles in fixtures, too, which are written past ``save()``."""
+    """Refuse circles in fixtures, too, which bypass ``save()``."""
     if raw:
         TreeLink.objects.using(using).refuse_circles([instance])

@@ -1,4 +1,4 @@
-"""Runs that are to be made (see ``proctree_dagster.services.run_outbox``)."""
+"""The outbox: runs that are to be created (see ``proctree_dagster.services.run_outbox``)."""
 
 import uuid
 
@@ -10,7 +10,7 @@ from .trees import ProcessTree
 
 
 class OutboxState(models.TextChoices):
-    """How far a run of the outbox has come."""
+    """The state of a run in the outbox."""
 
     WAITING = "waiting", _("waiting")
     DELIVERED = "delivered", _("delivered")
@@ -19,7 +19,7 @@ class OutboxState(models.TextChoices):
 
 
 class OutboxRun(models.Model):
-    """A run that is to be made, with the id that it will have; see ``services.run_outbox``."""
+    """A run that is to be created, with its future id; see ``services.run_outbox``."""
 
     run_id = models.UUIDField(_("run id"), unique=True, default=uuid.uuid4)
     process_tree = models.ForeignKey(

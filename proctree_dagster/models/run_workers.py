@@ -1,11 +1,11 @@
-"""Who executes which run (see ``proctree_dagster.services.run_workers``)."""
+"""The worker of each run (see ``proctree_dagster.services.run_workers``)."""
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 
 class RunWorker(models.Model):
-    """The process that executes a run: it has taken the run, and says so as long as it lives.
+    """The process that has taken a run and executes it, with its last sign of life.
 
     Every time in it is the database's, so the clocks of several machines are never compared.
     """

@@ -1,4 +1,4 @@
-"""When trees run by themselves."""
+"""Schedules of trees."""
 
 import datetime as dt
 from itertools import islice
@@ -17,17 +17,23 @@ from ..domain import tree_spec
 from ..domain.rule_clocks import RuleClock
 from ..domain.schedule_rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
 from ..exceptions import ContextError, ScheduleError
-from .fields import Clockwork, ContextField, TagsField, saved_by_code_field, validate_timezone
+from .fields import (
+    ClockFieldsModel,
+    ContextField,
+    TagsField,
+    saved_by_code_field,
+    validate_timezone,
+)
 from .trees import ProcessTree
 from .validation import context_schema
 from .validation.context_schema import SCHEDULED_FOR
 
 WATCHED_AFTER = dt.timedelta(minutes=2)
-"""How long a scheduled run may take before each minute's tick looks whether it still runs."""
+"""Age of a scheduled run from which each minute's tick checks whether it still runs."""
 
 
 class RunStatus(models.TextChoices):
-    """What the last scheduled run has come to."""
+    """The status of the last scheduled run."""
 
     STARTED = "started", _("started")
     SUCCESS = "success", _("success")
@@ -35,10 +41,10 @@ class RunStatus(models.TextChoices):
     CANCELED = "canceled", _("canceled")
 
 
-class ProcessTreeSchedule(Clockwork):
-    """When a tree runs by itself; a schedule in Dagster."""
+class ProcessTreeSchedule(ClockFieldsModel):
+    """The schedule of a tree; a schedule in Dagster."""
 
-    clockwork = frozenset(
+    clock_fields = frozenset(
         [
             *("last_run", "next_run", "anchor", "next_run_rule", "claim", "claimed_at"),
             *("last_due", "last_run_id", "last_run_status", "last_run_worker"),
@@ -203,10 +209,10 @@ class ProcessTreeSchedule(Clockwork):
         return f"{self.process_tree}: {self.rule_in_words}"
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save the row; a rule that has changed sets ``anchor`` and ``next_run`` anew.
+        """Save the row; a changed rule recomputes ``anchor`` and ``next_run``.
 
-        What the clock writes (``last_run``, ``next_run``, claims, …) is saved only where it was
-        changed on this object: an edit that takes its time must not undo a claim made meanwhile.
+        Clock fields (``last_run``, ``next_run``, claims, …) are saved only where they were changed
+        on this object: a slow edit must not undo a claim that was made meanwhile.
         """
         self.context = contexts.encode(self.context)
         for field in self._meta.concrete_fields:
@@ -215,7 +221,7 @@ class ProcessTreeSchedule(Clockwork):
         super().save(*args, **kwargs)
 
     def clean(self) -> None:
-        """Refuse a context that can't be stored, and a rule that makes no sense."""
+        """Refuse a context that can't be stored, and an invalid rule."""
         super().clean()
         self.tags = {} if self.tags is None else self.tags  # a form left it empty
         problems: dict[str, Any] = {}
@@ -237,12 +243,12 @@ class ProcessTreeSchedule(Clockwork):
 
     @property
     def rule(self) -> Rule:
-        """When the schedule asks for runs.
+        """The schedule's rule.
 
         Raises
         ------
         ScheduleError
-            It makes no sense.
+            It is invalid.
         """
         zone = self.timezone or settings.TIME_ZONE
         if self.cron:
@@ -253,7 +259,7 @@ class ProcessTreeSchedule(Clockwork):
 
     @property
     def rule_in_words(self) -> str:
-        """When it asks for runs, also of a schedule whose rule makes no sense."""
+        """The schedule's rule in words, also if it is invalid."""
         try:
             return self.rule.in_words
         except ScheduleError:
@@ -262,7 +268,7 @@ class ProcessTreeSchedule(Clockwork):
 
     @property
     def current_rule(self) -> str:
-        """What ``next_run_rule`` says while it is up to date."""
+        """The value of ``next_run_rule`` while that is up to date."""
         return self._clock.label
 
     @property
@@ -271,7 +277,7 @@ class ProcessTreeSchedule(Clockwork):
 
     @property
     def digest(self) -> str:
-        """A hash of what ``register_schedule()`` says of it, but for whether it is enabled."""
+        """A hash of what ``register_schedule()`` sets, without ``enabled``."""
         return tree_spec.digest(
             {
                 "cron": self.cron,
@@ -288,24 +294,24 @@ class ProcessTreeSchedule(Clockwork):
     def context_problems(self) -> list[str]:
         """Return a sentence for each key that its runs would lack, or that nothing takes.
 
-        It is no part of ``clean()``: what was right until the code has changed must not stand in
-        the way of who disables the schedule.
+        It is no part of ``clean()``: a context that became invalid with a change of the code must
+        not prevent an operator from disabling the schedule.
         """
         schema = context_schema.of_tree(self.process_tree.to_dict(), self._passed)
         return schema.problems({**self.context, **self._passed})
 
     @property
     def _passed(self) -> dict[str, Any]:
-        """What its runs are given besides its context."""
+        """The keys that its runs are given besides its context."""
         if not self.pass_scheduled_for:
             return {}
         return contexts.encode({SCHEDULED_FOR: timezone.now()})
 
     def align(self, now: dt.datetime) -> list[str]:
-        """Set ``anchor`` and ``next_run`` to the next due time if they follow another rule.
+        """Set ``anchor`` and ``next_run`` to the next due time if the rule has changed.
 
-        That is so for a new schedule, and for one whose rule or ``enabled`` has changed, by
-        whatever means: there is no backlog and no surprise run.
+        So it does for a new schedule, and after a change of the rule or of ``enabled`` by any
+        means, SQL included: there is no backlog and no surprise run.
 
         Parameters
         ----------
@@ -338,13 +344,13 @@ class ProcessTreeSchedule(Clockwork):
     def due_times(self, first: dt.datetime, last: dt.datetime, most: int) -> int:
         """Return how many due times there are from the due time ``first`` to ``last`` (aware).
 
-        They are counted one by one, so it stops at ``most``: there may be more.
+        They are counted one by one, up to ``most``; there may be more.
         """
         due_times = intervals.due_times(self.rule, self.anchor or first, first, last)
         return sum(1 for _ in islice(due_times, most))
 
-    def needs_look(self, at: dt.datetime) -> bool:
-        """Say whether a look at ``at`` (aware) could come to anything but "not due".
+    def needs_check(self, at: dt.datetime) -> bool:
+        """Return whether a check at ``at`` (aware) could find anything but "not due".
 
         Cheap: it lets one query rule out most schedules.
         """
@@ -358,27 +364,27 @@ class ProcessTreeSchedule(Clockwork):
 
     @property
     def held_back_by(self) -> str:
-        """Who keeps the schedule from running: Django's ``enabled``, Dagster's switch, or both.
+        """What keeps the schedule from running: Django's ``enabled``, Dagster's switch, or both.
 
-        Blank if nobody does. Dagster's switch stops the daemon's ticks only, and is known as it
-        was when last looked at (see ``orchestration.serving.schedule_status``).
+        Blank if nothing does. Dagster's switch stops the daemon's ticks only; this is its state at
+        the last poll (see ``orchestration.serving.schedule_status``).
         """
         holders = [("Django", not self.enabled), ("Dagster", self.stopped_in_dagster)]
         return " and ".join(name for name, holds in holders if holds)
 
     def should_run(self) -> bool:
-        """Say whether the schedule is due now."""
+        """Return whether the schedule is due now."""
         return self.is_due(timezone.now())
 
     def is_due(self, at: dt.datetime) -> bool:
-        """Say whether the schedule is due at ``at`` (aware): never "is this tick on the grid?"."""
+        """Return whether the schedule is due at ``at`` (aware), however late that is."""
         up_to_date = self.next_run_rule == self.current_rule
         return self.enabled and up_to_date and (self.next_run is None or self.next_run <= at)
 
     def update_next_run_time(self) -> dt.datetime:
-        """Compute ``next_run`` from now and return it; save it and what else was changed here.
+        """Compute ``next_run`` from now and return it; save it and other changes of this object.
 
-        What was not changed on this object, such as ``last_run``, stays as the database has it.
+        Fields that were not changed on this object, such as ``last_run``, keep their stored values.
         """
         now = timezone.now()
         if not self.align(now):
@@ -389,8 +395,8 @@ class ProcessTreeSchedule(Clockwork):
     def cover(self, now: dt.datetime) -> tuple[list[str], str]:
         """Return the crons that Dagster ticks by, and their zone.
 
-        A schedule that is overdue, has an open claim or a run that takes long ticks every minute
-        until it is settled; one whose clock is about to change, until it has.
+        A schedule that is overdue, or has an open claim or a long run, ticks every minute until
+        that is settled; so does one whose UTC offset changes soon, until it has changed.
         """
         grace = dt.timedelta(seconds=30)  # a tick at the due time itself needs a moment
         overdue = self.next_run is None or self.next_run < now - grace

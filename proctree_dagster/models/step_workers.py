@@ -1,4 +1,4 @@
-"""Who executes which process of a run elsewhere (see ``services.step_workers``)."""
+"""The workers of steps that run outside the run's process (see ``services.step_workers``)."""
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _

@@ -34,21 +34,21 @@ class LinkKind(models.TextChoices):
 
 
 class ProcessTreeQuerySet(models.QuerySet["ProcessTree"]):
-    """The queries that the rest of the package asks."""
+    """Queries of trees."""
 
     def with_schedules(self) -> "ProcessTreeQuerySet":
         """Every tree with its schedule, in one query, in a stable order."""
         return self.select_related("schedule").order_by("job_name")
 
     def each(self) -> list["ProcessTree"]:
-        """Return every tree with its schedule; of one that can't be read, what can."""
+        """Return every tree with its schedule; of an unreadable one, the readable fields."""
         return readable(self.with_schedules(), self.what_can_be_read)
 
     def what_can_be_read(self, pk: Any, error: Exception) -> "ProcessTree | None":
         """Return a tree that can't be read, with its name, its schedule, and why it can't.
 
-        Its schedule, if it has one, is there: Dagster forgets the state of one that vanishes. What
-        makes no sense in it is said when it is asked for.
+        Its schedule, if it has one, is kept: Dagster forgets the state of a schedule that vanishes.
+        An invalid rule raises when it is used.
         """
         row = self.only("pk", "name", "job_name").filter(pk=pk).first()
         if row is None:  # it was deleted at this moment
@@ -64,7 +64,7 @@ class ProcessTreeQuerySet(models.QuerySet["ProcessTree"]):
         return row
 
     def with_links(self) -> "ProcessTreeQuerySet":
-        """Every tree with those that follow it, in one more query."""
+        """Every tree with the trees that follow it, in one more query."""
         return self.prefetch_related("links_out")
 
     def bulk_create(self, objs: Iterable["ProcessTree"], *args: Any, **kwargs: Any) -> Any:
@@ -79,8 +79,8 @@ class ProcessTreeQuerySet(models.QuerySet["ProcessTree"]):
     def unused_job_name(self, name: str, taken: Container[str] = ()) -> str:
         """Return the job name for a new tree called ``name``.
 
-        It follows from the name alone, unless a renamed tree still holds that job name, or it is
-        among those ``taken``.
+        It depends on the name alone, unless a renamed tree still has that job name, or it is in
+        ``taken``.
         """
         candidate, number = dagster_name(name), 1
         while candidate in taken or self.filter(job_name=candidate).exists():
@@ -136,10 +136,10 @@ class ProcessTree(models.Model):
     updated_at = models.DateTimeField(_("updated at"), auto_now=True)
 
     known_links: "Sequence[TreeLink] | None" = None
-    """The links to what follows it, if they were read with many trees (``TreeLink.read_for``)."""
+    """Its links to followers, if they were prefetched with many trees (``TreeLink.read_for``)."""
 
     known_subscriptions: "Sequence[TriggerSubscription] | None" = None
-    """Its subscriptions to triggers, if they were read like that."""
+    """Its subscriptions to triggers, if they were prefetched in the same way."""
 
     objects = ProcessTreeQuerySet.as_manager()
 
@@ -184,7 +184,7 @@ class ProcessTree(models.Model):
             "processes": [ValidationError(each) for each in found if each not in of_tags],
         }
         if found:
-            raise ValidationError({field: told for field, told in errors.items() if told})
+            raise ValidationError({field: found for field, found in errors.items() if found})
 
     def to_dict(self) -> dict[str, Any]:
         """Return the tree as JSON, as ``tree_spec.parse`` takes it; with its triggers, if any."""
@@ -198,12 +198,12 @@ class ProcessTree(models.Model):
 
     @property
     def content(self) -> dict[str, Any]:
-        """What the tree says by itself, as JSON: all but who fires it."""
+        """The tree as JSON, without the triggers that it subscribes to."""
         return {**self.own_content, **self.linked_trees()}
 
     @property
     def own_content(self) -> dict[str, Any]:
-        """What its row says, as JSON: all but who follows it and who fires it."""
+        """The tree's row as JSON, without its followers and triggers."""
         return {
             "name": self.name,
             "description": self.description,
@@ -220,10 +220,10 @@ class ProcessTree(models.Model):
 
     @property
     def edited(self) -> list[str]:
-        """What was edited since the code saved it: ``tree``, ``schedule``; none if all is as saved.
+        """What has drifted since the code saved it: ``tree``, ``schedule``; empty if nothing has.
 
-        Whether a schedule is enabled is an operator's to say, so it doesn't count. Of what the code
-        has never saved, nothing is known.
+        ``enabled`` of a schedule doesn't count, as it is an operator's switch. Drift of rows that
+        the code has never saved is unknown.
         """
         rows = {"tree": self, "schedule": self.schedule_or_none}
         return [
@@ -243,7 +243,7 @@ class ProcessTree(models.Model):
         )
 
     def what_runs_it(self) -> list[str]:
-        """Return what runs the tree without anybody asking, such as ``its schedule is on``."""
+        """Return what runs the tree automatically, such as ``its schedule is on``."""
         if self.pk is None:
             return []
         schedule = self.schedule_or_none
@@ -274,7 +274,7 @@ class ProcessTree(models.Model):
 
     @property
     def context_schema(self) -> ContextSchema:
-        """What the context of a run may hold: what functions take, and the schedule's keys."""
+        """The schema of a run's context: what functions take, and the schedule's keys."""
         return context_schema.of_tree(self.to_dict(), self.default_context)
 
     @property

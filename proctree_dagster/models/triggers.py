@@ -16,13 +16,13 @@ from ..domain.rule_clocks import RuleClock
 from ..domain.schedule_rules import Rule
 from ..exceptions import ContextError, ScheduleError
 from ..support.row_reading import readable
-from .fields import Clockwork, ContextField, TagsField
+from .fields import ClockFieldsModel, ContextField, TagsField
 from .trees import ProcessTree
 from .validation import trigger_validation
 
 
 class TriggerType(models.TextChoices):
-    """What makes a trigger fire by itself, if anything does."""
+    """The types of triggers: what makes one fire."""
 
     CONDITION = trigger_configurations.CONDITION, _("condition")
     SCHEDULE = trigger_configurations.SCHEDULE, _("schedule")
@@ -40,7 +40,7 @@ class TriggerState(models.TextChoices):
 
 
 class TriggerQuerySet(models.QuerySet["Trigger"]):
-    """The queries that the rest of the package asks."""
+    """Queries of triggers and subscriptions."""
 
     def subscribed(self) -> "TriggerQuerySet":
         """Every trigger that a tree subscribes to, with the trees' names, in two queries."""
@@ -54,14 +54,14 @@ class TriggerQuerySet(models.QuerySet["Trigger"]):
     def unknown_problems(
         self, tree: Mapping[str, Any], subscribed: Iterable[str] = ()
     ) -> list[str]:
-        """Return a sentence for everything of a tree that names a trigger that does not exist.
+        """Return a sentence for each reference of a tree to a trigger that does not exist.
 
         Parameters
         ----------
         tree:
-            The tree as JSON; what is no tree is not this method's business.
+            The tree as JSON; an invalid one is not reported here.
         subscribed:
-            Names of the triggers that it is to subscribe to.
+            Names of the triggers that it will subscribe to.
         """
         processes = tree.get("processes")
         waiting = [
@@ -82,10 +82,10 @@ class TriggerQuerySet(models.QuerySet["Trigger"]):
         ]
 
 
-class Trigger(Clockwork):
-    """What trees and processes wait for; a sensor in Dagster if it can be polled."""
+class Trigger(ClockFieldsModel):
+    """A trigger, which trees and processes wait for; a sensor in Dagster if it can be polled."""
 
-    clockwork = frozenset(
+    clock_fields = frozenset(
         [
             *("state", "check_count", "fire_count", "last_checked", "last_triggered"),
             *("anchor", "next_due", "next_due_rule"),
@@ -170,9 +170,9 @@ class Trigger(Clockwork):
         return self.name
 
     def save(self, *args: Any, **kwargs: Any) -> None:
-        """Save the row; a schedule whose rule has changed is next due by the new one.
+        """Save the row; a changed rule recomputes the next due time.
 
-        What polling writes (``state``, counters, times) is saved only where it was changed on this
+        Clock fields (``state``, counters, times) are saved only where they were changed on this
         object.
         """
         if isinstance(self.configuration, dict):
@@ -180,7 +180,7 @@ class Trigger(Clockwork):
         super().save(*args, **kwargs)
 
     def clean(self) -> None:
-        """Refuse a name or a configuration that makes no sense, with all of its problems."""
+        """Refuse an invalid name or configuration, with all of its problems."""
         super().clean()
         if self.configuration is None:  # a form's field that was left empty
             self.configuration = {}
@@ -188,8 +188,8 @@ class Trigger(Clockwork):
             "name": names.strict_problems("The trigger", self.name),
             "configuration": trigger_validation.problems(self.trigger_type, self.configuration),
         }
-        errors = {field: [ValidationError(each) for each in told] for field, told in found.items()}
-        errors = {field: told for field, told in errors.items() if told}
+        errors = {field: list(map(ValidationError, each)) for field, each in found.items()}
+        errors = {field: each for field, each in errors.items() if each}
         if errors:
             raise ValidationError(errors)
 
@@ -205,22 +205,22 @@ class Trigger(Clockwork):
 
     @property
     def rule(self) -> Rule:
-        """When a schedule fires.
+        """The rule of a ``schedule`` trigger.
 
         Raises
         ------
         ScheduleError
-            It is none, or makes no sense.
+            It is of another type, or its configuration is invalid.
         """
         if self.trigger_type != TriggerType.SCHEDULE:
             raise ScheduleError(f"The trigger {self.name!r} is no schedule.")
         return trigger_configurations.schedule_rule(self.configuration, settings.TIME_ZONE)
 
     def align(self, now: dt.datetime) -> list[str]:
-        """Set ``anchor`` and ``next_due`` to the next due time if they follow another rule.
+        """Set ``anchor`` and ``next_due`` to the next due time if the rule has changed.
 
-        That is so for a new schedule, and for one whose rule or ``enabled`` has changed, by
-        whatever means: there is no backlog and no surprise.
+        So it does for a new schedule, and after a change of the rule or of ``enabled`` by any
+        means, SQL included: there is no backlog and no surprise.
 
         Parameters
         ----------
@@ -256,15 +256,15 @@ _OF_SUBSCRIPTION = ("trigger", "process_tree", "context", "tags", "enabled")
 
 
 class TriggerSubscriptionQuerySet(models.QuerySet["TriggerSubscription"]):
-    """The queries that the rest of the package asks."""
+    """Queries of triggers and subscriptions."""
 
     def with_names_of_trees(self) -> "TriggerSubscriptionQuerySet":
-        """Every subscription with what its tree is called: thousands may subscribe."""
+        """Every subscription with its tree's name, in one query: thousands may subscribe."""
         rows = self.select_related("process_tree")
         return rows.only(*_OF_SUBSCRIPTION, "process_tree__name", "process_tree__job_name")
 
     def with_names_of_triggers(self) -> "TriggerSubscriptionQuerySet":
-        """Every subscription with its trigger's name: what else that says is not the tree's."""
+        """Every subscription with its trigger's name only, as a tree's JSON needs no more of it."""
         return self.select_related("trigger").only(*_OF_SUBSCRIPTION, "trigger__name")
 
 
@@ -326,14 +326,14 @@ class TriggerSubscription(models.Model):
             raise ValidationError({"enabled": why_not})
 
     def why_not_enabled(self) -> str | None:
-        """Return why the tree can't be run by a trigger, if it is to be and can't."""
+        """Return why an enabled subscription can't run its tree; ``None`` if it can."""
         if not self.enabled or self.process_tree_id is None:
             return None
         return self.process_tree.why_not_unattended()
 
     @staticmethod
     def read_for(trees: Iterable[ProcessTree]) -> None:
-        """Let trees, most or all of them, know their triggers: one query without their keys."""
+        """Prefetch the subscriptions of most or all trees: one query that lists no keys."""
         by_tree: dict[int, list[TriggerSubscription]] = {}
         for subscription in readable(TriggerSubscription.objects.with_names_of_triggers()):
             by_tree.setdefault(subscription.process_tree_id, []).append(subscription)
@@ -354,7 +354,7 @@ class TriggerSubscription(models.Model):
 
 
 class TriggerPassage(models.Model):
-    """When a process that waits for a schedule last ran to its end; see ``process_gate.Gate``."""
+    """When a process that waits for a schedule last completed; see ``process_gate.Gate``."""
 
     trigger = models.ForeignKey(Trigger, on_delete=models.CASCADE, related_name="passages")
     job_name = models.CharField(max_length=MAX_NAME_LENGTH + 20)

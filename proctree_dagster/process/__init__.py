@@ -1,4 +1,4 @@
-"""Running one process: arguments, cache, time limit, checks, result. No Dagster, no rows of ours.
+"""Running one process: arguments, cache, time limit, checks, result. No Dagster, no models.
 
 Public: ``progress``, ``log_table``, ``log_image``. ``models`` and whatever is above may import it;
 it imports ``functions``, ``context`` and what is below.

@@ -1,11 +1,11 @@
-"""The results of processes in Django's cache (``PROCTREE["CACHE"]``, an alias of ``CACHES``).
+"""Cached results of processes, in Django's cache (``PROCTREE["CACHE"]``, an alias of ``CACHES``).
 
-A key is a hash of whose result it is, of the ``cache_key`` as written, and of the identity of each
-value that fills its fields. So no two processes share a result by accident, whatever their keys
-look like when filled in, and every backend takes the key.
+A key is a hash of the result's owner, of the ``cache_key`` template, and of the identity of each
+value that fills its fields. So no two processes share a result by accident, even if their
+formatted keys are equal, and every backend accepts the key.
 
-What is cleared is not deleted (a cache can't list its keys): each tree has a *generation* in the
-cache, which every result carries, and clearing begins a new one.
+Clearing deletes nothing, as a cache can't list its keys: each tree has a *generation* in the cache,
+which is stored with every result, and clearing sets a new one.
 """
 
 import datetime as dt
@@ -33,13 +33,13 @@ from ..support import isolation
 logger = logging.getLogger(__name__)
 
 PREFIX = "proctree:"
-"""What the keys of results begin with."""
+"""Prefix of the keys of results."""
 
 FLEETING = (
     "django.core.cache.backends.locmem.LocMemCache",
     "django.core.cache.backends.dummy.DummyCache",
 )
-"""Backends whose content no other process sees."""
+"""Backends that no other process can read."""
 
 MAX_DEPTH = 50
 """How deep a value in a cache key may be nested."""
@@ -47,28 +47,28 @@ MAX_DEPTH = 50
 
 @dataclass(frozen=True)
 class MadeBy:
-    """The functions that a result comes from: another one of them makes another result.
+    """The functions that a result depends on; the cached result is valid for these functions only.
 
     They are the process's own, those that check its result, and those of the processes that it
     depends on, directly or not.
     """
 
     key: str
-    """What tells them from others."""
+    """A hash that identifies them."""
 
     only_here: bool
-    """Whether one of them is the caller's: a stand-in, or one that can't be named."""
+    """Whether one of them exists in this process only: a stand-in, or one that can't be named."""
 
     @classmethod
     def of(cls, functions: Iterable["Maker"], dependencies: Iterable["MadeBy"]) -> "MadeBy":
-        """Return what the results of a process come from.
+        """Return the functions that the results of a process depend on.
 
         Parameters
         ----------
         functions:
             Its own function and those that check its result.
         dependencies:
-            What the results come from that it is given.
+            The same of its dependencies.
         """
         own, before = list(functions), list(dependencies)
         return cls(
@@ -78,22 +78,22 @@ class MadeBy:
 
 
 UNSAID = MadeBy("", only_here=False)
-"""What is said of a process in whose tree nothing is cached."""
+"""The value for a process whose tree caches nothing."""
 
 
 @dataclass(frozen=True)
 class Maker:
-    """A function that a result comes from."""
+    """A function that a result depends on."""
 
     key: str
     """Its reference and its name, or its ``token``."""
 
     only_here: bool
-    """Whether it is the caller's, and another one than the tree names."""
+    """Whether it exists in this process only, and is not the function that the tree names."""
 
     @classmethod
     def of(cls, reference: str, func: Callable[..., Any], only_here: bool) -> "Maker":
-        """Return it by its reference; one that only the caller has by its token."""
+        """Return the function's maker: by its reference, or by its token if it exists only here."""
         if only_here:
             return cls(token(func), True)
         # The name, too: a test may have put another function in its place.
@@ -103,7 +103,7 @@ class Maker:
 
 @dataclass(frozen=True)
 class Owner:
-    """Whose results they are: no other process, tree or function is given them."""
+    """The owner of results: no other process, tree or function gets them."""
 
     job_name: str
     """The tree's job, which keeps its name when the tree is renamed."""
@@ -112,10 +112,10 @@ class Owner:
     """The process's name."""
 
     made_by: str
-    """The functions that it comes from (see ``MadeBy``); blank if whichever will do."""
+    """The functions that it depends on (see ``MadeBy``); blank if they don't matter."""
 
     shared: bool = False
-    """Whether every process that says so, and has the same ``cache_key``, uses the same results."""
+    """Whether it shares its results with processes of the same ``cache_key`` that set this, too."""
 
 
 class Entry:
@@ -145,9 +145,9 @@ class Entry:
         self._generation: str | None = None
 
     def get(self) -> tuple[Any] | None:
-        """Return the cached result in a tuple, as it may be ``None``; ``None`` if there is none.
+        """Return a tuple of the cached result (it may be ``None``); ``None`` if nothing is cached.
 
-        What is cleared after this stays cleared, whatever ``put`` is given.
+        If the cache is cleared after this, ``put`` does not bring the result back.
         """
         try:
             cache = _cache()
@@ -179,7 +179,7 @@ class Entry:
 
 
 def clear(job_name: str, shared_keys: Iterable[str] = ()) -> None:
-    """Let no cached result of a tree be used any more, nor those that it shares.
+    """Clear the cached results of a tree, those that it shares with other trees included.
 
     Parameters
     ----------
@@ -211,9 +211,9 @@ def _shared(template: str) -> tuple[str, ...]:
 
 
 def _database() -> str:
-    """Return the name of the database: what a test caches is not for the trees of the real one.
+    """Return the name of the database, so that test and production don't share cached results.
 
-    Nor is it for the next tests, which may run other code.
+    Test runs don't share them either: they may run different code.
     """
     name = str(connections[DEFAULT_DB_ALIAS].settings_dict["NAME"])
     return f"{name} {_this_process}" if isolation.is_active() else name
@@ -232,7 +232,7 @@ def _cache() -> BaseCache:
 
 
 def _hashed(*parts: Any) -> str:
-    """Return a key that every cache takes: of one length, without spaces or control characters."""
+    """Return a key that every backend accepts: of fixed length, without special characters."""
     return PREFIX + hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -240,7 +240,7 @@ _tokens: "weakref.WeakKeyDictionary[Callable[..., Any], str]" = weakref.WeakKeyD
 
 
 def token(func: Callable[..., Any]) -> str:
-    """Return what stands for a function that has no reference, for as long as the function lives.
+    """Return an id of a function that has no reference, valid for the function's lifetime.
 
     Another function, and another process, has another token.
     """
@@ -256,7 +256,7 @@ _formatter = GuardedFormatter()
 
 
 def _filled_in(process: str, template: str, context: Mapping[str, Any]) -> list[Any]:
-    """Return what fills the fields of a cache key, each for itself."""
+    """Return the identity of each value that fills a field of a cache key."""
     try:
         return [
             _field(field, spec or "", conversion, context)
@@ -286,10 +286,10 @@ def _field(field: str, spec: str, conversion: str | None, context: Mapping[str, 
 
 
 def _identity(value: Any, depth: int) -> Any:
-    """Return as JSON what tells a value from every other one: its type, and what it holds.
+    """Return the identity of a value as JSON: its type and its content.
 
-    A row is identified by its model, its database and its key: what it is called may change, and
-    another may be called the same.
+    A row is identified by its model, its database and its key, not by its text, which may change
+    and need not be unique.
     """
     if depth > MAX_DEPTH:
         raise ValueError(f"a value is nested more than {MAX_DEPTH} deep, or holds itself")

@@ -1,4 +1,4 @@
-"""How a function is called: the arguments that it takes, and its result, run to the end."""
+"""Calling functions: the arguments that one takes, and its result, awaited or iterated."""
 
 import inspect
 import itertools
@@ -21,40 +21,40 @@ Function = Callable[..., Any]
 _BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _VARIABLE = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _WRAPPERS = 100
-"""How many decorators are looked through; more than anybody writes, fewer than a circle has."""
+"""How many decorators are unwrapped at most; ends the loop of a function that wraps itself."""
 
 _LAZY = (GeneratorType, map, filter, zip, enumerate, reversed, type(iter(int, 1)))
-"""What does its work only when it is iterated over; see also ``_is_lazy``."""
+"""Iterators that do their work only when they are iterated over; see also ``_is_lazy``."""
 
 _ENDLESS = (itertools.count, itertools.cycle, itertools.repeat)
-"""What does no work, and may have no end."""
+"""Iterators that do no work and may be infinite."""
 
 _UNFINISHED = (*_LAZY, CoroutineType, AsyncGeneratorType, Future)
-"""What a function may leave to its caller as a part of its result."""
+"""Unfinished work that a function may return as part of its result."""
 
 
 class Takes(NamedTuple):
-    """What a callable may be given by keyword, and what it must be given."""
+    """The keyword arguments that a callable accepts and requires."""
 
     names: frozenset[str]
-    """The keywords that it takes."""
+    """The keywords that it accepts."""
 
     everything: bool
-    """Whether it takes any other keyword, too."""
+    """Whether it accepts any other keyword, too (``**kwargs``)."""
 
     required: tuple[str, ...] = ()
-    """What it can't be called without; positional-only parameters included."""
+    """Its required parameters; positional-only ones included."""
 
     left_to_decorators: tuple[str, ...] = ()
-    """What the decorated function can't be called without; a decorator may supply it."""
+    """Required parameters of the decorated function, which a decorator may supply."""
 
 
 def takes(func: Function, wrappers: int = _WRAPPERS) -> Takes:
-    """Return what ``func`` takes. The signature that counts is the outermost callable's own.
+    """Return the arguments that ``func`` takes, by the signature of the outermost callable.
 
-    A decorator whose wrapper has ``**kwargs`` (and says what it wraps, as ``functools.wraps``
-    does) takes what it names itself and what the decorated function takes. What that requires is
-    left to the decorator: it may supply the argument itself.
+    A decorator whose wrapper has ``**kwargs`` (and ``__wrapped__``, as ``functools.wraps`` sets it)
+    takes its own parameters and those of the decorated function. Required parameters of the
+    decorated function are not checked, as the decorator may supply them.
     """
     own = _own_signature(func)
     seen = _parameters_of(own)
@@ -117,7 +117,7 @@ def _taken_inside(func: Function, wrappers: int) -> Takes | None:
 
 
 def _left_by_partial(func: "partial[Any]") -> Takes | None:
-    """Return what the innermost function of a partial takes, without what the partial gives it."""
+    """Return the arguments that a partial's function takes, less those that the partial binds."""
     if _taken_inside(func.func, _WRAPPERS) is None:
         return None
     try:
@@ -134,7 +134,7 @@ def bind_arguments(what: str, func: Function, available: Mapping[str, Any]) -> d
     Parameters
     ----------
     what:
-        Whose function it is, for messages, such as ``Process 'sum'``.
+        The function's owner, for messages, such as ``Process 'sum'``.
     func:
         The function.
     available:
@@ -143,7 +143,7 @@ def bind_arguments(what: str, func: Function, available: Mapping[str, Any]) -> d
     Raises
     ------
     ArgumentError
-        A required argument is not available; names ``what``, the argument and what was there.
+        A required argument is not available; names ``what``, the argument and what is available.
     """
     taken = takes(func)
     missing = [name for name in taken.required if name not in taken.names or name not in available]
@@ -158,7 +158,7 @@ def bind_arguments(what: str, func: Function, available: Mapping[str, Any]) -> d
 def missing_arguments_named(
     what: str, func: Function, available: Mapping[str, Any]
 ) -> Iterator[None]:
-    """Say which argument was missing that no decorator has supplied; for the call in the block.
+    """Raise an error that names a missing argument, for a call in the block.
 
     Raises
     ------
@@ -198,7 +198,7 @@ def _missing(
 
 
 def run_to_end(result: Any) -> Any:
-    """Return a function's result, once all of its work is done.
+    """Return a function's result with all of its work done.
 
     An awaitable is awaited, a ``Future`` of ``concurrent.futures`` waited for. A generator, also an
     async one, and the iterators of ``map``, ``filter``, ``zip``, ``enumerate``, ``reversed``,
@@ -235,12 +235,12 @@ def _finished(result: Any) -> Any:
 
 
 def answer_of(check: str, result: Any) -> Any:
-    """Return the answer of a function that is asked a question; an awaitable is awaited.
+    """Return the answer of a check or a validation; an awaitable is awaited.
 
     Raises
     ------
     FunctionError
-        It yields: a list of answers is none, and would count as yes.
+        It is a generator: a list of answers would count as True.
     """
     result = _awaited(result)
     if isinstance(result, AsyncGeneratorType) or _is_lazy(result):

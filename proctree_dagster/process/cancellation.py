@@ -1,9 +1,8 @@
-"""Stopping code that runs in another thread, as Ctrl-C stops the main thread.
+"""Interrupting code that runs in another thread, as Ctrl-C interrupts the main thread.
 
-Whoever starts the thread gives it a ``Stop``; the functions that it calls are wrapped in
-``stoppable()``. The exception is raised in the innermost of them, and nowhere else: not while a
-result is being written, not while Django begins or ends a transaction, nor in code that only cleans
-up.
+The caller gives the thread a ``Stop``, and wraps each call of a user's function in
+``stoppable()``. The exception is raised inside the innermost of these calls only: not while a
+result is written, not while Django begins or ends a transaction, and not in cleanup code.
 """
 
 import asyncio
@@ -24,26 +23,27 @@ from django.db import connections
 logger = logging.getLogger(__name__)
 
 PROTECTED = ("django.db.transaction", "django.db.backends.base.base", "weakref", __name__)
-"""Modules whose functions are not interrupted: half of a commit must not be left out, and what
-Python calls between two lines would lose the exception."""
+"""Modules whose functions are not interrupted: a commit must not be cut in half, and a callback
+that Python runs between two lines would swallow the exception."""
 
 POLL_SECONDS = 0.01
-"""When a thread is tried again that could not be interrupted."""
+"""Interval of retries while a thread can't be interrupted safely."""
 
 AGAIN_SECONDS = 0.5
-"""When a thread is interrupted again that goes on: a finalizer may have lost the exception."""
+"""Interval after which a thread is interrupted again: a finalizer may swallow the exception."""
 
 Way = Callable[[], float | None]
-"""Asks, and returns after how many seconds to ask again; ``None`` for never."""
+"""Interrupts once, and returns the seconds until it is to be called again; ``None`` for never."""
 
 
 class Stop:
-    """Lets one thread ask what runs in others to stop.
+    """Lets one thread interrupt the code of others.
 
     Parameters
     ----------
     error:
-        What is raised there; best a ``BaseException``, which ``except Exception`` lets pass.
+        The exception to raise there; a ``BaseException``, so that ``except Exception`` does not
+        catch it.
     """
 
     def __init__(self, error: type[BaseException]) -> None:
@@ -53,10 +53,10 @@ class Stop:
         self._ways: list[Way] = []
 
     def ask(self) -> bool:
-        """Ask, and return whether there was something to be stopped.
+        """Interrupt the code; return whether there was any.
 
-        What blocks in C code (a socket, a sleep) stops when it returns from there; what is ending a
-        transaction, when it has ended it; what goes on all the same is asked again.
+        Code that blocks in C (a socket, a sleep) stops when it returns from there; code that ends a
+        transaction, after that. Code that does not stop is interrupted again.
         """
         with self._lock:
             self.asked = True
@@ -67,7 +67,7 @@ class Stop:
         return way is not None
 
     def _ask_again(self, way: Way, seconds: float | None) -> None:
-        """Ask until the block has ended, or has been asked for good."""
+        """Interrupt repeatedly until the block has ended or needs no further attempt."""
         while seconds is not None:
             time.sleep(seconds)
             with self._lock:
@@ -75,7 +75,7 @@ class Stop:
 
     @contextmanager
     def heeded(self) -> Iterator[None]:
-        """Let ``stoppable()`` in the block, and in what it calls, listen to this."""
+        """Make this the ``Stop`` of every ``stoppable()`` in the block and its callees."""
         token = _current.set(self)
         try:
             yield
@@ -84,7 +84,7 @@ class Stop:
 
     @contextmanager
     def heeded_by_coroutines(self) -> Iterator[None]:
-        """Let ``stoppable_await()`` in the block listen to this, too."""
+        """Make this a ``Stop`` of ``stoppable_await()`` in the block, too."""
         token = _of_coroutines.set(self)
         try:
             yield
@@ -93,7 +93,7 @@ class Stop:
 
     @contextmanager
     def reachable(self, way: Way) -> Iterator[None]:
-        """Let ``ask()`` call ``way``, unless the block has a nested one.
+        """Make ``ask()`` call ``way`` during the block; a nested block takes precedence.
 
         Raises
         ------
@@ -118,13 +118,13 @@ _of_coroutines: contextvars.ContextVar[Stop | None] = contextvars.ContextVar(
 
 
 def current() -> Stop | None:
-    """Return what may ask the calling code to stop, if anything may."""
+    """Return the ``Stop`` of the calling code, if it has one."""
     return _current.get()
 
 
 @contextmanager
 def stoppable() -> Iterator[None]:
-    """Let the block be stopped, if somebody may ask its thread to.
+    """Make the block interruptible if its thread has a ``Stop``.
 
     Raises
     ------
@@ -147,7 +147,7 @@ def stoppable() -> Iterator[None]:
 
 
 async def stoppable_await(awaitable: Awaitable[Any]) -> Any:
-    """Await something, which is cancelled if its thread is asked to stop."""
+    """Await something, and cancel it if its thread is interrupted."""
     stops = [stop for stop in (_current.get(), _of_coroutines.get()) if stop is not None]
     task = asyncio.current_task()
     if not stops or task is None:
@@ -172,13 +172,13 @@ async def stoppable_await(awaitable: Awaitable[Any]) -> Any:
 def _interrupt(thread: int, error: type[BaseException]) -> float:
     """Raise an exception in a thread, at its next line of Python, unless that is not safe now.
 
-    Where the thread was when it was checked, and where it is when the exception is set, must be
-    the same: otherwise it went on meanwhile, and the exception is taken back.
+    The thread must be at the same place when it is checked and when the exception is set. If it
+    has moved, the exception is withdrawn.
 
     Returns
     -------
     float
-        Seconds until it is to be tried again.
+        Seconds until the next attempt.
     """
     before = _position(thread)
     if before is None or _is_protected(before[0]) or _is_unwinding(thread, error):
@@ -191,12 +191,12 @@ def _interrupt(thread: int, error: type[BaseException]) -> float:
 
 
 def _take_back(thread: int) -> None:
-    """Take an exception back that a thread has not raised yet."""
+    """Withdraw an exception that a thread has not raised yet."""
     ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), None)
 
 
 def _position(thread: int) -> tuple[FrameType, int] | None:
-    """Return the frame that a thread executes, and where in it; ``None`` if the thread is gone."""
+    """Return a thread's current frame and its position; ``None`` if the thread has ended."""
     frame = sys._current_frames().get(thread)
     return None if frame is None else (frame, frame.f_lasti)
 
@@ -211,7 +211,7 @@ def _is_protected(frame: FrameType | None) -> bool:
 
 
 def _is_unwinding(thread: int, error: type[BaseException]) -> bool:
-    """Return whether a thread is ending because of the exception: it is cleaning up."""
+    """Return whether a thread is handling the exception already, so that it runs cleanup code."""
     found = sys._current_exceptions().get(thread)
     active = found[1] if isinstance(found, tuple) else found  # a tuple before Python 3.12
     while active is not None:
@@ -227,10 +227,10 @@ def _transactions() -> dict[str, int]:
 
 
 def _end_transactions(before: dict[str, int]) -> None:
-    """Roll back what a thread that was stopped has left open.
+    """Roll back transactions that an interrupted thread has left open.
 
-    Between the last statement of an ``atomic()`` block and its end lies an instant in which the
-    exception leaves the block without ending it.
+    An exception between the last statement of an ``atomic()`` block and its end leaves the block
+    without ending the transaction.
     """
     for connection in connections.all(initialized_only=True):
         alias, usual = connection.alias, connection.settings_dict["AUTOCOMMIT"]

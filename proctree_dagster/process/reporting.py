@@ -1,7 +1,7 @@
-"""What a function says while it runs: its log, its progress, tables and pictures for its output.
+"""What a function reports while it runs: log lines, progress, tables and pictures.
 
-Outside of a run all of it costs next to nothing and goes nowhere: a function may be called by a
-test or a shell as it is.
+Outside a run these calls do nothing at next to no cost, so a test or a shell may call a function
+as it is.
 """
 
 import base64
@@ -23,13 +23,13 @@ from ..support.project_apps import project_modules
 T = TypeVar("T")
 
 SECONDS_BETWEEN = 1.0
-"""How long at least it is from one event of a process's progress to the next."""
+"""Least seconds between two progress events of a process."""
 
 MOST_ROWS = 500
-"""How many rows of a table are shown."""
+"""Most rows of a table that are shown."""
 
 MOST_IMAGE_BYTES = 2_000_000
-"""How large a picture may be: it is stored with the run's events."""
+"""Largest size of a picture in bytes: it is stored with the run's events."""
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -59,7 +59,7 @@ class Table:
     name: str
     rows: Sequence[Mapping[str, Any]]
     left_out: int
-    """How many more there were."""
+    """How many more rows there were."""
 
 
 @dataclass(frozen=True)
@@ -71,33 +71,33 @@ class Image:
 
     @property
     def data_uri(self) -> str:
-        """The picture as an address that holds it."""
+        """The picture as a ``data:`` URL."""
         return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
 
 
 class Listener(Protocol):
-    """Takes what one process says."""
+    """Receives the reports of one process."""
 
     def log(self, record: logging.LogRecord) -> None:
-        """Take a line that was logged."""
+        """Receive a log record."""
 
     def progress(self, progress: Progress) -> None:
-        """Take how far it is."""
+        """Receive its progress."""
 
 
 @dataclass
 class Report:
-    """What one call of a process has said."""
+    """The reports of one call of a process."""
 
     listener: Listener
     attachments: list[Table | Image] = field(default_factory=list)
-    """What it has given for its output."""
+    """Tables and pictures for its output."""
 
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _told_at: float = field(default=float("-inf"), repr=False)
 
     def take(self, progress: Progress) -> None:
-        """Pass progress on, if there was none within the last second, or it is the last."""
+        """Pass progress on, at most once a second, and always when it is complete."""
         now = time.monotonic()
         with self._lock:
             is_last = progress.total is not None and progress.done >= progress.total
@@ -113,12 +113,12 @@ _report: ContextVar[Report | None] = ContextVar("proctree_report", default=None)
 
 @contextmanager
 def reporting(listener: Listener) -> Iterator[Report]:
-    """Let what is logged and reported in the block be heard, in whatever thread it is carried to.
+    """Send the logs and reports of the block to a listener, from any thread that has its context.
 
     Parameters
     ----------
     listener:
-        Takes it.
+        Receives them.
     """
     report = Report(listener)
     token = _report.set(report)
@@ -133,7 +133,7 @@ def reporting(listener: Listener) -> Iterator[Report]:
 
 
 class _Handler(logging.Handler):
-    """Passes a record on to the process in which it was made."""
+    """Passes a log record to the listener of the process that logged it."""
 
     def emit(self, record: logging.LogRecord) -> None:
         report = _report.get()
@@ -149,7 +149,7 @@ class _Handler(logging.Handler):
 
 
 def _is_wanted(record: logging.LogRecord) -> bool:
-    """Return whether a record belongs into a run's log: the project's own, or a warning."""
+    """Return whether a record belongs in a run's log: the project's own ones, and warnings."""
     if record.name.partition(".")[0] in ("dagster", "dagster_shared"):
         return False  # it is there by itself
     return record.levelno >= (_level() if _is_own(record.name) else logging.WARNING)
@@ -168,7 +168,7 @@ def _level() -> int:
 
 
 class _Capture:
-    """Lets the handler get what the project's loggers log, for as long as any process runs."""
+    """Attaches the handler to the project's loggers while any process runs."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -224,30 +224,30 @@ class _ProgressReporter:
     """``progress(done, total, "invoices")``, and ``progress.track(rows)``."""
 
     def __call__(self, done: int, total: int | None = None, what: str = "") -> None:
-        """Say how far the process is; seen in Dagster's UI and in the command's table.
+        """Report how far the process is; shown in Dagster's UI and in the command's table.
 
-        At most one event a second is made, so it may be called as often as is handy.
+        It makes at most one event a second, so it may be called for every item.
 
         Parameters
         ----------
         done:
             How many are done.
         total:
-            Out of how many, if that is known.
+            How many there are in all, if that is known.
         what:
-            Of what, such as ``"invoices"``.
+            What is counted, such as ``"invoices"``.
         """
         report = _report.get()
         if report is not None:
             report.take(Progress(int(done), None if total is None else int(total), str(what)))
 
     def track(self, items: Iterable[T], what: str = "", total: int | None = None) -> Iterator[T]:
-        """Yield the items, and say how many are done.
+        """Yield the items, and report how many are done.
 
         Parameters
         ----------
         items:
-            What is worked through; a queryset, a list, a generator.
+            The items to process: a queryset, a list, a generator.
         what:
             What they are.
         total:

@@ -81,7 +81,7 @@ def extract(
         The process's name, for messages.
     variables:
         Name -> ``{"type", "default", "key"}``, all optional: without a type the value stays as it
-        is; the key is the variable's name unless given, and dots in it go deeper (``look_up``).
+        is; the key is the variable's name unless given, and may be a dotted path (``look_up``).
     result:
         What the function returned: a dictionary, or an object with attributes.
 

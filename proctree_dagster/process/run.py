@@ -1,4 +1,4 @@
-"""Run ONE process: arguments, cache, trigger, up to date?, call, checks, variables -> Outcome."""
+"""Run one process: arguments, cache, trigger, outdated check, call, validations, variables."""
 
 import datetime as dt
 import logging
@@ -27,15 +27,15 @@ Status = Literal["pending", "running", "completed", "failed", "skipped", "cached
 
 
 class Gate(Protocol):
-    """What a process waits for; see ``process_gate.Gate``."""
+    """Decides whether a process that waits for a trigger runs; see ``process_gate.Gate``."""
 
-    def why_not(
+    def skip_reason(
         self, available: Mapping[str, Any], context: Mapping[str, Any] | None = None
     ) -> str | None:
-        """Say why the process is skipped; ``None`` if it runs."""
+        """Return why the process is skipped; ``None`` if it runs."""
 
-    def passed(self, asked_at: dt.datetime) -> None:
-        """Remember that the process has run to its end."""
+    def record_completion(self, asked_at: dt.datetime) -> None:
+        """Record that the process has completed."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Process:
     outdated_check: Function | None = None
     gate: Gate | None = None
     required: bool = True
-    """Required in effect: it is, or one that depends on it is."""
+    """Required in effect: it is required, or a process downstream of it is."""
 
     cache_enabled: bool = True
     """Whether the tree allows results to be cached."""
@@ -57,8 +57,7 @@ class Process:
     """The tree's job."""
 
     made_by: caching.MadeBy = caching.UNSAID
-    """What its results come from; no other process may have those that the caller's functions
-    have made."""
+    """The functions that its results depend on (see ``caching.MadeBy``)."""
 
     @property
     def name(self) -> str:
@@ -68,7 +67,7 @@ class Process:
 
 @dataclass(frozen=True)
 class NotStored:
-    """Stands for a result that could not be pickled, where it was to be passed on."""
+    """Placeholder for a result that could not be pickled, for the processes downstream."""
 
     __module__ = "proctree_dagster.process"  # as releases before and after pickle it
 
@@ -89,23 +88,23 @@ class Outcome:
     """What the function returned."""
 
     error: str | None = None
-    """Why it failed, or was skipped because something else did, for people to read."""
+    """Why it failed, or was skipped because another process failed; for people to read."""
 
     seconds: float = 0.0
-    """Seconds that it took."""
+    """How long it took, in seconds."""
 
     cached: bool = False
     """Whether the result came from the cache."""
 
     note: str | None = None
-    """Why it was skipped though nothing failed, or what else is to be known of it."""
+    """Why it was skipped though nothing failed, or another remark."""
 
     response_variables: Mapping[str, Any] = field(default_factory=dict)
-    """What was extracted from the result, by name."""
+    """The response variables, by name."""
 
     @property
     def has_result(self) -> bool:
-        """Whether the result is passed on to what depends on the process."""
+        """Whether the result is passed on downstream."""
         return self.status in ("completed", "cached")
 
 
@@ -128,15 +127,16 @@ def run_process(
     outcomes:
         The outcome of each dependency, by the dependency's name as written.
     use_cache:
-        Whether a cached result will do. Otherwise the process runs, and its result replaces it.
+        Whether to use a cached result. Otherwise the process runs, and its result replaces the
+        cached one.
     run_id:
-        The run that a second try of the process belongs to, too.
+        The run's id; retries of the process have the same.
 
     Returns
     -------
     Outcome
-        ``completed``, ``cached``, or ``skipped`` if its trigger is silent, or its outdated check
-        says that it is up to date. A cached result is passed on without asking either.
+        ``completed``, ``cached``, or ``skipped`` if its trigger has not fired, or its outdated
+        check returns that it is up to date. A cached result is passed on without checking either.
 
     Raises
     ------
@@ -145,9 +145,9 @@ def run_process(
     CacheKeyError
         The cache key names a field that the context lacks.
     ProcessTimeout
-        It took longer than it may.
+        It took longer than its timeout.
     ValidationFailed
-        The result did not pass its checks.
+        The result did not pass its validations.
     ResultNotStored
         A dependency's result could not be pickled.
     ResponseVariableError
@@ -167,7 +167,7 @@ def run_process(
         if hit is not None and use_cache:
             return _cached(process, hit[0], started)
         asked_at = timezone.now()
-        silent = process.gate.why_not(available, context) if process.gate else None
+        silent = process.gate.skip_reason(available, context) if process.gate else None
         if silent is not None:
             return _skipped(process, silent)
         outdated, note = _is_outdated(process, available, context)
@@ -182,7 +182,7 @@ def run_process(
         if entry is not None:
             entry.put(result, process.spec.cache_ttl)
         if process.gate is not None:
-            process.gate.passed(asked_at)
+            process.gate.record_completion(asked_at)
     return Outcome(
         "completed",
         result,
@@ -233,12 +233,12 @@ def _skipped(process: Process, why: str) -> Outcome:
 def _is_outdated(
     process: Process, available: Mapping[str, Any], context: Mapping[str, Any]
 ) -> tuple[bool, str | None]:
-    """Ask the process's outdated check; without one, or if it gives no answer, the process runs.
+    """Call the outdated check; without one, or without an answer, the process runs.
 
     Returns
     -------
     tuple
-        Whether it runs, and why if there was no answer.
+        Whether the process runs, and why if the check gave no answer.
     """
     check = process.outdated_check
     if check is None:
@@ -260,7 +260,7 @@ def _is_outdated(
 
 
 def truth(answer: Any) -> bool | None:
-    """Return the bool that an answer is, numpy's included; ``None`` if it is something else."""
+    """Return an answer as a bool, numpy's included; ``None`` if it is something else."""
     if not isinstance(answer, bool) and callable(item := getattr(answer, "item", None)):
         try:
             answer = item()
@@ -282,7 +282,7 @@ def _cache_entry(process: Process, context: Mapping[str, Any]) -> caching.Entry 
 
 
 def _check(process: Process, result: Any) -> None:
-    """Raise one error that holds what every failed validation says."""
+    """Raise one error with the message of every failed validation."""
     problems = [
         problem for check in process.validations if (problem := _problem(check, result)) is not None
     ]
@@ -313,10 +313,10 @@ def call_with(
     available: Mapping[str, Any],
     context: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Ask ``func``, with what it takes out of what is ``available``; see ``bind_arguments``.
+    """Call a check with what it takes from ``available``; see ``bind_arguments``.
 
-    One that has a parameter called ``context`` is given the run's context there, ``{}`` if there is
-    none, unless the context itself has a key of that name.
+    A parameter called ``context`` gets the run's whole context (``{}`` if there is none), unless
+    the context itself has a key of that name.
     """
     if "context" not in available and "context" in calling.takes(func).names:
         available = {**available, "context": dict(context or {})}

@@ -1,4 +1,4 @@
-"""Calls that may take only so long."""
+"""Calls with a timeout."""
 
 import queue
 import threading
@@ -12,7 +12,7 @@ from ..support.helper_threads import HelperThread
 from .cancellation import Stop
 
 GRACE_SECONDS = 2.0
-"""How long a coroutine that was cancelled may take to end."""
+"""Seconds that a cancelled coroutine may take to end."""
 
 _working: dict[tuple[str, str], threading.Thread] = {}
 """Threads whose calls were abandoned, by run and process."""
@@ -21,28 +21,28 @@ _lock = threading.Lock()
 
 
 def call(func: Callable[[], Any], seconds: float | None, process: str, run_id: str = "") -> Any:
-    """Call ``func`` and return its result, or give up on it.
+    """Call ``func`` and return its result, or raise once the timeout has passed.
 
-    A thread can't be killed: a function that outlives its time is abandoned, not stopped. It runs
-    in a daemon thread, which does not keep the worker from ending. A coroutine is cancelled.
+    A thread can't be killed: after its timeout a function is abandoned, not stopped. It runs in a
+    daemon thread, which does not keep the worker alive. A coroutine is cancelled.
 
     Parameters
     ----------
     func:
-        What is called. It has the caller's surroundings (see ``support.call_context``).
+        The function. It has the caller's surroundings (see ``support.call_context``).
     seconds:
-        How long it may take; ``None`` for as long as it likes, in the calling thread.
+        The timeout; ``None`` for none: the function then runs in the calling thread.
     process:
         The process's name.
     run_id:
-        The run; the next try of the process is made by the same run.
+        The run's id; retries of the process have the same.
 
     Raises
     ------
     ProcessTimeout
-        It took longer.
+        It took longer than ``seconds``.
     StillWorking
-        It was not called: an earlier try, which was abandoned, has not ended meanwhile.
+        The function was not called: an earlier, abandoned try still runs.
     """
     if seconds is None:
         return func()
@@ -70,7 +70,7 @@ def call(func: Callable[[], Any], seconds: float | None, process: str, run_id: s
 
 
 def still_working(run_id: str) -> list[str]:
-    """Return the processes of a run whose abandoned calls work on, in this Python process."""
+    """Return the processes of a run with abandoned calls that still run in this Python process."""
     with _lock:
         for key, thread in list(_working.items()):
             if not thread.is_alive():
@@ -81,7 +81,7 @@ def still_working(run_id: str) -> list[str]:
 def _given_up(
     thread: threading.Thread, stop: Stop, seconds: float, process: str, run_id: str
 ) -> ProcessTimeout:
-    """Cancel a coroutine, abandon anything else, and return the error that says so."""
+    """Cancel a coroutine, abandon any other call, and return the error to raise."""
     if stop.ask():
         thread.join(GRACE_SECONDS)
     what = f"Process {process!r} took longer than its timeout of {seconds:g} seconds and was"
@@ -93,7 +93,7 @@ def _given_up(
 
 
 def _wait_for_earlier(seconds: float, process: str, run_id: str) -> None:
-    """Wait until the try before has ended: two of them never run at once."""
+    """Wait for the end of the previous try: two tries never run at once."""
     with _lock:
         earlier = _working.get((run_id, process))
     if earlier is None:

@@ -123,7 +123,7 @@ def _run_after(
 
 
 def _has_succeeded(run: Future[Results]) -> bool:
-    """Wait for a run, and say whether it has succeeded."""
+    """Wait for a run, and return whether it has succeeded."""
     return run.exception() is None and run.result()["success"]
 
 

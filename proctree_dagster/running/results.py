@@ -141,7 +141,7 @@ def _corrected(
 def _never_ran(
     spec: TreeSpec, outcomes: Mapping[str, Outcome], fault: str | None
 ) -> dict[str, Outcome]:
-    """Say why the processes without an outcome did not run.
+    """Return why the processes without an outcome did not run.
 
     Parameters
     ----------

@@ -304,7 +304,7 @@ def deliver(run_ids: Iterable[str] | None = None) -> list[str]:
 
 
 def has_history() -> bool:
-    """Say whether Dagster has a home, where runs are kept; a test has none."""
+    """Return whether Dagster has a home, where runs are kept; a test has none."""
     from ..orchestration.runs import opening
 
     return opening.dagster_home() is not None

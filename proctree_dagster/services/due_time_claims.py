@@ -33,10 +33,10 @@ class History(Protocol):
     """What Dagster knows of a schedule's runs; asked only where the row does not say enough."""
 
     def of_claim(self, due: dt.datetime) -> Literal["none", "under way", "finished"]:
-        """Tell how far a claim's runs without a parent are; ``none`` if none was launched."""
+        """Return how far a claim's runs without a parent are; ``none`` if none was launched."""
 
     def of_run(self, run_id: str, worker: str) -> RunStatus:
-        """Tell what a run has come to that was taken up by ``worker``."""
+        """Return what a run has come to that was taken up by ``worker``."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def request(schedule_id: int, at: dt.datetime, history: History) -> Due | Skip:
     Parameters
     ----------
     schedule_id:
-        Primary key of the schedule. Its row is read anew: what counts is the row at the tick.
+        Primary key of the schedule. Its row is read again: what counts is the row at the tick.
     at:
         Aware; the tick's time.
     history:

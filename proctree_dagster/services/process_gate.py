@@ -32,10 +32,10 @@ class Gate:
     process: str
     """The process's name."""
 
-    def why_not(
+    def skip_reason(
         self, available: Mapping[str, Any], context: Mapping[str, Any] | None = None
     ) -> str | None:
-        """Say why the process is skipped; ``None`` if it runs.
+        """Return why the process is skipped; ``None`` if it runs.
 
         Parameters
         ----------
@@ -54,7 +54,7 @@ class Gate:
             answer = trigger_evaluation.Answer(False, f"it can't be asked: {explain(error)}")
         return None if answer.yes else f"Trigger {self.trigger} is silent: {answer.reason}"
 
-    def passed(self, asked_at: dt.datetime) -> None:
+    def record_completion(self, asked_at: dt.datetime) -> None:
         """Remember that the process has run to its end.
 
         Parameters
@@ -99,7 +99,7 @@ class Gate:
         )
 
     def _is_due(self, trigger: Trigger) -> trigger_evaluation.Answer:
-        """Say whether a due time has passed since the process last ran to its end."""
+        """Return whether a due time has passed since the process last ran to its end."""
         now = timezone.now()
         align(trigger, now)
         passage = TriggerPassage.objects.filter(

@@ -29,7 +29,7 @@ from ..support.row_reading import readable
 LEASE = dt.timedelta(seconds=60)
 """How long one process has for a delivery; after that, or a failure, it is tried again."""
 
-KEPT = dt.timedelta(days=30)
+RETENTION = dt.timedelta(days=30)
 """How long a row is kept that has come to its end."""
 
 MAX_LAUNCHES = 10
@@ -381,7 +381,7 @@ def family(first_run_id: str) -> models.QuerySet[OutboxRun]:
 
 def forget(now: dt.datetime) -> None:
     """Delete the rows that have come to their end long ago."""
-    old = OutboxRun.objects.exclude(state__in=OPEN).filter(created_at__lt=now - KEPT)
+    old = OutboxRun.objects.exclude(state__in=OPEN).filter(created_at__lt=now - RETENTION)
     if old.exists():  # asked every few seconds, and on SQLite a DELETE locks all others out
         old.delete()
 

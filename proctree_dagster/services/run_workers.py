@@ -22,7 +22,7 @@ from .. import conf
 from ..models import RunWorker
 from ..support.os_processes import Identity, State
 
-KEPT = dt.timedelta(days=1)
+RETENTION = dt.timedelta(days=1)
 """How long the row of a run that has ended refuses late workers of it."""
 
 BEATS = 12
@@ -160,7 +160,7 @@ def shut(run_id: str) -> bool:
 
 def prune() -> int:
     """Delete the rows of runs that have ended long ago; return how many."""
-    old = rows().filter(ended_at__lt=Now() - KEPT)
+    old = rows().filter(ended_at__lt=Now() - RETENTION)
     if not old.exists():  # a DELETE of nothing takes SQLite's write lock, too
         return 0
     return old.delete()[0]

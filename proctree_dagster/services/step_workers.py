@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from ..models import StepWorker
 
-KEPT = dt.timedelta(days=30)
+RETENTION = dt.timedelta(days=30)
 """How long the rows of a run are kept whose process was killed; every other deletes its own."""
 
 
@@ -56,7 +56,7 @@ def of_run(run_id: str) -> list[StepWorker]:
 def forget(run_id: str) -> None:
     """Delete the rows of a run that has ended, and those that nobody has deleted for long."""
     _rows().filter(
-        models.Q(run_id=run_id) | models.Q(started_at__lt=timezone.now() - KEPT)
+        models.Q(run_id=run_id) | models.Q(started_at__lt=timezone.now() - RETENTION)
     ).delete()
 
 

@@ -129,7 +129,7 @@ def poll(trigger_id: int, now: dt.datetime, *, sensor: str | None = None) -> Pol
     Parameters
     ----------
     trigger_id:
-        Primary key of the trigger. Its row is read anew.
+        Primary key of the trigger. Its row is read again.
     now:
         Aware.
     sensor:

@@ -1,8 +1,8 @@
-"""The surroundings of a call: each begins with its caller's, and leaves none behind.
+"""The surroundings of a call: each call starts with a copy of its caller's, and changes only that.
 
-Language, time zone, context variables, ``decimal``'s context and asgiref's ``Local`` are a call's
-own. What belongs to the whole process (``os.environ``, the working directory, ``locale``, warning
-filters, ``random``, signal handlers) or to a thread (``threading.local``) is not.
+They are language, time zone, context variables, ``decimal``'s context and asgiref's ``Local``; not
+state of the whole process (``os.environ``, the working directory, ``locale``, warning filters,
+``random``, signal handlers) or of a thread (``threading.local``).
 """
 
 import contextvars
@@ -27,7 +27,7 @@ def isolated(func: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> R:
 
 
 def carried(func: Callable[P, R]) -> Callable[P, R]:
-    """Return ``func`` for another thread, where it will have the surroundings of this one."""
+    """Return ``func`` wrapped for another thread, with the surroundings of this one."""
     context = contextvars.copy_context()
 
     def arrive(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -42,14 +42,14 @@ def carried(func: Callable[P, R]) -> Callable[P, R]:
 
 
 def _own_decimal_context() -> None:
-    """Copy what a copied context variable still shares: an object that is changed in place."""
+    """Copy the mutable objects that a copied context still shares with its original."""
     decimal.setcontext(decimal.getcontext().copy())
 
 
 def _take_over_locals(context: contextvars.Context) -> None:
-    """Let this thread see what the ``Local`` objects of another thread's context hold.
+    """Give this thread the values of ``Local`` objects from another thread's context.
 
-    asgiref 3.13 marks it with its thread, and does this itself where it changes threads.
+    asgiref 3.13 stores them by thread, and copies them itself where it changes threads.
     """
     restore = getattr(asgiref.sync, "_restore_context", None)
     if restore is not None:

@@ -1,4 +1,4 @@
-"""Database connections of code that outlives a request: workers, servers, schedulers."""
+"""Database connections of long-running code: workers, servers, schedulers."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,7 +9,7 @@ from django.db import connections, models, router, transaction
 
 @contextmanager
 def fresh_connections() -> Iterator[None]:
-    """Use no connection that has gone stale, and leave none behind."""
+    """Drop connections that may have died while the thread was idle, before and after the block."""
     _close_old_connections()
     try:
         yield
@@ -19,7 +19,7 @@ def fresh_connections() -> Iterator[None]:
 
 @contextmanager
 def own_connections() -> Iterator[None]:
-    """Close the connections of a thread that ends with the block: nobody else can use them."""
+    """Close the connections of a thread that ends with the block."""
     try:
         yield
     finally:
@@ -28,16 +28,16 @@ def own_connections() -> Iterator[None]:
 
 @contextmanager
 def writing(model: type[models.Model], using: str | None = None) -> Iterator[str]:
-    """Open a transaction on the database of a model's rows that reads and then writes.
+    """Open a transaction that reads and then writes, on the database of a model's rows.
 
-    On SQLite it takes the write lock first, waiting as long as the connection's ``timeout`` says: a
-    transaction that has read before it asks for the lock is refused at once while another writes.
-    Inside a transaction of the caller's that has read, nothing can be done about that.
+    On SQLite it takes the write lock first, and waits for it up to the connection's ``timeout``: a
+    transaction that has read before it requests the lock fails at once while another one writes.
+    A transaction of the caller's that has read already can't avoid that.
 
     Parameters
     ----------
     model:
-        What is written.
+        The model whose rows are written.
     using:
         The database's alias; left out, where the router writes the model.
 
@@ -57,17 +57,16 @@ def writing(model: type[models.Model], using: str | None = None) -> Iterator[str
 
 
 def after_commit(func: Callable[[], object], *, robust: bool = False) -> None:
-    """Call ``func`` once all transactions that the caller is in have committed; at once if none.
+    """Call ``func`` once all transactions of the caller have committed; at once if there are none.
 
-    If one of them is rolled back, on whatever database, it is not called: who wraps a call in two
-    transactions wants it only if both hold.
+    It is not called if one of them is rolled back, on whatever database.
 
     Parameters
     ----------
     func:
-        What to call.
+        The function.
     robust:
-        Whether an error in it is logged, instead of raised to who commits.
+        Whether an error in it is logged, instead of raised by the commit.
     """
     waits_for = open_transactions()
     if not waits_for:
@@ -84,10 +83,10 @@ def after_commit(func: Callable[[], object], *, robust: bool = False) -> None:
 
 
 def open_transactions() -> set[str]:
-    """Return the aliases on which the caller is in a transaction that may yet be rolled back.
+    """Return the aliases on which the caller has an open transaction.
 
-    The one that a ``TestCase`` wraps around a test does not count, as it does not for
-    ``atomic(durable=True)``: a test would wait for its commit in vain.
+    The transaction of a ``TestCase`` does not count, as for ``atomic(durable=True)``: it never
+    commits.
     """
     return {
         connection.alias
@@ -102,14 +101,14 @@ def in_transaction() -> bool:
 
 
 def in_any_transaction() -> bool:
-    """Say whether another thread would not see what this one has written: a test's counts, too."""
+    """Return whether this thread is in a transaction, that of a ``TestCase`` included."""
     return any(connection.in_atomic_block for connection in connections.all(initialized_only=True))
 
 
 def is_bound_to_thread() -> bool:
     """Return True if no other thread should work beside this one.
 
-    It would not see the caller's transaction (a test's counts, too), or find an in-memory database
+    It would not see the caller's transaction (a test's included), or find an in-memory database
     locked.
     """
     return in_any_transaction() or any(
@@ -119,10 +118,10 @@ def is_bound_to_thread() -> bool:
 
 
 def _close_old_connections() -> None:
-    """Do what Django does between requests, and leave a transaction of the caller's alone.
+    """Do what Django does between requests, but leave a transaction of the caller's alone.
 
-    Django's own function takes an atomic block on SQLite for a connection that somebody forgot to
-    reset, and closes it: everything in the block would be lost without a word.
+    Django's own function mistakes an atomic block on SQLite for a wrong autocommit mode, and closes
+    the connection: everything in the block would be lost silently.
     """
     for connection in connections.all(initialized_only=True):
         if not connection.in_atomic_block:

@@ -1,7 +1,7 @@
-"""Children that a function forks: one that comes out of the function is not the worker, and ends.
+"""Forked children of a function: one that returns from the function must end, as it is no worker.
 
-It is a copy of the worker, in the middle of a run: it would go on with the run, write a failure
-into it, and take its parent's connections with it.
+It is a copy of the worker in the middle of a run: it would continue the run, record a failure, and
+break its parent's connections.
 """
 
 import os
@@ -15,11 +15,11 @@ from typing import NoReturn
 
 @contextmanager
 def contained() -> Iterator[None]:
-    """End every child that was forked in the block and comes out of it, however it does.
+    """End every child that was forked in the block and leaves it, by a return or by an exception.
 
-    It ends as a program does that has come to its end: with the code of ``sys.exit()``, with 0 if
-    the block returns, with a traceback and 1 if it raises. It waits for threads that it has
-    started itself. Nothing else happens in it: no ``atexit`` function, no write to the run.
+    It ends like a program: with the code of ``sys.exit()``, with 0 if the block returns, with a
+    traceback and 1 if it raises. It waits for the threads that it has started itself. It calls no
+    ``atexit`` function, and writes nothing to the run.
     """
     worker = os.getpid()
     try:
@@ -47,7 +47,7 @@ def _end(error: BaseException | None) -> NoReturn:
 
 
 def _exit_code(error: BaseException | None) -> int:
-    """Return the code that Python ends with, and print what it would print."""
+    """Return the exit code of a program that ends so, and print what Python would print."""
     if error is None:
         return 0
     if not isinstance(error, SystemExit):

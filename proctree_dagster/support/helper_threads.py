@@ -1,4 +1,4 @@
-"""Threads of our own that call users' functions, and must not be seen in what those start."""
+"""Our daemon threads that call users' functions, whose own threads must not become daemons."""
 
 import threading
 from collections.abc import Callable
@@ -7,14 +7,14 @@ from collections.abc import Callable
 class HelperThread(threading.Thread):
     """A daemon thread in which functions start ordinary threads, as in the main thread.
 
-    It does not keep the process from ending. But a thread is a daemon if the one that starts it
-    is, so what a function leaves to a thread would be cut off at the process's end if the function
-    ran in a daemon thread, and waited for if it ran in the main thread.
+    It does not keep the process alive. But threads inherit ``daemon``, so a thread that a function
+    starts would be cut off at the process's end if the function ran in an ordinary daemon thread,
+    and waited for if it ran in the main thread.
 
     Parameters
     ----------
     target:
-        What it calls.
+        The function.
     name:
         Its name.
     """
@@ -25,7 +25,7 @@ class HelperThread(threading.Thread):
 
     @property
     def daemon(self) -> bool:
-        """Whether threads that are started in it are daemons; it is one itself all the same."""
+        """Whether threads started in it are daemons: not while it runs, though it is one itself."""
         return not self._works
 
     @daemon.setter
@@ -33,6 +33,6 @@ class HelperThread(threading.Thread):
         raise RuntimeError("It is a daemon.")
 
     def run(self) -> None:
-        """Call the target; Python has asked by now whether to wait for it."""
+        """Call the target; by now Python has read that it need not wait for this thread."""
         self._works = True
         super().run()

@@ -1,11 +1,11 @@
-"""Whether this process runs a test: then no run, fire or reload leaves it.
+"""Isolation of tests: no run, fired trigger or reload reaches the real Dagster.
 
-A daemon beside a test works on another database: it would run the *real* database's tree of the
-same name. So a test's runs happen in its own process, in a Dagster instance that keeps nothing, or
-are recorded in the outbox of the test's database (see ``proctree_dagster.testing``), and neither
-the real Dagster instance nor the real webserver is opened.
+A daemon that runs beside a test works on the real database: it would run the tree of the same name
+there. So a test's runs are executed in its own process, in an ephemeral Dagster instance, or
+recorded in the outbox of the test's database (see ``proctree_dagster.testing``). Neither the real
+Dagster instance nor the real webserver is opened.
 
-Whoever wants the real ones in a test says so: ``with testing.real_dagster():``.
+A test that needs the real ones uses ``with testing.real_dagster():``.
 """
 
 import sys
@@ -19,16 +19,16 @@ from django.core import mail
 from django.db import connections
 
 RECORDED = "A test asked for it: it is recorded here, and not run."
-"""What the outbox says of a run that a test has asked for."""
+"""The reason in the outbox of a run that a test has requested."""
 
 _forced: ContextVar[bool] = ContextVar("proctree_dagster.support.isolation", default=False)
 _configured: dict[str, str] = {}
-"""The names of the databases when Django was set up, by alias."""
+"""The names of the databases at the setup of Django, by alias."""
 
 
 _lock = threading.Lock()
 _blocks = 0
-"""How many blocks, in whatever thread, have asked for the real Dagster."""
+"""How many ``real_dagster()`` blocks are open, in all threads."""
 
 
 def is_active() -> bool:
@@ -40,15 +40,15 @@ def in_test() -> bool:
     """Return True if this process runs tests.
 
     Any of three signs is enough: Django's test environment is set up (as in ``manage.py test`` and
-    pytest-django, where e-mail does not leave either); this thread is inside a ``TestCase``; or a
-    database is a test database (as in ``manage.py testserver``). To import ``django.test`` is none.
+    pytest-django); this thread is inside a ``TestCase``; or a database is a test database (as in
+    ``manage.py testserver``). An import of ``django.test`` is no sign.
     """
     return _has_test_environment() or _in_testcase() or _has_test_database()
 
 
 @contextmanager
 def forced() -> Iterator[None]:
-    """Let nothing leave the block for the real Dagster, whatever process it is."""
+    """Isolate the block from the real Dagster, in a test or not."""
     token = _forced.set(True)
     try:
         yield
@@ -108,8 +108,8 @@ def _has_test_database() -> bool:
 def _is_test_name(name: str, configured: str, test: dict[str, object]) -> bool:
     """Return True if a database was renamed as a test runner does.
 
-    A database that is *called* ``test_…`` in the settings is none, and another that is merely
-    chosen while the process runs (one for each tenant) neither.
+    A database that is *called* ``test_…`` in the settings is no sign, nor is a switch to another
+    database while the process runs (one for each tenant).
     """
     if name == configured:
         return False

@@ -1,7 +1,7 @@
-"""Modules that are imported under the names that they had before, for one release.
+"""Aliases of modules that have moved, for one release.
 
-What users write into files (settings, ``dagster.yaml``, code) goes on working: an import of the old
-name gives the module itself, and warns.
+Old names in users' files (settings, ``dagster.yaml``, code) still work: an import of the old name
+gives the module itself, and warns.
 """
 
 import importlib
@@ -22,7 +22,7 @@ MOVED = {
         "webserver": "services.webserver",
     }.items()
 }
-"""Where the modules are that had a documented name. They may go with 0.3."""
+"""New names of moved modules by their old, documented names. Remove them in 0.3."""
 
 
 class MovedModules(MetaPathFinder, Loader):
@@ -31,11 +31,11 @@ class MovedModules(MetaPathFinder, Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """Return how a moved module is imported; ``None`` for any other."""
+        """Return the import spec of a moved module; ``None`` for any other."""
         return ModuleSpec(fullname, self) if fullname in MOVED else None
 
     def create_module(self, spec: ModuleSpec) -> None:
-        """Leave it to Python: what it creates is thrown away."""
+        """Let Python create an empty module, which is thrown away."""
 
     def exec_module(self, module: ModuleType) -> None:
         """Put the module itself under its old name."""
@@ -49,5 +49,5 @@ class MovedModules(MetaPathFinder, Loader):
 
 
 def install() -> None:
-    """Let the old names be found."""
+    """Install the finder of the old names."""
     sys.meta_path.append(MovedModules())

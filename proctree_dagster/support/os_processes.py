@@ -1,8 +1,8 @@
-"""Processes of the operating system: which one it is, how it is, and how all it has started ends.
+"""Processes of the operating system: their identity, their state, and ending their children.
 
-A process is known by the boot of its machine, its PID namespace, its id there and when it started.
-Two machines, or two containers of one machine, may share a host name and every process id; an id
-is given again. What can't be seen from here (another boot, another namespace) is *unknown*.
+A process is identified by the boot of its machine, its PID namespace, its id there and its start
+time: two machines, or two containers of one machine, may share a host name and process ids, and
+ids are reused. The state of a process of another boot or namespace is *unknown*.
 """
 
 import enum
@@ -23,7 +23,7 @@ import psutil
 logger = logging.getLogger(__name__)
 
 STARTED_BY_RUN = "PROCTREE_RUN_ID"
-"""The environment variable by which the programs that a run has started are found."""
+"""The environment variable that marks the programs that a run has started."""
 
 _STOPPED = ("T", "t", psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP)
 _GONE = ("Z", "X", "x", psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
@@ -33,7 +33,7 @@ POLL_SECONDS = 0.05
 
 
 class State(enum.Enum):
-    """How a process is."""
+    """The state of a process."""
 
     RUNNING = "running"
     STOPPED = "stopped"
@@ -43,12 +43,12 @@ class State(enum.Enum):
     """It has ended; a zombie counts as ended."""
 
     UNKNOWN = "unknown"
-    """It can't be seen from here: it is of another machine or PID namespace, or the system hides
+    """It can't be read: it belongs to another machine or PID namespace, or the system hides
     other users' processes (``hidepid``)."""
 
 
 def started(pid: int) -> str | None:
-    """Return when a process started, as text that no change of the clock alters.
+    """Return when a process started, as text that does not depend on the clock.
 
     Parameters
     ----------
@@ -58,8 +58,7 @@ def started(pid: int) -> str | None:
     Returns
     -------
     str | None
-        ``None`` if there is no such process, or it has ended and only waits to be reaped, or the
-        system hides it.
+        ``None`` if there is no such process, or it is a zombie, or the system hides it.
     """
     found = _status(pid)
     return None if found is None or found == _HIDDEN or found[0] in _GONE else found[1]
@@ -68,7 +67,7 @@ def started(pid: int) -> str | None:
 def _status(pid: int) -> tuple[str, str] | None:
     """Return the state of a process and when it started; ``None`` if there is none.
 
-    One that the system hides is ``_HIDDEN``: it can't be read, but there is a process of this id.
+    ``_HIDDEN`` if the system hides it: a process of this id exists, but its state can't be read.
     """
     try:
         if sys.platform != "linux":
@@ -82,7 +81,7 @@ def _status(pid: int) -> tuple[str, str] | None:
 
 
 def _exists(pid: int) -> bool:
-    """Return whether there is a process of an id, also where its state can't be read."""
+    """Return whether a process of this id exists, also if its state can't be read."""
     if sys.platform == "win32":
         return psutil.pid_exists(pid)
     try:
@@ -95,12 +94,12 @@ def _exists(pid: int) -> bool:
 
 
 def handle_of(pid: int) -> int | None:
-    """Return a descriptor that stays with a process, whoever is given its id afterwards.
+    """Return a descriptor of a process (pidfd), which stays valid if its id is reused.
 
     Returns
     -------
     int | None
-        ``None`` where the system has none: not Linux, an old kernel, a sandbox's (gVisor), or a
+        ``None`` where the system lacks it: not Linux, an old kernel, a sandbox (gVisor), or a
         container's filter of system calls.
 
     Raises
@@ -120,7 +119,7 @@ def handle_of(pid: int) -> int | None:
 
 @cache
 def boot_id() -> str:
-    """Return what this boot of this machine is known by; the host's name where there is no id."""
+    """Return the id of this boot of this machine; the host's name where there is none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -137,7 +136,7 @@ def pid_namespace() -> str:
 
 @dataclass(frozen=True)
 class Identity:
-    """One process, told apart from every other on any machine."""
+    """The identity of a process, unique over all machines and time."""
 
     host: str
     """The name of the machine or container."""
@@ -169,13 +168,13 @@ class Identity:
 
     @property
     def is_visible(self) -> bool:
-        """Whether it is of this machine and PID namespace, so that its state can be seen."""
+        """Whether it belongs to this machine and PID namespace, so that its state can be read."""
         here = (socket.gethostname(), boot_id(), pid_namespace())
         return here == (self.host, self.boot_id, self.pid_namespace)
 
     @property
     def state(self) -> State:
-        """How it is now."""
+        """Its state now."""
         if not self.is_visible:
             return State.UNKNOWN
         found = _status(self.pid)
@@ -186,7 +185,7 @@ class Identity:
         return State.STOPPED if found[0] in _STOPPED else State.RUNNING
 
     def send(self, number: signal.Signals) -> bool:
-        """Send it a signal; return False if it can't be seen, has ended or is another user's."""
+        """Send it a signal; return False if it is elsewhere, has ended or is another user's."""
         try:
             handle = handle_of(self.pid)
         except ProcessLookupError:
@@ -220,13 +219,13 @@ class Identity:
 
 @dataclass(frozen=True)
 class Programs:
-    """What a run has started and is still there, without its worker."""
+    """The live processes that a run has started, without its worker."""
 
     in_session: tuple[Identity, ...] = ()
-    """Of the worker's own session: they belong to it, and end with it."""
+    """Those in the worker's session: they are ended with it."""
 
     detached: tuple[Identity, ...] = ()
-    """Those that have a session of their own (``setsid``): they are named, not ended."""
+    """Those with a session of their own (``setsid``): they are logged, not ended."""
 
     def __bool__(self) -> bool:
         return bool(self.in_session or self.detached)
@@ -235,7 +234,7 @@ class Programs:
 def programs_of(
     worker: Identity, run_id: str, spare: Iterable[int] = (), *, session: int | None = None
 ) -> Programs:
-    """Return the processes that a run's worker has started, directly or not, and that still live.
+    """Return the live processes that a run's worker has started, directly or not.
 
     They are found by the worker's session, if it leads one, by descent while the worker lives, and
     by ``STARTED_BY_RUN`` in their environment.
@@ -247,9 +246,10 @@ def programs_of(
     run_id:
         The run's id.
     spare:
-        Ids of processes that are not the run's, such as the worker's guardian.
+        Ids of processes to leave out, such as the worker's guardian.
     session:
-        The worker's session; left out, it is looked up, or its own if it has ended.
+        The worker's session; left out, it is read from the worker, or is the worker's id if that
+        has ended.
     """
     if not worker.is_visible:
         return Programs()
@@ -275,7 +275,7 @@ def programs_of(
 
 
 def end_all(processes: Iterable[Identity], grace: float) -> None:
-    """End processes: by SIGTERM, and after ``grace`` seconds by SIGKILL."""
+    """End processes with SIGTERM, and after ``grace`` seconds with SIGKILL."""
     left = [each for each in processes if each.send(signal.SIGTERM)]
     for each in left:  # one that is stopped would not heed it
         each.send(signal.SIGCONT)

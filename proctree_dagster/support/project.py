@@ -1,4 +1,4 @@
-"""Where the Django project lies, and what Dagster needs of it: its code location and its home.
+"""The folder of the Django project, and its code location and home of Dagster.
 
 A project that writes neither a ``definitions`` module nor a home gets both from here.
 """
@@ -31,10 +31,10 @@ PACKAGED = "proctree_dagster.definitions"
 """The code location of a project that has none of its own."""
 
 OWN = "definitions"
-"""What a project calls its own code location, unless ``PROCTREE["DEFINITIONS"]`` names it."""
+"""The module of a project's own code location, unless ``PROCTREE["DEFINITIONS"]`` names it."""
 
 HOME = "dagster_home"
-"""What the folder of a project's Dagster instance is called, unless a setting names it."""
+"""The name of the folder of a project's Dagster instance, unless a setting names it."""
 
 TEMPLATE = Path(proctree_dagster.__file__).parent / "orchestration/dagster_home/sqlite/dagster.yaml"
 
@@ -42,13 +42,13 @@ WORKSPACE = "workspace.yaml"
 """A project's own list of code locations, beside ``manage.py``."""
 
 WEBSERVER = ".webserver.json"
-"""The file in the home that says where ``proctree dev`` serves Dagster's UI."""
+"""The file in the home with the address at which ``proctree dev`` serves Dagster's UI."""
 
 IGNORED = "# Dagster's databases and logs are no source code.\n*\n!.gitignore\n!dagster.yaml\n"
 
 
 def root() -> Path | None:
-    """Return the project's folder, where ``manage.py`` lies: ``BASE_DIR``, if the settings say it.
+    """Return the project's folder, with ``manage.py``: ``BASE_DIR``, if the settings have it.
 
     Otherwise it is the folder from which the settings' module is imported. ``None``: the settings
     have no module (``settings.configure()``).
@@ -75,7 +75,7 @@ def working_directory() -> str:
     Raises
     ------
     InstanceError
-        There is no such module, or nothing says where the project lies.
+        There is no such module, or the project's folder is unknown.
     """
     module = definitions()
     if module == PACKAGED:
@@ -100,7 +100,7 @@ def home() -> str | None:
     """Return the folder of Dagster's instance.
 
     The setting's, else the environment's, else ``dagster_home`` in the project's folder. ``None``:
-    the setting is ``None`` and the environment names none, or nobody knows where the project lies.
+    the setting is ``None`` and the environment names none, or the project's folder is unknown.
     """
     named = conf.current().DAGSTER_HOME
     found = named or os.environ.get("DAGSTER_HOME")
@@ -110,7 +110,7 @@ def home() -> str | None:
 
 
 def is_default_home(folder: str) -> bool:
-    """Return whether a home was chosen by nobody, so that it is created where it is missing."""
+    """Return whether the home is the default one, which is created if it is missing."""
     named = conf.current().DAGSTER_HOME
     return named == "" and not os.environ.get("DAGSTER_HOME") and folder == _default_home()
 
@@ -118,7 +118,7 @@ def is_default_home(folder: str) -> bool:
 def create_home(folder: str) -> bool:
     """Create a home with the packaged ``dagster.yaml``; return whether it was created here.
 
-    A folder that is there is not changed. Of several processes that create it one does.
+    An existing folder is not changed. Of several processes at once, one creates it.
 
     Raises
     ------
@@ -147,9 +147,9 @@ def create_home(folder: str) -> bool:
 
 
 def dagster_yaml(folder: str | Path) -> dict[str, Any] | None:
-    """Return what the ``dagster.yaml`` of a home says; ``None`` if it can't be read.
+    """Return the parsed ``dagster.yaml`` of a home; ``None`` if it can't be read.
 
-    Dagster is not imported for it. What is wrong with the file, Dagster says.
+    It does not import Dagster, which reports what is wrong with the file.
     """
     import yaml  # here: most Django processes need none
 
@@ -163,7 +163,7 @@ def dagster_yaml(folder: str | Path) -> dict[str, Any] | None:
 
 
 def note_webserver(home: str, url: str, pid: int, *, site: str | None = None) -> None:
-    """Write down where the webserver of a home answers, while a process lives that runs it.
+    """Record the address of a home's webserver, valid while the process that runs it lives.
 
     Parameters
     ----------
@@ -183,30 +183,30 @@ def note_webserver(home: str, url: str, pid: int, *, site: str | None = None) ->
 
 
 def forget_webserver(home: str, pid: int) -> None:
-    """Remove what ``note_webserver`` has written for a process."""
+    """Remove the file that ``note_webserver`` has written for a process."""
     path = Path(home) / WEBSERVER
     if _webserver(path, {State.RUNNING, State.STOPPED, State.GONE, State.UNKNOWN}, pid):
         path.unlink(missing_ok=True)
 
 
 def webserver_url() -> str | None:
-    """Return where Dagster's webserver answers: the setting's, or that of ``proctree dev``.
+    """Return the address of Dagster's webserver: the setting's, or that of ``proctree dev``.
 
-    ``None``: none is known. In a test it is the setting's only.
+    ``None`` if none is known. In a test it is the setting's only.
     """
     return conf.current().DAGSTER_URL or _noted().get("url")
 
 
 def site_url() -> str | None:
-    """Return where the Django site answers: the setting's, or that of ``proctree dev --django``.
+    """Return the address of the Django site: the setting's, or that of ``proctree dev --django``.
 
-    ``None``: none is known. In a test it is the setting's only.
+    ``None`` if none is known. In a test it is the setting's only.
     """
     return conf.current().SITE_URL or _noted().get("site")
 
 
 def _noted() -> Mapping[str, str | None]:
-    """Return the addresses of the ``proctree dev`` that runs, if any does."""
+    """Return the addresses of the running ``proctree dev``, if there is one."""
     folder = None if isolation.is_active() else home()
     return {} if folder is None else _webserver(Path(folder) / WEBSERVER, {State.RUNNING})
 
@@ -230,7 +230,7 @@ def _default_home() -> str | None:
 
 
 def _imported_from(module: str) -> Path | None:
-    """Return the folder from which a module is imported, or would be; links are followed."""
+    """Return the folder from which a module is (or would be) imported; links are followed."""
     found = _find(module)
     if found is None:
         return None

@@ -1,4 +1,4 @@
-"""Which installed apps are the project's own: those that were not installed from elsewhere."""
+"""The project's own apps: installed apps that were not installed as packages."""
 
 import site
 import sys
@@ -13,16 +13,16 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 def project_apps() -> list[AppConfig]:
-    """Return the apps whose code lies outside of the folders for installed packages.
+    """Return the apps whose code is outside the folders for installed packages.
 
-    Neither Django's apps nor this package's own are among them, wherever they lie. One that was
-    installed editable lies where its author works on it, and is the project's own.
+    Without Django's apps and this package's, wherever they are. An app that was installed editable
+    is outside those folders, so it is the project's own.
     """
     return [app for app in apps.get_app_configs() if is_project_app(app)]
 
 
 def project_modules() -> tuple[str, ...]:
-    """Return the module names of the project's own apps; fast, because each reference asks."""
+    """Return the module names of the project's own apps; cached, as every reference needs them."""
     global _modules
     if _modules is None or _modules[0] is not apps.app_configs:
         # ``override_settings`` puts another dictionary in this place.
@@ -44,14 +44,14 @@ def is_project_app(app: AppConfig) -> bool:
 
 
 def _folders(app: AppConfig) -> Iterator[str]:
-    """Return where an app lies; a namespace package may lie in several places."""
+    """Return the folders of an app; a namespace package may have several."""
     yield app.path
     yield from getattr(app.module, "__path__", ())
 
 
 @cache
 def is_installed(name: str, folder: str) -> bool:
-    """Return whether the package ``name`` in ``folder`` was installed, not written there."""
+    """Return whether the package ``name`` in ``folder`` was put there by an installer."""
     written = Path(folder).absolute()
     for path in (written, written.resolve()):  # either may be a link into such a folder
         if _in_archive(path) or _in_package_folder(path):
@@ -81,7 +81,7 @@ def _package_folders() -> tuple[Path, ...]:
 
 
 def _was_unpacked(name: str, folder: Path) -> bool:
-    """Return whether an installer has recorded the package, as ``pip install --target`` does."""
+    """Return whether an installer's record lists the package, as after ``pip install --target``."""
     parts = name.split(".")
     if list(folder.parts[-len(parts) :]) != parts:
         return False  # the app says by itself where it lies

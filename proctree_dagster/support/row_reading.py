@@ -1,6 +1,6 @@
-"""Reading several rows of which one can't be read: it hides no other.
+"""Reading rows one by one where a query fails, so that an unreadable row does not hide the others.
 
-SQL may put into a row what Python can't read: a day that there is not, ``infinity`` on PostgreSQL,
+SQL may write values that Python can't read: a date that does not exist, ``infinity`` on PostgreSQL,
 a number of five thousand digits in JSON. Django then raises for the query as a whole.
 """
 
@@ -16,10 +16,10 @@ logger = logging.getLogger(__name__)
 Row = TypeVar("Row", bound=models.Model)
 
 STREAMED_AT_ONCE = 200
-"""How many rows are in memory at once where a query is streamed."""
+"""Rows in memory at once where a query is streamed."""
 
 UNREADABLE = (ValueError, TypeError, RecursionError, OverflowError, DataError)
-"""What is raised when a row holds what can't be read."""
+"""The errors of a row that can't be read."""
 
 
 def _left_out(pk: Any, error: Exception) -> None:
@@ -29,15 +29,15 @@ def _left_out(pk: Any, error: Exception) -> None:
 def readable(
     query: "models.QuerySet[Row]", instead: Callable[[Any, Exception], Row | None] = _left_out
 ) -> list[Row]:
-    """Return the rows of a query; one that can't be read is logged, and hides no other.
+    """Return the rows of a query; an unreadable one is logged, and left out or replaced.
 
     Parameters
     ----------
     query:
-        What to read.
+        The query.
     instead:
-        Takes the primary key of a row that can't be read, and the error; returns what stands in
-        its place, or ``None`` for nothing.
+        Takes the primary key of an unreadable row, and the error; returns a row in its place, or
+        ``None`` to leave it out.
     """
     try:
         return list(query)
@@ -49,7 +49,7 @@ def readable(
 def streamed(
     query: "models.QuerySet[Row]", instead: Callable[[Any, Exception], Row | None] = _left_out
 ) -> Iterator[Row]:
-    """Yield what ``readable`` returns, in one query, without keeping it all in memory.
+    """Yield the rows that ``readable`` returns, in one query, without all of them in memory.
 
     Parameters
     ----------
@@ -73,7 +73,7 @@ def _one_by_one(
     seen: set[Any],
     instead: Callable[[Any, Exception], Row | None],
 ) -> Iterator[Row]:
-    """Yield the rows that were not seen yet, each by a query of its own."""
+    """Yield the remaining rows, each by its own query."""
     for pk in query.prefetch_related(None).values_list("pk", flat=True):
         if pk in seen:
             continue

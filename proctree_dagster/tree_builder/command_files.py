@@ -145,7 +145,7 @@ def _literals(code: str) -> set[str]:
 
 
 def _same_code(one: str, other: str) -> bool:
-    """Say whether two files differ in their layout only; then a formatter's work is kept."""
+    """Return whether two files differ in their layout only; then a formatter's work is kept."""
     return ast.dump(ast.parse(one)) == ast.dump(ast.parse(other))
 
 

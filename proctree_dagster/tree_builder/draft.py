@@ -159,7 +159,7 @@ class TreeDraft:
         return next(each for each in self._spec().processes if each.name == process_name)
 
     def has_process(self, process_name: str) -> bool:
-        """Say whether the tree has a process of this name."""
+        """Return whether the tree has a process of this name."""
         return any(process.name == process_name for process in self._processes)
 
     def remove_process(self, process_name: str) -> Self:

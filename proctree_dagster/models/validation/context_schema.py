@@ -1,8 +1,8 @@
-"""The context that a tree takes, as the signatures of its functions say it.
+"""The schema of a tree's context, from the signatures of its functions.
 
-It is what people are held to before a run starts: in the Launchpad, in the admin, on the command
-line and in ``register_schedule``. Runs that Python, a trigger or another tree starts are not: what
-they hand on is for many trees, and each function takes what it names.
+A context that a person types is checked against it before a run starts: in the Launchpad, in the
+admin, on the command line and in ``register_schedule``. Contexts from Python, a trigger or another
+tree are not: one such context is for many trees, and each function takes the keys that it names.
 """
 
 import datetime as dt
@@ -46,7 +46,7 @@ WRITTEN: Mapping[type, tuple[str, str]] = {
     uuid.UUID: ("$uuid", "00000000-0000-0000-0000-000000000000"),
     Decimal: ("$decimal", "1.50"),
 }
-"""How JSON writes a value of a type that it does not have, and an example; see ``context``."""
+"""The encoding of types that JSON lacks, each with an example; see ``context``."""
 
 
 @dataclass(frozen=True)
@@ -57,25 +57,25 @@ class ContextKey:
     """The key."""
 
     annotation: Any = UNSAID
-    """The type that they say, if they agree; else ``UNSAID``."""
+    """The type that their annotations agree on; else ``UNSAID``."""
 
     default: Any = UNSAID
-    """What a function takes if the key is missing, as the first one says."""
+    """The default of the first function that has one."""
 
     description: str = ""
-    """What the first docstring says that describes it."""
+    """The description in the first docstring that has one."""
 
     needed_by: tuple[str, ...] = ()
-    """The processes that can't run without it, by name."""
+    """The names of the processes that require it."""
 
     @property
     def required(self) -> bool:
-        """Whether no run can do without it."""
+        """Whether every run needs it."""
         return bool(self.needed_by)
 
     @property
     def type_text(self) -> str:
-        """The type for people to read; blank if nothing says it."""
+        """The type for people to read; blank if unknown."""
         return annotation_text(self.annotation)
 
     @property
@@ -86,13 +86,13 @@ class ContextKey:
 
 @dataclass(frozen=True)
 class ContextSchema:
-    """What the context of a tree's runs may hold."""
+    """The schema of the context of a tree's runs."""
 
     keys: Mapping[str, ContextKey] = field(default_factory=dict)
-    """What its functions take, by name."""
+    """The keys that its functions take, by name."""
 
     takes_anything: bool = True
-    """Whether any other key will do, too: something takes them all, or hands them on."""
+    """Whether other keys are allowed, too: something takes them all, or passes them on."""
 
     def problems(self, context: Mapping[str, Any], *, partial: bool = False) -> list[str]:
         """Return a sentence for each key that is missing, unknown or of another type.
@@ -102,7 +102,7 @@ class ContextSchema:
         context:
             The whole context, as JSON.
         partial:
-            Whether it is only a part of one, so that nothing of it is missing.
+            Whether it is only a part of a context, so that missing keys are no problem.
         """
         return [
             *([] if partial else self._missing(context)),
@@ -131,7 +131,7 @@ class ContextSchema:
                 yield f"The context lacks {key.name!r}{kind}, for process{plural} {processes}."
 
     def unknown(self, context: Mapping[str, Any]) -> Iterator[str]:
-        """Yield a sentence for each key that is of no use to the tree."""
+        """Yield a sentence for each key that nothing in the tree takes."""
         if self.takes_anything:
             return
         for name in context:
@@ -150,7 +150,7 @@ class ContextSchema:
 
 
 def of_tree(data: Mapping[str, Any], known: Collection[str] = ()) -> ContextSchema:
-    """Return what a tree takes (see ``schema_of``); of one that is broken, nothing is known.
+    """Return a tree's schema (see ``schema_of``); one that allows everything if the tree is broken.
 
     Parameters
     ----------
@@ -169,12 +169,12 @@ def of_tree(data: Mapping[str, Any], known: Collection[str] = ()) -> ContextSche
 def schema_of(
     spec: TreeSpec, functions: Mapping[str, Function], known: Collection[str] = ()
 ) -> ContextSchema:
-    """Return what a tree takes.
+    """Return the schema of a tree's context.
 
-    A key that a process has from a dependency, it does not take from the context. Other keys will
-    do where a function has ``**kwargs``, where a process waits for a trigger, or its outdated check
-    takes the whole ``context``; where other trees run after or beside the tree, which are given the
-    same context; and where nothing takes any key.
+    A key that names a process's dependency is not taken from the context. Other keys are allowed
+    where a function has ``**kwargs``; where a process waits for a trigger, or its outdated check
+    takes the whole ``context``; where other trees follow the tree, which get the same context; and
+    where nothing takes any key.
 
     Parameters
     ----------
@@ -226,7 +226,7 @@ def _taken_by(process: ProcessSpec, func: Function, *, needs: bool) -> Iterator[
 
 
 def _joined(first: ContextKey | None, second: ContextKey) -> ContextKey:
-    """Return what two functions say of a key."""
+    """Return the key as two functions describe it."""
     if first is None:
         return second
     said = [each.annotation for each in (first, second) if each.annotation is not UNSAID]
@@ -268,9 +268,9 @@ def _known_parameters(func: Function) -> Mapping[str, ContextKey]:
 
 
 def annotations_of(func: Function) -> Mapping[str, Any]:
-    """Return a function's annotations by parameter, and as ``return``; those that make sense.
+    """Return a function's annotations by parameter, and as ``return``.
 
-    One that is text, and names what only a type checker imports, leaves the function without any.
+    None of them if one is text and names something that only a type checker imports.
     """
     try:
         return get_type_hints(inspect.unwrap(func), include_extras=True)
@@ -347,8 +347,8 @@ def members(annotation: Any) -> tuple[Any, ...]:
 def accepts(annotation: Any, value: Any) -> bool:
     """Return whether a value may be passed where a function has an annotation.
 
-    Only plain types are checked: text, numbers, dates, rows of models, choices. Whatever else an
-    annotation says, it is the function's own business.
+    Only plain types are checked: text, numbers, dates, rows of models, choices. Any other
+    annotation allows everything.
 
     Parameters
     ----------
@@ -405,7 +405,7 @@ def _is_row(model: type[Model], value: Any) -> bool:
 
 
 def _advice(key: ContextKey) -> str:
-    """Say how JSON writes what a key takes, where that is not plain."""
+    """Return a hint on how to write a key's type in JSON; blank for plain types."""
     for kind in members(key.annotation):
         if kind in WRITTEN:
             tag, example = WRITTEN[kind]

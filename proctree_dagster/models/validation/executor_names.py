@@ -1,7 +1,7 @@
-"""The table of executors: what settings and rows may name, and where it is found.
+"""The table of executors that settings and rows may name, with their dotted paths.
 
-Nothing is imported here: Django's checks and validators ask, and Dagster takes a second to import.
-``orchestration.executors`` imports what was chosen.
+It imports no executor, as Django's checks and validators use it and Dagster takes a second to
+import. ``orchestration.executors`` imports the one that was chosen.
 """
 
 import importlib.util
@@ -24,7 +24,7 @@ class Known(NamedTuple):
     """Whether it may run processes on other machines than the run's own."""
 
     launcher: str = ""
-    """The run launcher without which every run fails; blank: it works with any."""
+    """The run launcher that it needs; blank: it works with any."""
 
 
 EXECUTORS = {
@@ -61,7 +61,7 @@ _BY_PATH = {
 
 
 def path_of(name: str) -> str:
-    """Return the dotted path of an executor, given by its name or by that path."""
+    """Return the dotted path of an executor, which is given by its name or by that path."""
     return EXECUTORS[name].path if name in EXECUTORS else name
 
 
@@ -74,7 +74,7 @@ def runs_side_by_side(name: str) -> bool:
 def runs_on_several_machines(name: str) -> bool:
     """Return whether an executor of the table may run processes on several machines.
 
-    A dotted path that is not in the table is not imported: of it nothing is known.
+    A dotted path that is not in the table is not imported, so nothing is known of it.
     """
     known = EXECUTORS.get(name) or _BY_PATH.get(name)
     return known is not None and known.several_machines
@@ -88,8 +88,8 @@ def launcher_of(name: str, module: str = "") -> str:
     name:
         A name of the table or a dotted path.
     module:
-        Where the function is defined that creates the executor, if it was imported: one that a
-        project has ``configured`` needs what that of its package needs.
+        The module of the function that creates the executor, if it was imported: an executor that
+        a project has ``configured`` needs the launcher of the original.
     """
     known = EXECUTORS.get(name) or _BY_PATH.get(name)
     if known is not None:
@@ -130,7 +130,7 @@ def comes_from_package_for_several_machines(module: str) -> bool:
 
 
 def problem_of_name(name: str) -> str | None:
-    """Say why there is no such executor, as far as that can be known without importing it.
+    """Return why there is no such executor, as far as can be known without importing it.
 
     Parameters
     ----------
@@ -157,15 +157,15 @@ def problem_of_name(name: str) -> str | None:
 
 
 def problem_of_row(name: str) -> str | None:
-    """Say why a tree can't have the executor that its row names, or return ``None``.
+    """Return why a tree can't have the executor that its row names, or return ``None``.
 
-    A row may name what is in the table, but not any code: a dotted path is that of the setting, or
-    lies under the prefixes of ``PROCTREE["FUNCTION_MODULES"]``. Nothing else is looked for.
+    A row may name an executor of the table. A dotted path must be that of the setting, or lie
+    under the prefixes of ``PROCTREE["FUNCTION_MODULES"]``; no other code is imported.
 
     Parameters
     ----------
     name:
-        What the row says; blank stands for the deployment's executor.
+        The executor in the row; blank for the deployment's executor.
     """
     module = name.rpartition(".")[0]
     if not name or name == conf.current().EXECUTOR:
@@ -180,7 +180,7 @@ def problem_of_row(name: str) -> str | None:
 
 
 def _is_there(module: str) -> bool:
-    """Say whether a module can be found; only the packages that it is in are imported."""
+    """Return whether a module can be found; only the packages that it is in are imported."""
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):  # a package above it is missing, or its name is none

@@ -11,7 +11,7 @@ from . import executor_names
 
 
 def validate_tree(data: Mapping[str, Any]) -> tree_spec.TreeSpec:
-    """Return the tree if it is valid, and its executor and every function that it names are there.
+    """Return the tree if it is valid, and its executor and every function that it names exist.
 
     Parameters
     ----------
@@ -43,16 +43,16 @@ def validated(data: Mapping[str, Any]) -> tuple[tree_spec.TreeSpec, dict[str, fu
 
 
 def executor_problems(data: Mapping[str, Any]) -> list[str]:
-    """Return a sentence if the executor that the tree names is not there, or not allowed."""
+    """Return a sentence if the tree's executor does not exist, or is not allowed."""
     name = data.get("executor", "")
     problem = executor_names.problem_of_row(name) if isinstance(name, str) else None
     return [] if problem is None else [f"The tree's executor: {problem}."]
 
 
 def run_tag_problems(data: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each tag of the tree's runs that would be called like a secret.
+    """Return a sentence for each run tag of the tree whose name is that of a secret.
 
-    Runs are made without such a tag, so only whoever saves the tree is told.
+    Runs are created without such a tag, so it is reported only when the tree is saved.
     """
     keys = data.get("run_tags")
     named = [each for each in keys if isinstance(each, str)] if isinstance(keys, list) else []
@@ -79,12 +79,12 @@ def resolved(data: Mapping[str, Any]) -> tuple[dict[str, functions.Function], li
 
 
 def references(data: Mapping[str, Any]) -> list[str]:
-    """Return the references of a tree, be it valid or not."""
+    """Return the references of a tree, valid or not."""
     return [each for process in processes_of(data) for each in references_of(process)]
 
 
 def process_names(data: Mapping[str, Any]) -> list[Any]:
-    """Return the names of a tree's processes, be it valid or not."""
+    """Return the names of a tree's processes, valid or not."""
     return [process.get("name") for process in processes_of(data)]
 
 
@@ -101,7 +101,7 @@ def unnameable(data: Mapping[str, Any]) -> list[str]:
 
 
 def processes_of(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the processes of a tree, be it valid or not."""
+    """Return the processes of a tree, valid or not."""
     processes = data.get("processes")
     if not isinstance(processes, (list, tuple)):
         return []  # reported by ``tree_spec.problems``, as are those that are no objects
@@ -109,7 +109,7 @@ def processes_of(data: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def references_of(process: Mapping[str, Any]) -> list[str]:
-    """Return the references of a process, be it valid or not."""
+    """Return the references of a process, valid or not."""
     several = process.get("validation")
     values = [process.get("func"), process.get("outdated_check")]
     values += several if isinstance(several, (list, tuple)) else []

@@ -1,6 +1,6 @@
-"""What is wrong with a trigger's type and configuration, what it names included.
+"""Validation of a trigger's type and configuration, and of the models and functions that it names.
 
-``domain.trigger_configurations`` says what a configuration means; here is what needs Django.
+``domain.trigger_configurations`` validates what needs no Django.
 """
 
 from collections.abc import Mapping
@@ -20,13 +20,13 @@ _UNUSABLE = (
     *(FieldError, ValidationError, ValueError, TypeError, LookupError),
     *(NotSupportedError, OverflowError),
 )
-"""What Django raises when a model, a field or a filter makes no sense, or not on this database."""
+"""What Django raises for an invalid model, field or filter, or one that this database lacks."""
 
 
 def problems(trigger_type: Any, configuration: Any) -> list[str]:
-    """Return a sentence for everything that is wrong with a trigger's type and configuration.
+    """Return a sentence for each problem of a trigger's type and configuration.
 
-    A model, a field, a filter or a function that does not exist, or is not allowed, included.
+    That includes a model, a field, a filter or a function that does not exist or is not allowed.
     Nothing is imported that the allow-list refuses (see ``functions.resolve``).
     """
     found = trigger_configurations.problems(trigger_type, configuration)
@@ -72,7 +72,7 @@ def _row_problems(configuration: Mapping[str, Any]) -> list[str]:
 
 
 def refusals(model: type[models.Model], configuration: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for everything that no trigger may ask of a model's rows."""
+    """Return a sentence for each look-up on a model's rows that no trigger may use."""
     problem = sensitive.problem_of_model(model, "TRIGGER_MODELS")
     if problem is not None:
         return [problem]
@@ -108,7 +108,7 @@ def _text(error: Exception) -> str:
 
 
 def require_date(model: type[models.Model], field: str) -> None:
-    """Refuse what is no date; ``field`` may follow relations (``invoice__sent_at``).
+    """Refuse a field that is no date; it may follow relations (``invoice__sent_at``).
 
     Raises
     ------
