@@ -29,7 +29,7 @@ REVISION = ".dagster/proctree_revision"
 """The tree's revision when a run was requested."""
 
 WORKER = ".dagster/proctree_worker"
-"""The process that executes a run (see ``orchestration.workers``)."""
+"""The process that executes a run (see ``orchestration.launching.workers``)."""
 
 IN_MEMORY = ".dagster/proctree_in_memory"
 """Whether a run uses functions that only the process that made it has."""

@@ -3,7 +3,7 @@
 Inserting the run's row takes the run: the database lets one process win, and every other ends
 without calling a function. From then on something that no function can starve (``guardian``)
 writes a sign of life every few seconds; it also reads whether the run was asked to cancel, and
-whether it was given up meanwhile. ``orchestration.lost_runs`` decides by these rows.
+whether it was given up meanwhile. ``orchestration.runs.lost_runs`` decides by these rows.
 
 A worker is *lost* if it is known to have ended, or has been silent for
 ``PROCTREE["LOST_AFTER"]`` seconds. Every time is the database's: clocks of several machines are

@@ -1,4 +1,4 @@
-"""Writing a tree in one expression."""
+"""Writing a tree in one expression; what a process takes is in ``draft``."""
 
 from collections.abc import Sequence
 from typing import Any

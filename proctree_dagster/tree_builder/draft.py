@@ -1,4 +1,8 @@
-"""A tree as its author writes it: processes, options and links, before anything is saved."""
+"""``add_process`` and what else an author writes: options, links, before anything is saved.
+
+A new option of a process goes here, into ``domain.tree_spec`` (a field and its check) and, if it
+is Dagster's to know, into ``orchestration.translator``.
+"""
 
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""A process tree in the hands of its author: saved, scheduled, run.
+"""A process tree in the hands of its author: saved, scheduled, run. It is written in ``draft``.
 
 It is long for its docstrings, of which the reference is made.
 """
