@@ -22,38 +22,38 @@ from .models import (
 )
 
 CLOCK_FIELDS = ["next_run", "last_run", "last_run_status", "last_run_id", "claim", "held_back_by"]
-"""What is shown of a schedule and written by nobody but the clock."""
+"""Clock fields of a schedule, which are shown read-only."""
 
 
 RUN = "proctree_dagster.run_processtree"
-"""The permission to let trees run: schedules, subscriptions and links do."""
+"""The permission to run trees, also by schedules, subscriptions and links."""
 
 NAME_FUNCTIONS = "proctree_dagster.name_functions"
-"""The permission to name what is called: trees and their processes, triggers of type ``custom``."""
+"""The permission to name functions: in trees and their processes, and in ``custom`` triggers."""
 
 FIRE = "proctree_dagster.fire_trigger"
-"""The permission to fire triggers, and to say when they fire by themselves."""
+"""The permission to fire triggers, and to set when they fire by themselves."""
 
 
 class NeedsRunPermission:
-    """Rows that let trees run: to write them takes the permission to run trees, too."""
+    """Rows that make trees run: writing them requires the permission to run trees, too."""
 
     def has_add_permission(self, request: HttpRequest, *args: Any) -> bool:
-        """Who may add them, and run trees."""
+        """Return whether the user may add them, and run trees."""
         added: bool = super().has_add_permission(request, *args)  # type: ignore[misc]
         return added and request.user.has_perm(RUN)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Who may change them, and run trees; others see them."""
+        """Return whether the user may change them, and run trees; others may view them."""
         changed: bool = super().has_change_permission(request, obj)  # type: ignore[misc]
         return changed and request.user.has_perm(RUN)
 
 
 class Form(forms.ModelForm):  # type: ignore[type-arg]
-    """Says also what is wrong with fields that can only be read."""
+    """Shows the errors of read-only fields, too."""
 
     def add_error(self, field: str | None, error: Any) -> None:
-        """Add errors; those of fields that the form lacks to the form itself."""
+        """Add errors; for fields that the form lacks, to the form itself."""
         if isinstance(error, ValidationError) and hasattr(error, "error_dict"):
             known: dict[str, list[Any]] = {}
             for name, each in error.error_dict.items():
@@ -63,12 +63,12 @@ class Form(forms.ModelForm):  # type: ignore[type-arg]
 
 
 class ScheduleForm(Form):
-    """Refuses a context with which no run could succeed, or that has a key of no use."""
+    """Refuses a context with which no run could succeed, or with a key that nothing takes."""
 
     def clean(self) -> dict[str, Any] | None:
         """Compare the context with what the tree's functions take, if either has changed.
 
-        A schedule whose context was right until the code has changed can be disabled still.
+        A schedule whose context became invalid with a change of the code can still be disabled.
         """
         cleaned = super().clean() or {}
         changed = {"process_tree", "context", "pass_scheduled_for"} & {*self.changed_data}
@@ -84,7 +84,7 @@ class ScheduleForm(Form):
 
 
 class AddedForm(ScheduleForm):
-    """A form that was added to a page is saved as it is shown, also if nobody has changed it."""
+    """A form that was added to a page is saved as it is shown, even if unchanged."""
 
     def has_changed(self) -> bool:
         """Whether there is anything to save."""
@@ -92,7 +92,7 @@ class AddedForm(ScheduleForm):
 
 
 class ScheduleInline(NeedsRunPermission, admin.StackedInline):  # type: ignore[type-arg]
-    """A tree's schedule on the tree's page; one that there is not yet is asked for with a click."""
+    """A tree's schedule on the tree's page; a missing one is added with a click."""
 
     model = ProcessTreeSchedule
     form = AddedForm
@@ -101,7 +101,7 @@ class ScheduleInline(NeedsRunPermission, admin.StackedInline):  # type: ignore[t
 
 
 class FollowersInline(NeedsRunPermission, admin.TabularInline):  # type: ignore[type-arg]
-    """The trees that run because this one does, on the tree's page."""
+    """The followers of a tree, on the tree's page."""
 
     model = TreeLink
     fk_name = "source"
@@ -122,15 +122,15 @@ class ProcessTreeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     inlines = [ScheduleInline, FollowersInline]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Who may add trees and name functions: a tree is nothing else."""
+        """Return whether the user may add trees and name functions, of which a tree consists."""
         return super().has_add_permission(request) and request.user.has_perm(NAME_FUNCTIONS)
 
     def get_readonly_fields(
         self, request: HttpRequest, obj: ProcessTree | None = None
     ) -> list[str] | tuple[Any, ...]:
-        """Return what can't be changed: what names code, too, without the permission to do so.
+        """Return the read-only fields; for users who may not name functions, those that name code.
 
-        Commands and ``execute_tree()`` run what a name stands for, so a name is one of that.
+        A tree's name is one of them, as commands and ``execute_tree()`` run the tree of a name.
         """
         names_code = ["name", "processes", "executor"]
         may_name = request.user.has_perm(NAME_FUNCTIONS)
@@ -158,7 +158,7 @@ class ProcessTreeScheduleAdmin(NeedsRunPermission, admin.ModelAdmin):  # type: i
 
 @admin.register(OutboxRun)
 class OutboxRunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
-    """The outbox: to be looked at, and a row may be deleted whose run is not wanted any more."""
+    """The outbox: read-only, but a row can be deleted to withdraw its run."""
 
     list_display = ["process_tree", "run_id", "state", "reason", "attempts", "created_at"]
     list_filter = ["state"]
@@ -166,11 +166,11 @@ class OutboxRunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     search_fields = ["process_tree__name"]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Nobody: it is written by what asks for a run."""
+        """Return False: the code that requests a run writes the row."""
         return False
 
     def has_change_permission(self, request: HttpRequest, obj: OutboxRun | None = None) -> bool:
-        """Nobody, for the same reason."""
+        """Return False, for the same reason."""
         return False
 
 
@@ -183,7 +183,7 @@ class SubscriptionInline(NeedsRunPermission, admin.TabularInline):  # type: igno
 
 
 class TriggerForm(Form):
-    """Says of a field that can't be read only that, not what is wrong with the value before."""
+    """Shows one error for a field that can't be parsed, and none for its previous value."""
 
     def add_error(self, field: str | None, error: Any) -> None:
         """Add errors, but none to a field that has one already."""
@@ -193,7 +193,7 @@ class TriggerForm(Form):
         super().add_error(field, error)
 
     may_name_functions = False
-    """Whether who fills it in has the permission to name functions."""
+    """Whether the user has the permission to name functions."""
 
     def clean(self) -> dict[str, Any] | None:
         """Refuse a function that is named without the permission to do so."""
@@ -225,15 +225,15 @@ class TriggerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     actions = ["fire", "reset"]
 
     def has_fire_permission(self, request: HttpRequest) -> bool:
-        """Who may fire triggers: to change them is another thing."""
+        """Return whether the user may fire triggers, which is not the permission to change them."""
         return request.user.has_perm(FIRE)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
-        """Who may add triggers, and say when they fire: processes wait for them by their names."""
+        """Return whether the user may add and fire triggers: processes wait for them by name."""
         return super().has_add_permission(request) and request.user.has_perm(FIRE)
 
     def get_form(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        """Return the form, which knows whether a function may be named in it."""
+        """Return the form, with whether the user may name functions in it."""
         form: Any = super().get_form(request, *args, **kwargs)
         form.may_name_functions = request.user.has_perm(NAME_FUNCTIONS)
         return form
@@ -241,7 +241,7 @@ class TriggerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def get_readonly_fields(
         self, request: HttpRequest, obj: Trigger | None = None
     ) -> list[str] | tuple[Any, ...]:
-        """Return what can't be changed: when it fires, too, without the permission to fire it."""
+        """Return the read-only fields; for users who may not fire it, those that make it fire."""
         readonly = list(super().get_readonly_fields(request, obj))
         if obj is None:
             return readonly
@@ -254,7 +254,7 @@ class TriggerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.action(description=_("Fire the selected triggers"), permissions=["fire"])
     def fire(self, request: HttpRequest, queryset: QuerySet[Trigger]) -> None:
-        """Let triggers fire, and name the runs."""
+        """Fire triggers, and list the runs."""
         from . import triggers  # with all that runs trees; the admin is loaded by every command
 
         by = tagging.by_user(request.user.get_username())

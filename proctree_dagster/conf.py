@@ -1,6 +1,6 @@
 """``settings.PROCTREE``, read lazily and checked.
 
-Read a setting with ``conf.current().DAGSTER_URL``. The dictionary is read again each time, so
+Read a setting with ``conf.current().DAGSTER_URL``. The dictionary is read on each call, so
 ``override_settings`` works and nothing is read at import.
 """
 
@@ -55,29 +55,29 @@ class Settings:
     """
 
     DAGSTER_URL: str | None = field(default=None, repr=False)
-    """Where the Dagster webserver answers, for reloads and links.
+    """The address of the Dagster webserver, for reloads and links.
 
     It may hold a user and a password, ``https://user:password@host``: they are sent as basic
     authentication, and are in no link, no message and no log.
     """
 
     SITE_URL: str | None = field(default=None, repr=False)
-    """Where the Django site answers, for links from Dagster to the admin."""
+    """The address of the Django site, for links from Dagster to the admin."""
 
     LOG_LEVEL: str = "INFO"
-    """From which level on what the project's own loggers log is in a run's log."""
+    """Lowest level of the project's own loggers that is in a run's log."""
 
     LOGGERS: tuple[str, ...] | None = None
     """The loggers that are the project's own. ``None``: those of its own apps (``project_apps``).
 
-    Of all others a run's log has warnings and errors.
+    Of other loggers a run's log has warnings and errors.
     """
 
     CACHE: str = "default"
     """Alias in ``CACHES`` for the results of processes."""
 
     EXIT_GRACE: float = 60.0
-    """How long a run's process may take to end after its run, in seconds."""
+    """Seconds that a run's process may take to end after its run."""
 
     COMMANDS_APP: str | None = None
     """Label of the app that ``create_command()`` writes into. ``None``: the function's app."""
@@ -108,11 +108,11 @@ _LISTS = {
     "TRIGGER_MODELS": "apps and models",
     "LOGGERS": "loggers' names",
 }
-"""Keys that hold a list of texts, and of what; ``None`` stands for a default."""
+"""Keys that hold a list of texts, and of what; ``None`` means a default."""
 _ADDRESSES = ("DAGSTER_URL", "SITE_URL")
 _TEXT = {"TRANSLATOR", "EXECUTOR", "CACHE"}
 _SECONDS = {"EXIT_GRACE": 0, "LOST_AFTER": 5, "TERMINATE_GRACE": 0}
-"""Keys that hold seconds, and how many they are at least."""
+"""Keys that hold seconds, and their minimum."""
 
 
 def current() -> Settings:
@@ -138,7 +138,7 @@ def current() -> Settings:
 
 
 def problems(given: Any) -> list[str]:
-    """Return a sentence for everything that is wrong with the dictionary ``given``."""
+    """Return a sentence for each problem of the dictionary ``given``."""
     if not isinstance(given, Mapping):
         return [f"PROCTREE must be a dictionary, not {type(given).__name__}."]
     found = []
@@ -157,7 +157,7 @@ def _unknown(key: object) -> str:
 
 
 def _complaint(key: str, value: Any) -> str | None:
-    """Say what ``value`` should have been, or return ``None`` if it is right."""
+    """Return what ``value`` should have been; ``None`` if it is right."""
     if key in _LISTS:
         good = value is None or (
             isinstance(value, (list, tuple, set)) and all(is_text(each) for each in value)
@@ -208,7 +208,7 @@ def without_login(url: str) -> str:
 
 
 def _parts(address: str) -> SplitResult | None:
-    """Return the parts of an address that has a host, and a port that is one if it has any."""
+    """Return the parts of an address with a host, and a valid port if it has one."""
     try:
         parts = urlsplit(address)
         return parts if parts.hostname and parts.port != 0 else None

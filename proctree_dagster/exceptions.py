@@ -110,7 +110,7 @@ class ResultNotStored(ProctreeError, TypeError):
 
 
 class SyncCheckError(ProctreeError, TypeError):
-    """The function that says whether a process is in sync can't be used."""
+    """The function that decides whether a process is in sync can't be used."""
 
 
 class ContextError(ProctreeError, ValueError):

@@ -45,16 +45,16 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
     """Poll the triggers, run every tree that is due here and now, and deliver the outbox.
 
     Call it every minute, or leave the schedules to Dagster's daemon, or both. Trees that are due
-    run side by side, ``PROCTREE["MAX_CONCURRENT"]`` at once, those that were due first before the
-    others; so do the triggers beside them. A tree is claimed when its turn comes: a call that is
-    made while an earlier one still works runs what is due and has not begun. In a ``TestCase``,
-    whose transaction no other thread sees, one tree runs after the other.
+    run side by side, ``PROCTREE["MAX_CONCURRENT"]`` at once, the earliest due time first;
+    triggers are polled beside them. A tree is claimed when its turn comes: a call that overlaps an
+    earlier one runs the due trees that have not started. In a ``TestCase``, whose transaction no
+    other thread sees, one tree runs after the other.
 
     Returns
     -------
     dict
-        The results of each tree that was due, by its name, in the order of their due times. One
-        that fails stops no other.
+        The results of each tree that was due, by its name, in the order of their due times. A
+        failed tree stops no other.
 
     Raises
     ------
@@ -62,7 +62,7 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
         It was called inside a transaction.
     KeyboardInterrupt
         It was interrupted: the run in the calling thread is canceled, those beside it are finished,
-        and nothing else is begun.
+        and no other is started.
     """
     _refuse_transaction()
     with fresh_connections():
@@ -88,17 +88,17 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
 
 
 def _in_turn(jobs: Sequence[Callable[[], None]], threads: int) -> None:
-    """Call functions that raise nothing, each as soon as a thread is free, the first one first.
+    """Call functions that raise nothing in a pool of threads, in their order.
 
-    The calling thread is one of them. If it is interrupted, what has begun is finished and nothing
-    else is begun.
+    The calling thread is one of the pool. If it is interrupted, running calls are finished and no
+    other is started.
 
     Parameters
     ----------
     jobs:
         The functions.
     threads:
-        How many there are at most; one, where others would not see the caller's data.
+        The most threads; one, where others would not see the caller's data.
     """
     waiting = deque(jobs)
 
@@ -117,7 +117,7 @@ def _in_turn(jobs: Sequence[Callable[[], None]], threads: int) -> None:
 
 @contextmanager
 def _beside(func: Callable[[], None]) -> Iterator[None]:
-    """Call a function in a thread of its own beside the block; before it, where that can't be."""
+    """Call a function in its own thread beside the block; before it, if no thread can start."""
     thread = None if is_bound_to_thread() else _start(func)
     if thread is None:
         func()
@@ -129,7 +129,7 @@ def _beside(func: Callable[[], None]) -> Iterator[None]:
 
 
 def _start(func: Callable[[], None]) -> Thread | None:
-    """Start a thread with connections of its own, if there may be another one."""
+    """Start a thread with its own connections; return ``None`` if no thread can start."""
     thread = Thread(target=carried(own_connections()(func)), name="proctree-due")
     try:
         thread.start()
@@ -162,7 +162,7 @@ def _run_or_say_why(schedule: ProcessTreeSchedule, dagster: "_Dagster") -> Resul
 
 
 def _poll_triggers() -> None:
-    """Poll the triggers, and deliver what waits: trees that are due may take long."""
+    """Poll the triggers and deliver the outbox, without waiting for the due trees."""
     try:
         triggers.poll_triggers()
     except Exception:  # triggers that can't be read must not keep the trees from running
@@ -204,9 +204,9 @@ def _refuse_transaction() -> None:
 
 
 class _Dagster:
-    """Dagster's instance, opened when it is first asked, and once for all that asks.
+    """Dagster's instance, opened at the first query, once for all schedules.
 
-    To open it costs more than to ask it, and most schedules need not ask.
+    Opening it costs more than a query, and most schedules need no query.
     """
 
     def __init__(self, opened: ExitStack) -> None:
@@ -215,7 +215,7 @@ class _Dagster:
         self._instance: Any = None  # a DagsterInstance, whose name is not imported here
 
     def history_of(self, schedule_id: int) -> "ScheduleHistory":
-        """Return what is asked about a schedule's runs."""
+        """Return the history of a schedule's runs."""
         from .orchestration.runs import scheduled_runs
 
         return scheduled_runs.ScheduleHistory(self.open(), schedule_id)
@@ -232,7 +232,7 @@ class _Dagster:
 
 @dataclass(frozen=True)
 class _History:
-    """Asks Dagster about a schedule's runs."""
+    """Queries Dagster for a schedule's runs."""
 
     dagster: _Dagster
     schedule_id: int
@@ -248,7 +248,7 @@ class _History:
 class TreeTask:
     """Runs one tree when it is called; see ``ProcessTreeInstance.create_task_function``.
 
-    A plain object that can be pickled, so a job store may keep it.
+    It can be pickled, so a job store can persist it.
     """
 
     tree_name: str

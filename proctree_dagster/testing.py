@@ -1,9 +1,9 @@
-"""Helpers for the tests of people's own trees.
+"""Helpers for the tests of a project's trees.
 
-In a test nothing reaches the real Dagster, whatever the settings say: what is run is run in the
-test's process and kept nowhere, and what is asked for (``submit_tree``, a fired trigger, the trees
-that follow) is recorded for assertions: ``submitted()``, ``fired()``, ``followed()``. No reload is
-asked for either. A test that wants Dagster says so: ``with real_dagster():``.
+In a test nothing reaches the real Dagster, whatever the settings are: runs are executed in the
+test's process and stored nowhere, and requested runs (``submit_tree``, a fired trigger, followers)
+are recorded for assertions: ``submitted()``, ``fired()``, ``followed()``. No reload is requested
+either. A test that needs Dagster uses ``with real_dagster():``.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,7 +25,7 @@ from .tree_builder import ProcessTreeInstance
 
 
 class RecordedRun(NamedTuple):
-    """A run that a test has asked for, and that was not handed to Dagster."""
+    """A run that a test has requested, and that was not delivered to Dagster."""
 
     tree: str
     """The tree's name."""
@@ -34,7 +34,7 @@ class RecordedRun(NamedTuple):
     """The keyword arguments that the run would get."""
 
     triggered_by: str
-    """Who asked for it: ``python``, ``command``, ``admin``, ``trigger`` or ``tree``."""
+    """What requested it: ``python``, ``command``, ``admin``, ``trigger`` or ``tree``."""
 
     trigger: str | None
     """The name of the trigger that was fired, if one was."""
@@ -43,14 +43,14 @@ class RecordedRun(NamedTuple):
     """The id that the run would have."""
 
     tags: Mapping[str, str] = MappingProxyType({})
-    """The tags that it would get: from its context, and from whoever asked for it."""
+    """The tags that it would get: from its context, and from the caller."""
 
 
 def submitted() -> list[RecordedRun]:
     """Return the runs that this test has queued, in their order.
 
-    By ``submit_tree``, by a generated command with ``--submit``, or in the admin. After a rollback
-    they are gone, as the runs themselves would be.
+    They come from ``submit_tree``, a generated command with ``--submit``, or the admin. A rollback
+    removes them, as it does with real runs.
     """
     others = ("trigger", "tree")
     return [run for run in _recorded() if run.triggered_by not in others]
@@ -69,7 +69,7 @@ def fired(trigger: str | None = None) -> list[RecordedRun]:
 
 
 def followed() -> list[RecordedRun]:
-    """Return the runs that would follow those that this test has executed, in their order."""
+    """Return the runs that would follow this test's executed ones, in their order."""
     return [run for run in _recorded() if run.triggered_by == "tree"]
 
 
@@ -97,8 +97,8 @@ class real_dagster(TestContextDecorator):  # noqa: N801  # as Django's override_
     """Let a test reach the Dagster instance and the webserver that the settings name.
 
     A context manager, and a decorator of test functions (also asynchronous ones) and of
-    ``TestCase`` classes. It holds for the whole process, so also for what another thread does for
-    the test, such as a live server. Give the test a Dagster home of its own::
+    ``TestCase`` classes. It applies to the whole process, so also to other threads of the test,
+    such as a live server. Give the test a Dagster home of its own::
 
         @pytest.fixture
         def dagster_home(tmp_path, settings):
@@ -126,8 +126,8 @@ def run_tree(
     """Run a tree, in memory, and return its results.
 
     Its processes run one after the other in the calling thread, so they see a ``TestCase``'s
-    transaction. Nothing leaves it, also where no test runs: what a process submits or fires is
-    recorded, and not run.
+    transaction. Runs that a process submits or triggers that it fires are recorded, and not run,
+    also outside a test.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
-"""Triggers: what trees and processes wait for; made, fired, reset and subscribed to.
+"""Create, fire, reset and subscribe to triggers.
 
-Where a function takes a trigger or a tree, it takes the row or its name.
+Functions that take a trigger or a tree accept the row or its name.
 """
 
 import datetime as dt
@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 
 class FiredRun(NamedTuple):
-    """A run that a trigger has asked for."""
+    """A run that a trigger has requested."""
 
     tree: str
     """The tree's name."""
@@ -48,10 +48,10 @@ def create_trigger(
     description: str | None = None,
     enabled: bool | None = None,
 ) -> Trigger:
-    """Make a trigger, or change the one of this name, and return it.
+    """Create a trigger, or update the one of this name, and return it.
 
-    Making it again changes only what is given: a redeployment does not fire it, nor switch on again
-    what an operator has switched off.
+    An update changes only the arguments that are given: a redeployment does not fire the trigger,
+    and does not switch on what an operator has switched off.
 
     Parameters
     ----------
@@ -61,8 +61,8 @@ def create_trigger(
     trigger_type:
         ``condition``, ``schedule``, ``event``, ``custom`` or ``outdated_check``.
     configuration:
-        What it asks; see docs/triggers.md for each type. Left out: nothing for a new trigger,
-        unchanged for an existing one, like all that follows.
+        Its configuration; see docs/triggers.md for each type. Left out: empty for a new trigger,
+        unchanged for an existing one; so are the next parameters.
     description:
         What it is for; shown in Dagster.
     enabled:
@@ -71,8 +71,8 @@ def create_trigger(
     Raises
     ------
     TriggerError
-        With every problem of the trigger; nothing is saved. Or there is one of this name of
-        another type.
+        With every problem of the trigger; nothing is saved. Or a trigger of this name has another
+        type.
     """
     can_be_asked_for = not list(names.problems("The trigger", name))
     found = Trigger.objects.filter(name=name).first() if can_be_asked_for else None
@@ -149,13 +149,13 @@ def fire_trigger(
     context: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
 ) -> list[FiredRun]:
-    """Let a trigger fire: every tree that subscribes to it runs.
+    """Fire a trigger: every tree that subscribes to it runs.
 
-    The runs are written down with their ids before this returns. They are handed to Dagster after
-    the commit of the caller's transaction, at once if there is none; where that fails they are
-    delivered later. After a rollback there is nothing to deliver. In a transaction on another
-    database than this app's it fires after that has committed, with the ids that were returned. In
-    a test they are only recorded (see ``testing.fired``).
+    The runs are saved with their ids before this returns. They are delivered to Dagster after the
+    commit of the caller's transaction, at once if there is none; if that fails they are delivered
+    later. A rollback removes them. In a transaction on another database than this app's the trigger
+    fires after that has committed, with the ids that were returned. In a test the runs are only
+    recorded (see ``testing.fired``).
 
     Parameters
     ----------
@@ -193,10 +193,9 @@ def fire_trigger(
 def _fire_after_commit(
     row: Trigger, context: dict[str, Any], run_tags: dict[str, str]
 ) -> list[FiredRun]:
-    """Let a trigger fire once transactions on another database have committed.
+    """Fire a trigger once transactions on another database have committed.
 
-    Written down before, its runs would be made also after a rollback: no transaction spans two
-    databases.
+    Otherwise its runs would be made also after a rollback, as no transaction spans two databases.
     """
     if not Trigger.objects.filter(pk=row.pk, enabled=True).exists():
         _log_silence(row)
@@ -225,21 +224,21 @@ def _fired_run(tree: ProcessTree, run_id: uuid.UUID) -> FiredRun:
 
 
 def _deliver(runs: Iterable[OutboxRun]) -> None:
-    """Hand runs to Dagster once they are committed; what fails is left to the next who looks."""
+    """Deliver runs to Dagster once they are committed; failed ones are retried by the sensor."""
     ids = [str(run.run_id) for run in runs]
     if ids:
         after_commit(lambda: tree_runs.deliver(ids))
 
 
 def poll_triggers() -> dict[str, Polled]:
-    """Look whether any trigger that trees subscribe to is to fire, and deliver what it asks for.
+    """Poll the triggers that trees subscribe to, and deliver the runs of those that fire.
 
     Dagster's sensors do this for each trigger by itself; see ``check_and_run_scheduled_tasks``.
 
     Returns
     -------
     dict
-        What came of each trigger that can be polled and was not polled within its
+        The outcome of each trigger that can be polled and was not polled within its
         ``poll_seconds``, by its name.
     """
     now = timezone.now()
@@ -270,7 +269,7 @@ def _was_just_polled(trigger: Trigger, now: dt.datetime) -> bool:
 
 
 def reset_trigger(trigger: Trigger | str) -> Trigger:
-    """Arm a trigger again and return it: what it asks may hold still, it fires once more.
+    """Arm a trigger again and return it: it fires once more, even if its condition still holds.
 
     Raises
     ------
@@ -281,7 +280,7 @@ def reset_trigger(trigger: Trigger | str) -> Trigger:
 
 
 def set_trigger_state(trigger: Trigger | str, state: str) -> Trigger:
-    """Set a trigger's state and return it. That starts no run: see ``fire_trigger``.
+    """Set a trigger's state and return it. It starts no run: see ``fire_trigger``.
 
     Parameters
     ----------
@@ -366,7 +365,7 @@ def subscribe_tree_to_trigger(
 
 
 def unsubscribe_tree_from_trigger(tree: ProcessTree | str, trigger: Trigger | str) -> bool:
-    """Let a tree no longer run when a trigger fires; return whether it did.
+    """Remove a tree's subscription to a trigger; return whether there was one.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Due times that follow a rule which may change: of schedules, and of triggers of that type."""
+"""The next due time under a rule that may change, for schedules and ``schedule`` triggers."""
 
 import datetime as dt
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ _DISABLED = " (disabled)"
 
 @dataclass(frozen=True)
 class RuleClock:
-    """A rule, and what was noted when the next due time was last set."""
+    """A rule, and the label and anchor stored when the next due time was last set."""
 
     rule: Rule
     enabled: bool
@@ -23,7 +23,7 @@ class RuleClock:
 
     @property
     def label(self) -> str:
-        """What ``noted`` says while the next due time is up to date."""
+        """The value of ``noted`` while the next due time is up to date."""
         return f"{self.rule}{'' if self.enabled else _DISABLED}"
 
     @property
@@ -34,7 +34,7 @@ class RuleClock:
     def new_anchor(self, now: dt.datetime) -> dt.datetime:
         """Return the first due time after ``now`` (aware): no backlog, and no surprise run.
 
-        One that is only enabled or disabled keeps its rhythm; a changed rule begins anew.
+        A switch on or off keeps the rhythm of the due times; a changed rule starts a new one.
         """
         before = self.noted.removesuffix(_DISABLED)
         if not before:

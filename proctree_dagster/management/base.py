@@ -1,4 +1,4 @@
-"""What our commands have in common, and the one that every generated command is a subclass of."""
+"""The base classes of our commands and of generated commands."""
 
 from io import StringIO
 from typing import Any
@@ -12,14 +12,14 @@ from .tree_runner import TreeRunner
 
 
 class OwnCommand(BaseCommand):
-    """A command that is stopped by errors of our system checks, and shows no warnings.
+    """A command that stops at errors of our system checks, and shows no warnings.
 
-    Those are for ``manage.py check``, ``migrate``, ``runserver``, ``proctree dev`` and ``doctor``:
-    who lists trees ten times an hour would read past them.
+    ``manage.py check``, ``migrate``, ``runserver``, ``proctree dev`` and ``doctor`` show them: in a
+    list that is read ten times an hour nobody would notice them.
     """
 
     requires_system_checks = ("proctree_dagster",)
-    """Ours only: the whole project's would be run each time that somebody runs a tree."""
+    """Ours only: all checks of the project would delay each run of a tree."""
 
     def check(self, *args: Any, **kwargs: Any) -> None:
         """Raise for errors; show nothing else."""
@@ -41,13 +41,13 @@ class TreeCommand(OwnCommand):
     """The tree's name; a generated command sets it."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        """Name the tree in the help; argparse would replace a ``%(prog)`` in its name."""
+        """Set the help text; a ``%`` in the tree's name is escaped for argparse."""
         super().__init__(*args, **kwargs)
         name = repr(self.tree_name).replace("%(", "% (")
         self.help = f"Run the process tree {name} and print its results."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Take what a run takes (see ``tree_runner``)."""
+        """Add the arguments of a run (see ``tree_runner``)."""
         tree_runner.add_arguments(parser)
 
     def handle(self, *args: Any, **options: Any) -> None:

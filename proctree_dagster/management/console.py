@@ -1,4 +1,4 @@
-"""What commands print: whatever the console can't write is escaped, and no trace comes twice."""
+"""The output of commands: escapes what the console can't encode, prints no trace twice."""
 
 import logging
 import os
@@ -11,23 +11,23 @@ from typing import Any
 from django.core.management.base import OutputWrapper
 
 RUNS = "proctree_dagster.runs"
-"""The logger of what is logged in a run that stays in the calling process."""
+"""The logger of runs in the calling process."""
 
 
 @contextmanager
 def escaping(*streams: Any) -> Iterator[None]:
-    """Let streams escape what their encoding lacks, for as long as the block lasts.
+    """Make streams escape characters that their encoding lacks, during the block.
 
     Parameters
     ----------
     streams:
-        Django's wrappers, or streams; those that take any text are left as they are.
+        Django's wrappers, or streams; those that accept any text stay as they are.
     """
     with ExitStack() as afterwards:
         for stream in {id(each): each for each in map(_inner, streams)}.values():
             if isinstance(stream, TextIOWrapper) and not stream.closed:
                 errors = stream.errors
-                with suppress(OSError):  # nobody reads it any more
+                with suppress(OSError):  # the pipe is closed
                     stream.reconfigure(errors="backslashreplace")
                     afterwards.callback(_restore, stream, errors)
         yield
@@ -43,7 +43,7 @@ def _restore(stream: TextIOWrapper, errors: str | None) -> None:
 
 
 class Printer:
-    """Prints lines until nobody reads them any more (``| head``), which is no error.
+    """Prints lines until the pipe is closed (``| head``), which is no error.
 
     Parameters
     ----------
@@ -69,7 +69,7 @@ class Printer:
 
 
 def _print_nowhere() -> None:
-    """Keep Python from failing when it writes what is left in the buffer at its end."""
+    """Prevent an error when Python flushes the buffer at its exit."""
     with suppress(OSError, ValueError, AttributeError):
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, sys.stdout.fileno())
@@ -78,13 +78,13 @@ def _print_nowhere() -> None:
 
 @contextmanager
 def run_log(show: bool) -> Iterator[None]:
-    """Say what the console gets of a run's log while a command reports the run itself.
+    """Limit a run's log on the console while a command reports the run itself.
 
     Parameters
     ----------
     show:
-        Whether all of it, with each trace. Otherwise warnings only: what fails is the command's to
-        say. Handlers that write elsewhere get everything in either case.
+        Whether to print all of the log, with each trace. Otherwise only warnings, as the command
+        reports failures itself. Handlers that write elsewhere get everything in either case.
     """
     runs = logging.getLogger(RUNS)
     handlers = [each for each in _handlers(runs) if _writes_to_console(each)]
@@ -104,7 +104,7 @@ def _is_for_console(record: logging.LogRecord) -> bool:
 
 
 def _handlers(logger: logging.Logger) -> list[logging.Handler]:
-    """Return the handlers that get what a logger is given."""
+    """Return the handlers of a logger and of those it propagates to."""
     found: list[logging.Handler] = []
     current: logging.Logger | None = logger
     while current is not None:

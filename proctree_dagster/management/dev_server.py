@@ -1,7 +1,7 @@
 """``manage.py proctree dev``: Dagster's webserver, daemon and code server for this project.
 
-It runs ``dagster dev`` with this Python, so nothing needs to be on the ``PATH``; and, where that is
-asked for, Django's development server beside it.
+It runs ``dagster dev`` with this Python, so nothing needs to be on the ``PATH``; and, with
+``--django``, Django's development server beside it.
 """
 
 import errno
@@ -29,20 +29,20 @@ from ..support import project
 from ..support.os_processes import Identity, end_all
 
 STOP_SECONDS = 30.0
-"""How long Dagster may take to end by itself; it gives its parts ten seconds each."""
+"""Grace period of Dagster in seconds; it gives its own children ten seconds each."""
 
 END_SECONDS = 5.0
-"""How long what Dagster leaves (a template, runs) may take to end."""
+"""Grace period of processes that Dagster leaves running (a template, runs), in seconds."""
 
 POLL_SECONDS = 0.2
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 ANYWHERE: Mapping[str, str] = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}  # noqa: S104
-"""Where on this machine a server answers that listens on all of its addresses."""
+"""The local address of a server that listens on all addresses."""
 
 SITE = "127.0.0.1:8000"
-"""Where Django's development server listens unless something else is asked for."""
+"""The default address of Django's development server."""
 
 SUPERSEDED = "ignore:Function `dev_command` is superseded"
 
@@ -55,7 +55,7 @@ def default_port() -> int:
 
 @dataclass(frozen=True)
 class Address:
-    """Where a server listens.
+    """The address on which a server listens.
 
     Parameters
     ----------
@@ -89,12 +89,12 @@ class Address:
 
     @property
     def url(self) -> str:
-        """Where a browser on this machine finds it."""
+        """The URL for a browser on this machine."""
         is_local = self.host == "127.0.0.1" or self.host in ANYWHERE
         return f"http://{Address('localhost', self.port) if is_local else self}"
 
     def problem(self) -> str:
-        """Return why nothing can listen there; blank if something can."""
+        """Return why no server can listen there; blank if one can."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         with socket.socket(family) as listener:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -108,13 +108,13 @@ class Address:
 
     @property
     def here(self) -> "Address":
-        """Where a program on this machine finds it."""
+        """The address for a program on this machine."""
         return Address(ANYWHERE.get(self.host, self.host), self.port)
 
 
 @dataclass(frozen=True)
 class DevServer:
-    """How Dagster is started, and Django's development server.
+    """Starts and ends Dagster, and Django's development server.
 
     Parameters
     ----------
@@ -134,17 +134,17 @@ class DevServer:
     verbose: bool
 
     def run(self, when_ready: Callable[[], None]) -> str:
-        """Run them until one ends or a signal ends both, with everything that they have started.
+        """Run both until one ends or a signal comes; then end both with all of their children.
 
         Parameters
         ----------
         when_ready:
-            Called once, when they answer.
+            Called once, when both answer.
 
         Returns
         -------
         str
-            Blank if a signal ended them, else which one has ended by itself, in a sentence.
+            Blank after a signal; else a sentence that says which one ended by itself.
         """
         with ExitStack() as afterwards:
             folder = afterwards.enter_context(tempfile.TemporaryDirectory(prefix="proctree-"))
@@ -198,7 +198,7 @@ class DevServer:
         return [sys.executable, "-m", "django", "runserver", *ipv6, str(site)]
 
     def _site_output(self) -> int | None:
-        """Return where the banner goes: its address is ours to say. Requests go to stderr."""
+        """Return where the server's banner goes; we print the address. Requests go to stderr."""
         return None if self.verbose else subprocess.DEVNULL
 
     def _environment(self) -> dict[str, str]:
@@ -220,7 +220,7 @@ def _serves_dagster(address: Address) -> bool:
 
 
 def _is_open(address: Address) -> bool:
-    """Return whether a server listens there: no page of the project's is asked for."""
+    """Return whether a server listens there, without requesting a page."""
     try:
         socket.create_connection((address.here.host, address.port), timeout=2).close()
     except OSError:
@@ -229,7 +229,7 @@ def _is_open(address: Address) -> bool:
 
 
 def _write_workspace(folder: Path) -> Path:
-    """Write what names the project's code location to Dagster."""
+    """Write the file that names the project's code location to Dagster."""
     location = {
         "module_name": project.definitions(),
         "attribute": run_tags.REPOSITORY,
@@ -243,7 +243,7 @@ def _write_workspace(folder: Path) -> Path:
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Gather the signals that end a command, instead of being ended by them."""
+    """Collect the signals that end a command, instead of being ended by them."""
     received: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
@@ -261,7 +261,7 @@ def _signals() -> Iterator[list[int]]:
 
 
 def _stop(processes: "Sequence[subprocess.Popen[bytes]]", received: list[int]) -> None:
-    """End them and everything that they have started; at a second Ctrl-C without waiting."""
+    """End them and all of their children; at a second Ctrl-C without a grace period."""
     started = _descendants(processes)
     for process in processes:
         if process.poll() is None:
@@ -292,7 +292,7 @@ def _any_runs(processes: "Sequence[subprocess.Popen[bytes]]") -> bool:
 
 
 def _descendants(processes: "Sequence[subprocess.Popen[bytes]]") -> set[Identity]:
-    """Return the processes that these have started, directly or not."""
+    """Return the descendants of these processes."""
     found: set[Identity] = set()
     for process in processes:
         with suppress(psutil.Error):

@@ -1,4 +1,4 @@
-"""How a run goes, shown in a terminal while it does."""
+"""The live table of a run in a terminal."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ COLOURS: Mapping[str, str] = {
 BAR_WIDTH = 20
 
 REFRESHES = 4
-"""How often a second it is drawn again."""
+"""Redraws a second."""
 
 
 class LiveTable:
@@ -62,7 +62,7 @@ class LiveTable:
         self._live.stop()
 
     def show(self, process: str, status: Status) -> None:
-        """Show that a process has begun or ended; from whatever thread."""
+        """Show that a process has started or ended; may be called from any thread."""
         with self._lock:
             self._status[process] = status
             if status == "running":
@@ -78,7 +78,7 @@ class LiveTable:
     def end(
         self, results: Mapping[str, Any], why: Mapping[str, str], optional: Collection[str]
     ) -> None:
-        """Show what became of each, and why."""
+        """Show the outcome of each process, with the reason."""
         with self._lock:
             self._since.clear()
             self._status.update(results["status"])
@@ -108,7 +108,7 @@ class LiveTable:
         return table
 
     def _bar(self, name: str) -> Any:
-        """Return how far a process is: as a bar, if it is known how far it has to go."""
+        """Return a process's progress: as a bar, if the total is known."""
         from rich.columns import Columns
         from rich.progress_bar import ProgressBar
 

@@ -1,4 +1,4 @@
-"""How ``manage.py proctree`` prints: a table for people, tabs for pipes, JSON for programs."""
+"""The output of ``manage.py proctree``: a table in a terminal, tabs in a pipe, JSON on request."""
 
 import json
 import shutil
@@ -18,7 +18,7 @@ Row = Sequence[str]
 
 @dataclass
 class Output:
-    """Where an action prints, and for whom.
+    """Where and how an action prints.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Output:
 
     @property
     def for_person(self) -> bool:
-        """Whether a person reads it: in a terminal, and not as JSON."""
+        """Whether the output is a terminal, and not JSON."""
         return not self.as_json and self.stdout.isatty()
 
     def line(self, text: str = "") -> None:
@@ -51,13 +51,13 @@ class Output:
             self._print(text)
 
     def warn(self, text: str) -> None:
-        """Print a warning beside what is asked for, whoever reads that."""
+        """Print a warning to stderr, in every format."""
         self.stderr.write(self.style.WARNING(text))
 
     def table(self, headings: Row, rows: Sequence[Row]) -> None:
         """Print rows: aligned under headings in a terminal, else separated by tabs.
 
-        What is piped has no headings, and a tab or a line break in a cell becomes a space.
+        In a pipe there are no headings, and a tab or a line break in a cell becomes a space.
         """
         if self.as_json:
             return
@@ -68,7 +68,7 @@ class Output:
         self._rich_table(headings, rows)
 
     def document(self, value: Any) -> None:
-        """Print a JSON document, where that is asked for."""
+        """Print a JSON document, with ``--json`` only."""
         if self.as_json:
             self._print(json.dumps(value, cls=DjangoJSONEncoder, ensure_ascii=False, indent=2))
 

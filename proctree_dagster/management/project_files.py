@@ -1,4 +1,4 @@
-"""The files of ``manage.py proctree init``: what is packaged, written into the project."""
+"""The files of ``manage.py proctree init``: packaged files that are written into the project."""
 
 import os
 import re
@@ -72,7 +72,7 @@ def files() -> Mapping[str, str]:
 
 
 def _for_tests(settings_module: str) -> Mapping[str, str]:
-    """Return the unit tests' settings, if the project's lie in its folder."""
+    """Return the unit tests' settings, if the project's settings are in its folder."""
     root = project.root()
     file = getattr(sys.modules.get(settings_module), "__file__", None)
     if root is None or file is None:
@@ -89,7 +89,7 @@ def _for_tests(settings_module: str) -> Mapping[str, str]:
 
 
 def write(folder: Path) -> tuple[list[str], list[str]]:
-    """Write the files that are not there; return those that were written, and those that were."""
+    """Write missing files; return the files that were written, and those that existed."""
     written, left_alone = [], []
     for name, content in files().items():
         path = folder / name

@@ -1,4 +1,4 @@
-"""``--tag key=value`` on the command line, and who types it."""
+"""``--tag key=value`` on the command line, and the tag of the calling user."""
 
 import getpass
 import os
@@ -12,14 +12,14 @@ from .pairs import split
 
 
 def add_arguments(parser: CommandParser, what: str) -> None:
-    """Take ``--tag``.
+    """Add ``--tag``.
 
     Parameters
     ----------
     parser:
         The command's.
     what:
-        What is done with the tags, for the help.
+        The use of the tags, for the help.
     """
     parser.add_argument(
         "--tag",
@@ -31,7 +31,7 @@ def add_arguments(parser: CommandParser, what: str) -> None:
 
 
 def parse(pairs: Iterable[str]) -> dict[str, str]:
-    """Return the tags that ``key=value`` pairs say.
+    """Return the tags of ``key=value`` pairs.
 
     Raises
     ------
@@ -42,12 +42,12 @@ def parse(pairs: Iterable[str]) -> dict[str, str]:
 
 
 def of_run(pairs: Iterable[str]) -> dict[str, str]:
-    """Return the tags of a run that is asked for on the command line: also who asks for it.
+    """Return the tags of a run from the command line, with the calling user.
 
     Raises
     ------
     TagError
-        What is given is not valid.
+        The tags are not valid.
     """
     return {**tagging.by_user(os_user()), **tagging.checked(parse(pairs))}
 

@@ -31,11 +31,11 @@ from .output import Output
 logger = logging.getLogger(__name__)
 
 CUT = " … (--full)"
-"""What stands for the rest of a result."""
+"""Shown in place of the rest of a long result."""
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Take ``--context``, ``--set``, ``--tag``, ``--no-cache`` and ``--submit``."""
+    """Add ``--context``, ``--set``, ``--tag``, ``--no-cache`` and ``--submit``."""
     typed_context.add_arguments(parser, "They update the default context of the tree's schedule.")
     tag_pairs.add_arguments(parser, "A tag of the run, to find it by in Dagster")
     parser.add_argument(
@@ -56,7 +56,7 @@ def add_arguments(parser: CommandParser) -> None:
 
 
 class TreeRunner:
-    """Runs one tree, and prints how it goes.
+    """Runs one tree, and prints its progress and its outcome.
 
     Parameters
     ----------
@@ -109,7 +109,7 @@ class TreeRunner:
         self._report(row, results, full=options["full"] or not self.out.for_person)
 
     def _progress(self, row: ProcessTree, loud: bool) -> "LiveTable | _Lines":
-        """Return what shows how the run goes: a table in a terminal, else lines."""
+        """Return the view of the run: a table in a terminal, else lines."""
         names = [str(each.get("name")) for each in processes_of({"processes": row.processes})]
         is_terminal = self.out.for_person and sys.stdout.isatty() and not loud
         return LiveTable(names) if is_terminal else _Lines(self.tree_name, self.out)
@@ -153,7 +153,7 @@ class TreeRunner:
         return f"Traceback: {logs if url is None else f'{url}, or {logs}'}"
 
     def _report_followers(self, run_id: str) -> None:
-        """Print what follows the run: it is Dagster's to run, and has its ids already."""
+        """Print the followers of the run: Dagster runs them, and they have their ids already."""
         try:
             followers = tree_runs.followers_of(run_id)
         except Exception as error:  # how the run ended stands, whatever follows it
@@ -169,7 +169,7 @@ class TreeRunner:
 
 
 def _reasons(row: ProcessTree, results: Results) -> dict[str, str]:
-    """Return why a run failed: what may fail, and what is behind a failure, is no reason."""
+    """Return why a run failed, without optional processes and those downstream of a failure."""
     status, errors = results["status"], results["errors"]
     found = {name: why for name, why in errors.items() if status.get(name) == "failed"}
     optional = _failed_optionally(row, results)
@@ -178,7 +178,7 @@ def _reasons(row: ProcessTree, results: Results) -> dict[str, str]:
 
 
 def _failed_optionally(row: ProcessTree, results: Results) -> set[str]:
-    """Return the processes that have failed and may do so: no run fails for them."""
+    """Return the failed processes that are optional, which fail no run."""
     try:
         required = required_in_effect(parse(row.to_dict()))
     except InvalidTree:
@@ -188,7 +188,7 @@ def _failed_optionally(row: ProcessTree, results: Results) -> set[str]:
 
 
 def _why(results: Results, optional: Collection[str]) -> dict[str, str]:
-    """Return what is to be said of processes: why they were skipped, and why they failed."""
+    """Return remarks on processes: why they were skipped or have failed."""
     said = {**results["reasons"], **results["errors"]}
     return {
         name: _said_to_be_optional(why) if name in optional else why
@@ -203,7 +203,7 @@ def _said_to_be_optional(why: str) -> str:
 
 
 class _Lines:
-    """How a run goes, line by line."""
+    """The progress of a run as lines."""
 
     def __init__(self, tree_name: str, out: Output) -> None:
         self._tree_name = tree_name
@@ -214,10 +214,10 @@ class _Lines:
         return self
 
     def __exit__(self, *error: object) -> None:
-        """Nothing is left to do."""
+        """Do nothing: every line is printed."""
 
     def show(self, process: str, status: Status) -> None:
-        """Print that a process has begun or ended."""
+        """Print that a process has started or ended."""
         if status != "skipped":  # at the end, with its reason
             self._show(process, status)
 
@@ -231,7 +231,7 @@ class _Lines:
         self._out.line(f"  {'':<9} {process}: {progress}")
 
     def end(self, results: Results, why: Mapping[str, str], optional: Collection[str]) -> None:
-        """Print what was skipped, and what else is to be known of a process."""
+        """Print the skipped processes, and other remarks."""
         for process, status in results["status"].items():
             said = why.get(process)
             is_reason = status == "failed" and process not in optional  # said at the end
@@ -253,7 +253,7 @@ def _stoppable() -> Iterator[None]:
 
 
 def _as_json(results: Results) -> dict[str, Any]:
-    """Return results for a program; what JSON can't say is written as text."""
+    """Return results as JSON; values that JSON lacks are written as text."""
     values = {name: _json_or_text(value) for name, value in results["results"].items()}
     return {
         **results,
@@ -270,7 +270,7 @@ def _json_or_text(value: Any) -> Any:
 
 
 def _result(process: str, result: Any, *, full: bool) -> str:
-    """Return a result as a line; of one that is too long for a terminal, its beginning."""
+    """Return a result as a line, cut to the width of a terminal."""
     line = f"  {process}: {_text(result)}"
     width = shutil.get_terminal_size().columns
     if full or len(line) <= width:

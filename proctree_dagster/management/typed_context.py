@@ -1,4 +1,4 @@
-"""A context that is typed on the command line: ``--context JSON``, and ``--set key=value``."""
+"""The context on the command line: ``--context JSON``, and ``--set key=value``."""
 
 import json
 import re
@@ -19,14 +19,14 @@ _ROW = re.compile(r"([A-Za-z_]\w*\.[A-Za-z_]\w*):(.+)", re.DOTALL)
 
 
 def add_arguments(parser: CommandParser, use: str) -> None:
-    """Take ``--context`` and ``--set``.
+    """Add ``--context`` and ``--set``.
 
     Parameters
     ----------
     parser:
         The command's.
     use:
-        What they are for, in a sentence.
+        Their use, in a sentence.
     """
     parser.add_argument(
         "--context",
@@ -44,14 +44,14 @@ def add_arguments(parser: CommandParser, use: str) -> None:
 
 
 def read(options: Mapping[str, Any], schema: ContextSchema) -> dict[str, Any] | None:
-    """Return the context that was typed, as JSON; ``None`` if none was.
+    """Return the typed context as JSON; ``None`` if there is none.
 
     Parameters
     ----------
     options:
         The command's.
     schema:
-        What the tree takes.
+        The schema of the tree's context.
 
     Raises
     ------
@@ -65,7 +65,7 @@ def read(options: Mapping[str, Any], schema: ContextSchema) -> dict[str, Any] | 
 
 
 def parse_pairs(pairs: Iterable[str], schema: ContextSchema) -> dict[str, Any]:
-    """Return the context that ``key=value`` pairs say, as JSON.
+    """Return the context of ``key=value`` pairs as JSON.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ def parse_pairs(pairs: Iterable[str], schema: ContextSchema) -> dict[str, Any]:
         not suit the annotation of a function, it is what suits: a bare key is a row of the model
         that is named there, ``2026-03-31`` a date, ``0.25`` a ``Decimal``, ``5`` a text.
     schema:
-        What the tree takes.
+        The schema of the tree's context.
 
     Raises
     ------

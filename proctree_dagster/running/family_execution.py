@@ -1,4 +1,4 @@
-"""A whole family of trees in the calling process."""
+"""Running a family of trees in the calling process."""
 
 import logging
 import uuid
@@ -26,14 +26,14 @@ class FamilyResults(Results):
     """
 
     followers: dict[str, Results]
-    """The results of every other tree, by its name; one that was not run says why."""
+    """The results of every other tree, by its name; a tree that was not run has the reason."""
 
     failed_followers: list[str]
-    """The names of those that failed, or were not run because one before them failed."""
+    """The names of those that failed, or were not run because a tree upstream failed."""
 
 
 def execute_family(name: str, context: Mapping[str, Any] | None = None) -> FamilyResults:
-    """Run a tree and all that follow it here, each as soon as those before it have succeeded.
+    """Run a tree and its followers here, each as soon as the trees upstream have succeeded.
 
     The first runs in the calling thread, each other one in a thread of its own. In a ``TestCase``,
     whose transaction no other thread sees, all run in the calling thread, one after the other.
@@ -52,7 +52,7 @@ def execute_family(name: str, context: Mapping[str, Any] | None = None) -> Famil
     TreeNotFound, ContextError
         As for ``tree_runs.execute_row``.
     KeyboardInterrupt
-        The first run was interrupted; those beside it have been finished, nothing else was begun.
+        The first run was interrupted; runs beside it were finished, and no other was started.
     """
     row = tree_runs.get_row(name)
     whole = {**row.default_context, **contexts.encode(context or {})}
@@ -107,7 +107,7 @@ def _why_failed(name: str, results: Results) -> str:
 def _run_after(
     before: Mapping[str, Future[Results]], planned: PlannedRun, context: Mapping[str, Any]
 ) -> Results:
-    """Wait for the runs before, and run a tree if they have succeeded; raises nothing."""
+    """Wait for the upstream runs, and run a tree if they have succeeded; raises nothing."""
     name = planned.tree.name
     try:
         for each, run in before.items():
@@ -130,7 +130,7 @@ def _has_succeeded(run: Future[Results]) -> bool:
 def _leave_to_dagster(
     plan: FamilyPlan, followers: Mapping[str, Results], context: Mapping[str, Any]
 ) -> None:
-    """Write down what was not run, so that it is when what failed is executed again in Dagster."""
+    """Record the runs that were not made, so that a re-execution in Dagster makes them."""
     if not tree_runs.has_history():
         return
     for planned in plan.runs:

@@ -1,4 +1,4 @@
-"""What comes of a run, as Python gets it."""
+"""The results of runs, as Python gets them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class Results(TypedDict):
-    """What a run came to; each dictionary is keyed by process name."""
+    """The results of a run; each dictionary is keyed by process name."""
 
     success: bool
     """Whether the run succeeded."""
 
     results: dict[str, Any]
-    """What the processes that completed returned."""
+    """The return values of the processes that completed."""
 
     status: dict[str, Status]
     """The status of every process."""
@@ -30,23 +30,23 @@ class Results(TypedDict):
     """Why a process failed or was skipped; a fault of the whole tree under the tree's name."""
 
     reasons: dict[str, str]
-    """Why a process was skipped though nothing failed, or what else is to be known of it."""
+    """Why a process was skipped though nothing failed, or another remark."""
 
     execution_times: dict[str, float]
-    """Seconds that each process took that was called."""
+    """Seconds that each called process took."""
 
     cached: dict[str, bool]
-    """Whether a result came from the cache."""
+    """Whether the result came from the cache."""
 
     response_variables: dict[str, dict[str, Any]]
-    """What was extracted from the results, by process and variable."""
+    """The response variables, by process and name."""
 
     run_id: str
     """The run's id in Dagster."""
 
 
 class SubmittedRun(NamedTuple):
-    """A run that waits for the daemon."""
+    """A run in Dagster's queue."""
 
     run_id: str
     """The run's id in Dagster."""
@@ -56,7 +56,7 @@ class SubmittedRun(NamedTuple):
 
 
 class Follower(NamedTuple):
-    """A run of a family, as the outbox knows it."""
+    """A run of a family, as recorded in the outbox."""
 
     name: str
     """The tree's name."""
@@ -75,7 +75,7 @@ class Follower(NamedTuple):
 
 
 def not_run(name: str, error: str) -> Results:
-    """Return the results of a tree of which no run was made, for this reason."""
+    """Return the results of a tree that was not run, for this reason."""
     return Results(
         success=False,
         results={},
@@ -95,7 +95,7 @@ def results_of(
     ended: Ended,
     run_id: str,
 ) -> Results:
-    """Put the outcomes of a run together; name what never ran truly, too."""
+    """Combine the outcomes of a run, with the reason for each process that did not run."""
     if record.spec is None:
         outcomes = {record.name: Outcome("failed", error=record.problem)}
         status: dict[str, Status] = {}
@@ -128,14 +128,14 @@ def results_of(
 def _corrected(
     spec: TreeSpec, outcomes: Mapping[str, Outcome], failed_steps: Mapping[str, str]
 ) -> dict[str, Outcome]:
-    """Count what failed outside of its function as failed, such as a result that can't be kept."""
+    """Mark processes that failed outside their functions, as by a result that can't be stored."""
     failed = {
         process.name: Outcome("failed", error=failed_steps[dagster_name(process.name)])
         for process in spec.processes
         if dagster_name(process.name) in failed_steps
     }
-    told = {name: outcome for name, outcome in outcomes.items() if outcome.status == "failed"}
-    return {**outcomes, **failed, **told}
+    own = {name: outcome for name, outcome in outcomes.items() if outcome.status == "failed"}
+    return {**outcomes, **failed, **own}
 
 
 def _never_ran(
@@ -148,7 +148,7 @@ def _never_ran(
     spec:
         The tree.
     outcomes:
-        What the others came to.
+        The outcomes of the others.
     fault:
         What stopped the run as a whole.
     """
@@ -161,7 +161,7 @@ def _never_ran(
             for name in process.dependencies
             if name in outcomes and outcomes[name].status == "failed"
         ]
-        behind = [result[name].error for name in process.dependencies if name in result]
-        error = f"Dependency failed: {failed[0]}" if failed else next(iter(behind), fault)
+        upstream = [result[name].error for name in process.dependencies if name in result]
+        error = f"Dependency failed: {failed[0]}" if failed else next(iter(upstream), fault)
         result[process.name] = Outcome("skipped" if error else "pending", error=error)
     return result

@@ -1,4 +1,4 @@
-"""What of a tree a run executes, and what a failure stops."""
+"""Options of a run: which processes it executes, and what a failure stops."""
 
 from __future__ import annotations
 
@@ -18,24 +18,26 @@ if TYPE_CHECKING:
 
 
 SyncCheck = Callable[[str], bool]
-"""Takes a process's name and says whether what it makes is in sync."""
+"""Takes a process's name and returns whether its output is in sync."""
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """What runs in a run from Python, and what a failure stops."""
+    """Which processes a run from Python executes, and what a failure stops."""
 
     sync_check_func: SyncCheck | None = None
-    """Says whether a process is in sync; given, only what is not runs, and what depends on it."""
+    """Returns whether a process is in sync; if given, only processes out of sync run, and those
+    downstream of them."""
 
     stop_on_error: bool = True
-    """Whether what is behind a failed process is left out; otherwise it runs without its result."""
+    """Whether processes downstream of a failed one are skipped; otherwise they run without its
+    result."""
 
     use_cache: bool = True
-    """Whether cached results will do; otherwise every process runs, and its result is cached."""
+    """Whether to use cached results; otherwise every process runs, and its result is cached."""
 
     ephemeral: bool = False
-    """Whether the run leaves neither a trace, whatever ``DAGSTER_HOME`` says, nor its thread."""
+    """Whether the run leaves no history, whatever ``DAGSTER_HOME`` is, and uses one thread."""
 
 
 def processes_in_sync(record: TreeRecord, options: RunOptions) -> frozenset[str]:

@@ -1,7 +1,7 @@
 """Run or queue a tree through Dagster, from Python.
 
-Dagster is imported when something runs, not before: a Django process that only has the app
-installed must not pay for it.
+Dagster is imported when something runs, not before, so that other Django processes don't pay for
+the import.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 Function = Callable[..., Any]
 Progress = Callable[[str, Status], None]
 OnReport = Callable[[str, reporting.Progress], None]
-"""Takes a process's name and the status that it has just come to."""
+"""Takes a process's name and its new status."""
 
 
 def get_row(name: str) -> ProcessTree:
@@ -80,18 +80,18 @@ def execute_row(
     context:
         Keyword arguments of the run; they update the schedule's default context.
     registry:
-        Functions that only this process has, by key, reference or process name. A run that is
-        given some can't be re-executed.
+        Functions that only this process has, by key, reference or process name. A run with such
+        functions can't be re-executed.
     triggered_by:
         Who started it.
     due:
-        The claimed due time that the run stands for.
+        The claimed due time of the run.
     on_progress:
-        Called as processes start and finish, from whatever thread they run in, one at a time.
+        Called as processes start and finish, in the threads of the processes, one call at a time.
     on_report:
-        Called when a process says how far it is (``process.progress``), in the same way.
+        Called when a process reports progress (``process.progress``), in the same way.
     options:
-        What runs, and what a failure stops.
+        Which processes run, and what a failure stops.
     run_id:
         A UUID for the run; left out, Dagster makes one.
     run_tags:
@@ -137,7 +137,7 @@ def execute_row(
 
 
 def _warn_of_unknown_keys(row: ProcessTree, context: Mapping[str, Any] | None) -> None:
-    """Log which keys of the caller's are of no use: a misspelt one would be ignored silently."""
+    """Log which keys of the context nothing takes: a misspelt one would be ignored silently."""
     if context:
         for problem in row.context_schema.unknown(context):
             logger.warning("The context for the process tree %r: %s", row.name, problem)
@@ -162,15 +162,15 @@ def execute_spec(
     Parameters
     ----------
     spec:
-        What the tree says.
+        The tree.
     registry:
         Its functions, by process name.
     context:
         Keyword arguments of the run.
     row:
-        The saved tree of the same name, whose job the run is listed under.
+        The saved tree of the same name, under whose job the run is listed.
     options:
-        What runs, and what a failure stops.
+        Which processes run, and what a failure stops.
     """
     from ..orchestration import tree_records
 
@@ -206,7 +206,7 @@ def submit_row(
     triggered_by:
         Who started it.
     use_cache:
-        Whether cached results will do (see ``RunOptions``).
+        Whether to use cached results (see ``RunOptions``).
     run_tags:
         More tags of the run.
 
@@ -252,12 +252,12 @@ def submit_row(
 
 
 def _cache_tags(use_cache: bool) -> dict[str, str]:
-    """Return the tag of a run in which no cached result will do."""
+    """Return the tag of a run that uses no cached results."""
     return {} if use_cache else {tags.NO_CACHE: "true"}
 
 
 def clear_cache(row: ProcessTree) -> None:
-    """Let no cached result of a tree be used any more, nor those that it shares with others.
+    """Clear the cached results of a tree, those that it shares with other trees included.
 
     Raises
     ------
@@ -273,21 +273,21 @@ def clear_cache(row: ProcessTree) -> None:
 
 
 def deliver(run_ids: Iterable[str] | None = None) -> list[str]:
-    """Hand to Dagster what waits in the outbox, as far as that is possible now.
+    """Deliver the waiting runs of the outbox to Dagster, as far as possible now.
 
-    Call it outside of a transaction (see ``connections.after_commit``). It raises nothing: what
-    can't be delivered now stays in the outbox, and Dagster's sensor looks at it again. In a test
-    it does nothing.
+    Call it outside a transaction (see ``connections.after_commit``). It raises nothing: a run that
+    can't be delivered now stays in the outbox, and Dagster's sensor tries it again. In a test it
+    does nothing.
 
     Parameters
     ----------
     run_ids:
-        Ids of the runs to look at; all if left out.
+        Ids of the runs to deliver; all if left out.
 
     Returns
     -------
     list[str]
-        Ids of the runs that Dagster has got now.
+        Ids of the delivered runs.
     """
     try:
         if isolation.is_active() or not run_outbox.is_open():
@@ -304,7 +304,7 @@ def deliver(run_ids: Iterable[str] | None = None) -> list[str]:
 
 
 def has_history() -> bool:
-    """Return whether Dagster has a home, where runs are kept; a test has none."""
+    """Return whether Dagster has a home, which stores runs; a test has none."""
     from ..orchestration.runs import opening
 
     return opening.dagster_home() is not None
@@ -325,13 +325,13 @@ def followers_of(run_id: str) -> list[Follower]:
 
 
 LOST = "lost?"
-"""What a list says of a run whose worker seems lost: the sensor decides, and ends the run."""
+"""The shown status of a run whose worker seems lost: the sensor decides, and ends the run."""
 
 
 def show_as_dagster_knows(schedules: Iterable[ProcessTreeSchedule]) -> dt.datetime | None:
-    """Show on rows what they can't know by themselves: nothing is written, here or in Dagster.
+    """Fill rows, unsaved, with what only Dagster knows. Writes nothing, here or in Dagster.
 
-    That is Dagster's own switch of each schedule, and how runs ended that died without a word.
+    That is Dagster's own switch of each schedule, and the outcome of runs that died unrecorded.
 
     Returns
     -------

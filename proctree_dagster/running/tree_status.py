@@ -1,6 +1,6 @@
-"""How every tree is: its rule, its last run, and what keeps it from running.
+"""The status of every tree: its rule, its last run, and what keeps it from running.
 
-Nothing is written, in Django or in Dagster.
+Writes nothing, in Django or in Dagster.
 """
 
 import datetime as dt
@@ -21,25 +21,25 @@ from . import tree_runs
 logger = logging.getLogger(__name__)
 
 OVERDUE_AFTER = dt.timedelta(minutes=3)
-"""How long after its due time a schedule that nothing has run counts as overdue.
+"""How long after its due time a schedule without a run counts as overdue.
 
 A daemon polls every minute, and a new due time is seen within another.
 """
 
 DAEMON_SILENT_AFTER = dt.timedelta(minutes=3)
-"""How long Dagster's daemon may give no sign of life."""
+"""How long Dagster's daemon may be silent before it counts as down."""
 
 
 @dataclass(frozen=True)
 class TreeStatus:
-    """How one tree is."""
+    """The status of one tree."""
 
     name: str
     job: str
-    """What Dagster calls it."""
+    """Its job's name in Dagster."""
 
     rule: str = ""
-    """When it runs by itself, in words; blank without a schedule."""
+    """Its schedule's rule in words; blank without a schedule."""
 
     enabled: bool | None = None
     """Whether its schedule is on in Django; ``None`` without a schedule."""
@@ -51,23 +51,23 @@ class TreeStatus:
 
     last_run_id: str = ""
     held_back_by: str = ""
-    """Who keeps the schedule from running: Django, Dagster, or both."""
+    """What keeps the schedule from running: Django, Dagster, or both."""
 
     overdue: bool = False
     edited: tuple[str, ...] = ()
-    """What was edited since the code saved it: ``tree``, ``schedule``."""
+    """What has drifted since the code saved it: ``tree``, ``schedule``."""
 
     problem: str = ""
-    """Why it can't be read, if so."""
+    """Why it can't be read; blank if it can."""
 
 
 @dataclass(frozen=True)
 class Overview:
-    """How all of it is."""
+    """The status of all trees."""
 
     trees: list[TreeStatus]
     broken: list[Finding]
-    """What saved rows name that is not there."""
+    """The missing things that saved rows name."""
 
     daemon_seen_at: dt.datetime | None
     """When Dagster's daemon gave its last sign of life; ``None``: never, or nobody asked."""
@@ -85,12 +85,12 @@ class Overview:
 
 
 def overview() -> Overview:
-    """Return how all trees are.
+    """Return the status of all trees.
 
     Raises
     ------
     DatabaseError
-        The tables are not there, or the database is away.
+        The tables do not exist, or the database can't be reached.
     """
     trees: list[TreeStatus] = []
     schedules = _schedules_of_trees(trees, timezone.now())
@@ -106,9 +106,9 @@ def overview() -> Overview:
 
 
 def _schedules_of_trees(found: list[TreeStatus], now: dt.datetime) -> Iterator[ProcessTreeSchedule]:
-    """Yield each tree's schedule, and note how the tree is once the caller has shown more on it.
+    """Yield each tree's schedule; record the tree's status after the caller has filled it.
 
-    So a thousand trees are never in memory at once, only what is listed of them.
+    So a thousand trees are never in memory at once, only their statuses.
     """
     rows = ProcessTree.objects.with_schedules()
     for row in streamed(rows, ProcessTree.objects.what_can_be_read):
@@ -119,7 +119,7 @@ def _schedules_of_trees(found: list[TreeStatus], now: dt.datetime) -> Iterator[P
 
 
 def status_of(row: ProcessTree, now: dt.datetime) -> TreeStatus:
-    """Return how a tree is, as far as its rows say it."""
+    """Return a tree's status by its rows alone."""
     schedule = row.schedule_or_none
     if schedule is None:
         return TreeStatus(row.name, row.job_name, edited=tuple(row.edited))
@@ -142,7 +142,7 @@ def status_of(row: ProcessTree, now: dt.datetime) -> TreeStatus:
 
 
 def _is_overdue(schedule: ProcessTreeSchedule, now: dt.datetime) -> bool:
-    """Return whether a due time has passed for long, and nothing has taken it or holds it back."""
+    """Return whether a due time passed long ago, and nothing has claimed it or holds it back."""
     if not schedule.enabled or schedule.stopped_in_dagster:
         return False
     if schedule.last_run_status == RunStatus.STARTED and not schedule.allow_overlap:
@@ -152,7 +152,7 @@ def _is_overdue(schedule: ProcessTreeSchedule, now: dt.datetime) -> bool:
 
 
 def _ask_dagster(schedules: Iterable[ProcessTreeSchedule]) -> tuple[dt.datetime | None, str]:
-    """Show on rows what Dagster knows; return when its daemon was seen, or why it was not asked."""
+    """Fill rows with what Dagster knows; return its daemon's last sign of life, or an error."""
     try:
         return tree_runs.show_as_dagster_knows(schedules), ""
     except InstanceError as error:

@@ -1,4 +1,4 @@
-"""What saved rows name that is not there, or that they may not have."""
+"""Finding broken rows: saved rows that name what is missing or not allowed."""
 
 from collections.abc import Iterator, Mapping
 from functools import cache
@@ -19,34 +19,34 @@ from ..support.row_reading import UNREADABLE, streamed
 
 
 class Finding(NamedTuple):
-    """One thing that rows name and that is not there."""
+    """A missing thing that rows name."""
 
     problem: str
     """What is wrong, in a sentence."""
 
     users: list[str]
-    """Who names it, such as ``process 'fetch' of tree 'sync'``."""
+    """What names it, such as ``process 'fetch' of tree 'sync'``."""
 
     fails: bool = True
-    """Whether runs fail for it. Otherwise only the process that saved the tree can run it, and
-    nothing else is going to try."""
+    """Whether runs fail because of it. Otherwise only the process that saved the tree can run it,
+    and nothing else tries to."""
 
     def __str__(self) -> str:
-        """Return it in one line; of many users, the first few."""
+        """Return it as one line, with the first few of its users."""
         several = f" and {len(self.users) - 10} more" if len(self.users) > 10 else ""
         return f"{', '.join(self.users[:10])}{several}: {self.problem}"
 
 
 def findings() -> list[Finding]:
-    """Return everything that saved trees and triggers name and that is not there.
+    """Return all missing things that saved trees and triggers name.
 
-    The modules that they name are imported, as they are where trees run. It asks five queries,
-    however many trees there are, and some more for each tree with a function that can't be named.
+    It imports the modules that they name, as a run does. It makes five queries for any number of
+    trees, and some more for each tree with a function that can't be named.
 
     Raises
     ------
     DatabaseError
-        The tables are not there, or the database is away.
+        The tables do not exist, or the database can't be reached.
     """
     users: dict[tuple[str, bool], list[str]] = {}
     with functions.failing_once():
@@ -56,14 +56,14 @@ def findings() -> list[Finding]:
 
 
 def invalid_trees() -> list[Finding]:
-    """Return what trees and schedules say that makes no sense, such as a cycle.
+    """Return the problems of trees and schedules, such as a cycle.
 
-    So does a schedule's context that lacks what a function needs, or has what none takes.
+    They include a schedule's context that lacks a required key, or has one that no function takes.
 
     Raises
     ------
     DatabaseError
-        The tables are not there, or the database is away.
+        The tables do not exist, or the database can't be reached.
     """
     found = []
     rows = streamed(ProcessTree.objects.with_schedules(), ProcessTree.objects.what_can_be_read)
@@ -86,7 +86,7 @@ def invalid_trees() -> list[Finding]:
 
 
 def _of_no_use() -> Iterator[Finding]:
-    """Return what the contexts of subscriptions hold that their trees do not take."""
+    """Return the keys in subscriptions' contexts that their trees do not take."""
     rows = TriggerSubscription.objects.select_related("process_tree", "trigger").order_by("pk")
     for row in streamed(rows):  # what can't be read is among the ``findings``
         if not isinstance(row.context, Mapping):
@@ -141,9 +141,9 @@ def _of_triggers() -> Iterator[tuple[str, bool, str]]:
 
 
 def _of_contexts() -> Iterator[tuple[str, bool, str]]:
-    """Return the contexts that hold what they may not, such as a row of a model with secrets.
+    """Return the contexts with forbidden values, such as a row of a model with secrets.
 
-    And the tags that make no sense: runs are made without them.
+    And the invalid tags: runs are created without them.
     """
     named = ("process_tree__name", "context", "tags", "process_tree")
     schedules = ProcessTreeSchedule.objects.select_related("process_tree").only(*named)
@@ -180,7 +180,7 @@ class _Unreadable:
         self.found: list[tuple[str, bool, str]] = []
 
     def note(self, pk: Any, error: Exception) -> None:
-        """Note one."""
+        """Record one."""
         column = "name" if hasattr(self._model, "name") else "process_tree__name"
         name = self._model._default_manager.filter(pk=pk).values_list(column, flat=True).first()
         self.found.append((f"It can't be read: {explain(error)}", True, f"{self._what} {name!r}"))
@@ -197,7 +197,7 @@ def _problem_of(reference: Any) -> str | None:
 
 
 def _unnameable(tree: str, reference: str, user: str) -> tuple[str, bool, str]:
-    """Return what is wrong with a function that can't be named; whether that fails runs."""
+    """Return the finding on a function that can't be named, and whether runs fail because of it."""
     row = ProcessTree.objects.filter(name=tree).first()
     runs_it = [] if row is None else row.what_runs_it()
     why = f" And {', '.join(runs_it)}." if runs_it else ""

@@ -1,10 +1,10 @@
-"""Who runs a due time: claims, and the runs that take them.
+"""Claims of due times, and the runs that take them.
 
-A due time is *claimed* by one atomic update that one process wins, and the claim is *open* until a
-run tagged with it takes it by another. So the daemon, ``check_and_run_scheduled_tasks()`` and
-``create_task_function()`` may all be live at once: a run is requested at least once and started
-exactly once. Each update filters on the row's own columns only: a join would make Django ask for
-the ids first, and two processes could both win.
+A process *claims* a due time with one atomic update, which only one process wins. The claim is
+*open* until a run that is tagged with it takes it with another such update. So the daemon,
+``check_and_run_scheduled_tasks()`` and ``create_task_function()`` may work at the same time: a run
+is requested at least once and started exactly once. Each update filters on the row's own columns
+only: for a join Django would select the ids first, and two processes could both win.
 """
 
 import datetime as dt
@@ -23,20 +23,20 @@ REQUEST_AGAIN_AFTER = dt.timedelta(seconds=60)
 """The age at which an open claim without a run is requested again."""
 
 MOST_COUNTED = 1000
-"""How many missed due times a run counts: it says of more that there are more."""
+"""How many missed due times are counted; more are reported as "more"."""
 
 MOST_TRIES = 100
 """How often a run tries to take its claim while others change the schedule's row."""
 
 
 class History(Protocol):
-    """What Dagster knows of a schedule's runs; asked only where the row does not say enough."""
+    """Dagster's records of a schedule's runs; queried only where the row is not enough."""
 
     def of_claim(self, due: dt.datetime) -> Literal["none", "under way", "finished"]:
-        """Return how far a claim's runs without a parent are; ``none`` if none was launched."""
+        """Return the state of a claim's runs, without re-executions; ``none`` without a run."""
 
     def of_run(self, run_id: str, worker: str) -> RunStatus:
-        """Return what a run has come to that was taken up by ``worker``."""
+        """Return the outcome of a run that ``worker`` has taken."""
 
 
 @dataclass(frozen=True)
@@ -68,9 +68,9 @@ class Taken:
 
     due: dt.datetime
     count: int
-    """How many due times the run stands for: those that passed until it started.
+    """How many due times the run covers: those that passed until it started.
 
-    ``MOST_COUNTED + 1`` stands for any more.
+    ``MOST_COUNTED + 1`` means "more".
     """
 
     def __str__(self) -> str:
@@ -84,16 +84,16 @@ class Taken:
 
 
 def request(schedule_id: int, at: dt.datetime, history: History) -> Due | Skip:
-    """Decide what one look at a schedule asks for, and claim the due time if one is due.
+    """Decide whether a schedule's tree is to run now, and claim the due time if it is.
 
     Parameters
     ----------
     schedule_id:
-        Primary key of the schedule. Its row is read again: what counts is the row at the tick.
+        Primary key of the schedule. Its row is read again, so that the state at the tick counts.
     at:
         Aware; the tick's time.
     history:
-        Asked about an open claim, and about a last run that may still be running.
+        Queried for an open claim, and for a last run that may still be running.
     """
     schedule = (
         ProcessTreeSchedule.objects.select_related("process_tree").filter(pk=schedule_id).first()
@@ -124,7 +124,7 @@ def request(schedule_id: int, at: dt.datetime, history: History) -> Due | Skip:
 
 
 def take(job_name: str, due: dt.datetime, run_id: str, worker: str = "") -> Taken | Skip:
-    """Let a run take its claim before it calls any function.
+    """Take a claim for a run, before the run calls any function.
 
     Parameters
     ----------
@@ -140,7 +140,7 @@ def take(job_name: str, due: dt.datetime, run_id: str, worker: str = "") -> Take
     Returns
     -------
     Taken or Skip
-        Why the run may not go on, if the claim is not its own now.
+        ``Skip`` with the reason if the claim is not the run's, so that it must not continue.
     """
     schedules = ProcessTreeSchedule.objects.filter(process_tree__job_name=job_name)
     for _ in range(MOST_TRIES):
@@ -168,13 +168,13 @@ def take(job_name: str, due: dt.datetime, run_id: str, worker: str = "") -> Take
 
 
 def resume(due: dt.datetime, run_id: str, worker: str) -> Taken:
-    """Let another worker go on with a run that has taken its claim."""
+    """Record another worker for a run that has taken its claim and is resumed."""
     ProcessTreeSchedule.objects.filter(last_run_id=run_id).update(last_run_worker=worker)
     return Taken(due, 1)
 
 
 def end(run_id: str, status: RunStatus) -> None:
-    """Write down what a run that took its claim has come to."""
+    """Record the outcome of a run that took its claim."""
     ProcessTreeSchedule.objects.filter(last_run_id=run_id).update(last_run_status=status)
 
 
@@ -192,7 +192,7 @@ def _why_not_taken(schedule: ProcessTreeSchedule, due: dt.datetime, run_id: str)
 
 
 def look_at_last_run(schedule: ProcessTreeSchedule, history: History) -> None:
-    """Find out whether a run that has not said how it ended has ended."""
+    """Ask Dagster whether the last run has ended, if it has not recorded its end itself."""
     status = history.of_run(schedule.last_run_id, schedule.last_run_worker)
     if status != RunStatus.STARTED:
         schedule.last_run_status = status
@@ -201,7 +201,7 @@ def look_at_last_run(schedule: ProcessTreeSchedule, history: History) -> None:
 
 
 def _align(schedule: ProcessTreeSchedule) -> None:
-    """Follow a rule that was changed behind ``save()``'s back (``update()``, SQL, a fixture)."""
+    """Apply a rule that was changed without ``save()`` (``update()``, SQL, a fixture)."""
     before = schedule.next_run_rule
     changed = schedule.align(timezone.now())
     if changed:
@@ -211,7 +211,7 @@ def _align(schedule: ProcessTreeSchedule) -> None:
 
 
 def _pass_over(schedule: ProcessTreeSchedule, at: dt.datetime) -> None:
-    """Move a disabled schedule's ``next_run`` on, and withdraw its open claim."""
+    """Advance a disabled schedule's ``next_run``, and withdraw its open claim."""
     overdue = schedule.next_run is None or schedule.next_run <= at
     if overdue or schedule.claim is not None:
         ProcessTreeSchedule.objects.filter(pk=schedule.pk, enabled=False).update(
@@ -224,7 +224,7 @@ def _pass_over(schedule: ProcessTreeSchedule, at: dt.datetime) -> None:
 def _look_at_claim(
     schedule: ProcessTreeSchedule, at: dt.datetime, history: History
 ) -> Due | Skip | None:
-    """Say what an open claim asks for; ``None`` if it has come to its end."""
+    """Return the decision on an open claim; ``None`` if the claim is closed."""
     claim, claimed_at = schedule.claim, schedule.claimed_at
     assert claim is not None
     progress = history.of_claim(claim)
@@ -251,7 +251,7 @@ def _look_at_claim(
 
 
 def _claim(schedule: ProcessTreeSchedule, at: dt.datetime) -> Due | Skip:
-    """Claim the due time for one winner."""
+    """Claim the due time with one update, which one process wins."""
     due = schedule.next_run or at
     won = ProcessTreeSchedule.objects.filter(
         pk=schedule.pk,
@@ -272,10 +272,10 @@ def _claim(schedule: ProcessTreeSchedule, at: dt.datetime) -> Due | Skip:
 
 
 def _rewrite(schedule: ProcessTreeSchedule) -> None:
-    """Write what updates filter on as Django writes it.
+    """Rewrite the columns that updates filter on as Django formats them.
 
-    On SQLite a time is text, and one that was set in SQL may be written in another way: it can be
-    read, but no update finds it. The next look does, then.
+    On SQLite a time is text, and one that SQL has set may have another format: it can be read, but
+    no update matches it. The next check then matches.
     """
     with writing(ProcessTreeSchedule) as alias:
         rows = ProcessTreeSchedule.objects.using(alias).filter(pk=schedule.pk)

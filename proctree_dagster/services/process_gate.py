@@ -1,4 +1,4 @@
-"""Whether a process that waits for a trigger runs."""
+"""The gate of a process that waits for a trigger: it runs, or is skipped with a reason."""
 
 import datetime as dt
 import logging
@@ -55,12 +55,12 @@ class Gate:
         return None if answer.yes else f"Trigger {self.trigger} is silent: {answer.reason}"
 
     def record_completion(self, asked_at: dt.datetime) -> None:
-        """Remember that the process has run to its end.
+        """Record that the process has completed.
 
         Parameters
         ----------
         asked_at:
-            Aware; when it was asked. What came due since lets the next run pass.
+            Aware; when the gate was evaluated. A due time since then counts for the next run.
         """
         schedules = Trigger.objects.filter(trigger_type=TriggerType.SCHEDULE)
         try:
@@ -99,7 +99,7 @@ class Gate:
         )
 
     def _is_due(self, trigger: Trigger) -> trigger_evaluation.Answer:
-        """Return whether a due time has passed since the process last ran to its end."""
+        """Return whether a due time has passed since the process last completed."""
         now = timezone.now()
         align(trigger, now)
         passage = TriggerPassage.objects.filter(

@@ -27,16 +27,16 @@ from ..support.connections import writing
 from ..support.row_reading import readable
 
 LEASE = dt.timedelta(seconds=60)
-"""How long one process has for a delivery; after that, or a failure, it is tried again."""
+"""Duration of a lease on a delivery; after that, or a failure, it is tried again."""
 
 RETENTION = dt.timedelta(days=30)
-"""How long a row is kept that has come to its end."""
+"""How long a row in a final state is retained."""
 
 MAX_LAUNCHES = 10
-"""How many runs of a row may fail before they start; then it is left at that."""
+"""How many runs of a row may fail before they start; after that none is created any more."""
 
 OPEN = (OutboxState.WAITING, OutboxState.DELIVERED)
-"""The states in which something is still to be done."""
+"""The states that are not final."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +57,17 @@ class Drop:
 
 
 Verdict = Ready | Wait | Drop
-"""What is to be done with a row that waits for runs, or for one of them."""
+"""The decision on a row that waits for runs, or the verdict on one of these runs."""
 
 
 @dataclass(frozen=True)
 class Delivered:
-    """What Dagster says of a run that was delivered, with those that repeat it."""
+    """Dagster's record of a delivered run and its re-executions."""
 
     has_started: bool
     is_canceled: bool
     has_failed: bool
-    """For good: Dagster does not try it again."""
+    """It has failed, and Dagster does not retry it."""
 
     is_finished: bool
 
@@ -79,9 +79,9 @@ def add(
     after: Iterable[str] = (),
     run_id: uuid.UUID | str | None = None,
 ) -> OutboxRun:
-    """Write down a run that is to be made, in the caller's transaction.
+    """Add a run to the outbox, in the caller's transaction.
 
-    In a test it is recorded as dropped: nobody delivers it (see ``isolation``).
+    In a test its row is recorded as dropped, so that nothing delivers it (see ``isolation``).
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def add(
     after:
         Ids of the runs that must have succeeded first.
     run_id:
-        A UUID; left out, a new one is made. What is there already under this id stays as it is.
+        A UUID; left out, a new one is made. An existing row of this id stays as it is.
 
     Raises
     ------
@@ -123,7 +123,7 @@ def recorded() -> models.QuerySet[OutboxRun]:
 
 
 def withdraw(family: str, failed: str) -> None:
-    """Delete what a test has recorded of a family that a failed run stands in the way of.
+    """Delete a test's recorded runs of a family that wait for a failed run.
 
     Parameters
     ----------
@@ -140,15 +140,15 @@ def withdraw(family: str, failed: str) -> None:
 
 
 def keep_trees(trees: models.QuerySet[ProcessTree]) -> set[int]:
-    """Let nobody delete trees until the end of the transaction; return the keys of those there.
+    """Lock trees against deletion until the transaction ends; return the keys of those that exist.
 
-    PostgreSQL looks at the end of a transaction whether a tree is still there: without the lock one
-    that is deleted meanwhile would fail all of it. Of several deletions that are under way each is
-    waited for. The other databases look at once, or let one write at a time.
+    PostgreSQL checks foreign keys at the end of a transaction: without the lock a tree that is
+    deleted meanwhile would fail all of it. It waits for each deletion that is under way. The other
+    databases check at once, or allow one writer at a time.
 
-    The lock is the one that PostgreSQL itself takes for a foreign key. ``select_for_update()``
-    knows stronger ones only: this and a transaction that saves several trees, each in another
-    order, would wait for each other.
+    The lock is the one that PostgreSQL itself takes for a foreign key. ``select_for_update()`` has
+    only stronger ones, which would deadlock with a transaction that saves several trees in another
+    order.
     """
     keys = trees.order_by("pk").values_list("pk", flat=True)
     connection = connections[keys.db]
@@ -166,7 +166,7 @@ def is_open() -> bool:
 
 
 def open_rows(run_ids: Iterable[str] | None = None) -> list[OutboxRun]:
-    """Return the rows with which something is still to be done, the oldest first.
+    """Return the rows that are not in a final state, the oldest first.
 
     Parameters
     ----------
@@ -180,7 +180,7 @@ def open_rows(run_ids: Iterable[str] | None = None) -> list[OutboxRun]:
 
 
 def problem_of(row: OutboxRun) -> str | None:
-    """Return what SQL has put into a row that makes no sense there, if it has."""
+    """Return the problem of a row with invalid values, which only SQL can write; else ``None``."""
     if not isinstance(row.tags, dict) or not _are_texts(row.tags.values()):
         return "Its tags are no texts by their names."
     if not READ_AS_OBJECTS.isdisjoint(row.tags):
@@ -204,7 +204,7 @@ def _is_run_id(value: Any) -> bool:
 
 
 def decide(row: OutboxRun, verdicts: Mapping[str, Verdict]) -> Verdict:
-    """Return what is to be done with a waiting row.
+    """Return the decision on a waiting row.
 
     Parameters
     ----------
@@ -228,7 +228,7 @@ def verdict_without_run(run_id: str, state: str | None, *, is_there: bool) -> Ve
     state:
         The state of its row; ``None`` if it has none.
     is_there:
-        Whether Dagster has it all the same: it was made meanwhile.
+        Whether Dagster has it after all: it was created meanwhile.
     """
     if state in OPEN or is_there:
         return Wait()
@@ -238,14 +238,14 @@ def verdict_without_run(run_id: str, state: str | None, *, is_there: bool) -> Ve
 
 
 def follow_up(row: OutboxRun, run: Delivered | None) -> None:
-    """Note that a delivered run has started; if it failed before it started, make another.
+    """Record that a delivered run has started; create another one if it failed before its start.
 
     Parameters
     ----------
     row:
         A delivered row.
     run:
-        What Dagster says of its run; ``None`` if it was deleted there.
+        Dagster's record of its run; ``None`` if it was deleted there.
     """
     if run is None:
         mark_started(row, "Its run was deleted in Dagster before it started.")
@@ -261,7 +261,7 @@ def follow_up(row: OutboxRun, run: Delivered | None) -> None:
 
 
 def note(row: OutboxRun, problem: str) -> None:
-    """Write down why a row that nobody has leased can't be delivered."""
+    """Record why a row without a lease can't be delivered."""
     OutboxRun.objects.filter(pk=row.pk, run_id=row.run_id, leased_until=None).exclude(
         reason=problem
     ).update(reason=problem)
@@ -279,7 +279,7 @@ def lease(row: OutboxRun, now: dt.datetime) -> bool:
 
 
 def renew(row: OutboxRun) -> bool:
-    """Renew the lease before the step that must not be done twice. Return False if it was lost."""
+    """Renew the lease before the non-idempotent step. Return False if it was lost."""
     until = timezone.now() + LEASE
     if not _mine(row).update(leased_until=until):
         return False
@@ -288,19 +288,19 @@ def renew(row: OutboxRun) -> bool:
 
 
 def mark_delivered(row: OutboxRun) -> None:
-    """Write down that Dagster has the run of a leased row."""
+    """Record that Dagster has the run of a leased row."""
     _mine(row).update(
         state=OutboxState.DELIVERED, leased_until=None, reason="", delivered_at=timezone.now()
     )
 
 
 def mark_failed(row: OutboxRun, reason: str) -> None:
-    """Write down why a leased row could not be delivered; it is tried again after the lease."""
+    """Record why a leased row could not be delivered; it is retried after the lease."""
     _mine(row).update(reason=reason)
 
 
 def mark_started(row: OutboxRun, reason: str = "") -> None:
-    """Write down that a run has started, or has come to an end without."""
+    """Record that a run has started, or has ended without a start."""
     OutboxRun.objects.filter(pk=row.pk, run_id=row.run_id, state__in=OPEN).update(
         state=OutboxState.STARTED, leased_until=None, reason=reason
     )
@@ -313,9 +313,9 @@ def drop(row: OutboxRun, reason: str) -> bool:
 
 
 def launch_again(row: OutboxRun) -> None:
-    """Let a delivered row have another run: its run has failed before it started.
+    """Give a delivered row another run, as its run has failed before its start.
 
-    The new id follows from the old one, and the rows that wait for the old one wait for the new.
+    The new id is derived from the old one, and rows that wait for the old run wait for the new.
     """
     new_id = uuid.uuid5(row.run_id, "again")
     with writing(OutboxRun):
@@ -334,7 +334,7 @@ def launch_again(row: OutboxRun) -> None:
 
 
 def replace(family: str | None, failed: str, new: str) -> None:
-    """Let the rows of a family that wait for a failed run, or were dropped, wait for a new one.
+    """Make the rows of a family that wait for a failed run, or were dropped, wait for a new one.
 
     Parameters
     ----------
@@ -359,10 +359,10 @@ def replace(family: str | None, failed: str, new: str) -> None:
 
 
 def revive(family: str) -> None:
-    """Let the rows of a family that were dropped wait again: what failed is executed again.
+    """Make the dropped rows of a family wait again, as a failed run is re-executed.
 
-    All of them: those behind a failed run were dropped one because of the other. What another
-    failed run stands in the way of is dropped again.
+    All of them, as the rows downstream of a failed run were dropped one because of the other.
+    Those that wait for another failed run are dropped again.
 
     Parameters
     ----------
@@ -380,14 +380,14 @@ def family(first_run_id: str) -> models.QuerySet[OutboxRun]:
 
 
 def forget(now: dt.datetime) -> None:
-    """Delete the rows that have come to their end long ago."""
+    """Delete rows in a final state after the retention period."""
     old = OutboxRun.objects.exclude(state__in=OPEN).filter(created_at__lt=now - RETENTION)
     if old.exists():  # asked every few seconds, and on SQLite a DELETE locks all others out
         old.delete()
 
 
 def _mine(row: OutboxRun) -> models.QuerySet[OutboxRun]:
-    """Return the row as long as its lease is one's own."""
+    """Return the query of a row while its lease is held by this process."""
     return OutboxRun.objects.filter(
         pk=row.pk,
         run_id=row.run_id,

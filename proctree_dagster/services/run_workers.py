@@ -1,9 +1,9 @@
-"""Who executes a run: each run is taken once, and its worker says as long as it lives that it does.
+"""The workers of runs: each run is taken by one worker, which gives signs of life while it lives.
 
-Inserting the run's row takes the run: the database lets one process win, and every other ends
-without calling a function. From then on something that no function can starve (``guardian``)
-writes a sign of life every few seconds; it also reads whether the run was asked to cancel, and
-whether it was given up meanwhile. ``orchestration.runs.lost_runs`` decides by these rows.
+A process takes a run by inserting the run's row: one process wins, every other ends without calling
+a function. From then on the ``guardian``, which no function can starve, writes a sign of life every
+few seconds; it also reads whether the run is to be cancelled, and whether it was given up.
+``orchestration.runs.lost_runs`` decides by these rows.
 
 A worker is *lost* if it is known to have ended, or has been silent for
 ``PROCTREE["LOST_AFTER"]`` seconds. Every time is the database's: clocks of several machines are
@@ -23,31 +23,31 @@ from ..models import RunWorker
 from ..support.os_processes import Identity, State
 
 RETENTION = dt.timedelta(days=1)
-"""How long the row of a run that has ended refuses late workers of it."""
+"""How long the row of an ended run is retained, to refuse late workers of it."""
 
 BEATS = 12
-"""How many signs of life there are in ``LOST_AFTER`` seconds."""
+"""Signs of life in ``LOST_AFTER`` seconds."""
 
 
 class Order(enum.Enum):
-    """What a worker learns as it gives a sign of life."""
+    """The answer that a worker gets to a sign of life."""
 
     GO_ON = "go on"
     CANCEL = "cancel"
-    """Somebody has asked for the end of the run."""
+    """The run is to be cancelled."""
 
     GIVEN_UP = "given up"
-    """It was silent for too long, so its run has ended, or another worker has it."""
+    """It was silent for too long: its run was ended, or taken by another worker."""
 
 
 class Sign(enum.Enum):
-    """What is known of a run's worker."""
+    """The state of a run's worker, as far as known."""
 
     ALIVE = "alive"
-    """Seen to be running, or heard of lately."""
+    """Its process is seen to run, or it gave a recent sign of life."""
 
     SILENT = "silent"
-    """Not heard of for a while, and it can't be seen, or is stopped."""
+    """No sign of life for a while, and its process can't be seen, or is stopped."""
 
     ENDED = "ended"
     """Known to have ended."""
@@ -59,7 +59,7 @@ def beat_seconds() -> float:
 
 
 def rows() -> "models.QuerySet[RunWorker]":
-    """Return the rows, from the database that is written: a replica lags behind."""
+    """Return the rows from the database that is written, as a replica may be stale."""
     return RunWorker.objects.using(database())
 
 
@@ -74,7 +74,7 @@ def worker_of(row: RunWorker) -> Identity:
 
 
 def take(run_id: str, worker: Identity, *, dedicated: bool, resumed: bool = False) -> bool:
-    """Take a run for a process; return False if another has it, or had it.
+    """Take a run for a process; return False if another process has or had it.
 
     Parameters
     ----------
@@ -85,7 +85,7 @@ def take(run_id: str, worker: Identity, *, dedicated: bool, resumed: bool = Fals
     dedicated:
         Whether the process exists for this run only, so that it may be killed.
     resumed:
-        Whether the run goes on after its worker was lost: then it may be taken from that one.
+        Whether the run is resumed after its worker was lost: it may be taken from that worker.
     """
     fields = {**_fields(worker), "is_dedicated": dedicated}
     row, created = rows().get_or_create(
@@ -110,7 +110,7 @@ def _has_lost(row: RunWorker) -> bool:
 
 
 def beat(run_id: str, worker: Identity) -> Order:
-    """Give a sign of life for a worker, and return what it is to do."""
+    """Record a sign of life of a worker, and return what it is to do."""
     mine = rows().filter(run_id=run_id, **_fields(worker))
     if mine.filter(ended_at=None).update(beat_at=Now(), beats=F("beats") + 1, suspected_at=None):
         asked = mine.filter(cancel_requested_at__isnull=False).exists()
@@ -120,23 +120,23 @@ def beat(run_id: str, worker: Identity) -> Order:
 
 
 def end(run_id: str, worker: Identity) -> None:
-    """Write down that a worker has ended."""
+    """Record that a worker has ended."""
     rows().filter(run_id=run_id, ended_at=None, **_fields(worker)).update(ended_at=Now())
 
 
 def forget(run_id: str, worker: Identity) -> None:
-    """Delete the row of a run that nobody else can start: one of somebody's process."""
+    """Delete the row of an in-process run, which no other process can start."""
     rows().filter(run_id=run_id, **_fields(worker)).delete()
 
 
 def request_cancel(run_id: str) -> bool:
-    """Ask a run's worker, wherever it is, to end the run; return whether it was asked just now."""
+    """Request the end of a run from its worker, on any host; return whether this request is new."""
     open_rows = rows().filter(run_id=run_id, ended_at=None, cancel_requested_at=None)
     return bool(open_rows.update(cancel_requested_at=Now()))
 
 
 def suspect(row: RunWorker) -> bool:
-    """Note that a worker is silent, unless it has given a sign of life since ``row`` was read."""
+    """Mark a worker as silent, unless it has given a sign of life since ``row`` was read."""
     same = rows().filter(pk=row.pk, beats=row.beats, ended_at=None, suspected_at=None)
     return bool(same.update(suspected_at=Now()))
 
@@ -144,14 +144,14 @@ def suspect(row: RunWorker) -> bool:
 def give_up(row: RunWorker) -> bool:
     """End a worker's hold on its run, unless it has given a sign of life since ``row`` was read.
 
-    Should it live on after all, it learns of it with its next sign of life, and ends.
+    If it still lives, it learns of this with its next sign of life, and ends.
     """
     same = rows().filter(pk=row.pk, beats=row.beats, ended_at=None)
     return bool(same.update(ended_at=Now()))
 
 
 def shut(run_id: str) -> bool:
-    """Let nobody take a run any more that nobody has taken; return False if somebody has."""
+    """Bar a run that no worker has taken from being taken; return False if one has it."""
     now = {"taken_at": Now(), "beat_at": Now(), "ended_at": Now()}
     with transaction.atomic(using=database()):
         _, created = rows().get_or_create(run_id=run_id, defaults=now)
@@ -159,7 +159,7 @@ def shut(run_id: str) -> bool:
 
 
 def prune() -> int:
-    """Delete the rows of runs that have ended long ago; return how many."""
+    """Delete the rows of ended runs after the retention period; return how many."""
     old = rows().filter(ended_at__lt=Now() - RETENTION)
     if not old.exists():  # a DELETE of nothing takes SQLite's write lock, too
         return 0
@@ -167,7 +167,7 @@ def prune() -> int:
 
 
 def with_now(found: "models.QuerySet[RunWorker]") -> "models.QuerySet[RunWorker]":
-    """Let each row say what the database's time was when it was read (``now``)."""
+    """Annotate each row with the database's time of the query, as ``now``."""
     return found.annotate(now=Now())
 
 
@@ -188,10 +188,10 @@ def seconds_since(row: RunWorker, moment: dt.datetime) -> float:
 
 
 def sign_of(row: RunWorker) -> Sign:
-    """Return what is known of a run's worker; ``row`` comes from ``with_now``. Nothing is written.
+    """Return the state of a run's worker; ``row`` comes from ``with_now``. Writes nothing.
 
-    One that can be seen to run is alive, whatever else: a long transaction may keep it from
-    writing its signs of life, and a clock may jump.
+    A worker whose process is seen to run is alive in any case: a long transaction may block its
+    signs of life, and a clock may jump.
     """
     if row.ended_at is not None:
         return Sign.ENDED
@@ -209,10 +209,10 @@ def suspicious_after() -> float:
 
 
 def is_lost(row: RunWorker) -> bool:
-    """Return whether a silent worker, by the row, is lost; ``row`` comes from ``with_now``.
+    """Return whether a silent worker is lost; ``row`` comes from ``with_now``.
 
-    It must have been suspected for two signs of life first: after the database was away, or its
-    clock has jumped, everybody has been silent, and gets the time to say otherwise.
+    It must have been suspected for two signs of life first: after an outage of the database, or a
+    jump of its clock, every worker seems silent, and needs time for its next sign of life.
     """
     if row.suspected_at is None:
         return False

@@ -1,4 +1,4 @@
-"""Saving when a tree runs by itself."""
+"""Saving a tree's schedule."""
 
 import datetime as dt
 from collections.abc import Mapping
@@ -32,7 +32,7 @@ def register(
     row:
         The saved tree.
     by_code:
-        Whether this is what the code says; it is noted (see ``ProcessTree.edited``).
+        Whether code sets it, which is recorded to detect drift (see ``ProcessTree.edited``).
     interval_minutes, start_time, cron, context, tags, options:
         As ``ProcessTreeInstance.register_schedule`` takes them, which see for errors, too.
     """
@@ -86,7 +86,7 @@ def _clean(schedule: ProcessTreeSchedule) -> None:
 
 
 def _require_usable(schedule: ProcessTreeSchedule) -> None:
-    """Refuse a context with which no run could succeed, or that has a key of no use."""
+    """Refuse a context with which no run could succeed, or with a key that nothing takes."""
     problems = schedule.context_problems()
     if problems:
         raise ContextError(
@@ -96,7 +96,7 @@ def _require_usable(schedule: ProcessTreeSchedule) -> None:
 
 
 def _registered(schedule: ProcessTreeSchedule) -> tuple[object, ...] | None:
-    """Return what ``register_schedule`` says of a schedule; ``None`` if its rule makes no sense."""
+    """Return a schedule's rule as ``register_schedule`` takes it; ``None`` if it is invalid."""
     try:
         rule = schedule.current_rule
     except ScheduleError:  # put there past the model; the new one is checked
@@ -113,7 +113,7 @@ def _set_rule(
     start_time: dt.time | None,
     cron: str | None,
 ) -> None:
-    """Let a schedule go by the interval or the cron that is given; as before if neither is."""
+    """Set a schedule's interval or cron, whichever is given; change nothing if neither is."""
     if cron:
         schedule.cron, schedule.interval_minutes = " ".join(cron.split()), None
     elif interval_minutes is not None or cron is not None:
@@ -127,7 +127,7 @@ def _set_rule(
 
 
 def _check_rule(interval_minutes: object, start_time: object, cron: object) -> None:
-    """Refuse what the model's fields would take and misunderstand."""
+    """Refuse values that the model's fields would accept and misinterpret."""
     if cron and (interval_minutes is not None or start_time is not None):
         raise ScheduleError(
             "Give interval_minutes and start_time, or cron; a cron says its own times."

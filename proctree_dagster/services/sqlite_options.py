@@ -1,4 +1,4 @@
-"""Whether SQLite databases are set up for what writes to them at the same time."""
+"""Whether the options of SQLite databases suit their concurrent writers."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,27 +10,27 @@ from ..models.validation import executor_names
 from . import run_workers
 
 WAIT_SECONDS = 10
-"""How long a thread should wait for SQLite's one writer, at least; Django's default is 5."""
+"""Least seconds that a thread should wait for SQLite's write lock; Django's default is 5."""
 
 
 class Writing(NamedTuple):
-    """What writes to SQLite databases at the same time, and what is wrong with their settings."""
+    """Concurrent writers to SQLite databases, and the problems of these databases' settings."""
 
     why: str
-    """What writes, in a few words that begin a sentence."""
+    """The writers, in words that begin a sentence."""
 
     instead: str
-    """What else would do instead of other options, to be added to them; or blank."""
+    """An alternative to other options, as the end of a sentence; or blank."""
 
     problems: Mapping[str, list[str]]
-    """What does not fit, by the database's alias; nothing for what fits and what is no SQLite."""
+    """The problems, by the database's alias; none for suitable options and other databases."""
 
 
 def writing(current: conf.Settings) -> Writing:
-    """Compare each database's options with what writes to it.
+    """Compare each database's options with its writers.
 
-    Processes that run side by side write to any; to that of the run workers each run's signs of
-    life are written beside its functions, also where these run one at a time.
+    Processes of a tree that run side by side write to any database. To that of the run workers
+    each run's guardian writes beside its functions, also where these run one at a time.
     """
     if executor_names.runs_side_by_side(current.EXECUTOR) and current.MAX_CONCURRENT > 1:
         return Writing(
@@ -58,7 +58,7 @@ def is_shared_file(database: Mapping[str, Any]) -> bool:
 
 
 def _unfit_for_two_writers(database: Mapping[str, Any]) -> list[str]:
-    """Return what makes a transaction fail beside another writer; nothing if it is no such file."""
+    """Return the options with which a transaction fails beside another writer; blank if none."""
     mode = str(database.get("OPTIONS", {}).get("transaction_mode", "")).upper()
     if not is_shared_file(database) or mode in ("IMMEDIATE", "EXCLUSIVE"):
         return []
@@ -66,7 +66,7 @@ def _unfit_for_two_writers(database: Mapping[str, Any]) -> list[str]:
 
 
 def _unfit(database: Mapping[str, Any]) -> list[str]:
-    """Return what of a database's settings does not fit; nothing if it is no SQLite file."""
+    """Return the problems of a database's settings; none if it is no SQLite file."""
     if not is_shared_file(database):
         return []
     options = database.get("OPTIONS", {})

@@ -1,4 +1,4 @@
-"""Functions that a caller gives for one run, in place of those that the tree names."""
+"""Stand-ins: a caller's functions that replace the tree's in one run."""
 
 import difflib
 from collections.abc import Callable, Iterable, Mapping
@@ -14,7 +14,7 @@ Function = Callable[..., Any]
 class StandIns:
     """A caller's functions, by what they stand in for.
 
-    A name that is a process's means that process, and not also a function of this name.
+    The name of a process means that process, not a function of the same name.
 
     Parameters
     ----------
@@ -30,16 +30,16 @@ class StandIns:
         self._functions = {name: func for name, func in given.items() if name not in names}
 
     def for_process(self, name: str) -> Function | None:
-        """Return what stands in for a process."""
+        """Return the stand-in for a process, if there is one."""
         return self._processes.get(name)
 
     def for_process_or_function(self, name: str, reference: str) -> Function | None:
-        """Return what stands in for a process, or else for the function that it names."""
+        """Return the stand-in for a process, or else for its function."""
         found = self.for_process(name)
         return self.for_function(reference) if found is None else found
 
     def for_function(self, reference: str) -> Function | None:
-        """Return what stands in for a function, wherever the tree names it."""
+        """Return the stand-in for a function wherever the tree names it."""
         return next(
             (self._functions[name] for name in names_of(reference) if name in self._functions),
             None,
@@ -47,10 +47,10 @@ class StandIns:
 
 
 def names_of(reference: str) -> list[str]:
-    """Return by what names a caller may know a function that a tree names.
+    """Return the names by which a caller may give a stand-in for a function of a tree.
 
-    They are the key that its author gave it if it can't be named, the keys that it is registered
-    under in this process, and its reference.
+    They are the author's key of a function that can't be named, the keys under which it is
+    registered in this process, and its reference.
     """
     own = [functions.given_name(reference)] if functions.is_unnameable(reference) else []
     return [*own, *functions.keys_of(reference), reference]
@@ -99,7 +99,7 @@ def check(data: Mapping[str, Any], given: Mapping[str, Function]) -> None:
 
 
 def reference_of(func: Function) -> str | None:
-    """Return the reference of a function, given under whatever name: it may be the tree's own."""
+    """Return the reference of a given function, which may be the tree's own one."""
     try:
         return functions.reference_to(func)
     except FunctionError:
@@ -109,13 +109,13 @@ def reference_of(func: Function) -> str | None:
 def _is_meant_for_another(
     name: object, reference: str | None, processes: Mapping[str, Any]
 ) -> bool:
-    """Return whether a name is nearly that of a process, which has another function."""
+    """Return whether a name closely matches that of a process with another function."""
     close = difflib.get_close_matches(str(name), processes, cutoff=0.8)
     return bool(close) and all(processes[each] != reference for each in close)
 
 
 def _ambiguous(name: object, references: list[str]) -> list[str]:
-    """Return a sentence if a key stands for several functions: other trees have given it, too."""
+    """Return a sentence if a key stands for several functions, as other trees use it, too."""
     if len(references) < 2:
         return []
     return [

@@ -1,8 +1,8 @@
-"""Who executes the steps of a run that leave the run's own process: Celery's workers, for one.
+"""The workers of steps that run outside the run's own process, such as Celery's workers.
 
-A step is taken once: a broker may deliver a task twice, and whoever comes second calls no function.
-As long as a step is executed its process gives signs of life, by which the run's own process knows
-whether an answer can still come.
+A step is taken once: a broker may deliver a task twice, and the second worker calls no function.
+While a worker executes a step it gives signs of life, by which the run's own process knows whether
+an answer can still come.
 """
 
 import datetime as dt
@@ -14,11 +14,11 @@ from django.utils import timezone
 from ..models import StepWorker
 
 RETENTION = dt.timedelta(days=30)
-"""How long the rows of a run are kept whose process was killed; every other deletes its own."""
+"""How long the rows of a killed run are retained; every other run deletes its own."""
 
 
 def take(run_id: str, step_key: str, attempt: int, worker: str) -> StepWorker | None:
-    """Take a step for a process; return ``None`` if one has it, or had it.
+    """Take a step for a process; return ``None`` if another process has or had it.
 
     Parameters
     ----------
@@ -27,7 +27,7 @@ def take(run_id: str, step_key: str, attempt: int, worker: str) -> StepWorker | 
     step_key:
         Its step.
     attempt:
-        How often the step was tried before.
+        The number of earlier tries.
     worker:
         The process, as text.
     """
@@ -39,27 +39,27 @@ def take(run_id: str, step_key: str, attempt: int, worker: str) -> StepWorker | 
 
 
 def beat(row: StepWorker) -> None:
-    """Give a sign of life."""
+    """Record a sign of life."""
     _rows().filter(pk=row.pk).update(beats=F("beats") + 1)
 
 
 def end(row: StepWorker) -> None:
-    """Write down that the step has come to its end, whatever that was."""
+    """Record that the step has ended, successfully or not."""
     _rows().filter(pk=row.pk).update(ended_at=timezone.now())
 
 
 def of_run(run_id: str) -> list[StepWorker]:
-    """Return who has taken steps of a run, in that order."""
+    """Return the workers that have taken steps of a run, in the order of taking."""
     return list(_rows().filter(run_id=run_id).order_by("pk"))
 
 
 def forget(run_id: str) -> None:
-    """Delete the rows of a run that has ended, and those that nobody has deleted for long."""
+    """Delete the rows of an ended run, and all rows older than the retention period."""
     _rows().filter(
         models.Q(run_id=run_id) | models.Q(started_at__lt=timezone.now() - RETENTION)
     ).delete()
 
 
 def _rows() -> "models.QuerySet[StepWorker]":
-    """Return the rows from the database that is written: a replica lags behind."""
+    """Return the rows from the database that is written, as a replica may be stale."""
     return StepWorker.objects.using(router.db_for_write(StepWorker))

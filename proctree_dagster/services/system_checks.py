@@ -1,4 +1,4 @@
-"""System checks: what can be known to be wrong before anything runs."""
+"""Django system checks of settings, saved rows and databases."""
 
 import inspect
 import logging
@@ -60,11 +60,11 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
 
 @register("proctree_dagster")
 def check_saved_rows(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Name what saved trees and triggers name that is not there: it would fail at night.
+    """Report missing things that saved trees and triggers name, as their runs would fail.
 
-    It reads the database and imports what the rows name, so it runs where somebody asks for checks
-    (``manage.py check``, tests). Other commands run all checks, too: a row that is broken must keep
-    none of them from running, least of all ``migrate`` or another tree's command.
+    It reads the database and imports what the rows name, so it runs only where checks are wanted
+    (``manage.py check``, tests). Other commands run all checks, too, and a broken row must not
+    block them, least of all ``migrate`` or another tree's command.
     """
     if not _is_asked_for() or conf.problems(getattr(settings, "PROCTREE", {})):
         return []
@@ -88,7 +88,7 @@ ROWS_HINT = "Mend the code or the settings, or save the tree again from code tha
 
 
 def _is_asked_for() -> bool:
-    """Return whether checks are what somebody wants, not a command that runs them first."""
+    """Return whether the checks were asked for, and not run before another command."""
     frame = inspect.currentframe()
     while frame is not None:
         if frame.f_code is BaseCommand.check.__code__:
@@ -101,7 +101,7 @@ def _is_asked_for() -> bool:
 def check_cache(
     app_configs: Sequence[AppConfig] | None, databases: Sequence[str] | None = None, **kwargs: Any
 ) -> list[CheckMessage]:
-    """Warn when results are cached where no other process finds them.
+    """Warn when results are cached where no other process can read them.
 
     It reads the trees, so it is a database check: ``migrate`` runs it, and ``check --database``.
     """
@@ -213,7 +213,7 @@ def _launcher_problems(current: conf.Settings) -> list[CheckMessage]:
 
 
 DEFAULT_LAUNCHER = {"module": "dagster", "class": "DefaultRunLauncher"}
-"""What launches runs where ``dagster.yaml`` names nothing."""
+"""Dagster's default run launcher, where ``dagster.yaml`` names none."""
 
 
 def _is_of_a_package(module: str) -> bool:
@@ -234,7 +234,7 @@ def _model_problems() -> list[CheckMessage]:
 
 
 def _sqlite_problems(current: conf.Settings) -> list[CheckMessage]:
-    """Warn of SQLite databases whose settings don't fit what writes to them at the same time."""
+    """Warn of SQLite databases whose options don't suit their concurrent writers."""
     writing = sqlite_options.writing(current)
     return [
         Warning(
@@ -250,7 +250,7 @@ def _sqlite_problems(current: conf.Settings) -> list[CheckMessage]:
 
 
 def _shared_database_problems(current: conf.Settings) -> list[CheckMessage]:
-    """Warn of SQLite where processes may run on other machines: its file is on this one."""
+    """Warn of SQLite where processes may run on other machines, which can't open its file."""
     if not executor_names.runs_on_several_machines(current.EXECUTOR):
         return []
     return [

@@ -1,4 +1,4 @@
-"""The links between trees in the database, and the families that they make."""
+"""Links between trees in the database, and the plans of families."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ..support.connections import writing
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run of a family that is to be made."""
+    """A run of a family that is to be created."""
 
     tree: ProcessTree
     run_id: str
@@ -24,10 +24,10 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class FamilyPlan:
-    """The runs that follow a first one, each behind those that it waits for."""
+    """The runs that follow a first one, each after those that it waits for."""
 
     first_tags: dict[str, str]
-    """What the first run is to be tagged with; nothing if nothing follows."""
+    """The tags of the first run; none if nothing follows it."""
 
     runs: list[PlannedRun]
     problems: list[str]
@@ -35,7 +35,7 @@ class FamilyPlan:
 
 
 def plan_family(tree: ProcessTree, first_run_id: str, family: str | None = None) -> FamilyPlan:
-    """Return what follows a run, by the links as they are now.
+    """Return the runs that follow a run, by the present links.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ def plan_family(tree: ProcessTree, first_run_id: str, family: str | None = None)
     first_run_id:
         The id of its run.
     family:
-        The id from which those of the other runs follow; that of the first run if left out.
+        The id from which the other runs' ids are derived; the first run's if left out.
     """
     family = family or first_run_id
     found = TreeLink.objects.reachable_from([tree.pk])
@@ -93,7 +93,7 @@ def _ignored(source: ProcessTree, target: ProcessTree) -> str:
 
 
 def problems(name: str, row: ProcessTree | None, followers: Iterable[str]) -> list[str]:
-    """Return a sentence for everything that is wrong with the trees that are to follow a tree.
+    """Return a sentence for each problem of a tree's followers.
 
     Parameters
     ----------
@@ -122,7 +122,7 @@ def _unknown(follower: str, name: str) -> str:
 
 
 def set_links(row: ProcessTree, dependents: Iterable[str], siblings: Iterable[str]) -> None:
-    """Let these trees, by name, follow a tree, and no others.
+    """Make these trees, by name, the followers of a tree, and no others.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""Asking a trigger: of the database, of a function, or of what a process is given."""
+"""Evaluating a trigger: by the database, a function, or a process's arguments."""
 
 import datetime as dt
 from collections.abc import Mapping
@@ -20,11 +20,11 @@ from ..models.validation.trigger_validation import refusals
 
 @dataclass(frozen=True)
 class Answer:
-    """What a trigger's question came to."""
+    """The outcome of evaluating a trigger."""
 
     yes: bool
     reason: str
-    """What was found, for people to read."""
+    """The finding, for people to read."""
 
 
 def ask(
@@ -33,7 +33,7 @@ def ask(
     available: Mapping[str, Any],
     context: Mapping[str, Any] | None = None,
 ) -> Answer:
-    """Ask what a ``condition``, ``custom`` or ``outdated_check`` trigger asks.
+    """Evaluate a ``condition``, ``custom`` or ``outdated_check`` trigger.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def ask(
     Raises
     ------
     TriggerError
-        The configuration makes no sense; names everything that is wrong with it.
+        The configuration is invalid; names every problem of it.
     FunctionError
         The function can't be found, or is not allowed.
     Exception
@@ -115,12 +115,12 @@ _ASK = {
 
 
 def _rows(configuration: Mapping[str, Any]) -> models.QuerySet[Any]:
-    """Return the rows that a trigger asks about, if it may.
+    """Return the rows of a trigger's model and filter, if they are allowed.
 
     Raises
     ------
     TriggerError
-        It may not: the row was written past ``problems``, or the settings have changed since.
+        They are not: the row bypassed ``problems``, or the settings have changed since.
     """
     model: type[models.Model] = apps.get_model(configuration["model"])
     found = refusals(model, configuration)
@@ -134,18 +134,18 @@ def _rows(configuration: Mapping[str, Any]) -> models.QuerySet[Any]:
 
 
 def _holds_a_dictionary(path: str) -> models.Q:
-    """Return what is true of rows whose JSON has a dictionary there, or a list with one in it.
+    """Return a condition for rows whose JSON has a dictionary there, or a list with one in it.
 
-    As text it would tell what is in it, secrets included.
+    A comparison with its text would reveal its content, secrets included.
     """
     in_list = {f"{path}__startswith": "[", f"{path}__icontains": "{"}
     return models.Q(**{f"{path}__startswith": "{"}) | models.Q(**in_list)
 
 
 def _unharmed(alias: str) -> AbstractContextManager[Any]:
-    """Keep the caller's transaction usable, if there is one, though the database refuses a query.
+    """Keep the caller's transaction usable, if there is one, when the database rejects a query.
 
-    What a filter says may be refused only when it runs, such as a regular expression.
+    Some filters fail only when they run, such as an invalid regular expression.
     """
     if connections[alias].in_atomic_block:
         return transaction.atomic(using=alias)

@@ -1,8 +1,8 @@
-"""When triggers fire, and what that writes down: their state, and the runs to be made.
+"""Firing triggers: their state, and outbox rows for the trees that subscribe.
 
-A trigger fires by one conditional update, which of several pollers one wins; ``fire_count`` serves
-as the row's version. In the same transaction each subscribed tree gets a row in the outbox, so that
-no run is lost or made twice. Delivering the rows is the caller's business (see ``triggers``).
+A trigger fires by one conditional update, which only one of several pollers wins; ``fire_count`` is
+the row's version. The same transaction adds a row to the outbox for each subscribed tree, so that
+no run is lost or created twice. The caller delivers the rows (see ``triggers``).
 """
 
 import datetime as dt
@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Polled:
-    """What one look at a trigger came to."""
+    """The outcome of one poll of a trigger."""
 
     reason: str
     """For people to read."""
 
     runs: tuple[OutboxRun, ...] = ()
-    """The runs that are to be delivered."""
+    """The runs to deliver."""
 
     fired: bool = False
     """Whether the trigger has fired, whoever subscribes to it."""
@@ -51,7 +51,7 @@ def fire(
     sensor: str | None = None,
     **changes: Any,
 ) -> tuple[OutboxRun, ...] | None:
-    """Write down that a trigger has fired, and the runs of the trees that subscribe to it.
+    """Record that a trigger has fired, and add the subscribers' runs to the outbox.
 
     Parameters
     ----------
@@ -62,20 +62,20 @@ def fire(
     now:
         Aware.
     seen:
-        What the row must still say: a filter. Left out, it fires if it is enabled.
+        A filter that the row must still match. Left out: it fires if it is enabled.
     run_ids:
-        Ids that were promised, by the key of the tree; each other run gets a new one.
+        Ids that a caller has been given, by the key of the tree; other runs get new ones.
     run_tags:
-        Tags of the runs; they update the subscription's. Checked.
+        Tags of the runs, which are valid; they update the subscription's.
     sensor:
-        The sensor that has polled it; left out, the one that does.
+        The sensor that has polled it; left out, the one that polls this trigger.
     changes:
-        What else is written.
+        Other fields to write.
 
     Returns
     -------
     tuple or None
-        ``None`` if the row says something else by now: nothing was written.
+        ``None`` if the row no longer matches ``seen``: nothing was written.
 
     Raises
     ------
@@ -117,14 +117,14 @@ def fire(
 
 
 def _launched_by(trigger: Trigger, given: Mapping[str, str], sensor: str | None) -> dict[str, str]:
-    """Return the tag of who has asked for the runs: a person, or the sensor, if it has one."""
+    """Return the tag of the runs' requester: a person, or the trigger's sensor."""
     if tags.USER in given or not trigger.is_polled:
         return {}
     return {tags.SENSOR_NAME: sensor or tagging.sensor_name(trigger.name)}
 
 
 def poll(trigger_id: int, now: dt.datetime, *, sensor: str | None = None) -> Polled:
-    """Look whether a trigger is to fire by itself, and let it fire.
+    """Poll a trigger, and fire it if it is due.
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def poll(trigger_id: int, now: dt.datetime, *, sensor: str | None = None) -> Pol
     now:
         Aware.
     sensor:
-        The sensor that polls it; left out, none does at this moment.
+        The sensor that polls it; left out, there is none.
     """
     trigger = Trigger.objects.filter(pk=trigger_id).first()
     if trigger is None:
@@ -155,7 +155,7 @@ def poll(trigger_id: int, now: dt.datetime, *, sensor: str | None = None) -> Pol
 
 
 def _poll_schedule(trigger: Trigger, now: dt.datetime, sensor: str | None) -> Polled:
-    """Fire once for all the due times that have passed."""
+    """Fire once for all due times that have passed."""
     due = trigger.next_due
     following = trigger.due_after(now)  # raises if the rule makes no sense
     if due is None or due > now:
@@ -168,7 +168,7 @@ def _poll_schedule(trigger: Trigger, now: dt.datetime, sensor: str | None) -> Po
 def _follow(
     trigger: Trigger, answer: trigger_evaluation.Answer, now: dt.datetime, sensor: str | None
 ) -> Polled:
-    """Fire when the answer becomes "yes", and be armed again when it becomes "no"."""
+    """Fire when the answer changes to "yes", and arm the trigger again when it changes to "no"."""
     seen = {"fire_count": trigger.fire_count, "state": trigger.state}
     has_fired = trigger.state == TriggerState.FIRED
     if answer.yes and has_fired:
@@ -189,7 +189,7 @@ def _fired(runs: tuple[OutboxRun, ...] | None, reason: str) -> Polled:
 
 
 def align(trigger: Trigger, now: dt.datetime) -> None:
-    """Follow a rule that was changed behind ``save()``'s back (``update()``, SQL, a fixture)."""
+    """Apply a rule that was changed without ``save()`` (``update()``, SQL, a fixture)."""
     before = trigger.next_due_rule
     changed = trigger.align(now)
     if changed:

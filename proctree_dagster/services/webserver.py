@@ -1,9 +1,10 @@
-"""The Dagster webserver seen from Django: its URLs, and asking it to reload (no dagster import).
+"""Client of Dagster's webserver: its URLs, and reload requests. Does not import dagster.
 
-A saved, changed or deleted tree asks the webserver to reload after the transaction has committed.
-That never blocks or fails the save: a short-lived thread asks, at most once in two seconds, and a
-failure is logged; a reload that takes longer than ``REQUEST_TIMEOUT`` goes on by itself. Without
-``PROCTREE["DAGSTER_URL"]`` nothing is asked; the daemon then sees the change within a minute.
+After the commit of a saved, changed or deleted tree, the webserver is requested to reload. That
+never blocks or fails the save: a short-lived thread sends the request, at most once in two seconds,
+and logs a failure. A reload that takes longer than ``REQUEST_TIMEOUT`` continues on its own.
+Without ``PROCTREE["DAGSTER_URL"]`` no request is sent; the daemon then sees the change within a
+minute.
 """
 
 import base64
@@ -34,16 +35,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RELOAD_INTERVAL = 2.0
-"""Seconds from one reload to the next, however many trees are saved."""
+"""Least seconds between two reloads, however many trees are saved."""
 
 REQUEST_TIMEOUT = 15.0
-"""Seconds that an answer is waited for; a reload starts a fresh code server (3 to 6 s).
+"""Timeout of a request in seconds; a reload starts a new code server (3 to 6 s).
 
-With thousands of trees it takes longer. A script that saves a tree and ends is not held up by it.
+With thousands of trees it takes longer, but does not delay a script that saves a tree and ends.
 """
 
 LONGEST_ANSWER = 1_000_000
-"""Bytes of an answer that are read; one to a reload has some hundred."""
+"""Most bytes of an answer that are read; the answer to a reload has some hundred."""
 
 _RELOAD = """
 mutation Reload($location: String!) {
@@ -77,10 +78,10 @@ def _url(path: str) -> str | None:
 
 
 class Reloader:
-    """Asks for reloads in the background; many requests in a short time become one.
+    """Requests reloads in the background; many calls in a short time become one request.
 
-    However a request ends, the next one is made: one thread works as long as there is something to
-    ask, and another is started for what comes later.
+    A failed request does not prevent the next one: a thread works until nothing is pending, and a
+    later call starts another.
     """
 
     def __init__(self) -> None:
@@ -95,7 +96,7 @@ class Reloader:
         self._asked_at = float("-inf")
 
     def request(self, url: str) -> None:
-        """Ask the webserver at ``url`` to reload, soon. Returns at once, and raises nothing."""
+        """Request a reload of the webserver at ``url``. Returns at once, and raises nothing."""
         with self._lock:
             self._url = url
             if self._running:
@@ -121,7 +122,7 @@ class Reloader:
             raise
 
     def _next(self) -> str | None:
-        """Wait until the next reload may be asked for; return ``None`` when there is none."""
+        """Wait until the next reload may be requested; return ``None`` when none is pending."""
         with self._lock:
             if self._url is None:
                 self._running = False
@@ -136,7 +137,7 @@ _reloader = Reloader()
 
 
 def reload_location(graphql_url: str) -> bool:
-    """Ask the webserver to reload our code location; log what goes wrong, and raise nothing.
+    """Request the webserver to reload our code location; log failures, and raise nothing.
 
     Parameters
     ----------
@@ -146,7 +147,7 @@ def reload_location(graphql_url: str) -> bool:
     Returns
     -------
     bool
-        Whether it did, or was still at it after ``REQUEST_TIMEOUT``.
+        Whether it reloaded, or was still reloading after ``REQUEST_TIMEOUT``.
     """
     shown = conf.without_login(graphql_url)
     try:
@@ -188,9 +189,9 @@ query Plan($job: PipelineSelector!) {
 def code_server_problem(url: str) -> str | None:
     """Return why the webserver can't reach its code server, or ``None`` if it does.
 
-    The webserver serves what it has cached and does not notice that its code server has ended, so
-    it is asked for something that only the code server knows: a tree's plan. Without trees nothing
-    can be asked.
+    The webserver serves cached data and does not notice that its code server has ended. So the
+    query is one that only the code server can answer: a tree's execution plan. Without trees there
+    is nothing to query.
 
     Raises
     ------
@@ -220,11 +221,11 @@ def code_server_problem(url: str) -> str | None:
 
 
 def replace_dead_code_server() -> None:
-    """Let the webserver start a new code server if its own has ended; log what happens.
+    """Make the webserver start a new code server if its own has ended; log what happens.
 
-    Dagster's webserver would not start one until somebody reloads the location in the UI, and every
-    launch fails meanwhile. Its daemon replaces its own code server every minute, and each new one
-    calls this.
+    Dagster's webserver starts none until somebody reloads the location in the UI, and every launch
+    fails until then. The daemon replaces its own code server every minute, and each new one calls
+    this.
     """
     try:
         url = graphql_url()
@@ -241,7 +242,7 @@ def replace_dead_code_server() -> None:
 
 
 def graphql(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
-    """Ask a GraphQL endpoint and return its answer.
+    """Send a query to a GraphQL endpoint and return its answer.
 
     Parameters
     ----------
@@ -249,7 +250,7 @@ def graphql(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         Its address. A user and a password in it (``https://user:password@host/graphql``) are sent
         as basic authentication; no error names them.
     query, variables:
-        What is asked.
+        The query and its variables.
 
     Raises
     ------
@@ -283,7 +284,7 @@ def graphql(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
 
 
 def _authorization(url: str) -> dict[str, str]:
-    """Return the header that a user and a password in an address stand for."""
+    """Return the ``Authorization`` header for the user and the password in an address."""
     parts = urlsplit(url)
     if not parts.username and not parts.password:
         return {}
@@ -292,12 +293,12 @@ def _authorization(url: str) -> dict[str, str]:
 
 
 def _opener(url: str) -> "OpenerDirector":
-    """Return what opens an address: no redirection, and of this machine past any proxy."""
+    """Return a URL opener that follows no redirection, and uses no proxy for this machine."""
     import urllib.error
     import urllib.request
 
     class NoRedirection(urllib.request.HTTPRedirectHandler):
-        """Refuses: a login page is no answer, and another host must not get the password."""
+        """Refuses redirections: to a login page, or to a host that must not get the password."""
 
         def redirect_request(self, req: Any, fp: Any, code: int, *args: Any) -> None:
             headers = args[1]
@@ -318,7 +319,7 @@ def _is_loopback(host: str | None) -> bool:
 
 
 def _read(response: "HTTPResponse") -> bytes:
-    """Read an answer, as long as it comes in time and is not endless."""
+    """Read an answer, limited in time and size."""
     ends = time.monotonic() + REQUEST_TIMEOUT
     answer = b""
     while part := response.read1(65536):
@@ -335,7 +336,7 @@ def _read(response: "HTTPResponse") -> bytes:
 
 
 def connect_receivers() -> None:
-    """Ask for a reload whenever a tree, a link, a schedule or a trigger is saved or deleted."""
+    """Request a reload whenever a tree, a link, a schedule or a trigger is saved or deleted."""
     for model in (ProcessTree, TreeLink, ProcessTreeSchedule, Trigger, TriggerSubscription):
         for signal in (post_save, post_delete):
             signal.connect(_changed, sender=model, dispatch_uid="proctree_dagster.reload")

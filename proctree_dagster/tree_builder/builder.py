@@ -1,4 +1,4 @@
-"""Writing a tree in one expression; what a process takes is in ``draft``."""
+"""Building a tree in one expression; the options of a process are in ``draft``."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from .instance import Function, ProcessTreeInstance
 
 
 class ProcessTreeBuilder:
-    """Writes a tree in one expression: ``ProcessTreeBuilder("x").add("a", func).save()``.
+    """Builds a tree in one expression: ``ProcessTreeBuilder("x").add("a", func).save()``.
 
     Parameters are those of ``ProcessTreeInstance``.
     """

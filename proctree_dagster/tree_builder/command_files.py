@@ -1,4 +1,4 @@
-"""What ``create_command()`` writes: a few lines that subclass one tested base command."""
+"""The files of ``create_command()``: a few lines that subclass the base command."""
 
 import ast
 import keyword
@@ -46,8 +46,8 @@ def write_command(
     Raises
     ------
     CommandError
-        The name is no module name or is taken, the place is no good, or a file is there that
-        was not generated for this tree.
+        The name is no module name or is taken, the path is unsuitable, or a file exists there
+        that was not generated for this tree.
     """
     target = None if output_path is None else Path(output_path)
     if target is not None and target.suffix == ".py":
@@ -112,7 +112,7 @@ def _app(first_function: Callable[..., Any] | None) -> AppConfig:
 
 
 def _present(path: Path, tree_name: str) -> str | None:
-    """Return what the file holds, ``None`` if there is none; refuse one that is not ours."""
+    """Return the file's content, ``None`` if there is none; refuse a file that is not generated."""
     if path.is_dir():
         raise CommandError(f"{str(path)!r} is a folder.")
     if not path.exists():
@@ -145,12 +145,12 @@ def _literals(code: str) -> set[str]:
 
 
 def _same_code(one: str, other: str) -> bool:
-    """Return whether two files differ in their layout only; then a formatter's work is kept."""
+    """Return whether two files differ in layout only, so that the formatted one stays."""
     return ast.dump(ast.parse(one)) == ast.dump(ast.parse(other))
 
 
 def _check_not_taken(name: str, app: AppConfig | None, path: Path) -> None:
-    """Refuse to shadow a command of Django's or of an app; its own file is no other command."""
+    """Refuse a name that would shadow a command of Django or of another file."""
     owner = get_commands().get(name)
     if owner is None:
         return
@@ -162,7 +162,7 @@ def _check_not_taken(name: str, app: AppConfig | None, path: Path) -> None:
 
 
 def _make_packages(folder: Path) -> None:
-    """Make the folder, and packages of ``management`` and ``commands`` if that is what it is."""
+    """Create the folder, and ``__init__.py`` in ``management`` and ``commands``."""
     folder.mkdir(parents=True, exist_ok=True)
     if folder.name == "commands" and folder.parent.name == "management":
         for package in (folder.parent, folder):

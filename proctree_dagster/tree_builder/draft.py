@@ -1,7 +1,7 @@
-"""``add_process`` and what else an author writes: options, links, before anything is saved.
+"""A tree before it is saved: ``add_process``, options and links as its author gave them.
 
-A new option of a process goes here, into ``domain.tree_spec`` (a field and its check) and, if it
-is Dagster's to know, into ``orchestration.translator``.
+A new option of a process goes here, into ``domain.tree_spec`` (a field and its check) and, if
+Dagster needs it, into ``orchestration.translator``.
 """
 
 import copy
@@ -69,7 +69,7 @@ class TreeDraft:
         Parameters
         ----------
         process_name:
-            Unique in the tree; its result reaches the processes behind it under this name.
+            Unique in the tree; the processes downstream get its result under this name.
         func:
             The function, or the key or ``module:qualname`` of one.
         dependencies:
@@ -91,17 +91,17 @@ class TreeDraft:
         trigger:
             Name of the trigger that the process waits for.
         retries, retry_delay:
-            How often it is tried again, and seconds in between.
+            How often a failed process is retried, and seconds between two tries.
         timeout:
             Seconds after which it fails.
         pool:
-            Dagster's concurrency pool that it runs in.
+            Dagster's concurrency pool in which it runs.
         retry_backoff, retry_jitter:
             How the delay grows (``linear``, ``exponential``) and is spread (``full``,
             ``plus_minus``).
         shared_cache_key:
-            Whether every process, of any tree, that says so and has the same ``cache_key`` uses the
-            same cached results.
+            Whether it shares its cached results with processes of any tree that set this and have
+            the same ``cache_key``.
         """
         one = callable(validation) or isinstance(validation, str)
         several = [validation] if one else list(validation or [])  # type: ignore[arg-type]
@@ -135,10 +135,10 @@ class TreeDraft:
         return self
 
     def add_function(self, key: str, func: Function) -> Self:
-        """Make ``func`` known to the tree, and to this process, as ``key``; return the tree.
+        """Register ``func`` under ``key`` for the tree and for this process; return the tree.
 
-        In this tree the key means ``func``, whatever it means in others. A worker knows ``func``
-        too if it imports the module that calls this, such as an app's ``processes`` module.
+        In this tree the key means ``func``, whatever it means in others. A worker finds ``func``
+        if it imports the module that calls this, such as an app's ``processes`` module.
 
         Raises
         ------
@@ -174,8 +174,8 @@ class TreeDraft:
     def add_dependent_tree(self, name: str) -> Self:
         """Let a saved tree run whenever this one has succeeded, and return this tree.
 
-        It counts once this tree is saved; ``save()`` reports a tree that does not exist, and a
-        circle. The dependent tree gets the context of this one's run.
+        It takes effect when this tree is saved; ``save()`` reports a tree that does not exist, and
+        a circle. The dependent tree gets the context of this one's run.
         """
         self._dependents += [name] if name not in self._dependents else []
         return self
@@ -190,23 +190,23 @@ class TreeDraft:
         return self
 
     def remove_dependent_tree(self, name: str) -> Self:
-        """Let a tree run after this one no more, and return this tree.
+        """Stop running a tree after this one, and return this tree.
 
         Raises
         ------
         ProctreeError
-            It did not.
+            It is not linked.
         """
         self._remove_link(self._dependents, name, "dependent")
         return self
 
     def remove_sibling_tree(self, name: str) -> Self:
-        """Let a tree run beside this one no more, and return this tree.
+        """Stop running a tree beside this one, and return this tree.
 
         Raises
         ------
         ProctreeError
-            It did not.
+            It is not linked.
         """
         self._remove_link(self._siblings, name, "sibling")
         return self
@@ -227,7 +227,7 @@ class TreeDraft:
         process_name:
             The process; see ``get_process`` for errors.
         trigger:
-            The trigger, or its name. That it exists is checked by ``save()``.
+            The trigger, or its name. ``save()`` checks that it exists.
         """
         self._get(process_name).options["trigger"] = name_of(trigger)
         return self
@@ -249,10 +249,10 @@ class TreeDraft:
         ----------
         name:
             An executor's name (``threads``, ``in_process``, ``multiprocess``, …) or dotted path;
-            blank for what ``PROCTREE["EXECUTOR"]`` says.
+            blank for that of ``PROCTREE["EXECUTOR"]``.
         max_concurrent:
             How many processes of a run may run at once, where the executor can do so; ``None`` for
-            what ``PROCTREE["MAX_CONCURRENT"]`` says.
+            ``PROCTREE["MAX_CONCURRENT"]``.
         """
         self.executor = name
         self.max_concurrent = max_concurrent
@@ -268,8 +268,8 @@ class TreeDraft:
         Parameters
         ----------
         keys:
-            Keys of the context: letters, digits, ``_``, ``-`` and ``.``, at most 63. That they are
-            so, and none is called like a secret, is checked by ``save()``.
+            Keys of the context: letters, digits, ``_``, ``-`` and ``.``, at most 63 characters.
+            ``save()`` checks them, and refuses names of secrets.
         """
         # What is no list of keys is left as it is: save() says what is wrong with it.
         is_several = isinstance(keys, Iterable) and not isinstance(keys, str)
@@ -323,10 +323,10 @@ class TreeDraft:
 
 
 def _copied(value: Any) -> Any:
-    """Return a list or a dictionary of the caller's as it is now: it may be used for others."""
+    """Return a copy of the caller's list or dictionary, which the caller may change later."""
     return copy.copy(value) if isinstance(value, (list, dict)) else value
 
 
 def name_of(trigger: Trigger | str) -> str:
-    """Return the name of a trigger that is given, or named."""
+    """Return the name of a trigger that is given as a row or by name."""
     return trigger.name if isinstance(trigger, Trigger) else trigger

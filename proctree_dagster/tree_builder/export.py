@@ -1,4 +1,4 @@
-"""A tree as its author wrote it, with functions in it, and turning it into JSON."""
+"""Turning a draft, which has functions in it, into JSON with references."""
 
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -14,7 +14,7 @@ Function = Callable[..., Any]
 
 @dataclass
 class DraftProcess:
-    """A process as it was added: its functions are still what the author gave."""
+    """A process as it was added, with the author's functions."""
 
     name: str
     func: Function | str
@@ -23,19 +23,19 @@ class DraftProcess:
 
 @dataclass
 class Export:
-    """A tree turned into JSON, and what stood in the way."""
+    """A tree as JSON, and the problems of turning it into JSON."""
 
     data: dict[str, Any]
     """The tree, as ``tree_spec.parse`` takes it; functions by reference."""
 
     problems: list[str] = field(default_factory=list)
-    """What is wrong with its functions."""
+    """The problems of its functions."""
 
     unnameable: list[str] = field(default_factory=list)
     """Why some functions can't be found by another process."""
 
     local: dict[str, Function] = field(default_factory=dict)
-    """Those functions, by the references that stand for them."""
+    """Those functions, by the references in their place."""
 
     keys: dict[str, str] = field(default_factory=dict)
     """The references of the functions that the author calls by a key."""
@@ -51,7 +51,7 @@ def export(
     max_concurrent: int | None = None,
     run_tags: Any = (),
 ) -> Export:
-    """Turn a draft into JSON. Nothing is raised: what is wrong is noted.
+    """Turn a draft into JSON. Raises nothing: it records the problems.
 
     Parameters
     ----------
@@ -62,7 +62,7 @@ def export(
     registry:
         Functions by the keys that the tree's author gave them.
     executor, max_concurrent:
-        The tree's; blank and ``None`` for what the deployment says.
+        The tree's; blank and ``None`` for the deployment's.
     run_tags:
         Keys of the context whose values are tags of its runs.
     """
@@ -100,7 +100,7 @@ def _reference(
     fallback: str,
     registry: Mapping[str, Function],
 ) -> str:
-    """Return the reference of a function, and note what is wrong with it."""
+    """Return the reference of a function, and record its problems."""
     key = _key(func, registry)
     if isinstance(func, str) and func in registry:
         func = registry[func]
@@ -117,7 +117,7 @@ def _reference(
 
 
 def _key(func: Function | str, registry: Mapping[str, Function]) -> str | None:
-    """Return what the tree's author calls a function, if anything."""
+    """Return the author's key of a function, if it has one."""
     if isinstance(func, str):
         return func
     return next((key for key, each in registry.items() if each is func), None)
@@ -137,7 +137,7 @@ def _named(func: Function | str) -> str:
 
 
 def _unnamed(result: Export, why: str, key: str, func: Function | str) -> str:
-    """Note that a function can't be named, and return the reference that stands for it here."""
+    """Record that a function can't be named, and return its reference in this process."""
     if isinstance(func, str):
         name = str(result.data["name"])
         found = functions.local_functions(name).get(func)

@@ -1,6 +1,6 @@
-"""A process tree in the hands of its author: saved, scheduled, run. It is written in ``draft``.
+"""``ProcessTreeInstance``: save, schedule and run one tree. Its writing is in ``draft``.
 
-It is long for its docstrings, of which the reference is made.
+The module is long because of its docstrings, which are the reference.
 """
 
 import datetime as dt
@@ -41,7 +41,7 @@ Function = Callable[..., Any]
 
 
 class _Load:
-    """``load()``: called on the class it returns a tree, called on a tree it fills that one."""
+    """``load()``: on the class it returns a tree, on a tree it replaces that tree's content."""
 
     def __get__(
         self, tree: "ProcessTreeInstance | None", owner: "type[ProcessTreeInstance]"
@@ -63,7 +63,7 @@ class _Load:
             TreeNotFound
                 There is none.
             InvalidTree
-                It was saved without being validated, and makes no sense.
+                It was saved without validation, and is invalid.
             """
             if tree is not None:
                 return tree._fill(tree_runs.get_row(tree.name if name is None else name))
@@ -81,7 +81,7 @@ class _Load:
 
 
 class ProcessTreeInstance(TreeDraft):
-    """A process tree in the hands of its author.
+    """One process tree: to write, save, schedule and run it.
 
     Parameters
     ----------
@@ -102,7 +102,7 @@ class ProcessTreeInstance(TreeDraft):
     Raises
     ------
     TreeExists
-        A tree of this name is saved, and it is not to be overwritten.
+        A tree of this name is saved, and ``overwrite`` is False.
     """
 
     def __init__(
@@ -128,7 +128,7 @@ class ProcessTreeInstance(TreeDraft):
     load = _Load()
 
     def _fill(self, row: ProcessTree) -> "ProcessTreeInstance":
-        """Become the saved tree, name and all, and return the tree."""
+        """Take the content and the name of a saved tree, and return the tree."""
         if self._row is None and (self._processes or self._subscriptions):
             dropped = ", ".join(repr(process.name) for process in self._processes)
             logger.warning(
@@ -143,7 +143,7 @@ class ProcessTreeInstance(TreeDraft):
         return self
 
     def _take_over(self, row: ProcessTree) -> None:
-        """Become what the saved tree is; its name, description and caching come from the caller."""
+        """Take the content of the saved tree, but not its name, description and caching."""
         found = tree_spec.problems(row.to_dict())
         if found:
             raise InvalidTree(row.name, found)
@@ -172,9 +172,9 @@ class ProcessTreeInstance(TreeDraft):
         description: str | None = None,
         enabled: bool | None = None,
     ) -> Trigger:
-        """Make a trigger, or change the one of this name, and return it.
+        """Create a trigger, or update the one of this name, and return it.
 
-        It is there at once, for every tree. See ``triggers.create_trigger`` for parameters and
+        It is saved at once, for every tree. See ``triggers.create_trigger`` for parameters and
         errors.
         """
         return triggers.create_trigger(name, trigger_type, configuration, description, enabled)
@@ -188,7 +188,7 @@ class ProcessTreeInstance(TreeDraft):
     ) -> "ProcessTreeInstance":
         """Let the tree run when a trigger fires, and return the tree.
 
-        It counts at once if the tree is saved, else from ``save()`` on.
+        It takes effect at once if the tree is saved, else with ``save()``.
 
         Parameters
         ----------
@@ -222,7 +222,7 @@ class ProcessTreeInstance(TreeDraft):
         return self
 
     def unsubscribe_from_trigger(self, trigger: Trigger | str) -> "ProcessTreeInstance":
-        """Let the tree no longer run when a trigger fires, and return the tree.
+        """Remove the tree's subscription to a trigger, and return the tree.
 
         See ``subscribe_to_trigger``. A tree that does not subscribe to it stays as it is.
         """
@@ -286,7 +286,7 @@ class ProcessTreeInstance(TreeDraft):
         return saved
 
     def _warn_of_what_is_lost(self, draft: Export, row: ProcessTree | None) -> None:
-        """Say that somebody has changed the tree since it was loaded or saved here."""
+        """Log that the tree was changed elsewhere since it was loaded or saved here."""
         if row is not None and self._seen and row.content not in (*self._seen, draft.data):
             logger.warning(
                 "The process tree %r was changed by somebody else since it was loaded or saved "
@@ -301,10 +301,10 @@ class ProcessTreeInstance(TreeDraft):
                 logger.warning("The run_tags of the process tree %r: %s", row.name, problem)
 
     def _saved_row(self) -> ProcessTree | None:
-        """Return the row that is to be replaced, as it is now; ``None`` if there is none.
+        """Return the present row to replace; ``None`` if there is none.
 
-        The one that was saved or loaded may be gone: deleted, or rolled back, and another tree may
-        have got its key since.
+        The row that was saved or loaded may no longer exist, after a deletion or a rollback, and
+        another tree may have its key by now.
         """
         trees = ProcessTree.objects.using(router.db_for_write(ProcessTree))
         found = None
@@ -316,7 +316,7 @@ class ProcessTreeInstance(TreeDraft):
         return found
 
     def _write(self, row: ProcessTree | None, draft: Export) -> ProcessTree:
-        """Write the tree and its links, if they are not as they are to be."""
+        """Write the tree and its links, if they have changed."""
         row = ProcessTree(name=self.name) if row is None else row
         if row.pk is None or row.content != draft.data:
             # Left out where they say nothing.
@@ -385,17 +385,17 @@ class ProcessTreeInstance(TreeDraft):
         pass_scheduled_for: bool | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> ProcessTreeSchedule:
-        """Let the tree run by itself, or change how it does.
+        """Schedule the tree, or change its schedule.
 
-        What is left out has its default in the first registration, and stays as it is in a later
-        one: a redeployment with the same rule does not disturb the due times, nor switch on again
-        what an operator has switched off.
+        An argument that is left out has its default in the first registration, and stays as it is
+        in a later one: a redeployment with the same rule does not change the due times, and does
+        not switch on what an operator has switched off.
 
         Parameters
         ----------
         interval_minutes:
-            Minutes between two due times, from 1 to 525,600 (a year). Default: 60. It takes the
-            place of a cron.
+            Minutes between two due times, from 1 to 525,600 (a year). Default: 60. It replaces a
+            cron.
         start_time:
             Wall-clock time of the first due time; seconds are dropped. Default: none. Due times
             are then counted from midnight, and the next one is the first: every hour begins with
@@ -412,10 +412,10 @@ class ProcessTreeInstance(TreeDraft):
             weekday, such as ``"0 9 * * 1-5"``. Blank: by an interval again.
         allow_overlap:
             Whether a scheduled run may start while the last one is still running. Otherwise its
-            due time is kept until that ends, and several that are kept become one run. Default:
+            due time waits until that ends, and several waiting due times become one run. Default:
             False.
         pass_scheduled_for:
-            Whether a scheduled run finds its due time in its context, as ``scheduled_for`` (a
+            Whether a scheduled run gets its due time in its context, as ``scheduled_for`` (a
             ``datetime`` in the schedule's zone). Default: False.
         tags:
             Tags of its runs (see ``ProcessTreeManager.submit_tree``). Default: none.
@@ -478,7 +478,7 @@ class ProcessTreeInstance(TreeDraft):
         functions: Mapping[str, Function] | None = None,
         options: RunOptions | None = None,
     ) -> Results:
-        """Run the tree as it is here, saved or not, in the calling process.
+        """Run this tree, saved or not, in the calling process.
 
         Parameters
         ----------
@@ -487,7 +487,7 @@ class ProcessTreeInstance(TreeDraft):
         functions:
             Stand-ins by process name, or by a function's key or reference.
         options:
-            What runs, and what a failure stops.
+            Which processes run, and what a failure stops.
 
         Returns
         -------
@@ -512,7 +512,7 @@ class ProcessTreeInstance(TreeDraft):
         return tree_runs.execute_spec(tree_spec.parse(draft.data), registry, context, row, options)
 
     def _by_reference(self, given: Mapping[str, Function], draft: Export) -> dict[str, Function]:
-        """Return stand-ins with this tree's keys, which no row knows, as references."""
+        """Return stand-ins with this tree's keys, which no row has, as references."""
         return {
             name if self.has_process(name) else draft.keys.get(name, name): func
             for name, func in given.items()
@@ -541,7 +541,7 @@ class ProcessTreeInstance(TreeDraft):
         TreeNotSaved, FunctionNotNameable
             As for ``register_schedule``.
         CommandError
-            The name or the place will not do; nothing is overwritten that was not generated.
+            The name or the path is unsuitable; only a generated file is overwritten.
         """
         self._require_nameable(self._require_saved(), "run by a command")
         first = self._callable(self._processes[0].func) if self._processes else None

@@ -48,14 +48,14 @@ class ProcessTreeManager:
         func_registry:
             Functions for this run, by process name, or by a function's key or reference.
         sync_check_func, only_run_out_of_sync:
-            The function takes a process's name and says whether what it makes is in sync. With
-            ``only_run_out_of_sync`` only what is not is run, and what depends on it, directly or
-            not; the others are skipped, or give their cached result.
+            The function takes a process's name and returns whether its output is in sync. With
+            ``only_run_out_of_sync`` only processes out of sync and those downstream of them run;
+            the others are skipped, or give their cached result.
         stop_on_error:
-            False lets what is behind a failed process run without its result. The run fails all
-            the same.
+            False lets the processes downstream of a failed one run without its result. The run
+            still fails.
         use_cache:
-            False runs every process, whatever is cached; the new results are cached.
+            False runs every process, and caches the new results.
         tags:
             Tags of the run, as for ``submit_tree``.
 
@@ -100,8 +100,8 @@ class ProcessTreeManager:
     ) -> FamilyResults:
         """Run a saved tree and all that follow it in the calling process, and wait for them.
 
-        A dependent tree runs when those before it have succeeded, a sibling beside its tree; each
-        is a run of its own, with the same context. (``execute_tree`` leaves them to Dagster.)
+        A dependent tree runs when the trees upstream have succeeded, a sibling beside its tree;
+        each is a separate run, with the same context. (``execute_tree`` leaves them to Dagster.)
 
         Parameters
         ----------
@@ -129,15 +129,15 @@ class ProcessTreeManager:
 
     @staticmethod
     def execute_with_siblings(name: str, context: Mapping[str, Any] | None = None) -> FamilyResults:
-        """Run a saved tree, at the same time its siblings, and then what depends on them.
+        """Run a saved tree, its siblings at the same time, and then the trees that depend on them.
 
-        A family is run whole, so this is what ``execute_with_dependents`` does, too; see there.
+        The same as ``execute_with_dependents``, which runs the full family; see there.
         """
         return execute_family(name, context)
 
     @staticmethod
     def clear_cache(name: str) -> None:
-        """Let no cached result of a saved tree be used any more.
+        """Clear the cached results of a saved tree.
 
         Results that it shares with other trees (``shared_cache_key``) are cleared for them, too.
 
@@ -169,10 +169,10 @@ class ProcessTreeManager:
         name, context, use_cache:
             As for ``execute_tree``.
         tags:
-            Tags of the run, texts by their names, to find it by in Dagster and to limit the queue
-            by: ``{"team": "books"}``. ``user`` is shown as who has launched it. Names that begin
-            with ``dagster/``, ``.dagster/``, ``proctree/`` or ``context/`` are not yours, but for
-            what Dagster takes from people: ``dagster/priority``, ``dagster/max_retries``,
+            Tags of the run, texts by their names, by which Dagster filters runs and limits the
+            queue: ``{"team": "books"}``. ``user`` is shown as *Launched by*. Names that begin
+            with ``dagster/``, ``.dagster/``, ``proctree/`` or ``context/`` are reserved, except
+            the tags that Dagster reads from callers: ``dagster/priority``, ``dagster/max_retries``,
             ``dagster/max_runtime`` and the like (``tagging.SETTINGS_OF_DAGSTER``).
 
         Raises

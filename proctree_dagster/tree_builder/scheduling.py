@@ -1,4 +1,4 @@
-"""Changing a saved tree's schedule as an operator does."""
+"""Changing a saved tree's schedule on behalf of an operator."""
 
 from typing import Any
 
@@ -8,9 +8,9 @@ from .instance import ProcessTreeInstance
 
 
 def change_schedule(name: str, **options: Any) -> ProcessTreeSchedule:
-    """Let a saved tree run by itself, or change how it does, as an operator chose.
+    """Schedule a saved tree, or change its schedule, on behalf of an operator.
 
-    Unlike with ``register_schedule()`` it stays on record what the code has registered.
+    Unlike ``register_schedule()`` it counts as drift from the schedule that the code registered.
 
     Parameters
     ----------

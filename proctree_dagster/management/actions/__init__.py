@@ -1,4 +1,4 @@
-"""What ``manage.py proctree`` can do: one module for each thing that an operator looks after.
+"""The actions of ``manage.py proctree``: one module for each kind of thing that they manage.
 
 Each action is a subclass of ``Action`` and listed in ``ACTIONS``. The command ``proctree`` imports
 it.

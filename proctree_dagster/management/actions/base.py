@@ -1,4 +1,4 @@
-"""What every action of ``manage.py proctree`` has."""
+"""The base class of the actions of ``manage.py proctree``."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -9,7 +9,7 @@ from ..output import Output
 
 
 class Action:
-    """One thing that ``manage.py proctree`` can do.
+    """One action of ``manage.py proctree``.
 
     Parameters
     ----------
@@ -18,10 +18,10 @@ class Action:
     """
 
     name: ClassVar[str]
-    """What is typed."""
+    """Its name on the command line."""
 
     help: ClassVar[str]
-    """What it does, in sentences."""
+    """Its help text, in sentences."""
 
     has_json: ClassVar[bool] = False
     """Whether it takes ``--json``."""
@@ -31,10 +31,10 @@ class Action:
 
     @classmethod
     def add_arguments(cls, parser: CommandParser) -> None:
-        """Take its arguments; none, unless a subclass takes some."""
+        """Add its arguments; none, unless a subclass adds some."""
 
     def handle(self, options: Mapping[str, Any]) -> None:
-        """Do it.
+        """Carry it out.
 
         Raises
         ------

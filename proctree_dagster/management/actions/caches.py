@@ -10,7 +10,7 @@ from .base import Action
 
 
 class ClearCache(Action):
-    """Clears what a tree's processes have cached."""
+    """Clears the cached results of a tree's processes."""
 
     name = "clear-cache"
     help = (
@@ -20,7 +20,7 @@ class ClearCache(Action):
 
     @classmethod
     def add_arguments(cls, parser: CommandParser) -> None:
-        """Take the tree's name."""
+        """Add the arguments: the tree's name."""
         parser.add_argument("name", metavar="NAME", help="The tree's name.")
 
     def handle(self, options: Mapping[str, Any]) -> None:

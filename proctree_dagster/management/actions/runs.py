@@ -1,4 +1,4 @@
-"""Runs that were made."""
+"""Actions on runs."""
 
 import datetime as dt
 import re
@@ -34,7 +34,7 @@ class Runs(Action):
 
     @classmethod
     def add_arguments(cls, parser: CommandParser) -> None:
-        """Take a tree's name and what to leave out."""
+        """Add the arguments: a tree's name and the filters."""
         parser.add_argument("name", metavar="NAME", nargs="?", help="The tree's name.")
         parser.add_argument("--failed", action="store_true", help="Those that failed only.")
         tag_pairs.add_arguments(parser, "Those with this tag only")
@@ -72,7 +72,7 @@ class Logs(Action):
 
     @classmethod
     def add_arguments(cls, parser: CommandParser) -> None:
-        """Take the run."""
+        """Add the arguments: the run."""
         _add_run(parser)
 
     def handle(self, options: Mapping[str, Any]) -> None:
@@ -101,7 +101,7 @@ class Cancel(Action):
 
     @classmethod
     def add_arguments(cls, parser: CommandParser) -> None:
-        """Take the run."""
+        """Add the arguments: the run."""
         _add_run(parser)
 
     def handle(self, options: Mapping[str, Any]) -> None:
@@ -125,7 +125,7 @@ class Retry(Action):
 
     @classmethod
     def add_arguments(cls, parser: CommandParser) -> None:
-        """Take the run, or which ones."""
+        """Add the arguments: the run, or the filters."""
         parser.add_argument("run", metavar="RUN", nargs="?", help="Its id, or how that begins.")
         parser.add_argument(
             "--failed",
@@ -167,7 +167,7 @@ class Retry(Action):
 
 
 MOST_RETRIED = 10_000
-"""How many runs are looked through for those to repeat."""
+"""How many runs are searched for failed ones."""
 
 
 def cells(run: "RunSummary") -> tuple[str, ...]:
@@ -188,13 +188,13 @@ def cells(run: "RunSummary") -> tuple[str, ...]:
 
 
 def as_json(run: "RunSummary") -> dict[str, Any]:
-    """Return a run for a program."""
+    """Return a run as JSON."""
     return {**asdict(run), "seconds": run.seconds}
 
 
 @contextmanager
 def _history() -> Iterator[tuple[Any, Any]]:
-    """Open Dagster's record of runs: the module that reads it, and the instance."""
+    """Return the module that reads Dagster's runs, and the open instance."""
     from ...orchestration.runs import history, opening  # they import dagster
 
     with opening.open_instance(persistent=True, create=False) as instance:

@@ -1,4 +1,4 @@
-"""When trees run by themselves."""
+"""Actions on schedules."""
 
 import datetime as dt
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from .trees import say
 
 
 class Schedule(Action):
-    """Sets when a tree runs by itself."""
+    """Sets a tree's schedule."""
 
     name = "schedule"
     help = (
@@ -25,7 +25,7 @@ class Schedule(Action):
 
     @classmethod
     def add_arguments(cls, parser: CommandParser) -> None:
-        """Take the tree's name and its rule."""
+        """Add the arguments: the tree's name and its rule."""
         parser.add_argument("name", metavar="NAME", help="The tree's name.")
         parser.add_argument(
             "--every", metavar="MINUTES", type=int, help="Minutes between two due times."
@@ -63,7 +63,7 @@ class Enable(Action):
 
     @classmethod
     def add_arguments(cls, parser: CommandParser) -> None:
-        """Take the tree's name."""
+        """Add the arguments: the tree's name."""
         parser.add_argument("name", metavar="NAME", help="The tree's name.")
 
     def handle(self, options: Mapping[str, Any]) -> None:
@@ -76,17 +76,15 @@ class Disable(Action):
     """Switches a tree's schedule off."""
 
     name = "disable"
-    help = (
-        "Switch a tree's schedule off: its due times are skipped. A run that is under way goes on."
-    )
+    help = "Switch a tree's schedule off: its due times are skipped. A run under way continues."
 
     @classmethod
     def add_arguments(cls, parser: CommandParser) -> None:
-        """Take the tree's name."""
+        """Add the arguments: the tree's name."""
         parser.add_argument("name", metavar="NAME", help="The tree's name.")
 
     def handle(self, options: Mapping[str, Any]) -> None:
-        """Switch it off; what is broken may be switched off, too."""
+        """Switch it off; a broken schedule can be switched off, too."""
         schedule = _require_schedule(options["name"])
         schedule.enabled = False
         schedule.save()

@@ -1,4 +1,4 @@
-"""Dagster's own processes, its home, and what is wrong with them."""
+"""Actions on Dagster's own processes and its home."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -26,7 +26,7 @@ class Dev(Action):
 
     @classmethod
     def add_arguments(cls, parser: CommandParser) -> None:
-        """Take a port and an address, and whether Django's site is served, too."""
+        """Add the options for port, address and Django's site."""
         parser.add_argument(
             "--port", type=int, help="Port of Dagster's UI; default: that of DAGSTER_URL, or 3000."
         )
@@ -46,7 +46,7 @@ class Dev(Action):
         )
 
     def handle(self, options: Mapping[str, Any]) -> None:
-        """Serve until it is ended."""
+        """Serve until a signal ends the command."""
         dagster = Address(options["host"], options["port"] or dev_server.default_port())
         site = None if options["django"] is None else _address(options["django"])
         _refuse_unusable(dagster, "--port")
@@ -72,7 +72,7 @@ class Dev(Action):
 
 
 class Init(Action):
-    """Writes what is packaged into the project."""
+    """Writes the packaged files into the project."""
 
     name = "init"
     help = (
@@ -111,7 +111,7 @@ class Doctor(Action):
     def handle(self, options: Mapping[str, Any]) -> None:
         """Examine it."""
         from ...orchestration.inspection import (
-            doctor,  # they import dagster, which the others do without
+            doctor,  # they import dagster, which the other actions don't need
         )
         from ...orchestration.inspection.findings import Finding
 
@@ -147,7 +147,7 @@ class Home(Action):
 
 
 class Reload(Action):
-    """Lets Dagster's UI show edited code."""
+    """Reloads the code location, so that Dagster's UI shows edited code."""
 
     name = "reload"
     help = (
@@ -191,14 +191,16 @@ def _admin_path() -> str:
 
 
 def _of_system_checks() -> list[CheckMessage]:
-    """Return what our system checks have found, but for what was silenced."""
+    """Return the findings of our system checks, without silenced ones."""
     found = run_checks(tags=["proctree_dagster"])
     return [message for message in found if not message.is_silenced()]
 
 
 def _ready_home() -> str:
     """Return the folder of Dagster's home, which is created with its storage if it is missing."""
-    from ...orchestration.runs import opening  # it imports dagster, which the others do without
+    from ...orchestration.runs import (
+        opening,  # it imports dagster, which the other actions don't need
+    )
 
     if folder := opening.dagster_home():
         project.create_home(folder)

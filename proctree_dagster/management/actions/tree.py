@@ -1,4 +1,4 @@
-"""One tree: shown, and run."""
+"""Actions on one tree."""
 
 import datetime as dt
 import logging
@@ -50,7 +50,7 @@ class Run(Action):
 
     @classmethod
     def add_arguments(cls, parser: CommandParser) -> None:
-        """Take the tree's name, and what a generated command takes."""
+        """Add the arguments: the tree's name, and those of a generated command."""
         parser.add_argument("name", metavar="NAME", help="The tree's name.")
         tree_runner.add_arguments(parser)
 
@@ -71,7 +71,7 @@ class Show(Action):
 
     @classmethod
     def add_arguments(cls, parser: CommandParser) -> None:
-        """Take the tree's name."""
+        """Add the arguments: the tree's name."""
         parser.add_argument("name", metavar="NAME", help="The tree's name.")
         parser.add_argument(
             "--mermaid", action="store_true", help="Print its graph as a Mermaid flowchart only."
@@ -203,12 +203,12 @@ def mermaid(spec: TreeSpec) -> str:
 
 
 def _escaped(name: str) -> str:
-    """Return a name for a node of Mermaid's: what it would read as its own is written by number."""
+    """Return a Mermaid node's label, with characters of Mermaid's syntax as numeric entities."""
     return "".join(each if each.isalnum() or each in " _-." else f"#{ord(each)};" for each in name)
 
 
 def _options(process: ProcessSpec) -> str:
-    """Return what a process says besides its name, function and dependencies."""
+    """Return the options of a process besides its name, function and dependencies."""
     left_out = ("name", "func", "dependencies", "metadata")
     said = {
         key: value
@@ -227,7 +227,7 @@ def _short(value: object) -> str:
 
 
 def _problems(row: ProcessTree) -> list[str]:
-    """Return what is wrong with one tree, its schedule included."""
+    """Return the problems of one tree, its schedule included."""
     found = []
     try:
         parse(row.to_dict())

@@ -1,4 +1,4 @@
-"""Saved trees: how they are."""
+"""Actions on all trees."""
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
@@ -49,7 +49,7 @@ class ListTrees(Action):
 
 
 def _warnings(found: Overview) -> list[str]:
-    """Return what an operator should know of the list."""
+    """Return remarks for an operator on the list."""
     warnings = []
     if found.daemon_is_silent:
         warnings.append(
@@ -70,7 +70,7 @@ def _warnings(found: Overview) -> list[str]:
 
 
 def in_words(edited: Sequence[str]) -> str:
-    """Return what has drifted from the code, and what becomes of that."""
+    """Return what has drifted from the code, and whether code overwrites it."""
     drifted = " and its ".join(edited)
     return (
         f"its {drifted} {'were' if len(edited) > 1 else 'was'} edited since the code saved it; "

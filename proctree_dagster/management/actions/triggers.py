@@ -1,4 +1,4 @@
-"""Triggers."""
+"""Actions on triggers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ class Fire(Action):
 
     @classmethod
     def add_arguments(cls, parser: CommandParser) -> None:
-        """Take the trigger's name and a context."""
+        """Add the arguments: the trigger's name and a context."""
         parser.add_argument("name", metavar="NAME", help="The trigger's name.")
         parser.add_argument(
             "--context",

@@ -1,1 +1,1 @@
-"""Django's place for commands; what they do is in ``management.actions``."""
+"""Django's folder of commands; their actions are in ``management.actions``."""

@@ -1,4 +1,4 @@
-"""``manage.py proctree``: what an operator does with process trees."""
+"""``manage.py proctree``: the operator's command."""
 
 from argparse import SUPPRESS
 from typing import Any
@@ -22,7 +22,7 @@ class Command(OwnCommand):
     help = "Look after process trees."
 
     def add_arguments(self, parser: CommandParser) -> None:
-        """Take the name of an action, and its arguments."""
+        """Add the arguments: the name of an action, and its arguments."""
         actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
         for action in ACTIONS:
             chosen = actions.add_parser(
@@ -55,7 +55,7 @@ class Command(OwnCommand):
 
 
 def _common_options() -> CommandParser:
-    """Return Django's own options that people type behind an action, too."""
+    """Return a parser of Django's own options, so that they can follow the action, too."""
     parser = CommandParser(add_help=False, argument_default=SUPPRESS)
     parser.add_argument("-v", "--verbosity", type=int, choices=[0, 1, 2, 3], help=SUPPRESS)
     for option in ("--settings", "--pythonpath"):
