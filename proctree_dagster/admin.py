@@ -255,7 +255,7 @@ class TriggerAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     @admin.action(description=_("Fire the selected triggers"), permissions=["fire"])
     def fire(self, request: HttpRequest, queryset: QuerySet[Trigger]) -> None:
         """Fire triggers, and list the runs."""
-        from . import triggers  # with all that runs trees; the admin is loaded by every command
+        from . import triggers  # it imports all that runs trees, and every command loads the admin
 
         by = tagging.by_user(request.user.get_username())
         for trigger in queryset:

@@ -153,7 +153,8 @@ def _claim(key: str, new: _Owner) -> list[_Owner]:
     """Add an owner of a key, in place of an equal one; return the other owners."""
     before = _registry.get(key, [])
     others = [owner for owner in before if not _is_same(owner, new)]
-    if _identity(new.func) is None:  # partials, say: one more of them is enough to be ambiguous
+    # Of partials and the like one more is enough to make the key ambiguous.
+    if _identity(new.func) is None:
         nameless = [owner for owner in others if _is_nameless(owner)]
         others = [owner for owner in others if not _is_nameless(owner)] + nameless[-1:]
     new.decorated |= any(owner.decorated for owner in before if owner not in others)
@@ -331,7 +332,7 @@ def _was_typed(func: Function, module: object) -> bool:
     """Return whether a function was typed in a shell, a notebook, or given to ``python -c``."""
     try:
         code = inspect.unwrap(func).__code__
-    except (AttributeError, ValueError):  # it is no function, or wraps itself
+    except (AttributeError, ValueError):  # not a function, or one that wraps itself
         return False
     if module in _SHELLS:
         return True
@@ -372,7 +373,7 @@ def resolve(reference: str) -> Function:
     if not _is_under(module_name, allowed):
         return _registered_as(reference)
     func = _attribute_named(reference, _imported(reference, module_name), qualname)
-    # ``processes:os.system`` or an import in an allowed module would be a way round the list.
+    # Otherwise ``processes:os.system``, an import in an allowed module, would bypass the list.
     origin = _origin(func)
     if not (_is_under(origin, allowed) or _is_registered(func) or _is_mock_of_test(func)):
         raise FunctionNotAllowed(_not_allowed(f"{reference} ({describe(func)})", origin))
@@ -566,7 +567,7 @@ def autodiscover() -> None:
                 importlib.import_module(name)
             except KeyboardInterrupt:
                 raise
-            except BaseException as error:  # a broken app must not take others down
+            except BaseException as error:  # a broken app must not break the others
                 logger.exception("The module %s can't be imported.", name)
                 _broken_modules[name] = error
 

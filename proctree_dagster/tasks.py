@@ -66,7 +66,7 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
     """
     _refuse_transaction()
     with fresh_connections():
-        # Trees by their names: what else one says is read when it runs, and may be at fault.
+        # Names only: the rest of a tree is read when it runs, and may be broken.
         rows = ProcessTreeSchedule.objects.select_related("process_tree")
         schedules = readable(rows.only(*_OF_SCHEDULES, "process_tree__name"))
     now = timezone.now()
@@ -78,7 +78,7 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
         if outcome is not None:
             results[schedule.process_tree.name] = outcome
 
-    with ExitStack() as opened, _beside(_poll_triggers):  # what they ask may take its time, too
+    with ExitStack() as opened, _beside(_poll_triggers):  # polls may be slow, too
         dagster = _Dagster(opened)
         _in_turn([partial(run, each) for each in due], threads=conf.current().MAX_CONCURRENT)
         with fresh_connections():
@@ -111,7 +111,7 @@ def _in_turn(jobs: Sequence[Callable[[], None]], threads: int) -> None:
     with ExitStack() as stack:
         for _ in range(helpers):
             stack.enter_context(_beside(work))
-        stack.callback(waiting.clear)  # before the helpers are waited for
+        stack.callback(waiting.clear)  # before the helpers are joined
         work()
 
 
@@ -140,7 +140,7 @@ def _start(func: Callable[[], None]) -> Thread | None:
 
 
 def _needs_check(schedule: ProcessTreeSchedule, now: dt.datetime) -> bool:
-    with suppress(Exception):  # what is wrong with its row will be said when it is looked at
+    with suppress(Exception):  # its row is broken, which is logged when it is run
         return schedule.needs_check(now)
     return True
 
@@ -156,7 +156,7 @@ def _run_or_say_why(schedule: ProcessTreeSchedule, dagster: "_Dagster") -> Resul
     try:
         with fresh_connections():
             return _run_if_due(schedule.pk, dagster)
-    except Exception as error:  # one tree's fault must not keep the others from running
+    except Exception as error:  # an error of one tree must not prevent the others
         logger.exception("The scheduled process tree %r could not be run.", name)
         return results.not_run(name, explain(error))
 
@@ -165,7 +165,7 @@ def _poll_triggers() -> None:
     """Poll the triggers and deliver the outbox, without waiting for the due trees."""
     try:
         triggers.poll_triggers()
-    except Exception:  # triggers that can't be read must not keep the trees from running
+    except Exception:  # unreadable triggers must not prevent the trees
         logger.exception("The triggers can't be polled.")
     with fresh_connections():
         tree_runs.deliver()

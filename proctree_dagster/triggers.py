@@ -99,7 +99,7 @@ def create_trigger(
         except IntegrityError:
             if before is not None or not Trigger.objects.filter(name=name).exists():
                 raise
-            # Another process has made it at this moment: it exists.
+            # Another process has created it meanwhile.
             return create_trigger(name, trigger_type, configuration, description, enabled)
     return trigger
 
@@ -111,8 +111,8 @@ def _content(trigger: Trigger) -> tuple[object, ...]:
 def _check(trigger: Trigger) -> None:
     """Refuse a trigger that is not valid, with all of its problems."""
     try:
-        # The field would refuse what ``clean()`` encodes: a date, a Decimal, …
-        # What the field says of a name, ``clean()`` says in better words.
+        # The field would refuse values that ``clean()`` encodes: a date, a Decimal, …
+        # ``clean()`` has better messages on names than the field.
         trigger.full_clean(exclude={"configuration", "name"}, validate_unique=False)
     except ValidationError as error:
         problems = [
@@ -253,7 +253,7 @@ def poll_triggers() -> dict[str, Polled]:
             with fresh_connections():
                 polled[trigger.name] = trigger_firing.poll(trigger.pk, now)
                 _deliver(polled[trigger.name].runs)
-        except Exception as error:  # one trigger's fault must not keep the others from firing
+        except Exception as error:  # an error of one trigger must not prevent the others
             logger.exception("The trigger %r could not be polled.", trigger.name)
             polled[trigger.name] = Polled(f"It can't be polled: {explain(error)}")
     return polled
@@ -264,7 +264,7 @@ def _was_just_polled(trigger: Trigger, now: dt.datetime) -> bool:
     if trigger.last_checked is None:
         return False
     seconds = (now - trigger.last_checked).total_seconds()
-    # Somewhat less: who calls every minute must not find each second call a moment too early.
+    # Somewhat less, or every second call of a minutely caller would come a moment too early.
     return 0 <= seconds < 0.9 * trigger.poll_seconds
 
 
@@ -349,7 +349,7 @@ def subscribe_tree_to_trigger(
     if subscription is not None and all(
         getattr(subscription, field) == value for field, value in values.items()
     ):
-        return subscription  # nothing to tell Dagster
+        return subscription  # nothing has changed for Dagster
     planned = TriggerSubscription(
         process_tree=row,
         enabled=values.get("enabled", True if subscription is None else subscription.enabled),

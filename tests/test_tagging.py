@@ -545,7 +545,7 @@ class TestGivenTags:
         [fired] = triggers.fire_trigger("t")
         assert check_and_run_scheduled_tasks()["close"]["success"]
         assert fetch(instance, fired.run_id).tags[tags.TREE] == "close"
-        assert "make no sense, and are left out" in caplog.text
+        assert "are invalid, and are left out" in caplog.text
         found = broken_rows.findings()
         assert found
         assert not any(each.fails for each in found)

@@ -487,7 +487,7 @@ def test_a_subscription_that_sql_has_spoiled_keeps_no_other_tree_from_running(
             [ProcessTree.objects.get(name="a").pk],
         )
     assert [run.tree for run in fire_trigger("t")] == ["b"]
-    assert "The subscription of a: t makes no sense" in caplog.text
+    assert "The subscription of a: t is invalid" in caplog.text
 
 
 class TestTransactions:

@@ -268,7 +268,7 @@ def _decode(value: Json, path: str) -> Any:
             return {key: _decode(each, f"{path}[{key!r}]") for key, each in value.items()}
         try:
             return _decode_tagged(value, path, _fetch)
-        except ContextError:  # it says where already
+        except ContextError:  # its message names the place already
             raise
         except (*_UNUSABLE, DatabaseError) as error:
             raise ContextError(
@@ -307,7 +307,7 @@ def _fetch(model: type[models.Model], pk: Any, using: str | None) -> models.Mode
     instance = rows.filter(pk=pk).first()
     primary = router.db_for_write(model)
     if instance is None and using is None and primary != rows.db:
-        # A run may start before a replica has the row that it is given.
+        # A run may start before its row has reached a replica.
         instance = model._base_manager.using(primary).filter(pk=pk).first()
     if instance is None:
         where = "" if using is None else f" in the database {using!r}"

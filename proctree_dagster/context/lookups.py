@@ -101,9 +101,9 @@ def hint(field: str, available: Any) -> str:
     """
     try:
         found = operators.follow(available, _parts(field), _Guard().take)
-    except ValueError:  # it is no path
+    except ValueError:  # not a path
         found = MISSING
-    if found is not MISSING:  # and yet it was not read
+    if found is not MISSING:  # it exists, but was not read
         return (
             " It holds secrets beside what is none: name one of its keys, or return what is wanted "
             "from the function."
@@ -186,7 +186,7 @@ def first_parts(template: str) -> list[str]:
     """Return the names with which the fields of a template begin: ``{a.b}-{c[d]}`` has a and c."""
     try:
         fields = [field for _, field, _, _ in string.Formatter().parse(template) if field]
-    except ValueError:  # it is no template, as the run will say
+    except ValueError:  # not a template; the run reports it
         return []
     return [re.split(r"[.\[]", field, maxsplit=1)[0] for field in fields]
 

@@ -239,7 +239,7 @@ def _row_tells_secret(row: Model, text: str) -> bool:
 
 def _secrets_of(row: Model) -> Iterator[Any]:
     for field in row._meta.concrete_fields:
-        value = row.__dict__.get(field.attname)  # what is deferred stays so
+        value = row.__dict__.get(field.attname)  # loads no deferred field
         if is_sensitive_field(field):
             yield value
         elif isinstance(field, JSONField):
@@ -277,7 +277,7 @@ def _rows_in(value: Any, seen: set[int]) -> Iterator[Model]:
     if isinstance(value, Model):
         yield value
     elif isinstance(value, QuerySet):
-        yield from value[:21]  # as many as its text shows
+        yield from value[:21]  # as many as its repr shows
     elif id(value) not in seen:
         seen.add(id(value))
         for part in _parts_of(value):
@@ -378,7 +378,7 @@ def problem_of_lookup(model: type[Model], lookup: str) -> str | None:
             return f"{lookup!r} asks for {part!r}, which holds a secret: no trigger may read it."
         if isinstance(field, JSONField) and following in _OF_WHOLE:
             return f"{lookup!r} reads all of {part!r}, whatever it holds; name one of its keys."
-        # What follows another field are transforms, keys of JSON and a lookup.
+        # Transforms, keys of JSON and a lookup may follow any other field.
         current = field.related_model if field is not None and field.is_relation else None
         if current is not None and not _asks_for_key(field, current, following):
             problem = problem_of_model(current, "TRIGGER_MODELS")

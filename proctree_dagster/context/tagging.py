@@ -88,7 +88,7 @@ def _value(value: Any) -> str | None:
     try:
         written = _written(value)
         text = written if isinstance(written, str) else _json(written)
-    except Exception:  # whatever was typed into the context, a tag must not fail the run
+    except Exception:  # a tag must not fail the run, whatever the context holds
         logger.warning("A value of a run's context can't be its tag.", exc_info=True)
         return None
     if text is None:
@@ -131,12 +131,12 @@ def _row(reference: Mapping[str, Any]) -> str | None:
 def _may_be_shown(label: str, pk: Any) -> bool:
     """Return whether the primary key of a model's rows is no secret."""
     if not apps.ready:
-        # Dagster's webserver and daemon, which know no models. The worker adds what is left out.
+        # Dagster's webserver and daemon, which load no models. The worker adds the tag.
         is_uuid = isinstance(pk, Mapping) and "$uuid" in pk
         return isinstance(pk, int) or (is_uuid and not sensitive.is_sensitive_name(label))
     try:
         return not sensitive.has_sensitive_key(apps.get_model(label))
-    except (LookupError, ValueError):  # no such model: the run says so
+    except (LookupError, ValueError):  # no such model: the run reports it
         return False
 
 
@@ -200,9 +200,7 @@ def of_row(written: object) -> dict[str, str]:
         if _problem(name, text) is None
     }
     if good != written:
-        logger.error(
-            "Tags of a row make no sense, and are left out: %s", " ".join(problems(written))
-        )
+        logger.error("Tags of a row are invalid, and are left out: %s", " ".join(problems(written)))
     return good
 
 

@@ -209,6 +209,6 @@ def clock_changes(rule: Rule, now: dt.datetime) -> bool:
     Around such a change a cron misses due times, such as one at the end of a gap.
     """
     if isinstance(rule, IntervalRule) and rule.is_elapsed:
-        return False  # it is by no clock
+        return False  # elapsed time has no clock
     moments = (now - dt.timedelta(hours=1), now + dt.timedelta(hours=25))
     return len({moment.astimezone(rule.zone).utcoffset() for moment in moments}) > 1

@@ -43,7 +43,7 @@ def step(
         return MISSING
     try:
         found = getattr(value, part, MISSING)
-    except (Exception, SystemExit):  # an attribute's own code may raise anything: it is not there
+    except (Exception, SystemExit):  # a property may raise anything; it counts as missing
         logger.exception("The attribute %r can't be read.", part)
         return MISSING
     return MISSING if isinstance(found, _CODE) else found
@@ -111,7 +111,7 @@ def equal(one: Any, other: Any) -> bool | None:
         if isinstance(one, TIMES) and isinstance(other, TIMES) and not _same_kind(one, other):
             return None
         return bool(one == other)
-    except (ValueError, TypeError, ArithmeticError):  # a text that is no date; no number at all
+    except (ValueError, TypeError, ArithmeticError):  # a text that is no date; NaN
         return None
 
 
@@ -213,7 +213,7 @@ WITH_VALUE: Mapping[str, Callable[[Any, Any], bool]] = {
 
 WITHOUT_VALUE: Mapping[str, Callable[[Any], bool]] = {
     "exists": lambda value: True,
-    "missing": lambda value: False,  # of a value that is there; see ``holds``
+    "missing": lambda value: False,  # the value is never MISSING here; see ``holds``
     "truthy": bool,
     "falsy": lambda value: not value,
 }
@@ -243,6 +243,6 @@ def holds(operator: str, value: Any, expected: Any = None) -> bool:
         return WITH_VALUE[operator](value, expected)
     except (ValueError, TypeError, ArithmeticError):  # a text that is no date, a zone on one side
         return False
-    except (Exception, SystemExit):  # an object's own code may raise anything; that is no "yes"
+    except (Exception, SystemExit):  # an object's own code may raise anything
         logger.exception("A value can't be compared by %r.", operator)
         return False

@@ -44,10 +44,11 @@ FROM_CONTEXT = ".dagster/proctree_run_tags"
 """The keys of the context whose values are tags of a job's runs."""
 
 # The names in release 0.1, read for one release: until 0.3. They are on runs that are still there,
-# on rows of the outbox, and written by 0.1 while this release takes its place. They are not written
-# any more, as 0.1 can do without them: it finds a worker by way of the template or of Django's
-# database, and leaves what follows a run to the sensor. ``FAMILY`` keeps its name: a run that 0.1
-# took for no member of its family would be followed twice. So does ``NO_CACHE``, which people type.
+# on rows of the outbox, and 0.1 writes them during a rolling deployment. This release does not
+# write them, as 0.1 can do without: it finds a worker through the template or Django's database,
+# and leaves followers to the sensor. ``FAMILY`` keeps its name: the followers of a run that 0.1
+# does not recognise as a member of its family would run twice. So does ``NO_CACHE``, which people
+# type.
 _BEFORE = {
     REVISION: "proctree/revision",
     WORKER: "proctree/worker",

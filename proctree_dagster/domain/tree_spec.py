@@ -119,7 +119,7 @@ def with_dependents(tree: "TreeSpec", names: Iterable[str]) -> frozenset[str]:
 def without_defaults(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return a process's options without those left at their default, tuples as lists."""
     plain = {name: _plain(value) for name, value in options.items()}
-    # By repr, not by ==: False is not the default 0, and is to be reported.
+    # By repr, not by ==: False equals the default 0, but is an error to report.
     return {
         name: value
         for name, value in plain.items()

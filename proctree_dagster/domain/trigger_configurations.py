@@ -166,7 +166,7 @@ def _schedule(configuration: Mapping[str, Any]) -> Iterable[str]:
     try:
         if not isinstance(zone, str):
             raise ScheduleError(f"timezone must be a text, not {zone!r}.")
-        IntervalRule(1, dt.time(), zone or "UTC").zone  # noqa: B018  # it looks the zone up
+        IntervalRule(1, dt.time(), zone or "UTC").zone  # noqa: B018  # raises if the zone is unknown
     except ScheduleError as error:
         yield str(error)
 

@@ -64,7 +64,7 @@ class Printer:
             self._stdout.flush()
         except (OSError, ValueError, AttributeError):  # a closed pipe, a closed stream, none
             self._is_read = False
-            if _inner(self._stdout) is sys.stdout:  # another stream is its owner's business
+            if _inner(self._stdout) is sys.stdout:  # other streams are not ours to close
                 _print_nowhere()
 
 

@@ -79,7 +79,7 @@ class Address:
         """
         default = urlsplit(f"//{SITE}")
         parts = urlsplit(f"//{default.hostname}:{text}" if text.isdecimal() else f"//{text}")
-        port = parts.port  # it raises for what is no port
+        port = parts.port  # it raises for an invalid port
         if (parts.netloc != text and not text.isdecimal()) or "@" in text or not parts.hostname:
             raise ValueError(f"{text!r} is no HOST:PORT")
         return cls(parts.hostname, default.port or 0 if port is None else port)
@@ -173,7 +173,7 @@ class DevServer:
             cwd=project.root(),
             stdin=subprocess.DEVNULL,
             stdout=output,
-            start_new_session=True,  # a Ctrl-C is passed on once, not by the terminal, too
+            start_new_session=True,  # Ctrl-C is passed on once by us, not by the terminal, too
         )
 
     def _note_addresses(self, pid: int) -> None:
@@ -265,7 +265,7 @@ def _stop(processes: "Sequence[subprocess.Popen[bytes]]", received: list[int]) -
     started = _descendants(processes)
     for process in processes:
         if process.poll() is None:
-            process.send_signal(signal.SIGINT)  # what Dagster ends its parts by
+            process.send_signal(signal.SIGINT)  # the signal with which Dagster ends its children
     deadline = time.monotonic() + STOP_SECONDS
     while _any_runs(processes) and time.monotonic() < deadline and len(received) < 2:
         time.sleep(POLL_SECONDS)

@@ -56,5 +56,5 @@ def os_user() -> str:
     """Return the name of the operating system's user, or its number: a container may know none."""
     try:
         return getpass.getuser()
-    except (ImportError, KeyError, OSError):  # which one depends on Python's version
+    except (ImportError, KeyError, OSError):  # the type depends on Python's version
         return f"uid {os.getuid()}" if hasattr(os, "getuid") else ""

@@ -83,7 +83,7 @@ class TreeRunner:
             row = tree_runs.get_row(self.tree_name)
             schema = row.context_schema
             context = typed_context.read(options, schema) or {}
-            # It was typed: a misspelt key is refused, before anything runs.
+            # A person typed the context, so a misspelt key is refused before anything runs.
             schema.check({**row.default_context, **context})
             run_tags = tag_pairs.of_run(options["tag"])
             if options["submit"]:
@@ -156,7 +156,7 @@ class TreeRunner:
         """Print the followers of the run: Dagster runs them, and they have their ids already."""
         try:
             followers = tree_runs.followers_of(run_id)
-        except Exception as error:  # how the run ended stands, whatever follows it
+        except Exception as error:  # an error here must not change the run's outcome
             logger.exception("What follows run %s can't be read.", run_id)
             self.out.line(f"What follows it can't be read: {explain(error)}")
             return
@@ -218,7 +218,7 @@ class _Lines:
 
     def show(self, process: str, status: Status) -> None:
         """Print that a process has started or ended."""
-        if status != "skipped":  # at the end, with its reason
+        if status != "skipped":  # printed at the end, with its reason
             self._show(process, status)
 
     def _show(self, process: str, status: Status, why: str | None = None) -> None:
@@ -234,7 +234,7 @@ class _Lines:
         """Print the skipped processes, and other remarks."""
         for process, status in results["status"].items():
             said = why.get(process)
-            is_reason = status == "failed" and process not in optional  # said at the end
+            is_reason = status == "failed" and process not in optional  # printed at the end
             if status in ("skipped", "pending") or (said and not is_reason):
                 self._show(process, status, said)
 
@@ -243,7 +243,7 @@ class _Lines:
 def _stoppable() -> Iterator[None]:
     """Treat SIGTERM like Ctrl-C: a stopped service must not leave its run as started."""
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are the main thread's
+        yield  # only the main thread can handle signals
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
@@ -281,5 +281,5 @@ def _result(process: str, result: Any, *, full: bool) -> str:
 def _text(result: Any) -> str:
     try:
         return json.dumps(result, ensure_ascii=False)
-    except Exception:  # noqa: BLE001  # not JSON, too deep, too many digits; a person wants to see it
+    except Exception:  # noqa: BLE001  # not JSON, too deep, too many digits: show its repr
         return shown(result, write=sensitive.shown)

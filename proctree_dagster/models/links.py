@@ -75,7 +75,7 @@ class TreeLinkQuerySet(models.QuerySet["TreeLink"]):
 
     def lock(self) -> None:
         """Take the lock on writing links, until the end of the transaction."""
-        # One row stands for all; an update locks it on every database, SQLite included.
+        # One row is the lock; an update locks it on every database, SQLite included.
         trees = ProcessTree.objects.using(self.db)
         lowest: Any = trees.order_by("pk").values_list("pk", flat=True)[:1]
         if not connections[self.db].features.allow_sliced_subqueries_with_in:  # MySQL
@@ -85,9 +85,9 @@ class TreeLinkQuerySet(models.QuerySet["TreeLink"]):
     def bulk_create(self, objs: Iterable["TreeLink"], *args: Any, **kwargs: Any) -> Any:
         """Save several links; refuse those that make a circle."""
         links = list(objs)
-        # Without their keys: what is saved under those counts, too; a conflict may leave it there.
+        # Compared without their keys, as a conflict may leave the saved links as they are.
         new = [TreeLink(source_id=link.source_id, target_id=link.target_id) for link in links]
-        # What ``using()`` says, or where links are written: they may be read from a replica.
+        # The alias of ``using()``, or where links are written: reads may go to a replica.
         alias = getattr(self, "_db", None) or router.db_for_write(self.model)
         with transaction.atomic(using=alias):
             self.using(alias).refuse_circles(new)
@@ -139,8 +139,8 @@ class TreeLink(models.Model):
     plain = TreeLinkQuerySet.as_manager()
 
     class Meta:
-        # Django's own writes, such as ``links_out.add()``, must not go past the checks. It is not
-        # ``objects``, whose joins would not let single fields be loaded.
+        # Django's own writes, such as ``links_out.add()``, must not bypass the checks. It is not
+        # ``objects``, whose joins prevent loading single fields.
         base_manager_name = "plain"
         verbose_name = _("link between trees")
         verbose_name_plural = _("links between trees")

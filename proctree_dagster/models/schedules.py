@@ -118,7 +118,7 @@ class ProcessTreeSchedule(ClockFieldsModel):
         _("next run"),
         null=True,
         blank=True,
-        editable=False,  # a form that was opened before a due time would ask for it again
+        editable=False,  # a form that was opened before a due time would request it again
         help_text=_("The next due time. Blank: due now."),
     )
     anchor = models.DateTimeField(
@@ -191,7 +191,7 @@ class ProcessTreeSchedule(ClockFieldsModel):
         ]
         constraints = [
             models.CheckConstraint(
-                # Both sides ask for null: SQL lets pass what it can't tell.
+                # Both sides compare with null: SQL accepts a row for which a check is unknown.
                 condition=models.Q(
                     cron="",
                     interval_minutes__isnull=False,
@@ -327,7 +327,7 @@ class ProcessTreeSchedule(ClockFieldsModel):
         if clock.is_current:
             return []
         self.anchor = clock.new_anchor(now)
-        if clock.noted or self.next_run is None:  # a new row may say when it is due first
+        if clock.noted or self.next_run is None:  # a new row may set its first due time
             self.next_run = self.anchor
         self.next_run_rule = clock.label
         changed = ["anchor", "next_run", "next_run_rule"]
@@ -398,9 +398,9 @@ class ProcessTreeSchedule(ClockFieldsModel):
         A schedule that is overdue, or has an open claim or a long run, ticks every minute until
         that is settled; so does one whose UTC offset changes soon, until it has changed.
         """
-        grace = dt.timedelta(seconds=30)  # a tick at the due time itself needs a moment
+        grace = dt.timedelta(seconds=30)  # the tick of the due time itself may still be under way
         overdue = self.next_run is None or self.next_run < now - grace
-        # A run that takes its time: it may have died without a word.
+        # A long run: it may have died without recording its end.
         watched = (
             self.last_run_status == RunStatus.STARTED
             and self.last_run is not None

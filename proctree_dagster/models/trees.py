@@ -51,7 +51,7 @@ class ProcessTreeQuerySet(models.QuerySet["ProcessTree"]):
         An invalid rule raises when it is used.
         """
         row = self.only("pk", "name", "job_name").filter(pk=pk).first()
-        if row is None:  # it was deleted at this moment
+        if row is None:  # deleted meanwhile
             return None
         row.description, row.cache_enabled, row.executor, row.max_concurrent = "", True, "", None
         row.run_tags = []

@@ -234,7 +234,7 @@ class Trigger(ClockFieldsModel):
         """
         try:
             rule: Rule | None = self.rule
-        except ScheduleError:  # no schedule, or one that makes no sense: its polls say so
+        except ScheduleError:  # no schedule, or an invalid one: its polls report that
             rule = None
         clock = None if rule is None else self._clock(rule)
         label = "" if clock is None else clock.label

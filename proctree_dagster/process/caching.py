@@ -156,7 +156,7 @@ class Entry:
             if self._generation is None:
                 self._generation = cache.get_or_set(self._generation_key, _new_generation, None)
                 return None
-        except Exception:  # a cache that is away costs time, not the run
+        except Exception:  # an unreachable cache costs time, not the run
             logger.warning("The cache can't be read; the process runs.", exc_info=True)
             return None
         cached = found.get(self._key)
@@ -168,13 +168,13 @@ class Entry:
         """Cache a result for ``ttl`` seconds; ``None`` for the cache's own default."""
         try:
             cache = _cache()
-            # As it was before the process ran: what was cleared meanwhile stays cleared.
+            # The generation from before the process ran: a clear meanwhile stays in effect.
             generation = self._generation or cache.get_or_set(
                 self._generation_key, _new_generation, None
             )
             timeout = DEFAULT_TIMEOUT if ttl is None else ttl
             cache.set(self._key, (generation, result), timeout)
-        except Exception:  # a cache that is away, or a result that can't be pickled
+        except Exception:  # an unreachable cache, or a result that can't be pickled
             logger.warning("A result could not be cached under %r.", self._key, exc_info=True)
 
 
@@ -246,7 +246,7 @@ def token(func: Callable[..., Any]) -> str:
     """
     try:
         return _tokens.setdefault(func, uuid.uuid4().hex)
-    except TypeError:  # not hashable, or no weak reference to it: its results are for nobody
+    except TypeError:  # not hashable or weakly referenceable: its results are never found again
         return uuid.uuid4().hex
 
 

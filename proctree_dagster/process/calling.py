@@ -96,7 +96,7 @@ def _own_signature(func: Function) -> inspect.Signature | None:
             bound = partial(type(func).__call__, func)
             return inspect.signature(bound, follow_wrapped=False)
         return inspect.signature(func, follow_wrapped=False)
-    except (TypeError, ValueError):  # some builtins have none, ``lru_cache`` hides it
+    except (TypeError, ValueError):  # some builtins have none
         return None
 
 
@@ -112,7 +112,7 @@ def _taken_inside(func: Function, wrappers: int) -> Takes | None:
     if not callable(inner):
         return None
     if type(func) is MethodType and hasattr(inner, "__get__"):
-        inner = inner.__get__(func.__self__)  # it has the decorated one as it is without ``self``
+        inner = inner.__get__(func.__self__)  # its wrapped function lacks the bound ``self``
     return takes(inner, wrappers - 1)
 
 
@@ -224,7 +224,7 @@ def _finished(result: Any) -> Any:
         return _finished(result.result())
     if isinstance(result, AsyncGeneratorType):
         return async_to_sync(_await)(_collect(result))
-    if isinstance(result, itertools.groupby):  # a group is gone when the next one is asked for
+    if isinstance(result, itertools.groupby):  # a group is invalid once the next one is read
         return [(key, list(group)) for key, group in result]
     if isinstance(result, _CONTEXT_MANAGERS):
         raise FunctionError(
@@ -252,14 +252,14 @@ def answer_of(check: str, result: Any) -> Any:
 
 
 def _awaited(result: Any) -> Any:
-    # Asked of the result, not of the function: a decorated ``async def`` works too.
+    # Check the result, not the function, so that a decorated ``async def`` works, too.
     while inspect.isawaitable(result):
         result = async_to_sync(_await)(result)
     return result
 
 
 async def _await(awaitable: Awaitable[Any]) -> Any:
-    with forks.contained():  # here, too: what runs the coroutine may wait for other threads
+    with forks.contained():  # in this thread, too: the event loop may wait for other threads
         return await cancellation.stoppable_await(awaitable)
 
 
@@ -268,7 +268,7 @@ async def _collect(generator: AsyncGenerator[Any, None]) -> list[Any]:
 
 
 def _is_unfinished(part: Any) -> bool:
-    return issubclass(type(part), _UNFINISHED)  # to ask for its __class__ may run its own code
+    return issubclass(type(part), _UNFINISHED)  # reading its __class__ may run its own code
 
 
 def _is_lazy(result: Any) -> bool:

@@ -142,7 +142,7 @@ def stoppable() -> Iterator[None]:
             yield
     finally:
         if stop.asked:
-            _take_back(thread)  # one that has come too late must not hit what follows
+            _take_back(thread)  # a late exception must not hit the code after the block
             _end_transactions(before)
 
 
@@ -238,4 +238,4 @@ def _end_transactions(before: dict[str, int]) -> None:
         if not before.get(alias) and (connection.in_atomic_block or begun):
             logger.warning("A transaction on %r was stopped before its end: rolled back.", alias)
             connection.close()
-            del connections[alias]  # the next query opens another, in no transaction
+            del connections[alias]  # the next query opens a new connection, outside a transaction

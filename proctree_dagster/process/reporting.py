@@ -139,10 +139,10 @@ class _Handler(logging.Handler):
         report = _report.get()
         if report is None or not _is_wanted(record):
             return
-        token = _report.set(None)  # what the listener logs itself is not taken again
+        token = _report.set(None)  # the listener's own log records are not passed on
         try:
             report.listener.log(record)
-        except Exception:  # noqa: BLE001  # as every handler of logging: what is logged fails no function
+        except Exception:  # noqa: BLE001  # like every logging handler: logging must not fail the function
             self.handleError(record)
         finally:
             _report.reset(token)
@@ -151,7 +151,7 @@ class _Handler(logging.Handler):
 def _is_wanted(record: logging.LogRecord) -> bool:
     """Return whether a record belongs in a run's log: the project's own ones, and warnings."""
     if record.name.partition(".")[0] in ("dagster", "dagster_shared"):
-        return False  # it is there by itself
+        return False  # Dagster adds it to the run's log itself
     return record.levelno >= (_level() if _is_own(record.name) else logging.WARNING)
 
 
@@ -194,13 +194,13 @@ class _Capture:
     def _install(self) -> None:
         root, level = logging.getLogger(), _level()
         self._add_to(root)
-        # A logger that hands nothing on would not reach the root.
+        # A logger with propagate=False does not reach the root.
         for name, found in list(root.manager.loggerDict.items()):
             if isinstance(found, logging.Logger) and not found.propagate and _reports(name):
                 self._add_to(found)
         for name in _own_loggers():
             logger = logging.getLogger(name)
-            # One whose level is set is left as its owner wants it.
+            # A level that the project has set stays.
             if logger.level == logging.NOTSET and logger.getEffectiveLevel() > level:
                 logger.setLevel(level)
                 self._restore.append(partial(logger.setLevel, logging.NOTSET))

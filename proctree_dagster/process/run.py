@@ -246,7 +246,7 @@ def _is_outdated(
     what = f"The outdated check of process {process.name!r}"
     try:
         answer = call_with(what, check, available, context)
-    except Exception as error:  # a check that fails must not keep the work from being done
+    except Exception as error:  # a failing check must not prevent the work
         logger.exception("%s raised; the process runs.", what)
         return True, f"Its outdated check raised {explain(error)}"
     if answer is None:
@@ -264,7 +264,7 @@ def truth(answer: Any) -> bool | None:
     if not isinstance(answer, bool) and callable(item := getattr(answer, "item", None)):
         try:
             answer = item()
-        except Exception:  # noqa: BLE001  # an array; or somebody else's method: no bool
+        except Exception:  # noqa: BLE001  # an array, or an unrelated method: no bool
             return None
     return answer if isinstance(answer, bool) else None
 

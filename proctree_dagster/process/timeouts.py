@@ -55,7 +55,7 @@ def call(func: Callable[[], Any], seconds: float | None, process: str, run_id: s
             with own_connections(), stop.heeded_by_coroutines():
                 result = func()
             answers.put((result, None))
-        except BaseException as error:  # noqa: BLE001  # raised by the thread that waits
+        except BaseException as error:  # noqa: BLE001  # the waiting thread raises it
             answers.put((None, error))
 
     thread = HelperThread(carried(work), f"process {process}")

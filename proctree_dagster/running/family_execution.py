@@ -92,7 +92,7 @@ def execute_family(name: str, context: Mapping[str, Any] | None = None) -> Famil
     family["success"] = family["success"] and not failed
     for each in failed:
         said = [family["errors"].get(each, ""), _why_failed(each, followers[each])]
-        family["errors"][each] = "; ".join(filter(None, said))  # a process may be called the same
+        family["errors"][each] = "; ".join(filter(None, said))  # a process may have the tree's name
     return family
 
 
@@ -117,7 +117,7 @@ def _run_after(
         return tree_runs.execute_row(
             row, context, triggered_by="tree", run_id=planned.run_id, run_tags=planned.tags
         )
-    except Exception as error:  # a follower's fault must not hide the others' outcomes
+    except Exception as error:  # a follower's error must not hide the others' outcomes
         logger.exception("The process tree %r could not be run.", name)
         return results.not_run(name, explain(error))
 
@@ -140,5 +140,5 @@ def _leave_to_dagster(
         try:
             row = run_outbox.add(planned.tree, context, planned.tags, planned.after, planned.run_id)
             run_outbox.drop(row, followers[name]["errors"][name])
-        except Exception:  # it was deleted, or the database is away: what the others came to stands
+        except Exception:  # deleted, or no database: the others' outcomes stand
             logger.exception("That %r was not run could not be written down.", name)

@@ -246,7 +246,7 @@ def submit_row(
             run = create.create_run(instance, job, whole, all_tags, run_id=run_id)
             create.submit(instance, run)
 
-    # Not before the commit: the daemon would look for rows that are not there yet.
+    # Not before the commit: the daemon would query rows that are not visible yet.
     after_commit(submit)
     return SubmittedRun(run_id, webserver.run_url(run_id))
 
@@ -298,7 +298,7 @@ def deliver(run_ids: Iterable[str] | None = None) -> list[str]:
             return outbox_delivery.deliver(instance, run_ids).delivered
     except InstanceError as error:
         logger.warning("Runs wait in the outbox, and can't be handed to Dagster: %s", error)
-    except Exception:  # Dagster's database or Django's may be away; the rows are kept
+    except Exception:  # a database can't be reached; the rows stay in the outbox
         logger.exception("Runs wait in the outbox, and can't be handed to Dagster now.")
     return []
 
@@ -356,7 +356,7 @@ def show_as_dagster_knows(schedules: Iterable[ProcessTreeSchedule]) -> dt.dateti
             history = scheduled_runs.ScheduleHistory(instance, schedule.pk)
             try:
                 known = history.seen(schedule.last_run_id, schedule.last_run_worker)
-            except Exception:  # one run's trouble must not hide the others
+            except Exception:  # an error in one run must not hide the others
                 logger.exception("Run %s can't be looked at.", schedule.last_run_id)
                 continue
             schedule.last_run_status = LOST if known is None else known
@@ -379,7 +379,7 @@ def _execute(
     from ..orchestration.runs import create, family_runs, local_runs, opening
     from ..orchestration.runs.in_process import signals_kept
 
-    if options.ephemeral and record.spec is not None:  # a test's thread has what it has patched
+    if options.ephemeral and record.spec is not None:  # patches of a test apply to its own thread
         record = replace(record, spec=replace(record.spec, max_concurrent=1))
     outcomes: dict[str, Outcome] = {}
     one_at_a_time = threading.Lock()
@@ -399,7 +399,7 @@ def _execute(
     local = Local(collect, processes_in_sync(record, options), options.stop_on_error, report=report)
     opened = opening.open_instance(ephemeral=options.ephemeral, to_execute=True)
     with signals_kept(), opened as instance:
-        # Recorded as a run of the job that Dagster serves; executed by its twin that stays here.
+        # Recorded as a run of the job that Dagster serves; executed by a local copy of that job.
         served = chosen.job(record)
         run_id = run_id or str(uuid.uuid4())
         all_tags = {**run_tags, **local_runs.executed_here(run_id)}

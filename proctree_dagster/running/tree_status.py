@@ -95,7 +95,7 @@ def overview() -> Overview:
     trees: list[TreeStatus] = []
     schedules = _schedules_of_trees(trees, timezone.now())
     seen, problem = _ask_dagster(schedules)
-    for _ in schedules:  # those that Dagster could not be asked for
+    for _ in schedules:  # unknown, as Dagster could not be queried
         pass
     return Overview(
         trees=sorted(trees, key=lambda tree: tree.name),
@@ -146,7 +146,7 @@ def _is_overdue(schedule: ProcessTreeSchedule, now: dt.datetime) -> bool:
     if not schedule.enabled or schedule.stopped_in_dagster:
         return False
     if schedule.last_run_status == RunStatus.STARTED and not schedule.allow_overlap:
-        return False  # the due time is kept until that run has ended
+        return False  # the due time waits for that run's end
     waiting = schedule.claimed_at if schedule.claim else schedule.next_run
     return waiting is not None and now - waiting > OVERDUE_AFTER
 
@@ -157,6 +157,6 @@ def _ask_dagster(schedules: Iterable[ProcessTreeSchedule]) -> tuple[dt.datetime 
         return tree_runs.show_as_dagster_knows(schedules), ""
     except InstanceError as error:
         return None, f"Dagster was not asked: {error}"
-    except Exception as error:  # whatever is wrong with its storage, the list is Django's
+    except Exception as error:  # any error of Dagster's storage: the list comes from Django
         logger.warning("Dagster could not be asked.", exc_info=True)
         return None, f"Dagster could not be asked: {explain(error)}"

@@ -88,9 +88,9 @@ def invalid_trees() -> list[Finding]:
 def _of_no_use() -> Iterator[Finding]:
     """Return the keys in subscriptions' contexts that their trees do not take."""
     rows = TriggerSubscription.objects.select_related("process_tree", "trigger").order_by("pk")
-    for row in streamed(rows):  # what can't be read is among the ``findings``
+    for row in streamed(rows):  # a broken tree is among the ``findings``
         if not isinstance(row.context, Mapping):
-            continue  # so is what is no context
+            continue  # so is an invalid context
         schema = row.process_tree.context_schema
         for problem in schema.problems(row.context, partial=True):
             names = f"{row.process_tree.name!r} to {row.trigger.name!r}"

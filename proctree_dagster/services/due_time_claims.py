@@ -111,7 +111,7 @@ def request(schedule_id: int, at: dt.datetime, history: History) -> Due | Skip:
         if again is not None:
             return again
     elif schedule.last_run == at and schedule.last_due is not None:
-        # This very tick was evaluated before, and its run has started: Dagster finds it again.
+        # This tick was evaluated before, and its run has started: Dagster recognises the run key.
         return Due(schedule, schedule.last_due)
     if not schedule.is_due(at):
         return Skip(f"Not due until {_say(schedule.next_run)}.")
@@ -156,14 +156,14 @@ def take(job_name: str, due: dt.datetime, run_id: str, worker: str = "") -> Take
             **{"last_run_status": RunStatus.STARTED, "last_run_worker": worker},
         }
         if schedule.next_run is not None and schedule.next_run <= now:
-            # The run stands for the due times that passed while its claim was open.
+            # The run covers the due times that passed while its claim was open.
             changes["next_run"] = schedule.due_after(now)
         taken = ProcessTreeSchedule.objects.filter(
             pk=schedule.pk, enabled=True, claim=due, next_run=schedule.next_run
         ).update(**changes)
         if taken:
             return Taken(due, schedule.due_times(due, now, MOST_COUNTED + 1))
-        _rewrite(schedule)  # or somebody has changed the row meanwhile: look again
+        _rewrite(schedule)  # or the row was changed meanwhile: try again
     return Skip(f"The claim on {_say(due)} can't be taken: its row changes all the time.")
 
 
@@ -232,7 +232,7 @@ def _look_at_claim(
     if progress == "under way":
         return Skip(f"The run for {_say(claim)} is on its way.")
     if progress == "finished":
-        # It ended without taking its claim (cancelled in the queue), or too many have failed to.
+        # Its run ended without taking the claim (cancelled in the queue), or too many have failed.
         if not mine.update(claim=None, claimed_at=None):
             _rewrite(schedule)
             mine.update(claim=None, claimed_at=None)
@@ -240,7 +240,7 @@ def _look_at_claim(
         return None
     now = timezone.now()
     same_tick = schedule.last_run == at
-    # From a clock that was set back since, a claim may be of the future.
+    # A claim may lie in the future if the clock was set back since.
     old = claimed_at is None or abs(now - claimed_at) >= REQUEST_AGAIN_AFTER
     if not (same_tick or old):
         return Skip(f"The run for {_say(claim)} has just been requested.")

@@ -46,7 +46,7 @@ class Gate:
         """
         try:
             answer = self._ask(available, context)
-        except (Exception, SystemExit) as error:  # whatever it raises, that is no "yes"
+        except (Exception, SystemExit) as error:  # whatever it raises, the process is skipped
             logger.exception(
                 "The trigger %r of process %r can't be asked; the process does not run.",
                 *(self.trigger, self.process),
@@ -73,7 +73,7 @@ class Gate:
                         process=self.process,
                         defaults={"passed_at": asked_at},
                     )
-        except DatabaseError:  # the work is done all the same; the next run does it again
+        except DatabaseError:  # the work is done; at worst the next run repeats it
             logger.exception("It could not be written down that %r has run.", self.process)
 
     def _ask(

@@ -1,4 +1,4 @@
-"""Runs that are to be made: written down with their ids before anybody asks Dagster for them.
+"""The outbox: runs that are to be created, recorded with their ids before Dagster gets them.
 
 A row is written in the caller's transaction, so it is there if and only if what it belongs to is.
 Whoever delivers it later (``orchestration.runs.outbox_delivery``) gives the run the id of the row:
@@ -351,7 +351,7 @@ def replace(family: str | None, failed: str, new: str) -> None:
         )
         for row in unsettled:
             if problem_of(row) is not None:
-                continue  # whoever delivers it says so, or has said so
+                continue  # the process that delivers it records the change
             after = [new if each == failed else each for each in row.after]
             OutboxRun.objects.filter(pk=row.pk, state=row.state).update(
                 after=after, state=OutboxState.WAITING, reason=""
@@ -382,7 +382,7 @@ def family(first_run_id: str) -> models.QuerySet[OutboxRun]:
 def forget(now: dt.datetime) -> None:
     """Delete rows in a final state after the retention period."""
     old = OutboxRun.objects.exclude(state__in=OPEN).filter(created_at__lt=now - RETENTION)
-    if old.exists():  # asked every few seconds, and on SQLite a DELETE locks all others out
+    if old.exists():  # called every few seconds, and on SQLite a DELETE takes the write lock
         old.delete()
 
 

@@ -115,7 +115,7 @@ def beat(run_id: str, worker: Identity) -> Order:
     if mine.filter(ended_at=None).update(beat_at=Now(), beats=F("beats") + 1, suspected_at=None):
         asked = mine.filter(cancel_requested_at__isnull=False).exists()
         return Order.CANCEL if asked else Order.GO_ON
-    # Without a row nothing was decided about it: somebody has emptied the table.
+    # Without a row nothing was decided about the run: the table was emptied.
     return Order.GIVEN_UP if rows().filter(run_id=run_id).exists() else Order.GO_ON
 
 

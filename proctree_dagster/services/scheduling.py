@@ -61,13 +61,13 @@ def register(
         if _registered(schedule) == before:
             if schedule.saved_by_code != noted:
                 rows = ProcessTreeSchedule.objects.filter(pk=schedule.pk)
-                rows.update(saved_by_code=schedule.saved_by_code)  # its due times stay
+                rows.update(saved_by_code=schedule.saved_by_code)  # so its due times stay
             return schedule
         try:
             with writing(ProcessTreeSchedule):
                 schedule.save()
             return schedule
-        except IntegrityError:  # another process has registered it at this moment
+        except IntegrityError:  # another process has registered it meanwhile
             others = ProcessTreeSchedule.objects.filter(process_tree=row)
             if not is_new or not others.exists():
                 raise
@@ -99,7 +99,7 @@ def _registered(schedule: ProcessTreeSchedule) -> tuple[object, ...] | None:
     """Return a schedule's rule as ``register_schedule`` takes it; ``None`` if it is invalid."""
     try:
         rule = schedule.current_rule
-    except ScheduleError:  # put there past the model; the new one is checked
+    except ScheduleError:  # written by SQL; the new rule is validated
         return None
     return (
         *(rule, schedule.timezone, schedule.context, schedule.tags),

@@ -73,7 +73,7 @@ def check_saved_rows(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> 
     except (DatabaseError, ImproperlyConfigured) as error:
         logger.info("Saved trees were not checked, the database can't be read: %s", error)
         return []
-    except Exception:  # tests that may ask no database raise errors of their own
+    except Exception:  # tests without database access raise errors of their own
         logger.warning("Saved trees were not checked.", exc_info=True)
         return []
     return [
@@ -195,7 +195,7 @@ def _launcher_problems(current: conf.Settings) -> list[CheckMessage]:
     named = project.dagster_yaml(home)
     launcher = None if named is None else named.get("run_launcher") or DEFAULT_LAUNCHER
     if not isinstance(launcher, dict) or not _is_of_a_package(str(launcher.get("module"))):
-        return []  # a project's own may be derived from the one that is needed
+        return []  # a project's own launcher may be a subclass of the needed one
     problem = executor_names.problem_of_launcher(
         current.EXECUTOR,
         executor_names.launcher_of(current.EXECUTOR),

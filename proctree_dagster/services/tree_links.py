@@ -48,10 +48,10 @@ def plan_family(tree: ProcessTree, first_run_id: str, family: str | None = None)
     """
     family = family or first_run_id
     found = TreeLink.objects.reachable_from([tree.pk])
-    # By their names: what else they say is read when they run, and may be at fault.
+    # Names only: the rest of a tree is read when it runs, and may be broken.
     named = ProcessTree.objects.only("name", "job_name")
     trees = {**named.in_bulk({link.target for link in found}), tree.pk: tree}
-    # A tree that was deleted between the two reads is followed by nothing any more.
+    # A tree that was deleted between the two queries has no followers.
     links = [link for link in found if link.source in trees and link.target in trees]
     planned = families.plan(tree.pk, links)
     members = planned.members[1:]
@@ -136,7 +136,7 @@ def set_links(row: ProcessTree, dependents: Iterable[str], siblings: Iterable[st
     with writing(TreeLink) as alias:
         links = TreeLink.objects.using(alias)
         if wanted or links.filter(source=row).exists():
-            links.lock()  # before they are read: another process may set the same ones
+            links.lock()  # before the query: another process may set the same links
         present = {link.target.name: link for link in links.filter(source=row)}
         gone = [link.pk for name, link in present.items() if wanted.get(name) != link.kind]
         links.filter(pk__in=gone).delete()

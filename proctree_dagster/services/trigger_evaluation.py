@@ -85,7 +85,7 @@ def _custom(
     available: Mapping[str, Any],
     context: Mapping[str, Any] | None,
 ) -> Answer:
-    from ..process.run import call_with  # all that runs processes; every command loads the models
+    from ..process.run import call_with  # it imports all that runs processes
 
     reference = configuration["function"]
     yes = bool(call_with("The trigger", functions.resolve(reference), available, context))
@@ -100,7 +100,7 @@ def _outdated_check(configuration: Mapping[str, Any], available: Mapping[str, An
         newest = rows.aggregate(newest=models.Max(field))["newest"]
     if newest is None:
         return Answer(True, f"{label} has no {field}")
-    if not isinstance(newest, dt.datetime):  # a day counts from its beginning
+    if not isinstance(newest, dt.datetime):  # a date counts as its midnight
         newest = timezone.make_aware(dt.datetime.combine(newest, dt.time()))
     old = timezone.now() - newest > dt.timedelta(minutes=float(age))
     return Answer(
@@ -149,4 +149,4 @@ def _unharmed(alias: str) -> AbstractContextManager[Any]:
     """
     if connections[alias].in_atomic_block:
         return transaction.atomic(using=alias)
-    return nullcontext()  # on SQLite a transaction of its own might wait for those who write
+    return nullcontext()  # on SQLite a savepoint might wait for other writers

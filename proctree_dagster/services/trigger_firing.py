@@ -106,8 +106,8 @@ def fire(
         for subscription in readable(subscriptions.with_names_of_trees()):
             try:
                 whole = {**encode(subscription.context), **given}
-            except ContextError:  # put there by SQL: the other trees run all the same
-                logger.exception("The subscription of %s makes no sense.", subscription)
+            except ContextError:  # written by SQL: the other trees still run
+                logger.exception("The subscription of %s is invalid.", subscription)
                 continue
             run_id = (run_ids or {}).get(subscription.process_tree_id)
             named = {**tagging.of_row(subscription.tags), **(run_tags or {})}
@@ -148,7 +148,7 @@ def poll(trigger_id: int, now: dt.datetime, *, sensor: str | None = None) -> Pol
         if not trigger.is_polled:
             return Polled("It can't be polled: fire it by hand.")
         answer = trigger_evaluation.ask(trigger.trigger_type, trigger.configuration, {})
-    except (Exception, SystemExit) as error:  # it may raise anything: that is no answer
+    except (Exception, SystemExit) as error:  # it may raise anything; it does not fire
         logger.exception("The trigger %r can't be asked.", trigger.name)
         return Polled(f"It can't be asked: {explain(error)}")
     return _follow(trigger, answer, now, sensor)
@@ -157,7 +157,7 @@ def poll(trigger_id: int, now: dt.datetime, *, sensor: str | None = None) -> Pol
 def _poll_schedule(trigger: Trigger, now: dt.datetime, sensor: str | None) -> Polled:
     """Fire once for all due times that have passed."""
     due = trigger.next_due
-    following = trigger.due_after(now)  # raises if the rule makes no sense
+    following = trigger.due_after(now)  # raises if the rule is invalid
     if due is None or due > now:
         return Polled(f"Not due until {in_utc(due or following)}.")
     seen = {"fire_count": trigger.fire_count, "next_due__lte": now}

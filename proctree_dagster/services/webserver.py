@@ -86,7 +86,7 @@ class Reloader:
 
     def __init__(self) -> None:
         self._begin()
-        if hasattr(os, "register_at_fork"):  # the thread of the parent is not in its child
+        if hasattr(os, "register_at_fork"):  # a forked child has no thread of its parent
             os.register_at_fork(after_in_child=self._begin)
 
     def _begin(self) -> None:
@@ -101,7 +101,7 @@ class Reloader:
             self._url = url
             if self._running:
                 return
-            # Not a daemon thread: a script that saves a tree and ends still asks.
+            # Not a daemon thread: a script that saves a tree and ends still sends the request.
             thread = threading.Thread(target=self._work, name="proctree-reload")
             try:
                 thread.start()
@@ -115,7 +115,7 @@ class Reloader:
         try:
             while (url := self._next()) is not None:
                 reload_location(url)
-                self._asked_at = time.monotonic()  # not before: it may have been slow to get there
+                self._asked_at = time.monotonic()  # after the request, which may be slow
         except BaseException:
             with self._lock:
                 self._running = False
@@ -152,7 +152,7 @@ def reload_location(graphql_url: str) -> bool:
     shown = conf.without_login(graphql_url)
     try:
         answer = graphql(graphql_url, _RELOAD, {"location": run_tags.LOCATION})
-    except TimeoutError:  # it has the request; one that can't be reached is another error
+    except TimeoutError:  # it has received the request; an unreachable server raises another error
         logger.info("Dagster's webserver at %s is still reloading.", shown)
         return True
     except (OSError, ValueError) as error:  # not running, restarting, answering something else
@@ -161,7 +161,7 @@ def reload_location(graphql_url: str) -> bool:
             *(shown, type(error).__name__, error),
         )
         return False
-    except Exception:  # whatever answers there must not end the thread: the next save asks again
+    except Exception:  # no answer may end the thread: the next save sends another request
         logger.exception("Dagster's webserver at %s was not asked to reload.", shown)
         return False
     if not _is_reloaded(answer):
@@ -214,7 +214,7 @@ def code_server_problem(url: str) -> str | None:
     except HTTPError as error:
         if error.code != HTTPStatus.INTERNAL_SERVER_ERROR:
             raise
-        answer = json.load(error)  # a fault of Dagster's own processes is answered with it
+        answer = json.load(error)  # errors in Dagster's own processes have this type
     plan = (answer.get("data") or {}).get("executionPlanOrError") or {}
     message = str(plan.get("message", "")).strip()
     return message if "DagsterUserCodeUnreachableError" in message else None
@@ -233,7 +233,7 @@ def replace_dead_code_server() -> None:
     except (OSError, ValueError, ImproperlyConfigured) as error:
         logger.info("Dagster's webserver was not asked for its code server: %s", error)
         return
-    except DatabaseError as error:  # not migrated yet, or away: what serves the trees will say so
+    except DatabaseError as error:  # not migrated yet, or unreachable: the code location reports it
         logger.info("The webserver's code server was not examined: %s", error)
         return
     if url is not None and problem is not None:
@@ -260,9 +260,9 @@ def graphql(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
     TimeoutError
         There was no answer after ``REQUEST_TIMEOUT``, or only a part of it.
     ValueError
-        The address or the answer makes no sense.
+        The address or the answer is invalid.
     """
-    import urllib.request  # 25 ms, which a process that asks nothing does not pay
+    import urllib.request  # 25 ms, only for a process that sends a query
     from http.client import HTTPException
 
     body = json.dumps({"query": query, "variables": variables}).encode()
@@ -328,7 +328,7 @@ def _read(response: "HTTPResponse") -> bytes:
             raise ValueError(f"the answer is longer than {LONGEST_ANSWER:,} bytes")
         if time.monotonic() > ends:
             raise TimeoutError("the answer does not end")
-    if response.length:  # read1() takes a connection that was closed half-way for the end
+    if response.length:  # read1() mistakes a connection that closed half-way for the end
         import http.client
 
         raise http.client.IncompleteRead(answer, response.length)

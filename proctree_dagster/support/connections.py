@@ -50,7 +50,7 @@ def writing(model: type[models.Model], using: str | None = None) -> Iterator[str
     with transaction.atomic(using=alias):
         connection = connections[alias]
         if connection.vendor == "sqlite":
-            with connection.cursor() as cursor:  # it deletes nothing
+            with connection.cursor() as cursor:  # a write that changes nothing, for the lock
                 table = connection.ops.quote_name(model._meta.db_table)
                 cursor.execute(f"DELETE FROM {table} WHERE 0")  # noqa: S608
         yield alias

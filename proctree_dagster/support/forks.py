@@ -36,11 +36,11 @@ def _end(error: BaseException | None) -> NoReturn:
     code = 1
     try:
         code = _exit_code(error)
-        for thread in threading.enumerate():  # others than its own were not forked with it
+        for thread in threading.enumerate():  # its own threads; the parent's were not forked
             if not thread.daemon and thread is not threading.current_thread():
                 thread.join()
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # nobody reads it any more
+            with suppress(OSError, ValueError):  # the pipe is closed
                 stream.flush()
     finally:
         os._exit(code)

@@ -83,8 +83,8 @@ def remember_databases() -> None:
 def _has_test_environment() -> bool:
     """Return True between ``setup_test_environment()`` and ``teardown_test_environment()``."""
     utils = sys.modules.get("django.test.utils")
-    # The documented sign is ``mail.outbox``; but a site that keeps its e-mail in memory has one,
-    # and a test may delete it. What is always right has no public name.
+    # The documented sign is ``mail.outbox``; but a site with the in-memory e-mail backend has one,
+    # and a test may delete it. The reliable sign has no public name.
     state = getattr(utils, "_TestState", None)
     return hasattr(state, "saved_data") if state else utils is not None and hasattr(mail, "outbox")
 

@@ -73,7 +73,7 @@ def _status(pid: int) -> tuple[str, str] | None:
         if sys.platform != "linux":
             process = psutil.Process(pid)
             return process.status(), str(process.create_time())
-        # psutil adds the time of boot, which moves with the clock: ticks since boot do not.
+        # psutil adds the time of boot, which changes with the clock; ticks since boot don't.
         state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return state, rest[18]
     except (OSError, psutil.Error):
@@ -195,7 +195,7 @@ class Identity:
                 return False
             if handle is None:
                 os.kill(self.pid, number)
-            else:  # it stays with the process, so no other can have taken its id in between
+            else:  # the descriptor stays with the process, though its id may be reused
                 signal.pidfd_send_signal(handle, number)
         except ProcessLookupError:
             return False
@@ -254,7 +254,7 @@ def programs_of(
     if not worker.is_visible:
         return Programs()
     spared = {worker.pid, os.getpid(), *spare}
-    # What a process has led still bears its id when it has ended.
+    # A session still has the id of its leader when that has ended.
     session = session or _session(worker.pid) or worker.pid
     leads = session == worker.pid
     descendants = _descendants(worker)
@@ -277,7 +277,7 @@ def programs_of(
 def end_all(processes: Iterable[Identity], grace: float) -> None:
     """End processes with SIGTERM, and after ``grace`` seconds with SIGKILL."""
     left = [each for each in processes if each.send(signal.SIGTERM)]
-    for each in left:  # one that is stopped would not heed it
+    for each in left:  # a stopped process would not handle SIGTERM
         each.send(signal.SIGCONT)
     deadline = time.monotonic() + grace
     for each in left:

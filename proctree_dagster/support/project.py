@@ -79,7 +79,7 @@ def working_directory() -> str:
     """
     module = definitions()
     if module == PACKAGED:
-        # The package may be installed anywhere; what must be importable are the settings.
+        # The package may be installed anywhere; the settings must be importable.
         found = _imported_from(os.environ.get("DJANGO_SETTINGS_MODULE", "")) or root()
         if found is None:
             raise InstanceError(
@@ -137,7 +137,7 @@ def create_home(folder: str) -> bool:
             made.rename(target)
     except OSError as error:
         if target.is_dir():
-            return False  # another process has been quicker
+            return False  # another process has created it meanwhile
         raise InstanceError(
             f"Dagster's home {folder!r} can't be created: {error}. Let this user write there, or "
             'name another folder in PROCTREE["DAGSTER_HOME"].'
@@ -219,7 +219,7 @@ def _webserver(
         said = json.loads(path.read_text(encoding="utf-8"))
         found = {"url": str(said.pop("url")), "site": said.pop("site", None)}
         process = Identity(**said)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # none, or half written
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):  # missing, or half written
         return {}
     return found if process.state in states and pid in (None, process.pid) else {}
 
@@ -248,6 +248,6 @@ def _find(module: str) -> str | None:
         return str(imported)
     try:
         found = importlib.util.find_spec(module)
-    except (ImportError, ValueError):  # ValueError: it is being run as a program
+    except (ImportError, ValueError):  # ValueError: the module runs as a program
         return None
     return None if found is None else found.origin

@@ -25,7 +25,7 @@ def project_modules() -> tuple[str, ...]:
     """Return the module names of the project's own apps; cached, as every reference needs them."""
     global _modules
     if _modules is None or _modules[0] is not apps.app_configs:
-        # ``override_settings`` puts another dictionary in this place.
+        # ``override_settings`` replaces this dictionary.
         found = apps.app_configs, tuple(app.name for app in project_apps())
         if not apps.ready:
             return found[1]
@@ -64,7 +64,7 @@ def _in_archive(path: Path) -> bool:
 
 
 def _in_package_folder(path: Path) -> bool:
-    # By name, too: another Python's folder may be on the path.
+    # By the folder's name, too: another Python's folder may be on the path.
     if not {"site-packages", "dist-packages"}.isdisjoint(path.parts):
         return True
     return any(path.is_relative_to(each) for each in _package_folders())
@@ -75,7 +75,7 @@ def _package_folders() -> tuple[Path, ...]:
     paths = sysconfig.get_paths()
     found = {Path(paths[name]) for name in ("purelib", "platlib", "stdlib", "platstdlib")}
     found |= {Path(each) for each in (*site.getsitepackages(), site.getusersitepackages())}
-    # The folder that holds all of Python is none (Windows names it): a project may lie below it.
+    # Not the folder with all of Python (Windows lists it): a project may be below it.
     found -= {Path(prefix) for prefix in (sys.prefix, sys.base_prefix)}
     return tuple(found | {path.resolve() for path in found})
 
@@ -84,7 +84,7 @@ def _was_unpacked(name: str, folder: Path) -> bool:
     """Return whether an installer's record lists the package, as after ``pip install --target``."""
     parts = name.split(".")
     if list(folder.parts[-len(parts) :]) != parts:
-        return False  # the app says by itself where it lies
+        return False  # the app config sets its own path
     root = folder.parents[len(parts) - 1]
     return any(
         line.startswith(f"{'/'.join(parts)}/")

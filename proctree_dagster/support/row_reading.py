@@ -80,7 +80,7 @@ def _one_by_one(
         found: Row | None
         try:
             found = query.get(pk=pk)
-        except ObjectDoesNotExist:  # it was deleted at this moment
+        except ObjectDoesNotExist:  # deleted meanwhile
             continue
         except UNREADABLE as error:
             logger.exception("The %s %s can't be read.", query.model._meta.verbose_name, pk)

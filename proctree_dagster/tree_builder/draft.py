@@ -271,7 +271,7 @@ class TreeDraft:
             Keys of the context: letters, digits, ``_``, ``-`` and ``.``, at most 63 characters.
             ``save()`` checks them, and refuses names of secrets.
         """
-        # What is no list of keys is left as it is: save() says what is wrong with it.
+        # A value that is no list of keys stays as it is: save() reports it.
         is_several = isinstance(keys, Iterable) and not isinstance(keys, str)
         self.run_tags = tuple(keys) if is_several else keys
         return self

@@ -130,7 +130,7 @@ def _named(func: Function | str) -> str:
             raise FunctionError(f"{func!r} is no function.")
         return functions.reference_to(func)
     found = functions.resolve(func)
-    if functions.is_offered(func):  # some tree's own: it may mean another function elsewhere
+    if functions.is_offered(func):  # a key of one tree: elsewhere it may mean another function
         with suppress(FunctionNotNameable):
             return functions.reference_to(found)
     return func

@@ -272,14 +272,14 @@ class ProcessTreeInstance(TreeDraft):
                     saved = self._write(row, draft)
                     self._write_subscriptions(saved)
                 break
-            except IntegrityError as error:  # another process has saved it at this moment
+            except IntegrityError as error:  # another process has saved it meanwhile
                 before, row = row, self._saved_row()
                 if row is None or row == before:
                     raise TreeExists(_exists(self.name)) from error
         self._warn_of_useless_tags(saved)
         self._row = saved
-        self._seen = [*self._seen[-9:], draft.data]  # after a rollback it is one of those before
-        after_commit(self._subscriptions.clear)  # after a rollback they are still to be made
+        self._seen = [*self._seen[-9:], draft.data]  # a rollback restores the one before
+        after_commit(self._subscriptions.clear)  # after a rollback they are pending again
         # After a rollback the row names what it named before.
         functions.keep_local(saved.name, {**functions.local_functions(saved.name), **draft.local})
         after_commit(lambda: functions.keep_local(saved.name, draft.local))
@@ -319,7 +319,7 @@ class ProcessTreeInstance(TreeDraft):
         """Write the tree and its links, if they have changed."""
         row = ProcessTree(name=self.name) if row is None else row
         if row.pk is None or row.content != draft.data:
-            # Left out where they say nothing.
+            # Options with default values are left out.
             row.executor, row.max_concurrent, row.run_tags = "", None, []
             for attribute in draft.data.keys() - {"dependent_trees", "sibling_trees"}:
                 setattr(row, attribute, draft.data[attribute])

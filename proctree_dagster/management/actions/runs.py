@@ -222,7 +222,7 @@ def _since(options: Mapping[str, Any]) -> dt.datetime | None:
         return timezone.now() - dt.timedelta(**{UNITS[ago[2]]: int(ago[1])})
     try:
         found = parse_datetime(text) or _midnight(parse_date(text))
-    except ValueError:  # well formed, and no day that there is
+    except ValueError:  # well formed, but not a valid date
         found = None
     if found is None:
         raise CommandError(

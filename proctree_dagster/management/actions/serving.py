@@ -199,7 +199,7 @@ def _of_system_checks() -> list[CheckMessage]:
 def _ready_home() -> str:
     """Return the folder of Dagster's home, which is created with its storage if it is missing."""
     from ...orchestration.runs import (
-        opening,  # it imports dagster, which the other actions don't need
+        opening,  # it imports dagster
     )
 
     if folder := opening.dagster_home():

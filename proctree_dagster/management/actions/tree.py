@@ -263,6 +263,6 @@ def _runs(row: ProcessTree) -> tuple[list[Any], str]:
             return history.recent(instance, job_name=row.job_name, most=RUNS), ""
     except (InstanceError, ProctreeError) as error:
         return [], str(error)
-    except Exception as error:  # whatever is wrong with Dagster's storage, the rest is Django's
+    except Exception as error:  # any error of Dagster's storage: the rest comes from Django
         logger.warning("Dagster could not be asked.", exc_info=True)
         return [], f"Dagster could not be asked: {explain(error)}"

@@ -161,7 +161,7 @@ def of_tree(data: Mapping[str, Any], known: Collection[str] = ()) -> ContextSche
     """
     try:
         spec, functions = tree_validation.validated(data)
-    except InvalidTree:  # its run says what is wrong
+    except InvalidTree:  # its run reports what is wrong
         return ContextSchema()
     return schema_of(spec, functions, known)
 
@@ -201,7 +201,7 @@ def _taken(spec: TreeSpec, functions: Mapping[str, Function]) -> Iterator[Contex
     """Yield each key that something takes; ``None`` for what takes them all."""
     for process in spec.processes:
         if process.trigger is not None:
-            yield None  # which it is, the database says, and may say anew at any time
+            yield None  # the row of the trigger decides what it takes, and may change at any time
         yield from _taken_by(process, functions[process.func], needs=True)
         if process.outdated_check is not None:
             check = functions[process.outdated_check]
@@ -233,7 +233,7 @@ def _joined(first: ContextKey | None, second: ContextKey) -> ContextKey:
     agreed = said[0] if said and all(each == said[0] for each in said) else UNSAID
     return ContextKey(
         first.name,
-        # Where they differ, a value has to suit both: nothing can be said of it.
+        # Where their types differ, a value has to suit both, so none is known.
         Any if len(said) > 1 and agreed is UNSAID else agreed,
         second.default if first.default is UNSAID else first.default,
         first.description or second.description,
@@ -400,7 +400,7 @@ def _is_row(model: type[Model], value: Any) -> bool:
     try:
         found = apps.get_model(label) if isinstance(label, str) else None
     except (LookupError, ValueError):
-        return True  # ``context`` says that there is no such model
+        return True  # ``context`` reports that there is no such model
     return found is not None and issubclass(found, model)
 
 

@@ -55,7 +55,7 @@ EXECUTORS = {
 
 _BY_PATH = {
     **{known.path: known for known in EXECUTORS.values()},
-    # As settings may say it that were written before 0.2 (see ``support.moved``).
+    # The path in settings from before 0.2 (see ``support.moved``).
     "proctree_dagster.orchestration.threads.threads_executor": EXECUTORS["threads"],
 }
 
@@ -169,7 +169,7 @@ def problem_of_row(name: str) -> str | None:
     """
     module = name.rpartition(".")[0]
     if not name or name == conf.current().EXECUTOR:
-        return None  # what is wrong with the setting is not the tree's fault
+        return None  # a problem of the setting is not the tree's
     if module and not functions.is_allowed(module):
         return (
             f"the executor {name!r} is not allowed: its module {module!r} is under none of the "
@@ -183,5 +183,5 @@ def _is_there(module: str) -> bool:
     """Return whether a module can be found; only the packages that it is in are imported."""
     try:
         return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):  # a package above it is missing, or its name is none
+    except (ImportError, ValueError):  # a parent package is missing, or the name is invalid
         return False
