@@ -24,7 +24,7 @@ from dagster._serdes import serialize_value
 from dagster_shared.error import SerializableErrorInfo
 
 from proctree_dagster.domain import run_tags
-from proctree_dagster.orchestration import hosts
+from proctree_dagster.orchestration import dagster_features, hosts
 from tests.e2e.stack import TOP, Stack, free_port, heed_interrupts, wait_for
 
 SAVE = """
@@ -258,6 +258,16 @@ def test_dagster_is_what_this_was_written_for() -> None:
     assert hosts.differences() == []
 
 
+@contextlib.contextmanager
+def examined_again() -> Iterator[None]:
+    """Let what Dagster looks like be examined anew, and afterwards once more."""
+    dagster_features.forget()
+    try:
+        yield
+    finally:
+        dagster_features.forget()
+
+
 def renamed(api_client: Any, location: Any, defer_snapshots: Any) -> None: ...
 
 
@@ -267,8 +277,8 @@ def made_otherwise(self: Any, *args: Any) -> None: ...
 @pytest.mark.parametrize(
     ("where", "name", "other"),
     [
-        (hosts, "_dagsters", renamed),
-        (hosts, "_dagsters", None),
+        (snapshot_repository, hosts._NAME, renamed),
+        (snapshot_repository, hosts._NAME, None),
         (GrpcServerCodeLocation, "__init__", made_otherwise),
         (GrpcServerCodeLocation, "_job_ref_to_snap", made_otherwise),
         (GrpcServerCodeLocation, "_job_ref_to_snap", None),
@@ -283,12 +293,12 @@ def test_where_its_parts_differ_dagster_stays_as_it_is_and_the_log_says_so_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(snapshot_repository, hosts._NAME, STOCK)
-    monkeypatch.setattr(hosts, "_told", set())
     monkeypatch.setattr(where, name, other)
-    with caplog.at_level(logging.WARNING, hosts.__name__):
+    stock = snapshot_repository.sync_get_external_repositories_data_grpc
+    with examined_again(), caplog.at_level(logging.WARNING):
         assert not hosts.install()
         assert not hosts.install()
-    assert snapshot_repository.sync_get_external_repositories_data_grpc is STOCK
+    assert snapshot_repository.sync_get_external_repositories_data_grpc is stock
     [record] = caplog.records
     assert "differs" in record.getMessage()
 
@@ -321,6 +331,6 @@ def test_the_package_by_itself_leaves_dagster_as_it_is() -> None:
     code = (
         "from dagster._api import snapshot_repository as theirs\n"
         "from proctree_dagster.orchestration import coordinator, hosts, launcher\n"
-        f"assert theirs.{hosts._NAME} is hosts._dagsters\n"
+        f"assert theirs.{hosts._NAME}.__module__ == theirs.__name__\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=TOP, check=True)

@@ -307,7 +307,7 @@ def with_types(context: dg.OpExecutionContext, first: Any) -> list[int]:
     return []
 
 
-GAPS = {"config_schema_snapshot": json.loads(listing._NO_CONFIG)}
+GAPS = {"config_schema_snapshot": json.loads(listing._no_config())}
 
 
 def jobs_of_all_kinds(tree: TreeRecord) -> Iterator[JobDefinition]:
@@ -326,7 +326,7 @@ def jobs_of_all_kinds(tree: TreeRecord) -> Iterator[JobDefinition]:
     yield graph.to_job(config=mapping, metadata={"gaps": dg.MetadataValue.json(GAPS)})
     yield graph.to_job(metadata={"gaps": dg.MetadataValue.json(GAPS)})
     yield dg.GraphDefinition(name="around", node_defs=[graph]).to_job(
-        config=mapping, description=listing._NO_CONFIG, tags={"tag": listing._NO_TYPES}
+        config=mapping, description=listing._no_config(), tags={"tag": listing._no_types()}
     )
 
 

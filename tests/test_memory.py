@@ -52,4 +52,4 @@ def test_an_engine_that_is_kept_keeps_few_compiled_statements() -> None:
     sqlite_keepalive._engine.cache_clear()
     engine = sqlite_keepalive._engine("sqlite://", None)
     assert engine._compiled_cache.capacity == sqlite_keepalive._STATEMENTS  # type: ignore[union-attr]
-    assert homes.SCRIPTS.is_dir()
+    assert homes.scripts().is_dir()

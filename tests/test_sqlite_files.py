@@ -64,7 +64,7 @@ def test_storages_that_make_their_engines_in_another_way_stay_as_they_are(
 ) -> None:
     def other(url: str) -> None: ...
 
-    module = sqlite_keepalive._STORAGES[0]
+    module = sqlite_keepalive._storages()[0]
     monkeypatch.setattr(module, "create_engine", other)
     sqlite_keepalive.keep_engines()
     assert module.create_engine is other

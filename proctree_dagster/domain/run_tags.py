@@ -73,6 +73,24 @@ USER = "user"
 SENSOR_NAME = "dagster/sensor_name"
 """Dagster's tag of the sensor that has asked for a run."""
 
+SCHEDULE_NAME = "dagster/schedule_name"
+"""Dagster's tag of the schedule that has asked for a run."""
+
+PARENT_RUN = "dagster/parent_run_id"
+"""Dagster's tag of the run that a run repeats."""
+
+ROOT_RUN = "dagster/root_run_id"
+"""Dagster's tag of the first of the runs that repeat each other."""
+
+RESUMES = "dagster/is_resume_retry"
+"""Dagster's tag of a run that continues another from where it failed."""
+
+WILL_RETRY = "dagster/will_retry"
+"""Dagster's tag of a failed run that its daemon is going to repeat."""
+
+CODE_SERVER = ".dagster/grpc_info"
+"""Dagster's tag of the code server that executes a run."""
+
 Trigger = Literal["schedule", "command", "python", "admin", "trigger", "tree"]
 """What can start a run; the values of ``TRIGGERED_BY``."""
 

@@ -2,16 +2,22 @@
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dagster import DagsterInstance, DagsterRun
-from dagster._core.run_coordinator import QueuedRunCoordinator, SubmitRunContext
-from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
-from dagster._core.storage.dagster_run import DagsterRunStatus
+from dagster import (
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    QueuedRunCoordinator,
+    SubmitRunContext,
+)
 
 from ..domain import run_tags
 from .launcher import WarmRunLauncher, has_own_server
 from .launching import daemons, releases, sqlite_keepalive
+
+if TYPE_CHECKING:
+    from .dagster_internals import RunQueueConfig
 
 POLL_SECONDS = 1.0
 """How often the daemon looks at the queue, unless ``dequeue_interval_seconds`` says otherwise."""
@@ -48,7 +54,7 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
         self._presence = daemons.Presence()
         return self._poll_seconds
 
-    def get_run_queue_config(self) -> RunQueueConfig:
+    def get_run_queue_config(self) -> "RunQueueConfig":
         """Return the queue's limits; the daemon asks at each poll, and notes that it is alive."""
         if self._presence is not None:
             self._presence.note(self._instance)

@@ -7,12 +7,15 @@ import itertools
 import os
 import threading
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import asgiref
 import dagster
-from dagster_shared.error import SerializableErrorInfo
 
 import proctree_dagster
+
+if TYPE_CHECKING:
+    from .dagster_internals import SerializableErrorInfo
 
 _PACKAGES = (asgiref, asyncio, concurrent, dagster, proctree_dagster)
 _MACHINERY = (
@@ -22,12 +25,12 @@ _MACHINERY = (
 """How a frame of a traceback begins that belongs to what calls a function."""
 
 
-def fault(error: SerializableErrorInfo | None) -> str | None:
+def fault(error: "SerializableErrorInfo | None") -> str | None:
     """Return what a person needs to know of an error: what Dagster has wrapped."""
     return None if error is None else _message(_unwrapped(error))
 
 
-def trace(error: SerializableErrorInfo) -> str:
+def trace(error: "SerializableErrorInfo") -> str:
     """Return the traceback of what Dagster has wrapped, from the function on that was called."""
     found = _unwrapped(error)
     frames = list(itertools.dropwhile(_is_machinery, found.stack)) or found.stack
@@ -38,11 +41,11 @@ def _is_machinery(frame: str) -> bool:
     return frame.lstrip().startswith(_MACHINERY)
 
 
-def _unwrapped(error: SerializableErrorInfo) -> SerializableErrorInfo:
+def _unwrapped(error: "SerializableErrorInfo") -> "SerializableErrorInfo":
     while error.cause is not None and (error.cls_name or "").startswith("Dagster"):
         error = error.cause
     return error
 
 
-def _message(error: SerializableErrorInfo) -> str:
+def _message(error: "SerializableErrorInfo") -> str:
     return error.message.strip().removeprefix("proctree_dagster.exceptions.")

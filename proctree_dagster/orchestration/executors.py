@@ -9,11 +9,12 @@ import logging
 import multiprocessing
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dagster import (
     DagsterEvent,
     DagsterExecutionInterruptedError,
+    DagsterRunStatus,
     Executor,
     ExecutorDefinition,
     InitExecutorContext,
@@ -21,14 +22,6 @@ from dagster import (
     in_process_executor,
     multiprocess_executor,
 )
-from dagster._core.events import EngineEventData
-from dagster._core.execution.api import create_execution_plan
-from dagster._core.execution.context.system import PlanOrchestrationContext
-from dagster._core.execution.plan.plan import ExecutionPlan
-from dagster._core.execution.retries import RetryMode
-from dagster._core.execution.step_dependency_config import StepDependencyConfig
-from dagster._core.storage.dagster_run import DagsterRunStatus
-from dagster._core.system_config.objects import ResolvedRunConfig
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError
 from django.utils.module_loading import import_string
@@ -45,12 +38,21 @@ from ..process import timeouts
 from ..services import due_time_claims
 from ..support import project
 from ..support.connections import fresh_connections
+from .dagster_internals import (
+    EngineEventData,
+    PlanOrchestrationContext,
+    ResolvedRunConfig,
+    create_execution_plan,
+)
 from .execution import event_batching, remote_steps, tree_run
 from .execution.threads_executor import threads_executor as threads_executor  # public here
 from .execution.tree_run import RUN_RESOURCE
 from .launching import worker_end
 from .runs import family_runs, local_runs, run_taking, scheduled_runs
 from .tree_records import TreeRecord
+
+if TYPE_CHECKING:
+    from .dagster_internals import ExecutionPlan, RetryMode, StepDependencyConfig
 
 logger = logging.getLogger(__name__)
 
@@ -245,17 +247,17 @@ class TreeExecutor(Executor):
         self._failed_optional: list[str] = []
 
     @property
-    def retries(self) -> RetryMode:
+    def retries(self) -> "RetryMode":
         """The wrapped executor's."""
         return self._inner.retries
 
     @property
-    def step_dependency_config(self) -> StepDependencyConfig:
+    def step_dependency_config(self) -> "StepDependencyConfig":
         """The wrapped executor's."""
         return self._inner.step_dependency_config
 
     def execute(
-        self, plan_context: PlanOrchestrationContext, execution_plan: ExecutionPlan
+        self, plan_context: PlanOrchestrationContext, execution_plan: "ExecutionPlan"
     ) -> Iterator[DagsterEvent]:
         """Take the claim, warn of a changed tree, and execute."""
         run, instance = plan_context.dagster_run, plan_context.instance
@@ -323,14 +325,14 @@ class TreeExecutor(Executor):
             raise TreeFailed(f"Required processes failed: {', '.join(self._went_on_after)}.")
 
     def _execute_steps(
-        self, plan_context: PlanOrchestrationContext, plan: ExecutionPlan
+        self, plan_context: PlanOrchestrationContext, plan: "ExecutionPlan"
     ) -> Iterator[DagsterEvent]:
         with remote_steps.own_process(plan_context.run_id):
             events = self._inner.execute(_context_of(self._inner, plan_context, plan), plan)
             yield from remote_steps.watched(events, plan_context) if self._remote else events
 
     def _tag_allowed_failure(
-        self, plan_context: PlanOrchestrationContext, plan: ExecutionPlan, event: DagsterEvent
+        self, plan_context: PlanOrchestrationContext, plan: "ExecutionPlan", event: DagsterEvent
     ) -> None:
         """Name in the run's tag what failed but was allowed to.
 
@@ -346,7 +348,7 @@ class TreeExecutor(Executor):
         plan_context.instance.add_run_tags(plan_context.run_id, {run_tags.FAILED_OPTIONAL: names})
 
 
-def _failed_before(plan_context: PlanOrchestrationContext, plan: ExecutionPlan) -> list[str]:
+def _failed_before(plan_context: PlanOrchestrationContext, plan: "ExecutionPlan") -> list[str]:
     """Return what was allowed to fail in the run that this one executes again, and stays so."""
     names = run_tags.split(plan_context.dagster_run.tags.get(run_tags.FAILED_OPTIONAL))
     return [name for name in names if dagster_name(name) not in plan.step_keys_to_execute]
@@ -376,7 +378,7 @@ def _run_context(plan_context: PlanOrchestrationContext) -> Mapping[str, Any]:
     return context
 
 
-def _current_plan(plan_context: PlanOrchestrationContext) -> ExecutionPlan:
+def _current_plan(plan_context: PlanOrchestrationContext) -> "ExecutionPlan":
     """Return the plan of the tree as it is now.
 
     A launch from the UI writes down the steps of its time, and a process added since would be
@@ -393,7 +395,7 @@ def _current_plan(plan_context: PlanOrchestrationContext) -> ExecutionPlan:
 
 
 def _context_of(
-    executor: Executor, plan_context: PlanOrchestrationContext, plan: ExecutionPlan
+    executor: Executor, plan_context: PlanOrchestrationContext, plan: "ExecutionPlan"
 ) -> PlanOrchestrationContext:
     """Return the context in which an executor executes a plan: as Dagster would have made it."""
     return PlanOrchestrationContext(

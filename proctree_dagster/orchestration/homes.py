@@ -15,36 +15,24 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from urllib.parse import quote
 
 import sqlalchemy
 from alembic.script import ScriptDirectory
 from dagster import DagsterInstance, DagsterInvalidConfigError
-from dagster._config import process_config, resolve_to_config_type
-from dagster._core.instance.ref import InstanceRef
-from dagster._core.storage import sql
-from dagster._core.storage.event_log.base import EventLogStorage
-from dagster._core.storage.event_log.migration import ASSET_DATA_MIGRATIONS
-from dagster._core.storage.event_log.schema import SqlEventLogStorageMetadata
-from dagster._core.storage.event_log.sqlite import sqlite_event_log
-from dagster._core.storage.runs.base import RunStorage
-from dagster._core.storage.runs.migration import REQUIRED_DATA_MIGRATIONS
-from dagster._core.storage.runs.schema import RunStorageSqlMetadata
-from dagster._core.storage.runs.sqlite import sqlite_run_storage
-from dagster._core.storage.schedules.base import ScheduleStorage
-from dagster._core.storage.schedules.migration import REQUIRED_SCHEDULE_DATA_MIGRATIONS
-from dagster._core.storage.schedules.schema import ScheduleStorageSqlMetadata
-from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
-from dagster._core.storage.sql import get_alembic_config, stamp_alembic_rev
-from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
-from dagster._serdes import ConfigurableClassData
 from filelock import FileLock, Timeout
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from ..domain.texts import explain
 from ..exceptions import InstanceError
+from . import dagster_internals as internals
+from .dagster_features import HOMES, is_on
+from .dagster_internals import ConfigurableClassData, DagsterSqliteStorage, InstanceRef
+
+if TYPE_CHECKING:
+    from .dagster_internals import EventLogStorage, RunStorage, ScheduleStorage
 
 logger = logging.getLogger(__name__)
 
@@ -57,9 +45,6 @@ LOCK_FILE = ".proctree.lock"
 ADVISORY_LOCK = 0x70726F6374726565
 """The key of PostgreSQL's advisory lock: "proctree" in ASCII."""
 
-SCRIPTS = Path(sql.__file__).parent / "alembic"
-"""The folder of the migrations of Dagster's storages."""
-
 VERSIONS = "alembic_version"
 """The table in which alembic keeps the revision that a database is at."""
 
@@ -71,11 +56,11 @@ class Storages(Protocol):
     """What a ``DagsterInstance`` and a ``DagsterStorage`` have in common."""
 
     @property
-    def run_storage(self) -> RunStorage: ...  # noqa: D102
+    def run_storage(self) -> "RunStorage": ...  # noqa: D102
     @property
-    def event_log_storage(self) -> EventLogStorage: ...  # noqa: D102
+    def event_log_storage(self) -> "EventLogStorage": ...  # noqa: D102
     @property
-    def schedule_storage(self) -> ScheduleStorage | None: ...  # noqa: D102
+    def schedule_storage(self) -> "ScheduleStorage | None": ...  # noqa: D102
 
 
 S = TypeVar("S", bound=Storages)
@@ -167,9 +152,14 @@ class State:
         return not (self.is_complete or is_new or self.is_older)
 
 
+def scripts() -> Path:
+    """Return the folder of the migrations of Dagster's storages."""
+    return Path(internals.sql.__file__).parent / "alembic"
+
+
 def newest_revision() -> str | None:
     """Return the revision of a database that this Dagster creates."""
-    config = get_alembic_config(sqlite_run_storage.__file__)
+    config = internals.get_alembic_config(internals.sqlite_run_storage.__file__)
     return ScriptDirectory.from_config(config).get_current_head()
 
 
@@ -206,8 +196,8 @@ def databases(ref: InstanceRef) -> Sequence[Database]:
     Returns
     -------
     Sequence[Database]
-        None of a kind of storage that is not known here (MySQL, one's own): nothing can be said of
-        it without opening it.
+        None of a kind of storage that is not known here (MySQL, one's own), or of any if this
+        Dagster does not allow it: nothing can be said of it without opening it.
 
     Raises
     ------
@@ -215,7 +205,7 @@ def databases(ref: InstanceRef) -> Sequence[Database]:
         ``dagster.yaml`` says something that Dagster does not take.
     """
     data = ref.storage_data
-    if data is None:
+    if data is None or not is_on(HOMES):
         return ()
     storage = _class_of(data)
     if issubclass(storage, DagsterSqliteStorage):
@@ -232,7 +222,12 @@ def databases(ref: InstanceRef) -> Sequence[Database]:
 def has_wrong_driver(ref: InstanceRef) -> bool:
     """Return whether PostgreSQL is used by Dagster's own storage with a driver that fails there."""
     data = ref.storage_data
-    if data is None or is_guarded(ref) or data.class_name != "DagsterPostgresStorage":
+    if (
+        data is None
+        or not is_on(HOMES)
+        or is_guarded(ref)
+        or data.class_name != "DagsterPostgresStorage"
+    ):
         return False
     from dagster_postgres.utils import pg_url_from_config
 
@@ -248,7 +243,9 @@ def _class_of(data: ConfigurableClassData) -> type[Any]:
 
 def _configuration(storage: type[Any], data: ConfigurableClassData) -> Mapping[str, Any]:
     """Return a storage's configuration with the environment's variables filled in."""
-    result = process_config(resolve_to_config_type(storage.config_type()), data.config_dict)
+    result = internals.process_config(
+        internals.resolve_to_config_type(storage.config_type()), data.config_dict
+    )
     if not result.success:
         raise DagsterInvalidConfigError(
             "dagster.yaml does not configure the storage as it must be.",
@@ -260,7 +257,9 @@ def _configuration(storage: type[Any], data: ConfigurableClassData) -> Mapping[s
 
 
 def of_sqlite(folder: str) -> Sequence[Database]:
-    """Return the databases of Dagster's SQLite storage in a folder."""
+    """Return the databases of Dagster's SQLite storage in a folder; see ``databases``."""
+    if not is_on(HOMES):
+        return ()
 
     def database(
         file: str, schema: sqlalchemy.MetaData, migrations: Mapping[str, Any], content: str
@@ -270,30 +269,44 @@ def of_sqlite(folder: str) -> Sequence[Database]:
         return Database(url, (schema,), frozenset(migrations), content, base)
 
     return [
-        database("history/runs.db", RunStorageSqlMetadata, REQUIRED_DATA_MIGRATIONS, "runs"),
         database(
-            "history/runs/index.db", SqlEventLogStorageMetadata, ASSET_DATA_MIGRATIONS, "event_logs"
+            "history/runs.db",
+            internals.RunStorageSqlMetadata,
+            internals.REQUIRED_DATA_MIGRATIONS,
+            "runs",
+        ),
+        database(
+            "history/runs/index.db",
+            internals.SqlEventLogStorageMetadata,
+            internals.ASSET_DATA_MIGRATIONS,
+            "event_logs",
         ),
         database(
             "schedules/schedules.db",
-            ScheduleStorageSqlMetadata,
-            REQUIRED_SCHEDULE_DATA_MIGRATIONS,
+            internals.ScheduleStorageSqlMetadata,
+            internals.REQUIRED_SCHEDULE_DATA_MIGRATIONS,
             "jobs",
         ),
     ]
 
 
 def of_postgres(address: str) -> Sequence[Database]:
-    """Return the one database of Dagster's PostgreSQL storage."""
+    """Return the one database of Dagster's PostgreSQL storage; see ``databases``."""
+    if not is_on(HOMES):
+        return ()
     return [
         Database(
             with_working_driver(address),
-            (RunStorageSqlMetadata, SqlEventLogStorageMetadata, ScheduleStorageSqlMetadata),
+            (
+                internals.RunStorageSqlMetadata,
+                internals.SqlEventLogStorageMetadata,
+                internals.ScheduleStorageSqlMetadata,
+            ),
             frozenset(
                 {
-                    *REQUIRED_DATA_MIGRATIONS,
-                    *ASSET_DATA_MIGRATIONS,
-                    *REQUIRED_SCHEDULE_DATA_MIGRATIONS,
+                    *internals.REQUIRED_DATA_MIGRATIONS,
+                    *internals.ASSET_DATA_MIGRATIONS,
+                    *internals.REQUIRED_SCHEDULE_DATA_MIGRATIONS,
                 }
             ),
             "runs",
@@ -374,7 +387,8 @@ def create_alone(found: Sequence[Database], open_storage: Callable[[], S]) -> S:
     InstanceError
         Another process holds the lock for too long, or a database can't be repaired.
     """
-    _name_scripts_by_path()
+    if is_on(HOMES):
+        _name_scripts_by_path()
     if all(map(_is_complete, found)):
         return open_storage()
     try:
@@ -408,8 +422,14 @@ def _name_scripts_by_path() -> None:
     They name it as ``package:folder``. Alembic looks such a name up anew each time a storage is
     opened, and keeps what it has found until the process ends (2 kB, five times a run).
     """
-    for storage in (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage):
-        get_alembic_config(storage.__file__).set_main_option("script_location", str(SCRIPTS))
+    for storage in (
+        internals.sqlite_event_log,
+        internals.sqlite_run_storage,
+        internals.sqlite_schedule_storage,
+    ):
+        internals.get_alembic_config(storage.__file__).set_main_option(
+            "script_location", str(scripts())
+        )
 
 
 def _is_complete(database: Database) -> bool:
@@ -491,7 +511,9 @@ def _repair(database: Database) -> None:
                 index.create(connection, checkfirst=True)
         if VERSIONS in present:
             connection.execute(sqlalchemy.delete(sqlalchemy.table(VERSIONS)))
-        stamp_alembic_rev(get_alembic_config(sqlite_run_storage.__file__), connection)
+        internals.stamp_alembic_rev(
+            internals.get_alembic_config(internals.sqlite_run_storage.__file__), connection
+        )
     if database.file is not None:
         with database.connected() as connection:
             connection.execute(sqlalchemy.text("PRAGMA journal_mode=WAL"))

@@ -7,40 +7,38 @@ needed: by a job's page, its Launchpad, its run. While the list names the same s
 it is not fetched again.
 
 This replaces one private function of Dagster's, in this place only, and only if what is replaced
-looks as expected; otherwise Dagster stays as it is, and the log says so, once.
+looks as expected (``dagster_features.LAZY_HOSTS``); otherwise Dagster stays as it is, and the log
+says so, once.
 """
 
 import hashlib
-import inspect
-import logging
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dagster import Field
-from dagster._api import snapshot_repository
-from dagster._config.config_schema import UserConfigSchema
-from dagster._core.errors import DagsterUserCodeProcessError, DagsterUserCodeUnreachableError
-from dagster._core.remote_origin import RemoteRepositoryOrigin
-from dagster._core.remote_representation.code_location import GrpcServerCodeLocation
-from dagster._core.remote_representation.external_data import (
-    RepositoryErrorSnap,
-    RepositorySnap,
-    extract_serialized_job_snap_from_serialized_job_data_snap,
-)
-from dagster._core.scheduler import DagsterDaemonScheduler
-from dagster._core.snap import JobSnap
-from dagster._grpc.client import DagsterGrpcClient
-from dagster._serdes import ConfigurableClassData, deserialize_value
-from dagster_shared.error import SerializableErrorInfo
+from dagster import Field, deserialize_value
 
 from ..domain import run_tags
+from . import dagster_internals as internals
+from .dagster_features import HOSTS_FETCH, LAZY_HOSTS, is_on
+from .dagster_internals import (
+    ConfigurableClassData,
+    DagsterDaemonScheduler,
+    RemoteRepositoryOrigin,
+)
 
-logger = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from .dagster_internals import (
+        DagsterGrpcClient,
+        GrpcServerCodeLocation,
+        JobSnap,
+        RepositorySnap,
+        UserConfigSchema,
+    )
 
-_NAME = "sync_get_external_repositories_data_grpc"
-_dagsters: Any = getattr(snapshot_repository, _NAME, None)
-_told: set[str] = set()
+_NAME = HOSTS_FETCH
+_dagsters: Any = None
+"""Dagster's own function, once it is replaced."""
 
 
 class LazyHostScheduler(DagsterDaemonScheduler):
@@ -62,7 +60,7 @@ class LazyHostScheduler(DagsterDaemonScheduler):
             install()
 
     @classmethod
-    def config_type(cls) -> UserConfigSchema:
+    def config_type(cls) -> "UserConfigSchema":
         """Say what may be configured."""
         return {
             **super().config_type(),  # type: ignore[no-untyped-call]
@@ -78,7 +76,7 @@ class LazyHostScheduler(DagsterDaemonScheduler):
         }
 
 
-class Snapshots(dict[str, JobSnap]):
+class Snapshots(dict[str, "JobSnap"]):
     """The snapshots of a list of jobs, by name; one that is not there is fetched.
 
     Several threads may ask: each step is one operation on the dictionary, and to fetch one twice
@@ -97,7 +95,7 @@ class Snapshots(dict[str, JobSnap]):
     def __init__(
         self,
         ids: Mapping[str, str],
-        fetch: Callable[[str], tuple[str, JobSnap]],
+        fetch: "Callable[[str], tuple[str, JobSnap]]",
         before: "Snapshots | None" = None,
     ) -> None:
         super().__init__()
@@ -111,7 +109,7 @@ class Snapshots(dict[str, JobSnap]):
                     self._fetched[name] = kept
                     self[name] = kept[1]
 
-    def __missing__(self, name: str) -> JobSnap:
+    def __missing__(self, name: str) -> "JobSnap":
         """Fetch it. It is the job as it is now, which may be newer than the list."""
         if name not in self._listed:
             raise KeyError(name)
@@ -124,7 +122,7 @@ class _Known(NamedTuple):
     """What a host has been told of a repository."""
 
     digest: bytes
-    listed: RepositorySnap
+    listed: "RepositorySnap"
     snapshots: Snapshots
 
 
@@ -133,8 +131,10 @@ _known: dict[str, _Known] = {}
 
 
 def fetch_list(
-    api_client: DagsterGrpcClient, code_location: GrpcServerCodeLocation, defer_snapshots: bool
-) -> Mapping[str, tuple[RepositorySnap, Mapping[str, JobSnap]]]:
+    api_client: "DagsterGrpcClient",
+    code_location: "GrpcServerCodeLocation",
+    defer_snapshots: bool,
+) -> "Mapping[str, tuple[RepositorySnap, Mapping[str, JobSnap]]]":
     """Do what Dagster's function does, without fetching every job's snapshot.
 
     What a code location looks snapshots up in is prepared to fetch them. Other repositories than
@@ -155,9 +155,9 @@ def fetch_list(
     if before is not None and before.digest == digest:
         listed = before.listed  # nothing of it is ever written to
     else:
-        answer = deserialize_value(text, (RepositorySnap, RepositoryErrorSnap))
-        if isinstance(answer, RepositoryErrorSnap):
-            raise DagsterUserCodeProcessError.from_error_info(answer.error)
+        answer = deserialize_value(text, (internals.RepositorySnap, internals.RepositoryErrorSnap))
+        if isinstance(answer, internals.RepositoryErrorSnap):
+            raise internals.DagsterUserCodeProcessError.from_error_info(answer.error)
         listed = answer
     if listed.has_job_data():  # it was sent with the list
         return {run_tags.REPOSITORY: (listed, {})}
@@ -172,8 +172,8 @@ def fetch_list(
 
 
 def fetch_job(
-    api_client: DagsterGrpcClient, repository: RemoteRepositoryOrigin, name: str
-) -> tuple[str, JobSnap]:
+    api_client: "DagsterGrpcClient", repository: RemoteRepositoryOrigin, name: str
+) -> "tuple[str, JobSnap]":
     """Fetch one job's snapshot.
 
     Returns
@@ -190,25 +190,27 @@ def fetch_job(
     """
     try:
         answer = api_client.external_job(repository, name)
-    except DagsterUserCodeUnreachableError as error:
-        raise DagsterUserCodeUnreachableError(
+    except internals.DagsterUserCodeUnreachableError as error:
+        raise internals.DagsterUserCodeUnreachableError(
             f"The job {name!r} can't be fetched, the code server does not answer: {error}"
         ) from error
     if not answer.serialized_job_data:
         told = (
-            deserialize_value(answer.serialized_error, SerializableErrorInfo)
+            deserialize_value(answer.serialized_error, internals.SerializableErrorInfo)
             if answer.serialized_error
             else None
         )
-        raise DagsterUserCodeProcessError(
+        raise internals.DagsterUserCodeProcessError(
             f"The job {name!r} can't be fetched from the code server: "
             f"{told.message.strip() if told else 'it does not say why.'}",
             user_code_process_error_infos=[told] if told else [],
         )
-    data = extract_serialized_job_snap_from_serialized_job_data_snap(answer.serialized_job_data)
+    data = internals.extract_serialized_job_snap_from_serialized_job_data_snap(
+        answer.serialized_job_data
+    )
     # What ``JobSnap.snapshot_id`` is, without writing the snapshot again to find it out.
     snapshot_id = hashlib.sha1(data.encode(), usedforsecurity=False).hexdigest()
-    return snapshot_id, deserialize_value(data, JobSnap)
+    return snapshot_id, deserialize_value(data, internals.JobSnap)
 
 
 def install() -> bool:
@@ -217,54 +219,18 @@ def install() -> bool:
     Returns
     -------
     bool
-        Whether it does; if not, Dagster is not what this was written for, and the log says how.
+        Whether it does; if not, this Dagster does not allow it, and the log says why.
     """
-    different = differences()
-    if not different:
-        setattr(snapshot_repository, _NAME, fetch_list)
-        return True
-    reason = " ".join(different)
-    if reason not in _told:
-        _told.add(reason)
-        logger.warning(
-            "Hosts fetch every job's snapshot at every refresh, as Dagster does: this Dagster "
-            "differs from the one that fetching them lazily was written for. %s",
-            reason,
-        )
-    return False
+    global _dagsters
+    if not is_on(LAZY_HOSTS):
+        return False
+    found = getattr(internals.snapshot_repository, _NAME)
+    if found is not fetch_list:
+        _dagsters = found
+        setattr(internals.snapshot_repository, _NAME, fetch_list)
+    return True
 
 
 def differences() -> list[str]:
     """Return in what Dagster differs from what is relied on here; nothing, if it is as expected."""
-    location = GrpcServerCodeLocation
-    names = {
-        method: _names_in(getattr(location, method, None))
-        for method in ("__init__", "_job_ref_to_snap")
-    }
-    relied_on = {
-        f"{_NAME}{_EXPECTED} is not what it was.": _parameters(_dagsters) == _EXPECTED,
-        # It must be looked up where it is replaced, at each call.
-        f"GrpcServerCodeLocation does not call {_NAME} once it is made.": (
-            _NAME in names["__init__"] and not hasattr(inspect.getmodule(location), _NAME)
-        ),
-        "GrpcServerCodeLocation does not keep snapshots in _job_snaps_by_name.": all(
-            "_job_snaps_by_name" in each for each in names.values()
-        ),
-        "DagsterGrpcClient.external_job is not what it was.": (
-            _parameters(getattr(DagsterGrpcClient, "external_job", None))[:3]
-            == ["self", "remote_repository_origin", "job_name"]
-        ),
-    }
-    return [what for what, holds in relied_on.items() if not holds]
-
-
-_EXPECTED = ["api_client", "code_location", "defer_snapshots"]
-
-
-def _parameters(function: Callable[..., Any] | None) -> Sequence[str]:
-    return [] if function is None else list(inspect.signature(function).parameters)
-
-
-def _names_in(function: Any) -> Sequence[str]:
-    """Return the names that a function's code uses."""
-    return function.__code__.co_names if inspect.isfunction(function) else ()
+    return LAZY_HOSTS.problems()

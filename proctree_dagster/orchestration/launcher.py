@@ -10,35 +10,39 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import IO, Any, Self, TypeGuard
+from typing import IO, TYPE_CHECKING, Any, Self, TypeGuard
 
 from dagster import (
     DagsterInstance,
+    DagsterInvariantViolationError,
     DagsterRun,
     DagsterRunStatus,
     DefaultRunLauncher,
     Field,
     IntSource,
+    serialize_value,
 )
-from dagster._config.config_schema import UserConfigSchema
-from dagster._core.code_pointer import ModuleCodePointer
-from dagster._core.errors import DagsterInvariantViolationError
-from dagster._core.launcher import (
+
+from ..domain import run_tags
+from . import dagster_features
+from .dagster_internals import (
     CheckRunHealthResult,
-    LaunchRunContext,
+    ConfigurableClass,
+    ConfigurableClassData,
+    ExecuteRunArgs,
+    GrpcServerCodeLocationOrigin,
+    JobPythonOrigin,
+    ModuleCodePointer,
+    RepositoryPythonOrigin,
     RunLauncher,
     WorkerStatus,
 )
-from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
-from dagster._core.remote_origin import CodeLocationOrigin, GrpcServerCodeLocationOrigin
-from dagster._core.storage.tags import GRPC_INFO_TAG
-from dagster._grpc.types import ExecuteRunArgs
-from dagster._serdes import ConfigurableClass, ConfigurableClassData, serialize_value
-
-from ..domain import run_tags
 from .launching import plain, releases, template_client, template_log
 from .launching.releases import Release
 from .launching.workers import Worker
+
+if TYPE_CHECKING:
+    from .dagster_internals import CodeLocationOrigin, LaunchRunContext, UserConfigSchema
 
 logger = logging.getLogger(__name__)
 
@@ -73,7 +77,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         return self._inst_data
 
     @classmethod
-    def config_type(cls) -> UserConfigSchema:
+    def config_type(cls) -> "UserConfigSchema":
         """Say what may be configured."""
         return {
             "linger_seconds": Field(
@@ -108,7 +112,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         super().register_instance(instance)
         self._servers.register_instance(instance)
 
-    def launch_run(self, context: LaunchRunContext) -> None:
+    def launch_run(self, context: "LaunchRunContext") -> None:
         """Start a run's worker.
 
         Raises
@@ -155,7 +159,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
             logger.warning("%s, which has an environment of its own, not by a template.", reason)
         self._servers.launch_run_from_grpc_client(self._instance, run, server.create_client())
 
-    def _present(self, context: LaunchRunContext, origin: JobPythonOrigin) -> JobPythonOrigin:
+    def _present(self, context: "LaunchRunContext", origin: JobPythonOrigin) -> JobPythonOrigin:
         """Return where a run's code is: if its release is gone, the one that has replaced it.
 
         Raises
@@ -193,6 +197,8 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         pointer = origin.code_pointer
         if not isinstance(pointer, ModuleCodePointer) or pointer.fn_name != run_tags.REPOSITORY:
             raise template_client.NoAnswer(f"{pointer.describe()!r} is not a module of trees.")
+        if not dagster_features.is_on(dagster_features.TEMPLATE):
+            raise template_client.NoAnswer(str(dagster_features.why_off(dagster_features.TEMPLATE)))
         if not hasattr(os, "fork") or not hasattr(socket, "AF_UNIX"):
             raise template_client.NoAnswer("This platform has no fork.")
 
@@ -283,7 +289,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
 
     def _ask_server(self, run: DagsterRun) -> bool:
         """Let the code server that executes a run cancel it; return whether it could be asked."""
-        if GRPC_INFO_TAG not in run.tags:
+        if run_tags.CODE_SERVER not in run.tags:
             return False
         try:
             return bool(self._servers.terminate(run.run_id))
@@ -318,7 +324,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         return CheckRunHealthResult(WorkerStatus.RUNNING, f"It is executed by {worker}.")
 
 
-def _current_origin(context: LaunchRunContext) -> RepositoryPythonOrigin | None:
+def _current_origin(context: "LaunchRunContext") -> RepositoryPythonOrigin | None:
     """Return where the code of a run's code location is now, if this process has a workspace."""
     job = context.dagster_run.remote_job_origin
     if context.workspace is None or job is None:
@@ -335,7 +341,7 @@ def has_own_server(run: DagsterRun) -> bool:
     return job is not None and _is_own_server(job.repository_origin.code_location_origin)
 
 
-def _own_server(context: LaunchRunContext) -> GrpcServerCodeLocationOrigin | None:
+def _own_server(context: "LaunchRunContext") -> GrpcServerCodeLocationOrigin | None:
     """Return the code server that is to execute a run: one that Dagster has not started.
 
     What the workspace says counts, as it does for Dagster's own launcher: a Django process does
@@ -355,7 +361,7 @@ def _own_server(context: LaunchRunContext) -> GrpcServerCodeLocationOrigin | Non
     return None if is_twin else origin
 
 
-def _is_twin(context: LaunchRunContext, location_name: str, repository: str) -> bool:
+def _is_twin(context: "LaunchRunContext", location_name: str, repository: str) -> bool:
     """Return whether a code server is on this machine, and has this process's environment."""
     workspace = context.workspace
     if workspace is None or not workspace.has_code_location(location_name):
@@ -368,7 +374,7 @@ def _is_twin(context: LaunchRunContext, location_name: str, repository: str) -> 
     return environment is not None and environment.value == releases.environment_key(os.environ)
 
 
-def _is_own_server(origin: CodeLocationOrigin) -> TypeGuard[GrpcServerCodeLocationOrigin]:
+def _is_own_server(origin: "CodeLocationOrigin") -> TypeGuard[GrpcServerCodeLocationOrigin]:
     """Return whether a code location has a server of its own, with its own environment.
 
     ``dagster dev`` lists the servers that it has started like those, but says what they load.

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from dagster._serdes import ConfigurableClassData
 from dagster_postgres import DagsterPostgresStorage
 from dagster_postgres.utils import get_token_provider_from_config, pg_url_from_config
 
 from . import homes
+from .dagster_internals import ConfigurableClassData
 
 
 class PostgresStorage(homes.Guarded, DagsterPostgresStorage):

@@ -17,13 +17,13 @@ from typing import AbstractSet, NamedTuple  # noqa: UP035  # as the overridden m
 
 from dagster import (
     DagsterInstance,
+    DagsterInvariantViolationError,
     JobDefinition,
     RepositoryData,
     ResourceDefinition,
     ScheduleDefinition,
     SensorDefinition,
 )
-from dagster._core.errors import DagsterInvariantViolationError
 from django.db import DatabaseError
 from django.db.models import prefetch_related_objects
 

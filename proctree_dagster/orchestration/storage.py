@@ -9,11 +9,9 @@ from typing import Any
 
 import yaml
 from dagster import DagsterInstance, Field
-from dagster._core.instance.ref import InstanceRef
-from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
-from dagster._serdes import ConfigurableClassData
 
 from . import homes
+from .dagster_internals import ConfigurableClassData, DagsterSqliteStorage, InstanceRef
 
 
 class SqliteStorage(homes.Guarded, DagsterSqliteStorage):

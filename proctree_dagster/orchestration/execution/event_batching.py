@@ -22,15 +22,16 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import sqlalchemy
-from dagster import DagsterEventType, DagsterInstance
-from dagster._core.events import DagsterEventBatchMetadata
-from dagster._core.events.log import EventLogEntry
-from dagster._core.storage.event_log import SqlEventLogStorage, SqlEventLogStorageTable
-from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
-from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
+from dagster import DagsterEventType, DagsterInstance, EventLogEntry
+
+from .. import dagster_internals as internals
+from ..dagster_features import EVENT_BATCHING, is_on
+
+if TYPE_CHECKING:
+    from ..dagster_internals import DagsterEventBatchMetadata, SqlEventLogStorage
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,7 @@ def grouped(instance: DagsterInstance, run_id: str) -> Iterator[None]:
     """Write a run's events in groups, as long as this process executes it.
 
     An instance whose storage is not known, or that groups the events of another run already,
-    writes each by itself as ever.
+    writes each by itself as ever. So does each where this Dagster does not allow it.
 
     Raises
     ------
@@ -70,7 +71,7 @@ def grouped(instance: DagsterInstance, run_id: str) -> Iterator[None]:
         What is still held at the end can't be written, and nothing else has gone wrong.
     """
     storage = instance.event_log_storage
-    if not _is_known(storage) or "handle_new_event" in vars(instance):
+    if not is_on(EVENT_BATCHING) or not _is_known(storage) or "handle_new_event" in vars(instance):
         yield
         return
     writer = EventWriter(instance, storage, run_id)
@@ -86,10 +87,10 @@ def grouped(instance: DagsterInstance, run_id: str) -> Iterator[None]:
         del instance.handle_new_event
 
 
-def _is_known(storage: object) -> TypeGuard[SqlEventLogStorage]:
+def _is_known(storage: object) -> "TypeGuard[SqlEventLogStorage]":
     """Say whether a storage does nothing with such an event but to insert a row."""
     name = f"{type(storage).__module__}.{type(storage).__name__}"
-    return type(storage) is SqliteEventLogStorage or (
+    return type(storage) is internals.SqliteEventLogStorage or (
         name == "dagster_postgres.event_log.event_log.PostgresEventLogStorage"
     )
 
@@ -110,7 +111,9 @@ def flush(instance: DagsterInstance) -> None:
 class EventWriter:
     """Takes the place of an instance's ``handle_new_event``."""
 
-    def __init__(self, instance: DagsterInstance, storage: SqlEventLogStorage, run_id: str) -> None:
+    def __init__(
+        self, instance: DagsterInstance, storage: "SqlEventLogStorage", run_id: str
+    ) -> None:
         self._instance = instance
         self._storage = storage
         self._write_alone = instance.handle_new_event
@@ -130,7 +133,7 @@ class EventWriter:
         self._thread.start()
 
     def handle(
-        self, event: EventLogEntry, *, batch_metadata: DagsterEventBatchMetadata | None = None
+        self, event: EventLogEntry, *, batch_metadata: "DagsterEventBatchMetadata | None" = None
     ) -> None:
         """Hold an event, or write it now.
 
@@ -151,7 +154,7 @@ class EventWriter:
             self.flush()
 
     def _is_a_row(
-        self, event: EventLogEntry, batch_metadata: DagsterEventBatchMetadata | None
+        self, event: EventLogEntry, batch_metadata: "DagsterEventBatchMetadata | None"
     ) -> bool:
         """Say whether all that is to be done with an event is to insert it."""
         if event.run_id != self._run_id or batch_metadata is not None:
@@ -268,20 +271,20 @@ class EventWriter:
 class _Connection:
     """A connection to a run's events, opened and closed by the thread as it is needed."""
 
-    def __init__(self, storage: SqlEventLogStorage, run_id: str) -> None:
+    def __init__(self, storage: "SqlEventLogStorage", run_id: str) -> None:
         self._storage = storage
         self._run_id = run_id
         self._file: str | None = None
         self._engine: sqlalchemy.Engine | None = None
         self._opened = ExitStack()
         self._connection: sqlalchemy.Connection | None = None
-        if isinstance(storage, SqliteEventLogStorage):
+        if isinstance(storage, internals.SqliteEventLogStorage):
             self._file = storage.path_for_shard(run_id)
             # The storage lets only one of its own connections be open at a time.
             self._engine = sqlalchemy.create_engine(
                 storage.conn_string_for_shard(run_id),
                 poolclass=sqlalchemy.NullPool,
-                connect_args={"timeout": SQLITE_BUSY_TIMEOUT_SECONDS},
+                connect_args={"timeout": internals.SQLITE_BUSY_TIMEOUT_SECONDS},
             )
 
     def insert(self, rows: Sequence[Row]) -> None:
@@ -289,7 +292,7 @@ class _Connection:
         try:
             if self._connection is None:
                 self._connection = self._open()
-            self._connection.execute(SqlEventLogStorageTable.insert(), rows)
+            self._connection.execute(internals.SqlEventLogStorageTable.insert(), rows)
             self._connection.commit()
         except BaseException:
             self.close()

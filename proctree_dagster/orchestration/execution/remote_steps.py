@@ -30,8 +30,6 @@ from dagster import (
     Failure,
     OpExecutionContext,
 )
-from dagster._core.events import EngineEventData
-from dagster._core.execution.context.system import PlanOrchestrationContext
 from django.db import DatabaseError, connections, router
 
 from ... import conf
@@ -42,6 +40,7 @@ from ...services import run_workers, step_workers
 from ...support import project
 from ...support.connections import fresh_connections, own_connections
 from ...support.os_processes import STARTED_BY_RUN
+from ..dagster_internals import EngineEventData, PlanOrchestrationContext
 from ..launching.workers import Worker
 
 logger = logging.getLogger(__name__)

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from dagster import colored_console_logger
 
 from ...domain import run_tags
+from ..dagster_features import QUIET_CONSOLE, is_on
 
 if TYPE_CHECKING:
     from dagster import InitLoggerContext
-
-logger = logging.getLogger(__name__)
 
 
 def heed_level() -> None:
@@ -21,10 +20,7 @@ def heed_level() -> None:
     setting (``python_log_level`` of ``dagster.yaml``) would keep them from the UI, too.
     """
     level = logging.getLevelNamesMapping().get(os.environ.get(run_tags.CONSOLE_LEVEL, ""))
-    if level is None:
-        return
-    if not hasattr(colored_console_logger, "_logger_fn"):
-        logger.warning("This Dagster's runs print all of their log: it has no such logger.")
+    if level is None or not is_on(QUIET_CONSOLE):
         return
     create = colored_console_logger.logger_fn
 

@@ -17,27 +17,9 @@ from contextlib import (
 from dataclasses import dataclass, field
 from functools import partial
 from types import FrameType
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from dagster import (
-    DagsterEvent,
-    DagsterExecutionInterruptedError,
-)
-from dagster._core.events import EngineEventData
-from dagster._core.execution.context.system import (
-    PlanExecutionContext,
-    StepExecutionContext,
-)
-from dagster._core.execution.plan.active import ActiveExecution
-from dagster._core.execution.plan.execute_plan import (
-    _trigger_hook,
-    dagster_event_sequence_for_step,
-)
-from dagster._core.execution.plan.objects import ErrorSource, StepFailureData
-from dagster._core.execution.plan.state import KnownExecutionState
-from dagster._core.execution.plan.step import ExecutionStep
-from dagster._utils.error import serializable_error_info_from_exc_info
-from dagster_shared.error import SerializableErrorInfo
+from dagster import DagsterEvent, DagsterExecutionInterruptedError, StepExecutionContext
 
 from ...domain import run_tags
 from ...process import cancellation
@@ -45,7 +27,20 @@ from ...process.cancellation import Stop, stoppable
 from ...support.call_context import carried
 from ...support.connections import own_connections
 from ...support.helper_threads import HelperThread
+from ..dagster_internals import (
+    EngineEventData,
+    ErrorSource,
+    KnownExecutionState,
+    SerializableErrorInfo,
+    StepFailureData,
+    _trigger_hook,
+    dagster_event_sequence_for_step,
+    serializable_error_info_from_exc_info,
+)
 from ..runs.in_process import in_main_thread
+
+if TYPE_CHECKING:
+    from ..dagster_internals import ActiveExecution, ExecutionStep, PlanExecutionContext
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +58,7 @@ _INTERRUPTS = frozenset([DagsterExecutionInterruptedError.__name__, KeyboardInte
 class Attempt:
     """One try of a step, in a thread."""
 
-    step: ExecutionStep
+    step: "ExecutionStep"
     known_state: KnownExecutionState
     stop: Stop = field(default_factory=lambda: Stop(DagsterExecutionInterruptedError))
     settled: bool = False
@@ -86,7 +81,9 @@ class _News(NamedTuple):
 class Loop:
     """Executes the steps of one run. Only its thread touches Dagster's state of the execution."""
 
-    def __init__(self, context: PlanExecutionContext, active: ActiveExecution, limit: int) -> None:
+    def __init__(
+        self, context: "PlanExecutionContext", active: "ActiveExecution", limit: int
+    ) -> None:
         self._context = context
         self._active = active
         self._limit = limit
@@ -147,12 +144,12 @@ class Loop:
     def _wake(self) -> None:
         self._news.put(None)
 
-    def _ready(self) -> list[ExecutionStep]:
+    def _ready(self) -> "list[ExecutionStep]":
         """Return the steps that may begin now; they count as begun."""
         free = self._limit - len(self._running)
         return list(self._active.get_steps_to_execute(limit=free)) if free > 0 else []
 
-    def _is_alone(self, steps: list[ExecutionStep]) -> bool:
+    def _is_alone(self, steps: "list[ExecutionStep]") -> bool:
         """Say whether nothing can happen while this runs."""
         if len(steps) != 1 or self._running:
             return False
@@ -161,7 +158,7 @@ class Loop:
         hooks = self._context.job_def.get_all_hooks_for_handle(steps[0].node_handle)
         return not hooks and self._active.sleep_interval() == 0
 
-    def _run_here(self, step: ExecutionStep) -> Iterator[DagsterEvent]:
+    def _run_here(self, step: "ExecutionStep") -> Iterator[DagsterEvent]:
         """Run a step in the loop's own thread, as Dagster's in-process executor does."""
         interrupted = settled = False
         for event in _step_events(self._context.for_step(step, self._known_state())):
@@ -174,7 +171,7 @@ class Loop:
         if interrupted:
             raise DagsterExecutionInterruptedError
 
-    def _start(self, step: ExecutionStep) -> None:
+    def _start(self, step: "ExecutionStep") -> None:
         attempt = Attempt(step, self._known_state())
         self._running.add(attempt)
         work = carried(partial(self._work, attempt))
@@ -372,7 +369,7 @@ def _woken_by_signals(news: "queue.SimpleQueue[_News | None]") -> Iterator[None]
             signal.signal(number, handler)
 
 
-def problem(context: PlanExecutionContext, message: str) -> DagsterEvent:
+def problem(context: "PlanExecutionContext", message: str) -> DagsterEvent:
     """Tell in the run what is being handled."""
     error = serializable_error_info_from_exc_info(sys.exc_info())
     return DagsterEvent.engine_event(context, message, EngineEventData(error=error))

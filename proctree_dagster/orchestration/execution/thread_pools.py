@@ -3,14 +3,11 @@
 import time
 from typing import Any
 
-from dagster import (
-    DagsterInstance,
-    DagsterRun,
-)
-from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+from dagster import DagsterInstance, DagsterRun
 
 from ...domain.names import dagster_name
 from ...process import timeouts
+from ..dagster_internals import InstanceConcurrencyContext
 from .thread_loop import LOOK_AGAIN_SECONDS
 
 

@@ -13,11 +13,9 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dagster import DagsterInstance
-from dagster._core.instance.ref import InstanceRef
-from dagster._daemon.types import DaemonHeartbeat
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DatabaseError, connections, router
@@ -33,12 +31,16 @@ from ...models.validation import executor_names
 from ...services import sqlite_options, webserver
 from ...support import project
 from .. import executors, homes
+from ..dagster_internals import InstanceRef
 from ..launcher import WarmRunLauncher
 from ..launching import daemons, template_client
 from ..launching.releases import Release
 from ..runs import opening, origins
 from .environments import check_locations, check_versions
 from .findings import Check, Finding, Subject
+
+if TYPE_CHECKING:
+    from ..dagster_internals import DaemonHeartbeat
 
 logger = logging.getLogger(__name__)
 
@@ -307,7 +309,7 @@ def check_daemon(subject: Subject) -> Iterator[Finding]:
             )
 
 
-def _several(instance: DagsterInstance, fresh: Sequence[DaemonHeartbeat]) -> list[str]:
+def _several(instance: DagsterInstance, fresh: "Sequence[DaemonHeartbeat]") -> list[str]:
     """Return the daemons that work for a home, as their notes say, else as heartbeats show."""
     noted = sorted(daemons.alive(instance))
     return noted if len(noted) > 1 else sorted({str(beat.daemon_id) for beat in fresh})

@@ -13,11 +13,9 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import django
-from dagster._core.remote_origin import CodeLocationOrigin, GrpcServerCodeLocationOrigin
-from dagster._core.workspace.load import location_origins_from_yaml_paths
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
@@ -26,7 +24,12 @@ from ... import __version__
 from ...domain import run_tags
 from ...domain.texts import explain
 from ...support import project
+from .. import dagster_features
+from .. import dagster_internals as internals
 from .findings import Finding, Subject
+
+if TYPE_CHECKING:
+    from ..dagster_internals import CodeLocationOrigin
 
 logger = logging.getLogger(__name__)
 
@@ -166,10 +169,10 @@ def _untested() -> Iterator[str]:
 def check_locations(subject: Subject) -> Iterator[Finding]:
     """Ask the Python of each code location in ``workspace.yaml`` whether it has what runs need."""
     path = (project.root() or Path.cwd()) / project.WORKSPACE
-    if not path.is_file():
+    if not path.is_file() or not dagster_features.is_on(dagster_features.WORKSPACE_CHECK):
         return
     try:
-        origins = location_origins_from_yaml_paths([str(path)])
+        origins = internals.location_origins_from_yaml_paths([str(path)])
     except Exception as error:  # whatever Dagster raises for what it can't read
         logger.debug("workspace.yaml can't be read.", exc_info=True)
         yield Finding(
@@ -184,10 +187,10 @@ def check_locations(subject: Subject) -> Iterator[Finding]:
         yield from _of_location(origin, path.parent, ours)
 
 
-def _of_location(origin: CodeLocationOrigin, folder: Path, ours: list[str]) -> Iterator[Finding]:
+def _of_location(origin: "CodeLocationOrigin", folder: Path, ours: list[str]) -> Iterator[Finding]:
     """Examine one location of a folder; ``ours`` are the classes that each of its runs imports."""
     name = f"The code location {origin.location_name!r}"
-    if isinstance(origin, GrpcServerCodeLocationOrigin):
+    if isinstance(origin, internals.GrpcServerCodeLocationOrigin):
         yield Finding(
             "ok",
             f"{name} is served at {origin.host}:{origin.port or origin.socket}, by a Python that "

@@ -1,15 +1,15 @@
 """Plain workers: a run's process that is a fresh interpreter, as other launchers start it."""
 
 import logging
+import signal
 import subprocess
 import sys
 import threading
 from typing import IO
 
-from dagster._grpc.types import ExecuteRunArgs
-from dagster._serdes import serialize_value
-from dagster._utils import get_run_crash_explanation
+from dagster import serialize_value
 
+from ..dagster_internals import ExecuteRunArgs
 from .releases import Release
 from .template_client import MODULE
 
@@ -50,6 +50,29 @@ def start(
     )
 
 
+def crash_explanation(who: str, code: int) -> str:
+    """Return how a process ended, in the words of Dagster's own launchers.
+
+    Parameters
+    ----------
+    who:
+        What a person calls the process.
+    code:
+        Its exit code; negative: the signal that has ended it.
+    """
+    if -code not in set(signal.Signals):
+        return f"{who} unexpectedly exited with code {code}."
+    ended = f"{who} was terminated by signal {-code} ({signal.Signals(-code).name})."
+    if -code != signal.SIGKILL:
+        return ended
+    return (
+        f"{ended} This usually indicates that the process was killed by the operating system due "
+        "to running out of memory. Possible solutions include increasing the amount of memory "
+        "available to the run, reducing the amount of memory used by the ops in the run, or "
+        "configuring the executor to run fewer ops concurrently."
+    )
+
+
 def report_death(process: "subprocess.Popen[bytes]", args: ExecuteRunArgs) -> None:
     """Let a worker's death be written down, with its exit code or signal, as long as this lives.
 
@@ -59,7 +82,7 @@ def report_death(process: "subprocess.Popen[bytes]", args: ExecuteRunArgs) -> No
     def wait() -> None:
         code = process.wait()
         if code:
-            message = get_run_crash_explanation(f"The run's worker (process {process.pid})", code)
+            message = crash_explanation(f"The run's worker (process {process.pid})", code)
             logger.error("%s", message)
             command = [sys.executable, "-m", MODULE, "--died", message]
             subprocess.run([*command, "--args", serialize_value(args)], check=False)  # noqa: S603

@@ -14,11 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from dagster._core.code_pointer import ModuleCodePointer
-from dagster._core.origin import RepositoryPythonOrigin
 
 from ... import __version__
 from ...support import os_processes
+from ..dagster_internals import ModuleCodePointer, RepositoryPythonOrigin
 
 _SHELLS = (
     *("_", "SHLVL", "PWD", "OLDPWD", "TERM", "COLORTERM", "COLUMNS", "LINES", "WINDOWID", "PS1"),

@@ -14,14 +14,12 @@ from typing import Any
 
 import sqlalchemy
 from dagster import DagsterInstance
-from dagster._core.storage.event_log.sqlite import sqlite_event_log
-from dagster._core.storage.runs import SqliteRunStorage
-from dagster._core.storage.runs.sqlite import sqlite_run_storage
-from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
 from sqlalchemy.engine import Engine
 from sqlalchemy.pool import NullPool
 
-_STORAGES: tuple[Any, ...] = (sqlite_event_log, sqlite_run_storage, sqlite_schedule_storage)
+from .. import dagster_internals as internals
+from ..dagster_features import SQLITE_KEEPALIVE, is_on
+
 _ENGINES = 32
 """How many are kept, those that were used last: every run has a file of its own."""
 _STATEMENTS = 100
@@ -46,7 +44,9 @@ def keep_open(paths: Iterable[Path]) -> ExitStack:
 
 def of_instance(instance: DagsterInstance) -> list[Path]:
     """Return the files that the daemon asks all the time; none if Dagster uses another storage."""
-    if not isinstance(instance.run_storage, SqliteRunStorage):
+    if not is_on(SQLITE_KEEPALIVE):
+        return []
+    if not isinstance(instance.run_storage, internals.SqliteRunStorage):
         return []
     home = Path(instance.root_directory)
     names = ("history/runs.db", "history/runs/index.db", "schedules/schedules.db")
@@ -58,10 +58,12 @@ def of_worker(instance: DagsterInstance) -> list[Path]:
 
     Not the file of the run's own events: Dagster's UI looks at it when it is written back to.
     """
-    storage = instance.event_log_storage
-    if not isinstance(storage, sqlite_event_log.SqliteEventLogStorage):
+    if not is_on(SQLITE_KEEPALIVE):
         return []
-    return [Path(storage.path_for_shard(sqlite_event_log.INDEX_SHARD_NAME))]
+    storage = instance.event_log_storage
+    if not isinstance(storage, internals.sqlite_event_log.SqliteEventLogStorage):
+        return []
+    return [Path(storage.path_for_shard(internals.sqlite_event_log.INDEX_SHARD_NAME))]
 
 
 def keep_engines() -> None:
@@ -70,9 +72,20 @@ def keep_engines() -> None:
     An engine without a pool holds nothing open: only what it has learned is kept. A storage that
     makes its engines in another way than the one that is known stays as it is.
     """
-    for module in _STORAGES:
+    for module in _storages():
         if getattr(module, "create_engine", None) is sqlalchemy.create_engine:
             module.create_engine = _kept_or_new
+
+
+def _storages() -> tuple[Any, ...]:
+    """Return the modules of Dagster's SQLite storages; none if this Dagster does not allow it."""
+    if not is_on(SQLITE_KEEPALIVE):
+        return ()
+    return (
+        internals.sqlite_event_log,
+        internals.sqlite_run_storage,
+        internals.sqlite_schedule_storage,
+    )
 
 
 def _kept_or_new(url: str, **options: Any) -> Engine:

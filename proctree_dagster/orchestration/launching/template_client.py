@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import psutil
-from dagster._serdes import serialize_value
+from dagster import serialize_value
 from filelock import FileLock
 
 from ...support import os_processes

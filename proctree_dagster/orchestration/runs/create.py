@@ -1,22 +1,23 @@
 """The one place where a run is created and queued."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dagster import (
     DagsterInstance,
     DagsterRun,
     JobDefinition,
+    SubmitRunContext,
 )
-from dagster._core.execution.api import create_execution_plan
-from dagster._core.execution.plan.plan import ExecutionPlan
-from dagster._core.run_coordinator import SubmitRunContext
-from dagster._core.snap import snapshot_from_execution_plan
 
 from ... import context as contexts
 from ...context import tagging
 from ...domain import run_tags as tags
+from ..dagster_internals import create_execution_plan, snapshot_from_execution_plan
 from .origins import code_origin, remote_origin
+
+if TYPE_CHECKING:
+    from ..dagster_internals import ExecutionPlan
 
 
 def create_run(
@@ -69,7 +70,7 @@ def create_run(
     )
 
 
-def of_job(job: JobDefinition, plan: ExecutionPlan, *, in_memory: bool = False) -> dict[str, Any]:
+def of_job(job: JobDefinition, plan: "ExecutionPlan", *, in_memory: bool = False) -> dict[str, Any]:
     """Return what ``DagsterInstance.create_run`` is told of a run's job.
 
     Parameters

@@ -5,16 +5,21 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from dagster import DagsterEvent, DagsterInstance, DagsterRun, MetadataValue, RunsFilter
-from dagster._core.events import EngineEventData
-from dagster._core.execution.context.system import PlanOrchestrationContext
-from dagster._core.storage.dagster_run import DagsterRunStatus
+from dagster import (
+    DagsterEvent,
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    MetadataValue,
+    RunsFilter,
+)
 
 from ...domain import families, run_tags
 from ...models import OutboxRun, ProcessTree
 from ...services import run_outbox, tree_links
 from ...support import isolation
 from ...support.connections import after_commit, fresh_connections, in_transaction, writing
+from ..dagster_internals import EngineEventData, PlanOrchestrationContext
 from . import opening
 
 logger = logging.getLogger(__name__)

@@ -14,26 +14,18 @@ from dagster import (
     RunRecord,
     RunsFilter,
 )
-from dagster._core.execution.api import create_execution_plan
-from dagster._core.execution.plan.state import KnownExecutionState
-from dagster._core.storage.tags import (
-    PARENT_RUN_ID_TAG,
-    RESUME_RETRY_TAG,
-    ROOT_RUN_ID_TAG,
-    SCHEDULE_NAME_TAG,
-    TAGS_TO_MAYBE_OMIT_ON_RETRY,
-)
 
 from ...context import tagging
 from ...domain import run_tags as tags
 from ...exceptions import RunError, RunNotFound
 from ...models import ProcessTree
 from ...services import webserver
-from .. import errors, tree_records
+from .. import dagster_features, errors, tree_records
+from .. import dagster_internals as internals
 from ..configured import translator
 from . import create, opening
 
-_LAUNCHERS = (tags.USER, SCHEDULE_NAME_TAG, tags.SENSOR_NAME)
+_LAUNCHERS = (tags.USER, tags.SCHEDULE_NAME, tags.SENSOR_NAME)
 """The tags that name who has asked for a run, in the order in which they count."""
 
 _OTHERS = ("dagster/", ".dagster/", "proctree/")
@@ -313,7 +305,8 @@ def again(instance: DagsterInstance, run: DagsterRun, user: str = "") -> Dagster
     Raises
     ------
     RunError
-        It has not failed, or its tree is gone, or its functions are known to no worker.
+        It has not failed, its tree is gone, its functions are known to no worker, or this Dagster
+        has nothing by which a run is repeated.
     InstanceError
         The instance has no queue.
     """
@@ -330,16 +323,27 @@ def again(instance: DagsterInstance, run: DagsterRun, user: str = "") -> Dagster
     if row is None:
         raise RunError(f"The tree of run {run.run_id} was deleted ({run.job_name!r}).")
     opening.check_queue(instance)
+    if not dagster_features.is_on(dagster_features.RETRY_FROM_FAILURE):
+        feature = dagster_features.RETRY_FROM_FAILURE
+        raise RunError(
+            f"Run {run.run_id} can't be repeated from here with this Dagster: "
+            f"{dagster_features.why_off(feature)} {feature.without}"
+        )
     job = translator().job(tree_records.from_row(row))
-    steps, known = KnownExecutionState.build_resume_retry_reexecution(instance, run)
+    steps, known = internals.KnownExecutionState.build_resume_retry_reexecution(instance, run)
     _require_steps(run, job, steps)
-    plan = create_execution_plan(
+    plan = internals.create_execution_plan(
         job,
         run.run_config,
         step_keys_to_execute=list(steps) or None,
         known_state=known if steps else None,
     )
-    left_out = {*TAGS_TO_MAYBE_OMIT_ON_RETRY, *_LAUNCHERS, tags.WORKER, tags.FAILED_OPTIONAL}
+    left_out = {
+        *internals.TAGS_TO_MAYBE_OMIT_ON_RETRY,
+        *_LAUNCHERS,
+        tags.WORKER,
+        tags.FAILED_OPTIONAL,
+    }
     copied = {key: value for key, value in tags.renamed(run.tags).items() if key not in left_out}
     repeated = instance.create_run(
         job_name=job.name,
@@ -351,9 +355,9 @@ def again(instance: DagsterInstance, run: DagsterRun, user: str = "") -> Dagster
             **tagging.by_user(user),
             **job.run_tags,
             tags.TRIGGERED_BY: "command",
-            PARENT_RUN_ID_TAG: run.run_id,
-            ROOT_RUN_ID_TAG: run.root_run_id or run.run_id,
-            **({RESUME_RETRY_TAG: "true"} if steps else {}),
+            tags.PARENT_RUN: run.run_id,
+            tags.ROOT_RUN: run.root_run_id or run.run_id,
+            **({tags.RESUMES: "true"} if steps else {}),
         },
         root_run_id=run.root_run_id or run.run_id,
         parent_run_id=run.run_id,

@@ -12,7 +12,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
 from dagster import DagsterInstance
-from dagster._core.storage.noop_compute_log_manager import NoOpComputeLogManager
+
+from .. import dagster_features
+from .. import dagster_internals as internals
 
 _ENDINGS = (signal.SIGINT, signal.SIGTERM)
 
@@ -43,8 +45,8 @@ def leave_output_alone(instance: DagsterInstance) -> None:
 
     Two runs at once would redirect them for good, each restoring what the other had set.
     """
-    if not in_main_thread():
-        manager = NoOpComputeLogManager()
+    if not in_main_thread() and dagster_features.is_on(dagster_features.OUTPUT_IN_THREADS):
+        manager = internals.NoOpComputeLogManager()
         manager.register_instance(instance)
         instance._compute_log_manager = manager
 

@@ -10,13 +10,12 @@ from dagster import (
     DagsterExecutionInterruptedError,
     DagsterInstance,
     DagsterRun,
+    DagsterRunStatus,
     JobDefinition,
 )
-from dagster._core.definitions.job_base import InMemoryJob
-from dagster._core.execution.api import execute_run_iterator
-from dagster._core.storage.dagster_run import DagsterRunStatus
 
 from ...process.cancellation import Stop
+from ..dagster_internals import InMemoryJob, execute_run_iterator
 from ..errors import fault
 from ..launching.workers import Worker
 from . import run_taking

@@ -5,10 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from dagster import (
-    DagsterInstance,
-)
-from dagster._core.run_coordinator import QueuedRunCoordinator
+from dagster import DagsterInstance, QueuedRunCoordinator
 
 from ... import conf
 from ...exceptions import InstanceError

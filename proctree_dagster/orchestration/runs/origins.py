@@ -2,17 +2,17 @@
 
 import sys
 
-from dagster._core.code_pointer import ModuleCodePointer
-from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
-from dagster._core.remote_origin import (
-    ManagedGrpcPythonEnvCodeLocationOrigin,
-    RemoteJobOrigin,
-    RemoteRepositoryOrigin,
-)
-from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
-
 from ...domain import run_tags as tags
 from ...support import project
+from ..dagster_internals import (
+    JobPythonOrigin,
+    LoadableTargetOrigin,
+    ManagedGrpcPythonEnvCodeLocationOrigin,
+    ModuleCodePointer,
+    RemoteJobOrigin,
+    RemoteRepositoryOrigin,
+    RepositoryPythonOrigin,
+)
 
 ENTRY_POINT = (sys.executable, "-m", "dagster")
 """How a launcher starts Dagster: a bare ``dagster`` fails where it is not on the PATH."""

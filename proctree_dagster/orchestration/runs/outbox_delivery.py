@@ -5,10 +5,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from dagster import DagsterInstance, DagsterRun, RunRecord, RunsFilter
-from dagster._core.errors import DagsterRunAlreadyExists
-from dagster._core.storage.dagster_run import DagsterRunStatus
-from dagster._core.storage.tags import ROOT_RUN_ID_TAG, WILL_RETRY_TAG
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunRecord, RunsFilter
 from django.utils import timezone
 
 from ... import context as contexts
@@ -20,6 +17,7 @@ from ...services import run_outbox
 from ...services.run_outbox import Drop, Ready, Verdict, Wait
 from .. import tree_records as records
 from ..configured import translator
+from ..dagster_internals import DagsterRunAlreadyExists
 from . import create as runs
 from . import opening
 
@@ -141,8 +139,8 @@ def _with_repetitions(
     }
     several: dict[str, list[RunRecord]] = {}
     for chunk in _chunks(roots.values()):
-        for record in instance.get_run_records(RunsFilter(tags={ROOT_RUN_ID_TAG: chunk})):
-            root = record.dagster_run.tags[ROOT_RUN_ID_TAG]
+        for record in instance.get_run_records(RunsFilter(tags={tags.ROOT_RUN: chunk})):
+            root = record.dagster_run.tags[tags.ROOT_RUN]
             several.setdefault(root, []).append(record)
     result = {}
     for run_id, record in known.items():
@@ -203,7 +201,7 @@ def _verdict(runs: Sequence[DagsterRun]) -> Verdict:
 
 def _is_retried(run: DagsterRun) -> bool:
     """Whether Dagster is going to try a run again; the newest, or it has done so."""
-    return run.tags.get(WILL_RETRY_TAG) == "true"
+    return run.tags.get(tags.WILL_RETRY) == "true"
 
 
 def _deliver_or_note(

@@ -20,9 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
-from dagster._grpc.types import ExecuteRunArgs
-from dagster._serdes import serialize_value
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, serialize_value
 from django.db import DatabaseError, connections
 
 from ... import conf
@@ -33,6 +31,7 @@ from ...support import os_processes
 from ...support.connections import own_connections
 from ...support.os_processes import Identity
 from .. import guardian
+from ..dagster_internals import ExecuteRunArgs
 from ..guardian import Guardian
 from ..launching import template_client
 from ..launching.workers import Worker

@@ -10,9 +10,9 @@ from typing import Literal
 from dagster import (
     DagsterInstance,
     DagsterRun,
+    DagsterRunStatus,
     RunsFilter,
 )
-from dagster._core.storage.dagster_run import DagsterRunStatus
 
 from ...domain import run_tags as tags
 from ...models import ProcessTreeSchedule, RunStatus

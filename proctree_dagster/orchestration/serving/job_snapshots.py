@@ -10,17 +10,22 @@ import hashlib
 import json
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache
-from typing import Any
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING, Any
 
-from dagster import DagsterType, GraphDefinition, JobDefinition
-from dagster._config import ConfigSchemaSnapshot, ConfigType, snap_from_config_type
-from dagster._core.definitions.run_config import construct_config_type_dictionary
-from dagster._core.definitions.run_config_schema import RunConfigSchema
-from dagster._core.snap import JobSnap
-from dagster._core.snap.dagster_types import DagsterTypeNamespaceSnapshot, build_dagster_type_snap
-from dagster._core.types.dagster_type import ALL_RUNTIME_BUILTINS
-from dagster._serdes import deserialize_value, serialize_value
+from dagster import (
+    DagsterType,
+    GraphDefinition,
+    JobDefinition,
+    deserialize_value,
+    serialize_value,
+)
+
+from .. import dagster_internals as internals
+from ..dagster_features import JOB_SNAPSHOTS, is_on
+
+if TYPE_CHECKING:
+    from ..dagster_internals import ConfigType, JobSnap
 
 _WITHOUT_ASSETS = GraphDefinition(name="without_assets", node_defs=[]).to_job().asset_layer
 
@@ -68,9 +73,9 @@ class KnownJob(JobDefinition):
         result.__dict__.update(self.__dict__)
         return result
 
-    def get_job_snapshot(self) -> JobSnap:
+    def get_job_snapshot(self) -> "JobSnap":
         """Return the whole job's."""
-        return deserialize_value(zlib.decompress(self._packed).decode(), JobSnap)
+        return deserialize_value(zlib.decompress(self._packed).decode(), internals.JobSnap)
 
     def get_job_snapshot_id(self) -> str:
         """Return the id of the whole job's snapshot."""
@@ -120,7 +125,12 @@ class ListedJob(KnownJob):
 
 
 def known(job: JobDefinition, build: Callable[[], JobDefinition]) -> KnownJob | None:
-    """Return what can answer for a job (see ``KnownJob``); ``None`` if the job has more to say."""
+    """Return what can answer for a job (see ``KnownJob``); ``None`` if the job has more to say.
+
+    Nothing can where this Dagster does not allow it: then full jobs are listed.
+    """
+    if not is_on(JOB_SNAPSHOTS):
+        return None
     assets = job.asset_layer
     has_more = (
         job.run_config is not None
@@ -135,8 +145,15 @@ def known(job: JobDefinition, build: Callable[[], JobDefinition]) -> KnownJob | 
 
 # Writing snapshots
 
-_NO_CONFIG = serialize_value(ConfigSchemaSnapshot(all_config_snaps_by_key={}))
-_NO_TYPES = serialize_value(DagsterTypeNamespaceSnapshot({}))
+
+@cache
+def _no_config() -> str:
+    return serialize_value(internals.ConfigSchemaSnapshot(all_config_snaps_by_key={}))
+
+
+@cache
+def _no_types() -> str:
+    return serialize_value(internals.DagsterTypeNamespaceSnapshot({}))
 
 
 def snapshot_text(job: JobDefinition) -> str:
@@ -153,37 +170,38 @@ def snapshot_text(job: JobDefinition) -> str:
     mapping = job.config_mapping
     outer = None if mapping is None else mapping.config_schema.config_type
     if outer is None:  # a translator's own job, whose configuration no mapping hides
-        return serialize_value(JobSnap.from_job_def(job))
+        return serialize_value(internals.JobSnap.from_job_def(job))
     rest = copy.copy(job)
     # Not asked of the job, which would also make the schema that the mapping hides.
-    rest._run_config_schema = RunConfigSchema(outer, {}, {}, mapping)  # type: ignore[assignment]
+    rest._run_config_schema = internals.RunConfigSchema(outer, {}, {}, mapping)  # type: ignore[assignment]
     rest.all_dagster_types = list  # type: ignore[method-assign]  # none
-    _, config = construct_config_type_dictionary(job.all_node_defs, outer)
-    text = serialize_value(JobSnap.from_job_def(rest))
+    _, config = internals.construct_config_type_dictionary(job.all_node_defs, outer)
+    text = serialize_value(internals.JobSnap.from_job_def(rest))
     fillings = {
-        _NO_CONFIG: {key: _write_config_type(each) for key, each in config.items()},
-        _NO_TYPES: {each.key: _write_dagster_type(each) for each in job.all_dagster_types()},
+        _no_config(): {key: _write_config_type(each) for key, each in config.items()},
+        _no_types(): {each.key: _write_dagster_type(each) for each in job.all_dagster_types()},
     }
     for gap, filling in fillings.items():
         if text.count(gap) != 1:  # metadata that looks like it, or another version of Dagster
-            return serialize_value(JobSnap.from_job_def(job))
+            return serialize_value(internals.JobSnap.from_job_def(job))
         items = ", ".join(f"{json.dumps(key)}: {filling[key]}" for key in sorted(filling))
         text = text.replace(gap, gap.replace("{}", f"{{{items}}}"))
     return text
 
 
 @lru_cache(maxsize=1000)
-def _write_config_type(config_type: ConfigType) -> str:
-    return serialize_value(snap_from_config_type(config_type))
+def _write_config_type(config_type: "ConfigType") -> str:
+    return serialize_value(internals.snap_from_config_type(config_type))
 
 
 def _write_dagster_type(dagster_type: DagsterType) -> str:
     kept = _builtin_types().get(id(dagster_type))  # to Dagster, types of one name are equal
-    return kept or serialize_value(build_dagster_type_snap(dagster_type))
+    return kept or serialize_value(internals.build_dagster_type_snap(dagster_type))
 
 
 @lru_cache(maxsize=1)
 def _builtin_types() -> dict[int, str]:
     return {
-        id(each): serialize_value(build_dagster_type_snap(each)) for each in ALL_RUNTIME_BUILTINS
+        id(each): serialize_value(internals.build_dagster_type_snap(each))
+        for each in internals.ALL_RUNTIME_BUILTINS
     }

@@ -7,11 +7,11 @@ whatever Django's ``enabled`` says; so the row says so, too.
 import logging
 
 from dagster import DagsterInstance
-from dagster._core.definitions.run_request import InstigatorType
-from dagster._core.scheduler.instigation import InstigatorStatus
 
 from ...domain import run_tags
 from ...models import ProcessTreeSchedule
+from .. import dagster_features
+from .. import dagster_internals as internals
 from ..runs import origins
 
 logger = logging.getLogger(__name__)
@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 def look_at_switches(instance: DagsterInstance) -> None:
     """Write down which schedules are stopped in Dagster; two queries, if nothing has changed."""
+    if not dagster_features.is_on(dagster_features.SCHEDULE_STATUS):
+        return
     off = stopped(instance)
     rows = ProcessTreeSchedule.objects.values_list(
         "pk", "process_tree__job_name", "process_tree__name", "enabled", "stopped_in_dagster"
@@ -44,8 +46,8 @@ def stopped(instance: DagsterInstance) -> set[str]:
     return {
         state.instigator_name
         for state in instance.all_instigator_state(
-            instigator_type=InstigatorType.SCHEDULE,
-            instigator_statuses={InstigatorStatus.STOPPED},
+            instigator_type=internals.InstigatorType.SCHEDULE,
+            instigator_statuses={internals.InstigatorStatus.STOPPED},
         )
         if origins.is_ours(state.origin.repository_origin)
     }

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import psutil
 from dagster import RepositoryDefinition
-from dagster._core.origin import RepositoryPythonOrigin
 
+from ..dagster_internals import RepositoryPythonOrigin
 from ..launching import imports
 
 logger = logging.getLogger("proctree_dagster.orchestration.template")

@@ -5,16 +5,20 @@ from functools import cache
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
-# Everything below is imported by Dagster when a run needs it, and so by each run's process anew.
-from dagster._core.execution.plan import active  # noqa: F401
-from dagster._core.storage.local_compute_log_manager import LocalComputeLogManager  # noqa: F401
-from dagster._core.storage.runs.sqlite import sqlite_run_storage
-from dagster._core.storage.sql import ALEMBIC_SCRIPTS_LOCATION, get_alembic_config
-from dagster._core.workspace import autodiscovery  # noqa: F401
-from watchdog.observers import polling  # noqa: F401
+from .. import dagster_internals as internals
+from .. import homes
+from ..dagster_features import IMPORTED_ONCE, MIGRATIONS_READ_ONCE, is_on
 
-from .. import coordinator, homes, launcher  # noqa: F401
-from ..execution import threads_executor  # noqa: F401
+
+def import_once() -> None:
+    """Import what Dagster imports when a run needs it, and so in each run's process anew."""
+    from watchdog.observers import polling  # noqa: F401
+
+    from .. import coordinator, launcher  # noqa: F401  # what dagster.yaml names
+
+    if is_on(IMPORTED_ONCE):
+        for name in IMPORTED_ONCE.names:
+            internals.find(name)
 
 
 @cache
@@ -26,10 +30,13 @@ def read_migrations_once() -> None:
     while this process lives. Other migrations, such as those of a process that runs alembic, are
     read whenever they are asked for.
     """
+    if not is_on(MIGRATIONS_READ_ONCE):
+        return
     read = ScriptDirectory.from_config.__func__  # type: ignore[attr-defined]
-    dagsters = ScriptDirectory.from_config(get_alembic_config(sqlite_run_storage.__file__))
+    config_of_dagster = internals.get_alembic_config(internals.sqlite_run_storage.__file__)
+    dagsters = ScriptDirectory.from_config(config_of_dagster)
     dagsters.get_current_head()
-    locations = (ALEMBIC_SCRIPTS_LOCATION, str(homes.SCRIPTS))
+    locations = (internals.ALEMBIC_SCRIPTS_LOCATION, str(homes.scripts()))
 
     def from_config(cls: type[ScriptDirectory], config: Config) -> ScriptDirectory:
         if config.get_main_option("script_location") in locations:

@@ -29,15 +29,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
-from dagster._core.instance.ref import InstanceRef
-from dagster._core.origin import RepositoryPythonOrigin
-from dagster._grpc.types import ExecuteRunArgs
-from dagster._serdes import deserialize_value
-from dagster._utils import get_run_crash_explanation
+from dagster import deserialize_value
 from filelock import FileLock
 
 from ...domain import run_tags
 from ...support import os_processes
+from ..dagster_internals import ExecuteRunArgs, InstanceRef, RepositoryPythonOrigin
 from ..launching import imports, plain, template_client, template_log
 from ..launching.releases import Release
 from ..launching.template_client import Patience
@@ -99,6 +96,7 @@ class Template:
     def warm_up(self) -> None:
         """Import everything once."""
         preload.read_migrations_once()
+        preload.import_once()
         before = sockets()
         self._lent = imports.keep_libraries_from_threads()
         with self._reads.noted():
@@ -313,7 +311,7 @@ class Template:
 
     def _report(self, pid: int, code: int, args: str) -> None:
         """Let a process of its own write down that a worker died: this one opens no instance."""
-        message = get_run_crash_explanation(f"The run's worker (process {pid})", code)
+        message = plain.crash_explanation(f"The run's worker (process {pid})", code)
         logger.error("%s", message)
         command = [sys.executable, "-m", template_client.MODULE, "--died", message, "--args", args]
         self._keep(subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True))  # noqa: S603

@@ -11,15 +11,13 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from dagster import DagsterInstance, DagsterRun
-from dagster._cli.api import _execute_run_command_body
-from dagster._core.storage.dagster_run import DagsterRunStatus
-from dagster._grpc.types import ExecuteRunArgs
-from dagster._utils.interrupts import capture_interrupts
+from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
 from django.apps import apps
 
 from ...support import os_processes
 from ...support.os_processes import Identity, State, programs_of
+from .. import dagster_internals as internals
+from ..dagster_internals import ExecuteRunArgs
 from ..launching import sqlite_keepalive, template_client, worker_end
 from ..launching.workers import Worker
 from ..runs import run_status
@@ -94,7 +92,7 @@ def _work(args: ExecuteRunArgs, *, takes_runs: bool) -> int:
     random.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
-    with capture_interrupts():
+    with internals.capture_interrupts():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         with (
             _open_instance(args) as instance,
@@ -103,7 +101,7 @@ def _work(args: ExecuteRunArgs, *, takes_runs: bool) -> int:
             if not takes_runs:
                 worker = Worker.of_process(args.run_id, os.getpid()).guarded_by(guardian)
                 instance.add_run_tags(args.run_id, worker.as_tags())
-            code = _execute_run_command_body(
+            code = internals._execute_run_command_body(
                 args.run_id, instance, lambda event: None, set_exit_code_on_failure=False
             )
             if apps.ready:  # it is, if the run's trees could be loaded

@@ -1,0 +1,398 @@
+"""What rests on Dagster's internals and can be switched off: one entry for each feature.
+
+A feature works around something in Dagster, with names or with behaviour that Dagster does not
+promise to keep. If a release has moved one of these names, or if it behaves differently, that
+feature is off in this process: Dagster's own way is taken, one warning is logged, and
+``proctree doctor`` and a system check name it. Nothing else changes: the code location loads, and
+trees run.
+
+Code asks ``is_on(FEATURE)`` where the two ways part. To add a feature, write its entry, ask there,
+and add both ways to its test (``tests/test_dagster_internals.py``).
+"""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from . import dagster_internals as internals
+
+logger = logging.getLogger(__name__)
+
+
+def _nothing() -> Iterable[str]:
+    return ()
+
+
+@dataclass(frozen=True)
+class Feature:
+    """Something that rests on Dagster's internals."""
+
+    key: str
+    """Its name in this list and in the documentation."""
+
+    title: str
+    """What it is, as the beginning of a sentence."""
+
+    names: tuple[str, ...]
+    """The names of ``dagster_internals`` that it needs, besides those that are core."""
+
+    works_around: str
+    """What Dagster does that it works around, as a sentence."""
+
+    without: str
+    """What is worse without it, as a sentence."""
+
+    until: str
+    """When it may be removed, as a sentence."""
+
+    differences: Callable[[], Iterable[str]] = _nothing
+    """Yields as sentences how Dagster behaves differently from what the feature relies on.
+
+    It is asked only if all names are there.
+    """
+
+    def problems(self) -> list[str]:
+        """Return as sentences why it can't be used with this Dagster; nothing if it can."""
+        missing = [f"{internals.NAMES[name]} has no {name}." for name in self.names if _lacks(name)]
+        if missing:
+            return missing
+        try:
+            return list(self.differences())
+        except Exception:  # what is examined is not what it was, in a way that was not foreseen
+            logger.warning("%s: Dagster's internals can't be examined.", self.key, exc_info=True)
+            return ["Its internals can't be examined; the log has the trace."]
+
+
+def _lacks(name: str) -> bool:
+    try:
+        internals.find(name)
+    except ImportError:
+        return True
+    return False
+
+
+@cache
+def why_off(feature: Feature) -> str | None:
+    """Return why a feature is off in this process; ``None`` if it is on. Examined once."""
+    return " ".join(feature.problems()) or None
+
+
+def is_on(feature: Feature) -> bool:
+    """Return whether a feature can be used; the first time that it can't, log a warning."""
+    reason = why_off(feature)
+    if reason is not None:
+        _warn_once(feature, reason)
+    return reason is None
+
+
+def forget() -> None:
+    """Let every feature be examined again: for tests."""
+    why_off.cache_clear()
+    _warn_once.cache_clear()
+
+
+@cache
+def _warn_once(feature: Feature, reason: str) -> None:
+    logger.warning(
+        "%s is off: this Dagster differs from what it was written for. %s %s",
+        *(feature.title, reason, feature.without),
+    )
+
+
+# --- How Dagster behaves --------------------------------------------------------------------------
+
+
+def parameters(function: Callable[..., Any] | None) -> Sequence[str]:
+    """Return the names of a function's parameters; none of what is no function."""
+    return [] if function is None else list(inspect.signature(function).parameters)
+
+
+def names_in(function: Any) -> Sequence[str]:
+    """Return the names that a function's code uses; none of what is no function of Python's."""
+    return function.__code__.co_names if inspect.isfunction(function) else ()
+
+
+def _unmet(relied_on: dict[str, bool]) -> Iterator[str]:
+    """Yield what does not hold."""
+    yield from (f"{what}." for what, holds in relied_on.items() if not holds)
+
+
+def _of_threads() -> Iterator[str]:
+    pools = names_in(internals.InstanceConcurrencyContext.__init__)
+    start = parameters(internals.ExecutionPlan.start)
+    return _unmet(
+        {
+            "InstanceConcurrencyContext does not keep claims in _claims and _pending_timeouts": (
+                {"_claims", "_pending_timeouts"} <= set(pools)
+            ),
+            "ExecutionPlan.start does not take instance_concurrency_context and max_concurrent": (
+                {"instance_concurrency_context", "max_concurrent"} <= set(start)
+            ),
+        }
+    )
+
+
+def _of_event_batching() -> Iterator[str]:
+    from dagster import DagsterInstance
+
+    storage = internals.SqliteEventLogStorage
+    return _unmet(
+        {
+            "DagsterInstance.handle_new_event does not take an event and batch_metadata": (
+                parameters(DagsterInstance.handle_new_event) == ["self", "event", "batch_metadata"]
+            ),
+            "DagsterInstance does not keep its listeners in _subscribers": (
+                "_subscribers" in names_in(DagsterInstance.__init__)
+            ),
+            "The event log's storages have no _event_to_row and run_connection": (
+                hasattr(storage, "_event_to_row") and hasattr(storage, "run_connection")
+            ),
+        }
+    )
+
+
+HOSTS_FETCH = "sync_get_external_repositories_data_grpc"
+"""Dagster's function by which a host fetches the jobs of a code location."""
+
+
+def _of_lazy_hosts() -> Iterator[str]:
+    location, module = internals.GrpcServerCodeLocation, internals.snapshot_repository
+    names = {
+        method: names_in(getattr(location, method, None))
+        for method in ("__init__", "_job_ref_to_snap")
+    }
+    expected = ["api_client", "code_location", "defer_snapshots"]
+    return _unmet(
+        {
+            f"{HOSTS_FETCH}{expected} is not what it was": (
+                parameters(getattr(module, HOSTS_FETCH, None)) == expected
+            ),
+            # It must be looked up where it is replaced, at each call.
+            f"GrpcServerCodeLocation does not call {HOSTS_FETCH} once it is made": (
+                HOSTS_FETCH in names["__init__"]
+                and not hasattr(inspect.getmodule(location), HOSTS_FETCH)
+            ),
+            "GrpcServerCodeLocation does not keep snapshots in _job_snaps_by_name": all(
+                "_job_snaps_by_name" in each for each in names.values()
+            ),
+            "DagsterGrpcClient.external_job is not what it was": (
+                parameters(getattr(internals.DagsterGrpcClient, "external_job", None))[:3]
+                == ["self", "remote_repository_origin", "job_name"]
+            ),
+        }
+    )
+
+
+def _of_console() -> Iterator[str]:
+    from dagster import colored_console_logger
+
+    return _unmet(
+        {
+            "Its console's logger keeps no function in _logger_fn": hasattr(
+                colored_console_logger, "_logger_fn"
+            )
+        }
+    )
+
+
+def _of_output_in_threads() -> Iterator[str]:
+    from dagster import DagsterInstance
+
+    manager: Any = vars(DagsterInstance).get("compute_log_manager")
+    return _unmet(
+        {
+            "DagsterInstance does not keep its compute log manager in _compute_log_manager": (
+                "_compute_log_manager" in names_in(getattr(manager, "fget", None))
+            )
+        }
+    )
+
+
+# --- The entries ----------------------------------------------------------------------------------
+
+THREADS = Feature(
+    key="threads",
+    title="Running steps in threads",
+    names=(
+        *("ErrorSource", "ExecuteRunWithPlanIterable", "ExecutionPlan", "KnownExecutionState"),
+        *("InstanceConcurrencyContext", "PlanExecutionContextManager", "RetryMode"),
+        *("SerializableErrorInfo", "StepDependencyConfig", "StepFailureData", "_trigger_hook"),
+        *("create_compute_log_file_key", "dagster_event_sequence_for_step"),
+        *("get_retries_config", "get_step_dependency_config_field"),
+        *("get_tag_concurrency_limits_config", "serializable_error_info_from_exc_info"),
+    ),
+    works_around="Dagster runs steps one after another, or each in a process of its own.",
+    without=(
+        "The executor 'threads' is Dagster's in-process executor: the processes of a run are "
+        "executed one after another, and MAX_CONCURRENT limits nothing."
+    ),
+    until="Dagster has an executor that runs steps in threads.",
+    differences=_of_threads,
+)
+
+EVENT_BATCHING = Feature(
+    key="event_batching",
+    title="Writing a run's events in groups",
+    names=("SQLITE_BUSY_TIMEOUT_SECONDS", "SqlEventLogStorageTable", "SqliteEventLogStorage"),
+    works_around="Dagster writes each event in a transaction of its own, some nine a step.",
+    without="Each event is written by itself, so that each step takes some milliseconds longer.",
+    until="Dagster's batches of events (DAGSTER_EVENT_BATCH_SIZE) hold the events of steps, too.",
+    differences=_of_event_batching,
+)
+
+JOB_SNAPSHOTS = Feature(
+    key="job_snapshots",
+    title="Caching jobs as snapshots",
+    names=(
+        *("ALL_RUNTIME_BUILTINS", "ConfigSchemaSnapshot", "DagsterTypeNamespaceSnapshot"),
+        *("JobSnap", "RunConfigSchema", "build_dagster_type_snap"),
+        *("construct_config_type_dictionary", "snap_from_config_type"),
+    ),
+    works_around=(
+        "Dagster keeps a repository's jobs as full definitions, and writes the snapshot of each "
+        "at each refresh."
+    ),
+    without=(
+        "Full jobs are listed: the code server keeps about 100 KiB for each tree instead of 3, "
+        "and a refresh of thousands of trees takes longer."
+    ),
+    until="Dagster lists a code location's jobs without building them.",
+)
+
+LAZY_HOSTS = Feature(
+    key="lazy_hosts",
+    title="Fetching a job's snapshot when it is asked for",
+    names=(
+        *("DagsterGrpcClient", "DagsterUserCodeProcessError", "DagsterUserCodeUnreachableError"),
+        *("GrpcServerCodeLocation", "JobSnap", "RepositoryErrorSnap", "RepositorySnap"),
+        *("SerializableErrorInfo", "extract_serialized_job_snap_from_serialized_job_data_snap"),
+        "snapshot_repository",
+    ),
+    works_around="The webserver and the daemon fetch every job's snapshot at every refresh.",
+    without=(
+        "The webserver and the daemon fetch every job's snapshot at every refresh, which takes "
+        "long with thousands of trees."
+    ),
+    until="Dagster's hosts fetch a job's snapshot when it is first needed.",
+    differences=_of_lazy_hosts,
+)
+
+SQLITE_KEEPALIVE = Feature(
+    key="sqlite_keepalive",
+    title="Keeping Dagster's SQLite files open",
+    names=(
+        *("SqliteRunStorage", "sqlite_event_log", "sqlite_run_storage"),
+        "sqlite_schedule_storage",
+    ),
+    works_around=(
+        "Dagster opens and closes its SQLite files, and makes a new engine, for each query."
+    ),
+    without="The daemon's polls and a run's events take longer on SQLite.",
+    until="Dagster's SQLite storages keep their engines.",
+)
+
+MIGRATIONS_READ_ONCE = Feature(
+    key="migrations_read_once",
+    title="Reading the migrations of Dagster's storage once",
+    names=("ALEMBIC_SCRIPTS_LOCATION", "get_alembic_config", "sql", "sqlite_run_storage"),
+    works_around="Alembic executes some ninety scripts whenever Dagster opens an instance.",
+    without="Each run starts about 0.1 s later.",
+    until="Dagster's storages ask for the newest revision without reading all of them.",
+)
+
+IMPORTED_ONCE = Feature(
+    key="imported_once",
+    title="Importing once what Dagster imports in each run",
+    names=("LocalComputeLogManager", "active", "autodiscovery"),
+    works_around="Dagster imports some modules only when a run needs them.",
+    without="Each run's process imports them itself, and starts some milliseconds later.",
+    until="Dagster imports them itself with the code location.",
+)
+
+HOMES = Feature(
+    key="homes",
+    title="Creating Dagster's storage under a lock",
+    names=(
+        *("ASSET_DATA_MIGRATIONS", "REQUIRED_DATA_MIGRATIONS"),
+        *("REQUIRED_SCHEDULE_DATA_MIGRATIONS", "RunStorageSqlMetadata"),
+        *("ScheduleStorageSqlMetadata", "SqlEventLogStorageMetadata", "get_alembic_config"),
+        *("process_config", "resolve_to_config_type", "sql", "sqlite_event_log"),
+        *("sqlite_run_storage", "sqlite_schedule_storage", "stamp_alembic_rev"),
+    ),
+    works_around=(
+        "Two processes that open a fresh storage at the same moment leave it half created."
+    ),
+    without=(
+        "Dagster creates its storage itself, so start one process first on a fresh home; a "
+        "storage that is half created is neither found nor repaired."
+    ),
+    until="Dagster creates its storage in one transaction, or under a lock.",
+)
+
+TEMPLATE = Feature(
+    key="template",
+    title="Forking the processes of runs",
+    names=("_execute_run_command_body", "capture_interrupts"),
+    works_around="Dagster starts a fresh interpreter for each run.",
+    without="Each run is started in a plain process, a second or two slower.",
+    until="Dagster's launcher can fork a run's process from one that has imported its code.",
+)
+
+QUIET_CONSOLE = Feature(
+    key="quiet_console",
+    title="Printing only the more important lines of a run's log",
+    names=(),
+    works_around=("Dagster prints all of a run's log, or else keeps the rest from its UI, too."),
+    without="Runs print all of their log in the terminal of 'proctree dev'.",
+    until="Dagster has a log level for the console of its own.",
+    differences=_of_console,
+)
+
+OUTPUT_IN_THREADS = Feature(
+    key="output_in_threads",
+    title="Leaving the output of a process alone whose thread executes a run",
+    names=("NoOpComputeLogManager",),
+    works_around="Dagster redirects the file descriptors of the whole process for each run.",
+    without=(
+        "Runs in several threads of one process at the same time may redirect its output for good."
+    ),
+    until="Dagster captures the output of a run without redirecting the process's.",
+    differences=_of_output_in_threads,
+)
+
+RETRY_FROM_FAILURE = Feature(
+    key="retry_from_failure",
+    title="Running a run again from where it failed, by 'proctree retry'",
+    names=("KnownExecutionState", "TAGS_TO_MAYBE_OMIT_ON_RETRY"),
+    works_around="Dagster re-executes a run only with a workspace, which its own processes have.",
+    without="A run is re-executed from failure in Dagster's UI only.",
+    until="Dagster's public API can re-execute a run from failure without a workspace.",
+)
+
+SCHEDULE_STATUS = Feature(
+    key="schedule_status",
+    title="Showing which schedules are stopped in Dagster",
+    names=("InstigatorStatus", "InstigatorType"),
+    works_around="Dagster tells nobody that a schedule was stopped in its UI.",
+    without="Django's admin does not show which schedules were stopped in Dagster's UI.",
+    until="Dagster's public API lists the status of schedules.",
+)
+
+WORKSPACE_CHECK = Feature(
+    key="workspace_check",
+    title="Examining the code locations of workspace.yaml",
+    names=("location_origins_from_yaml_paths",),
+    works_around="Dagster says only when a run fails what the Python of a code location lacks.",
+    without="'proctree doctor' does not compare what other Pythons have installed.",
+    until="Dagster's public API reads workspace.yaml.",
+)
+
+FEATURES = (
+    *(THREADS, EVENT_BATCHING, JOB_SNAPSHOTS, LAZY_HOSTS, SQLITE_KEEPALIVE),
+    *(MIGRATIONS_READ_ONCE, IMPORTED_ONCE, HOMES, TEMPLATE, QUIET_CONSOLE, OUTPUT_IN_THREADS),
+    *(RETRY_FROM_FAILURE, SCHEDULE_STATUS, WORKSPACE_CHECK),
+)
+"""Every feature."""
