@@ -13,7 +13,9 @@ class ProctreeDagsterConfig(AppConfig):
 
     def ready(self) -> None:
         """Register the system checks and the signal receivers; remember the databases' names."""
-        from .services import system_checks, webserver  # noqa: F401  # importing registers the checks
+        # Importing two of them registers the checks.
+        from .orchestration.inspection import missing_names  # noqa: F401
+        from .services import system_checks, webserver  # noqa: F401
         from .support import isolation
 
         isolation.remember_databases()

@@ -76,3 +76,34 @@ def test_a_long_file_is_a_known_one() -> None:
         if len(file.read_text().splitlines()) > 480 and ".migrations." not in name
     }
     assert long <= LONG.keys()
+
+
+def test_only_one_module_imports_what_dagster_keeps_to_itself() -> None:
+    only = {"proctree_dagster.orchestration.dagster_internals"}
+    top = TOP.parent
+    elsewhere = [*(top / "example").rglob("*.py"), *(top / "definitions").rglob("*.py")]
+    files = {**modules(), **{str(each): each for each in elsewhere}}
+    found = {
+        name
+        for name, file in files.items()
+        for each in ast.walk(ast.parse(file.read_text()))
+        if any(map(_is_internal, _modules_of(each)))
+    }
+    assert found == only
+
+
+def _modules_of(node: ast.AST) -> list[str]:
+    """Return the modules that a statement imports, or imports names of."""
+    if isinstance(node, ast.ImportFrom) and not node.level:
+        return [f"{node.module}.{each.name}" for each in node.names]
+    return [each.name for each in node.names] if isinstance(node, ast.Import) else []
+
+
+def _is_internal(module: str) -> bool:
+    package, _, inner = module.partition(".")
+    if package == "dagster_shared":
+        return True
+    # Also of a package beside it, such as dagster_postgres.
+    return package.startswith("dagster") and any(
+        part.startswith("_") and not part.startswith("__") for part in inner.split(".")
+    )

@@ -12,7 +12,7 @@ and add both ways to its test (``tests/test_dagster_internals.py``).
 
 import inspect
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -56,14 +56,26 @@ class Feature:
 
     def problems(self) -> list[str]:
         """Return as sentences why it can't be used with this Dagster; nothing if it can."""
-        missing = [f"{internals.NAMES[name]} has no {name}." for name in self.names if _lacks(name)]
+        missing = {name for name in self.names if _lacks(name)}
         if missing:
-            return missing
+            return self.lacking(missing)
         try:
             return list(self.differences())
         except Exception:  # what is examined is not what it was, in a way that was not foreseen
             logger.warning("%s: Dagster's internals can't be examined.", self.key, exc_info=True)
             return ["Its internals can't be examined; the log has the trace."]
+
+    def lacking(self, missing: Collection[str]) -> list[str]:
+        """Return as sentences which of its names are missing."""
+        return [f"{internals.NAMES[name]} has no {name}." for name in self.names if name in missing]
+
+    def message(self, problems: Iterable[str]) -> str:
+        """Return for people that it is off, why, and what is worse without it."""
+        why = " ".join(problems)
+        return (
+            f"{self.title} is off: this Dagster differs from what it was written for. {why} "
+            f"{self.without}"
+        )
 
 
 def _lacks(name: str) -> bool:
@@ -96,10 +108,7 @@ def forget() -> None:
 
 @cache
 def _warn_once(feature: Feature, reason: str) -> None:
-    logger.warning(
-        "%s is off: this Dagster differs from what it was written for. %s %s",
-        *(feature.title, reason, feature.without),
-    )
+    logger.warning("%s", feature.message([reason]))
 
 
 # --- How Dagster behaves --------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def check_saved_rows(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> 
     (``manage.py check``, tests). Other commands run all checks, too, and a broken row must not
     block them, least of all ``migrate`` or another tree's command.
     """
-    if not _is_asked_for() or conf.problems(getattr(settings, "PROCTREE", {})):
+    if not is_asked_for() or conf.problems(getattr(settings, "PROCTREE", {})):
         return []
     try:
         found = broken_rows.findings()
@@ -87,7 +87,7 @@ def check_saved_rows(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> 
 ROWS_HINT = "Mend the code or the settings, or save the tree again from code that is right."
 
 
-def _is_asked_for() -> bool:
+def is_asked_for() -> bool:
     """Return whether the checks were asked for, and not run before another command."""
     frame = inspect.currentframe()
     while frame is not None:

@@ -116,9 +116,11 @@ class Doctor(Action):
         from ...orchestration.inspection.findings import Finding
 
         findings = doctor.examine()
+        said = {finding.what for finding in findings}
         findings += [
             Finding("error" if each.is_serious() else "warning", each.msg, each.hint or "")
             for each in _of_system_checks()
+            if each.msg not in said
         ]
         style = self.out.style
         styles = {"ok": style.SUCCESS, "warning": style.WARNING, "error": style.ERROR}

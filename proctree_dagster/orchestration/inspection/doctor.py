@@ -31,7 +31,8 @@ from ...models.validation import executor_names
 from ...services import sqlite_options, webserver
 from ...support import project
 from .. import executors, homes
-from ..dagster_internals import InstanceRef
+from ..dagster_features import FEATURES, TEMPLATE, why_off
+from ..dagster_internals import InstanceRef, remedy
 from ..launcher import WarmRunLauncher
 from ..launching import daemons, template_client
 from ..launching.releases import Release
@@ -93,6 +94,15 @@ def _findings(check: Check, subject: Subject) -> list[Finding]:
                 "The log has its trace.",
             )
         ]
+
+
+def check_internals(_: Subject) -> Iterator[Finding]:
+    """Name what is off because this Dagster has other internals than it was written for."""
+    off = [(feature, why) for feature in FEATURES if (why := why_off(feature)) is not None]
+    for feature, why in off:
+        yield Finding("warning", feature.message([why]), remedy())
+    if not off:
+        yield Finding("ok", "Dagster's internals are as proctree-dagster expects them.")
 
 
 def check_home(subject: Subject) -> Iterator[Finding]:
@@ -469,6 +479,8 @@ def check_launcher(subject: Subject) -> Iterator[Finding]:
         launcher = type(subject.instance.run_launcher).__name__
         yield Finding("ok", f"Runs are launched by Dagster's launcher {launcher}, not forked.")
         return
+    if why_off(TEMPLATE) is not None:
+        return  # another check says so
     try:
         release = Release.of_origin(origins.code_origin("any").repository_origin)
         reason = template_client.examine(release)
@@ -492,6 +504,7 @@ def check_launcher(subject: Subject) -> Iterator[Finding]:
 
 CHECKS: tuple[Check, ...] = (
     check_versions,
+    check_internals,
     check_database,
     check_sqlite_options,
     check_home,
