@@ -53,9 +53,10 @@ check: install-test
 	$(BIN)/python manage.py makemigrations --check --dry-run
 	$(BIN)/python manage.py check
 
-# Writes docs/reference.md from the docstrings.
+# Writes docs/reference.md from the docstrings, and docs/internals/dagster.md from the list of features.
 docs: install
 	$(BIN)/python -m scripts.reference
+	$(BIN)/python -m scripts.features
 
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test

@@ -30,6 +30,8 @@ from proctree_dagster.support.project import create_home
 
 Seen = dict[str, Any]
 
+TOP = Path(__file__).resolve().parents[1]
+
 GONE = "dagster._core.gone"
 """Where nothing is."""
 
@@ -175,7 +177,7 @@ def forked(work: Callable[[], Seen]) -> Seen:
         os._exit(0)
     os.close(writer)
     with open(reader) as file:  # noqa: PTH123
-        seen = json.load(file)
+        seen: Seen = json.load(file)
     os.waitpid(pid, 0)
     return seen
 

@@ -46,7 +46,7 @@ class Feature:
     """What is worse without it, as a sentence."""
 
     until: str
-    """When it may be removed, as a sentence."""
+    """When it may be removed, as a sentence that begins after "when"."""
 
     differences: Callable[[], Iterable[str]] = _nothing
     """Yields as sentences how Dagster behaves differently from what the feature relies on.
@@ -67,7 +67,11 @@ class Feature:
 
     def lacking(self, missing: Collection[str]) -> list[str]:
         """Return as sentences which of its names are missing."""
-        return [f"{internals.NAMES[name]} has no {name}." for name in self.names if name in missing]
+        return [
+            f"{internals.NAMES[name]}.{name} is not there."
+            for name in self.names
+            if name in missing
+        ]
 
     def message(self, problems: Iterable[str]) -> str:
         """Return for people that it is off, why, and what is worse without it."""
