@@ -30,7 +30,8 @@ NEEDED = [(feature, name) for feature in FEATURES for name in feature.names]
 @pytest.fixture(scope="module")
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return what processes have seen that ran a tree without a feature, by its key."""
-    command = [sys.executable, "-m", "tests.without_internals", tmp_path_factory.mktemp("without")]
+    folder = str(tmp_path_factory.mktemp("without"))
+    command = [sys.executable, "-m", "tests.without_internals", folder]
     done = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout)

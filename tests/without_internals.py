@@ -177,9 +177,9 @@ def forked(work: Callable[[], Seen]) -> Seen:
         os._exit(0)
     os.close(writer)
     with open(reader) as file:  # noqa: PTH123
-        seen: Seen = json.load(file)
+        found: Seen = json.load(file)
     os.waitpid(pid, 0)
-    return seen
+    return found
 
 
 def main(folder: Path) -> None:
