@@ -8,6 +8,7 @@ import difflib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
+from datetime import timedelta
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
@@ -15,6 +16,9 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
 from .domain.predicates import is_number, is_text, is_whole
+
+DAEMON_SILENT_AFTER = timedelta(minutes=2)
+"""How long Dagster's daemon may be silent before it counts as down: it writes every 30 seconds."""
 
 
 @dataclass(frozen=True)

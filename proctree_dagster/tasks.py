@@ -33,7 +33,7 @@ from .support.connections import (
 from .support.row_reading import readable
 
 if TYPE_CHECKING:
-    from .orchestration.runs.scheduled_runs import ScheduleHistory
+    from .orchestration.runs.schedule_claims import ScheduleHistory
 
 logger = logging.getLogger(__name__)
 
@@ -216,9 +216,9 @@ class _Dagster:
 
     def history_of(self, schedule_id: int) -> "ScheduleHistory":
         """Return the history of a schedule's runs."""
-        from .orchestration.runs import scheduled_runs
+        from .orchestration.runs import schedule_claims
 
-        return scheduled_runs.ScheduleHistory(self.open(), schedule_id)
+        return schedule_claims.ScheduleHistory(self.open(), schedule_id)
 
     def open(self) -> Any:
         """Open it, if it is not open yet, and return it."""

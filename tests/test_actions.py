@@ -17,7 +17,7 @@ from proctree_dagster.exceptions import ContextError
 from proctree_dagster.management.actions import ACTIONS
 from proctree_dagster.management.typed_context import parse_pairs
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
-from proctree_dagster.models.validation.context_schema import ContextKey, ContextSchema
+from proctree_dagster.models.context_schema import ContextKey, ContextSchema
 from proctree_dagster.running import tree_runs
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import annotated, processes

@@ -6,7 +6,7 @@ from django.utils import timezone
 
 from proctree_dagster.domain import run_tags
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
-from proctree_dagster.orchestration.runs import scheduled_runs
+from proctree_dagster.orchestration.runs import schedule_claims
 from proctree_dagster.running import tree_runs
 from proctree_dagster.services import due_time_claims
 from proctree_dagster.tasks import check_and_run_scheduled_tasks
@@ -28,7 +28,7 @@ def schedule(instance: DagsterInstance) -> ProcessTreeSchedule:
     ProcessTreeSchedule.objects.update(next_run=DUE)
     assert isinstance(
         due_time_claims.request(
-            schedule.pk, timezone.now(), scheduled_runs.ScheduleHistory(instance, schedule.pk)
+            schedule.pk, timezone.now(), schedule_claims.ScheduleHistory(instance, schedule.pk)
         ),
         due_time_claims.Due,
     )
@@ -39,7 +39,7 @@ def schedule(instance: DagsterInstance) -> ProcessTreeSchedule:
 def submitted(instance: DagsterInstance) -> str:
     """Return the id of a run for the claim, as the daemon's queue has it."""
     run_id, _ = tree_runs.submit_row(ProcessTree.objects.get())
-    instance.add_run_tags(run_id, {run_tags.DUE: scheduled_runs.due_tag(DUE)})
+    instance.add_run_tags(run_id, {run_tags.DUE: schedule_claims.due_tag(DUE)})
     return run_id
 
 
@@ -58,7 +58,7 @@ def test_a_claim_whose_run_failed_before_taking_it_is_requested_again(
     instance: DagsterInstance, schedule: ProcessTreeSchedule, started: bool
 ) -> None:
     fail(instance, submitted(instance), started=started)  # no worker, or no database in it
-    assert scheduled_runs.ScheduleHistory(instance, schedule.pk).of_claim(DUE) == "none"
+    assert schedule_claims.ScheduleHistory(instance, schedule.pk).of_claim(DUE) == "none"
     assert check_and_run_scheduled_tasks()["tree"]["success"]
     schedule.refresh_from_db()
     assert (schedule.claim, schedule.last_due) == (None, DUE)
@@ -69,7 +69,7 @@ def test_a_claim_is_given_up_when_ten_runs_failed_before_taking_it(
 ) -> None:
     for progress in [*["none"] * 9, "finished"]:
         fail(instance, submitted(instance), started=False)
-        assert scheduled_runs.ScheduleHistory(instance, schedule.pk).of_claim(DUE) == progress
+        assert schedule_claims.ScheduleHistory(instance, schedule.pk).of_claim(DUE) == progress
     assert check_and_run_scheduled_tasks() == {}
     schedule.refresh_from_db()
     assert (schedule.claim, schedule.last_due) == (None, None)
@@ -80,7 +80,7 @@ def test_a_second_run_of_a_claim_is_waited_for(
 ) -> None:
     fail(instance, submitted(instance), started=False)
     submitted(instance)
-    assert scheduled_runs.ScheduleHistory(instance, schedule.pk).of_claim(DUE) == "under way"
+    assert schedule_claims.ScheduleHistory(instance, schedule.pk).of_claim(DUE) == "under way"
     assert check_and_run_scheduled_tasks() == {}
 
 

@@ -19,7 +19,7 @@ from proctree_dagster import context as contexts
 from proctree_dagster.domain.tree_spec import parse
 from proctree_dagster.exceptions import ContextError
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, TriggerSubscription
-from proctree_dagster.models.validation.context_schema import (
+from proctree_dagster.models.context_schema import (
     UNSAID,
     ContextSchema,
     accepts,

@@ -63,7 +63,7 @@ LONG = {
     "functions": "what rows name in code, and what they may not",
     "orchestration.homes": "Dagster's home: examined, created, mended",
     "orchestration.inspection.doctor": "one check after another",
-    "orchestration.template.process": "the process that is forked",
+    "orchestration.template.server": "the process that is forked",
     "tree_builder.instance": "its docstrings, of which the reference is made",
 }
 """The modules above 480 lines, and what makes them so."""

@@ -17,7 +17,7 @@ from proctree_dagster.domain import run_tags
 from proctree_dagster.functions import process_function
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, RunStatus
 from proctree_dagster.orchestration.launching.workers import Worker
-from proctree_dagster.orchestration.runs import scheduled_runs
+from proctree_dagster.orchestration.runs import schedule_claims
 from proctree_dagster.running import tree_runs
 from proctree_dagster.services import due_time_claims
 from proctree_dagster.tasks import check_and_run_scheduled_tasks
@@ -109,12 +109,12 @@ def started_elsewhere(instance: DagsterInstance) -> tuple[str, subprocess.Popen[
     """Let another process take up a scheduled run; return the run's id and the process."""
     schedule = due_schedule(processes.one)
     decision = due_time_claims.request(
-        schedule.pk, timezone.now(), scheduled_runs.ScheduleHistory(instance, schedule.pk)
+        schedule.pk, timezone.now(), schedule_claims.ScheduleHistory(instance, schedule.pk)
     )
     assert isinstance(decision, due_time_claims.Due)
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     run_id, _ = tree_runs.submit_row(ProcessTree.objects.get())
-    instance.add_run_tags(run_id, {run_tags.DUE: scheduled_runs.due_tag(decision.due)})
+    instance.add_run_tags(run_id, {run_tags.DUE: schedule_claims.due_tag(decision.due)})
     worker = Worker.of_process(run_id, process.pid)
     due_time_claims.take("books", decision.due, run_id, worker.as_text())
     return run_id, process

@@ -26,7 +26,7 @@ from proctree_dagster.domain import run_tags as tags
 from proctree_dagster.orchestration.launcher import WarmRunLauncher
 from proctree_dagster.orchestration.launching import imports, template_client
 from proctree_dagster.orchestration.launching.workers import Worker, started
-from proctree_dagster.orchestration.template import process as template
+from proctree_dagster.orchestration.template import server as template
 from tests.e2e.stack import wait_for
 from tests.postgres import Postgres
 

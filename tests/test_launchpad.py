@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
-from proctree_dagster.models.validation.context_schema import ContextKey, ContextSchema
+from proctree_dagster.models.context_schema import ContextKey, ContextSchema
 from proctree_dagster.orchestration.configured import translator
 from proctree_dagster.orchestration.execution.tree_run import RUN_RESOURCE
 from proctree_dagster.orchestration.runs.create import create_run

@@ -26,7 +26,7 @@ from pytest_django import DjangoAssertNumQueries
 
 from proctree_dagster import functions
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
-from proctree_dagster.models.validation.context_schema import ContextSchema
+from proctree_dagster.models.context_schema import ContextSchema
 from proctree_dagster.orchestration import repository, repository_data
 from proctree_dagster.orchestration.execution.tree_run import RUN_RESOURCE, WORKERS_RUN_RESOURCE
 from proctree_dagster.orchestration.repository import build_repository

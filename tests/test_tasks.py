@@ -17,7 +17,7 @@ from django.utils import timezone
 from proctree_dagster.domain import run_tags
 from proctree_dagster.exceptions import ScheduleError, TreeFailed, TreeNotFound
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
-from proctree_dagster.orchestration.runs import lost_runs, scheduled_runs
+from proctree_dagster.orchestration.runs import lost_runs, schedule_claims
 from proctree_dagster.running import tree_runs
 from proctree_dagster.services import due_time_claims
 from proctree_dagster.tasks import check_and_run_scheduled_tasks
@@ -45,7 +45,7 @@ def make_due(schedule: ProcessTreeSchedule) -> dt.datetime:
 def claim(
     schedule: ProcessTreeSchedule, instance: DagsterInstance
 ) -> due_time_claims.Due | due_time_claims.Skip:
-    history = scheduled_runs.ScheduleHistory(instance, schedule.pk)
+    history = schedule_claims.ScheduleHistory(instance, schedule.pk)
     return due_time_claims.request(schedule.pk, timezone.now(), history)
 
 
@@ -135,14 +135,16 @@ def test_a_claim_whose_run_was_canceled_in_the_queue_is_settled(instance: Dagste
     claimed = claim(schedule, instance)
     assert isinstance(claimed, due_time_claims.Due)
     run_id, _ = tree_runs.submit_row(ProcessTree.objects.get(name="canceled"))
-    instance.add_run_tags(run_id, {run_tags.DUE: scheduled_runs.due_tag(claimed.due)})
+    instance.add_run_tags(run_id, {run_tags.DUE: schedule_claims.due_tag(claimed.due)})
     queued = instance.get_run_by_id(run_id)
     assert queued is not None
     assert (
-        scheduled_runs.ScheduleHistory(instance, schedule.pk).of_claim(claimed.due) == "under way"
+        schedule_claims.ScheduleHistory(instance, schedule.pk).of_claim(claimed.due) == "under way"
     )
     instance.report_run_canceled(queued)
-    assert scheduled_runs.ScheduleHistory(instance, schedule.pk).of_claim(claimed.due) == "finished"
+    assert (
+        schedule_claims.ScheduleHistory(instance, schedule.pk).of_claim(claimed.due) == "finished"
+    )
     assert check_and_run_scheduled_tasks() == {}
     make_due(schedule)
     assert check_and_run_scheduled_tasks()["canceled"]["success"]
@@ -155,17 +157,17 @@ def test_a_claim_whose_run_died_before_it_could_take_it_is_requested_again(
     claimed = claim(schedule, instance)
     assert isinstance(claimed, due_time_claims.Due)
     run_id, _ = tree_runs.submit_row(ProcessTree.objects.get(name="stuck"))
-    instance.add_run_tags(run_id, {run_tags.DUE: scheduled_runs.due_tag(claimed.due)})
+    instance.add_run_tags(run_id, {run_tags.DUE: schedule_claims.due_tag(claimed.due)})
     run = instance.get_run_by_id(run_id)
     assert run is not None
     instance.report_dagster_event(
         DagsterEvent(DagsterEventType.RUN_START.value, run.job_name), run_id=run_id
     )
     assert (
-        scheduled_runs.ScheduleHistory(instance, schedule.pk).of_claim(claimed.due) == "under way"
+        schedule_claims.ScheduleHistory(instance, schedule.pk).of_claim(claimed.due) == "under way"
     )
-    monkeypatch.setattr(scheduled_runs, "CLAIM_SECONDS", -1.0)
-    assert scheduled_runs.ScheduleHistory(instance, schedule.pk).of_claim(claimed.due) == "none"
+    monkeypatch.setattr(schedule_claims, "CLAIM_SECONDS", -1.0)
+    assert schedule_claims.ScheduleHistory(instance, schedule.pk).of_claim(claimed.due) == "none"
     ProcessTreeSchedule.objects.update(claimed_at=timezone.now() - dt.timedelta(seconds=61))
     assert check_and_run_scheduled_tasks()["stuck"]["success"]
 
@@ -179,8 +181,8 @@ def test_a_run_of_another_locations_job_of_the_same_name_settles_no_claim(
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(run_tags, "LOCATION", "warehouse")
         run_id, _ = tree_runs.submit_row(ProcessTree.objects.get(name="same"))
-    instance.add_run_tags(run_id, {run_tags.DUE: scheduled_runs.due_tag(claimed.due)})
-    history = scheduled_runs.ScheduleHistory(instance, schedule.pk)
+    instance.add_run_tags(run_id, {run_tags.DUE: schedule_claims.due_tag(claimed.due)})
+    history = schedule_claims.ScheduleHistory(instance, schedule.pk)
     assert history.of_claim(claimed.due) == "none"
     theirs = instance.get_run_by_id(run_id)
     assert theirs is not None

@@ -11,7 +11,7 @@ from django.db import models
 
 from .. import context as contexts
 from ..exceptions import ContextError
-from ..models.validation.context_schema import UNSAID, WRITTEN, ContextSchema, accepts, members
+from ..models.context_schema import UNSAID, WRITTEN, ContextSchema, accepts, members
 from .pairs import split
 
 _ROW = re.compile(r"([A-Za-z_]\w*\.[A-Za-z_]\w*):(.+)", re.DOTALL)

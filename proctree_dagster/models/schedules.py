@@ -17,6 +17,8 @@ from ..domain import tree_spec
 from ..domain.rule_clocks import RuleClock
 from ..domain.schedule_rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
 from ..exceptions import ContextError, ScheduleError
+from . import context_schema
+from .context_schema import SCHEDULED_FOR
 from .fields import (
     ClockFieldsModel,
     ContextField,
@@ -25,8 +27,6 @@ from .fields import (
     validate_timezone,
 )
 from .trees import ProcessTree
-from .validation import context_schema
-from .validation.context_schema import SCHEDULED_FOR
 
 WATCHED_AFTER = dt.timedelta(minutes=2)
 """Age of a scheduled run from which each minute's tick checks whether it still runs."""

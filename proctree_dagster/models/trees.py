@@ -15,9 +15,10 @@ from ..domain.names import MAX_NAME_LENGTH, dagster_name
 from ..domain.texts import explain
 from ..exceptions import InvalidTree
 from ..support.row_reading import readable
+from . import context_schema
+from .context_schema import ContextSchema
 from .fields import RowField, saved_by_code_field
-from .validation import context_schema, tree_validation
-from .validation.context_schema import ContextSchema
+from .validation import tree_validation
 from .validation.tree_validation import unnameable, validate_tree
 
 if TYPE_CHECKING:

@@ -389,7 +389,7 @@ SCHEDULE_STATUS = Feature(
     key="schedule_status",
     title="Showing which schedules are stopped in Dagster",
     names=("InstigatorStatus", "InstigatorType"),
-    works_around="Dagster tells nobody that a schedule was stopped in its UI.",
+    works_around="Dagster has no hook for a schedule that is stopped in its UI.",
     without="Django's admin does not show which schedules were stopped in Dagster's UI.",
     until="Dagster's public API lists the status of schedules.",
 )

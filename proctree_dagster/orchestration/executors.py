@@ -48,7 +48,7 @@ from .execution import event_batching, remote_steps, tree_run
 from .execution.threads_executor import threads_executor as threads_executor  # public here
 from .execution.tree_run import RUN_RESOURCE
 from .launching import worker_end
-from .runs import family_runs, local_runs, run_taking, scheduled_runs
+from .runs import family_runs, local_runs, run_taking, schedule_claims
 from .tree_records import TreeRecord
 
 if TYPE_CHECKING:
@@ -261,7 +261,7 @@ class TreeExecutor(Executor):
     ) -> Iterator[DagsterEvent]:
         """Take the claim, warn of a changed tree, and execute."""
         run, instance = plan_context.dagster_run, plan_context.instance
-        claim = scheduled_runs.take_claim(run, resumed=plan_context.resume_from_failure)
+        claim = schedule_claims.take_claim(run, resumed=plan_context.resume_from_failure)
         if isinstance(claim, due_time_claims.Skip):
             yield DagsterEvent.engine_event(plan_context, claim.reason, EngineEventData())
             # Dagster ends a run that is interrupted while canceling as canceled, not as failed.

@@ -21,11 +21,7 @@ from dagster import Field, deserialize_value
 from ..domain import run_tags
 from . import dagster_internals as internals
 from .dagster_features import HOSTS_FETCH, LAZY_HOSTS, is_on
-from .dagster_internals import (
-    ConfigurableClassData,
-    DagsterDaemonScheduler,
-    RemoteRepositoryOrigin,
-)
+from .dagster_internals import ConfigurableClassData, DagsterDaemonScheduler, RemoteRepositoryOrigin
 
 if TYPE_CHECKING:
     from .dagster_internals import (

@@ -15,8 +15,8 @@ from ..domain.texts import explain
 from ..domain.tree_spec import ProcessSpec, TreeSpec, parse, required_in_effect, revision
 from ..exceptions import ProctreeError
 from ..models import ProcessTree
+from ..models.context_schema import ContextSchema, schema_of
 from ..models.validation import tree_validation
-from ..models.validation.context_schema import ContextSchema, schema_of
 from ..process.caching import UNSAID, MadeBy, Maker
 from ..process.run import Function, Process
 from ..services import process_gate

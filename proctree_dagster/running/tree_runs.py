@@ -109,7 +109,7 @@ def execute_row(
         It was interrupted; the run is canceled.
     """
     from ..orchestration import tree_records
-    from ..orchestration.runs import scheduled_runs
+    from ..orchestration.runs import schedule_claims
 
     stand_ins.check(row.content, registry or {})
     given = {**_local_functions(row), **(registry or {})}
@@ -119,7 +119,7 @@ def execute_row(
         **(run_tags or {}),
     }
     if due is not None:
-        all_tags[tags.DUE] = scheduled_runs.due_tag(due)
+        all_tags[tags.DUE] = schedule_claims.due_tag(due)
     whole = {**row.default_context, **contexts.encode(context or {})}
     if triggered_by == "python":
         _warn_of_unknown_keys(row, context)
@@ -343,7 +343,7 @@ def show_as_dagster_knows(schedules: Iterable[ProcessTreeSchedule]) -> dt.dateti
     InstanceError
         Dagster has no home.
     """
-    from ..orchestration.runs import opening, scheduled_runs
+    from ..orchestration.runs import opening, schedule_claims
     from ..orchestration.serving import schedule_status
 
     with opening.open_instance(persistent=True, create=False) as instance:
@@ -353,7 +353,7 @@ def show_as_dagster_knows(schedules: Iterable[ProcessTreeSchedule]) -> dt.dateti
             schedule.stopped_in_dagster = name in stopped
             if schedule.last_run_status != RunStatus.STARTED:
                 continue
-            history = scheduled_runs.ScheduleHistory(instance, schedule.pk)
+            history = schedule_claims.ScheduleHistory(instance, schedule.pk)
             try:
                 known = history.seen(schedule.last_run_id, schedule.last_run_worker)
             except Exception:  # an error in one run must not hide the others

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from django.utils import timezone
 
+from .. import conf
 from ..domain.texts import explain
 from ..exceptions import InstanceError
 from ..models import ProcessTree, ProcessTreeSchedule, RunStatus
@@ -25,9 +26,6 @@ OVERDUE_AFTER = dt.timedelta(minutes=3)
 
 A daemon polls every minute, and a new due time is seen within another.
 """
-
-DAEMON_SILENT_AFTER = dt.timedelta(minutes=3)
-"""How long Dagster's daemon may be silent before it counts as down."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +79,7 @@ class Overview:
         if self.dagster_problem or not any(each.enabled for each in self.trees):
             return False
         seen = self.daemon_seen_at
-        return seen is None or timezone.now() - seen > DAEMON_SILENT_AFTER
+        return seen is None or timezone.now() - seen > conf.DAEMON_SILENT_AFTER
 
 
 def overview() -> Overview:

@@ -16,7 +16,7 @@ from django.utils import timezone
 from ..context import encode
 from ..domain.texts import in_utc
 from ..models import ProcessTreeSchedule, RunStatus
-from ..models.validation.context_schema import SCHEDULED_FOR
+from ..models.context_schema import SCHEDULED_FOR
 from ..support.connections import writing
 
 REQUEST_AGAIN_AFTER = dt.timedelta(seconds=60)

@@ -79,16 +79,16 @@ class Machine:
         from proctree_dagster.orchestration import tree_records
         from proctree_dagster.orchestration.configured import translator
         from proctree_dagster.orchestration.runs import create as runs
-        from proctree_dagster.orchestration.runs import scheduled_runs
+        from proctree_dagster.orchestration.runs import schedule_claims
         from proctree_dagster.services import due_time_claims
 
         row = ProcessTree.objects.with_schedules().get(name=tree)
-        history = scheduled_runs.ScheduleHistory(self.instance, row.schedule.pk)
+        history = schedule_claims.ScheduleHistory(self.instance, row.schedule.pk)
         decision = due_time_claims.request(row.schedule.pk, dt.datetime.now(dt.UTC), history)
         if isinstance(decision, due_time_claims.Skip):
             return decision.reason
         job = translator().job(tree_records.from_row(row))
-        given = {run_tags.DUE: scheduled_runs.due_tag(decision.due)}
+        given = {run_tags.DUE: schedule_claims.due_tag(decision.due)}
         run = runs.create_run(self.instance, job, decision.context, given)
         self.launch(run.run_id)
         return run.run_id

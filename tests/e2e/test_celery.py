@@ -147,12 +147,12 @@ due.register_schedule(interval_minutes=1440)
 
 CLAIM = """
 from proctree_dagster.services import due_time_claims as claims
-from proctree_dagster.orchestration.runs import opening, scheduled_runs
+from proctree_dagster.orchestration.runs import opening, schedule_claims
 schedules = ProcessTreeSchedule.objects.filter(process_tree__name="due")
 schedules.update(next_run=timezone.now())
 with opening.open_instance() as instance:
-    history = scheduled_runs.ScheduleHistory(instance, schedules.get().pk)
-    print(scheduled_runs.due_tag(claims.request(schedules.get().pk, timezone.now(), history).due))
+    history = schedule_claims.ScheduleHistory(instance, schedules.get().pk)
+    print(schedule_claims.due_tag(claims.request(schedules.get().pk, timezone.now(), history).due))
 """
 
 

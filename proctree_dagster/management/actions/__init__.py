@@ -6,11 +6,11 @@ it.
 
 from .base import Action
 from .caches import ClearCache
+from .one_tree import Check, Run, Show
 from .runs import Cancel, Logs, Retry, Runs
 from .scheduling import Disable, Enable, Schedule
 from .serving import Dev, Doctor, Home, Init, Reload
-from .tree import Check, Run, Show
-from .trees import ListTrees
+from .tree_list import ListTrees
 from .triggers import Fire
 
 ACTIONS: tuple[type[Action], ...] = (

@@ -11,7 +11,7 @@ from ...models import ProcessTreeSchedule
 from ...running import tree_runs
 from .. import tag_pairs, typed_context
 from .base import Action
-from .trees import say
+from .tree_list import say
 
 
 class Schedule(Action):

@@ -200,9 +200,7 @@ def _of_system_checks() -> list[CheckMessage]:
 
 def _ready_home() -> str:
     """Return the folder of Dagster's home, which is created with its storage if it is missing."""
-    from ...orchestration.runs import (
-        opening,  # it imports dagster
-    )
+    from ...orchestration.runs import opening  # it imports dagster
 
     if folder := opening.dagster_home():
         project.create_home(folder)

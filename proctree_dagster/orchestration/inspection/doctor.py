@@ -45,12 +45,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-HEARTBEAT_SECONDS = 30.0
-"""How often each part of Dagster's daemon writes that it is alive."""
-
-SILENT_AFTER = 4 * HEARTBEAT_SECONDS
-"""Seconds without a heartbeat after which the daemon is taken for dead."""
-
 
 def examine() -> list[Finding]:
     """Run every check and return what they found, in their order."""
@@ -284,7 +278,8 @@ def check_daemon(subject: Subject) -> Iterator[Finding]:
     if subject.instance is None:
         return
     beats = subject.instance.get_daemon_heartbeats().values()
-    fresh = [beat for beat in beats if time.time() - beat.timestamp < SILENT_AFTER]
+    silent_after = conf.DAEMON_SILENT_AFTER.total_seconds()
+    fresh = [beat for beat in beats if time.time() - beat.timestamp < silent_after]
     if not beats:
         yield Finding(
             "warning",

@@ -1,4 +1,7 @@
-"""One tick of a schedule: what Dagster's daemon asks the code server."""
+"""One tick of a schedule: what Dagster's daemon asks the code server.
+
+It is not in ``automation``, which builds on the translator: the translator's schedules call it.
+"""
 
 import datetime as dt
 
@@ -8,7 +11,7 @@ from ...context import tagging
 from ...domain import run_tags
 from ...services import due_time_claims
 from ...support.connections import fresh_connections
-from . import scheduled_runs
+from . import schedule_claims
 
 
 def evaluate(context: ScheduleEvaluationContext, schedule_id: int) -> RunRequest | SkipReason:
@@ -23,11 +26,11 @@ def evaluate(context: ScheduleEvaluationContext, schedule_id: int) -> RunRequest
     """
     at = context.scheduled_execution_time.astimezone(dt.UTC)
     with fresh_connections():
-        history = scheduled_runs.ScheduleHistory(context.instance, schedule_id)
+        history = schedule_claims.ScheduleHistory(context.instance, schedule_id)
         decision = due_time_claims.request(schedule_id, at, history)
     if isinstance(decision, due_time_claims.Skip):
         return SkipReason(decision.reason)
-    due, schedule = scheduled_runs.due_tag(decision.due), decision.schedule
+    due, schedule = schedule_claims.due_tag(decision.due), decision.schedule
     return RunRequest(
         run_key=due,
         run_config={"context": decision.context},

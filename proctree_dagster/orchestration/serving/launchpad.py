@@ -18,7 +18,7 @@ from django.db.models import Model
 
 from ... import context as contexts
 from ...domain.texts import storable
-from ...models.validation.context_schema import UNSAID, ContextKey, ContextSchema, accepts, members
+from ...models.context_schema import UNSAID, ContextKey, ContextSchema, accepts, members
 from ..execution.tree_run import RUN_RESOURCE
 
 DESCRIPTION = "The keyword arguments of the run."

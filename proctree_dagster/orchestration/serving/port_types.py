@@ -9,7 +9,7 @@ from typing import Any
 import dagster
 from dagster import DagsterType
 
-from ...models.validation.context_schema import annotation_text, annotations_of
+from ...models.context_schema import annotation_text, annotations_of
 from ...process.calling import Function
 
 RETURN = "return"

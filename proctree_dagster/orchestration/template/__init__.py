@@ -1,4 +1,4 @@
-"""The template process: Dagster, Django and the code location imported once, forked for each run.
+"""What is imported once and forked for each run: ``server`` forks, ``worker`` is the fork.
 
-``repository`` imports ``preload``; ``launching.template_client`` starts ``process`` by its name.
+``repository`` imports ``preload``; ``launching.template_client`` starts the package by its name.
 """

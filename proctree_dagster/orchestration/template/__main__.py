@@ -1,5 +1,5 @@
 """``python -m proctree_dagster.orchestration.template``: how every launcher starts it."""
 
-from .process import main
+from .server import main
 
 main()

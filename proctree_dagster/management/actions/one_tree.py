@@ -17,7 +17,7 @@ from ...domain.texts import explain
 from ...domain.tree_spec import ProcessSpec, TreeSpec, parse
 from ...exceptions import InstanceError, InvalidTree, ProctreeError, ScheduleError
 from ...models import ProcessTree
-from ...models.validation.context_schema import ContextKey, ContextSchema
+from ...models.context_schema import ContextKey, ContextSchema
 from ...running import tree_runs, tree_status
 from ...services import broken_rows
 from .. import tree_runner
@@ -25,7 +25,7 @@ from ..tree_runner import TreeRunner
 from .base import Action
 from .runs import HEADINGS as RUN_HEADINGS
 from .runs import as_json, cells
-from .trees import in_words, say
+from .tree_list import in_words, say
 
 logger = logging.getLogger(__name__)
 

@@ -21,14 +21,14 @@ import docstring_parser
 from django.apps import apps
 from django.db.models import Model
 
-from ...context import lookups, sensitive
-from ...domain.predicates import is_whole
-from ...domain.texts import shown
-from ...domain.tree_spec import ProcessSpec, TreeSpec, linked_trees
-from ...exceptions import ContextError, InvalidTree
-from ...process import calling
-from ...process.calling import Function
-from . import tree_validation
+from ..context import lookups, sensitive
+from ..domain.predicates import is_whole
+from ..domain.texts import shown
+from ..domain.tree_spec import ProcessSpec, TreeSpec, linked_trees
+from ..exceptions import ContextError, InvalidTree
+from ..process import calling
+from ..process.calling import Function
+from .validation import tree_validation
 
 UNSAID = inspect.Parameter.empty
 """Stands for an annotation or a default that a signature lacks."""
