@@ -1,5 +1,6 @@
 # Two commands do everything: `make run` and `make test`. Both may be repeated, also after a failure.
-# `make test-newest` and `make test-oldest` run the tests that need no Dagster of their own with other releases.
+# `make test-newest` and `make test-oldest` run the tests that need no Dagster of their own with other releases;
+# `make test-dagster` runs those that touch its internals with both ends of what is allowed of Dagster alone.
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,7 +16,8 @@ RIGHT_PYTHON = -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
 MARKED ?= not e2e
 SEVERAL := --numprocesses 5 --dist loadgroup --no-loadscope-reorder
 
-.PHONY: run test test-newest test-oldest check docs install install-test install-newest install-oldest venv clean
+.PHONY: run test test-newest test-oldest test-dagster check docs install install-test
+.PHONY: install-newest install-oldest install-dagster venv clean
 .DEFAULT_GOAL := run
 
 # Installs, migrates, saves the example's trees, and serves them: Dagster on http://localhost:3000, Django's admin on
@@ -44,6 +46,12 @@ test-newest: install-newest
 # The same code with the oldest releases that pyproject.toml allows.
 test-oldest: install-oldest
 	$(VENV)-oldest/bin/python -m pytest $(SEVERAL) -m '$(MARKED)'
+
+# The tests that touch Dagster's internals (INTERNALS in tests/conftest.py), with the oldest and with the newest Dagster
+# that pyproject.toml allows, and the newest of everything else.
+test-dagster: install-dagster
+	$(VENV)-dagster-oldest/bin/python -m pytest $(SEVERAL) -m 'internals and not e2e'
+	$(VENV)-dagster-newest/bin/python -m pytest $(SEVERAL) -m 'internals and not e2e'
 
 check: install-test
 	$(BIN)/ruff check .
@@ -84,6 +92,11 @@ install-oldest:
 	@python=$(PYTHON) && $(PYTHON) $(RIGHT_PYTHON) && \
 	  $(call INSTALL,$(VENV)-oldest,--constraint constraints-oldest.txt)
 
+install-dagster:
+	@python=$(PYTHON) && $(PYTHON) $(RIGHT_PYTHON) && \
+	  $(call INSTALL,$(VENV)-dagster-oldest,$(shell grep '^dagster' constraints-oldest.txt)) && \
+	  $(call INSTALL,$(VENV)-dagster-newest,--upgrade)
+
 # $(call INSTALL,venv,options of pip): for the shell's $python.
 define INSTALL
 stamp="$$("$$python" --version) $$(cat pyproject.toml constraints-oldest.txt | cksum)" && \
@@ -96,5 +109,5 @@ stamp="$$("$$python" --version) $$(cat pyproject.toml constraints-oldest.txt | c
 endef
 
 clean:
-	rm -rf $(VENV) $(VENV)-newest $(VENV)-oldest db.sqlite3*
+	rm -rf $(VENV) $(VENV)-newest $(VENV)-oldest $(VENV)-dagster-* db.sqlite3*
 	git clean -fdXq example/dagster_home

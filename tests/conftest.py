@@ -35,6 +35,14 @@ CI does not run them a second time with the newest Python, Django and Dagster; `
 does.
 """
 
+INTERNALS = (
+    *("test_dagster_internals", "test_environments", "test_event_writes", "test_execution"),
+    *("test_homes", "test_hosting", "test_hosts", "test_launcher", "test_listing"),
+    *("test_memory", "test_remote_steps", "test_repository", "test_run_console"),
+    *("test_sqlite_files", "test_threads", "test_warmth"),
+)
+"""Modules whose tests touch Dagster's internals: ``make test-dagster`` runs them."""
+
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
@@ -47,6 +55,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
         if item.path.stem in HEAVY:
             item.add_marker(pytest.mark.heavy)
+        if item.path.stem in INTERNALS:
+            item.add_marker(pytest.mark.internals)
     yield
 
     def turn(item: pytest.Item) -> int:

@@ -199,6 +199,47 @@ def _of_lazy_hosts() -> Iterator[str]:
     )
 
 
+def _of_job_snapshots() -> Iterator[str]:
+    return _unmet(
+        {"JobSnap is not made by from_job_def": hasattr(internals.JobSnap, "from_job_def")}
+    )
+
+
+def _of_sqlite_files() -> Iterator[str]:
+    module = internals.sqlite_event_log
+    storage = getattr(module, "SqliteEventLogStorage", None)
+    return _unmet(
+        {
+            "The event log's SQLite storage names no file by path_for_shard and INDEX_SHARD_NAME": (
+                hasattr(storage, "path_for_shard") and hasattr(module, "INDEX_SHARD_NAME")
+            )
+        }
+    )
+
+
+def _of_template() -> Iterator[str]:
+    expected = ["run_id", "instance", "write_stream_fn", "set_exit_code_on_failure"]
+    return _unmet(
+        {
+            f"_execute_run_command_body{expected} is not what it was": (
+                parameters(internals._execute_run_command_body) == expected
+            )
+        }
+    )
+
+
+def _of_retry() -> Iterator[str]:
+    state = internals.KnownExecutionState
+    build = getattr(state, "build_resume_retry_reexecution", None)
+    return _unmet(
+        {
+            "KnownExecutionState.build_resume_retry_reexecution is not what it was": (
+                parameters(build) == ["instance", "parent_run"]
+            )
+        }
+    )
+
+
 def _of_console() -> Iterator[str]:
     from dagster import colored_console_logger
 
@@ -273,6 +314,7 @@ JOB_SNAPSHOTS = Feature(
         "and a refresh of thousands of trees takes longer."
     ),
     until="Dagster lists a code location's jobs without building them.",
+    differences=_of_job_snapshots,
 )
 
 LAZY_HOSTS = Feature(
@@ -305,6 +347,7 @@ SQLITE_KEEPALIVE = Feature(
     ),
     without="The daemon's polls and a run's events take longer on SQLite.",
     until="Dagster's SQLite storages keep their engines.",
+    differences=_of_sqlite_files,
 )
 
 MIGRATIONS_READ_ONCE = Feature(
@@ -352,6 +395,7 @@ TEMPLATE = Feature(
     works_around="Dagster starts a fresh interpreter for each run.",
     without="Each run is started in a plain process, a second or two slower.",
     until="Dagster's launcher can fork a run's process from one that has imported its code.",
+    differences=_of_template,
 )
 
 QUIET_CONSOLE = Feature(
@@ -378,11 +422,12 @@ OUTPUT_IN_THREADS = Feature(
 
 RETRY_FROM_FAILURE = Feature(
     key="retry_from_failure",
-    title="Running a run again from where it failed, by 'proctree retry'",
+    title="Repeating a run from where it failed ('proctree retry')",
     names=("KnownExecutionState", "TAGS_TO_MAYBE_OMIT_ON_RETRY"),
     works_around="Dagster re-executes a run only with a workspace, which its own processes have.",
     without="A run is re-executed from failure in Dagster's UI only.",
     until="Dagster's public API can re-execute a run from failure without a workspace.",
+    differences=_of_retry,
 )
 
 SCHEDULE_STATUS = Feature(

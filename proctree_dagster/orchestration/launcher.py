@@ -24,7 +24,7 @@ from dagster import (
 )
 
 from ..domain import run_tags
-from . import dagster_features
+from .dagster_features import TEMPLATE, is_on, why_off
 from .dagster_internals import (
     CheckRunHealthResult,
     ConfigurableClass,
@@ -197,8 +197,8 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         pointer = origin.code_pointer
         if not isinstance(pointer, ModuleCodePointer) or pointer.fn_name != run_tags.REPOSITORY:
             raise template_client.NoAnswer(f"{pointer.describe()!r} is not a module of trees.")
-        if not dagster_features.is_on(dagster_features.TEMPLATE):
-            raise template_client.NoAnswer(str(dagster_features.why_off(dagster_features.TEMPLATE)))
+        if not is_on(TEMPLATE):
+            raise template_client.NoAnswer(f"This Dagster allows none. {why_off(TEMPLATE)}")
         if not hasattr(os, "fork") or not hasattr(socket, "AF_UNIX"):
             raise template_client.NoAnswer("This platform has no fork.")
 

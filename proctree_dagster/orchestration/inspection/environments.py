@@ -24,8 +24,8 @@ from ... import __version__
 from ...domain import run_tags
 from ...domain.texts import explain
 from ...support import project
-from .. import dagster_features
 from .. import dagster_internals as internals
+from ..dagster_features import WORKSPACE_CHECK, is_on
 from .findings import Finding, Subject
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _untested() -> Iterator[str]:
 def check_locations(subject: Subject) -> Iterator[Finding]:
     """Ask the Python of each code location in ``workspace.yaml`` whether it has what runs need."""
     path = (project.root() or Path.cwd()) / project.WORKSPACE
-    if not path.is_file() or not dagster_features.is_on(dagster_features.WORKSPACE_CHECK):
+    if not path.is_file() or not is_on(WORKSPACE_CHECK):
         return
     try:
         origins = internals.location_origins_from_yaml_paths([str(path)])

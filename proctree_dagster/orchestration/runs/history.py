@@ -20,9 +20,10 @@ from ...domain import run_tags as tags
 from ...exceptions import RunError, RunNotFound
 from ...models import ProcessTree
 from ...services import webserver
-from .. import dagster_features, errors, tree_records
 from .. import dagster_internals as internals
+from .. import errors, tree_records
 from ..configured import translator
+from ..dagster_features import RETRY_FROM_FAILURE, is_on, why_off
 from . import create, opening
 
 _LAUNCHERS = (tags.USER, tags.SCHEDULE_NAME, tags.SENSOR_NAME)
@@ -323,11 +324,10 @@ def again(instance: DagsterInstance, run: DagsterRun, user: str = "") -> Dagster
     if row is None:
         raise RunError(f"The tree of run {run.run_id} was deleted ({run.job_name!r}).")
     opening.check_queue(instance)
-    if not dagster_features.is_on(dagster_features.RETRY_FROM_FAILURE):
-        feature = dagster_features.RETRY_FROM_FAILURE
+    if not is_on(RETRY_FROM_FAILURE):
         raise RunError(
             f"Run {run.run_id} can't be repeated from here with this Dagster: "
-            f"{dagster_features.why_off(feature)} {feature.without}"
+            f"{why_off(RETRY_FROM_FAILURE)} {RETRY_FROM_FAILURE.without}"
         )
     job = translator().job(tree_records.from_row(row))
     steps, known = internals.KnownExecutionState.build_resume_retry_reexecution(instance, run)

@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 
 from dagster import DagsterInstance
 
-from .. import dagster_features
 from .. import dagster_internals as internals
+from ..dagster_features import OUTPUT_IN_THREADS, is_on
 
 _ENDINGS = (signal.SIGINT, signal.SIGTERM)
 
@@ -45,7 +45,7 @@ def leave_output_alone(instance: DagsterInstance) -> None:
 
     Two runs at once would redirect them for good, each restoring what the other had set.
     """
-    if not in_main_thread() and dagster_features.is_on(dagster_features.OUTPUT_IN_THREADS):
+    if not in_main_thread() and is_on(OUTPUT_IN_THREADS):
         manager = internals.NoOpComputeLogManager()
         manager.register_instance(instance)
         instance._compute_log_manager = manager

@@ -10,8 +10,8 @@ from dagster import DagsterInstance
 
 from ...domain import run_tags
 from ...models import ProcessTreeSchedule
-from .. import dagster_features
 from .. import dagster_internals as internals
+from ..dagster_features import SCHEDULE_STATUS, is_on
 from ..runs import origins
 
 logger = logging.getLogger(__name__)
@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 def look_at_switches(instance: DagsterInstance) -> None:
     """Write down which schedules are stopped in Dagster; two queries, if nothing has changed."""
-    if not dagster_features.is_on(dagster_features.SCHEDULE_STATUS):
+    if not is_on(SCHEDULE_STATUS):
         return
     off = stopped(instance)
     rows = ProcessTreeSchedule.objects.values_list(
