@@ -2,6 +2,7 @@
 
 import ast
 import graphlib
+import re
 from pathlib import Path
 
 import proctree_dagster
@@ -107,3 +108,10 @@ def _is_internal(module: str) -> bool:
     return package.startswith("dagster") and any(
         part.startswith("_") and not part.startswith("__") for part in inner.split(".")
     )
+
+
+def test_a_commit_is_checked_by_the_tools_that_ci_has() -> None:
+    hooks = (TOP.parent / ".pre-commit-config.yaml").read_text()
+    pinned = set(re.findall(r'"([a-z-]+==[\d.]+)"', hooks))
+    assert {each.partition("==")[0] for each in pinned} == {"ruff", "codespell"}
+    assert pinned <= set((TOP.parent / "constraints.txt").read_text().split())
