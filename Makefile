@@ -17,7 +17,7 @@ MARKED ?= not e2e
 SEVERAL := --numprocesses 5 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: run test test-newest test-oldest test-dagster check docs install install-test
-.PHONY: install-newest install-oldest install-dagster venv clean
+.PHONY: test-dagster-oldest test-dagster-newest install-newest install-oldest install-dagster venv clean
 .DEFAULT_GOAL := run
 
 # Installs, migrates, saves the example's trees, and serves them: Dagster on http://localhost:3000, Django's admin on
@@ -48,10 +48,11 @@ test-oldest: install-oldest
 	$(VENV)-oldest/bin/python -m pytest $(SEVERAL) -m '$(MARKED)'
 
 # The tests that touch Dagster's internals (INTERNALS in tests/conftest.py), with the oldest and with the newest Dagster
-# that pyproject.toml allows, and the newest of everything else.
-test-dagster: install-dagster
-	$(VENV)-dagster-oldest/bin/python -m pytest $(SEVERAL) -m 'internals and not e2e'
-	$(VENV)-dagster-newest/bin/python -m pytest $(SEVERAL) -m 'internals and not e2e'
+# that pyproject.toml allows, and the newest of everything else. `make -k test-dagster` runs both, whatever fails.
+test-dagster: test-dagster-oldest test-dagster-newest
+
+test-dagster-oldest test-dagster-newest: test-%: install-dagster
+	$(VENV)-$*/bin/python -m pytest $(SEVERAL) -m 'internals and not e2e'
 
 check: install-test
 	$(BIN)/ruff check .
