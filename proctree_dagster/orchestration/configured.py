@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 def translator() -> "ProcessTreeTranslator":
     """Return the translator that ``PROCTREE["TRANSLATOR"]`` names.
 
-    It is imported by its name: what a translator's jobs do as they run (followers, re-executions)
-    asks for jobs, too.
+    It is imported by its name, as running jobs (followers, re-executions) need it, too.
 
     Raises
     ------

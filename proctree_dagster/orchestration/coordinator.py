@@ -1,4 +1,4 @@
-"""The way past the run queue, for runs that no limit could hold back."""
+"""Launching runs without the queue, where no limit could hold them back."""
 
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .dagster_internals import RunQueueConfig
 
 POLL_SECONDS = 1.0
-"""How often the daemon looks at the queue, unless ``dequeue_interval_seconds`` says otherwise."""
+"""Seconds between two polls of the queue, unless ``dequeue_interval_seconds`` is set."""
 
 
 class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
@@ -28,7 +28,7 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
 
     No limit can apply if ``max_concurrent_runs`` is -1, there are no ``tag_concurrency_limits``,
     and no process of the tree has a pool. It takes the configuration of ``QueuedRunCoordinator``;
-    the queue is looked at every second, unless ``dequeue_interval_seconds`` is set.
+    the queue is polled every second, unless ``dequeue_interval_seconds`` is set.
     """
 
     def __init__(self, dequeue_interval_seconds: int | None = None, **others: Any) -> None:
@@ -38,24 +38,24 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
         self._presence: daemons.Presence | None = None
 
     def register_instance(self, instance: DagsterInstance) -> None:
-        """Begin to work for an instance; that makes each look at a queue on SQLite cheaper."""
+        """Register the instance; this makes each poll of a queue on SQLite cheaper."""
         super().register_instance(instance)
         sqlite_keepalive.keep_engines()
         self._files = sqlite_keepalive.keep_open(sqlite_keepalive.of_instance(instance))
 
     def dispose(self) -> None:
-        """End to work for it."""
+        """Release its resources."""
         self._files.close()
         super().dispose()
 
     @property
     def dequeue_interval_seconds(self) -> float:  # type: ignore[override]
-        """How often the daemon polls the queue, in seconds; it asks when it starts."""
+        """Seconds between two polls of the queue; the daemon reads it when it starts."""
         self._presence = daemons.Presence()
         return self._poll_seconds
 
     def get_run_queue_config(self) -> "RunQueueConfig":
-        """Return the queue's limits; the daemon asks at each poll, and notes that it is alive."""
+        """Return the queue's limits, and note the daemon, which calls this at each poll."""
         if self._presence is not None:
             self._presence.note(self._instance)
         return super().get_run_queue_config()
@@ -82,23 +82,23 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
         """Whether the launcher needs nothing that the caller lacks."""
         return context.workspace is not None or (
             isinstance(self._instance.run_launcher, WarmRunLauncher)
-            # In the queue it waits until its server answers.
+            # In the queue it waits until its code server answers.
             and not has_own_server(context.dagster_run)
         )
 
     def _prepared(self, run: DagsterRun) -> DagsterRun:
-        """Write on a run what it is to execute, and return it: which steps, of which release."""
+        """Store on a run the steps and the release that it is to execute, and return it."""
         prepared = _of_this_release(self._without_steps(run))
         if prepared == run or run.remote_job_origin is None:
             return run
-        # The one method of Dagster's storage that writes a whole run.
+        # The one method of Dagster's storage that writes a full run.
         self._instance.run_storage.replace_job_origin(prepared, run.remote_job_origin)
         return prepared
 
     def _tagged(self, run: DagsterRun) -> DagsterRun:
-        """Tag a run with what its context says: of a launch in the UI nobody has read it before.
+        """Tag a run from its context, which is not read before for a launch in the UI.
 
-        Here, as the limits of the queue go by tags. Under another coordinator its worker does it.
+        Here, as the queue's limits use tags; under another coordinator the worker does it.
         """
         if run_tags.FROM_CONTEXT not in run.tags:
             return run
@@ -114,10 +114,10 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
         return run.with_tags({**run.tags, **found})
 
     def _without_steps(self, run: DagsterRun) -> DagsterRun:
-        """Let a run execute the tree as it is when it starts.
+        """Make a run execute the tree as it is when it starts.
 
-        A launch from the UI writes down every step of its time, and a tree that has changed until
-        the run starts would be executed without its new processes, or not at all.
+        A launch from the UI records the steps of that time. A tree that changes before the run
+        starts would be executed without its new processes, or fail.
         """
         if run.parent_run_id is not None or not run.step_keys_to_execute:
             return run
@@ -125,12 +125,12 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
             return run
         plan = self._instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id)
         if {step.key for step in plan.steps} != set(run.step_keys_to_execute):
-            return run  # somebody asked for these steps
+            return run  # the user chose these steps
         return run._replace(step_keys_to_execute=None)
 
 
 def _of_this_release(run: DagsterRun) -> DagsterRun:
-    """Let a run execute the code that its path leads to now, whoever launches it.
+    """Make a run execute the code that its path leads to now, whichever process launches it.
 
     ``workspace.yaml`` may say ``working_directory: .``, or name a symbolic link: a launcher that
     is in another folder, or launches after the link was switched, would find other code there.

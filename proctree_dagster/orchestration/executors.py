@@ -1,8 +1,8 @@
 """The choice of a tree's executor, and what every run does before its first process.
 
-The table of their names is ``executor_names``. Whatever executor is chosen is wrapped: the wrapper
-lets a scheduled run take its claim and says when the tree has changed since the run was requested;
-then the chosen one takes over.
+The table of their names is ``executor_names``. The chosen executor is wrapped: the wrapper takes
+the claim of a scheduled run and warns if the tree has changed since the run was requested; then the
+chosen one takes over.
 """
 
 import logging
@@ -63,7 +63,7 @@ def tree_executor(tree: TreeRecord, went_on_after: list[str] | None = None) -> E
     Parameters
     ----------
     tree:
-        The tree. The one op of a broken one fails in process, whatever is wrong with its executor.
+        The tree. The one op of a broken tree fails in process, even if its executor is invalid.
     went_on_after:
         Given if the run stays in the calling process, where Ctrl-C cancels it: the required
         processes that will have failed without stopping it.
@@ -84,7 +84,7 @@ def tree_executor(tree: TreeRecord, went_on_after: list[str] | None = None) -> E
         chosen = configured_executor()
     else:
         problem = executor_names.problem_of_row(tree.spec.executor)
-        if problem is not None:  # before anything is imported, whoever has read the row
+        if problem is not None:  # before any import: not every reader of the row checks it
             raise ExecutorError(f"The tree's executor: {problem}.")
         chosen = _imported(tree.spec.executor)
     max_concurrent = (tree.spec and tree.spec.max_concurrent) or current.MAX_CONCURRENT
@@ -103,7 +103,7 @@ def tree_executor(tree: TreeRecord, went_on_after: list[str] | None = None) -> E
 
     return ExecutorDefinition(
         name=chosen.name,
-        # As it is, not as a field: an executor that was ``configured`` keeps what it was given.
+        # Unchanged, not as a field: an executor that was ``configured`` has its own configuration.
         config_schema=chosen.config_schema,  # type: ignore[arg-type]
         requirements=chosen.get_requirements,
         executor_creation_fn=create,
@@ -170,7 +170,7 @@ def module_of(executor: ExecutorDefinition) -> str:
 def _with_defaults(
     chosen: ExecutorDefinition, config: Mapping[str, Any], max_concurrent: int
 ) -> dict[str, Any]:
-    """Fill in what the run's configuration leaves open."""
+    """Fill in the options that the run's configuration lacks."""
     result = dict(config)
     _check_preloaded(chosen, result)
     takes = getattr(chosen.config_schema.config_type, "fields", {})
@@ -185,9 +185,9 @@ def _with_defaults(
 
 
 def _check_preloaded(chosen: ExecutorDefinition, config: Mapping[str, Any]) -> None:
-    """Refuse to import what somebody has typed in the Launchpad and what is not allowed.
+    """Refuse modules that were typed into the Launchpad and are not allowed.
 
-    What an executor that is ``configured`` preloads is named by the project's code.
+    The preloaded modules of a ``configured`` executor come from the project's code.
 
     Raises
     ------
@@ -225,7 +225,7 @@ def _create_inner(chosen: ExecutorDefinition, context: InitExecutorContext) -> E
 
 
 class TreeExecutor(Executor):
-    """Begins a tree's run, then leaves it to the executor that it wraps.
+    """Starts a tree's run, then leaves it to the executor that it wraps.
 
     The wrapped executor gets a plan context of its own, whose ``executor`` it is itself: executors
     that run steps elsewhere (Celery's, for one) look up their own attributes there.
@@ -296,7 +296,7 @@ class TreeExecutor(Executor):
             if run.parent_run_id is None:
                 plan = _current_plan(plan_context)
         self._failed_optional = _failed_before(plan_context, plan)
-        # Decoded once before anything else: a row that is gone is the run's failure, and says so.
+        # Decoded once before anything else: a missing row fails the run with a message.
         with fresh_connections():
             context = _run_context(plan_context)
             untold = tagging.missing(run.tags, context)
@@ -334,9 +334,9 @@ class TreeExecutor(Executor):
     def _tag_allowed_failure(
         self, plan_context: PlanOrchestrationContext, plan: "ExecutionPlan", event: DagsterEvent
     ) -> None:
-        """Name in the run's tag what failed but was allowed to.
+        """Tag the run with its failed optional processes.
 
-        Whatever runs the steps, their events come through here, one after another.
+        The events of all steps pass through here one by one, whatever executes them.
         """
         output = event.step_output_data if event.is_successful_output else None
         status = output.metadata.get(run_tags.STATUS) if output and output.metadata else None
@@ -349,13 +349,13 @@ class TreeExecutor(Executor):
 
 
 def _failed_before(plan_context: PlanOrchestrationContext, plan: "ExecutionPlan") -> list[str]:
-    """Return what was allowed to fail in the run that this one executes again, and stays so."""
+    """Return the failed optional processes of the parent run that this run does not repeat."""
     names = run_tags.split(plan_context.dagster_run.tags.get(run_tags.FAILED_OPTIONAL))
     return [name for name in names if dagster_name(name) not in plan.step_keys_to_execute]
 
 
 def _write_down_end(plan_context: PlanOrchestrationContext, failed: bool) -> None:
-    """Write on the schedule's row how its run has ended, for lists and for the next due time."""
+    """Record the run's outcome on the schedule's row, for lists and for the next due time."""
     status = RunStatus.FAILURE if failed else RunStatus.SUCCESS
     current = plan_context.instance.get_run_by_id(plan_context.run_id) if failed else None
     if current is not None and current.status in (
@@ -366,7 +366,7 @@ def _write_down_end(plan_context: PlanOrchestrationContext, failed: bool) -> Non
     try:
         with fresh_connections():
             due_time_claims.end(plan_context.run_id, status)
-    except DatabaseError:  # the run has ended all the same; the next look at the schedule finds out
+    except DatabaseError:  # the run has ended; the next tick of the schedule finds out
         logger.exception("How run %s ended could not be written down.", plan_context.run_id)
 
 
@@ -381,8 +381,8 @@ def _run_context(plan_context: PlanOrchestrationContext) -> Mapping[str, Any]:
 def _current_plan(plan_context: PlanOrchestrationContext) -> "ExecutionPlan":
     """Return the plan of the tree as it is now.
 
-    A launch from the UI writes down the steps of its time, and a process added since would be
-    left out without a word. (One that was removed fails the run before it gets here.)
+    A launch from the UI records the steps of that time, and a process added since would be
+    left out silently. (One that was removed fails the run before it gets here.)
     """
     instance = plan_context.instance
     return create_execution_plan(

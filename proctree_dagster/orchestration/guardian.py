@@ -30,26 +30,26 @@ logger = logging.getLogger("proctree_dagster.orchestration.guardian")
 MODULE = "proctree_dagster.orchestration.guardian"
 
 PROGRAMS_SECONDS = 5.0
-"""How long the programs that a run has started may take to end when they are asked to."""
+"""Grace period of the programs that a run has started, in seconds."""
 
 REPORT_SECONDS = 30.0
-"""How long the program may take that records a run as canceled."""
+"""Timeout of the program that records a run as canceled, in seconds."""
 
 ENDED_SECONDS = 10.0
-"""How long a worker that has ended its run waits for its guardian."""
+"""Seconds that a worker which has ended its run waits for its guardian."""
 
 _POLL_SECONDS = 0.5
-"""How often the worker is looked at where the system can't tell of its end."""
+"""Seconds between two checks of the worker where the system can't report its end."""
 
 _TAKEN, _DONE = b"t", b"d"
 
 CANCEL = signal.SIGTERM
-"""The signal that tells a guardian to let its worker cancel the run, within the grace period."""
+"""The signal that makes a guardian cancel its worker's run, within the grace period."""
 
 
 @dataclass(frozen=True)
 class Charge:
-    """What a guardian needs to know."""
+    """The data of a guardian."""
 
     worker: Identity
     run_id: str
@@ -82,11 +82,11 @@ class Guardian:
         self._child = child
 
     def taken(self) -> None:
-        """Let it give signs of life: the worker has taken the run."""
+        """Start its signs of life: the worker has taken the run."""
         self._tell(_TAKEN)
 
     def done(self) -> None:
-        """Let it know that the run has come to its end, so that it ends no programs."""
+        """Notify it of the run's end, so that it ends no programs."""
         self._tell(_DONE)
 
     def dismiss(self) -> None:
@@ -107,7 +107,7 @@ class Guardian:
 def fork(charge: Charge) -> Guardian:
     """Fork the guardian of the calling process, which has one thread and no open connection.
 
-    It is no child of this process: a function that waits for all its children would wait for it.
+    It is no child of this process, or a function that waits for all children would wait for it.
     """
     orders, write_orders = os.pipe()
     answer, write_answer = os.pipe()
@@ -122,7 +122,7 @@ def fork(charge: Charge) -> Guardian:
 
 
 def _leave_guardian(charge: Charge, orders: int, write_orders: int, write_answer: int) -> NoReturn:
-    """In a fresh child: leave the guardian to whoever reaps orphans."""
+    """In the new child: leave the guardian to the reaper of orphans."""
     try:
         pid = os.fork()
         if pid:
@@ -144,7 +144,7 @@ def start(charge: Charge) -> Guardian:
     OSError
         It can't be started.
     Exception
-        The settings of the database can't be handed to it.
+        The settings of the database can't be passed to it.
     """
     from django.db import connections
 
@@ -180,9 +180,9 @@ def _watch(charge: Charge, orders: int) -> None:
 
 
 def _wait_briefly(seconds: float) -> None:
-    """Let this process give up a database that does not answer, instead of waiting for minutes.
+    """Set timeouts on the database, so that this process does not wait for minutes.
 
-    It would neither see its worker end nor give a sign of life once the database is there again.
+    It would neither see its worker end nor give a sign of life once the database is back.
     """
     from django.db import connections
 
@@ -255,7 +255,7 @@ class _Watch:
         self._ended = True
 
     def _read_orders(self) -> None:
-        """Read what the worker says; no end of it means that the worker has ended."""
+        """Read the worker's messages; the end of the pipe means that the worker has ended."""
         received = os.read(self._orders, 4096)
         if not received:
             self._selector.unregister(self._orders)
@@ -267,7 +267,7 @@ class _Watch:
             self._beat_at = time.monotonic() + self._charge.beat_seconds
 
     def _cancel(self, signals: socket.socket | None = None) -> None:
-        """Let the worker cancel its run: as Ctrl-C would, and after the grace period by force."""
+        """Make the worker cancel its run: as Ctrl-C would, and after the grace period by force."""
         if signals is not None:
             signals.recv(4096)
         if self._cancel_until is None:
@@ -337,12 +337,12 @@ class _Watch:
             self._asking(lambda: run_workers.end(self._charge.run_id, self._worker))
 
     def _asking(self, ask: Any) -> Any:
-        """Ask the database; it may be away, or locked, which is no reason to give up."""
+        """Query the database; if it can't be reached, or is locked, the guardian continues."""
         from django.db import connections
 
         try:
             answer = ask()
-        except Exception:  # a driver's error, too; there is a next time
+        except Exception:  # a driver's error, too; tried again next time
             if not self._troubled:
                 logger.exception("The sign of life of run %s can't be given.", self._charge.run_id)
             self._troubled = True
@@ -392,7 +392,7 @@ def _set_django_up(database: dict[str, Any], charge: Charge) -> None:
 
 
 def charge_of_this_process(run_id: str, report_canceled: tuple[str, ...] = ()) -> Charge:
-    """Return what the guardian of the calling process needs to know; Django is set up."""
+    """Return the data for the guardian of the calling process; Django is set up."""
     from .. import conf
     from ..services import run_workers
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 LOCK_SECONDS = 120.0
-"""Seconds to wait for another process that creates the storage; it takes it one or two."""
+"""Timeout of waiting for another process that creates the storage, which takes a second or two."""
 
 LOCK_FILE = ".proctree.lock"
 """The file that is locked, beside SQLite's databases."""
@@ -46,10 +46,10 @@ ADVISORY_LOCK = 0x70726F6374726565
 """The key of PostgreSQL's advisory lock: "proctree" in ASCII."""
 
 VERSIONS = "alembic_version"
-"""The table in which alembic keeps the revision that a database is at."""
+"""The table in which alembic records the revision of a database."""
 
 INDEXES = "secondary_indexes"
-"""The table in which Dagster notes the data migrations that it has done."""
+"""The table in which Dagster records its finished data migrations."""
 
 
 class Storages(Protocol):
@@ -67,12 +67,12 @@ S = TypeVar("S", bound=Storages)
 
 
 class Guarded:
-    """A storage that is created by one process at a time, whoever opens it."""
+    """A storage that only one process creates at a time, whichever opens it."""
 
 
 @dataclass(frozen=True)
 class Database:
-    """A database in which Dagster keeps something."""
+    """A database of Dagster's storage."""
 
     url: sqlalchemy.URL
     """Its address."""
@@ -81,10 +81,10 @@ class Database:
     """The tables that Dagster needs in it."""
 
     migrations: frozenset[str] = field(repr=False)
-    """The data migrations that Dagster notes as done when it has created it."""
+    """The data migrations that Dagster records as done when it has created it."""
 
     content: str
-    """A table that has rows as soon as it has been used."""
+    """A table that has rows after the first use."""
 
     folder: Path | None = None
     """The folder of the storage, if the database is a file."""
@@ -96,7 +96,7 @@ class Database:
 
     @property
     def name(self) -> str:
-        """What a person calls it: the file, or the address without the password."""
+        """Its name for messages: the file, or the address without the password."""
         return str(self.file or self.url.render_as_string(hide_password=True))
 
     @property
@@ -106,7 +106,7 @@ class Database:
 
     @contextmanager
     def connected(self, *, to_read: bool = False) -> Iterator[sqlalchemy.Connection]:
-        """Connect to it; what is done is committed at the end.
+        """Connect to it, with a commit at the end.
 
         ``to_read``: so that nothing can be written to a file, nor the file be created.
         """
@@ -121,19 +121,19 @@ class Database:
 
 @dataclass(frozen=True)
 class State:
-    """What is in a database."""
+    """The state of a database."""
 
     missing: frozenset[str] = frozenset()
-    """The tables that Dagster needs and that are not there."""
+    """The missing tables."""
 
     revisions: tuple[str, ...] = ()
-    """The revisions that alembic has noted; exactly one in a database that is complete."""
+    """The revisions that alembic has recorded; exactly one in a complete database."""
 
     undone: frozenset[str] = frozenset()
-    """The data migrations of a new database that are not noted as done."""
+    """The data migrations that are not recorded as done."""
 
     is_empty: bool = True
-    """Whether none of Dagster's tables is there: it has not been created yet."""
+    """Whether it has none of Dagster's tables, so it has not been created yet."""
 
     @property
     def is_complete(self) -> bool:
@@ -147,7 +147,7 @@ class State:
 
     @property
     def is_half_created(self) -> bool:
-        """Whether the process that created it was disturbed or ended."""
+        """Whether its creation was interrupted."""
         is_new = self.is_empty and not self.revisions
         return not (self.is_complete or is_new or self.is_older)
 
@@ -169,8 +169,8 @@ def open_home(home: str) -> DagsterInstance:
     Raises
     ------
     InstanceError
-        Dagster does not take its ``dagster.yaml``; another process holds the lock for too long; or
-        the storage is broken in a way that can't be repaired without knowing what is in it.
+        Dagster refuses its ``dagster.yaml``; another process holds the lock for too long; or the
+        storage is broken and can't be repaired safely.
     """
     try:
         ref = InstanceRef.from_dir(home)
@@ -185,7 +185,7 @@ def open_home(home: str) -> DagsterInstance:
 
 
 def is_guarded(ref: InstanceRef) -> bool:
-    """Return whether an instance's storage takes the lock by itself, whoever opens it."""
+    """Return whether an instance's storage takes the lock itself, whichever process opens it."""
     data = ref.storage_data
     return data is not None and issubclass(_class_of(data), Guarded)
 
@@ -196,13 +196,13 @@ def databases(ref: InstanceRef) -> Sequence[Database]:
     Returns
     -------
     Sequence[Database]
-        None of a kind of storage that is not known here (MySQL, one's own), or of any if this
-        Dagster does not allow it: nothing can be said of it without opening it.
+        Empty for an unknown kind of storage (MySQL, a project's own), or if this Dagster does not
+        allow it: its state can't be read without opening it.
 
     Raises
     ------
     DagsterInvalidConfigError
-        ``dagster.yaml`` says something that Dagster does not take.
+        ``dagster.yaml`` has something that Dagster refuses.
     """
     data = ref.storage_data
     if data is None or not is_on(HOMES):
@@ -220,7 +220,7 @@ def databases(ref: InstanceRef) -> Sequence[Database]:
 
 
 def has_wrong_driver(ref: InstanceRef) -> bool:
-    """Return whether PostgreSQL is used by Dagster's own storage with a driver that fails there."""
+    """Return whether Dagster's own PostgreSQL storage would use a driver with which it fails."""
     data = ref.storage_data
     if (
         data is None
@@ -328,15 +328,15 @@ def with_working_driver(address: str) -> sqlalchemy.URL:
 
 
 def state_of(database: Database, *, to_read: bool = True) -> State:
-    """Return what is in a database; nothing is written to it.
+    """Return the state of a database. Writes nothing.
 
     Parameters
     ----------
     database:
         The database.
     to_read:
-        Whether it is opened so that nothing can be written. SQLite can't read a file like that
-        whose writer was killed: it must undo first what that one has begun.
+        Whether to open it read-only. SQLite can't read a file so whose writer was killed, as it
+        must roll that transaction back first.
 
     Raises
     ------
@@ -362,7 +362,7 @@ def state_of(database: Database, *, to_read: bool = True) -> State:
         return State(
             missing=frozenset(tables) - present,
             revisions=tuple(sorted(read("version_num", VERSIONS))),
-            # In one that is in use they may take long: that is for the operator to say.
+            # In a database in use they may take long, so the operator decides.
             undone=(
                 database.migrations - read("name", INDEXES)
                 if database.content in present and not is_used()
@@ -404,7 +404,7 @@ def create_alone(found: Sequence[Database], open_storage: Callable[[], S]) -> S:
 
 
 def _create(found: Sequence[Database], open_storage: Callable[[], S]) -> S:
-    """Open a storage, and create what it lacks. Asked under the lock."""
+    """Open a storage, and create what it lacks. Call it under the lock."""
     states = {database: state_of(database, to_read=False) for database in found}
     for database, state in states.items():
         if state.is_half_created:
@@ -417,10 +417,10 @@ def _create(found: Sequence[Database], open_storage: Callable[[], S]) -> S:
 
 
 def _name_scripts_by_path() -> None:
-    """Let Dagster's SQLite storages name the folder of their migrations by its path.
+    """Make Dagster's SQLite storages name the folder of their migrations by its path.
 
-    They name it as ``package:folder``. Alembic looks such a name up anew each time a storage is
-    opened, and keeps what it has found until the process ends (2 kB, five times a run).
+    They name it as ``package:folder``. Alembic resolves such a name each time a storage is opened,
+    and never frees the result (2 kB, five times a run).
     """
     for storage in (
         internals.sqlite_event_log,
@@ -435,7 +435,7 @@ def _name_scripts_by_path() -> None:
 def _is_complete(database: Database) -> bool:
     try:
         return state_of(database).is_complete
-    except DBAPIError:  # locked by whoever creates it, or away: opening it will say so
+    except DBAPIError:  # locked by its creator, or not reachable: opening it reports that
         return False
 
 
@@ -489,7 +489,7 @@ def _repair(database: Database) -> None:
     Raises
     ------
     InstanceError
-        A table is not as this Dagster creates it, so it was not half created by this Dagster.
+        A table differs from those of this Dagster, so another Dagster has created it.
     """
     with database.connected() as connection:
         found = sqlalchemy.inspect(connection)
@@ -520,7 +520,7 @@ def _repair(database: Database) -> None:
 
 
 def _remedy(database: Database) -> str:
-    """Say what is to be done with a database of an older Dagster."""
+    """Log what to do with a database of an older Dagster."""
     if state_of(database, to_read=False).revisions:
         return (
             f"Leave its oldest revision only in {VERSIONS!r}, then run 'dagster instance migrate'."
@@ -532,9 +532,9 @@ def _remedy(database: Database) -> str:
 
 
 def _migrate_data(opened: Storages) -> None:
-    """Do the data migrations that are not noted as done; in a new storage there is no data yet.
+    """Do the data migrations that are not recorded as done; a new storage has no data yet.
 
-    Dagster does the same, but only if it has created the tables itself, and has not been ended.
+    Dagster does the same, but only after it has created the tables itself without interruption.
     """
     opened.run_storage.migrate()
     opened.run_storage.optimize()

@@ -1,13 +1,12 @@
-"""A host (webserver, daemon) fetches a job's snapshot when it is asked for, and keeps it.
+"""Lazy hosts: a host (webserver, daemon) fetches a job's snapshot on first use, and caches it.
 
-Dagster's hosts fetch the list of all jobs at each refresh, and then the snapshot of every one, each
-with a call of its own, whether anything asks for it or not. With thousands of trees that is nearly
-all that a refresh costs. Here the list is fetched, as always, and a snapshot when it is first
-needed: by a job's page, its Launchpad, its run. While the list names the same snapshot for a job,
-it is not fetched again.
+Dagster's hosts fetch the list of all jobs at each refresh, and then the snapshot of every job, each
+with its own call, needed or not. With thousands of trees that is nearly the full cost of a refresh.
+Here the list is fetched, as always, and a snapshot when it is first needed: by a job's page, its
+Launchpad, its run. While the list names the same snapshot for a job, it is not fetched again.
 
-This replaces one private function of Dagster's, in this place only, and only if what is replaced
-looks as expected (``dagster_features.LAZY_HOSTS``); otherwise Dagster stays as it is, and the log
+This replaces one private function of Dagster's, in this place only, and only if that function
+is as expected (``dagster_features.LAZY_HOSTS``); otherwise Dagster stays as it is, and the log
 says so, once.
 """
 
@@ -38,11 +37,11 @@ _dagsters: Any = None
 
 
 class LazyHostScheduler(DagsterDaemonScheduler):
-    """Dagster's scheduler; where it is set, hosts fetch a job's snapshot when it is asked for.
+    """Dagster's scheduler; where it is set, hosts fetch a job's snapshot on first use.
 
-    It takes the configuration of ``DagsterDaemonScheduler``. It is the scheduler that does this
-    because of all that ``dagster.yaml`` names, it is what every host loads before its first look
-    at the jobs.
+    It takes the configuration of ``DagsterDaemonScheduler``. The scheduler is the hook because of
+    all classes that ``dagster.yaml`` names, it is the one that every host loads before it first
+    reads the jobs.
     """
 
     def __init__(
@@ -73,10 +72,10 @@ class LazyHostScheduler(DagsterDaemonScheduler):
 
 
 class Snapshots(dict[str, "JobSnap"]):
-    """The snapshots of a list of jobs, by name; one that is not there is fetched.
+    """The snapshots of a list of jobs, by name; a missing one is fetched.
 
-    Several threads may ask: each step is one operation on the dictionary, and to fetch one twice
-    does no harm.
+    It may be used by several threads: each step is one operation on the dictionary, and a second
+    fetch does no harm.
 
     Parameters
     ----------
@@ -106,7 +105,7 @@ class Snapshots(dict[str, "JobSnap"]):
                     self[name] = kept[1]
 
     def __missing__(self, name: str) -> "JobSnap":
-        """Fetch it. It is the job as it is now, which may be newer than the list."""
+        """Fetch the snapshot of the present job, which may be newer than the list."""
         if name not in self._listed:
             raise KeyError(name)
         fetched = self._fetched[name] = self._fetch(name)
@@ -115,7 +114,7 @@ class Snapshots(dict[str, "JobSnap"]):
 
 
 class _Known(NamedTuple):
-    """What a host has been told of a repository."""
+    """A host's cache of a repository."""
 
     digest: bytes
     listed: "RepositorySnap"
@@ -123,7 +122,7 @@ class _Known(NamedTuple):
 
 
 _known: dict[str, _Known] = {}
-"""By the repository's origin: the last of each, so what is gone from the list is let go."""
+"""By the repository's origin, the last list only: snapshots of removed jobs are evicted."""
 
 
 def fetch_list(
@@ -133,8 +132,8 @@ def fetch_list(
 ) -> "Mapping[str, tuple[RepositorySnap, Mapping[str, JobSnap]]]":
     """Do what Dagster's function does, without fetching every job's snapshot.
 
-    What a code location looks snapshots up in is prepared to fetch them. Other repositories than
-    ours are fetched as ever: they are nobody's business here.
+    The code location's dictionary of snapshots fetches them on first use. Other repositories than
+    ours are fetched by Dagster's function, unchanged.
     """
     stock: Callable[..., Mapping[str, tuple[RepositorySnap, Mapping[str, JobSnap]]]] = _dagsters
     by_repository = vars(code_location).get("_job_snaps_by_name")
@@ -149,7 +148,7 @@ def fetch_list(
     digest = hashlib.blake2b(text.encode()).digest()
     before = _known.get(origin.get_id())
     if before is not None and before.digest == digest:
-        listed = before.listed  # nothing of it is ever written to
+        listed = before.listed  # it is read-only
     else:
         answer = deserialize_value(text, (internals.RepositorySnap, internals.RepositoryErrorSnap))
         if isinstance(answer, internals.RepositoryErrorSnap):
@@ -204,13 +203,13 @@ def fetch_job(
     data = internals.extract_serialized_job_snap_from_serialized_job_data_snap(
         answer.serialized_job_data
     )
-    # What ``JobSnap.snapshot_id`` is, without writing the snapshot again to find it out.
+    # The value of ``JobSnap.snapshot_id``, without serializing the snapshot again.
     snapshot_id = hashlib.sha1(data.encode(), usedforsecurity=False).hexdigest()
     return snapshot_id, deserialize_value(data, internals.JobSnap)
 
 
 def install() -> bool:
-    """Let this process, if it is a host, fetch snapshots when they are asked for.
+    """Make this process, if it is a host, fetch snapshots on first use.
 
     Returns
     -------
@@ -228,5 +227,5 @@ def install() -> bool:
 
 
 def differences() -> list[str]:
-    """Return in what Dagster differs from what is relied on here; nothing, if it is as expected."""
+    """Return the differences between this Dagster and the expected one; empty if there are none."""
     return LAZY_HOSTS.problems()

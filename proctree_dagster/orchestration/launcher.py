@@ -1,8 +1,8 @@
 """The warm run launcher: a run's worker is forked from a process that has imported everything.
 
 A fresh interpreter takes 1.5 s and more to import Dagster and Django; a fork takes milliseconds.
-``template`` is the process that is forked, ``template_client.py`` the way to it, ``releases.py``
-which code it has imported, ``workers.py`` how a run's worker is known afterwards.
+``template`` is the process that is forked, ``template_client.py`` sends requests to it,
+``releases.py`` identifies the code that it has imported, ``workers.py`` a run's worker.
 """
 
 import logging
@@ -108,7 +108,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         return cls(inst_data, **config_value)
 
     def register_instance(self, instance: DagsterInstance) -> None:
-        """Begin to work for an instance."""
+        """Register the instance."""
         super().register_instance(instance)
         self._servers.register_instance(instance)
 
@@ -118,7 +118,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         Raises
         ------
         DagsterInvariantViolationError
-            The run does not say where its code is.
+            The run has no code origin.
         OSError
             No process could be started.
         """
@@ -152,7 +152,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
             self._instance.add_run_tags(run.run_id, worker.as_tags())
 
     def _launch_there(self, run: DagsterRun, server: GrpcServerCodeLocationOrigin) -> None:
-        """Let a code server that Dagster has not started execute a run: it has its own code."""
+        """Make a code server that Dagster has not started execute a run, as it has its own code."""
         reason = f"Runs of {server.location_name!r} are executed by its code server"
         if reason not in self._told:
             self._told.add(reason)
@@ -160,7 +160,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         self._servers.launch_run_from_grpc_client(self._instance, run, server.create_client())
 
     def _present(self, context: "LaunchRunContext", origin: JobPythonOrigin) -> JobPythonOrigin:
-        """Return where a run's code is: if its release is gone, the one that has replaced it.
+        """Return the origin of a run's code: if its release is gone, that of its replacement.
 
         Raises
         ------
@@ -185,7 +185,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
             cls=type(self),
         )
         if run.remote_job_origin is not None:
-            # The one method of Dagster's storage that writes a whole run; its worker reads it.
+            # The one method of Dagster's storage that writes a full run; its worker reads it.
             self._instance.run_storage.replace_job_origin(
                 run._replace(job_code_origin=present), run.remote_job_origin
             )
@@ -221,12 +221,12 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         except template_client.Refused:
             raise
         except template_client.NoAnswer:
-            return ask()  # it may have ended at this very moment; then there is a new one
+            return ask()  # it may just have ended; then there is a new one
 
     def _retire_replaced(self, origin: RepositoryPythonOrigin, release: Release) -> None:
-        """Let the template of an earlier release end, if its path now leads to a later one.
+        """End the template of an earlier release, if its path now leads to a later one.
 
-        So it is where a symbolic link, such as ``current``, was switched, or a folder was replaced.
+        That happens after a switch of a symbolic link, such as ``current``, or of a folder.
         """
         text, key = f"{origin.executable_path} {origin.code_pointer.describe()}", release.key
         before, self._served[text] = self._served.get(text, key), key
@@ -237,7 +237,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
 
     @contextmanager
     def _output(self, *, in_terminal: bool) -> Iterator[IO[bytes] | None]:
-        """Give what a process that is started writes to; ``None`` for where this one writes."""
+        """Yield the output file of a new process; ``None`` for this process's own output."""
         if in_terminal:  # one of Dagster's own processes: runs write where it does
             yield None
             return
@@ -249,7 +249,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         return self._instance.root_directory
 
     def _note_plain(self, run: DagsterRun, reason: str) -> None:
-        """Say in the run's log why it starts slowly, and once in this process's."""
+        """Log why the run starts slowly: in the run's log, and once in this process's."""
         message = f"It is started in a plain process, which is slower: {reason}"
         self._instance.report_engine_event(message, run, cls=type(self))
         if reason not in self._told:
@@ -257,15 +257,15 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
             logger.warning("A run is started in a plain process, which is slower: %s", reason)
 
     def terminate(self, run_id: str) -> bool:
-        """Ask a run's worker to cancel it, wherever it is.
+        """Request a run's worker, on any host, to cancel the run.
 
-        One that does not within ``PROCTREE["TERMINATE_GRACE"]`` seconds is ended by its guardian.
-        The run is called canceled when its worker has ended.
+        After ``PROCTREE["TERMINATE_GRACE"]`` seconds its guardian ends the worker. The run is
+        marked as canceled when its worker has ended.
 
         Returns
         -------
         bool
-            Whether there was, or may be, a worker to ask.
+            Whether there is, or may be, a worker.
         """
         run = self._instance.get_run_by_id(run_id)
         if run is None or run.is_finished:
@@ -288,17 +288,17 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         return True
 
     def _ask_server(self, run: DagsterRun) -> bool:
-        """Let the code server that executes a run cancel it; return whether it could be asked."""
+        """Request the code server that executes a run to cancel it; return whether it answered."""
         if run_tags.CODE_SERVER not in run.tags:
             return False
         try:
             return bool(self._servers.terminate(run.run_id))
-        except Exception:  # whatever is wrong with the server, there is another way
+        except Exception:  # the server can't be reached: there is another way
             logger.exception("The code server of run %s can't be asked to cancel it.", run.run_id)
             return False
 
     def _worker(self, run: DagsterRun) -> Worker | None:
-        """Return a run's worker: what is written on the run, or what the template knows."""
+        """Return a run's worker, from the run's tags or from the template."""
         worker = Worker.of_run(run)
         if worker is not None:
             return worker
@@ -310,17 +310,17 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
 
     @property
     def supports_check_run_worker_health(self) -> bool:
-        """It does."""
+        """True."""
         return True
 
     def check_run_worker_health(self, run: DagsterRun) -> CheckRunHealthResult:
-        """Say whether the worker of a started run is still there."""
+        """Return whether the worker of a started run is still alive."""
         worker = Worker.of_run(run)
         if worker is None:
             return CheckRunHealthResult(WorkerStatus.RUNNING, "It runs in somebody's process.")
         if worker.has_died:
             return CheckRunHealthResult(WorkerStatus.FAILED, f"Its worker ({worker}) has ended.")
-        # Of one that can't be seen from here the sensor of the outbox knows (``lost_runs``).
+        # The outbox's sensor checks workers that can't be seen from here (``lost_runs``).
         return CheckRunHealthResult(WorkerStatus.RUNNING, f"It is executed by {worker}.")
 
 
@@ -344,9 +344,9 @@ def has_own_server(run: DagsterRun) -> bool:
 def _own_server(context: "LaunchRunContext") -> GrpcServerCodeLocationOrigin | None:
     """Return the code server that is to execute a run: one that Dagster has not started.
 
-    What the workspace says counts, as it does for Dagster's own launcher: a Django process does
-    not know how its location is served. A server that is a twin of this process is not needed: a
-    fork of the template has the same environment, and starts at once.
+    The workspace decides, as it does for Dagster's own launcher, because a Django process does not
+    know how its location is served. A server with this process's environment is not used: a fork
+    of the template has the same environment, and starts at once.
     """
     job = context.dagster_run.remote_job_origin
     if job is None:
@@ -377,7 +377,7 @@ def _is_twin(context: "LaunchRunContext", location_name: str, repository: str) -
 def _is_own_server(origin: "CodeLocationOrigin") -> TypeGuard[GrpcServerCodeLocationOrigin]:
     """Return whether a code location has a server of its own, with its own environment.
 
-    ``dagster dev`` lists the servers that it has started like those, but says what they load.
+    ``dagster dev`` lists the servers that it has started in the same way, but with what they load.
     """
     if not isinstance(origin, GrpcServerCodeLocationOrigin):
         return False

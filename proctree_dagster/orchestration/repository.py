@@ -1,6 +1,6 @@
-"""The live repository: Dagster is served what the database says now, without restarts.
+"""The live repository: it serves the present rows to Dagster, without restarts.
 
-What Dagster asks it for is answered by ``repository_data``; here is what definitions modules call.
+``repository_data`` answers Dagster's queries; definitions modules call the functions here.
 """
 
 import logging
@@ -35,9 +35,9 @@ class LiveRepository(RepositoryDefinition):
     Parameters
     ----------
     trees:
-        What the database says.
+        The trees of the database.
     own:
-        What the project defines itself, if anything.
+        The project's own definitions, if any.
     """
 
     def __init__(self, trees: LiveRepositoryData, own: RepositoryDefinition | None = None) -> None:
@@ -57,7 +57,7 @@ class LiveRepository(RepositoryDefinition):
         return super().asset_graph if self._own is None else self._own.asset_graph
 
     def warm_up(self) -> None:
-        """Import what any run may need: a process that has done so can be forked for each."""
+        """Import what any run may need, so that this process can be forked for each."""
         self._trees.import_functions()
 
 
@@ -72,7 +72,7 @@ def build_repository(extra: Definitions | None = None) -> LiveRepository:
     Raises
     ------
     DagsterInvalidDefinitionError
-        They make no sense, or have a sensor of the name that the outbox's has.
+        They are invalid, or have a sensor with the name of the outbox's.
     """
     remote_steps.note_release()
     home = project.home()
@@ -87,7 +87,7 @@ def build_repository(extra: Definitions | None = None) -> LiveRepository:
     if template_client.is_code_server():
         preload.read_migrations_once()  # each tick of a sensor opens Dagster's instance
     if template_client.is_daemons_code_server():
-        # It may take long, and the daemon waits for this code server.
+        # It may take long, while the daemon waits for this code server.
         threading.Thread(target=webserver.replace_dead_code_server, daemon=True).start()
     own = None if extra is None else extra.get_repository_def()
     return LiveRepository(LiveRepositoryData(translator()), own)
@@ -98,7 +98,7 @@ def _environment_key() -> str:
 
 
 def _prepare_home() -> None:
-    """Set the sizes of the pools, and let what was imported before be imported anew."""
+    """Set the sizes of the pools, and make the template import again."""
     home = opening.dagster_home()
     if home is None:
         return

@@ -1,9 +1,9 @@
 """The repository's jobs, schedules and sensors, read from the database whenever Dagster asks.
 
-Dagster keeps the repository and calls the methods of its data anew, from gRPC threads, at every
-refresh, look-up and tick. A refresh asks many times, so the listing methods share one query for a
-second; a look-up by name reads its one row fresh. What a list says of a job is cached by revision:
-only what has changed is built again.
+Dagster holds the repository and calls the methods of its data from gRPC threads at every refresh,
+look-up and tick. A refresh makes many calls, so the listing methods share one query for a second; a
+look-up by name always reads its one row. A job's entry in the list is cached by revision: only
+changed jobs are built again.
 """
 
 import logging
@@ -46,23 +46,24 @@ from .tree_records import TreeRecord, from_row
 logger = logging.getLogger(__name__)
 
 Key = tuple[object, ...]
-"""What a job was built of: while it stays the same, so does the job."""
+"""The inputs of a job's building: while they are the same, the cached job is valid."""
 
 SNAPSHOT_SECONDS = 1.0
-"""How long one query serves the listing methods."""
+"""Seconds that one query serves the listing methods."""
 
 SWITCHES_SECONDS = 30.0
-"""How long what is known of Dagster's switches is good enough."""
+"""Seconds that the known state of Dagster's switches is valid."""
 
 KEPT_JOBS = 200
-"""How many whole jobs are kept, those that were asked for last: one takes about 100 KiB.
+"""Size of the LRU cache of full JobDefinitions (about 100 KiB each).
 
-Of each other one its snapshot is kept, which takes three (see ``serving.job_snapshots``).
+For all other jobs only the compressed snapshot is cached (about 3 KiB; see
+``serving.job_snapshots``).
 """
 
 
 class Built(NamedTuple):
-    """A job, what it was built of, and what is wrong with its tree."""
+    """A cached job, the inputs of its building, and the problem of its tree."""
 
     key: Key
     job: JobDefinition
@@ -70,16 +71,16 @@ class Built(NamedTuple):
 
 
 class LiveRepositoryData(RepositoryData):
-    """Reads the database whenever it is asked.
+    """Reads the database at each call.
 
-    Dagster asks from several threads. Listings wait for each other, so that two hosts that ask at
-    the same moment share the work; the look-up of one job or schedule waits for no listing.
+    Dagster calls it from several threads. Listings wait for each other, so that two hosts share the
+    work of a refresh; the look-up of one job or schedule waits for no listing.
     """
 
     def __init__(self, translator: ProcessTreeTranslator) -> None:
         self._translator = translator
         self._lock = threading.Lock()
-        """Held for moments only."""
+        """Guards the caches, briefly."""
         self._reading = threading.Lock()
         self._listing = threading.Lock()
         self._rows: dict[str, ProcessTree] = {}
@@ -104,7 +105,7 @@ class LiveRepositoryData(RepositoryData):
         return {}
 
     def get_all_jobs(self) -> Sequence[JobDefinition]:
-        """Every tree's job, as little of it as a list needs (see ``serving.job_snapshots``)."""
+        """Every tree's job, reduced to what a list needs (see ``serving.job_snapshots``)."""
         with self._listing:
             rows = self._snapshot()
             if rows is not self._listed_of:
@@ -128,9 +129,9 @@ class LiveRepositoryData(RepositoryData):
         return not job_name.startswith("__ASSET_JOB") and self._find(job_name) is not None
 
     def get_job(self, job_name: str) -> JobDefinition:
-        """Return one tree's job, as the tree is now; built only if it is no longer as listed.
+        """Return the job of the present tree; built only if it differs from the listed one.
 
-        Asked by the worker of a run, it takes the run: this comes before Dagster starts the run.
+        Called by the worker of a run, it takes the run, before Dagster starts it.
         """
         run_taking.take_if_worker()
         row = self._get(job_name)
@@ -140,7 +141,7 @@ class LiveRepositoryData(RepositoryData):
         return self._build(row).job
 
     def get_all_schedules(self) -> Sequence[ScheduleDefinition]:
-        """Every schedule, of disabled and of broken trees too: Dagster forgets what vanishes."""
+        """Every schedule, of disabled and broken trees, too: Dagster forgets vanished schedules."""
         self._look_at_switches()
         with self._listing:
             rows = self._snapshot()
@@ -175,7 +176,7 @@ class LiveRepositoryData(RepositoryData):
         return self._schedule(row)
 
     def get_all_sensors(self) -> Sequence[SensorDefinition]:
-        """One that delivers the outbox, and one for each trigger that is polled."""
+        """Return the sensor that delivers the outbox, and one for each polled trigger."""
         self._snapshot()
         return self._sensors
 
@@ -184,7 +185,7 @@ class LiveRepositoryData(RepositoryData):
         return self._find_sensor(sensor_name) is not None
 
     def get_sensor(self, sensor_name: str) -> SensorDefinition:
-        """Build one sensor, as it is now: each tick asks for its one."""
+        """Build one sensor of the present rows, as each tick needs only its own."""
         sensor = self._find_sensor(sensor_name)
         if sensor is None:
             raise DagsterInvariantViolationError(
@@ -202,17 +203,17 @@ class LiveRepositoryData(RepositoryData):
         return None
 
     def load_all_definitions(self) -> None:
-        """Build everything once (``dagster definitions validate`` asks for it)."""
+        """Build everything once (``dagster definitions validate`` calls it)."""
         self.get_all_jobs()
         self.get_all_schedules()
         self.get_all_sensors()
 
     def import_functions(self) -> None:
-        """Import what the trees name, and what building a job needs; keeps next to nothing."""
+        """Import what the trees name, and what building a job needs; caches next to nothing."""
         with fresh_connections():
             rows = self._read()
         for reference in {each for row in rows for each in references(row.to_dict())}:
-            with suppress(FunctionError):  # its tree's run will say so
+            with suppress(FunctionError):  # its tree's run reports it
                 functions.resolve(reference)
         if rows:
             self._build(_named(rows[0]))
@@ -225,18 +226,18 @@ class LiveRepositoryData(RepositoryData):
                     rows = self._read()
                     self._sensors = outbox_sensor.all_sensors(self._translator)
                 self._rows = {row.job_name: row for row in map(_named, rows)}
-                # Once it is read, or reading many would have to be done again for each question.
+                # Dated after the read, or a slow read of many rows would be repeated for each call.
                 self._read_at = time.monotonic()
             return self._rows
 
     def _keep_for_this_refresh(self, rows: dict[str, ProcessTree]) -> None:
-        """Let rows serve for a second more: a refresh that takes long must not read them again."""
+        """Extend the rows' validity by a second: a slow refresh must not read them again."""
         with self._reading:
             if rows is self._rows:
                 self._read_at = time.monotonic()
 
     def _look_at_switches(self) -> None:
-        """Write down what was switched in Dagster's UI, once for the many listings of a refresh."""
+        """Record switches made in Dagster's UI, once for the many listings of a refresh."""
         with self._lock:
             now = time.monotonic()
             if self._switches_at is not None and now - self._switches_at < SWITCHES_SECONDS:
@@ -245,11 +246,11 @@ class LiveRepositoryData(RepositoryData):
         if opening.dagster_home() is None:
             return
         try:
-            if self._instance is None:  # kept open: opening one costs more than asking it
+            if self._instance is None:  # stays open: opening it costs more than a query
                 self._instance = self._open.enter_context(opening.open_instance())
             with fresh_connections():
                 look_at_switches(self._instance)
-        except Exception:  # the list of schedules must not fail for what is only reported
+        except Exception:  # an error of a mere report must not fail the list of schedules
             logger.exception("Dagster's switches of the schedules can't be read.")
 
     def _read(self) -> list[ProcessTree]:
@@ -274,7 +275,7 @@ class LiveRepositoryData(RepositoryData):
     def _get(self, job_name: str) -> ProcessTree:
         with fresh_connections():
             row = self._find(job_name)
-            # What a revision needs, and a tick does without.
+            # Needed for a revision, not for a tick.
             if row is not None and row.known_subscriptions is None:
                 prefetch_related_objects([row], "links_out")
                 row.known_subscriptions = readable(row.subscriptions.with_names_of_triggers())
@@ -289,12 +290,12 @@ class LiveRepositoryData(RepositoryData):
         return row if row is not None and row.schedule_or_none is not None else None
 
     def _list(self, row: ProcessTree) -> Built:
-        """Return what a list says of a tree's job; built again only if the tree has changed."""
+        """Return a tree's job for a list; built again only if the tree has changed."""
         kept = self._listed.get(row.job_name)
         if (
             kept is not None
             and kept.key == _key(row)
-            # What is broken may be mended without a new revision.
+            # A broken tree may be repaired without a new revision.
             and (kept.problem is None or kept.problem == self._record(row).problem)
         ):
             return kept
@@ -307,7 +308,7 @@ class LiveRepositoryData(RepositoryData):
         return self._build(row).job
 
     def _build(self, row: ProcessTree, *, keep: bool = True) -> Built:
-        """Build a tree's job, or return the one that was kept of the same revision."""
+        """Build a tree's job, or return the cached one of the same revision."""
         key = _key(row)
         with self._lock:
             kept = self._whole.get(row.job_name)
@@ -317,14 +318,14 @@ class LiveRepositoryData(RepositoryData):
         record = self._record(row)
         try:
             job = self._translator.job(record)
-        except Exception as error:  # a translator's fault breaks this tree only
+        except Exception as error:  # a translator's error breaks this tree only
             logger.exception("The process tree %r can't be translated.", row.name)
-            # With nothing of the row but its name: whatever it holds may be at fault.
+            # With nothing of the row but its name, as any other value may cause the error.
             record = replace(record, spec=None, problem=explain(error), default_context={})
             job = ProcessTreeTranslator().job(record)
         built = Built(key, job, record.problem)
         with self._lock:
-            if keep and record.problem is None:  # what is broken may be mended
+            if keep and record.problem is None:  # a broken tree may be repaired
                 self._whole[row.job_name] = built
                 if len(self._whole) > KEPT_JOBS:
                     self._whole.popitem(last=False)
@@ -336,7 +337,7 @@ class LiveRepositoryData(RepositoryData):
             return from_row(row)
 
     def _tell(self, job_name: str, record: TreeRecord) -> None:
-        """Log that a tree is broken, or no longer; once, not at every look."""
+        """Log that a tree is broken, or no longer broken; once, not at every refresh."""
         if self._told.get(job_name) == record.problem:
             return
         self._told[job_name] = record.problem
@@ -348,7 +349,7 @@ class LiveRepositoryData(RepositoryData):
     def _schedule(self, row: ProcessTree) -> ScheduleDefinition:
         try:
             return self._translator.schedule(row.schedule)
-        except Exception:  # a translator's fault must not make the schedule vanish
+        except Exception:  # a translator's error must not make the schedule vanish
             logger.exception("The schedule of %r can't be translated.", row.name)
             return ProcessTreeTranslator().schedule(row.schedule)
 

@@ -36,12 +36,12 @@ class ProctreeInstance(DagsterInstance):
 
     @classmethod
     def config_schema(cls) -> Mapping[str, Field]:
-        """Return what ``dagster.yaml`` may say besides what Dagster takes: nothing."""
+        """Return the additional config schema of ``dagster.yaml``: none."""
         return {}
 
     @classmethod
     def config_defaults(cls, base_dir: str) -> Mapping[str, ConfigurableClassData | None]:
-        """Return what holds where ``dagster.yaml`` says nothing.
+        """Return the defaults of ``dagster.yaml``.
 
         Parameters
         ----------

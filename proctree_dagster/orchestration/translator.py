@@ -50,7 +50,7 @@ from .serving.port_types import RETURN, port_type
 from .tree_records import TreeRecord
 
 SHOWN_TREES = 20
-"""How many of the trees that subscribe to a trigger its sensor's description names."""
+"""Most subscribers that the description of a trigger's sensor names."""
 
 
 class ProcessTreeTranslator:
@@ -165,14 +165,13 @@ class ProcessTreeTranslator:
     def schedule(self, schedule: ProcessTreeSchedule) -> ScheduleDefinition:
         """Return the definition of a schedule.
 
-        It always runs, as far as Dagster is concerned: whether a due time is run is Django's to
-        say, at each tick.
+        In Dagster it is always running: at each tick Django decides whether a due time is run.
         """
         tree, schedule_id = schedule.process_tree, schedule.pk
         try:
             crons, zone = schedule.cover(timezone.now())
             rule = schedule.rule.in_words
-        except Exception as error:  # SQL may have put anything there; its ticks say so, too
+        except Exception as error:  # SQL may have written anything; its ticks report it, too
             logging.getLogger(__name__).exception("The schedule of %r makes no sense.", tree.name)
             crons, zone, rule = [due_times.EVERY_MINUTE], "UTC", explain(error)
         return ScheduleDefinition(
@@ -199,9 +198,9 @@ class ProcessTreeTranslator:
         trigger:
             The trigger.
         trees:
-            Those that subscribe to it.
+            The trees that subscribe to it.
         evaluation:
-            What the sensor does at each tick.
+            The function of each tick.
         """
         names = ", ".join(tree.name for tree in trees[:SHOWN_TREES])
         more = f" and {len(trees) - SHOWN_TREES} more" if len(trees) > SHOWN_TREES else ""
@@ -220,14 +219,14 @@ class ProcessTreeTranslator:
 
 @logger
 def _django_logger(context: InitLoggerContext) -> logging.Logger:
-    """Leave what a run in the calling process logs to Django's ``LOGGING``."""
+    """Leave the logging of a run in the calling process to Django's ``LOGGING``."""
     runs = logging.getLogger("proctree_dagster.runs")
     runs.addFilter(_without_second_trace)
     return runs
 
 
 def _without_second_trace(record: logging.LogRecord) -> bool:
-    """Cut the trace off that a run's failure repeats from its step's."""
+    """Remove the traceback that a run's failure repeats from its step's."""
     event = getattr(record, "dagster_event", None)
     if isinstance(event, DagsterEvent) and event.is_failure and event.step_key is None:
         data = event.event_specific_data

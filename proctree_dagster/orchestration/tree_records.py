@@ -1,4 +1,4 @@
-"""A tree, ready to be translated: its spec and its functions, or what is wrong with it."""
+"""Records of trees for the translator: the spec and the functions, or the problem."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -28,13 +28,13 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TreeRecord:
-    """What the translator is given: one tree, and neither a query nor an import to do."""
+    """One tree for the translator, which needs no further query or import."""
 
     name: str
     """The tree's name as written."""
 
     job_name: str
-    """What Dagster calls it."""
+    """Its job's name in Dagster."""
 
     description: str
     """The tree's description."""
@@ -46,7 +46,7 @@ class TreeRecord:
     """The schedule's context as JSON."""
 
     spec: TreeSpec | None
-    """What the tree says; ``None`` if it is broken."""
+    """The tree's spec; ``None`` if it is broken."""
 
     processes: Mapping[str, Process] = field(default_factory=dict)
     """The processes, ready to be run, by their names as written."""
@@ -55,11 +55,11 @@ class TreeRecord:
     """Why the tree is broken."""
 
     admin_url: str | None = None
-    """Where the Django admin shows the tree, if it is known where the site answers."""
+    """The address of the tree in the Django admin, if the site's address is known."""
 
     @property
     def context_schema(self) -> ContextSchema:
-        """What the context of a run may hold: what functions take, and the schedule's keys."""
+        """The schema of a run's context: what functions take, and the schedule's keys."""
         if self.spec is None:
             return ContextSchema()
         found: dict[str, Function] = {}
@@ -71,7 +71,7 @@ class TreeRecord:
 
 
 def from_row(row: ProcessTree, registry: Mapping[str, Function] | None = None) -> TreeRecord:
-    """Return the record of a saved tree. A broken tree gives a record that says why.
+    """Return the record of a saved tree; that of a broken tree has the problem.
 
     Parameters
     ----------
@@ -94,7 +94,7 @@ def from_row(row: ProcessTree, registry: Mapping[str, Function] | None = None) -
             found = _processes(spec, registry, row.job_name)
     except ProctreeError as error:
         spec, problem = None, str(error)
-    except Exception as error:  # one bad tree is one bad job, whatever is wrong with it
+    except Exception as error:  # any error of a tree becomes one failing job
         logger.exception("The process tree %r can't be read.", row.name)
         spec, problem = None, explain(error)
     return TreeRecord(
@@ -111,7 +111,7 @@ def from_row(row: ProcessTree, registry: Mapping[str, Function] | None = None) -
 
 
 def _check_context(row: ProcessTree) -> None:
-    """Refuse a default context that was put there past the model, and makes no sense."""
+    """Refuse an invalid default context, which only SQL can write."""
     schedule = row.schedule_or_none
     if schedule is not None:
         contexts.encode(schedule.context)
@@ -128,7 +128,7 @@ def from_spec(
     Parameters
     ----------
     spec:
-        What it says.
+        The tree.
     registry:
         Its functions, by reference, key or process name.
     default_context:
@@ -201,7 +201,7 @@ def _maker(reference: str, stand_in: Function | None, func: Function) -> Maker:
 
 
 def admin_url(row: ProcessTree) -> str | None:
-    """Return the address of the tree's page in the Django admin, if the project has one."""
+    """Return the address of the tree's page in the Django admin, if the project has an admin."""
     site = project.site_url()
     if site is None or row.pk is None:
         return None

@@ -22,31 +22,31 @@ from . import trigger_sensors
 logger = logging.getLogger(__name__)
 
 INTERVAL = 10
-"""Seconds from one look at the outbox to the next, at least."""
+"""Least seconds between two passes over the outbox."""
 
 PATIENCE = 40.0
-"""Seconds after which a look begins no further delivery: Dagster gives a tick 60."""
+"""Seconds after which a pass starts no further delivery: Dagster's timeout of a tick is 60."""
 
 
 def all_sensors(translator: ProcessTreeTranslator) -> list[SensorDefinition]:
-    """Return the sensors that the database asks for now."""
+    """Return the sensors of the present rows."""
     of_triggers = trigger_sensors.all_sensors(translator)
     return [outbox_sensor(), *of_triggers]
 
 
 def find_sensor(translator: ProcessTreeTranslator, name: str) -> SensorDefinition | None:
-    """Return one sensor, if the database asks for it now; the others are not built."""
+    """Return one sensor, if the present rows have it; builds no other."""
     if name == run_tags.OUTBOX_SENSOR:
         return outbox_sensor()
     return trigger_sensors.find_sensor(translator, name)
 
 
 def outbox_sensor() -> SensorDefinition:
-    """Return the sensor that delivers what waits in the outbox, and ends lost runs.
+    """Return the sensor that delivers the outbox, and ends lost runs.
 
-    It makes the runs itself, because their ids are fixed beforehand, and says what it did. It looks
-    at what is there, not at what has happened since it last looked, so it can miss nothing. It is
-    always there: any run may be lost.
+    It creates the runs itself, because their ids are fixed beforehand, and reports what it did. It
+    has no cursor: each pass reads the present state, so it can miss nothing. It always exists, as
+    any run may be lost.
     """
     return SensorDefinition(
         name=run_tags.OUTBOX_SENSOR,
@@ -68,9 +68,9 @@ def _look(context: SensorEvaluationContext) -> SkipReason:
 
 
 def _tried(work: Callable[[], object], problem: str) -> str:
-    """Do one part of a look, and return what came of it; if it fails, the others are done."""
+    """Do one part of a pass, and return its report; an error does not prevent the other parts."""
     try:
         return str(work() or "")
-    except Exception as error:  # whatever is wrong, the other parts are others' runs
+    except Exception as error:  # the other parts concern other runs
         logger.exception("%s.", problem)
         return f"{problem}: {explain(error)}"

@@ -1,4 +1,4 @@
-"""The sensors of triggers: each polls its trigger, and hands over the runs that this asks for."""
+"""The sensors of triggers: each polls its trigger, and delivers the runs that it requests."""
 
 import logging
 import re
@@ -21,13 +21,13 @@ from ..translator import ProcessTreeTranslator
 logger = logging.getLogger(__name__)
 
 PATIENCE = 30.0
-"""Seconds after which a poll begins no further delivery: Dagster gives a tick 60."""
+"""Seconds after which a poll starts no further delivery: Dagster's timeout of a tick is 60."""
 
 
 def all_sensors(translator: ProcessTreeTranslator) -> list[SensorDefinition]:
     """Return a sensor for every trigger that can be polled and has subscribers.
 
-    Of disabled and of broken triggers, too: Dagster forgets the state of a sensor that vanishes.
+    Disabled and broken triggers have one, too: Dagster forgets the state of a sensor that vanishes.
     """
     sensors: dict[str, SensorDefinition] = {}
     for trigger in sorted(_subscribed(), key=lambda trigger: trigger.pk):
@@ -41,7 +41,7 @@ def all_sensors(translator: ProcessTreeTranslator) -> list[SensorDefinition]:
 
 
 def find_sensor(translator: ProcessTreeTranslator, name: str) -> SensorDefinition | None:
-    """Return one sensor, if there is it now; no other trigger's row is read."""
+    """Return one sensor, if it exists now; reads no other trigger's row."""
     for chosen in _called(name):
         trigger = _read_one(**chosen)
         sensor = None if trigger is None else _sensor(translator, trigger)
@@ -49,12 +49,12 @@ def find_sensor(translator: ProcessTreeTranslator, name: str) -> SensorDefinitio
             return sensor
     if type(translator).sensor is ProcessTreeTranslator.sensor:
         return None
-    # A translator of the project's own may call its sensors whatever it likes.
+    # A project's own translator may give its sensors any names.
     return next((each for each in all_sensors(translator) if each.name == name), None)
 
 
 def _called(name: str) -> Iterator[dict[str, Any]]:
-    """Return which triggers' sensors may be called so, the oldest first."""
+    """Return the triggers whose sensors may have this name, the oldest first."""
     written = name.removesuffix(run_tags.TRIGGER_SUFFIX)
     if not re.search("_[0-9a-f]{8}$", written):  # what ends so may stand for another name
         yield {"name": written}
@@ -71,7 +71,7 @@ def _subscribed() -> list[Trigger]:
 
 
 def _read_one(**chosen: Any) -> Trigger | None:
-    """Read one trigger, if it is polled; of one that can't be read, what can: its polls fail."""
+    """Read one trigger, if it is polled; of an unreadable one, the fields that can be read."""
     found = readable(Trigger.objects.subscribed().filter(**chosen), _what_can_be_read)
     return next((trigger for trigger in found if trigger.is_polled), None)
 
@@ -79,7 +79,7 @@ def _read_one(**chosen: Any) -> Trigger | None:
 def _what_can_be_read(pk: Any, error: Exception) -> Trigger | None:
     trigger = Trigger.objects.only("pk", "name", "trigger_type").filter(pk=pk).first()
     if trigger is not None:
-        # With a model a condition may be one that is polled, and Dagster forgets what vanishes.
+        # A condition with a model may be one that is polled; Dagster forgets vanished sensors.
         trigger.configuration = {"model": ""}
         trigger.description = f"It can't be read: {explain(error)}"
     return trigger
@@ -88,7 +88,7 @@ def _what_can_be_read(pk: Any, error: Exception) -> Trigger | None:
 def _sensor(translator: ProcessTreeTranslator, trigger: Trigger) -> SensorDefinition:
     trees = [each.process_tree for each in readable(trigger.subscriptions.all())]
     trigger_id = trigger.pk
-    if not isinstance(trigger.configuration, Mapping):  # SQL has put it there
+    if not isinstance(trigger.configuration, Mapping):  # written by SQL
         trigger.description = "It can't be read: its configuration is no dictionary."
 
     def evaluate(context: SensorEvaluationContext) -> SkipReason:
@@ -96,22 +96,22 @@ def _sensor(translator: ProcessTreeTranslator, trigger: Trigger) -> SensorDefini
 
     try:
         return translator.sensor(trigger, trees, evaluate)
-    except Exception:  # a translator's fault must not make the sensor vanish
+    except Exception:  # a translator's error must not make the sensor vanish
         logger.exception("The trigger %r can't be translated.", trigger.name)
         return ProcessTreeTranslator().sensor(trigger, trees, evaluate)
 
 
 def poll(context: SensorEvaluationContext, trigger_id: int) -> SkipReason:
-    """Poll a trigger, deliver the runs that this asks for, and say what happened.
+    """Poll a trigger, deliver the runs that it requests, and report what happened.
 
-    It requests no run of Dagster's: the ids of the runs are fixed beforehand, in the outbox.
+    It yields no run requests of Dagster's: the ids of the runs are fixed beforehand, in the outbox.
 
     Parameters
     ----------
     context:
         Dagster's; gives the instance.
     trigger_id:
-        Primary key of the trigger. Its row is read anew.
+        Primary key of the trigger. Its row is read again.
     """
     with fresh_connections():
         polled = trigger_firing.poll(trigger_id, timezone.now(), sensor=context.sensor_name)
@@ -119,6 +119,6 @@ def poll(context: SensorEvaluationContext, trigger_id: int) -> SkipReason:
         try:
             if ids:  # most polls have none, and need not open the instance
                 outbox_delivery.deliver(context.instance, ids, seconds=PATIENCE)
-        except Exception:  # the runs are written down: the outbox's own sensor delivers them
+        except Exception:  # the runs are saved: the outbox's own sensor delivers them
             logger.exception("What trigger %s has asked for can't be delivered now.", trigger_id)
     return SkipReason(polled.reason)

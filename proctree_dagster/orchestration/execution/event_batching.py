@@ -1,17 +1,16 @@
-"""A run's events, written in groups: one transaction a step where Dagster makes one an event.
+"""Batched writes of a run's events: one transaction a step, where Dagster makes one an event.
 
-A step has some nine events. Most say what Dagster did between two functions, within milliseconds;
-they are held in memory and written together, by a thread of their own:
+A step has some nine events. Most record what Dagster did between two functions, within
+milliseconds; they are held in memory and written together, by a separate thread:
 
-- before a process's function is called (``flush``): all that came before it is on the disk,
+- before a process's function is called (``flush``): all earlier events are on the disk,
 - with a message that a function logs, and before any other event: the log keeps the order of
   happening,
 - ``HOLD_SECONDS`` after the first of them at the latest,
-- when the executor ends, however it ends.
+- when the executor ends, with or without an error.
 
-The connection is kept while events follow one another. On SQLite nothing is written back to the
-file meanwhile, and whoever watches it (Dagster's UI does, for a run's live log) is told by touching
-it.
+The connection stays open while events follow one another. On SQLite nothing is written back to the
+file meanwhile; the file is touched to notify its watchers, such as Dagster's UI with a live log.
 """
 
 import logging
@@ -38,13 +37,13 @@ logger = logging.getLogger(__name__)
 Row = dict[str, Any]
 
 HOLD_SECONDS = 0.02
-"""How long an event is held at most, while the database can be written to."""
+"""Most seconds that an event is held, while the database can be written to."""
 
 AGAIN_SECONDS = 1.0
-"""How long to wait before writing again what could not be written."""
+"""Seconds before a failed write is retried."""
 
 IDLE_SECONDS = 1.0
-"""How long a connection is kept for the next event."""
+"""Seconds that an idle connection stays open for the next event."""
 
 HELD = {
     DagsterEventType.STEP_START,
@@ -88,7 +87,7 @@ def grouped(instance: DagsterInstance, run_id: str) -> Iterator[None]:
 
 
 def _is_known(storage: object) -> "TypeGuard[SqlEventLogStorage]":
-    """Say whether a storage does nothing with such an event but to insert a row."""
+    """Return whether a storage only inserts a row for such an event."""
     name = f"{type(storage).__module__}.{type(storage).__name__}"
     return type(storage) is internals.SqliteEventLogStorage or (
         name == "dagster_postgres.event_log.event_log.PostgresEventLogStorage"
@@ -96,7 +95,7 @@ def _is_known(storage: object) -> "TypeGuard[SqlEventLogStorage]":
 
 
 def flush(instance: DagsterInstance) -> None:
-    """Write what is held of the instance's run, if anything is.
+    """Write the held events of the instance's run, if there are any.
 
     Raises
     ------
@@ -109,7 +108,7 @@ def flush(instance: DagsterInstance) -> None:
 
 
 class EventWriter:
-    """Takes the place of an instance's ``handle_new_event``."""
+    """Replaces an instance's ``handle_new_event``."""
 
     def __init__(
         self, instance: DagsterInstance, storage: "SqlEventLogStorage", run_id: str
@@ -120,11 +119,11 @@ class EventWriter:
         self._run_id = run_id
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        """Held for no longer than it takes to add something; nobody adds after the end."""
+        """Guards the held events, briefly; none is added after the end."""
         self._held: deque[Row] = deque()
         """Rows of the event log. Only the thread takes from its front."""
         self._told = False
-        """Whether the thread knows that something is held."""
+        """Whether the thread has been notified of held events."""
         self._requests: queue.SimpleQueue[Future[None] | None] = queue.SimpleQueue()
         self._last: Future[None] | None = None
         self._connection = _Connection(storage, run_id)
@@ -156,15 +155,15 @@ class EventWriter:
     def _is_a_row(
         self, event: EventLogEntry, batch_metadata: "DagsterEventBatchMetadata | None"
     ) -> bool:
-        """Say whether all that is to be done with an event is to insert it."""
+        """Return whether an event only needs to be inserted."""
         if event.run_id != self._run_id or batch_metadata is not None:
             return False
         if self._instance._subscribers[self._run_id]:
-            return False  # whoever listens in this process is told of what has been written
+            return False  # listeners in this process are notified of written events
         return event.dagster_event is None or event.dagster_event.event_type in HELD
 
     def _holds_some_of(self, step_key: str | None) -> bool:
-        """Say whether a step is at work before or after its function.
+        """Return whether a step is in Dagster's code, before or after its function.
 
         What is logged there waits with the events around it; what a function logs finds none of
         its step's, for they were flushed.
@@ -186,7 +185,7 @@ class EventWriter:
         return True
 
     def flush(self) -> None:
-        """Write what is held."""
+        """Write the held events."""
         if os.getpid() != self._pid:
             return
         with self._lock:
@@ -197,12 +196,12 @@ class EventWriter:
         done.result()
 
     def close(self, *, quietly: bool) -> None:
-        """Write what is held, and hold nothing more.
+        """Write the held events, and hold no more.
 
         Parameters
         ----------
         quietly:
-            Whether something else has gone wrong already: a failure to write is only logged.
+            Whether another error is under way: a failure to write is then only logged.
         """
         done: Future[None] = Future()
         with self._lock:
@@ -221,11 +220,11 @@ class EventWriter:
             if not quietly:
                 raise
         finally:
-            # What Dagster writes next is seen by those who watch the file: it is not open here.
+            # The file is closed here, so its watchers see what Dagster writes next.
             self._thread.join()
 
     def _serve(self) -> None:
-        """In the thread: write when asked to, and soon after something is first held."""
+        """Write on request, and soon after the first held event; runs in the thread."""
         patience: float | None = None
         request: Future[None] | None = None
         while request is None or request is not self._last:
@@ -239,7 +238,7 @@ class EventWriter:
                 continue
             try:
                 self._write()
-            except BaseException as error:  # noqa: BLE001  # raised by whoever waits
+            except BaseException as error:  # noqa: BLE001  # the waiting thread raises it
                 request.set_exception(error)
                 patience = AGAIN_SECONDS
             else:
@@ -248,13 +247,13 @@ class EventWriter:
         self._connection.close()
 
     def _write_unasked(self) -> float | None:
-        """Write what nobody waits for, and return for how long to wait then."""
+        """Write events without a request, and return the seconds until the next write."""
         if not self._held:
             self._connection.close()
             return None
         try:
             self._write()
-        except Exception:  # it is tried again, and whoever asks is told
+        except Exception:  # it is retried, and raised on request
             logger.exception("Events of run %s can't be written yet.", self._run_id)
             return AGAIN_SECONDS
         return IDLE_SECONDS
@@ -309,7 +308,7 @@ class _Connection:
         return self._opened.enter_context(self._engine.connect())
 
     def tell_watchers(self) -> None:
-        """Let those see it who watch the file: while it is open here, nothing changes it."""
+        """Touch the file for its watchers, as it does not change while it is open here."""
         if self._connection is not None and self._file is not None:
             with suppress(OSError):  # they see it when the connection is closed
                 os.utime(self._file)

@@ -1,4 +1,4 @@
-"""What an op does: it runs one process, and says in Dagster what it came to."""
+"""The functions of ops: each runs one process, and reports its outcome to Dagster."""
 
 import math
 import time
@@ -33,7 +33,7 @@ OUTPUT = "result"
 def compute_function(
     process: Process,
 ) -> Callable[[OpExecutionContext, Mapping[str, Outcome]], Iterator[Output[Outcome]]]:
-    """Return what the op does: run the process, and hand its outcome on."""
+    """Return the function of an op: it runs the process, and passes its outcome on."""
 
     def compute(
         context: OpExecutionContext, inputs: Mapping[str, Outcome]
@@ -97,10 +97,10 @@ def _run(
 def _unless_it_works_on(
     context: OpExecutionContext, process: Process, error: BaseException
 ) -> BaseException:
-    """Return the error; another one, if the process must not be tried again for it.
+    """Return the error; another one, if the process must not be retried after it.
 
     The next try of a step that is executed elsewhere, as Celery's are, may be another worker's,
-    which would not know that the one before, which was abandoned after its timeout, works on.
+    which would not know that the previous try, abandoned after its timeout, still runs.
     """
     is_last = context.retry_number >= process.spec.retries
     if is_last or not isinstance(error, ProcessTimeout) or not remote_steps.is_elsewhere(context):
@@ -111,7 +111,7 @@ def _unless_it_works_on(
 
 
 def _raise(error: Exception) -> NoReturn:
-    """Raise what a process has raised, as Dagster can store it, and tries it again if that may be.
+    """Raise the error of a process in a form that Dagster can store, and retries where allowed.
 
     Raises
     ------
@@ -131,7 +131,7 @@ def _raise(error: Exception) -> NoReturn:
 
 
 def _tell_of_allowed_failure(context: OpExecutionContext, process: Process) -> None:
-    """Mark plainly what failed but was allowed to: an ERROR with its traceback."""
+    """Log the failure of an optional process as an ERROR with its traceback."""
     why = "This run does not stop on errors" if process.required else "It is not required"
     # In the message: Dagster keeps no exception with what is logged.
     context.log.error(
@@ -167,7 +167,7 @@ def _variable(value: Any) -> str | float:
 
 
 def broken_op(tree: TreeRecord) -> OpDefinition:
-    """Return the one op of a tree that makes no sense: it fails with what is wrong."""
+    """Return the one op of a broken tree: it fails with the tree's problems."""
 
     def fail(context: OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[Output[None]]:
         raise Failure(description=tree.problem, allow_retries=False)

@@ -1,10 +1,10 @@
 """Steps that are executed outside of the run's own process, as by Celery's workers.
 
-Dagster's executors for them wait for an answer, however long, and a function that has begun goes on
-when its run is terminated. So the two ends look after each other, whatever is between them:
+Dagster's executors for them wait for an answer without a timeout, and a function that has started
+continues after its run is terminated. So the two ends watch each other, over any broker:
 
-- the step's process (``elsewhere``) takes the step once, gives signs of life, asks whether its run
-  goes on, and stops the function if it does not;
+- the step's process (``elsewhere``) takes the step once, gives signs of life, checks whether its
+  run still continues, and stops the function if it does not;
 - the run's process (``watched``) fails the run when a step's process is lost, and is canceled only
   after the steps have ended.
 """
@@ -46,13 +46,13 @@ from ..launching.workers import Worker
 logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
-"""How often a step asks whether its run goes on, and a run how its steps are."""
+"""Seconds between two checks of a step on its run, and of a run on its steps."""
 
 GONE_SECONDS = 10.0
-"""Seconds that the executor has to notice by itself that a step's process has ended."""
+"""Grace period in which the executor itself may notice that a step's process has ended."""
 
 _here: set[str] = set()
-"""The runs whose own process this is."""
+"""The runs that this process executes."""
 
 _imported: dict[str, Path] = {}
 """From where this process has imported a code location, with symbolic links followed."""
@@ -74,7 +74,7 @@ def grace_seconds() -> float:
 
 
 def _patience_seconds() -> float:
-    """Return how long a terminated run waits for its steps: a little less than it may take."""
+    """Return the seconds that a terminated run waits for its steps: less than its grace period."""
     return max(grace_seconds() + 2 * POLL_SECONDS, 0.9 * conf.current().TERMINATE_GRACE)
 
 
@@ -86,7 +86,7 @@ def stay_here(executor: ExecutorDefinition) -> bool:
 
 @contextmanager
 def own_process(run_id: str) -> Iterator[None]:
-    """Let the steps of a run in this process, and in those that it starts, know where they are."""
+    """Mark this process, and those that it starts, as the run's own, for its steps."""
     before = os.environ.get(STARTED_BY_RUN)
     os.environ[STARTED_BY_RUN] = run_id
     _here.add(run_id)
@@ -109,7 +109,7 @@ class _RunEnded(BaseException):
 
 @contextmanager
 def elsewhere(context: OpExecutionContext) -> Iterator[None]:
-    """Look after a step that is executed outside of its run's own process; else do nothing.
+    """Watch over a step that is executed outside its run's own process; else do nothing.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def elsewhere(context: OpExecutionContext) -> Iterator[None]:
 
 
 def is_elsewhere(context: OpExecutionContext) -> bool:
-    """Return whether a step is executed outside of its run's own process."""
+    """Return whether a step is executed outside its run's own process."""
     run_id = context.run_id
     if (
         run_id in _here
@@ -172,7 +172,7 @@ def _has_ended(instance: DagsterInstance, run_id: str) -> bool:
 
 
 def note_release() -> None:
-    """Note from where this process imports the code location, before a link leads elsewhere."""
+    """Record from where this process imports the code location, before a link is switched."""
     name = project.definitions()
     file = getattr(sys.modules.get(name), "__file__", None)
     if file is not None:
@@ -182,8 +182,8 @@ def note_release() -> None:
 def _other_release(job: object) -> str | None:
     """Return why this process has other code than a job's: it has imported another release.
 
-    A worker imports the code location once, wherever that was then. A folder that is not there is
-    another machine's, and says nothing.
+    A worker imports the code location once, from the path of that time. A folder that does not
+    exist here belongs to another machine, so nothing is known.
     """
     pointer = getattr(getattr(job, "repository", None), "pointer", None)
     name, folder = getattr(pointer, "module", None), getattr(pointer, "working_directory", None)
@@ -244,13 +244,13 @@ class _StepWatch:
         try:
             with own_connections():
                 step_workers.beat(self._row)
-        except DatabaseError:  # there is a next time
+        except DatabaseError:  # tried again next time
             logger.warning("A sign of life of %s can't be given.", self._row, exc_info=True)
 
     def _run_has_ended(self) -> bool:
         try:
             return _has_ended(self._instance, self._row.run_id)
-        except Exception:  # whatever Dagster's storage raises when it is away: there is a next time
+        except Exception:  # any error of Dagster's storage: tried again next time
             logger.warning("Whether the run of %s goes on can't be read.", self._row, exc_info=True)
             return False
 
@@ -265,13 +265,13 @@ def _is_pool_child() -> bool:
 
 
 class _NoAnswer(BaseException):
-    """Raised in an executor that waits for what does not come."""
+    """Raised in an executor whose answer can't come any more."""
 
 
 def watched(
     events: Iterator[DagsterEvent], plan_context: PlanOrchestrationContext
 ) -> Iterator[DagsterEvent]:
-    """Yield an executor's events, as long as an answer of its steps can still come.
+    """Yield an executor's events while an answer of its steps can still come.
 
     Raises
     ------
@@ -310,13 +310,13 @@ def _next(events: Iterator[DagsterEvent], stop: Stop) -> DagsterEvent | None:
 
 
 class _RunWatch:
-    """A thread beside an executor: it asks for the signs of life of the run's steps."""
+    """A thread beside an executor: it checks the signs of life of the run's steps."""
 
     def __init__(self, instance: DagsterInstance, run_id: str, stop: Stop) -> None:
         self.lost = ""
-        """Which step is lost, and why it is taken to be, once one is."""
+        """The lost step and the reason, once there is one."""
         self.is_terminated = False
-        """Whether the run was terminated and its executor waits on: no worker answers it."""
+        """Whether the run was terminated and its executor still waits, as no worker answers."""
         self._instance = instance
         self._run_id = run_id
         self._stop = stop
@@ -333,7 +333,7 @@ class _RunWatch:
         self._thread.start()
 
     def see(self, event: DagsterEvent) -> None:
-        """Note that a step has answered."""
+        """Record that a step has answered."""
         if event.event_type in _ANSWERS and event.step_key is not None:
             self._answers[event.step_key] += 1
 
@@ -348,7 +348,7 @@ class _RunWatch:
             logger.warning("The steps of run %s stay noted.", self._run_id, exc_info=True)
 
     def wait_until_ended(self) -> list[StepWorker]:
-        """Wait until the steps of a terminated run have ended; return those that go on.
+        """Wait until the steps of a terminated run have ended; return those that still run.
 
         They learn within a second that the run is being terminated, and stop by themselves.
         """
@@ -418,11 +418,11 @@ def _goes_on(row: StepWorker) -> bool:
 
 
 def _has_died(row: StepWorker) -> bool:
-    """Return whether a step's process is known to be gone: of another machine's nothing is."""
+    """Return whether a step's process is known to have ended; unknown on another machine."""
     worker = Worker.from_text(row.worker)
     return worker is not None and worker.has_died
 
 
 def _worker(row: StepWorker) -> str:
-    """Return what a person calls a step's process."""
+    """Return the name of a step's process, for messages."""
     return str(Worker.from_text(row.worker) or row.worker)

@@ -1,4 +1,4 @@
-"""What a run's process prints of its run's log; the log itself, which the UI shows, stays whole."""
+"""The console output of a run's process; the log in the UI stays complete."""
 
 import logging
 import os
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def heed_level() -> None:
-    """Let runs of this process print no line below the level that the environment names, if any.
+    """Limit what runs of this process print to the log level that the environment names, if any.
 
     Dagster prints all of a run's events where nobody configures another logger for the run. Its own
     setting (``python_log_level`` of ``dagster.yaml``) would keep them from the UI, too.

@@ -1,4 +1,4 @@
-"""What a process says, in Dagster: its log, its progress, and what it shows on its output."""
+"""A process's reports in Dagster: its log, its progress, tables and pictures on its output."""
 
 import logging
 import math
@@ -16,7 +16,7 @@ _TRACES = logging.Formatter()
 
 
 class StepListener:
-    """Writes what a process says into its run's log.
+    """Writes a process's reports into its run's log.
 
     Parameters
     ----------
@@ -41,20 +41,20 @@ class StepListener:
         self._context.log.log(record.levelno, "%s", text)
 
     def progress(self, progress: Progress) -> None:
-        """Write how far it is."""
+        """Write its progress."""
         self._context.log.info("%s", f"Progress: {progress}")
         self._report(progress)
 
 
 def _is_written_by_dagster(logger: str, managed: Collection[str]) -> bool:
-    """Return whether ``dagster.yaml`` lets Dagster write what a logger says (``python_logs``)."""
+    """Return whether ``dagster.yaml`` makes Dagster capture a logger (``python_logs``)."""
     return "root" in managed or any(
         logger == each or logger.startswith(f"{each}.") for each in managed
     )
 
 
 def attachments(report: Report) -> dict[str, Any]:
-    """Return what a process has given for its output, as metadata of that."""
+    """Return a process's tables and pictures as metadata of its output."""
     found: dict[str, Any] = {}
     for each in report.attachments:
         name = storable(each.name)
@@ -97,7 +97,7 @@ def _cell(value: Any) -> str | int | float | bool:
 
 
 def escape(context: OpExecutionContext) -> None:
-    """Escape what no database takes in the lines that a process logs: the run must go on."""
+    """Escape characters that no database takes in log lines, so that the run continues."""
     for handler in context.log.handlers:
         # Not addFilter: Dagster's handlers have a filter() of their own, which asks no others.
         handler.filter = partial(_escaping, handler.filter)  # type: ignore[method-assign]
@@ -111,7 +111,7 @@ def _escaping(takes: Callable[[logging.LogRecord], bool], record: logging.LogRec
 
 
 def _message(record: logging.LogRecord) -> str:
-    """Return what a record says, also one whose arguments do not fit."""
+    """Return a record's message, also if its arguments don't fit."""
     try:
         return record.getMessage()
     except Exception as error:  # noqa: BLE001  # an argument's own code may raise anything

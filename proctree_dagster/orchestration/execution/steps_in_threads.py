@@ -1,8 +1,8 @@
-"""How the threads executor works: independent steps run side by side, in one process.
+"""The threads executor: independent steps run side by side, in one process.
 
-One loop, in the thread that executes the run, decides what runs; the steps run in threads and hand
-their events to it. It waits for whatever comes first of an event, the next retry, the next look at
-a pool and a signal, so nothing is late because something else takes long. A step beside which
+One loop, in the thread that executes the run, decides what runs; the steps run in threads and pass
+their events to it. It waits for the first of an event, the next retry, the next check of a pool and
+a signal, so a slow step delays nothing else. A step beside which
 nothing can run does not leave the loop's own thread: a chain costs what it costs in process.
 """
 
@@ -57,11 +57,11 @@ class ThreadsExecutor(Executor):
     max_concurrent:
         How many steps may run at once.
     retries:
-        Whether a step that asks for it is tried again.
+        Whether a step that requests a retry is retried.
     tag_concurrency_limits:
         How many steps with a tag may run at once, as for Dagster's multiprocess executor.
     step_dependency_config:
-        When a step may begin, as for Dagster's own executors.
+        When a step may start, as for Dagster's own executors.
 
     Raises
     ------
@@ -87,12 +87,12 @@ class ThreadsExecutor(Executor):
 
     @property
     def retries(self) -> RetryMode:
-        """Whether a step that asks for it is tried again."""
+        """Whether a step that requests a retry is retried."""
         return self._retries
 
     @property
     def step_dependency_config(self) -> StepDependencyConfig:
-        """When a step may begin."""
+        """When a step may start."""
         return self._step_dependency_config
 
     def execute(
@@ -148,7 +148,7 @@ class ThreadsExecutor(Executor):
             yield from Loop(job_context, active, limit).events()
             try:
                 capture.close()
-            except Exception:  # noqa: BLE001  # told in the run; its work is done
+            except Exception:  # noqa: BLE001  # logged in the run; its work is done
                 yield problem(job_context, "Exception while cleaning up compute log capture")
 
 
@@ -189,5 +189,5 @@ def _capture_output(
     try:
         log_context = capture.enter_context(manager.capture_logs(log_key))
         yield DagsterEvent.capture_logs(context, keys, log_key, log_context)
-    except Exception:  # noqa: BLE001  # told in the run, which can do without
+    except Exception:  # noqa: BLE001  # logged in the run, which can do without
         yield problem(context, "Exception while setting up compute log capture")

@@ -45,10 +45,10 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 5.0
-"""How long steps may take to stop when their run is interrupted."""
+"""Grace period of steps when their run is interrupted, in seconds."""
 
 LOOK_AGAIN_SECONDS = 1.0
-"""When a step is looked at again that waits for a pool, and nobody knows until when."""
+"""Seconds between two checks of a step that waits for a pool without a known end."""
 
 _ENDINGS = (signal.SIGINT, signal.SIGTERM)
 _INTERRUPTS = frozenset([DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__])
@@ -62,20 +62,20 @@ class Attempt:
     known_state: KnownExecutionState
     stop: Stop = field(default_factory=lambda: Stop(DagsterExecutionInterruptedError))
     settled: bool = False
-    """Whether the loop knows what it came to; what may still run is its hooks."""
+    """Whether the loop knows its outcome; only its hooks may still run."""
 
 
 _attempt: contextvars.ContextVar[Attempt | None] = contextvars.ContextVar("attempt", default=None)
 
 
 class _News(NamedTuple):
-    """What a thread tells the loop."""
+    """A thread's message to the loop."""
 
     attempt: Attempt
     event: DagsterEvent | None
     ended: bool = False
     error: BaseException | None = None
-    """What the step's machinery raised, not its function: that is an event."""
+    """An error of Dagster's code around the step; an error of its function is an event."""
 
 
 class Loop:
@@ -89,7 +89,7 @@ class Loop:
         self._limit = limit
         self._running: set[Attempt] = set()
         self._threads = _Threads(f"run {context.run_id[:8]}")
-        # SimpleQueue: what a signal's handler puts there wakes the loop, wherever it is.
+        # SimpleQueue: a signal's handler may put an item there at any point to wake the loop.
         self._news: queue.SimpleQueue[_News | None] = queue.SimpleQueue()
         self._stop = cancellation.current()
 
@@ -132,11 +132,11 @@ class Loop:
     def _is_interrupted(self) -> bool:
         if self._stop is not None and self._stop.asked:
             return True
-        # Signals are the main thread's: what it has received is not for a run in another one.
+        # Signals belong to the main thread: they are not for a run in another one.
         return in_main_thread() and self._active.check_for_interrupts()
 
     def _woken_by_stop(self) -> AbstractContextManager[None]:
-        """Wake the loop when somebody asks the run, which is in somebody's process, to stop."""
+        """Wake the loop when the cancellation of an in-process run is requested."""
         if self._stop is None:
             return nullcontext()
         return self._stop.reachable(self._wake)
@@ -145,12 +145,12 @@ class Loop:
         self._news.put(None)
 
     def _ready(self) -> "list[ExecutionStep]":
-        """Return the steps that may begin now; they count as begun."""
+        """Return the steps that may start now; they count as started."""
         free = self._limit - len(self._running)
         return list(self._active.get_steps_to_execute(limit=free)) if free > 0 else []
 
     def _is_alone(self, steps: "list[ExecutionStep]") -> bool:
-        """Say whether nothing can happen while this runs."""
+        """Return whether nothing else can happen while this step runs."""
         if len(steps) != 1 or self._running:
             return False
         if self._limit == 1:
@@ -179,7 +179,7 @@ class Loop:
 
     def _known_state(self) -> KnownExecutionState:
         known = self._active.get_known_state()
-        # A copy: the loop goes on changing Dagster's set.
+        # A copy: the loop still changes Dagster's set.
         return known._replace(ready_outputs=set(known.ready_outputs))
 
     def _work(self, attempt: Attempt) -> None:
@@ -193,12 +193,12 @@ class Loop:
                 context._event_loop = event_loop  # Dagster's is one for the whole process
                 _keep_to_own_logs(context, attempt)
                 hooks = context.job_def.get_all_hooks_for_handle(context.node_handle)
-                # A process says itself where it may be stopped; of another op nothing is known.
+                # A process marks itself where it may be stopped; of other ops nothing is known.
                 ours = run_tags.PROCESS in attempt.step.tags
                 with nullcontext() if ours else stoppable():
                     for event in _step_events(context):
                         if _settles(event) and not hooks:
-                            last = event  # told with the end: then what is next may run in the loop
+                            last = event  # reported with the end
                         else:
                             self._news.put(_News(attempt, event))
         except BaseException as raised:  # noqa: BLE001  # raised again by the loop
@@ -206,7 +206,7 @@ class Loop:
         self._news.put(_News(attempt, last, ended=True, error=error))
 
     def _wait(self) -> Iterator[DagsterEvent]:
-        """Wait until a step has come to an end, one may begin, or a signal was received."""
+        """Wait until a step has ended, one may start, or a signal was received."""
         while True:
             try:
                 news = self._news.get(timeout=self._seconds_to_wait())
@@ -223,7 +223,7 @@ class Loop:
                 return
 
     def _seconds_to_wait(self) -> float | None:
-        """Return how long nothing can begin unless something ends; ``None``: for ever."""
+        """Return the seconds in which no step can start unless one ends; ``None``: for ever."""
         if len(self._running) >= self._limit:
             return None
         seconds: float = self._active.sleep_interval()
@@ -258,7 +258,7 @@ class Loop:
                     logger.error("Step %s:", news.attempt.step.key, exc_info=news.error)
                     self._fail(news.attempt, "It was stopped because its run was.")
             elif self._is_interrupted():
-                break  # whoever asks a second time does not want to wait
+                break  # a second request means: don't wait
         for attempt in self._running:
             self._fail(
                 attempt,
@@ -277,7 +277,7 @@ class Loop:
 
 
 class _Threads:
-    """Threads that are kept while a run lasts.
+    """Threads that are reused during a run.
 
     They are daemons: a function that can't be stopped must not keep the process from ending, as
     one in a ``ThreadPoolExecutor`` would.
@@ -320,12 +320,12 @@ def _step_events(context: StepExecutionContext) -> Iterator[DagsterEvent]:
 
 
 def _settles(event: DagsterEvent) -> bool:
-    """Say whether an event tells what a step has come to."""
+    """Return whether an event holds the outcome of a step."""
     return event.is_step_success or event.is_step_failure or event.is_step_up_for_retry
 
 
 def _was_interrupted(event: DagsterEvent) -> bool:
-    """Say whether a step is to be retried because it was interrupted: Dagster would go on."""
+    """Return whether a step is to be retried because of an interrupt: Dagster would continue."""
     if not event.is_step_up_for_retry:
         return False
     cause = event.step_retry_data.error.cause if event.step_retry_data.error else None
@@ -333,9 +333,9 @@ def _was_interrupted(event: DagsterEvent) -> bool:
 
 
 def _keep_to_own_logs(context: StepExecutionContext, attempt: Attempt) -> None:
-    """Let the step keep only what it has logged itself: others log in the same process.
+    """Limit a step's captured log to its own records: other steps log in the same process.
 
-    What is logged by a thread that a step has started is nobody's: whoever comes first keeps it.
+    Records of a thread that a step has started belong to no step: the first capture gets them.
     """
 
     def is_own(takes: Callable[[logging.LogRecord], bool], record: logging.LogRecord) -> bool:
@@ -348,9 +348,9 @@ def _keep_to_own_logs(context: StepExecutionContext, attempt: Attempt) -> None:
 
 @contextmanager
 def _woken_by_signals(news: "queue.SimpleQueue[_News | None]") -> Iterator[None]:
-    """Put ``None`` there when a signal comes: Dagster's handlers only take note of it."""
+    """Put ``None`` into the queue at a signal, which Dagster's handlers only record."""
     if not in_main_thread():
-        yield  # signals are the main thread's
+        yield  # only the main thread can handle signals
         return
     noting = {number: signal.getsignal(number) for number in _ENDINGS}
 
@@ -370,6 +370,6 @@ def _woken_by_signals(news: "queue.SimpleQueue[_News | None]") -> Iterator[None]
 
 
 def problem(context: "PlanExecutionContext", message: str) -> DagsterEvent:
-    """Tell in the run what is being handled."""
+    """Log the exception that is being handled in the run."""
     error = serializable_error_info_from_exc_info(sys.exc_info())
     return DagsterEvent.engine_event(context, message, EngineEventData(error=error))

@@ -12,10 +12,10 @@ from .thread_loop import LOOK_AGAIN_SECONDS
 
 
 class Pools(InstanceConcurrencyContext):
-    """Dagster's claims on pools, which know when they are to be looked at again.
+    """Dagster's claims on pools, with the time of their next check.
 
-    Dagster's own answer "now" to that, always, and look at a slot that the run itself has freed
-    only a second later and more.
+    Dagster's own always answer "now" to that, and check a slot that the run itself has freed only
+    a second or more later.
     """
 
     def __init__(self, instance: DagsterInstance, run: DagsterRun) -> None:
@@ -24,19 +24,19 @@ class Pools(InstanceConcurrencyContext):
         """Steps that have ended, but not what was abandoned of them."""
 
     def interval_to_next_pending_claim_check(self) -> float:
-        """Return the seconds until the next look; those that are due were just looked at."""
+        """Return the seconds until the next check; claims that are due were just checked."""
         now = time.time()
         ahead = [at - now for at in self._pending_timeouts.values() if at > now]
         return min(ahead, default=LOOK_AGAIN_SECONDS)
 
     def has_pending_claims(self) -> bool:
-        """Free the slots of what has ended meanwhile, and return whether any step waits."""
+        """Free the slots of calls that have ended, and return whether any step waits."""
         for step_key in sorted(self._held - self._still_working()):
             self.free_step(step_key)
         return super().has_pending_claims()
 
     def __exit__(self, *args: Any) -> None:
-        """Free every slot: the run has ended, whatever still works."""
+        """Free every slot, as the run has ended, even if abandoned calls still run."""
         for step_key in sorted(self._held):
             super().free_step(step_key)
         super().__exit__(*args)
@@ -45,9 +45,9 @@ class Pools(InstanceConcurrencyContext):
         return {dagster_name(name) for name in timeouts.still_working(self._run_id)}
 
     def free_step(self, step_key: str) -> None:
-        """Free a step's slot, and let the others look at once.
+        """Free a step's slot, and make the others check at once.
 
-        Not while a call that was abandoned after its timeout still works: it uses what the pool
+        Not while a call that was abandoned after its timeout still runs: it uses what the pool
         limits.
         """
         if step_key in self._still_working():

@@ -1,4 +1,4 @@
-"""What a tree's run gives to its processes: the context, and who hears of them."""
+"""What the processes of a run share: its context, and the receivers of their outcomes."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ RUN_RESOURCE = "tree_run"
 
 @dataclass(frozen=True)
 class Local:
-    """How a run in the calling process differs from one that a worker executes."""
+    """The options of a run in the calling process; a worker's run has none."""
 
     collect: Collect
     """Called with the outcome of each process, as it starts and as it ends, from its thread."""
@@ -36,13 +36,13 @@ class Local:
     """Processes that need not run."""
 
     stop_on_error: bool = True
-    """Whether what is behind a failure is left out."""
+    """Whether processes downstream of a failure are skipped."""
 
     went_on_after: list[str] = field(default_factory=list)
-    """Required processes that failed without stopping what is behind them."""
+    """Required processes that failed without stopping those downstream of them."""
 
     report: Callable[[str, reporting.Progress], None] | None = None
-    """Called when a process says how far it is, from its thread."""
+    """Called when a process reports progress, from its thread."""
 
 
 @dataclass(frozen=True)
@@ -58,9 +58,9 @@ class TreeRun:
     local: Local | None = None
 
     def own_context(self) -> Mapping[str, Any]:
-        """Return the context for one process: what it changes in a list or a row is its own.
+        """Return a copy of the context for one process, which may change its lists and rows.
 
-        So it is in every executor, whether the processes share memory or not.
+        So the executors behave alike, whether the processes share memory or not.
         """
         try:
             with fresh_connections():
@@ -70,18 +70,18 @@ class TreeRun:
             return self.context
 
     def tell(self, process: str, outcome: Outcome) -> None:
-        """Hand the outcome of a process to whoever started the run, if that is in this process."""
+        """Pass the outcome of a process to the caller of the run, if it is in this process."""
         if self.local is not None:
             self.local.collect(process, outcome)
 
     def report(self, process: str, progress: reporting.Progress) -> None:
-        """Hand on how far a process is, in the same way."""
+        """Pass the progress of a process on, in the same way."""
         if self.local is not None and self.local.report is not None:
             self.local.report(process, progress)
 
 
 _begun: dict[str, Mapping[str, Any]] = {}
-"""The contexts of runs that this process executes and whose resource is not made yet."""
+"""Decoded contexts of runs in this process whose resource does not exist yet."""
 
 
 def begin(run_id: str, stored: Mapping[str, Any]) -> None:
@@ -96,7 +96,7 @@ def begin(run_id: str, stored: Mapping[str, Any]) -> None:
 
 
 def forget(run_id: str) -> None:
-    """Drop what ``begin`` has kept: other processes execute the run's steps."""
+    """Drop the context that ``begin`` has decoded: other processes execute the run's steps."""
     _begun.pop(run_id, None)
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with what runs the trees, for ``proctree doctor``. It only reads.
+"""The checks of ``proctree doctor`` on Dagster and its environment. They only read.
 
 ``management`` imports it; it may import all of ``orchestration``.
 """

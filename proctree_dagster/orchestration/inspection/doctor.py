@@ -1,10 +1,9 @@
-"""What is wrong with the Dagster that runs the process trees, and what to do about it.
+"""The doctor: checks of the Dagster that runs the process trees, each with what to do.
 
-``manage.py proctree doctor`` prints what the checks find. A check only reads: it creates nothing,
-mends nothing and opens nothing that Dagster would create by being opened. To add one, write a
-function that takes a ``Subject`` and yields findings (see ``findings``), and put it into
-``CHECKS``. What can be known without Dagster is a system check (``services.system_checks``): the
-command adds what those have found.
+``manage.py proctree doctor`` prints the findings. A check only reads: it creates nothing, repairs
+nothing and opens nothing that Dagster would create by opening it. To add one, write a function that
+takes a ``Subject`` and yields findings (see ``findings``), and put it into ``CHECKS``. A check that
+needs no Dagster is a system check (``services.system_checks``): the command adds their findings.
 """
 
 import logging
@@ -47,7 +46,7 @@ logger = logging.getLogger(__name__)
 
 
 def examine() -> list[Finding]:
-    """Run every check and return what they found, in their order."""
+    """Run every check and return the findings, in their order."""
     home = opening.dagster_home()
     with ExitStack() as opened:
         found = []
@@ -68,7 +67,7 @@ def examine() -> list[Finding]:
 
 
 def _open_instance(home: str, opened: ExitStack) -> DagsterInstance | None:
-    """Open a home's instance, if nothing would be created by that; other checks say why not."""
+    """Open a home's instance, unless that would create something; other checks report why."""
     if not Path(home).is_dir():
         return None
     if any(finding.level == "error" for finding in _of_storage(home)) or not _is_created(home):
@@ -91,7 +90,7 @@ def _findings(check: Check, subject: Subject) -> list[Finding]:
 
 
 def check_internals(_: Subject) -> Iterator[Finding]:
-    """Name what is off because this Dagster has other internals than it was written for."""
+    """Report features that are off because this Dagster's internals differ."""
     off = [(feature, why) for feature in FEATURES if (why := why_off(feature)) is not None]
     for feature, why in off:
         yield Finding("warning", feature.message([why]), remedy())
@@ -100,7 +99,7 @@ def check_internals(_: Subject) -> Iterator[Finding]:
 
 
 def check_home(subject: Subject) -> Iterator[Finding]:
-    """Look at the folder: which one it is, and whether it can be used."""
+    """Check the folder: which one it is, and whether it is usable."""
     if subject.home is None:
         yield Finding(
             "warning",
@@ -176,7 +175,7 @@ def check_database(_: Subject) -> Iterator[Finding]:
 
 
 def check_sqlite_options(_: Subject) -> Iterator[Finding]:
-    """Name the SQLite files among Django's databases whose options fit; W003 names the others."""
+    """Report Django's SQLite files with suitable options; W003 reports the others."""
     for alias, problems in sqlite_options.writing(conf.current()).problems.items():
         if sqlite_options.is_shared_file(settings.DATABASES[alias]) and not problems:
             yield Finding("ok", f"The SQLite options of Django's database {alias!r} are in order.")
@@ -188,7 +187,7 @@ APP = "proctree_dagster"
 
 
 def check_storage(subject: Subject) -> Iterator[Finding]:
-    """Look at the databases of the home, without opening an instance."""
+    """Check the databases of the home, without opening an instance."""
     if subject.home is not None and subject.home.is_dir():
         yield from _of_storage(str(subject.home))
 
@@ -274,7 +273,7 @@ def _is_created(home: str) -> bool:
 
 
 def check_daemon(subject: Subject) -> Iterator[Finding]:
-    """Look at the heartbeats of Dagster's daemon: none, old ones, or those of two daemons."""
+    """Check the heartbeats of Dagster's daemon: none, old ones, or those of two daemons."""
     if subject.instance is None:
         return
     beats = subject.instance.get_daemon_heartbeats().values()
@@ -315,7 +314,7 @@ def check_daemon(subject: Subject) -> Iterator[Finding]:
 
 
 def _several(instance: DagsterInstance, fresh: "Sequence[DaemonHeartbeat]") -> list[str]:
-    """Return the daemons that work for a home, as their notes say, else as heartbeats show."""
+    """Return the daemons of a home, by their own records, else by Dagster's heartbeats."""
     noted = sorted(daemons.alive(instance))
     return noted if len(noted) > 1 else sorted({str(beat.daemon_id) for beat in fresh})
 
@@ -329,7 +328,7 @@ query Locations { workspaceOrError { __typename
 
 
 def check_webserver(subject: Subject) -> Iterator[Finding]:
-    """Ask the webserver whether it is there, and whether it has loaded the code location."""
+    """Check whether the webserver answers, and whether it has loaded the code location."""
     url = webserver.graphql_url()
     if url is None:
         yield Finding(
@@ -393,7 +392,7 @@ def _of_location(answer: dict[str, Any]) -> Finding:
 
 
 def check_executor(subject: Subject) -> Iterator[Finding]:
-    """Look at where processes run: workers on several machines need databases that all reach."""
+    """Check the databases of executors with workers on several machines, which all must reach."""
     try:
         executor = executors.configured_executor()
     except ImproperlyConfigured as error:
@@ -424,7 +423,7 @@ def check_executor(subject: Subject) -> Iterator[Finding]:
 
 
 def check_executors_launcher(subject: Subject) -> Iterator[Finding]:
-    """Compare executors that work with one launcher only with the one that there is.
+    """Check executors that need a certain run launcher against the configured one.
 
     The setting is a system check's, if it is a name of the table; the others are imported here.
     """
@@ -457,17 +456,17 @@ def _named_executors() -> list[tuple[str, list[str]]]:
 
 
 def _module_of(name: str) -> str:
-    """Return the module that an executor comes from; blank if a row may not name it, or in vain."""
+    """Return an executor's module; blank if a row may not name it, or it can't be imported."""
     if executor_names.problem_of_row(name) is not None:
         return ""
     try:
         return executors.module_of(executors.find_executor(name))
     except ExecutorError:
-        return ""  # another check says so
+        return ""  # another check reports it
 
 
 def check_launcher(subject: Subject) -> Iterator[Finding]:
-    """Look at whether runs can be forked: import the code location as a template does."""
+    """Check whether runs can be forked: import the code location as a template does."""
     if subject.instance is None:
         return
     if not isinstance(subject.instance.run_launcher, WarmRunLauncher):
@@ -475,7 +474,7 @@ def check_launcher(subject: Subject) -> Iterator[Finding]:
         yield Finding("ok", f"Runs are launched by Dagster's launcher {launcher}, not forked.")
         return
     if why_off(TEMPLATE) is not None:
-        return  # another check says so
+        return  # another check reports it
     try:
         release = Release.of_origin(origins.code_origin("any").repository_origin)
         reason = template_client.examine(release)

@@ -1,8 +1,8 @@
-"""Whether the packages fit each other, here and in each code location's own Python.
+"""Checks of installed packages, here and in each code location's own Python.
 
-What fits is written once, in ``pyproject.toml``: the bounds of our requirements, and as classifiers
-what the tests were run with. Dagster's packages require each other's exact release. All of it is
-read from what pip has installed.
+``pyproject.toml`` has the supported ones: the bounds of our requirements, and as classifiers the
+releases that the tests were run with. Dagster's packages require each other's exact release. All
+of it is read from pip's metadata.
 """
 
 import json
@@ -39,10 +39,10 @@ NOT_OF_USERS = ("test", "check")
 """Extras that only a checkout of this package needs."""
 
 TESTED = {"Python": "Programming Language :: Python :: ", "Django": "Framework :: Django :: "}
-"""How the classifiers begin that name the releases which the tests were run with."""
+"""Prefixes of the classifiers with the releases that the tests were run with."""
 
 ANSWER_SECONDS = 60.0
-"""How long the Python of a code location may take to say what it has."""
+"""Timeout of listing the packages of a code location's Python, in seconds."""
 
 QUESTION = f"""
 import importlib.util, json, platform
@@ -63,7 +63,7 @@ print(json.dumps(found))
 
 
 def check_versions(_: Subject) -> Iterator[Finding]:
-    """Compare what is installed here with what proctree-dagster and Dagster's packages require."""
+    """Compare the installed packages with the requirements of proctree-dagster and Dagster."""
     problems = [*_unmet_of_ours(), *_unmet_of_dagsters()]
     for problem in problems:
         yield Finding("error", problem, _remedy())
@@ -84,7 +84,7 @@ def check_versions(_: Subject) -> Iterator[Finding]:
 
 
 def _unmet_of_ours() -> Iterator[str]:
-    """Yield what of our requirements is not met; optional ones only where they are installed."""
+    """Yield our unmet requirements; optional ones only where they are installed."""
     try:
         ours = metadata.distribution(OURS)
     except metadata.PackageNotFoundError:  # a checkout on the path
@@ -94,7 +94,7 @@ def _unmet_of_ours() -> Iterator[str]:
 
 
 def _unmet_of_dagsters() -> Iterator[str]:
-    """Yield which of Dagster's packages are of releases that don't belong together."""
+    """Yield Dagster's packages whose releases don't match each other."""
     for package in _dagsters():
         on_dagster = [
             each for each in _requirements(package, {""}) if each.name.startswith("dagster")
@@ -155,10 +155,10 @@ def _remedy() -> str:
 
 
 def _untested() -> Iterator[str]:
-    """Yield the Python and the Django in use, if the classifiers name neither's release."""
+    """Yield the Python and the Django in use whose release no classifier names."""
     try:
         classifiers = metadata.metadata(OURS).get_all("Classifier") or []
-    except metadata.PackageNotFoundError:  # a checkout on the path: nothing says what was tested
+    except metadata.PackageNotFoundError:  # a checkout on the path: it has no classifiers
         return
     for name, version in (("Python", platform.python_version()), ("Django", django.get_version())):
         release = ".".join(map(str, Version(version).release[:2]))
@@ -167,7 +167,7 @@ def _untested() -> Iterator[str]:
 
 
 def check_locations(subject: Subject) -> Iterator[Finding]:
-    """Ask the Python of each code location in ``workspace.yaml`` whether it has what runs need."""
+    """Check the packages in the Python of each code location of ``workspace.yaml``."""
     path = (project.root() or Path.cwd()) / project.WORKSPACE
     if not path.is_file() or not is_on(WORKSPACE_CHECK):
         return

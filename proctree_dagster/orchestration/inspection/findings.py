@@ -1,4 +1,4 @@
-"""What the doctor's checks take and return."""
+"""The subject and the findings of the doctor's checks."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -10,27 +10,27 @@ from dagster import DagsterInstance
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked."""
+    """The result of one check."""
 
     level: Literal["ok", "warning", "error"]
     """``error``: trees do not run, or not as they should. ``warning``: they may not, one day."""
 
     what: str
-    """What is so, in one sentence."""
+    """The finding, in one sentence."""
 
     remedy: str = ""
-    """What to do about it; nothing if it is in order."""
+    """What to do about it; blank if it is in order."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What the checks examine."""
+    """The subject of the checks."""
 
     home: Path | None
     """Dagster's home, or ``None`` if it has none."""
 
     instance: DagsterInstance | None
-    """Its instance, or ``None`` if it can't be opened without writing; another check says why."""
+    """Its instance, or ``None`` if opening it would write; another check reports why."""
 
 
 Check = Callable[[Subject], Iterable[Finding]]

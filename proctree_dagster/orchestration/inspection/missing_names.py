@@ -1,8 +1,8 @@
-"""The system check of Dagster's internals: names the features that this Dagster has no parts for.
+"""The system check of Dagster's internals: reports features whose names this Dagster lacks.
 
-It reads Dagster's source instead of importing it, which takes seconds: a Django process that runs
-no tree does without. So it sees which names are missing, not whether what they name behaves as
-before; ``proctree doctor`` examines that, too.
+It reads Dagster's source instead of importing it, as the import takes seconds and most Django
+processes need none. So it finds missing names, not changed behaviour; ``proctree doctor`` checks
+that, too.
 """
 
 import ast
@@ -22,7 +22,7 @@ from ..dagster_internals import CORE, NAMES, remedy
 
 @register("proctree_dagster")
 def check_internals(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> list[CheckMessage]:
-    """Name what can't be used with this Dagster, where somebody asks for checks."""
+    """Report features that are off with this Dagster, where checks are asked for."""
     return messages() if is_asked_for() else []
 
 
@@ -49,7 +49,7 @@ def messages() -> list[CheckMessage]:
 def missing_names() -> set[str]:
     """Return which of ``NAMES`` are not in the source of the Dagster that is installed."""
     if importlib.util.find_spec("dagster") is None:
-        return set()  # nothing can be said of it, and nothing is run
+        return set()  # unknown, and nothing can run
     return {name for name, module in NAMES.items() if not _has(module, name)}
 
 

@@ -1,6 +1,6 @@
-"""Which daemons work for a home: each notes in Dagster's storage that it is alive.
+"""The daemons of a home: each records in Dagster's storage that it is alive.
 
-Dagster keeps one heartbeat for each part of its daemon, whichever daemon wrote it last, so two
+Dagster stores one heartbeat for each part of its daemon, whichever daemon wrote it last, so two
 daemons that run side by side look like one most of the time.
 """
 
@@ -20,14 +20,14 @@ KEY = "proctree/daemons"
 """The entry of Dagster's storage that holds the daemons."""
 
 NOTE_SECONDS = 10.0
-"""Seconds from one note of a daemon to its next."""
+"""Seconds between two records of a daemon."""
 
 GONE_AFTER = 3 * NOTE_SECONDS
-"""Seconds without a note after which a daemon has ended."""
+"""Seconds without a record after which a daemon counts as ended."""
 
 
 class Presence:
-    """What a daemon notes of itself."""
+    """The record of a daemon."""
 
     def __init__(self) -> None:
         self._name = f"pid {os.getpid()} on {socket.gethostname()} ({uuid.uuid4().hex[:8]})"
@@ -35,18 +35,18 @@ class Presence:
         self._logged: frozenset[str] = frozenset()
 
     def note(self, instance: DagsterInstance) -> None:
-        """Note that this daemon is alive, unless it has just done so; log the others."""
+        """Record that this daemon is alive, unless it has just done so; log the other daemons."""
         if time.monotonic() - self._noted_at < NOTE_SECONDS:
             return
         self._noted_at = time.monotonic()
         try:
             self._note(instance)
-        except Exception:  # whatever is wrong with the storage, the queue is the daemon's work
+        except Exception:  # an error of the storage must not stop the queue
             logger.exception("That this daemon is alive can't be noted.")
 
     def _note(self, instance: DagsterInstance) -> None:
         others = {name: at for name, at in alive(instance).items() if name != self._name}
-        # Two that write at the same moment overwrite each other; the next note mends it.
+        # Two concurrent writers overwrite each other; the next record repairs that.
         noted = json.dumps({**others, self._name: time.time()})
         instance.daemon_cursor_storage.set_cursor_values({KEY: noted})
         if frozenset(others) != self._logged:
@@ -61,7 +61,7 @@ class Presence:
 
 
 def alive(instance: DagsterInstance) -> Mapping[str, float]:
-    """Return the daemons that have noted that they are alive, with the time of their last note.
+    """Return the daemons that have recorded that they are alive, with the times of that.
 
     Only those whose run coordinator is ours do so.
     """

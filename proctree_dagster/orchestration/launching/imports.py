@@ -1,4 +1,4 @@
-"""What a template has imported: which files it read, and whether they are what they were."""
+"""The files that a template has read while importing, and whether they have changed."""
 
 import importlib.util
 import os
@@ -23,7 +23,7 @@ _LEFT_OUT = (*_INSTALLED, "/proc/", "/sys/")
 
 
 def user_modules() -> list[Path]:
-    """Return the files of the imported modules that somebody may change under the same name.
+    """Return the files of imported modules that may be edited in place.
 
     Not those of installed packages, but for the project's own, if those are installed: their
     settings and apps.
@@ -62,12 +62,12 @@ THREAD_VARIABLES = (
 
 
 def keep_libraries_from_threads() -> list[str]:
-    """Let libraries use one thread, where the environment does not say how many.
+    """Limit libraries to one thread, unless the environment sets their number.
 
     Returns
     -------
     list[str]
-        The variables that were set; for ``unset``, in a process that may use more.
+        The variables that were set, which ``unset`` removes in a process that may use more.
     """
     found = [name for name in THREAD_VARIABLES if name not in os.environ]
     os.environ.update(dict.fromkeys(found, "1"))
@@ -82,7 +82,7 @@ def unset(names: Iterable[str]) -> None:
 
 
 class Reads:
-    """The files that this process opens to read, such as ``.env``: what is written is left out."""
+    """The files that this process reads, such as ``.env``, without those that it writes."""
 
     def __init__(self) -> None:
         self._read: set[str] = set()
@@ -92,9 +92,9 @@ class Reads:
 
     @contextmanager
     def noted(self) -> Iterator[None]:
-        """Note what is opened in the block, also what is not there."""
+        """Record the files that are opened in the block, missing ones included."""
         if not self._hooked:
-            sys.addaudithook(self._note)  # there is no way to take it back
+            sys.addaudithook(self._note)  # an audit hook can't be removed
             self._hooked = True
         self._noting = True
         try:
@@ -119,7 +119,7 @@ class Reads:
 
 
 def stamp(file: Path) -> Stamp:
-    """Return what changes when a file does."""
+    """Return a stamp that changes with the file."""
     try:
         found = file.stat()
     except OSError:
@@ -128,7 +128,7 @@ def stamp(file: Path) -> Stamp:
 
 
 def stamps(files: Iterable[Path], since_ns: int) -> dict[Path, Stamp]:
-    """Return the stamps of files; what was changed while it was imported gets another.
+    """Return the stamps of files; one that changed during the import gets another stamp.
 
     Parameters
     ----------
@@ -146,10 +146,10 @@ def stamps(files: Iterable[Path], since_ns: int) -> dict[Path, Stamp]:
 
 
 def changed(before: Mapping[Path, Stamp]) -> list[Path]:
-    """Return the files that are not what they were, and let Python read them anew."""
+    """Return the changed files, and make Python read them again."""
     found = [file for file, mark in before.items() if stamp(file) != mark]
     for file in found:
         if file.suffix == ".py":
-            # Python takes bytecode for current by size and whole seconds; two edits may share both.
+            # Python compares bytecode by size and whole seconds, which two edits may share.
             Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
     return found

@@ -1,4 +1,4 @@
-"""Plain workers: a run's process that is a fresh interpreter, as other launchers start it."""
+"""Plain workers: a new interpreter for each run, as other launchers start it."""
 
 import logging
 import signal
@@ -31,7 +31,7 @@ def start(
     release:
         Its code.
     output:
-        Where it writes; left out, where this process does.
+        Its output file; left out, this process's.
 
     Raises
     ------
@@ -56,7 +56,7 @@ def crash_explanation(who: str, code: int) -> str:
     Parameters
     ----------
     who:
-        What a person calls the process.
+        The process's name, for messages.
     code:
         Its exit code; negative: the signal that has ended it.
     """
@@ -74,9 +74,9 @@ def crash_explanation(who: str, code: int) -> str:
 
 
 def report_death(process: "subprocess.Popen[bytes]", args: ExecuteRunArgs) -> None:
-    """Let a worker's death be written down, with its exit code or signal, as long as this lives.
+    """Record a worker's death, with its exit code or signal, while this process lives.
 
-    Should this process end before the worker, the run is ended without them (``lost_runs``).
+    If this process ends before the worker, the run is ended without them (``lost_runs``).
     """
 
     def wait() -> None:

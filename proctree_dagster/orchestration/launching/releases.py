@@ -1,4 +1,4 @@
-"""Which code a run executes, and what tells one release of it from another.
+"""Releases: the identity of the code that a run executes.
 
 Two runs are of the same release if the same Python imports the same module from the same folder,
 in the same environment. A template process serves one release only (``template_client.address``).
@@ -37,7 +37,7 @@ _SUPERVISORS = (
     *("SUPERVISOR_PROCESS_NAME", "SUPERVISOR_GROUP_NAME", "SUPERVISOR_ENABLED"),
     *("FOREMAN_WORKER_NAME", "HONCHO_PROCESS_NAME"),
 )
-_SERVERS = (  # what they set in processes of their own; settings.TIME_ZONE replaces TZ
+_SERVERS = (  # set by these for their own processes; settings.TIME_ZONE replaces TZ
     *("DAGSTER_HOME", "DAGSTER_IS_DEV_CLI", "PYTHONWARNINGS", "TZ", "RUN_MAIN", "SERVER_SOFTWARE"),
     *("DAGSTER_verbose", "PYTEST_CURRENT_TEST"),
 )
@@ -50,7 +50,7 @@ class Release:
     """The code of a run, and the environment in which it is imported."""
 
     origin: RepositoryPythonOrigin
-    """Where the code is, with symbolic links followed: one that is switched changes no release."""
+    """The code's origin, with symbolic links followed: a switched link changes no release."""
 
     environment: Mapping[str, str] = field(repr=False)
     """The environment variables of the process that launches."""
@@ -59,12 +59,12 @@ class Release:
     def of_origin(
         cls, origin: RepositoryPythonOrigin, environment: Mapping[str, str] | None = None
     ) -> "Release":
-        """Return the release that an origin leads to now.
+        """Return the present release of an origin.
 
         Parameters
         ----------
         origin:
-            Where the code of a run is.
+            The origin of a run's code.
         environment:
             Environment variables; left out, this process's.
         """
@@ -74,7 +74,7 @@ class Release:
 
     @property
     def key(self) -> str:
-        """Return 16 hexadecimal digits that no other release has."""
+        """Return 16 hexadecimal digits that identify the release."""
         pointer = self.origin.code_pointer
         parts = (
             __version__,
@@ -94,9 +94,10 @@ class Release:
 
 
 def environment_key(environment: Mapping[str, str]) -> str:
-    """Return 16 hexadecimal digits that processes share whose runs are the same if their code is.
+    """Return 16 hexadecimal digits that identify the surroundings in which code runs.
 
-    They are on one machine, see the same processes, are of one user, and have one environment.
+    Processes share them that are on one machine, see the same processes, and have one user and one
+    environment.
 
     Parameters
     ----------
@@ -131,7 +132,7 @@ def folder(origin: RepositoryPythonOrigin) -> Path | None:
 
 
 def why_gone(origin: RepositoryPythonOrigin) -> str | None:
-    """Return what of a release is no longer there, as a sentence; ``None`` if all of it is."""
+    """Return the missing parts of a release as a sentence; ``None`` if it is complete."""
     where = folder(origin)
     if where is not None and not where.is_dir():
         return f"The folder {str(where)!r} is not there."
@@ -143,7 +144,7 @@ def why_gone(origin: RepositoryPythonOrigin) -> str | None:
 def pinned(origin: RepositoryPythonOrigin) -> RepositoryPythonOrigin:
     """Return an origin whose folders are absolute, with symbolic links followed.
 
-    One without a folder is imported from where this process is.
+    An origin without a folder is imported from this process's working directory.
     """
     pointer, executable = origin.code_pointer, Path(origin.executable_path or sys.executable)
     if isinstance(pointer, ModuleCodePointer):
@@ -156,7 +157,7 @@ def pinned(origin: RepositoryPythonOrigin) -> RepositoryPythonOrigin:
 
 
 def _mark(path: Path | None) -> tuple[int, ...] | None:
-    """Return what changes when something else is put in the place of a file or folder."""
+    """Return a stamp that changes when a file or folder is replaced."""
     try:
         found = None if path is None else path.stat()
     except OSError:

@@ -1,8 +1,8 @@
-"""Dagster's SQLite files, kept open by a process that goes on to use them, and their engines.
+"""Dagster's SQLite files, held open by a long-running process, and their cached engines.
 
-Dagster opens and closes them for each query. Whoever is the last to close one must write its log
-back and wait for the disk; where somebody holds them open, nobody is. And it makes SQLAlchemy's
-engine anew for each query, which takes longer than the query.
+Dagster opens and closes them for each query. The last process to close one must write its log back
+and wait for the disk, unless another one holds it open. And Dagster creates SQLAlchemy's engine for
+each query, which takes longer than the query.
 """
 
 import sqlite3
@@ -56,7 +56,7 @@ def of_instance(instance: DagsterInstance) -> list[Path]:
 def of_worker(instance: DagsterInstance) -> list[Path]:
     """Return the files that a run's worker writes to again and again; none if they are elsewhere.
 
-    Not the file of the run's own events: Dagster's UI looks at it when it is written back to.
+    Not the file of the run's own events: Dagster's UI reads it when it is written back.
     """
     if not is_on(SQLITE_KEEPALIVE):
         return []

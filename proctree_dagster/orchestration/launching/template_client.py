@@ -1,9 +1,9 @@
-"""How a template process is found, started and asked (``template`` is the process itself).
+"""Client of template processes: finds, starts and queries them (``template`` is the process).
 
-There is one for each release (``releases.py``). It listens on a Unix socket in Dagster's home,
-whose name says which release. Whoever finds nobody there starts one: it binds the socket and hands
-it over, so requests queue up from the first moment, and none is lost while the template imports. A
-request is a line of JSON, and so is its answer. Both ends check that the other is the same user.
+There is one template for each release (``releases.py``). It listens on a Unix socket in Dagster's
+home, whose name identifies the release. A client that finds no template starts one: it binds the
+socket and passes it on, so that requests queue from the start, and none is lost while the template
+imports. Requests and answers are lines of JSON. Both ends check that the other is the same user.
 """
 
 import hashlib
@@ -37,11 +37,11 @@ LONGEST_ADDRESS = 100
 """Bytes that the path of a socket may have everywhere (Linux: 107, macOS: 103)."""
 
 ABANDONED_SECONDS = 86_400.0
-"""Seconds after which a socket that no template touches was left by a machine that has died."""
+"""Seconds after which a socket that no template touches counts as left by a dead machine."""
 
 
 class Patience(NamedTuple):
-    """How long a template waits for work before it ends, in seconds."""
+    """Idle timeouts of a template, in seconds."""
 
     alone: int = 60
     """Without a process that uses it."""
@@ -62,11 +62,11 @@ class NoAnswer(Exception):
 
 
 class Refused(NoAnswer):
-    """The template can't work, and said why."""
+    """The template can't work, and has sent the reason."""
 
 
 def address(home: str, key: str) -> Path:
-    """Return where the template of a release listens.
+    """Return the socket of a release's template.
 
     Parameters
     ----------
@@ -86,15 +86,15 @@ def address(home: str, key: str) -> Path:
 
 
 def addresses(home: str) -> list[Path]:
-    """Return where the templates of a Dagster home listen, those of all releases."""
+    """Return the sockets of all templates of a Dagster home."""
     folder, stem, mark = _place(home)
     return sorted(folder.glob(f"{stem}{mark}.*.sock"))
 
 
 def _place(home: str) -> tuple[Path, str, str]:
-    """Return the folder of a home's sockets, how their names begin, and this machine's mark.
+    """Return the folder of a home's sockets, the prefix of their names, and this machine's mark.
 
-    Machines and containers may share a home: each has templates of its own.
+    Machines and containers that share a home have separate templates.
     """
     here = f"{socket.gethostname()} {os_processes.boot_id()} {os_processes.pid_namespace()}"
     path, mark = Path(home).resolve(), hashlib.sha256(here.encode()).hexdigest()[:6]
@@ -110,7 +110,7 @@ def _place(home: str) -> tuple[Path, str, str]:
 
 
 def lock(home: str) -> Path:
-    """Return the file that is locked by whoever starts or ends a template."""
+    """Return the lock file for starting and ending a template."""
     return Path(home) / ".proctree_template.lock"
 
 
@@ -123,7 +123,7 @@ def ask(
     patience: Patience = Patience(),  # noqa: B008  # it is frozen
     seconds: float = 60.0,
 ) -> Answer:
-    """Ask the template of a release for something and return its answer; start it if need be.
+    """Send a request to the template of a release and return its answer; start it if needed.
 
     Parameters
     ----------
@@ -134,17 +134,17 @@ def ask(
     request:
         JSON.
     output:
-        Where a template that is started writes; left out, where this process does.
+        The output file of a new template; left out, this process's.
     patience:
-        How long a template that is started waits for work.
+        The idle timeouts of a new template.
     seconds:
-        How long to wait for the answer.
+        Timeout of the answer.
 
     Raises
     ------
     NoAnswer
-        No template could be started, or it ended or took too long. What it was asked for has not
-        happened.
+        No template could be started, or it ended or took too long. The request was not carried
+        out.
     """
     try:
         with _reach(home, release, output, patience) as connection:
@@ -156,7 +156,7 @@ def ask(
 def ask_running(
     home: str, request: Request, *, key: str | None = None, seconds: float = 5.0
 ) -> Iterator[Answer]:
-    """Ask the templates of a home that run, and yield their answers.
+    """Send a request to the running templates of a home, and yield their answers.
 
     Parameters
     ----------
@@ -165,9 +165,9 @@ def ask_running(
     request:
         JSON.
     key:
-        The key of the release whose template is asked; left out, those of all.
+        The key of the release whose template gets it; left out, all templates.
     seconds:
-        How long to wait for each answer.
+        Timeout of each answer.
     """
     for path in addresses(home) if key is None else [address(home, key)]:
         with suppress(NoAnswer, OSError):  # it is about to end
@@ -191,16 +191,16 @@ def _converse(connection: socket.socket, request: Request, seconds: float) -> An
 
 
 def stranger(connection: socket.socket) -> str | None:
-    """Return who is at the other end of a connection, if that is another user; else ``None``.
+    """Return the user at the other end of a connection, if it is another user; else ``None``.
 
-    Root may do whatever this user may, and is no stranger.
+    Root may do whatever this user may, and is accepted.
     """
     user = peer(connection)
     return None if user in (os.geteuid(), 0) else f"user {user}"
 
 
 def peer(connection: socket.socket) -> int:
-    """Return the id of the user at the other end of a connection: as the system says."""
+    """Return the id of the user at the other end of a connection, from the system."""
     if sys.platform == "linux":
         size = struct.calcsize("3i")
         credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size)
@@ -212,9 +212,9 @@ def peer(connection: socket.socket) -> int:
 
 
 def tell_reloaded(home: str) -> None:
-    """Let a template import anew, if this process is a code server: then the code was reloaded.
+    """Make a template import again, if this process is a code server: then the code was reloaded.
 
-    A daemon without a code server of its own starts another every minute; that is no reload.
+    A daemon without its own code server starts another every minute, which is no reload.
     """
     if not is_code_server() or _is_started_by_daemon():
         return
@@ -235,8 +235,8 @@ def is_daemons_code_server() -> bool:
 def _is_started_by_daemon() -> bool:
     """Return True if this process's parent is known to be Dagster's daemon.
 
-    A parent that has ended, or that the system hides (``hidepid``, another user's), may be any:
-    a template that imports anew in vain costs seconds, one that does not would run old code.
+    A parent that has ended, or that the system hides (``hidepid``, another user's), is unknown: a
+    needless import of a template costs seconds, a missing one would run old code.
     """
     try:
         parent = psutil.Process().parent()
@@ -260,7 +260,7 @@ def _reach(
     path = address(home, release.key)
     connection = _connect(path)
     if connection is None:
-        # Of two that come at the same moment, the second finds the first one's.
+        # Of two concurrent clients, the second finds the first one's template.
         with FileLock(lock(home), timeout=30):
             connection = _connect(path)
             if connection is None:
@@ -290,7 +290,7 @@ def _connect(path: Path) -> socket.socket | None:
 
 
 def _remove_abandoned(home: str) -> None:
-    """Remove the sockets of templates that were killed. Asked under the lock of the starters."""
+    """Remove the sockets of killed templates. Call it under the starters' lock."""
     for path in addresses(home):
         connection = _connect(path)
         if connection is None:
@@ -298,7 +298,7 @@ def _remove_abandoned(home: str) -> None:
         else:
             connection.close()
     folder, stem, _ = _place(home)
-    for path in folder.glob(f"{stem}*.sock"):  # other machines' can't be asked
+    for path in folder.glob(f"{stem}*.sock"):  # sockets of other machines can't be tested
         with suppress(FileNotFoundError):
             if time.time() - path.lstat().st_mtime > ABANDONED_SECONDS:
                 path.unlink()
@@ -324,7 +324,7 @@ def _start(
     output: IO[bytes] | None,
     patience: Patience,
 ) -> None:
-    """Start a template in a session of its own, so no signal to this process's group meets it."""
+    """Start a template in its own session, so that no signal to this process group reaches it."""
     arguments = command(
         home, release.key, listener.fileno(), serialize_value(release.origin), patience
     )
@@ -341,14 +341,14 @@ def _start(
 
 
 def examine(release: Release, *, seconds: float = 120.0) -> str | None:
-    """Return why runs of a release can't be forked, or ``None``; nothing that stays is started.
+    """Return why runs of a release can't be forked, or ``None``; leaves no process running.
 
     Parameters
     ----------
     release:
         The release, which is imported in a process of its own.
     seconds:
-        How long that may take.
+        Timeout of the import.
 
     Raises
     ------
@@ -378,7 +378,7 @@ def examine(release: Release, *, seconds: float = 120.0) -> str | None:
 def command(
     home: str, key: str, listener: int, origin: str, patience: Patience, state: int | None = None
 ) -> list[str]:
-    """Return what a template's Python is called with."""
+    """Return the command line of a template."""
     arguments = ["--home", home, "--key", key, "--listener", str(listener), "--origin", origin]
     arguments += ["--alone", str(patience.alone), "--idle", str(patience.idle)]
     if state is not None:

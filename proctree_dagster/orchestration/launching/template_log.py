@@ -1,7 +1,7 @@
 """The log of the templates that Django processes start: a bounded file in Dagster's home.
 
-Templates and workers share the file and append to it, so it is cut in place, not renamed: whoever
-has it open goes on writing to the file that is there.
+Templates and workers share the file and append to it, so it is truncated in place, not renamed:
+processes that have it open still write to the present file.
 """
 
 import shutil
@@ -12,11 +12,11 @@ from typing import IO
 from filelock import FileLock, Timeout
 
 MAX_BYTES = 5 * 1024 * 1024
-"""Size from which the log is cut, in bytes: what it held is the only older one then."""
+"""Size from which the log is truncated, in bytes; its content becomes the one older log."""
 
 
 def path(home: str) -> Path:
-    """Return where the log is."""
+    """Return the path of the log."""
     return Path(home) / "proctree_template.log"
 
 
@@ -27,9 +27,9 @@ def open_to_append(home: str) -> IO[bytes]:
 
 
 def cut(home: str) -> None:
-    """Keep what the log holds as ``….log.1`` and empty it, if it is longer than ``MAX_BYTES``.
+    """Copy the log to ``….log.1`` and empty it, if it is longer than ``MAX_BYTES``.
 
-    What is written between the two steps is lost.
+    Lines that are written between the two steps are lost.
     """
     log = path(home)
     with (
@@ -38,6 +38,6 @@ def cut(home: str) -> None:
     ):
         if log.stat().st_size > MAX_BYTES:
             with log.open("rb+") as file, Path(f"{log}.1").open("wb") as older:
-                file.seek(-MAX_BYTES, 2)  # all but the newest part of one that grew out of hand
+                file.seek(-MAX_BYTES, 2)  # skip all but the newest part of a huge log
                 shutil.copyfileobj(file, older)
                 file.truncate(0)

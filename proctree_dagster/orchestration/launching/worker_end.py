@@ -1,9 +1,9 @@
-"""How the process of a run ends: as an interpreter does, but within a grace period.
+"""Ending the process of a run: as an interpreter ends, but within a grace period.
 
 A function may leave threads, a pool's work or child processes that it does not wait for. Python
 waits for them when it ends, for as long as they take. So does a run's process, once its run has
-ended and is recorded, up to ``PROCTREE["EXIT_GRACE"]`` seconds; then it says what is left, in the
-run's log too, and ends.
+ended and is recorded, up to ``PROCTREE["EXIT_GRACE"]`` seconds; then it logs what is left, also in
+the run's log, and ends.
 """
 
 import atexit
@@ -36,10 +36,10 @@ def is_of_one_run() -> bool:
 
 
 def in_forked_worker() -> None:
-    """Let this process end without the functions that were registered before it was forked.
+    """End this process without the ``atexit`` functions that were registered before its fork.
 
-    What those clean up is not its own. Functions are called in reverse order, so this is called
-    after those that are registered from now on. It also saves the tear-down of all modules.
+    They clean up what belongs to the parent. Functions are called in reverse order, so this is
+    called after those that are registered from now on. It also saves the tear-down of all modules.
     """
     atexit.register(_leave)
 
@@ -49,7 +49,7 @@ _code = 0
 
 def leave(code: int) -> NoReturn:
     """End a forked worker as an interpreter ends: joining threads, then calling ``atexit``'s."""
-    global _code  # atexit tells its functions nothing
+    global _code  # atexit passes no exit code
     _code = code
     sys.exit(code)
 
@@ -64,19 +64,19 @@ def _leave() -> NoReturn:
             child.join()
         logging.shutdown()
         for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError, ValueError):  # nobody reads it any more
+            with suppress(OSError, ValueError):  # the pipe is closed
                 stream.flush()
     finally:
         os._exit(_code)
 
 
 def within_grace(instance: DagsterInstance, run_id: str) -> None:
-    """Let this process end within the grace period from now on, whatever its run has left.
+    """Limit the end of this process to the grace period from now on, whatever its run has left.
 
     Parameters
     ----------
     instance:
-        Where the run is recorded. It may be closed meanwhile.
+        The instance of the run. It may be closed meanwhile.
     run_id:
         The run, for whose log this is.
     """
@@ -103,7 +103,7 @@ def _watch(grace: float, report: Callable[[str], None]) -> None:
         )
         logger.error("%s", message)
         report(message)
-    except Exception:  # whatever is wrong with the storage, the process must end
+    except Exception:  # with any error of the storage the process must end
         logger.exception("What was cut off can't be written into the run's log.")
     finally:
         for child in children:

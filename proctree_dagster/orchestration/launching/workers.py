@@ -1,7 +1,7 @@
-"""Run workers, as they are written on their runs in Dagster.
+"""Run workers, as recorded on their runs in Dagster.
 
-The tag is for whoever has no access to Django's database: Dagster's daemon and webserver, which run
-the launcher. What counts is the row (``run_workers``), once the worker has taken its run.
+The tag is for processes without Django's database: Dagster's daemon and webserver, which run the
+launcher. Once the worker has taken its run, the row (``run_workers``) decides.
 """
 
 import json
@@ -35,13 +35,13 @@ class Worker:
     """When it started (see ``os_processes.started``)."""
 
     boot_id: str = ""
-    """The boot of its machine; blank, nothing is known of it."""
+    """The boot of its machine; blank if unknown."""
 
     pid_namespace: str = ""
     """The PID namespace in which its id counts."""
 
     dedicated: bool = True
-    """Whether it exists for this run only: somebody's process is asked, never ended."""
+    """Whether it exists for this run only; a caller's process is interrupted, never ended."""
 
     guardian: int = 0
     """The process id of its guardian, which lets it cancel its run and ends it if it does not."""
@@ -51,23 +51,23 @@ class Worker:
 
     @classmethod
     def of_process(cls, run_id: str, pid: int) -> "Worker":
-        """Return the worker that a process that can be seen from here is."""
+        """Return a process that can be seen from here as a worker."""
         return cls.of_identity(run_id, Identity.of(pid))
 
     @classmethod
     def of_identity(cls, run_id: str, process: Identity) -> "Worker":
-        """Return the worker that a process is."""
+        """Return a process as a worker."""
         return cls(run_id=run_id, **asdict(process))
 
     @classmethod
     def of_run(cls, run: DagsterRun) -> "Worker | None":
-        """Return the worker that is written on a run, or ``None``."""
+        """Return the worker in a run's tags, or ``None``."""
         written = map(cls.from_text, run_tags.values(run.tags, run_tags.WORKER))
         return next((each for each in written if each and each.run_id == run.run_id), None)
 
     @classmethod
     def from_text(cls, text: str) -> "Worker | None":
-        """Return the worker that ``text`` stands for, or ``None`` if it stands for none.
+        """Return the worker that ``text`` encodes, or ``None``.
 
         Anybody may have typed it: it is a tag.
         """
@@ -88,7 +88,7 @@ class Worker:
         )
 
     def as_text(self) -> str:
-        """Return what ``from_text`` reads, without what is as it is by default."""
+        """Return the text that ``from_text`` reads, without default values."""
         values = {
             field.name: getattr(self, field.name)
             for field in fields(self)
@@ -97,7 +97,7 @@ class Worker:
         return json.dumps(values, separators=(",", ":"))
 
     def as_tags(self) -> dict[str, str]:
-        """Return what is written on the run."""
+        """Return the worker's tag of the run."""
         return {run_tags.WORKER: self.as_text()}
 
     @property
@@ -110,11 +110,11 @@ class Worker:
 
     @property
     def has_died(self) -> bool:
-        """Whether it is known to have ended: of one that can't be seen nothing is known."""
+        """Whether it is known to have ended; False for one that can't be seen from here."""
         return self.process.state is State.GONE
 
     def cancel(self) -> bool:
-        """Let it cancel its run, as Ctrl-C would; return False if it can't be asked from here.
+        """Interrupt it to cancel its run, as Ctrl-C would; return False if it can't be reached.
 
         Its guardian, if it has one, ends it when it does not within the grace period.
         """

@@ -34,7 +34,7 @@ def create_run(
     Parameters
     ----------
     instance:
-        Where its history is kept.
+        The instance that records it.
     job:
         The tree's job.
     context:
@@ -49,13 +49,13 @@ def create_run(
     Raises
     ------
     ContextError
-        The context has a key with which Dagster could read no run any more.
+        The context has a key that makes Dagster's list of runs unreadable.
     """
     contexts.refuse_kept_keys(context)
     run_config = {"context": dict(context)}
     plan = create_execution_plan(job, run_config)
     all_tags = {**job.run_tags, **run_tags, **({tags.IN_MEMORY: "true"} if in_memory else {})}
-    # Not create_run_for_job: it writes down today's steps, and a run executes the tree as it is
+    # Not create_run_for_job: it records today's steps, but a run executes the tree as it is
     # when it starts.
     return instance.create_run(
         job_name=job.name,
@@ -71,14 +71,14 @@ def create_run(
 
 
 def of_job(job: JobDefinition, plan: "ExecutionPlan", *, in_memory: bool = False) -> dict[str, Any]:
-    """Return what ``DagsterInstance.create_run`` is told of a run's job.
+    """Return the arguments of ``DagsterInstance.create_run`` that describe a run's job.
 
     Parameters
     ----------
     job, plan:
         The job, and what of it the run executes.
     in_memory:
-        Whether only this process has the job: nothing says then where its code is found.
+        Whether only this process has the job, so that it has no code origin.
     """
     return {
         "execution_plan_snapshot": snapshot_from_execution_plan(plan, job.get_job_snapshot_id()),
@@ -96,6 +96,6 @@ def of_job(job: JobDefinition, plan: "ExecutionPlan", *, in_memory: bool = False
 
 def submit(instance: DagsterInstance, run: DagsterRun) -> None:
     """Queue a run for the daemon."""
-    # The queue does not look at the workspace, which only Dagster's own processes have.
+    # The queue does not use the workspace, which only Dagster's own processes have.
     context = SubmitRunContext(run, workspace=None)  # type: ignore[arg-type]
     instance.run_coordinator.submit_run(context)

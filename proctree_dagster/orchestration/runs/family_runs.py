@@ -1,4 +1,4 @@
-"""What a run does for those that follow it: plan them as it starts, deliver them as it ends."""
+"""Followers of a run: planned when it starts, delivered when it ends."""
 
 import logging
 import uuid
@@ -28,21 +28,21 @@ logger = logging.getLogger(__name__)
 def begin(
     plan_context: PlanOrchestrationContext, context: Mapping[str, Any]
 ) -> Iterator[DagsterEvent]:
-    """Write down the runs that follow one that starts, start those beside it, and say so.
+    """Add the followers of a starting run to the outbox, start its siblings, and log both.
 
-    Their ids follow from the first run's, so to do it twice (a run is resumed) makes no more runs.
+    Their ids are derived from the first run's, so a repetition (by a resumed run) adds no more.
 
     Parameters
     ----------
     plan_context:
         The run's.
     context:
-        The run's context as JSON, which is handed on.
+        The run's context as JSON, which the followers get.
     """
     run, instance = plan_context.dagster_run, plan_context.instance
     parent = instance.get_run_by_id(run.parent_run_id) if run.parent_run_id else None
     family, before, followers = _family_of(run, parent)
-    # Executed again after it has succeeded, a run is followed by nothing: that has been done.
+    # The re-execution of a successful run has no followers: they have run already.
     is_repeated = parent is not None and parent.status == DagsterRunStatus.SUCCESS
     if family is None and not is_repeated:
         family, followers = _plan(plan_context, context)
@@ -58,10 +58,10 @@ def begin(
 def _family_of(
     run: DagsterRun, parent: DagsterRun | None
 ) -> tuple[str | None, list[str], list[str]]:
-    """Return the family that a run was made for, and those before and behind it in it.
+    """Return the family for which a run was made, and the runs upstream and downstream of it.
 
-    Its tags alone don't say so: a launch may have copied them from another run, and whoever
-    executes a run again may have edited them.
+    Its tags alone are not enough: a launch may have copied them from another run, and a user may
+    have edited them for a re-execution.
     """
     tagged = parent if parent is not None and run_tags.FAMILY in parent.tags else run
     family = tagged.tags.get(run_tags.FAMILY)
@@ -90,25 +90,25 @@ def _is_run_id(value: str) -> bool:
 def _plan(
     plan_context: PlanOrchestrationContext, context: Mapping[str, Any]
 ) -> tuple[str | None, list[str]]:
-    """Write the family of a first run down; return its id and those that follow directly."""
+    """Record the family of a first run; return its id and the direct followers."""
     run, instance = plan_context.dagster_run, plan_context.instance
     tree = ProcessTree.objects.filter(job_name=run.job_name, links_out__isnull=False).first()
     if tree is None:
         return None, []
-    # What follows in a test is recorded in its database; ``run_tree`` writes nothing down.
+    # A test's followers are recorded in its database; ``run_tree`` records nothing.
     is_recorded = isolation.is_active() and not isolation.is_forced()
     if not instance.is_persistent and not is_recorded:
         plan_context.log.warning(
             "The trees that follow this one are not run: Dagster has no home, and so no queue."
         )
         return None, []
-    # A run that failed before it came here may have been executed again: the same family.
+    # The re-execution of a run that failed before this point: the same family.
     plan = tree_links.plan_family(tree, run.run_id, run.root_run_id)
     for problem in plan.problems:
         logger.error(problem)
         plan_context.log.warning(problem)
     if not plan.runs:
-        return None, []  # the links were deleted at this moment
+        return None, []  # the links were deleted meanwhile
     with writing(OutboxRun) as alias:
         keys = [planned.tree.pk for planned in plan.runs]
         there = run_outbox.keep_trees(ProcessTree.objects.using(alias).filter(pk__in=keys))
@@ -124,7 +124,7 @@ def _plan(
 def _kin(
     instance: DagsterInstance, before: list[str], behind: list[str]
 ) -> tuple[str, dict[str, MetadataValue[Any]]]:
-    """Say which runs a run follows and which follow it; with links, for the UI."""
+    """Log the runs that a run follows and its followers, with links for the UI."""
     rows = OutboxRun.objects.filter(run_id__in=[*before, *behind])
     of_trees = rows.values_list("run_id", "process_tree__name")
     names = {str(run_id): name for run_id, name in of_trees}
@@ -141,7 +141,7 @@ def _kin(
 
 
 def end(instance: DagsterInstance, run_id: str) -> None:
-    """Deliver what waited for a run that has ended; raises nothing."""
+    """Deliver the runs that waited for an ended run; raises nothing."""
     try:
         run = instance.get_run_by_id(run_id)
         followers = (
@@ -155,12 +155,12 @@ def end(instance: DagsterInstance, run_id: str) -> None:
         elif followers and instance.is_persistent:
             with fresh_connections():
                 _deliver_soon(instance, followers)
-    except Exception:  # the run has ended, and that stands; what follows is left to the sensor
+    except Exception:  # the run's outcome stands; the sensor delivers the followers
         logger.exception("What follows run %s is left to the sensor.", run_id)
 
 
 def _deliver_soon(instance: DagsterInstance, run_ids: list[str]) -> None:
-    """Deliver what is ready of these runs: now, or when the caller's transaction commits."""
+    """Deliver the ready ones of these runs: now, or when the caller's transaction commits."""
     if isolation.is_active():
         return  # they are recorded
     if in_transaction():
@@ -179,5 +179,5 @@ def _deliver(instance: DagsterInstance, run_ids: list[str]) -> None:
 
     try:
         outbox_delivery.deliver(instance, run_ids)
-    except Exception:  # the run that is followed must not fail for it; the rows are kept
+    except Exception:  # the followed run must not fail because of it; the rows stay in the outbox
         logger.exception("Runs that follow another are left to the sensor.")

@@ -1,4 +1,4 @@
-"""Runs that were made: what became of them and what they logged; canceled, and executed again."""
+"""The history of runs: their outcomes and logs; canceling and re-executing them."""
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -27,21 +27,21 @@ from ..dagster_features import RETRY_FROM_FAILURE, is_on, why_off
 from . import create, opening
 
 _LAUNCHERS = (tags.USER, tags.SCHEDULE_NAME, tags.SENSOR_NAME)
-"""The tags that name who has asked for a run, in the order in which they count."""
+"""The tags with a run's requester, by precedence."""
 
 _OTHERS = ("dagster/", ".dagster/", "proctree/")
-"""How tags begin that say something of the run itself."""
+"""Prefixes of tags that concern the run itself."""
 
 PAGE = 100
 """How many runs are read at once."""
 
 SHORTEST_ID = 4
-"""How many characters of a run's id are enough, if no other run's begins with them."""
+"""Least characters of a run's id that identify it, if they are unique."""
 
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What became of a run."""
+    """A run and its outcome."""
 
     run_id: str
     tree: str
@@ -54,10 +54,10 @@ class RunSummary:
     """``schedule``, ``command``, ``python``, ``admin``, ``trigger`` or ``tree``; blank: the UI."""
 
     due: dt.datetime | None
-    """The due time that it stands for, if a schedule asked for it."""
+    """Its due time, if a schedule requested it."""
 
     launched_by: str
-    """The user, the schedule or the sensor that has asked for it; blank if nobody is named."""
+    """The user, the schedule or the sensor that requested it; blank if unknown."""
 
     created_at: dt.datetime
     started_at: dt.datetime | None
@@ -71,7 +71,7 @@ class RunSummary:
     url: str | None = None
 
     tags: dict[str, str] = field(default_factory=dict)
-    """What its context and whoever asked for it have tagged it with."""
+    """Its tags from the context and from the caller."""
 
     @property
     def seconds(self) -> float | None:
@@ -88,7 +88,7 @@ class LogLine:
     at: dt.datetime
     level: str
     process: str
-    """The process that it is of; blank: the run's."""
+    """Its process; blank for a line of the run itself."""
 
     message: str
     trace: str = ""
@@ -145,7 +145,7 @@ def _records(instance: DagsterInstance, filters: RunsFilter) -> Iterator[RunReco
 
 
 def summary(instance: DagsterInstance, record: RunRecord) -> RunSummary:
-    """Return what became of a run."""
+    """Return a run with its outcome."""
     run = record.dagster_run
     due = run.tags.get(tags.DUE)
     failures = {}
@@ -173,7 +173,7 @@ def _moment(timestamp: float | None) -> dt.datetime | None:
 
 
 def _failures(instance: DagsterInstance, run_id: str) -> dict[str, str]:
-    """Return why processes failed; under ``""`` why the run did, if none of them is the reason."""
+    """Return why processes failed; under ``""`` why the run failed for another reason."""
     found = {}
     for entry in instance.all_logs(run_id, {DagsterEventType.STEP_FAILURE}):
         event = entry.dagster_event
@@ -190,7 +190,7 @@ def _failures(instance: DagsterInstance, run_id: str) -> dict[str, str]:
 
 
 def find(instance: DagsterInstance, run_id: str) -> RunRecord:
-    """Return a run's record, by its id or by how that begins.
+    """Return a run's record, by its id or a prefix of it.
 
     Raises
     ------
@@ -218,7 +218,7 @@ def find(instance: DagsterInstance, run_id: str) -> RunRecord:
 
 
 def log(instance: DagsterInstance, run_id: str) -> Iterator[LogLine]:
-    """Return a run's log: what Dagster says of it, and what its functions have logged."""
+    """Return a run's log: Dagster's events, and the log lines of its functions."""
     for entry in instance.all_logs(run_id):
         yield LogLine(
             at=dt.datetime.fromtimestamp(entry.timestamp, dt.UTC),
@@ -236,7 +236,7 @@ def _level(entry: EventLogEntry) -> str:
 
 
 def _message(entry: EventLogEntry) -> str:
-    """Return what an entry says, with the reason of a failure."""
+    """Return an entry's message, with the reason of a failure."""
     event = entry.dagster_event
     text = entry.user_message or entry.message
     if event is None:
@@ -272,12 +272,12 @@ def cancel(instance: DagsterInstance, run: DagsterRun) -> bool:
 
 
 def _require_steps(run: DagsterRun, job: JobDefinition, steps: Iterable[str]) -> None:
-    """Refuse to repeat a run whose tree has lost what is to be done again.
+    """Refuse to repeat a run whose tree has lost a process that is to be repeated.
 
     Raises
     ------
     RunError
-        It has; the message names it.
+        It has lost one; the message names it.
     """
     present = {node.name for node in job.graph.nodes}
     gone = sorted({step.split("[")[0] for step in steps} - present)
@@ -289,10 +289,10 @@ def _require_steps(run: DagsterRun, job: JobDefinition, steps: Iterable[str]) ->
 
 
 def again(instance: DagsterInstance, run: DagsterRun, user: str = "") -> DagsterRun:
-    """Make and queue a run that repeats another from where it failed.
+    """Create and queue a re-execution of a run from failure.
 
-    What has succeeded is not done again. One that failed before any process did is repeated as a
-    whole.
+    Successful processes are not repeated. A run that failed before any process did is repeated
+    in full.
 
     Parameters
     ----------
@@ -301,7 +301,7 @@ def again(instance: DagsterInstance, run: DagsterRun, user: str = "") -> Dagster
     run:
         The run.
     user:
-        Who asks for it.
+        The user who requests it.
 
     Raises
     ------

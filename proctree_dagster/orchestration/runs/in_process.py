@@ -1,7 +1,7 @@
-"""Being a good guest: a run in somebody's process leaves the process as it was.
+"""In-process runs: keep Dagster from changing the state of the caller's process.
 
-Dagster's run workers are processes of their own, and it behaves as if every run were in one: it
-replaces signal handlers, reconfigures logging and redirects the file descriptors of the process.
+Dagster executes runs as if each had its own process: it replaces signal handlers, reconfigures
+logging and redirects the file descriptors of the process.
 """
 
 import logging
@@ -20,11 +20,11 @@ _ENDINGS = (signal.SIGINT, signal.SIGTERM)
 
 
 def tame(instance: DagsterInstance) -> DagsterInstance:
-    """Keep an instance from reconfiguring the logging of a process that is not its own.
+    """Keep an instance from reconfiguring the logging of the caller's process.
 
     Dagster calls ``logging.config.dictConfig`` at the start of each run, if ``dagster.yaml`` holds
     any setting at all. That closes every handler of the process, and deadlocks with a run in
-    another thread. Where ``python_logs`` configures handlers, somebody asked for it.
+    another thread. Where ``python_logs`` configures handlers, the project wants that.
     """
     if not instance.get_python_log_dagster_handler_config():
         instance.get_yaml_python_handlers = _no_handlers  # type: ignore[method-assign]
@@ -36,14 +36,14 @@ def _no_handlers() -> list[logging.Handler]:
 
 
 def in_main_thread() -> bool:
-    """Say whether this is the thread that signals interrupt."""
+    """Return whether this is the thread that signals interrupt."""
     return threading.current_thread() is threading.main_thread()
 
 
 def leave_output_alone(instance: DagsterInstance) -> None:
-    """Let runs in other threads capture no output: the file descriptors are the whole process's.
+    """Disable output capture of runs in other threads, as file descriptors belong to the process.
 
-    Two runs at once would redirect them for good, each restoring what the other had set.
+    Two runs at once would redirect them permanently, each restoring what the other had set.
     """
     if not in_main_thread() and is_on(OUTPUT_IN_THREADS):
         manager = internals.NoOpComputeLogManager()
@@ -53,7 +53,7 @@ def leave_output_alone(instance: DagsterInstance) -> None:
 
 @contextmanager
 def signals_kept() -> Iterator[None]:
-    """Restore the signal handlers afterwards, and let them see an interrupt that came meanwhile.
+    """Restore the signal handlers afterwards, and pass them an interrupt that came meanwhile.
 
     Dagster puts its own in their place, holds interrupts back while it writes, and can lose one.
     Python writes every signal to the wakeup descriptor, whatever its handler does, so none is lost:

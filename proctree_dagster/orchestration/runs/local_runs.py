@@ -23,26 +23,26 @@ from .in_process import leave_output_alone
 
 
 def executed_here(run_id: str) -> dict[str, str]:
-    """Return the tags of a run that the calling process, which is somebody's, is to execute."""
+    """Return the tags of a run that the calling process is to execute."""
     return replace(Worker.of_process(run_id, os.getpid()), dedicated=False).as_tags()
 
 
 @dataclass(frozen=True)
 class Ended:
-    """How a run ended."""
+    """The outcome of a run."""
 
     success: bool
     fault: str | None
-    """What stopped the run as a whole, outside of any process."""
+    """The error that stopped the run outside any process."""
 
     failed_steps: Mapping[str, str]
-    """Why a step failed, by its key: also one that failed before or after its function."""
+    """Why each failed step failed, by its key, also before or after its function."""
 
 
 def execute_here(instance: DagsterInstance, job: JobDefinition, run: DagsterRun) -> Ended:
     """Execute a run in the calling process.
 
-    However the call ends, the run does not stay as started.
+    The run never keeps the status "started", however the call ends.
 
     Raises
     ------
@@ -68,7 +68,7 @@ def execute_here(instance: DagsterInstance, job: JobDefinition, run: DagsterRun)
 
 
 class _Watch:
-    """Gathers from a run's events what its results need."""
+    """Collects the results of a run from its events."""
 
     def __init__(self) -> None:
         self.fault: str | None = None
@@ -76,7 +76,7 @@ class _Watch:
         self.interrupted = False
 
     def see(self, event: DagsterEvent) -> None:
-        """Look at one event."""
+        """Take one event into account."""
         if event.event_type == DagsterEventType.RUN_FAILURE:
             self.fault = fault(event.job_failure_data.error)
         elif event.event_type == DagsterEventType.STEP_FAILURE and event.step_key:

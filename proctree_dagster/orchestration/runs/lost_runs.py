@@ -1,11 +1,11 @@
 """Ends the runs whose worker is lost, so that no run is under way for ever.
 
-It is done where Django's database and Dagster's are both at hand: by the sensor of the outbox,
+This needs Django's database and Dagster's, so it is done by the sensor of the outbox,
 every ten seconds, by the ticks of schedules and by ``check_and_run_scheduled_tasks()``. So it needs
-neither a launcher of ours nor Dagster's run monitoring. Whoever only lists runs writes nothing.
+neither our launcher nor Dagster's run monitoring. Listing runs writes nothing.
 
 *Lost* is a worker that is known to have ended, or has been silent for ``PROCTREE["LOST_AFTER"]``
-seconds. One that can be seen to run is not lost. See ``run_workers``.
+seconds. A worker whose process is seen to run is not lost. See ``run_workers``.
 """
 
 import logging
@@ -37,16 +37,16 @@ from . import run_status
 logger = logging.getLogger(__name__)
 
 ENDED_SECONDS = 10.0
-"""How long the end of a worker is left to be reported by whoever knows its exit code."""
+"""Grace period in which the parent of an ended worker may report its exit code."""
 
 KILL_SECONDS = 10.0
-"""How long after the grace period a worker is ended from here: its guardian should have done it."""
+"""Seconds after the grace period in which the guardian should have ended the worker."""
 
 UNWANTED_SECONDS = 15.0
-"""How long after its run was marked as ended a worker may live on."""
+"""Seconds that a worker may live after its run was marked as ended."""
 
 LAUNCHES = 3
-"""How often a run of the queue is launched for which no worker comes up."""
+"""How often a queued run is launched whose worker never starts."""
 
 ACTIVE = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING]
 """The states in which a run has a worker, or should have one."""
@@ -54,7 +54,7 @@ ACTIVE = [DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.
 
 @dataclass
 class Findings:
-    """What one pass over the runs has done; ids of runs."""
+    """The outcome of one pass over the runs; ids of runs."""
 
     failed: list[str] = field(default_factory=list)
     canceled: list[str] = field(default_factory=list)
@@ -74,9 +74,9 @@ class Findings:
 
 
 def settle(instance: DagsterInstance) -> Findings:
-    """Look at every run that is under way, and end those whose worker is lost."""
+    """Check every run that is under way, and end those whose worker is lost."""
     found = Findings()
-    # The runs first: one that ends meanwhile has a row that has ended, and is read again.
+    # Runs first: the row of a run that ends meanwhile has ended, too, and is read again.
     active = {
         record.dagster_run.run_id: record
         for record in instance.get_run_records(RunsFilter(statuses=ACTIVE))
@@ -85,12 +85,12 @@ def settle(instance: DagsterInstance) -> Findings:
     for run_id, record in active.items():
         try:
             _settle_run(instance, record, rows.pop(run_id, None), found)
-        except Exception:  # one run's trouble must not leave the others under way
+        except Exception:  # an error of one run must not leave the others under way
             logger.exception("The worker of run %s can't be looked after.", run_id)
     for row in rows.values():
         try:
             _settle_row(instance, row, found)
-        except Exception:  # nor keep the sensor from what else it does
+        except Exception:  # nor stop the sensor's other parts
             logger.exception("The worker of run %s can't be looked after.", row.run_id)
     run_workers.prune()
     return found
@@ -106,7 +106,7 @@ def settle_run(instance: DagsterInstance, run_id: str, worker: Worker | None) ->
     run_id:
         Its id.
     worker:
-        What was written down of its worker elsewhere than on the run.
+        Its worker, as recorded elsewhere than on the run.
     """
     record = instance.get_run_record_by_id(run_id)
     if record is not None and not record.dagster_run.is_finished:
@@ -114,14 +114,14 @@ def settle_run(instance: DagsterInstance, run_id: str, worker: Worker | None) ->
 
 
 def is_alive(run_id: str, worker: Worker | None, *, known: bool = False) -> bool:
-    """Return whether a run may have a worker, as far as the database knows. Nothing is written.
+    """Return whether a run may have a worker, by the database. Writes nothing.
 
     Parameters
     ----------
     run_id:
         Its id.
     worker:
-        What was written down of its worker, for a run that has no row.
+        Its worker, as recorded elsewhere, for a run without a row.
     known:
         Whether Dagster knows it: then it may be alive though nothing else is known of it.
     """
@@ -189,16 +189,16 @@ def _settle_untaken(
     found: Findings,
     patience: float,
 ) -> None:
-    """End a run that nobody has taken, if its worker has died before, or has never come up.
+    """End a run that no worker has taken, if its worker has died or never started.
 
-    If nothing is known of a worker, whoever launched it was killed: such a run is queued again.
+    If no worker is known, the launching process was killed: such a run is queued again.
     """
     run = record.dagster_run
     age = run_status.age(instance, record)
     if worker is not None and worker.has_died and age >= patience:
         reason = f"Its worker ({worker}) has ended."
     elif not _is_of_a_tree(run):
-        return  # another location's, which takes no runs
+        return  # of another code location, whose workers take no runs
     elif run.status == DagsterRunStatus.CANCELING and age >= _cancel_seconds():
         reason = "No worker of it is known."
     elif worker is None and _may_be_queued_again(instance, run, age):
@@ -208,14 +208,14 @@ def _settle_untaken(
         reason = f"No worker has taken it within {age:.0f} s after its launch."
     else:
         return
-    if run_workers.shut(run.run_id):  # whoever comes up now is too late
+    if run_workers.shut(run.run_id):  # a worker that starts now is too late
         _report(instance, run.run_id, reason, canceled=False, found=found)
 
 
 def _may_be_queued_again(instance: DagsterInstance, run: DagsterRun, age: float) -> bool:
-    """Return whether a run came from the queue, and its launch has led to nothing.
+    """Return whether a run came from the queue, and its launch has started no worker.
 
-    Half the time to start is waited for: at the end of it run monitoring fails the run.
+    After half of the timeout of a start: at its end run monitoring fails the run.
     """
     return (
         run.status == DagsterRunStatus.STARTING
@@ -228,11 +228,11 @@ def _may_be_queued_again(instance: DagsterInstance, run: DagsterRun, age: float)
 def _queue_again(instance: DagsterInstance, run: DagsterRun, age: float, found: Findings) -> None:
     """Put a run back into the queue.
 
-    A worker that comes up after all takes it, and the one of the next launch leaves it alone.
+    A late worker of this launch takes the run, and that of the next launch leaves it alone.
     """
     current = instance.get_run_by_id(run.run_id)
     if current is None or current.status != DagsterRunStatus.STARTING:
-        return  # its worker, or another process that looks after the runs, has been quicker
+        return  # its worker, or another pass over the runs, was quicker
     logger.warning("Run %s is queued again: no worker took it within %.0f s.", run.run_id, age)
     instance.report_engine_event(
         f"No worker has taken this run within {age:.0f} s after its launch: whoever launched it "
@@ -248,7 +248,7 @@ def _cancel_seconds() -> float:
 
 
 def _start_seconds(instance: DagsterInstance) -> float:
-    """Return how long a run may be starting: what ``run_monitoring`` says, also switched off."""
+    """Return the timeout of a start: that of ``run_monitoring``, even if that is off."""
     return float(instance.run_monitoring_start_timeout_seconds) or float("inf")
 
 
@@ -261,7 +261,7 @@ def _is_of_a_tree(run: DagsterRun) -> bool:
 
 
 def _settle_row(instance: DagsterInstance, row: RunWorker, found: Findings) -> None:
-    """Look at a worker whose run is not under way (any more)."""
+    """Check a worker whose run is not under way (any more)."""
     run = instance.get_run_by_id(row.run_id)
     if run is not None and run.status in ACTIVE:
         return  # it has started meanwhile
@@ -273,15 +273,15 @@ def _settle_row(instance: DagsterInstance, row: RunWorker, found: Findings) -> N
     elif run is not None and run.status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED):
         ended = instance.get_run_stats(row.run_id).end_time
         if ended is not None and time.time() - ended >= UNWANTED_SECONDS:
-            # It was marked so by somebody else (in the UI, by run monitoring), or it joins what
-            # its run has left; its guardian knows which.
+            # The run was marked as ended elsewhere (in the UI, by run monitoring), or the worker
+            # joins what its run has left; its guardian knows which.
             _see_to_cancel(row, found, conf.current().EXIT_GRACE)
 
 
 def _see_to_cancel(row: RunWorker, found: Findings, patience: float = 0.0) -> None:
-    """Have a worker cancel its run; end it, if it has not and nobody else has done so.
+    """Make a worker cancel its run; end the worker if nothing else has by then.
 
-    ``patience``: seconds that it is left besides its grace period.
+    ``patience``: seconds that it has besides its grace period.
     """
     if run_workers.request_cancel(row.run_id):
         found.asked.append(row.run_id)

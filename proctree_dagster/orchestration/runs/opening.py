@@ -34,19 +34,19 @@ def open_instance(
     Parameters
     ----------
     persistent:
-        Whether an instance without a folder will not do.
+        Whether the instance must have a folder.
     ephemeral:
-        Whether to open one that keeps nothing, whatever the settings say.
+        Whether to open one that stores nothing, whatever the settings are.
     to_execute:
-        Whether a run is going to be executed with it: then no other run is.
+        Whether a run will be executed with it, which then has it alone.
     create:
-        Whether the home that nobody has chosen is created, if it is not there yet.
+        Whether the default home is created, if it does not exist yet.
 
     Raises
     ------
     InstanceError
-        There is no such folder; or ``persistent`` is asked for, and none is set or a test runs; or
-        its storage can't be created.
+        The folder does not exist; or ``persistent`` is True, and no home is set or a test runs;
+        or its storage can't be created.
     """
     if ephemeral:
         with DagsterInstance.ephemeral() as instance:

@@ -1,4 +1,4 @@
-"""Where a run finds its code, and whether a run or a schedule is of this code location."""
+"""The origin of a run's code, and whether a run or a schedule is of this code location."""
 
 import sys
 
@@ -15,11 +15,11 @@ from ..dagster_internals import (
 )
 
 ENTRY_POINT = (sys.executable, "-m", "dagster")
-"""How a launcher starts Dagster: a bare ``dagster`` fails where it is not on the PATH."""
+"""The command with which a launcher starts Dagster; ``dagster`` may not be on the PATH."""
 
 
 def code_origin(job_name: str) -> JobPythonOrigin:
-    """Return where a launcher finds the job's code: in this process's release."""
+    """Return the origin of the job's code for a launcher: this process's release."""
     pointer = ModuleCodePointer(project.definitions(), tags.REPOSITORY, project.working_directory())
     return JobPythonOrigin(
         job_name,
@@ -30,7 +30,7 @@ def code_origin(job_name: str) -> JobPythonOrigin:
 
 
 def remote_origin(job_name: str) -> RemoteJobOrigin:
-    """Say how the UI finds the job; without it a run can't be re-executed there."""
+    """Return the job's origin for the UI, which needs it to re-execute a run."""
     target = LoadableTargetOrigin(
         executable_path=sys.executable,
         module_name=project.definitions(),
@@ -44,7 +44,7 @@ def remote_origin(job_name: str) -> RemoteJobOrigin:
 def is_ours(origin: RemoteRepositoryOrigin) -> bool:
     """Return True if a schedule or a job of this origin is ours.
 
-    One Dagster may serve several code locations, and a schedule and a job of another one may bear
+    One Dagster may serve several code locations, and a schedule or a job of another one may have
     the name of one of ours.
     """
     location = origin.code_location_origin.location_name

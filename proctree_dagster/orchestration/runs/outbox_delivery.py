@@ -1,4 +1,4 @@
-"""Hands the runs of the outbox to Dagster: each once, whoever does it and however often."""
+"""Delivers the runs of the outbox to Dagster: each once, also with several deliverers."""
 
 import logging
 import time
@@ -24,7 +24,7 @@ from . import opening
 logger = logging.getLogger(__name__)
 
 CHUNK = 500
-"""How many runs Dagster is asked for in one query."""
+"""Most runs in one query to Dagster."""
 
 
 @dataclass
@@ -52,18 +52,18 @@ def deliver(
     *,
     seconds: float = float("inf"),
 ) -> Delivery:
-    """Hand over what is ready, drop what can't become so, and leave the rest.
+    """Deliver ready rows, drop those that can't become ready, and leave the rest.
 
-    It must not be called inside a transaction: nobody else would see the leases.
+    It must not be called inside a transaction: other processes would not see the leases.
 
     Parameters
     ----------
     instance:
         Dagster's.
     run_ids:
-        Ids of the runs to look at; all if left out.
+        Ids of the runs to deliver; all if left out.
     seconds:
-        After how long no further delivery is begun.
+        Seconds after which no further delivery is started.
 
     Raises
     ------
@@ -84,7 +84,7 @@ def deliver(
     for row in delivered:
         try:
             _follow_up(row, known.get(str(row.run_id), []))
-        except Exception:  # one run's trouble must not keep the others from being made
+        except Exception:  # an error of one run must not prevent the others
             logger.exception("Run %s can't be followed up now.", row.run_id)
     verdicts = _verdicts(instance, asked, known)
     succeeded = _succeeded(known)
@@ -103,7 +103,7 @@ def deliver(
 
 
 def _makes_sense(row: OutboxRun, result: Delivery) -> bool:
-    """Return whether a row can be delivered at all; note what is wrong with it if it can't be."""
+    """Return whether a row is valid; record its problem if it is not."""
     problem = run_outbox.problem_of(row)
     if problem is not None:
         logger.error("Run %s can't be delivered: %s", row.run_id, problem)
@@ -128,7 +128,7 @@ def _chunks(run_ids: Iterable[str]) -> Iterator[list[str]]:
 def _with_repetitions(
     instance: DagsterInstance, known: Mapping[str, RunRecord]
 ) -> dict[str, list[RunRecord]]:
-    """Return each run with those that repeat it, the oldest first; alone unless it has failed.
+    """Return each run with its re-executions, the oldest first; alone unless it has failed.
 
     Retries by Dagster, and re-executions from any of them: all have the same root.
     """
@@ -151,9 +151,9 @@ def _with_repetitions(
 
 
 def _follow_up(row: OutboxRun, records: Sequence[RunRecord]) -> None:
-    """See whether a run that was handed over has started; if it could not, make another.
+    """Check whether a delivered run has started; create another one if it could not.
 
-    The daemon may have died in the launch. A run that Dagster itself tries again is left to it.
+    The daemon may have died in the launch. A run that Dagster itself retries is left to it.
     """
     if not records:
         run_outbox.follow_up(row, None)
@@ -173,7 +173,7 @@ def _verdicts(
     run_ids: Iterable[str],
     known: Mapping[str, Sequence[RunRecord]],
 ) -> dict[str, Verdict]:
-    """Return of each run whether what waits for it is ready, has to wait, or is to be dropped."""
+    """Return the verdict on each run: rows that wait for it are ready, wait on, or are dropped."""
     result = {
         run_id: _verdict([record.dagster_run for record in records])
         for run_id, records in known.items()
@@ -189,7 +189,7 @@ def _verdicts(
 
 
 def _verdict(runs: Sequence[DagsterRun]) -> Verdict:
-    """Judge a run with its repetitions: one that has succeeded is enough."""
+    """Return the verdict on a run with its re-executions: one successful attempt is enough."""
     newest = runs[-1]
     if any(run.status == DagsterRunStatus.SUCCESS for run in runs):
         return Ready()
@@ -200,7 +200,7 @@ def _verdict(runs: Sequence[DagsterRun]) -> Verdict:
 
 
 def _is_retried(run: DagsterRun) -> bool:
-    """Whether Dagster is going to try a run again; the newest, or it has done so."""
+    """Return whether Dagster will retry a run, which must be the newest attempt."""
     return run.tags.get(tags.WILL_RETRY) == "true"
 
 
@@ -210,14 +210,14 @@ def _deliver_or_note(
     run_tags: Mapping[str, str],
     result: Delivery,
 ) -> None:
-    """Deliver a row that is ready, unless somebody else is at it; note what stood in the way."""
+    """Deliver a ready row, unless another process has its lease; record an error."""
     run_id = str(row.run_id)
     if not run_outbox.lease(row, timezone.now()):
         result.waiting.append(run_id)
         return
     try:
         _deliver(instance, row, run_tags)
-    except Exception as error:  # one tree's fault must not keep the others from running
+    except Exception as error:  # an error of one tree must not prevent the others
         logger.exception("Run %s of %r could not be delivered.", run_id, row.process_tree.name)
         run_outbox.mark_failed(row, explain(error))
         result.failed.append(run_id)
@@ -236,9 +236,9 @@ def _succeeded(known: Mapping[str, Sequence[RunRecord]]) -> dict[str, str]:
 
 
 def _tags(row: OutboxRun, succeeded: Mapping[str, str]) -> dict[str, str]:
-    """Return the tags of a row's run: it follows those that succeeded, not what they repeat.
+    """Return the tags of a row's run: it follows the successful attempts, not the failed ones.
 
-    Where they name nobody who has launched it, the outbox's sensor has.
+    If they name no launcher, that is the outbox's sensor.
     """
     written = tags.renamed(row.tags)
     follows = [succeeded.get(each, each) for each in tags.split(written.get(tags.FOLLOWS))]
@@ -264,7 +264,7 @@ def _deliver(instance: DagsterInstance, row: OutboxRun, run_tags: Mapping[str, s
             runs.create_run(instance, translator().job(record), whole, run_tags, run_id=run_id)
         except DagsterRunAlreadyExists:
             logger.info("Run %s was created by another process meanwhile.", run_id)
-    # A run that is queued twice may be launched twice; whoever was held up has lost the lease.
+    # A run that is queued twice may be launched twice; a delayed deliverer has lost its lease.
     if not run_outbox.renew(row):
         return
     run = instance.get_run_by_id(run_id)

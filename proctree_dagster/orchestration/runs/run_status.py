@@ -1,4 +1,4 @@
-"""What a run's status is, where Dagster has written another one. It needs no Django."""
+"""The true status of a run, where Dagster has stored another one. It needs no Django."""
 
 import datetime as dt
 import logging
@@ -25,9 +25,9 @@ UNDER_WAY = {
 
 
 def age(instance: DagsterInstance, record: RunRecord) -> float:
-    """Return for how many seconds a run that is under way has had its status.
+    """Return the seconds since a run that is under way changed its status.
 
-    By its events: the columns of a PostgreSQL server whose time zone is not UTC are hours off.
+    By its events: the columns are hours off on a PostgreSQL server whose time zone is not UTC.
     """
     entries = instance.all_logs(record.dagster_run.run_id, UNDER_WAY)
     since = entries[-1].timestamp if entries else record.update_timestamp.timestamp()
@@ -35,15 +35,15 @@ def age(instance: DagsterInstance, record: RunRecord) -> float:
 
 
 def times_queued(instance: DagsterInstance, run_id: str) -> int:
-    """Return how often a run was put into the queue; 0 if it was launched past it."""
+    """Return how often a run was queued; 0 if it was launched without the queue."""
     return len(instance.all_logs(run_id, {DagsterEventType.PIPELINE_ENQUEUED}))
 
 
 def restore(instance: DagsterInstance, run: DagsterRun) -> bool:
-    """Write a run's status again if a second launch has set it back; return whether it has ended.
+    """Restore a run's status if a second launch has reset it; return whether the run has ended.
 
-    Dagster marks a run as starting whenever it is launched. Of two daemons that launch a run, the
-    second may do so when the first one's worker executes it, or has done so.
+    Dagster marks a run as starting at each launch. Of two daemons that launch a run, the second may
+    do so while the first one's worker executes it, or after that.
     """
     events = [
         (entry.dagster_event, entry.timestamp)

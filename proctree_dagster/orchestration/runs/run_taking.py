@@ -1,9 +1,9 @@
-"""How the process that executes a run takes it, and lets its signs of life be given.
+"""Taking runs: the process that executes a run takes it, and starts its signs of life.
 
-A worker that Dagster has started for one run takes it when Dagster asks for the tree's job, before
-it writes down that the run has started: whoever comes second ends there. It has a guardian. A run
-that somebody's process executes (``execute_tree``, a command) is new, so nobody else can take it:
-its signs of life are given by a thread.
+A worker that Dagster has started for one run takes it when Dagster requests the tree's job, before
+Dagster records that the run has started: a second worker ends there. It has a guardian. A run in
+the caller's process (``execute_tree``, a command) is new, so no other process can take it: a thread
+gives its signs of life.
 """
 
 import atexit
@@ -40,10 +40,10 @@ from . import run_status
 logger = logging.getLogger(__name__)
 
 TAKE_SECONDS = 60.0
-"""How long a worker tries to take its run while the database is locked or away."""
+"""Seconds that a worker tries to take its run while the database is locked or not reachable."""
 
 AGAIN_SECONDS = 5.0
-"""When a sign of life is tried again that could not be given, and nothing says when."""
+"""Seconds before a failed sign of life is retried, if nothing else is known."""
 
 PROGRAMS_SHOWN = 10
 
@@ -70,14 +70,14 @@ _refused: str | None = None
 """The run that this process was started for, and that it leaves to another worker."""
 
 _beating: set[str] = set()
-"""The runs of this process, which is somebody's."""
+"""The in-process runs of this process."""
 
 
 def assignment() -> Assignment | None:
     """Return the run for which Dagster has started this process; ``None`` if for none.
 
-    Dagster tells nobody: the run's id is known to its own function that executes runs in workers,
-    which is among those that have called this one.
+    Dagster has no API for it: the run's id is a local variable of its function that executes runs
+    in workers, which is on the call stack.
     """
     frame = sys._getframe()
     while frame.f_back is not None:
@@ -90,7 +90,7 @@ def assignment() -> Assignment | None:
 
 
 def have_guardian(run_id: str) -> int:
-    """Fork the guardian of a worker that is just being forked; return its process id."""
+    """Fork the guardian of a new worker; return its process id."""
     global _guardian  # a worker is one process
     os.environ[os_processes.STARTED_BY_RUN] = run_id
     _guardian = guardian.fork(guardian.charge_of_this_process(run_id))
@@ -110,13 +110,13 @@ def take_if_worker() -> None:
     if given is None or given.run.run_id == _taken:
         return
     run_id, worker = given.run.run_id, Identity.of_this_process()
-    # One that was queued again meanwhile is left to its next launch: Dagster would fail it here.
+    # A run that was queued again is left to its next launch: Dagster would fail it here.
     queued = given.run.status == DagsterRunStatus.QUEUED
     if queued or not _take(run_id, worker, resumed=given.resumed):
         _refused = run_id
         try:
             _leave_alone(given, worker)
-        except Exception:  # raised, it would fail the run that the other worker executes
+        except Exception:  # an error would fail the run that the other worker executes
             logger.exception("That run %s has another worker can't be said there.", run_id)
         raise Refused(0)
     _taken = run_id
@@ -131,7 +131,7 @@ def was_refused(run_id: str) -> bool:
 
 
 def _leave_alone(given: Assignment, worker: Identity) -> None:
-    """Say why this worker does not execute the run, on which whoever launched it wrote it."""
+    """Log why this worker does not execute the run on which its launcher recorded it."""
     other = "Another worker executes this run, or has done so"
     if given.run.status == DagsterRunStatus.QUEUED:
         other = "This run waits in the queue for its next launch"
@@ -148,7 +148,7 @@ def _leave_alone(given: Assignment, worker: Identity) -> None:
 
 def _take(run_id: str, worker: Identity, *, resumed: bool) -> bool:
     deadline = time.monotonic() + TAKE_SECONDS
-    # Whoever has the run resumed knows before its row does that its worker is lost.
+    # The process that resumes a run knows before its row that the worker is lost.
     lost_at = time.monotonic() + (1.5 * conf.current().LOST_AFTER if resumed else 0.0)
     while True:
         try:
@@ -166,7 +166,7 @@ def _take(run_id: str, worker: Identity, *, resumed: bool) -> bool:
 
 
 def _guard(given: Assignment) -> None:
-    """Let the signs of life of this process begin: it has taken the run."""
+    """Start the signs of life of this process, which has taken the run."""
     global _guardian
     run_id = given.run.run_id
     if _guardian is None:
@@ -174,7 +174,7 @@ def _guard(given: Assignment) -> None:
         try:
             charge = guardian.charge_of_this_process(run_id, _report_of_cancel(given))
             _guardian = guardian.start(charge)
-        except Exception:  # settings that can't be handed on, no more processes: a thread will do
+        except Exception:  # settings that can't be passed on, no more processes: use a thread
             logger.warning(
                 "Run %s has no guardian: a function that holds Python's lock for long may let it "
                 "count as lost.",
@@ -200,23 +200,23 @@ def _report_of_cancel(given: Assignment) -> tuple[str, ...]:
 
 @dataclass
 class Execution:
-    """How the execution of a run goes."""
+    """The state of a run's execution."""
 
     failed: bool = False
 
 
 @contextmanager
 def executing(run: DagsterRun, instance: DagsterInstance) -> Iterator[Execution]:
-    """Let the signs of life of a run be given that this process executes, until it has ended.
+    """Give the signs of life of a run that this process executes, until it has ended.
 
-    At its end the programs that it has started and that still run are ended, if it has failed or
-    was canceled: they are the worker's, as far as they have not left its session.
+    If the run has failed or was canceled, its programs that still run are then ended, as far as
+    they have not left the worker's session.
     """
     if run.run_id == _taken:
         yield from _until_the_end(run, instance)
     elif run.run_id in _beating:
         yield Execution()
-    else:  # somebody's program executes a job in its own process
+    else:  # a caller executes a job in its own process
         with signs_of_life(run, instance, partial(_warn_of_cancel, run.run_id)):
             yield Execution()
 
@@ -239,9 +239,9 @@ def _warn_of_cancel(run_id: str) -> None:
 
 
 def _settle_programs(run: DagsterRun, instance: DagsterInstance, failed: bool) -> None:
-    """End the programs that a run leaves, or name them.
+    """End the programs that a run leaves, or log them.
 
-    They are ended, too, if a process has failed that may: with its timeout, for instance.
+    They are ended, too, if an optional process has failed, such as by its timeout.
     """
     spare = _spared()
     try:
@@ -263,7 +263,7 @@ def _settle_programs(run: DagsterRun, instance: DagsterInstance, failed: bool) -
             instance.report_engine_event(
                 f"Programs that it has started still run, and are left alone: {_names(left)}.", run
             )
-    except Exception:  # the run has ended, whatever its programs do
+    except Exception:  # the run's outcome stands, whatever its programs do
         logger.exception("The programs that run %s has started can't be ended.", run.run_id)
 
 
@@ -274,7 +274,7 @@ def _names(programs: tuple[Identity, ...]) -> str:
 
 
 def _spared() -> set[int]:
-    """Return processes of the worker that end by themselves with it: Python's own helpers."""
+    """Return Python's own helper processes, which end with the worker."""
     helpers = {_guardian.pid} if _guardian is not None else set()
     for module, attribute, pid in (
         ("multiprocessing.resource_tracker", "_resource_tracker", "_pid"),
@@ -286,16 +286,16 @@ def _spared() -> set[int]:
 
 
 class Heartbeat:
-    """Gives the signs of life of a run in somebody's process, from a thread.
+    """Gives the signs of life of an in-process run, from a thread.
 
     Parameters
     ----------
     run_id:
         The run.
     cancel:
-        Called, once, when somebody has asked for the run's end, or it was given up.
+        Called once, when the run is to be cancelled, or was given up.
     dedicated:
-        Whether the process is the run's own after all.
+        Whether the process exists for this run only.
     """
 
     def __init__(self, run_id: str, cancel: Callable[[], object], *, dedicated: bool) -> None:
@@ -314,7 +314,7 @@ class Heartbeat:
         self._thread.start()
 
     def stop(self) -> None:
-        """End; what is being written just now may take a moment longer."""
+        """End; a write that is under way may take a moment longer."""
         self._ended.set()
         self._thread.join(1.0)
 
@@ -327,7 +327,7 @@ class Heartbeat:
                     pause = run_workers.beat_seconds()
                     self._give_sign()
                     troubled = False
-                except Exception:  # the database is away, or locked; there is a next time
+                except Exception:  # the database is not reachable, or locked; tried again next time
                     pause = pause or AGAIN_SECONDS
                     if not troubled:
                         logger.warning(
@@ -337,11 +337,11 @@ class Heartbeat:
             if self._taken:
                 try:
                     run_workers.forget(self._run_id, self._worker)
-                except DatabaseError:  # whoever looks after the rows finds it ended
+                except DatabaseError:  # the next pass over the rows finds it ended
                     logger.warning("Run %s has ended.", self._run_id, exc_info=True)
 
     def _give_sign(self) -> None:
-        """Take the run, if that is still to be done, give one sign of life, and heed the answer."""
+        """Take the run, if not done yet, give one sign of life, and act on the answer."""
         try:
             self._taken = self._taken or run_workers.take(
                 self._run_id, self._worker, dedicated=self._dedicated
@@ -358,7 +358,7 @@ class Heartbeat:
 def signs_of_life(
     run: DagsterRun, instance: DagsterInstance, cancel: Callable[[], object]
 ) -> Iterator[None]:
-    """Let the signs of life of a run in somebody's process be given while the block lasts."""
+    """Give the signs of life of an in-process run during the block."""
     if not instance.is_persistent or not _can_write_beside():
         yield
         return
@@ -373,9 +373,9 @@ def signs_of_life(
 
 
 def _can_write_beside() -> bool:
-    """Return whether another thread may write to the database while this one does what it does.
+    """Return whether another thread may write to the database beside this one.
 
-    SQLite has one writer at a time. Its users are on one machine, where a process can be seen.
+    SQLite has one writer at a time. Its users are on one machine, where processes can be seen.
     """
     connection = connections[run_workers.database()]
     if connection.vendor != "sqlite":

@@ -1,4 +1,4 @@
-"""Runs of schedules: the claim that each takes, and how far the runs of a claim are."""
+"""Runs of schedules: the claim that each takes, and the state of a claim's runs."""
 
 import datetime as dt
 import logging
@@ -24,14 +24,14 @@ from .origins import is_ours
 logger = logging.getLogger(__name__)
 
 CLAIM_SECONDS = 60.0
-"""How long after its start a run has surely taken its claim."""
+"""Seconds after its start in which a run takes its claim."""
 
 MAX_LAUNCHES = 10
 """How many runs of a claim may fail before they take it; then the claim is given up."""
 
 
 def _is_of_our_job(run: DagsterRun) -> bool:
-    """Return True if a run of a job of this name is of ours; one from Python may not say."""
+    """Return True if a run of a job of this name is ours; one from Python may have no origin."""
     origin = run.remote_job_origin
     return origin is None or is_ours(origin.repository_origin)
 
@@ -44,7 +44,7 @@ def due_tag(due: dt.datetime) -> str:
 def take_claim(
     run: DagsterRun, *, resumed: bool
 ) -> due_time_claims.Taken | due_time_claims.Skip | None:
-    """Let a scheduled run take its claim; ``None`` for any other run.
+    """Take the claim of a scheduled run; ``None`` for any other run.
 
     A re-execution carries its parent's tags; it has no claim of its own.
 
@@ -53,7 +53,7 @@ def take_claim(
     run:
         The run.
     resumed:
-        Whether it goes on after its worker died: it has taken its claim before.
+        Whether it is resumed after its worker died: it has taken its claim before.
     """
     due = run.tags.get(tags.DUE)
     if due is None or run.parent_run_id is not None:
@@ -67,13 +67,13 @@ def take_claim(
 
 @dataclass(frozen=True)
 class ScheduleHistory:
-    """What Dagster knows of a schedule's runs (see ``due_time_claims.History``)."""
+    """Dagster's records of a schedule's runs (see ``due_time_claims.History``)."""
 
     instance: DagsterInstance
     schedule_id: int
 
     def of_claim(self, due: dt.datetime) -> Literal["none", "under way", "finished"]:
-        """Tell how far a claim's runs without a parent are; ``none`` if none was launched."""
+        """Return the state of a claim's runs, without re-executions; ``none`` without a run."""
         job_name = ProcessTreeSchedule.objects.values_list("process_tree__job_name", flat=True).get(
             pk=self.schedule_id
         )
@@ -85,8 +85,8 @@ class ScheduleHistory:
             and _is_of_our_job(run)
             and run.status != DagsterRunStatus.NOT_STARTED
         ]
-        # The claim is still open, so a run that failed has not taken it: the daemon or the code
-        # server died in the launch, or the database was away. One that was canceled was not wanted.
+        # The claim is still open, so a failed run has not taken it: the daemon or the code server
+        # died in the launch, or the database was not reachable. A canceled run was not wanted.
         alive = [run for run in launched if run.status != DagsterRunStatus.FAILURE]
         if not alive:
             return "none" if len(launched) < MAX_LAUNCHES else "finished"
@@ -95,9 +95,9 @@ class ScheduleHistory:
         return "none" if all(map(self._died_before_taking, alive)) else "under way"
 
     def _died_before_taking(self, run: DagsterRun) -> bool:
-        """Say whether a run started long enough ago to have taken its claim, and has not.
+        """Return whether a run started long enough ago to have taken its claim, and has not.
 
-        It is only asked of the runs of an open claim. To take it is the first that a run does.
+        Only for runs of an open claim. Taking it is the first thing that a run does.
         """
         if run.is_finished:
             return True
@@ -108,7 +108,7 @@ class ScheduleHistory:
         return started is not None and time.time() - started > CLAIM_SECONDS
 
     def seen(self, run_id: str, worker: str) -> RunStatus | None:
-        """Return what a run has come to, ``None`` if its worker seems lost. Nothing is written."""
+        """Return a run's outcome, ``None`` if its worker seems lost. Writes nothing."""
         run = self.instance.get_run_by_id(run_id)
         if run is not None and run.is_finished:
             return _STATUS[run.status]
@@ -117,12 +117,12 @@ class ScheduleHistory:
         return RunStatus.FAILURE if run is None else None
 
     def of_run(self, run_id: str, worker: str) -> RunStatus:
-        """Tell what a run has come to; one whose worker is lost is ended in Dagster."""
+        """Return a run's outcome; a run whose worker is lost is ended in Dagster."""
         run = self.instance.get_run_by_id(run_id)
         if run is None or not run.is_finished:
             try:
                 lost_runs.settle_run(self.instance, run_id, Worker.from_text(worker))
-            except Exception:  # its file of events may be broken for good: the schedule goes on
+            except Exception:  # its file of events may be broken for good: the schedule continues
                 logger.exception("Run %s can't be ended in Dagster.", run_id)
                 is_known = run is not None
                 if not lost_runs.is_alive(run_id, Worker.from_text(worker), known=is_known):

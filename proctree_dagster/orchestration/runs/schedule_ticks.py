@@ -1,4 +1,4 @@
-"""One tick of a schedule: what Dagster's daemon asks the code server.
+"""One tick of a schedule, which Dagster's daemon requests from the code server.
 
 It is not in ``automation``, which builds on the translator: the translator's schedules call it.
 """
@@ -15,14 +15,14 @@ from . import schedule_claims
 
 
 def evaluate(context: ScheduleEvaluationContext, schedule_id: int) -> RunRequest | SkipReason:
-    """Return the run that a tick asks for, or why there is none.
+    """Return the run request of a tick, or the reason to skip it.
 
     Parameters
     ----------
     context:
         Dagster's; gives the tick's time and the instance.
     schedule_id:
-        Primary key of the schedule. Its row is read anew.
+        Primary key of the schedule. Its row is read again.
     """
     at = context.scheduled_execution_time.astimezone(dt.UTC)
     with fresh_connections():

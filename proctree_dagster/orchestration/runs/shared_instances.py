@@ -1,9 +1,9 @@
-"""One Dagster instance of a home, for all that use it at the same time in this process.
+"""Shared Dagster instances: one of a home, for all of its users in this process at a time.
 
-To open an instance costs more than most of what it is asked: its files are read, its storage's
-state is looked at, and alembic's migrations are read. So whoever opens one while another part of
-this process has it open gets that one. It is closed when nobody uses it any more. Two runs never
-share one: what a run changes of its instance (``execution.event_batching``) is the run's.
+Opening an instance costs more than most queries: it reads files, the storage's state, and alembic's
+migrations. So a caller that opens one while another part of this process has it open gets the same
+one. It is closed by its last user. Two runs never share one, as a run changes its instance
+(``execution.event_batching``).
 """
 
 import os
@@ -43,7 +43,7 @@ def shared(home: str, *, to_execute: bool = False) -> Iterator[DagsterInstance]:
     home:
         The folder.
     to_execute:
-        Whether a run is going to be executed with it: then no other run is.
+        Whether a run will be executed with it, which then has it alone.
 
     Raises
     ------
@@ -61,7 +61,7 @@ def shared(home: str, *, to_execute: bool = False) -> Iterator[DagsterInstance]:
     if found is None:
         found = _Shared(homes.open_home(home), to_execute)
         with _lock:
-            _open.setdefault(key, found)  # another one may be there: then both are used
+            _open.setdefault(key, found)  # another thread may have opened one: then both are used
     try:
         yield found.instance
     finally:
@@ -76,10 +76,10 @@ def shared(home: str, *, to_execute: bool = False) -> Iterator[DagsterInstance]:
 
 
 def _key(home: str) -> _Key:
-    """Return what an instance depends on: the folder, and what its ``dagster.yaml`` says.
+    """Return the key of an instance: the folder, and the content of its ``dagster.yaml``.
 
-    Another folder of that name, or a changed file, is another instance. So is that of a thread:
-    runs there capture no output (``in_process.leave_output_alone``), those of the main thread do.
+    A replaced folder, or a changed file, is another instance. So is that of another thread: runs
+    there capture no output (``in_process.leave_output_alone``), those of the main thread do.
     """
     folder = Path(home).stat()
     marks: _Key = (folder.st_dev, folder.st_ino)
@@ -90,7 +90,7 @@ def _key(home: str) -> _Key:
 
 
 def _begin_anew() -> None:
-    """In a forked child: nobody releases a lock that a thread of the parent held."""
+    """Reset the lock in a forked child, where a thread of the parent may have held it."""
     global _lock
     _lock = threading.Lock()
     _open.clear()

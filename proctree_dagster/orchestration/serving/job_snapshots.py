@@ -1,8 +1,8 @@
-"""Jobs as a host asks for them: a name, tags and a snapshot, not the whole job.
+"""Jobs in lists for hosts: a name, tags and a snapshot, not the full JobDefinition.
 
-At each refresh a host asks for the list of all jobs, which names their snapshots; and then, where
-it is as Dagster made it (see ``hosts``), for each snapshot. A whole job takes 100 KiB, its snapshot
-20, and what it is sent as, compressed, takes three.
+At each refresh a host requests the list of all jobs with their snapshots' ids, and then, unless it
+is lazy (see ``hosts``), each snapshot. A full job takes 100 KiB, its snapshot 20, and the
+compressed snapshot 3.
 """
 
 import copy
@@ -31,16 +31,16 @@ _WITHOUT_ASSETS = GraphDefinition(name="without_assets", node_defs=[]).to_job().
 
 
 class KnownJob(JobDefinition):
-    """Answers what a host asks of each job; what else is asked, the whole job answers.
+    """A cached snapshot of a job that answers a host's queries; the full job answers all others.
 
-    ``JobDefinition.__init__`` is not called: it makes what is to be spared.
+    ``JobDefinition.__init__`` is not called: it creates what this class saves.
 
     Parameters
     ----------
     job:
-        The whole job; nothing of it is kept but its snapshot, compressed.
+        The full job, of which only the compressed snapshot is cached.
     build:
-        Returns the whole job again.
+        Builds the full job again.
     """
 
     def __init__(self, job: JobDefinition, build: Callable[[], JobDefinition]) -> None:
@@ -55,13 +55,13 @@ class KnownJob(JobDefinition):
         self._whole = build
 
     def __getattr__(self, name: str) -> Any:
-        """Let the whole job answer; inherited methods find its attributes here, too."""
-        if name.startswith("__"):  # asked by ``copy``, before there is anything
+        """Delegate to the full job; inherited methods find its attributes here, too."""
+        if name.startswith("__"):  # ``copy`` reads it before any attribute exists
             raise AttributeError(name)
         return getattr(self._whole(), name)
 
     def copy(self, *, listed: bool = False) -> "KnownJob":
-        """Return one to be handed out: Dagster's methods write on a job what they find out.
+        """Return a copy to pass on, as Dagster's methods cache data on a job.
 
         Parameters
         ----------
@@ -74,11 +74,11 @@ class KnownJob(JobDefinition):
         return result
 
     def get_job_snapshot(self) -> "JobSnap":
-        """Return the whole job's."""
+        """Return the full job's."""
         return deserialize_value(zlib.decompress(self._packed).decode(), internals.JobSnap)
 
     def get_job_snapshot_id(self) -> str:
-        """Return the id of the whole job's snapshot."""
+        """Return the id of the full job's snapshot."""
         return self._snapshot_id
 
     def get_parent_job_snapshot(self) -> None:
@@ -86,7 +86,7 @@ class KnownJob(JobDefinition):
         return None
 
     def get_job_index(self) -> Any:
-        """Let the whole job make it."""
+        """Delegate to the full job."""
         return self._whole().get_job_index()
 
     @property
@@ -96,22 +96,22 @@ class KnownJob(JobDefinition):
 
     @property
     def run_config(self) -> None:
-        """None, as ``known`` has seen."""
+        """None, as ``known`` has checked."""
         return None
 
     @property
     def partitions_def(self) -> None:
-        """None, as ``known`` has seen."""
+        """None, as ``known`` has checked."""
         return None
 
     @property
     def automation_condition(self) -> None:
-        """None, as ``known`` has seen."""
+        """None, as ``known`` has checked."""
         return None
 
     @property
     def asset_layer(self) -> Any:
-        """No assets, as ``known`` has seen."""
+        """No assets, as ``known`` has checked."""
         return _WITHOUT_ASSETS
 
 
@@ -125,9 +125,9 @@ class ListedJob(KnownJob):
 
 
 def known(job: JobDefinition, build: Callable[[], JobDefinition]) -> KnownJob | None:
-    """Return what can answer for a job (see ``KnownJob``); ``None`` if the job has more to say.
+    """Return the cached snapshot of a job (see ``KnownJob``); ``None`` if it would not be enough.
 
-    Nothing can where this Dagster does not allow it: then full jobs are listed.
+    It is ``None`` where this Dagster does not allow it: then full jobs are listed.
     """
     if not is_on(JOB_SNAPSHOTS):
         return None
@@ -160,12 +160,12 @@ def snapshot_text(job: JobDefinition) -> str:
     """Return a job's snapshot as Dagster writes it, in half the time.
 
     More than half of a small job's snapshot are types of configuration and of values, and most jobs
-    have the same ones. Each is written once, kept as text, and put into the snapshot of the rest.
+    have the same ones. Each is serialized once, cached as text, and inserted into the snapshot.
 
     Parameters
     ----------
     job:
-        The whole job; it is left as it is.
+        The full job, which is not changed.
     """
     mapping = job.config_mapping
     outer = None if mapping is None else mapping.config_schema.config_type

@@ -1,8 +1,8 @@
-"""What the Launchpad knows of a tree's context: keys, types, descriptions, what is required.
+"""A tree's context in the Launchpad: keys, types, descriptions, and which are required.
 
-A host compares what a person types with the job's snapshot, marks what is wrong, and refuses to
-launch it. A run that is executed is not compared again: its keys may be those of a trigger, of
-another tree, or of the code before the last deploy, and each function takes what it names.
+A host validates typed config against the job's snapshot, marks errors, and refuses to launch it.
+The run itself is not validated again: its keys may come from a trigger, another tree, or the code
+before the last deploy, and each function takes the keys that it names.
 """
 
 import datetime as dt
@@ -24,14 +24,14 @@ from ..execution.tree_run import RUN_RESOURCE
 DESCRIPTION = "The keyword arguments of the run."
 
 _EXECUTION = Field(
-    # Dagster checks it with the rest; said more exactly here, it would be filled in.
+    # Dagster checks it with the rest; an exact type would be prefilled.
     Noneable(Permissive()),
     is_required=False,
     description="The configuration of the executor.",
 )
 
 _ANYTHING = Shape({"context": Field(Permissive(), is_required=False), "execution": _EXECUTION})
-"""What a run is executed with."""
+"""The configuration of a run that is executed."""
 
 _TYPES: Mapping[type, Any] = {
     str: dagster.String,
@@ -66,7 +66,7 @@ def context_mapping(
     Parameters
     ----------
     schema:
-        What a person may type.
+        The schema of the context.
     default_context:
         The schedule's, as JSON.
     loggers:
@@ -98,7 +98,7 @@ def _context(schema: ContextSchema, default_context: Mapping[str, Any]) -> Field
         for key in schema.keys.values()
     }
     kind = Permissive(fields) if schema.takes_anything else Shape(fields)
-    if lacking:  # a default of the whole would have to hold them
+    if lacking:  # a default of the full context would have to hold them
         return Field(kind, description=DESCRIPTION)
     return Field(
         kind, is_required=False, default_value=dict(default_context), description=DESCRIPTION
@@ -108,7 +108,7 @@ def _context(schema: ContextSchema, default_context: Mapping[str, Any]) -> Field
 def _field(key: ContextKey, default_context: Mapping[str, Any], *, filled_in: bool) -> Field:
     value = default_context.get(key.name)
     is_given = key.name in default_context
-    # What a schedule has of another type was right before the code has changed: its run may say so.
+    # A schedule's value of another type was valid before the code changed: its run reports it.
     kind = _type(key) if not is_given or accepts(key.annotation, value) else dagster.Any
     description = storable(_description(key)) or None
     if is_given and filled_in:
@@ -126,7 +126,7 @@ def _description(key: ContextKey) -> str:
 
 
 def _type(key: ContextKey) -> Any:
-    """Return the type of a key's values as configuration; any, where nothing can be checked."""
+    """Return the config type of a key; any type where nothing can be checked."""
     allowed = members(key.annotation)
     others = [each for each in allowed if each not in (None, type(None))]
     if len(others) != 1:
@@ -146,7 +146,7 @@ def _plain_type(name: str, annotation: Any) -> Any:
         return _choice(name, [each.value for each in annotation])
     if issubclass(annotation, Model):
         label = f'"{annotation._meta.label}", or a subclass of it'
-        # Not permissive: the Launchpad would fill in an empty one.
+        # Not permissive: the Launchpad would prefill an empty one.
         return Shape(
             {
                 "$model": Field(dagster.String, description=label),

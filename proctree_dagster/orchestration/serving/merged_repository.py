@@ -26,18 +26,18 @@ logger = logging.getLogger(__name__)
 
 
 class MergedRepositoryData(RepositoryData):
-    """Hands out the trees, and what the project defines itself.
+    """Serves the trees, and the project's own definitions.
 
-    A name belongs to the tree that has it: its runs and schedules are in Django's database, and may
-    not begin to mean something else. What the project defines under that name is left out, with
-    what targets it, and an error is logged; ``dagster definitions validate`` fails.
+    A name belongs to the tree that has it: its runs and schedules in Django's database must not
+    change their meaning. A definition of the project with that name is left out, with all that
+    targets it, and an error is logged; ``dagster definitions validate`` fails.
 
     Parameters
     ----------
     trees:
-        What the database says.
+        The trees of the database.
     own:
-        What the project defines; it stays the same while the process lives.
+        The project's own definitions, which never change while the process lives.
     """
 
     def __init__(self, trees: RepositoryData, own: RepositoryDefinition) -> None:
@@ -142,7 +142,7 @@ class MergedRepositoryData(RepositoryData):
         return self._own.asset_checks_defs_by_key
 
     def load_all_definitions(self) -> None:
-        """Build everything once, and refuse what is left out for its name."""
+        """Build everything once, and refuse definitions whose names trees have."""
         self._own.load_all_definitions()
         self._trees.load_all_definitions()
         if hidden := self._hidden_jobs():

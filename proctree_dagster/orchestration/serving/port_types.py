@@ -1,6 +1,6 @@
-"""The types that a job's graph shows on its ports: those that its functions are annotated with.
+"""The types on the ports of a job's graph: the annotations of its functions.
 
-They are for people. What is handed on is an ``Outcome``, and nothing is checked.
+They are for display only: what is passed on is an ``Outcome``, and no type is checked.
 """
 
 from functools import lru_cache
@@ -16,10 +16,10 @@ RETURN = "return"
 """The name of a function's result among its annotations."""
 
 MOST_CHARACTERS = 60
-"""How long a type's name may be on a port."""
+"""Most characters of a type's name on a port."""
 
 _DAGSTERS_OWN = frozenset({"Any", "Bool", "Float", "Int", "Nothing", "String"})
-"""Names that a job can't have another type of."""
+"""Reserved names of types."""
 
 
 def port_type(func: Function, name: str) -> Any:
@@ -52,5 +52,5 @@ def _known_texts(func: Function) -> dict[str, str]:
 
 @lru_cache(maxsize=4096)
 def _named(text: str) -> DagsterType:
-    """Return the one type of a name: a job can't have two."""
+    """Return the one type of a name, as a job can't have two of one name."""
     return DagsterType(name=text, type_check_fn=lambda context, value: True)

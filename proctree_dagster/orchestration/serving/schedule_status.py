@@ -1,7 +1,7 @@
-"""Dagster's own switch of a schedule, written down where Django can see it.
+"""Dagster's own switch of each schedule, copied to Django's rows.
 
-Dagster keeps it in its instance and tells nobody. A schedule whose switch is off has no ticks,
-whatever Django's ``enabled`` says; so the row says so, too.
+Dagster stores it in its instance and has no hook for changes. A schedule whose switch is off has no
+ticks, whatever Django's ``enabled`` is; so the row shows it, too.
 """
 
 import logging
@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 
 
 def look_at_switches(instance: DagsterInstance) -> None:
-    """Write down which schedules are stopped in Dagster; two queries, if nothing has changed."""
+    """Record which schedules are stopped in Dagster; two queries, if nothing has changed."""
     if not is_on(SCHEDULE_STATUS):
         return
     off = stopped(instance)

@@ -47,14 +47,14 @@ def why_not_fork() -> str | None:
 
 
 def _thread_variables() -> str:
-    """Return what the environment says of libraries' threads."""
+    """Return the environment's limits of libraries' threads."""
     found = {name: os.environ.get(name, "") for name in imports.THREAD_VARIABLES}
     more = [f"{name}={value}" for name, value in found.items() if value != "1"]
     return f"the environment says {', '.join(more)}" if more else "it does not heed the environment"
 
 
 def be_heard() -> None:
-    """Let warnings of this package be seen, whatever the project's ``LOGGING`` does.
+    """Make warnings of this package visible, whatever the project's ``LOGGING`` does.
 
     Loggers that exist before Django is set up are disabled by ``disable_existing_loggers``, and
     here that is all of them. If no handler takes the template's own warnings, they go to stderr.
@@ -86,7 +86,7 @@ def load(origin: RepositoryPythonOrigin) -> bool:
     Returns
     -------
     bool
-        Whether it is one of trees, whose workers say themselves who they are when they take a run.
+        Whether it is one of trees, whose workers record themselves when they take a run.
     """
     from django.db import connections
 
@@ -96,7 +96,7 @@ def load(origin: RepositoryPythonOrigin) -> bool:
         if isinstance(repository, RepositoryDefinition):
             # Ours can do with less than every job (``LiveRepository``).
             getattr(repository, "warm_up", repository.get_all_jobs)()
-    except Exception:  # whatever is wrong with a tree or the database, its runs will say so
+    except Exception:  # any error of a tree or the database: its runs report it
         logger.exception("The process trees can't be read now; the first runs will start slower.")
     finally:
         connections.close_all()

@@ -1,4 +1,4 @@
-"""What is done once in the template so that no run's process does it."""
+"""Work that the template does once, so that no run's process repeats it."""
 
 from functools import cache
 
@@ -11,7 +11,7 @@ from ..dagster_features import IMPORTED_ONCE, MIGRATIONS_READ_ONCE, is_on
 
 
 def import_once() -> None:
-    """Import what Dagster imports when a run needs it, and so in each run's process anew."""
+    """Import what Dagster would import lazily in each run's process."""
     from watchdog.observers import polling  # noqa: F401
 
     from .. import coordinator, launcher  # noqa: F401  # what dagster.yaml names
@@ -23,7 +23,7 @@ def import_once() -> None:
 
 @cache
 def read_migrations_once() -> None:
-    """Let alembic read the migrations of Dagster's storages now, not whenever one is opened.
+    """Make alembic read the migrations of Dagster's storages now, not whenever one is opened.
 
     Opening an instance and a run's file of events asks four times for the newest of some ninety
     scripts, and alembic executes all of them each time: 0.1 s of each launch. They don't change

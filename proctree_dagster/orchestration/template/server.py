@@ -6,10 +6,10 @@ It is started by ``template_client``, has one thread, and waits: for requests, f
 children, and for the end of the processes that use it. Nothing that must not be shared by two
 processes lives in it: no database connection, no thread, no Dagster instance, no gRPC channel.
 
-It serves one release (``releases.py``); another gets a template of its own. When a file that it has
-read was changed on disk, a package was installed, or the code location was reloaded, it replaces
-itself (``exec``): process id, children and socket stay, the imports are new, and whoever asks
-meanwhile waits in the socket's queue.
+It serves one release (``releases.py``); another release has another template. When a file that it
+has read was changed on disk, a package was installed, or the code location was reloaded, it
+replaces itself (``exec``): process id, children and socket stay, the imports are new, and requests
+wait in the socket's queue meanwhile.
 """
 
 import argparse
@@ -46,22 +46,22 @@ from .worker import SIGNALS, UNWANTED, adopt_orphans, be_worker, report_death, s
 logger = logging.getLogger("proctree_dagster.orchestration.template")
 
 LOOK_ROUND_SECONDS = 60.0
-"""How often it sees whether its home and its socket are still there."""
+"""Seconds between two checks that its home and its socket still exist."""
 
 POLL_SECONDS = 5.0
-"""The same, where the system can't tell of the end of a process that is no child."""
+"""The same, where the system can't report the end of a process that is no child."""
 
 PATIENCE_SECONDS = 15.0
-"""How long a worker may take to cancel its run when everything ends."""
+"""Grace period in which a worker may cancel its run when everything ends."""
 
 REQUEST_SECONDS = 5.0
-"""How long whoever has connected may take to say what it wants."""
+"""Timeout of reading a client's request."""
 
 BEGUN_NS = time.time_ns()
 """When the imports began, in nanoseconds of the clock that stamps files."""
 
 ENVIRONMENT = {key: value for key, value in os.environ.items() if key != "DAGSTER_IS_DEV_CLI"}
-"""What this process was started with: importing a project changes it (``.env``, Django)."""
+"""The environment at its start: importing a project changes it (``.env``, Django)."""
 
 
 class Template:
@@ -116,7 +116,7 @@ class Template:
             os.environ.update(loader.get_secrets_for_environment(run_tags.LOCATION))
 
     def serve(self) -> None:
-        """Wait and answer, until there is nobody left to wait for."""
+        """Serve requests until no process uses it any more."""
         self._wakeup, signals = socket.socketpair()
         self._wakeup.setblocking(False)
         signals.setblocking(False)
@@ -126,7 +126,7 @@ class Template:
         for number in SIGNALS:
             signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
-        self._reap()  # whoever died while this process replaced itself
+        self._reap()  # children that died while this process replaced itself
         while not self._ended:
             for key, _ in self._selector.select(self._patience()):
                 key.data()
@@ -137,7 +137,7 @@ class Template:
     def _accept(self) -> None:
         try:
             connection, _ = self.listener.accept()
-        except OSError:  # whoever asked has gone
+        except OSError:  # the client has gone
             return
         with connection:
             connection.settimeout(REQUEST_SECONDS)
@@ -160,14 +160,14 @@ class Template:
         Parameters
         ----------
         connection:
-            Where the answer goes.
+            The connection for the answer.
         request:
-            What is asked for.
+            The request.
         fresh:
             Whether this process has just replaced itself for it.
         """
         if request["do"] == "reload":
-            with suppress(OSError):  # whoever asked has not waited
+            with suppress(OSError):  # the client has not waited
                 send(connection, {"pid": os.getpid()})
             self._replace()
         elif request["do"] == "find":
@@ -203,7 +203,7 @@ class Template:
         send(connection, {"pid": pid, "plain": problem})
 
     def _keep(self, process: "subprocess.Popen[bytes]") -> int:
-        """Keep a process until it is reaped here: else ``subprocess`` would reap it some day."""
+        """Hold a process until it is reaped here, or ``subprocess`` would reap it some day."""
         self._started[process.pid] = process
         return process.pid
 
@@ -219,7 +219,7 @@ class Template:
         return pid
 
     def let_go(self) -> None:
-        """In a child: close what is the template's, and undo what was for it alone."""
+        """In a child: close the template's descriptors, and undo its own settings."""
         imports.unset(self._lent)
         signal.set_wakeup_fd(-1)
         for number in SIGNALS:
@@ -277,7 +277,7 @@ class Template:
             )
 
     def resume(self, state: Mapping[str, Any]) -> None:
-        """Go on where the process was that this one has replaced."""
+        """Continue the work of the process that this one has replaced."""
         self.children = {int(pid): args for pid, args in state["children"].items()}
         for pid, since, dev in state["owners"]:
             self._watch({"pid": pid, "started": since, "dev": dev})
@@ -310,7 +310,7 @@ class Template:
                 self._report(pid, code, args)
 
     def _report(self, pid: int, code: int, args: str) -> None:
-        """Let a process of its own write down that a worker died: this one opens no instance."""
+        """Start a process that records a worker's death, as this one opens no instance."""
         message = plain.crash_explanation(f"The run's worker (process {pid})", code)
         logger.error("%s", message)
         command = [sys.executable, "-m", template_client.MODULE, "--died", message, "--args", args]
@@ -319,7 +319,7 @@ class Template:
     # Its own end
 
     def _watch(self, owner: Mapping[str, Any]) -> None:
-        """Stay as long as a process does."""
+        """Stay alive as long as a process does."""
         who = (owner["pid"], owner["started"])
         if who in self._owners or owner["pid"] == os.getpid():
             return
@@ -340,7 +340,7 @@ class Template:
         os.close(handle)
 
     def _patience(self) -> float:
-        """Return how long to wait until the next look round, in seconds."""
+        """Return the seconds until the next check."""
         longest = POLL_SECONDS if self._polls else LOOK_ROUND_SECONDS
         if self.children:
             return longest
@@ -370,7 +370,7 @@ class Template:
             logger.info("Ending: no run was launched for %s seconds.", patience.idle)
             self._ended = True
         if self._is_reachable():
-            with suppress(OSError):  # who removes abandoned sockets sees that this one is not
+            with suppress(OSError):  # shows that this socket is not abandoned
                 os.utime(self.address)
         else:
             logger.warning("%s is not this process's any more; ending.", self.address)
@@ -381,7 +381,7 @@ class Template:
         template_log.cut(self.home)
 
     def _folder_mark(self) -> int | None:
-        """Return what tells the release's folder from another one that takes its place."""
+        """Return the identity of the release's folder, which changes when it is replaced."""
         folder = self.release.folder
         try:
             return None if folder is None else folder.stat().st_ino
@@ -407,12 +407,12 @@ class Template:
             _kill(pid, signal.SIGKILL)
 
     def refuse(self, reason: str, state: Mapping[str, Any] | None) -> None:
-        """Say to everyone who waits why there will be no answer, and then end."""
+        """Send the error to every waiting client, and then end."""
         waiting = []
         if state and state["connection"] is not None:
             waiting.append(socket.socket(fileno=state["connection"]))
         self.listener.setblocking(False)
-        with suppress(OSError):  # nobody else waits
+        with suppress(OSError):  # no other client waits
             while True:
                 waiting.append(self.listener.accept()[0])
         for connection in waiting:
@@ -420,7 +420,7 @@ class Template:
                 send(connection, {"refused": reason})
 
     def close(self) -> None:
-        """Leave nothing behind."""
+        """Remove the socket."""
         # Under the lock of the starters, so that it is not the socket of the next template.
         with suppress(OSError), FileLock(template_client.lock(self.home), timeout=5):
             if self._is_reachable():
@@ -434,7 +434,7 @@ def _kill(pid: int, number: signal.Signals) -> None:
 
 
 def _read(descriptor: int | None) -> Mapping[str, Any] | None:
-    """Return what the process that this one has replaced left for it."""
+    """Return the state that the replaced process has passed on."""
     if descriptor is None:
         return None
     with open(descriptor) as file:  # noqa: PTH123  # no path

@@ -25,13 +25,13 @@ from ..runs import run_status
 logger = logging.getLogger("proctree_dagster.orchestration.template")
 
 GUARDIAN_SECONDS = 15.0
-"""How long the guardian of a dead worker may take to end what that one had started."""
+"""Seconds that the guardian of a dead worker may take to end the worker's programs."""
 
 UNWANTED = 75
-"""Exit code of a child whose launch was given up before it began."""
+"""Exit code of a child whose launch was given up before its start."""
 
 UNFINISHED = 76
-"""Exit code of a worker that could not write down how its run ended."""
+"""Exit code of a worker that could not record its run's end."""
 
 PR_SET_CHILD_SUBREAPER = 36
 
@@ -40,7 +40,7 @@ SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
 
 
 def send(connection: socket.socket, answer: template_client.Answer) -> None:
-    """Answer whoever asked for a run."""
+    """Answer the client that requested a run."""
     connection.sendall(json.dumps(answer).encode() + b"\n")
 
 
@@ -58,27 +58,27 @@ def be_worker(
     Parameters
     ----------
     connection:
-        To whoever asked for the run.
+        The connection to the client.
     args:
         The run.
     let_go:
-        Closes what is the template's.
+        Closes the template's descriptors.
     takes_runs:
-        Whether the code location notes in Django's database who executes a run.
+        Whether the code location records the workers of runs in Django's database.
     """
     code = 1
     try:
         worker_end.in_forked_worker()
         os.setsid()
         let_go()
-        # The child answers, not the template: if the template is killed, whoever asked still knows.
+        # The child answers, not the template: if the template is killed, the client still knows.
         try:
             send(connection, {"pid": os.getpid()})
         except OSError:
             os._exit(UNWANTED)
         connection.close()
         code = _work(args, takes_runs=takes_runs)
-    except BaseException:  # whatever it is, it is the run's, not the template's
+    except BaseException:  # any error is the run's, not the template's
         logger.exception("The run %s could not be executed.", args.run_id)
     worker_end.leave(code)
 
@@ -108,11 +108,11 @@ def _work(args: ExecuteRunArgs, *, takes_runs: bool) -> int:
                 from ..runs import family_runs, run_taking
 
                 if run_taking.was_refused(args.run_id):
-                    return code  # how the run ends is the other worker's business
+                    return code  # the other worker records the run's end
                 family_runs.end(instance, args.run_id)
                 worker_end.within_grace(instance, args.run_id)
             run = instance.get_run_by_id(args.run_id)
-            # A run whose end could not be written is failed by who waits for this process.
+            # The process that waits for this one fails a run whose end could not be recorded.
             return code if run is None or run.is_finished else UNFINISHED
 
 
@@ -122,7 +122,7 @@ def _open_instance(args: ExecuteRunArgs) -> DagsterInstance:
 
 
 def report_death(args: ExecuteRunArgs, message: str) -> None:
-    """Write down that a run's worker died: the run is failed, or canceled if it was told to be."""
+    """Record that a run's worker died: the run has failed, or is canceled if that was requested."""
     with _open_instance(args) as instance:
         run = instance.get_run_by_id(args.run_id)
         if run is None or run.is_finished:
@@ -141,7 +141,7 @@ def report_death(args: ExecuteRunArgs, message: str) -> None:
 
 
 def _see_programs_end(instance: DagsterInstance, run: DagsterRun, worker: Worker) -> None:
-    """Wait until the programs that a dead worker had started have ended; name those that live on.
+    """Wait until the programs of a dead worker have ended; log those that still live.
 
     Its guardian ends those of its session.
     """
@@ -157,6 +157,6 @@ def _see_programs_end(instance: DagsterInstance, run: DagsterRun, worker: Worker
 
 
 def adopt_orphans() -> None:
-    """Become the one who reaps what children leave: in a container nobody else may do so."""
+    """Become the reaper of orphans: a container may have no other."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
