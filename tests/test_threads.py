@@ -562,7 +562,7 @@ def test_a_step_in_the_calling_thread_is_interrupted_too(
 def test_what_can_not_be_stopped_is_abandoned_and_said_to_be(
     memory: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(thread_loop, "PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(thread_loop, "GRACE_SECONDS", 0.3)
     interrupted = Interrupted(memory, 2)
     released: list[bool] = []
 

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = template_client.Patience()
+IDLE_TIMEOUTS = template_client.IdleTimeouts()
 
 
 class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
@@ -61,11 +61,11 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
     def __init__(
         self,
         inst_data: ConfigurableClassData | None = None,
-        linger_seconds: int = PATIENCE.alone,
-        idle_seconds: int = PATIENCE.idle,
+        linger_seconds: int = IDLE_TIMEOUTS.alone,
+        idle_seconds: int = IDLE_TIMEOUTS.idle,
     ) -> None:
         self._inst_data = inst_data
-        self._patience = template_client.Patience(linger_seconds, idle_seconds)
+        self._idle_timeouts = template_client.IdleTimeouts(linger_seconds, idle_seconds)
         self._told: set[str] = set()
         self._served: dict[str, str] = {}
         self._servers = DefaultRunLauncher()
@@ -83,7 +83,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
             "linger_seconds": Field(
                 IntSource,
                 is_required=False,
-                default_value=PATIENCE.alone,
+                default_value=IDLE_TIMEOUTS.alone,
                 description=(
                     "How long the process that is forked waits for the next user after the last "
                     "one (the daemon, the webserver) has ended, in seconds."
@@ -92,7 +92,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
             "idle_seconds": Field(
                 IntSource,
                 is_required=False,
-                default_value=PATIENCE.idle,
+                default_value=IDLE_TIMEOUTS.idle,
                 description=(
                     "How long the process that is forked waits for the next launch, in seconds, "
                     "before it gives its memory back; 0: it never does."
@@ -213,7 +213,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
 
         def ask() -> template_client.Answer:
             return template_client.ask(
-                self._home, release, request, output=output, patience=self._patience
+                self._home, release, request, output=output, idle_timeouts=self._idle_timeouts
             )
 
         try:

@@ -19,7 +19,7 @@ ARGUMENTS = [
     "--disable-sync",
 ]
 
-PATIENCE = 60.0
+TIMEOUT_SECONDS = 60.0
 """Seconds that a page may take: the machine has other things to do."""
 
 REPOSITORY = "{repositoryName}@{repositoryLocationName}".format_map(SELECTOR)
@@ -52,7 +52,7 @@ def open_tab(
 ) -> Iterator["Tab"]:
     """Open a tab that remembers nothing of the others, and close it."""
     context = browser.new_context(viewport={"width": width, "height": height})
-    context.set_default_timeout(PATIENCE * 1000)
+    context.set_default_timeout(TIMEOUT_SECONDS * 1000)
     try:
         yield Tab(context.new_page(), url)
     finally:
@@ -83,7 +83,7 @@ class Tab:
         self._open(
             f"locations/{REPOSITORY}/jobs/{job}/playground", self.page.locator(".CodeMirror")
         )
-        return wait_for("a prefilled Launchpad", lambda: self.editor_text, PATIENCE)
+        return wait_for("a prefilled Launchpad", lambda: self.editor_text, TIMEOUT_SECONDS)
 
     def open_run(self, run_id: str) -> None:
         self._open(f"runs/{run_id}", self._reexecute_button)
@@ -94,7 +94,7 @@ class Tab:
 
     # What is there
 
-    def see(self, text: str, *, seconds: float = PATIENCE) -> None:
+    def see(self, text: str, *, seconds: float = TIMEOUT_SECONDS) -> None:
         """Wait until the tab shows ``text``, somewhere."""
         self.page.get_by_text(text).first.wait_for(timeout=seconds * 1000)
 

@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 INTERVAL = 10
 """Least seconds between two passes over the outbox."""
 
-PATIENCE = 40.0
+BUDGET_SECONDS = 40.0
 """Seconds after which a pass starts no further delivery: Dagster's timeout of a tick is 60."""
 
 
@@ -63,7 +63,7 @@ def _look(context: SensorEvaluationContext) -> SkipReason:
     with fresh_connections():
         lost = _tried(lambda: lost_runs.settle(instance), "Lost runs can't be ended")
         kept = _tried(lambda: run_outbox.forget(timezone.now()), "The outbox can't be cleared")
-        delivered = outbox_delivery.deliver(instance, seconds=PATIENCE)
+        delivered = outbox_delivery.deliver(instance, seconds=BUDGET_SECONDS)
         return SkipReason("; ".join(filter(None, [lost, kept, str(delivered)])))
 
 

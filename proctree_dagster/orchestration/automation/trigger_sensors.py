@@ -20,7 +20,7 @@ from ..translator import ProcessTreeTranslator
 
 logger = logging.getLogger(__name__)
 
-PATIENCE = 30.0
+BUDGET_SECONDS = 30.0
 """Seconds after which a poll starts no further delivery: Dagster's timeout of a tick is 60."""
 
 
@@ -118,7 +118,7 @@ def poll(context: SensorEvaluationContext, trigger_id: int) -> SkipReason:
         ids = [str(run.run_id) for run in polled.runs]
         try:
             if ids:  # most polls have none, and need not open the instance
-                outbox_delivery.deliver(context.instance, ids, seconds=PATIENCE)
+                outbox_delivery.deliver(context.instance, ids, seconds=BUDGET_SECONDS)
         except Exception:  # the runs are saved: the outbox's own sensor delivers them
             logger.exception("What trigger %s has asked for can't be delivered now.", trigger_id)
     return SkipReason(polled.reason)

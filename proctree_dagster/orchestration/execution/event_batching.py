@@ -225,25 +225,25 @@ class EventWriter:
 
     def _serve(self) -> None:
         """Write on request, and soon after the first held event; runs in the thread."""
-        patience: float | None = None
+        timeout: float | None = None
         request: Future[None] | None = None
         while request is None or request is not self._last:
             try:
-                request = self._requests.get(timeout=patience)
+                request = self._requests.get(timeout=timeout)
             except queue.Empty:
-                patience = self._write_unasked()
+                timeout = self._write_unasked()
                 continue
             if request is None:
-                patience = HOLD_SECONDS
+                timeout = HOLD_SECONDS
                 continue
             try:
                 self._write()
             except BaseException as error:  # noqa: BLE001  # the waiting thread raises it
                 request.set_exception(error)
-                patience = AGAIN_SECONDS
+                timeout = AGAIN_SECONDS
             else:
                 request.set_result(None)
-                patience = IDLE_SECONDS
+                timeout = IDLE_SECONDS
         self._connection.close()
 
     def _write_unasked(self) -> float | None:

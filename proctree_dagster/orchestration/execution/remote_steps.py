@@ -73,7 +73,7 @@ def grace_seconds() -> float:
     return conf.current().TERMINATE_GRACE / 2
 
 
-def _patience_seconds() -> float:
+def _wait_seconds() -> float:
     """Return the seconds that a terminated run waits for its steps: less than its grace period."""
     return max(grace_seconds() + 2 * POLL_SECONDS, 0.9 * conf.current().TERMINATE_GRACE)
 
@@ -354,7 +354,7 @@ class _RunWatch:
         """
         if not _has_ended(self._instance, self._run_id):
             return []  # the run's process was asked to end, not the run: they learn of it later
-        deadline = (self._terminated_at or time.monotonic()) + _patience_seconds()
+        deadline = (self._terminated_at or time.monotonic()) + _wait_seconds()
         while True:
             with fresh_connections():
                 left = [row for row in step_workers.of_run(self._run_id) if _goes_on(row)]

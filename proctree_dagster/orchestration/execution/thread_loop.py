@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PATIENCE_SECONDS = 5.0
+GRACE_SECONDS = 5.0
 """Grace period of steps when their run is interrupted, in seconds."""
 
 LOOK_AGAIN_SECONDS = 1.0
@@ -246,7 +246,7 @@ class Loop:
         """Stop the steps that are still running, and give up on those that can't be stopped."""
         for attempt in self._running:
             attempt.stop.ask()
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + GRACE_SECONDS
         while self._running:
             try:
                 news = self._news.get(timeout=max(0.0, deadline - time.monotonic()))
@@ -262,7 +262,7 @@ class Loop:
         for attempt in self._running:
             self._fail(
                 attempt,
-                f"It did not stop within {PATIENCE_SECONDS:g} seconds after its run was "
+                f"It did not stop within {GRACE_SECONDS:g} seconds after its run was "
                 "interrupted, and was abandoned; what it is doing can't be stopped.",
             )
 

@@ -40,7 +40,7 @@ ABANDONED_SECONDS = 86_400.0
 """Seconds after which a socket that no template touches counts as left by a dead machine."""
 
 
-class Patience(NamedTuple):
+class IdleTimeouts(NamedTuple):
     """Idle timeouts of a template, in seconds."""
 
     alone: int = 60
@@ -120,7 +120,7 @@ def ask(
     request: Request,
     *,
     output: IO[bytes] | None = None,
-    patience: Patience = Patience(),  # noqa: B008  # it is frozen
+    idle_timeouts: IdleTimeouts = IdleTimeouts(),  # noqa: B008  # it is frozen
     seconds: float = 60.0,
 ) -> Answer:
     """Send a request to the template of a release and return its answer; start it if needed.
@@ -135,7 +135,7 @@ def ask(
         JSON.
     output:
         The output file of a new template; left out, this process's.
-    patience:
+    idle_timeouts:
         The idle timeouts of a new template.
     seconds:
         Timeout of the answer.
@@ -147,7 +147,7 @@ def ask(
         out.
     """
     try:
-        with _reach(home, release, output, patience) as connection:
+        with _reach(home, release, output, idle_timeouts) as connection:
             return _converse(connection, request, seconds)
     except OSError as error:
         raise NoAnswer(f"{type(error).__name__}: {error}") from error
@@ -254,7 +254,7 @@ def owner() -> Mapping[str, Any]:
 
 
 def _reach(
-    home: str, release: Release, output: IO[bytes] | None, patience: Patience
+    home: str, release: Release, output: IO[bytes] | None, idle_timeouts: IdleTimeouts
 ) -> socket.socket:
     """Connect to the template of a release; if there is none, start it."""
     path = address(home, release.key)
@@ -266,7 +266,7 @@ def _reach(
             if connection is None:
                 _remove_abandoned(home)
                 with _listen(path) as listener:
-                    _start(home, listener, release, output, patience)
+                    _start(home, listener, release, output, idle_timeouts)
                 connection = _connect(path)
     if connection is None:
         raise ConnectionRefusedError("There is no template process.")
@@ -322,11 +322,11 @@ def _start(
     listener: socket.socket,
     release: Release,
     output: IO[bytes] | None,
-    patience: Patience,
+    idle_timeouts: IdleTimeouts,
 ) -> None:
     """Start a template in its own session, so that no signal to this process group reaches it."""
     arguments = command(
-        home, release.key, listener.fileno(), serialize_value(release.origin), patience
+        home, release.key, listener.fileno(), serialize_value(release.origin), idle_timeouts
     )
     subprocess.Popen(  # noqa: S603  # itself
         [release.origin.executable_path, *arguments],
@@ -376,11 +376,16 @@ def examine(release: Release, *, seconds: float = 120.0) -> str | None:
 
 
 def command(
-    home: str, key: str, listener: int, origin: str, patience: Patience, state: int | None = None
+    home: str,
+    key: str,
+    listener: int,
+    origin: str,
+    idle_timeouts: IdleTimeouts,
+    state: int | None = None,
 ) -> list[str]:
     """Return the command line of a template."""
     arguments = ["--home", home, "--key", key, "--listener", str(listener), "--origin", origin]
-    arguments += ["--alone", str(patience.alone), "--idle", str(patience.idle)]
+    arguments += ["--alone", str(idle_timeouts.alone), "--idle", str(idle_timeouts.idle)]
     if state is not None:
         arguments += ["--state", str(state)]
     return ["-m", MODULE, *arguments]

@@ -110,7 +110,7 @@ def settle_run(instance: DagsterInstance, run_id: str, worker: Worker | None) ->
     """
     record = instance.get_run_record_by_id(run_id)
     if record is not None and not record.dagster_run.is_finished:
-        _settle_run(instance, record, _row(run_id), Findings(), worker, patience=0.0)
+        _settle_run(instance, record, _row(run_id), Findings(), worker, grace=0.0)
 
 
 def is_alive(run_id: str, worker: Worker | None, *, known: bool = False) -> bool:
@@ -156,15 +156,15 @@ def _settle_run(
     found: Findings,
     worker: Worker | None = None,
     *,
-    patience: float = ENDED_SECONDS,
+    grace: float = ENDED_SECONDS,
 ) -> None:
     run = record.dagster_run
     if row is None:
-        _settle_untaken(instance, record, worker or Worker.of_run(run), found, patience)
+        _settle_untaken(instance, record, worker or Worker.of_run(run), found, grace)
         return
     sign = run_workers.sign_of(row)
     if sign is Sign.ENDED:
-        if run_workers.silence_of(row) >= patience:
+        if run_workers.silence_of(row) >= grace:
             _end(instance, row, f"Its worker ({run_workers.worker_of(row)}) has ended.", found)
     elif sign is Sign.SILENT:
         if run_workers.is_lost(row):
@@ -187,7 +187,7 @@ def _settle_untaken(
     record: RunRecord,
     worker: Worker | None,
     found: Findings,
-    patience: float,
+    grace: float,
 ) -> None:
     """End a run that no worker has taken, if its worker has died or never started.
 
@@ -195,7 +195,7 @@ def _settle_untaken(
     """
     run = record.dagster_run
     age = run_status.age(instance, record)
-    if worker is not None and worker.has_died and age >= patience:
+    if worker is not None and worker.has_died and age >= grace:
         reason = f"Its worker ({worker}) has ended."
     elif not _is_of_a_tree(run):
         return  # of another code location, whose workers take no runs
@@ -278,10 +278,10 @@ def _settle_row(instance: DagsterInstance, row: RunWorker, found: Findings) -> N
             _see_to_cancel(row, found, conf.current().EXIT_GRACE)
 
 
-def _see_to_cancel(row: RunWorker, found: Findings, patience: float = 0.0) -> None:
+def _see_to_cancel(row: RunWorker, found: Findings, grace: float = 0.0) -> None:
     """Make a worker cancel its run; end the worker if nothing else has by then.
 
-    ``patience``: seconds that it has besides its grace period.
+    ``grace``: seconds that it has besides its grace period.
     """
     if run_workers.request_cancel(row.run_id):
         found.asked.append(row.run_id)
@@ -290,7 +290,7 @@ def _see_to_cancel(row: RunWorker, found: Findings, patience: float = 0.0) -> No
         return
     worker = run_workers.worker_of(row)
     asked = run_workers.seconds_since(row, row.cancel_requested_at)
-    if row.is_dedicated and asked >= _cancel_seconds() + patience and worker.is_visible:
+    if row.is_dedicated and asked >= _cancel_seconds() + grace and worker.is_visible:
         _kill(row, worker)
 
 

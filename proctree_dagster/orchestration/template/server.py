@@ -37,7 +37,7 @@ from ...support import os_processes
 from ..dagster_internals import ExecuteRunArgs, InstanceRef, RepositoryPythonOrigin
 from ..launching import imports, plain, template_client, template_log
 from ..launching.releases import Release
-from ..launching.template_client import Patience
+from ..launching.template_client import IdleTimeouts
 from ..launching.workers import started
 from . import preload
 from .loading import be_heard, connections_left, examine, load, sockets, why_not_fork
@@ -51,7 +51,7 @@ LOOK_ROUND_SECONDS = 60.0
 POLL_SECONDS = 5.0
 """The same, where the system can't report the end of a process that is no child."""
 
-PATIENCE_SECONDS = 15.0
+GRACE_SECONDS = 15.0
 """Grace period in which a worker may cancel its run when everything ends."""
 
 REQUEST_SECONDS = 5.0
@@ -68,10 +68,10 @@ class Template:
     """The process that is forked."""
 
     def __init__(
-        self, home: str, key: str, listener: socket.socket, origin: str, patience: Patience
+        self, home: str, key: str, listener: socket.socket, origin: str, idle_timeouts: IdleTimeouts
     ) -> None:
         self.home = home
-        self.patience = patience
+        self.idle_timeouts = idle_timeouts
         self.listener = listener
         self.release = Release(deserialize_value(origin, RepositoryPythonOrigin), ENVIRONMENT)
         self._key, self._origin = key, origin
@@ -128,7 +128,7 @@ class Template:
         signal.set_wakeup_fd(self._wakeup.fileno(), warn_on_full_buffer=False)
         self._reap()  # children that died while this process replaced itself
         while not self._ended:
-            for key, _ in self._selector.select(self._patience()):
+            for key, _ in self._selector.select(self._seconds_left()):
                 key.data()
             self._look_round()
 
@@ -269,7 +269,7 @@ class Template:
                 self._key,
                 self.listener.fileno(),
                 self._origin,
-                self.patience,
+                self.idle_timeouts,
                 file.fileno(),
             )
             os.execve(  # noqa: S606  # itself
@@ -339,17 +339,17 @@ class Template:
         self._selector.unregister(handle)
         os.close(handle)
 
-    def _patience(self) -> float:
+    def _seconds_left(self) -> float:
         """Return the seconds until the next check."""
         longest = POLL_SECONDS if self._polls else LOOK_ROUND_SECONDS
         if self.children:
             return longest
-        now, patience = time.monotonic(), self.patience
+        now, idle_timeouts = time.monotonic(), self.idle_timeouts
         left = [longest]
         if not self._owners:
-            left.append(self._lonely_since + patience.alone - now)
-        if patience.idle:
-            left.append(self._asked_at + patience.idle - now)
+            left.append(self._lonely_since + idle_timeouts.alone - now)
+        if idle_timeouts.idle:
+            left.append(self._asked_at + idle_timeouts.idle - now)
         return max(0.0, min(left))
 
     def _look_round(self) -> None:
@@ -359,15 +359,15 @@ class Template:
                 logger.info("Ending with 'dagster dev'.")
                 self._end_children()
                 self._ended = True
-        now, patience = time.monotonic(), self.patience
+        now, idle_timeouts = time.monotonic(), self.idle_timeouts
         if self._owners:
             self._lonely_since = now
         if self.children:
             self._asked_at = now
-        elif now - self._lonely_since >= patience.alone:
+        elif now - self._lonely_since >= idle_timeouts.alone:
             self._ended = True
-        elif patience.idle and now - self._asked_at >= patience.idle:
-            logger.info("Ending: no run was launched for %s seconds.", patience.idle)
+        elif idle_timeouts.idle and now - self._asked_at >= idle_timeouts.idle:
+            logger.info("Ending: no run was launched for %s seconds.", idle_timeouts.idle)
             self._ended = True
         if self._is_reachable():
             with suppress(OSError):  # shows that this socket is not abandoned
@@ -397,7 +397,7 @@ class Template:
 
     def _end_children(self) -> None:
         """End the running runs, as Ctrl-C in ``dagster dev`` ends those of the stock launcher."""
-        deadline = time.monotonic() + PATIENCE_SECONDS
+        deadline = time.monotonic() + GRACE_SECONDS
         for pid in self.children:
             _kill(pid, signal.SIGINT)
         while self.children and time.monotonic() < deadline:
@@ -466,9 +466,9 @@ def main() -> None:
     if given.examine:
         print(json.dumps(examine(deserialize_value(given.origin, RepositoryPythonOrigin))))
         return
-    patience = Patience(given.alone, given.idle)
+    idle_timeouts = IdleTimeouts(given.alone, given.idle)
     listener = socket.socket(fileno=given.listener)
-    template = Template(given.home, given.key, listener, given.origin, patience)
+    template = Template(given.home, given.key, listener, given.origin, idle_timeouts)
     state, process = _read(given.state), os.getpid()
     try:
         template.warm_up()
