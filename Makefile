@@ -15,6 +15,8 @@ RIGHT_PYTHON = -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
 # What another Python's tests run: all but those of real stacks, unless MARKED says otherwise.
 MARKED ?= not e2e
 SEVERAL := --numprocesses 5 --dist loadgroup --no-loadscope-reorder
+# Other releases may warn of what is to come: that is shown, and fails no test.
+WARN := -W default
 
 .PHONY: run test test-newest test-oldest test-dagster check docs install install-test
 .PHONY: test-dagster-oldest test-dagster-newest install-newest install-oldest install-dagster venv clean
@@ -41,18 +43,18 @@ test: check
 # The same code on the newest Python that pyenv or the PATH offers (or NEWEST=/path/to/python), with the newest
 # releases of everything that pyproject.toml allows: no constraints.
 test-newest: install-newest
-	$(VENV)-newest/bin/python -m pytest $(SEVERAL) -m '$(MARKED)'
+	$(VENV)-newest/bin/python -m pytest $(SEVERAL) $(WARN) -m '$(MARKED)'
 
 # The same code with the oldest releases that pyproject.toml allows.
 test-oldest: install-oldest
-	$(VENV)-oldest/bin/python -m pytest $(SEVERAL) -m '$(MARKED)'
+	$(VENV)-oldest/bin/python -m pytest $(SEVERAL) $(WARN) -m '$(MARKED)'
 
 # The tests that touch Dagster's internals (INTERNALS in tests/conftest.py), with the oldest and with the newest Dagster
 # that pyproject.toml allows, and the newest of everything else. `make -k test-dagster` runs both, whatever fails.
 test-dagster: test-dagster-oldest test-dagster-newest
 
 test-dagster-oldest test-dagster-newest: test-%: install-dagster
-	$(VENV)-$*/bin/python -m pytest $(SEVERAL) -m 'internals and not e2e'
+	$(VENV)-$*/bin/python -m pytest $(SEVERAL) $(WARN) -m 'internals and not e2e'
 
 check: install-test
 	$(BIN)/ruff check .
@@ -71,7 +73,7 @@ docs: install
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
 
-# Made anew only if it is of the wrong Python: something may be running in it.
+# Made again only if it is of the wrong Python: something may be running in it.
 venv:
 	@$(BIN)/python $(RIGHT_PYTHON) 2>/dev/null || { \
 	  $(PYTHON) $(RIGHT_PYTHON) && $(PYTHON) -m venv --clear $(VENV); }
@@ -85,7 +87,7 @@ $(VENV)/installed-test: pyproject.toml constraints.txt | venv
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,check]'
 	@touch $(VENV)/installed $@
 
-# A stamp says what was installed from what, and is written last: anything else is begun anew.
+# A stamp says what was installed from what, and is written last: anything else is begun again.
 install-newest:
 	@python='$(NEWEST)'; python=$${python:-$$($(PYTHON) scripts/newest_python.py)} && \
 	  $(call INSTALL,$(VENV)-newest,--upgrade)

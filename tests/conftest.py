@@ -57,6 +57,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
             item.add_marker(pytest.mark.heavy)
         if item.path.stem in INTERNALS:
             item.add_marker(pytest.mark.internals)
+        if item.get_closest_marker("e2e") is not None:
+            # What a browser's and a broker's clients warn of says nothing of this package.
+            item.add_marker(pytest.mark.filterwarnings("default"))
     yield
 
     def turn(item: pytest.Item) -> int:

@@ -101,7 +101,9 @@ def test_every_class_of_an_old_dagster_yaml_is_found() -> None:
 
 def test_an_executor_that_settings_name_as_before_is_found() -> None:
     old = "proctree_dagster.orchestration.threads.threads_executor"
-    assert import_string(old) is threads_executor
+    sys.modules.pop(old.rpartition(".")[0], None)
+    with pytest.warns(DeprecationWarning, match="the old name goes"):
+        assert import_string(old) is threads_executor
 
 
 @pytest.mark.parametrize("old", sorted(MOVED))
