@@ -18,7 +18,7 @@ SEVERAL := --numprocesses 5 --dist loadgroup --no-loadscope-reorder
 # Other releases may warn of what is to come: that is shown, and fails no test.
 WARN := -W default
 
-.PHONY: run test test-newest test-oldest test-dagster check docs install install-test
+.PHONY: run test pytest test-newest test-oldest test-dagster check docs install install-test
 .PHONY: test-dagster-oldest test-dagster-newest install-newest install-oldest install-dagster venv clean
 .DEFAULT_GOAL := run
 
@@ -37,8 +37,11 @@ run: install
 
 # Lints, types and contracts, then the tests, those of real processes and a real browser included.
 # Several at once, the long ones first: most of what they do is wait.
-test: check
-	$(BIN)/python -m pytest $(SEVERAL)
+# `make --jobs=2 test` does both at the same time, as CI does.
+test: check pytest
+
+pytest: install-test
+	env -u MAKEFLAGS $(BIN)/python -m pytest $(SEVERAL)  # make's own jobs are no business of the tests' make
 
 # The same code on the newest Python that pyenv or the PATH offers (or NEWEST=/path/to/python), with the newest
 # releases of everything that pyproject.toml allows: no constraints.
