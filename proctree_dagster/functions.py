@@ -7,6 +7,8 @@ code, and a module must lie under an allowed prefix, which is checked before any
 A name resolves to the function that its author gave, or to none: a key that stands for two
 functions resolves to neither, and a function that can't be named is saved under a reference that
 no other function can have.
+
+It is long because registry and allow-list decide together which function a name means.
 """
 
 import importlib

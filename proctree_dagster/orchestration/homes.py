@@ -7,6 +7,8 @@ what an earlier process has left half created, and lets Dagster create the rest.
 
 On SQLite the lock is a file beside the databases; on PostgreSQL, whose clients may share no folder,
 an advisory lock.
+
+It is long because what is half created is recognised and repaired for two kinds of storage.
 """
 
 import importlib

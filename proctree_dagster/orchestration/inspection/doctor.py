@@ -4,6 +4,8 @@
 nothing and opens nothing that Dagster would create by opening it. To add one, write a function that
 takes a ``Subject`` and yields findings (see ``findings``), and put it into ``CHECKS``. A check that
 needs no Dagster is a system check (``services.system_checks``): the command adds their findings.
+
+It is long because all checks are in one list, in their order.
 """
 
 import logging

@@ -10,6 +10,9 @@ It serves one release (``releases.py``); another release has another template. W
 has read was changed on disk, a package was installed, or the code location was reloaded, it
 replaces itself (``exec``): process id, children and socket stay, the imports are new, and requests
 wait in the socket's queue meanwhile.
+
+It is long because one loop answers requests, deaths and signals, and all of them change its state;
+what is loaded is in ``loading``, what a fork does in ``worker``.
 """
 
 import argparse
