@@ -27,9 +27,13 @@ LONGEST = ("test_accidents", "test_clocks", "test_run_workers", "test_launcher")
 HEAVY = (
     *("test_launcher", "test_launcher_releases", "test_worker_ends", "test_run_workers"),
     *("test_executors", "test_followers", "test_due_times", "test_hosting", "test_isolation"),
-    *("test_homes", "test_side_by_side"),
+    *("test_homes", "test_side_by_side", "test_caching", "test_project", "test_unreadable_rows"),
+    *("test_listing", "test_names_of_functions", "test_intervals", "test_process_options"),
+    *("test_tagging", "test_terminal", "test_forks", "test_broken_rows", "test_threads"),
+    *("test_saving_at_once", "test_fuzz_contexts_and_triggers", "test_allowed_failures"),
+    *("test_readme", "test_hosts", "test_dagster_internals", "test_demo_user", "test_ledger"),
 )
-"""Modules whose tests start many processes: three fifths of the CPU of all that are not e2e.
+"""Modules that take more than six seconds of CPU each, most of them in processes of their own.
 
 CI does not run them a second time with the newest Python, Django and Dagster; ``make test-newest``
 does.

@@ -55,11 +55,18 @@ def fire_and_poll(number: int, begins: float) -> None:
 
 
 def report() -> None:
-    """Deliver what the sixteen have left to each other, and print what there is."""
+    """Deliver what the sixteen have left to each other, and print what there is.
+
+    A delivery that failed (so many are at it at once) is tried again when its lease ends.
+    """
     from proctree_dagster.models import OutboxRun, Trigger
     from proctree_dagster.running import tree_runs
 
-    tree_runs.deliver()
+    deadline = time.monotonic() + 100
+    while tree_runs.deliver() or OutboxRun.objects.filter(state="waiting").exists():
+        if time.monotonic() > deadline:
+            break
+        time.sleep(1)
     fields = ("process_tree__name", "context", "run_id", "state")
     report = {
         "counts": dict(Trigger.objects.values_list("name", "fire_count")),
