@@ -14,7 +14,7 @@ RIGHT_PYTHON = -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
 
 # What another Python's tests run: all but those of real stacks, unless MARKED says otherwise.
 MARKED ?= not e2e
-SEVERAL := --numprocesses 5 --dist loadgroup --no-loadscope-reorder
+SEVERAL := --numprocesses 4 --dist loadgroup --no-loadscope-reorder
 # Other releases may warn of what is to come: that is shown, and fails no test.
 WARN := -W default
 

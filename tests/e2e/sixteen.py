@@ -30,8 +30,9 @@ def fork_sixteen(work: Callable[[int], None]) -> int:
     django.setup()
     import proctree_dagster.orchestration.runs.create  # noqa: F401  # imported once for all
     from proctree_dagster.orchestration import repository  # noqa: F401
-    from proctree_dagster.orchestration.template.preload import read_migrations_once
+    from proctree_dagster.orchestration.template.preload import import_once, read_migrations_once
 
+    import_once()
     read_migrations_once()  # what sixteen would each read again whenever they ask Dagster
 
     children = []

@@ -51,7 +51,7 @@ def database(request: pytest.FixtureRequest) -> dict[str, Any] | None:
 def test_of_many_due_times_sixteen_processes_and_a_daemon_run_each_once(
     tmp_path: Path, database: dict[str, Any] | None
 ) -> None:
-    stack = Accidents(tmp_path, trees=40 if FULL else 20, database=database)
+    stack = Accidents(tmp_path, trees=40, database=database)
     try:
         stack.prepare()
         stack.give_due_times()  # what is overdue is ticked every minute
