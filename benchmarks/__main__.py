@@ -8,6 +8,8 @@ and stops what it started. The machine is better left alone meanwhile; the load 
 
 import argparse
 import os
+import signal
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -26,6 +28,8 @@ BENCHMARKS: dict[str, Callable[[Path, int], list[Row]]] = {
 
 def main() -> None:
     """Measure, and print the table."""
+    # What was started is stopped whatever ends this, a time limit included.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(BENCHMARKS)}")
     parser.add_argument("--rounds", type=int, default=10, help="samples of each measure")
