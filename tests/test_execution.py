@@ -23,7 +23,7 @@ from proctree_dagster.models import ProcessTree
 from proctree_dagster.orchestration.configured import translator
 from proctree_dagster.orchestration.execution import tree_run
 from proctree_dagster.orchestration.execution.tree_run import Local
-from proctree_dagster.orchestration.runs import create, local_runs
+from proctree_dagster.orchestration.runs import create, family_runs, local_runs
 from proctree_dagster.orchestration.tree_records import from_row
 from proctree_dagster.process.run import Outcome, Process, run_process
 from proctree_dagster.running import tree_runs
@@ -467,4 +467,17 @@ def test_a_context_is_decoded_once_as_the_run_begins_and_once_for_each_process(
     ).save()
     assert ProcessTreeManager.execute_tree("two", {"day": dt.date(2026, 3, 31)})["success"]
     assert decoded == [{"day": {"$date": "2026-03-31"}}] * 3
+    assert tree_run._begun == {}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_no_context_is_kept_of_a_run_that_fails_before_its_first_process(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*args: object) -> None:
+        raise OSError("the database is away")
+
+    monkeypatch.setattr(family_runs, "begin", fail)
+    ProcessTreeInstance("one").add_process("one", func=processes.one).save()
+    assert not ProcessTreeManager.execute_tree("one", {"year": 2026})["success"]
     assert tree_run._begun == {}

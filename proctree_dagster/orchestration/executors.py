@@ -279,6 +279,7 @@ class TreeExecutor(Executor):
             failed = True
             raise
         finally:
+            tree_run.forget(run.run_id)
             if claim is not None:
                 _write_down_end(plan_context, failed)
             if worker_end.is_of_one_run():
@@ -320,7 +321,6 @@ class TreeExecutor(Executor):
                     f"Process {name!r} was abandoned after its timeout and still works; it ends "
                     f"with the process {os.getpid()} at the latest."
                 )
-            tree_run.forget(run.run_id)
         if self._went_on_after:
             raise TreeFailed(f"Required processes failed: {', '.join(self._went_on_after)}.")
 
