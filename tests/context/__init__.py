@@ -1,0 +1,1 @@
+"""Tests of contexts: encoding, tags, lookups, and what they may not reach."""

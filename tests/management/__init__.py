@@ -1,0 +1,1 @@
+"""Tests of ``manage.py proctree`` and of generated commands."""

@@ -1,0 +1,1 @@
+"""Tests of ``proctree doctor`` and of what it inspects."""

@@ -1,0 +1,1 @@
+"""Tests of running one process: its arguments, options, cache and outcome."""

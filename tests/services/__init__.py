@@ -1,0 +1,1 @@
+"""Tests of what changes rows: claims, outbox, triggers, links."""

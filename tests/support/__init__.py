@@ -1,0 +1,1 @@
+"""Tests of what knows the operating system or Django, and nothing of trees."""

@@ -1,0 +1,1 @@
+"""Tools that tests, benchmarks and scripts share: real stacks, browsers, databases, hosts."""

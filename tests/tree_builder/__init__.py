@@ -1,0 +1,1 @@
+"""Tests of writing, saving and exporting trees."""
