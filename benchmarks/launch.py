@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from tests.e2e.stack import wait_for
+from tests.tools.stack import wait_for
 
 from .stacks import Ours, Past, Side, Stock, running
 from .table import Row, tell

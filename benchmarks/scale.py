@@ -22,8 +22,9 @@ from dagster import DagsterInstance
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
 
 from proctree_dagster.orchestration import hosts
-from tests.e2e import browser as browsers
-from tests.e2e.stack import TOP, free_port, heed_interrupts, wait_for
+from tests.tools import TOP
+from tests.tools import browser as browsers
+from tests.tools.stack import free_port, heed_interrupts, wait_for
 
 from .launch import idle_cpu
 from .stacks import Ours

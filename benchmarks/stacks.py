@@ -10,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from tests.e2e.stack import Stack, wait_for
+from tests.tools.stack import Stack, wait_for
 
 FUNCTIONS = """
 import os

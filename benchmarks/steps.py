@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.e2e.stack import TOP
+from tests.tools import TOP
 
 from .table import Row, tell
 
@@ -240,7 +240,7 @@ def samples(pair: tuple[Side, Side], job: str, rounds: int) -> tuple[list[Sample
 @contextlib.contextmanager
 def postgres_storage() -> Iterator[str]:
     """Start a PostgreSQL; yield what ``dagster.yaml`` says of it."""
-    from tests.postgres import Postgres
+    from tests.tools.postgres import Postgres
 
     server = Postgres()
     try:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from playwright.sync_api import expect
 
-from tests.e2e import browser as browsers
-from tests.e2e.browser import Tab
-from tests.e2e.stack import Stack
+from tests.tools import browser as browsers
+from tests.tools.browser import Tab
+from tests.tools.stack import Stack
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
 MAX_KILOBYTES = 150

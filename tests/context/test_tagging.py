@@ -48,8 +48,8 @@ from proctree_dagster.tree_builder import (
 )
 from tests.app import annotated, processes
 from tests.app.models import AccessToken, Document, Organisation
-from tests.test_actions import as_json, only_run, typed
-from tests.test_followers import execute, fetch, save, work
+from tests.management.test_actions import as_json, only_run, typed
+from tests.orchestration.runs.test_family_runs import execute, fetch, save, work
 
 pytestmark = pytest.mark.django_db
 

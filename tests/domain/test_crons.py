@@ -18,7 +18,7 @@ from proctree_dagster.exceptions import ScheduleError
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
-from tests.schedules import register, utc
+from tests.tools.schedules import register, utc
 
 DAY = dt.timedelta(days=1)
 START = utc("2026-01-01 00:00")

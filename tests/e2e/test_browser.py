@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser
 
-from . import browser as browsers
-from .browser import Tab
-from .stack import Stack, wait_for
+from tests.tools import browser as browsers
+from tests.tools.browser import Tab
+from tests.tools.stack import Stack, wait_for
 
 pytestmark = pytest.mark.e2e
 

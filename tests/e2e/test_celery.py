@@ -11,8 +11,8 @@ import pytest
 from proctree_dagster.domain import run_tags
 from proctree_dagster.support.os_processes import Identity, State
 from tests.conftest import skip_without
-from tests.e2e.stack import wait_for
 from tests.e2e.test_processes import shown
+from tests.tools.stack import wait_for
 
 if TYPE_CHECKING:
     from tests.e2e.celery_workers import FarStack

@@ -11,8 +11,8 @@ import pytest
 from tests.conftest import skip_without
 from tests.e2e import clocks
 from tests.e2e.accidents import Accidents
-from tests.e2e.stack import wait_for
-from tests.schedules import HOUR, MINUTE, utc
+from tests.tools.schedules import HOUR, MINUTE, utc
+from tests.tools.stack import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.apart, pytest.mark.timeout(600)]
 

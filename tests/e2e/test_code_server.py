@@ -6,7 +6,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.stack import Stack, wait_for
+from tests.tools.stack import Stack, wait_for
 
 pytestmark = pytest.mark.e2e
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from tests.e2e.newcomer import Newcomer
-from tests.e2e.stack import SELECTOR, free_port, heed_interrupts, wait_for
+from tests.tools.stack import SELECTOR, free_port, heed_interrupts, wait_for
 
 pytestmark = pytest.mark.e2e
 

@@ -13,7 +13,7 @@ import pytest
 
 from tests.e2e import daemon as daemons
 from tests.e2e.families import Families
-from tests.e2e.stack import wait_for
+from tests.tools.stack import wait_for
 
 KILLS = int(os.environ.get("PROCTREE_FAMILY_KILLS", "4"))
 """How often the daemon is killed; twenty were tried by hand."""

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from proctree_dagster.domain import run_tags
-from tests.e2e.stack import Stack, wait_for
+from tests.tools.stack import Stack, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 

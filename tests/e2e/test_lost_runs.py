@@ -15,9 +15,9 @@ import pytest
 from dagster import DagsterRunStatus
 
 from proctree_dagster.domain import run_tags
-from tests.e2e.host import Host, can_have_namespaces
-from tests.e2e.shared_home import GRACE, Home, Run
-from tests.e2e.stack import wait_for
+from tests.tools.host import Host, can_have_namespaces
+from tests.tools.shared_home import GRACE, Home, Run
+from tests.tools.stack import wait_for
 
 RUNS = int(os.environ.get("PROCTREE_LOST_RUNS", "7"))
 """How many runs there are: the fates come in turn."""

@@ -15,7 +15,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.e2e.stack import TOP, free_port, heed_interrupts, wait_for
+from tests.tools import TOP
+from tests.tools.stack import free_port, heed_interrupts, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(shutil.which("make") is None, reason="no make")]
 

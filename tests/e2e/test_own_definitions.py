@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from dagster import DagsterInstance
 
-from tests.e2e.stack import TOP, wait_for
+from tests.tools import TOP
+from tests.tools.stack import wait_for
 
 pytestmark = pytest.mark.e2e
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.stack import TOP, Stack, wait_for
+from tests.tools import TOP
+from tests.tools.stack import Stack, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 

@@ -13,7 +13,7 @@ import pytest
 from dagster import DagsterRunStatus
 
 from tests.e2e.accidents import Accidents
-from tests.e2e.stack import wait_for
+from tests.tools.stack import wait_for
 
 RUNS = int(os.environ.get("PROCTREE_DAEMON_RUNS", "6"))
 """How many runs are queued by hand."""

@@ -11,7 +11,8 @@ import pytest
 
 from proctree_dagster.domain import run_tags
 from proctree_dagster.management.tag_pairs import os_user
-from tests.e2e.stack import TOP, Stack, heed_interrupts, wait_for
+from tests.tools import TOP
+from tests.tools.stack import Stack, heed_interrupts, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 

@@ -16,10 +16,11 @@ from dagster import DagsterInstance
 from example.settings import DATABASES
 from proctree_dagster.domain import run_tags
 from tests.e2e.sixteen_fire import FIRES, POLLED
-from tests.e2e.stack import TOP, Stack, wait_for
+from tests.tools import TOP
+from tests.tools.stack import Stack, wait_for
 
 if TYPE_CHECKING:
-    from tests.postgres import Postgres
+    from tests.tools.postgres import Postgres
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 

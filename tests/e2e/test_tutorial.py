@@ -10,7 +10,8 @@ import pytest
 
 from tests.e2e import wheel
 from tests.e2e.newcomer import Newcomer
-from tests.e2e.stack import TOP, wait_for
+from tests.tools import TOP
+from tests.tools.stack import wait_for
 
 pytestmark = pytest.mark.e2e
 

@@ -10,7 +10,7 @@ import sys
 import sysconfig
 from pathlib import Path
 
-from tests.e2e.stack import TOP
+from tests.tools import TOP
 
 PACKAGE = "proctree_dagster"
 SOURCES = (PACKAGE, "pyproject.toml", "README.md", "LICENSE")

@@ -146,7 +146,7 @@ MODULES = [
     *("fuzzed", "fuzzed.processes", "fuzzed.gone", "fuzzed.__main__", "fuzzed.processes.Shop"),
     *("fuzzedmore", "sentinel_known", "sentinel_unknown", "sentinel_unknown.deep"),
     *("fuzzed.sentinel_unknown", "os", "builtins", "subprocess", "importlib", "__main__"),
-    *("django.core.management", "proctree_dagster.functions", "tests.test_fuzz_rows"),
+    *("django.core.management", "proctree_dagster.functions", "tests.models.test_fuzz_rows"),
 ]
 PARTS = [
     *("good", "exported", "cached", "Shop", "Shelf", "fair", "shop", "bare", "Bare", "table"),

@@ -16,7 +16,7 @@ from proctree_dagster.domain.schedule_rules import MAX_INTERVAL
 from proctree_dagster.exceptions import ContextError, ScheduleError
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
 from tests.app.models import Organisation
-from tests.schedules import HOUR, MINUTE, Clock, register, row, update, utc
+from tests.tools.schedules import HOUR, MINUTE, Clock, register, row, update, utc
 
 pytestmark = pytest.mark.django_db
 

@@ -54,7 +54,7 @@ from proctree_dagster.triggers import (
 )
 from tests.app import processes
 from tests.app.models import Customer, Holding, Organisation, Ticket
-from tests.schedules import HOUR, MINUTE, Clock, utc
+from tests.tools.schedules import HOUR, MINUTE, Clock, utc
 
 pytestmark = pytest.mark.django_db
 

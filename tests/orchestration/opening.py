@@ -1,8 +1,8 @@
 """Processes that open one home at the same moment.
 
-``python -m tests.opening host|django`` is one of them. For each line of its input, a home and a
-moment of the clock, it waits for the moment, opens the home, uses each of its storages, and prints
-``served`` or what went wrong.
+``python -m tests.orchestration.opening host|django`` is one of them. For each line of its input, a
+home and a moment of the clock, it waits for the moment, opens the home, uses each of its storages,
+and prints ``served`` or what went wrong.
 """
 
 import os
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parents[1]
+from tests.tools import TOP
 
 OURS = """
 instance_class:
@@ -29,7 +29,7 @@ class Opener:
     def __init__(self, way: str) -> None:
         self.way = way
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.opening", way],
+            [sys.executable, "-m", "tests.orchestration.opening", way],
             cwd=TOP,
             env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"},
             stdin=subprocess.PIPE,

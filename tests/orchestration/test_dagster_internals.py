@@ -18,7 +18,8 @@ from proctree_dagster.orchestration.dagster_features import FEATURES, QUIET_CONS
 from proctree_dagster.orchestration.dagster_internals import CORE, NAMES
 from proctree_dagster.orchestration.inspection import missing_names
 from scripts import features as page
-from tests.without_internals import GONE, TOP
+from tests.orchestration.without_internals import GONE
+from tests.tools import TOP
 
 BY_KEY = {feature.key: feature for feature in FEATURES}
 NEEDED = [(feature, name) for feature in FEATURES for name in feature.names]
@@ -31,7 +32,7 @@ NEEDED = [(feature, name) for feature in FEATURES for name in feature.names]
 def seen(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """Return what processes have seen that ran a tree without a feature, by its key."""
     folder = str(tmp_path_factory.mktemp("without"))
-    command = [sys.executable, "-m", "tests.without_internals", folder]
+    command = [sys.executable, "-m", "tests.orchestration.without_internals", folder]
     done = subprocess.run(command, cwd=TOP, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     found: dict[str, Any] = json.loads(done.stdout)

@@ -81,7 +81,7 @@ configured_here: ExecutorDefinition = dg.multiprocess_executor.configured(
 def test_an_executor_may_be_a_projects_own_and_configured(
     settings: Any, instance: DagsterInstance
 ) -> None:
-    settings.PROCTREE = {**settings.PROCTREE, "EXECUTOR": "tests.test_executors.configured_here"}
+    settings.PROCTREE = {**settings.PROCTREE, "EXECUTOR": f"{__name__}.configured_here"}
     assert executor_of(tree().save()) == "seven"
     created = create(ProcessTree.objects.get(), instance)
     assert created._max_concurrent == 7
@@ -221,7 +221,7 @@ def test_what_is_wrong_is_reported_with_everything_else() -> None:
         ("dask", "not installed: pip install dagster-dask"),
         ("thread", "unknown: choose one of"),
         ("os.system", "not allowed: its module 'os'"),
-        ("tests.test_executors.configured_here", "not allowed: its module 'tests.test_executors'"),
+        (f"{__name__}.configured_here", f"not allowed: its module '{__name__}'"),
         ("tests.app.executors.gone", "can't be found"),
         ("tests.app.processes.one", "is function, not an executor"),
     ],
@@ -253,7 +253,7 @@ def test_a_row_imports_nothing_that_is_not_allowed(
 
 
 def test_a_row_may_name_the_settings_dotted_path_and_what_is_allowed(settings: Any) -> None:
-    path = "tests.test_executors.configured_here"
+    path = f"{__name__}.configured_here"
     settings.PROCTREE = {"EXECUTOR": path}
     assert executor_of(tree("a").set_executor(path).save()) == "seven"
     settings.PROCTREE = {"FUNCTION_MODULES": ["tests"]}

@@ -17,8 +17,8 @@ from proctree_dagster.orchestration.launching.workers import Worker
 from proctree_dagster.services import run_workers
 from proctree_dagster.services.run_workers import Order
 from proctree_dagster.support.os_processes import Identity, State
-from tests.e2e.host import can_have_namespaces
-from tests.e2e.stack import heed_interrupts
+from tests.tools.host import can_have_namespaces
+from tests.tools.stack import heed_interrupts
 
 pytestmark = pytest.mark.timeout(120)
 

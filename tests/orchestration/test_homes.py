@@ -23,10 +23,18 @@ from proctree_dagster.exceptions import InstanceError
 from proctree_dagster.orchestration import homes
 from proctree_dagster.orchestration.runs import opening
 from proctree_dagster.orchestration.storage import ProctreeInstance, SqliteStorage
-from tests.opening import OURS, TOP, Opener, address, open_at_once, openers, yaml_of_postgres
+from tests.orchestration.opening import (
+    OURS,
+    Opener,
+    address,
+    open_at_once,
+    openers,
+    yaml_of_postgres,
+)
+from tests.tools import TOP
 
 if TYPE_CHECKING:
-    from tests.postgres import Postgres
+    from tests.tools.postgres import Postgres
 
 pytestmark = pytest.mark.usefixtures("real_dagster")
 

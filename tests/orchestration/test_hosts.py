@@ -25,7 +25,8 @@ from dagster_shared.error import SerializableErrorInfo
 
 from proctree_dagster.domain import run_tags
 from proctree_dagster.orchestration import dagster_features, hosts
-from tests.e2e.stack import TOP, Stack, free_port, heed_interrupts, wait_for
+from tests.tools import TOP
+from tests.tools.stack import Stack, free_port, heed_interrupts, wait_for
 
 SAVE = """
 for name in ("one", "two", "three"):

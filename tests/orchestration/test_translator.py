@@ -128,7 +128,7 @@ class Shouting(ProcessTreeTranslator):
 
 
 def test_users_change_the_translation_by_subclassing(settings: Any) -> None:
-    settings.PROCTREE = {"TRANSLATOR": "tests.test_translator.Shouting"}
+    settings.PROCTREE = {"TRANSLATOR": "tests.orchestration.test_translator.Shouting"}
     job = job_of(diamond())
     op = job.graph.node_named("one").definition
     assert isinstance(op, OpDefinition)

@@ -1,8 +1,8 @@
 """A small project on a Dagster from which parts of its internals are gone; see its test.
 
-``python -m tests.without_internals FOLDER`` imports Django and Dagster once and forks a process for
-each feature, which finds none of the names that only that feature needs, loads the code location,
-and runs a tree. It prints as JSON what each has seen.
+``python -m tests.orchestration.without_internals FOLDER`` imports Django and Dagster once and forks
+a process for each feature, which finds none of the names that only that feature needs, loads the
+code location, and runs a tree. It prints as JSON what each has seen.
 """
 
 import json
@@ -30,7 +30,6 @@ from proctree_dagster.support.project import create_home
 
 Seen = dict[str, Any]
 
-TOP = Path(__file__).resolve().parents[1]
 
 GONE = "dagster._core.gone"
 """Where nothing is."""

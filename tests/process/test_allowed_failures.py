@@ -12,7 +12,7 @@ import pytest
 from proctree_dagster.domain import run_tags
 
 if TYPE_CHECKING:
-    from tests.postgres import Postgres
+    from tests.tools.postgres import Postgres
 
 NAMES = ["a", "b", "c"]
 

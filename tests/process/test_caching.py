@@ -288,7 +288,7 @@ class TestPastTheCache:
         assert tree.execute(options=RunOptions(use_cache=False))["results"]["p"] == {"calls": 3}
 
     def test_a_command_does_so_too(self, instance: DagsterInstance) -> None:
-        from tests.test_command_files import command
+        from tests.tree_builder.test_command_files import command
 
         save("t", cache_key="k")
         run("t")

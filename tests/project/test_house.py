@@ -104,3 +104,16 @@ def test_a_commit_is_checked_by_the_tools_that_ci_has() -> None:
     pinned = set(re.findall(r'"([a-z-]+==[\d.]+)"', hooks))
     assert {each.partition("==")[0] for each in pinned} == {"ruff", "codespell"}
     assert pinned <= set((TOP.parent / "constraints.txt").read_text().split())
+
+
+BESIDE_THE_PACKAGES = {"e2e", "example", "project"}
+"""Folders of tests that mirror no package: whole stacks, the example, the project's own rules."""
+
+
+def test_each_folder_of_tests_is_named_as_what_it_tests() -> None:
+    tests = TOP.parent / "tests"
+    folders = {path.parent.relative_to(tests) for path in tests.rglob("test_*.py")}
+    mirrors = {each for each in folders if str(each) not in BESIDE_THE_PACKAGES}
+    known = {each.relative_to(TOP) for each in PACKAGES} | {Path("admin")}
+    assert mirrors
+    assert mirrors <= known

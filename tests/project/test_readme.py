@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-TOP = Path(__file__).resolve().parents[1]
+from tests.tools import TOP
 
 
 def test_what_can_be_pasted_into_the_shell_of_a_clone_works(tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-TOP = Path(__file__).resolve().parents[1]
+from tests.tools import TOP
+
 SCRIPT = TOP / "scripts" / "newest_python.py"
 
 

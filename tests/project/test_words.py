@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-TOP = Path(__file__).resolve().parents[1]
+from tests.tools import TOP
+
 PACKAGE = TOP / "proctree_dagster"
 
 NOT_YET: tuple[str, ...] = ()

@@ -21,11 +21,11 @@ from proctree_dagster.management.console import escaping, run_log
 from proctree_dagster.process.run import Outcome, Process, call_with, run_process
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
-from tests.test_command_files import command
-from tests.test_process_options import metadata
+from tests.process.test_process_options import metadata
+from tests.tree_builder.test_command_files import command
 
 if TYPE_CHECKING:
-    from tests.postgres import Postgres
+    from tests.tools.postgres import Postgres
 
 pytestmark = pytest.mark.django_db
 

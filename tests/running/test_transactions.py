@@ -15,7 +15,7 @@ from proctree_dagster.support.connections import after_commit, in_transaction
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from proctree_dagster.triggers import create_trigger, fire_trigger
 from tests.app import processes
-from tests.test_saved import Undo
+from tests.tree_builder.test_saved import Undo
 
 pytestmark = pytest.mark.django_db(databases=["default", "north"], transaction=True)
 
@@ -33,7 +33,7 @@ class Routed:
 def other(request: pytest.FixtureRequest, settings: Settings) -> str:
     """The alias of a database that this package's tables are not in."""
     if request.param == "apart":
-        settings.DATABASE_ROUTERS = ["tests.test_transactions.Routed"]
+        settings.DATABASE_ROUTERS = ["tests.running.test_transactions.Routed"]
         return "default"
     return "north"
 
@@ -173,7 +173,7 @@ def test_a_due_time_of_tables_in_another_database_runs_once(tree: ProcessTree, o
 
 
 def test_links_are_checked_where_they_are_written_not_on_a_replica(settings: Settings) -> None:
-    settings.DATABASE_ROUTERS = ["tests.test_context_databases.Replicated"]
+    settings.DATABASE_ROUTERS = ["tests.context.test_context_databases.Replicated"]
     one, two = (ProcessTree.objects.create(name=name, processes=[]) for name in ("a", "b"))
     TreeLink.objects.bulk_create([TreeLink(source=one, target=two)])
     with pytest.raises(InvalidTree, match="in a circle"):

@@ -32,13 +32,12 @@ from proctree_dagster.services.system_checks import check_saved_rows
 from proctree_dagster.testing import run_tree
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
+from tests.tools import TOP
 
 pytestmark = [
     pytest.mark.django_db,
     pytest.mark.filterwarnings("ignore::proctree_dagster.exceptions.UnnameableFunctionWarning"),
 ]
-
-HERE = Path(__file__).parent.parent
 
 
 def row(name: str, func: str = "tests.app.processes:one", **options: Any) -> ProcessTree:
@@ -226,7 +225,7 @@ def test_manage_py_check_alone_names_them_and_takes_a_database_without_tables(
         return subprocess.run(
             [sys.executable, "manage.py", *arguments],
             env=env,
-            cwd=HERE,
+            cwd=TOP,
             capture_output=True,
             text=True,
             timeout=120,

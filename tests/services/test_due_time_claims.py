@@ -24,7 +24,7 @@ from proctree_dagster.services.due_time_claims import (
     resume,
     take,
 )
-from tests.schedules import HOUR, MINUTE, Clock, register, row, update, utc
+from tests.tools.schedules import HOUR, MINUTE, Clock, register, row, update, utc
 
 SECOND = dt.timedelta(seconds=1)
 

@@ -19,7 +19,7 @@ from proctree_dagster.domain.due_times import EVERY_MINUTE, cron_cover
 from proctree_dagster.domain.schedule_rules import CronRule, IntervalRule, Rule
 from proctree_dagster.models import ProcessTreeSchedule, RunStatus
 from proctree_dagster.services.due_time_claims import Due, Skip, Taken, request, take
-from tests.schedules import MINUTE, Clock, register, row, utc
+from tests.tools.schedules import MINUTE, Clock, register, row, utc
 
 DAY = 24 * 60
 WEEK = 7 * DAY

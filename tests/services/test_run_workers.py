@@ -27,9 +27,9 @@ from proctree_dagster.orchestration.runs import run_taking
 from proctree_dagster.services import run_workers
 from proctree_dagster.services.run_workers import Order, Sign
 from proctree_dagster.support.os_processes import Identity, State
-from tests.e2e.host import Host, can_have_namespaces
-from tests.e2e.shared_home import LOST_AFTER, Home, Run
-from tests.e2e.stack import wait_for
+from tests.tools.host import Host, can_have_namespaces
+from tests.tools.shared_home import LOST_AFTER, Home, Run
+from tests.tools.stack import wait_for
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -333,7 +333,7 @@ def test_what_no_other_process_can_find_is_refused_with_what_to_do(
 def test_a_function_of_a_module_that_is_not_allowed_is_refused_with_what_to_do() -> None:
     with pytest.raises(FunctionNotAllowed) as raised:
         functions.reference_to(top_level)
-    assert "'tests.test_functions'" in str(raised.value)
+    assert "'tests.support.test_functions'" in str(raised.value)
     assert "@process_function" in str(raised.value)
 
 
@@ -375,8 +375,8 @@ def test_a_function_that_is_only_offered_goes_by_its_module() -> None:
     functions.offer("shop", one)
     assert functions.reference_to(one) == f"{PROCESSES}:one"
     functions.offer("top", top_level)
-    assert functions.reference_to(top_level) == "tests.test_functions:top_level"
-    assert functions.resolve("tests.test_functions:top_level") is top_level
+    assert functions.reference_to(top_level) == "tests.support.test_functions:top_level"
+    assert functions.resolve("tests.support.test_functions:top_level") is top_level
     assert functions.resolve("top") is top_level
 
 

@@ -4,7 +4,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -26,6 +25,7 @@ from proctree_dagster.testing import run_tree
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
 from tests.app.processes import Methods
+from tests.tools import TOP
 
 pytestmark = [
     pytest.mark.django_db,
@@ -147,7 +147,7 @@ def test_a_key_of_process_function_is_not_taken_by_add_function() -> None:
 
 def test_a_row_never_holds_a_key_that_only_a_tree_gave() -> None:
     made = tree("t", "sync", sync=not_in_an_app).save()
-    assert made.processes[0]["func"] == "tests.test_names_of_functions:not_in_an_app"
+    assert made.processes[0]["func"] == "tests.support.test_names_of_functions:not_in_an_app"
     tree("other", "sync").save()
     assert ProcessTree.objects.get(name="other").processes == made.processes
 
@@ -461,7 +461,7 @@ def test_of_a_function_typed_in_a_shell_it_is_said_that_nothing_can_be_imported_
         capture_output=True,
         text=True,
         timeout=120,
-        cwd=Path(__file__).parent.parent,
+        cwd=TOP,
         check=False,
     )
     said = ran.stdout

@@ -23,7 +23,7 @@ from proctree_dagster.management.dev_server import Address
 from proctree_dagster.services import system_checks, webserver
 from proctree_dagster.support import project
 from proctree_dagster.support.os_processes import Identity
-from tests.e2e.stack import TOP
+from tests.tools import TOP
 
 ASK = """
 import json, django

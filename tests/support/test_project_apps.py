@@ -15,6 +15,7 @@ from proctree_dagster import functions
 from proctree_dagster.exceptions import FunctionNotAllowed, FunctionNotFound
 from proctree_dagster.support import project_apps
 from proctree_dagster.support.project_apps import is_project_app
+from tests.tools import TOP
 
 PROCESSES = "def sync():\n    return __name__\n"
 
@@ -402,7 +403,7 @@ print(results["success"], results["errors"]["t"])
         capture_output=True,
         text=True,
         timeout=120,
-        cwd=Path(__file__).parent.parent,
+        cwd=TOP,
         check=True,
     )
     assert ran.stdout.startswith("False"), ran

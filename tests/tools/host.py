@@ -1,6 +1,6 @@
 """A machine, as far as runs can tell: a process that launches runs, and looks after them.
 
-    python -m tests.e2e.host
+    python -m tests.tools.host
 
 It reads commands from its input, a line of JSON each, and answers each with a line. Started by
 ``Host``, it may have a host name, a boot id and a PID namespace of its own; when its first process
@@ -19,7 +19,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-TOP = Path(__file__).resolve().parents[2]
+from tests.tools import TOP
 
 IS_CONTAINER = "TEST_HOST_IS_CONTAINER"
 """Set in the environment of a host that has a PID namespace of its own."""
@@ -217,7 +217,7 @@ class Host:
     def __init__(
         self, name: str | None, environment: dict[str, str], log: Path, boot_id: Path | None = None
     ) -> None:
-        python = [sys.executable, "-m", "tests.e2e.host"]
+        python = [sys.executable, "-m", "tests.tools.host"]
         command = python
         if name is not None or boot_id is not None:
             script = f"hostname {name}; " if name else ""

@@ -12,8 +12,8 @@ from example.settings import DATABASES
 from proctree_dagster.models import RunWorker
 from proctree_dagster.services import run_workers
 from proctree_dagster.support.os_processes import Identity
-from tests.e2e.host import Host
-from tests.e2e.stack import Stack, wait_for
+from tests.tools.host import Host
+from tests.tools.stack import Stack, wait_for
 
 FUNCTIONS = """
 import ctypes

@@ -17,7 +17,8 @@ from typing import Any, TypeVar
 import psutil
 from dagster import DagsterInstance
 
-TOP = Path(__file__).resolve().parents[2]
+from tests.tools import TOP
+
 T = TypeVar("T")
 
 SELECTOR = {"repositoryName": "process_trees", "repositoryLocationName": "proctree"}

@@ -20,7 +20,7 @@ from proctree_dagster.services import tree_links
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from proctree_dagster.triggers import create_trigger, subscribe_tree_to_trigger
 from tests.app import processes
-from tests.schedules import register, row, utc
+from tests.tools.schedules import register, row, utc
 
 pytestmark = pytest.mark.django_db(databases=["default", "north"])
 

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-TOP = Path(__file__).parent.parent
+from tests.tools import TOP
+
 TIMES = int(os.environ.get("PROCTREE_SAVES_AT_ONCE", "10"))
 """How often each thing is saved by four processes at once; 30 is what is promised."""
 
@@ -32,7 +33,7 @@ def test_what_is_saved_by_several_processes_at_once_is_saved(
         f"from tests.settings import *\nDATABASES = {{'default': {database!r}}}\nLOGGING = {{}}\n"
     )
     ended = subprocess.run(
-        [sys.executable, "-m", "tests.saving_at_once", str(TIMES)],
+        [sys.executable, "-m", "tests.tree_builder.saving_at_once", str(TIMES)],
         env={
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "at_once_settings",

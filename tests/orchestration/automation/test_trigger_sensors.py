@@ -39,6 +39,7 @@ from proctree_dagster.triggers import (
     subscribe_tree_to_trigger,
 )
 from tests.app import processes
+from tests.tools import TOP
 
 pytestmark = pytest.mark.django_db
 
@@ -274,7 +275,7 @@ def test_a_fire_by_hand_is_in_dagsters_queue_when_it_returns(instance: DagsterIn
 def test_the_documented_example_runs_as_it_says(
     instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "triggers.md").read_text()
+    page = (TOP / "docs" / "triggers.md").read_text()
     block = page.split("```python\n")[1].split("```")[0]
     block = block.replace("'bookkeeping.JournalLine'", "'ledger.JournalLine'")
     called = re.findall(r"processes\.(\w+)", block)

@@ -35,7 +35,7 @@ from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
 
 if TYPE_CHECKING:
-    from tests.postgres import Postgres
+    from tests.tools.postgres import Postgres
 
 pytestmark = pytest.mark.django_db
 

@@ -23,7 +23,7 @@ from proctree_dagster.orchestration.execution import remote_steps
 from proctree_dagster.orchestration.launching.workers import Worker
 from proctree_dagster.process.cancellation import Stop
 from proctree_dagster.services import step_workers
-from tests.test_executors import configured_here
+from tests.orchestration.test_executors import configured_here
 
 RUN = "7c9e6679-7425-40de-944b-e07fc1f90ae7"
 

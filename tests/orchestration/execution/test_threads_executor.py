@@ -21,7 +21,13 @@ from django.db import connection
 from proctree_dagster.orchestration.execution import thread_loop
 from proctree_dagster.orchestration.executors import threads_executor
 from tests.app.models import Organisation
-from tests.everything import everything, fired, in_process, in_processes, something
+from tests.orchestration.execution.everything import (
+    everything,
+    fired,
+    in_process,
+    in_processes,
+    something,
+)
 
 SECONDS = 60.0
 """How long a step waits for what must come: then its test fails, instead of hanging."""

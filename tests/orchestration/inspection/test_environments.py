@@ -14,10 +14,10 @@ from proctree_dagster.models import ProcessTree
 from proctree_dagster.models.validation import executor_names
 from proctree_dagster.orchestration.inspection import doctor, environments
 from proctree_dagster.orchestration.inspection.findings import Check, Finding, Subject
+from tests.tools import TOP
 
 pytestmark = pytest.mark.django_db
 
-TOP = Path(__file__).resolve().parents[1]
 
 NOWHERE = Subject(None, None)
 

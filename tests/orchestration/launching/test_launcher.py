@@ -27,8 +27,9 @@ from proctree_dagster.orchestration.launcher import WarmRunLauncher
 from proctree_dagster.orchestration.launching import imports, template_client
 from proctree_dagster.orchestration.launching.workers import Worker, started
 from proctree_dagster.orchestration.template import server as template
-from tests.e2e.stack import wait_for
-from tests.postgres import Postgres
+from tests.tools import TOP
+from tests.tools.postgres import Postgres
+from tests.tools.stack import wait_for
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -269,7 +270,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
 def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setenv("TEST_FOLDER", str(tmp_path))
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).resolve().parents[1])])
+    path = os.pathsep.join([str(tmp_path), str(TOP)])
     monkeypatch.setenv("PYTHONPATH", path)
     place = Place(tmp_path)
     place.open()

@@ -30,8 +30,16 @@ from proctree_dagster.orchestration.launcher import has_own_server
 from proctree_dagster.orchestration.launching import template_client, template_log
 from proctree_dagster.orchestration.launching.releases import Release
 from proctree_dagster.support import os_processes
-from tests.e2e.stack import free_port, wait_for
-from tests.test_launcher import CONFIG, FUNCTIONS, LOCATION, SETTINGS, Place, opened
+from tests.orchestration.launching.test_launcher import (
+    CONFIG,
+    FUNCTIONS,
+    LOCATION,
+    SETTINGS,
+    Place,
+    opened,
+)
+from tests.tools import TOP
+from tests.tools.stack import free_port, wait_for
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -50,7 +58,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     for place in opened(tmp_path, monkeypatch):
         for name in ("location.py", "location_settings.py", "functions.py"):
             (tmp_path / name).unlink()
-        monkeypatch.setenv("PYTHONPATH", str(Path(__file__).resolve().parents[1]))
+        monkeypatch.setenv("PYTHONPATH", str(TOP))
         yield place
 
 

@@ -10,8 +10,8 @@ import pytest
 from dagster import DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test
 
-from tests.e2e.stack import wait_for
-from tests.test_launcher import SETTINGS, Place, opened
+from tests.orchestration.launching.test_launcher import SETTINGS, Place, opened
+from tests.tools.stack import wait_for
 
 pytestmark = pytest.mark.timeout(300)
 

@@ -6,7 +6,6 @@ import sys
 import threading
 import uuid
 from collections.abc import Mapping
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +30,7 @@ from proctree_dagster.services import run_outbox
 from proctree_dagster.testing import run_tree
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
+from tests.tools import TOP
 
 pytestmark = pytest.mark.django_db
 
@@ -491,7 +491,7 @@ def test_a_command_prints_where_its_followers_are(
 def test_the_documented_example_runs_as_it_says(
     instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    page = (Path(__file__).parents[1] / "docs" / "families.md").read_text()
+    page = (TOP / "docs" / "families.md").read_text()
     block = page.split("```python\n")[1].split("```")[0].replace("close.create_command()\n", "")
     called = re.findall(r"processes\.(\w+)", block)
     bookkeeping = SimpleNamespace(

@@ -14,10 +14,10 @@ from proctree_dagster.orchestration.configured import translator
 from proctree_dagster.orchestration.runs import create, lost_runs
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
-from tests.opening import address, yaml_of_postgres
+from tests.orchestration.opening import address, yaml_of_postgres
 
 if TYPE_CHECKING:
-    from tests.postgres import Postgres
+    from tests.tools.postgres import Postgres
 
 MONITORING = """
 run_monitoring:

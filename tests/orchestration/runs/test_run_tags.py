@@ -18,7 +18,7 @@ from proctree_dagster.running import tree_runs
 from proctree_dagster.services import run_outbox, tree_links
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
-from tests.test_followers import execute, fetch, save, work
+from tests.orchestration.runs.test_family_runs import execute, fetch, save, work
 
 pytestmark = pytest.mark.django_db
 

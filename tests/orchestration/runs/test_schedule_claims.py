@@ -11,7 +11,7 @@ from proctree_dagster.running import tree_runs
 from proctree_dagster.services import due_time_claims
 from proctree_dagster.tasks import check_and_run_scheduled_tasks
 from proctree_dagster.tree_builder import ProcessTreeInstance
-from tests.schedules import HOUR, utc
+from tests.tools.schedules import HOUR, utc
 
 pytestmark = pytest.mark.django_db
 

@@ -126,7 +126,7 @@ def test_a_module_that_many_broken_trees_name_is_not_imported_for_each(
 ) -> None:
     settings.PROCTREE = {**settings.PROCTREE, "FUNCTION_MODULES": ["raises_each_time"]}
     (tmp_path / "raises_each_time.py").write_text(
-        "import tests.test_listing as here\nhere.IMPORTS.append(1)\nraise RuntimeError('no')\n"
+        f"import {__name__} as here\nhere.IMPORTS.append(1)\nraise RuntimeError('no')\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     ProcessTree.objects.update(processes=[{"name": "x", "func": "raises_each_time:x"}])
