@@ -8,6 +8,7 @@ above may import it; it imports ``process`` and what is below.
 from .fields import ClockFieldsModel, ContextField, validate_timezone
 from .links import TreeLink, TreeLinkManager, TreeLinkQuerySet
 from .outbox import OutboxRun, OutboxState
+from .pages import Overview, Run
 from .run_workers import RunWorker
 from .schedules import ProcessTreeSchedule, RunStatus
 from .step_workers import StepWorker
@@ -27,9 +28,11 @@ __all__ = [
     "LinkKind",
     "OutboxRun",
     "OutboxState",
+    "Overview",
     "ProcessTree",
     "ProcessTreeQuerySet",
     "ProcessTreeSchedule",
+    "Run",
     "RunStatus",
     "RunWorker",
     "StepWorker",

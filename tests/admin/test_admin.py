@@ -1,12 +1,14 @@
 """Trees and schedules in Django's admin."""
 
 import json
+from io import StringIO
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.test import Client
 
-from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
+from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, Run
 from proctree_dagster.services import run_outbox
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
@@ -95,3 +97,9 @@ def test_the_outbox_is_shown_and_cannot_be_written_to(admin_client: Client) -> N
         assert answer.status_code == status
     answer = admin_client.post(f"/admin/proctree_dagster/outboxrun/{row.pk}/change/", {})
     assert answer.status_code == 403
+
+
+def test_what_reads_every_model_passes_by_those_without_a_table() -> None:
+    for options in ({}, {"use_base_manager": True}):
+        call_command("dumpdata", "proctree_dagster", stdout=StringIO(), **options)
+    assert not Run.objects.exists()

@@ -1,0 +1,90 @@
+"""Pieces of HTML that several pages show; each escapes what it is given."""
+
+import datetime as dt
+
+from django.urls import NoReverseMatch, reverse
+from django.utils import timezone
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext
+from django.utils.translation import gettext_lazy as _
+
+STATUSES = {
+    "requested": _("requested"),
+    "queued": _("queued"),
+    "not_started": _("not started"),
+    "starting": _("starting"),
+    "started": _("running"),
+    "success": _("succeeded"),
+    "failure": _("failed"),
+    "canceling": _("canceling"),
+    "canceled": _("canceled"),
+    "skipped": _("skipped"),
+    "lost?": _("lost?"),
+}
+"""What a status is called on a page, by Dagster's name of it in small letters."""
+
+
+def status_badge(status: str) -> SafeString | str:
+    """Return a run's or a process's status as a coloured badge; nothing for a blank one."""
+    if not status:
+        return ""
+    known = status if status in STATUSES else "unknown"
+    return format_html(
+        '<span class="pt-status pt-status--{}">{}</span>',
+        known.rstrip("?"),
+        STATUSES.get(status, status),
+    )
+
+
+def run_link(run_id: str, text: str = "", site: str = "admin") -> SafeString | str:
+    """Return a link to a run's page in the admin; its text alone, if the site has no such page.
+
+    Parameters
+    ----------
+    run_id:
+        The run's id; blank: nothing is returned.
+    text:
+        The link's text; left out, the first eight characters of the id.
+    site:
+        The name of the admin site.
+    """
+    text = text or run_id[:8]
+    try:
+        url = reverse(f"{site}:proctree_dagster_run_change", args=[run_id]) if run_id else ""
+    except NoReverseMatch:
+        url = ""
+    return format_html('<a href="{}">{}</a>', url, text) if url else text
+
+
+def dagster_link(url: str | None, text: str = "") -> SafeString | str:
+    """Return a link into Dagster's UI, in a tab of its own; nothing, if its address is unknown."""
+    if not url:
+        return ""
+    return format_html(
+        '<a href="{}" target="_blank" rel="noopener">{}</a>', url, text or gettext("Dagster")
+    )
+
+
+def duration(seconds: float | None) -> str:
+    """Return a duration as a person reads it: ``0.4 s``, ``2 min 5 s``, ``3 h 20 min``."""
+    if seconds is None:
+        return ""
+    if seconds < 60:
+        return gettext("%(seconds).1f s") % {"seconds": seconds}
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return gettext("%(minutes)d min %(seconds)d s") % {"minutes": minutes, "seconds": rest}
+    hours, minutes = divmod(minutes, 60)
+    return gettext("%(hours)d h %(minutes)d min") % {"hours": hours, "minutes": minutes}
+
+
+def moment(at: dt.datetime | None) -> SafeString | str:
+    """Return a moment in the site's timezone, to the second, with its ISO form for machines."""
+    if at is None:
+        return ""
+    return format_html(
+        '<time datetime="{}">{}</time>',
+        at.isoformat(),
+        f"{timezone.localtime(at):%Y-%m-%d %H:%M:%S}",
+    )

@@ -1,0 +1,66 @@
+"""Dagster, imported by a thread of a process that serves pages: its import takes seconds.
+
+A page that needs Dagster begins the import, waits for it no longer than a reader does, and says so
+if it has not ended. No page imports it in a request.
+"""
+
+import importlib
+import logging
+import os
+import threading
+
+from ..support.helper_threads import HelperThread
+
+logger = logging.getLogger(__name__)
+
+NEEDED = (
+    "proctree_dagster.orchestration.configured",
+    "proctree_dagster.orchestration.runs.history",
+    "proctree_dagster.orchestration.runs.opening",
+    "proctree_dagster.orchestration.runs.outbox_delivery",
+)
+"""The modules that read and create runs."""
+
+_lock = threading.Lock()
+_loaded = threading.Event()
+_thread: threading.Thread | None = None
+
+
+def begin() -> None:
+    """Import Dagster in a thread, unless that was begun or done."""
+    global _thread
+    with _lock:
+        if not _loaded.is_set() and _thread is None:
+            _thread = HelperThread(_load, "proctree-dagster-import")
+            _thread.start()
+
+
+def wait(seconds: float) -> bool:
+    """Begin the import if need be, and return whether it is done within ``seconds``."""
+    begin()
+    return _loaded.wait(seconds)
+
+
+def _load() -> None:
+    global _thread
+    try:
+        for name in NEEDED:
+            importlib.import_module(name)
+        _loaded.set()
+    except Exception:  # the next page tries again; until then pages show what Django knows
+        logger.exception("Dagster can't be imported.")
+    finally:
+        with _lock:
+            _thread = None
+
+
+def _begin_anew() -> None:
+    """Forget the thread in a forked child, which has none."""
+    global _lock, _loaded, _thread
+    is_loaded = _loaded.is_set()
+    _lock, _loaded, _thread = threading.Lock(), threading.Event(), None
+    if is_loaded:
+        _loaded.set()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
