@@ -258,7 +258,7 @@ def reference_to(func: Function) -> str:
     for key, owners in list(_registry.items()):
         if len(owners) == 1 and owners[0].decorated and _equal(owners[0].func, func):
             return key
-    reason = _why_not_nameable(func)
+    reason = _naming_problem(func)
     if reason is not None:
         raise FunctionNotNameable(
             f"{reason}, so no other process can find it. Move it to the top level of a module, "
@@ -304,7 +304,7 @@ def local_functions(tree: str) -> Mapping[str, Function]:
     return _local.get(tree, {})
 
 
-def _why_not_nameable(func: Function) -> str | None:
+def _naming_problem(func: Function) -> str | None:
     if isinstance(func, partial):
         return f"{_shown(func)} is a partial"
     qualname = getattr(func, "__qualname__", None)
@@ -327,7 +327,7 @@ def _why_not_nameable(func: Function) -> str | None:
         return f"{describe(func)} can't be found under that name"
     if found != func:
         return f"{describe(func)} is something else under that name"
-    return _why_not_callable(func)
+    return _calling_problem(func)
 
 
 def _was_typed(func: Function, module: object) -> bool:
@@ -415,13 +415,13 @@ def _attribute_named(reference: str, module: ModuleType, qualname: str) -> Funct
         raise FunctionNotFound(f"{reference!r} names nothing: {error}.") from error
     if not callable(func):
         raise FunctionNotFound(f"{reference!r} is {type(func).__name__}, which can't be called.")
-    why_not = _why_not_callable(func)
-    if why_not is not None:
-        raise FunctionNotFound(f"{reference!r} can't be a process: {why_not}.")
+    problem = _calling_problem(func)
+    if problem is not None:
+        raise FunctionNotFound(f"{reference!r} can't be a process: {problem}.")
     return func  # type: ignore[no-any-return]  # callable, as was just checked
 
 
-def _why_not_callable(func: Any) -> str | None:
+def _calling_problem(func: Any) -> str | None:
     if issubclass(type(func), type):
         return f"{describe(func)} is a class; name a function or a static or class method"
     return None

@@ -354,9 +354,9 @@ def subscribe_tree_to_trigger(
         process_tree=row,
         enabled=values.get("enabled", True if subscription is None else subscription.enabled),
     )
-    why_not = planned.why_not_enabled()
-    if why_not is not None:
-        raise FunctionNotNameable(why_not)
+    problem = planned.enabling_problem()
+    if problem is not None:
+        raise FunctionNotNameable(problem)
     with writing(TriggerSubscription):
         subscription, _ = TriggerSubscription.objects.update_or_create(
             trigger=fired_by, process_tree=row, defaults=values

@@ -174,7 +174,7 @@ class TreeLink(models.Model):
         super().clean()
         if self.source_id is None or self.target_id is None:
             return  # a field's problem, or a tree that is not saved yet: nothing leads to it
-        problem = TreeLink.objects.circle_made_by([self]) or self.target.why_not_unattended()
+        problem = TreeLink.objects.circle_made_by([self]) or self.target.unattended_problem()
         if problem is not None:
             raise ValidationError(problem)
 

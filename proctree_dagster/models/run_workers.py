@@ -14,7 +14,7 @@ class RunWorker(models.Model):
         _("run id"),
         max_length=36,
         unique=True,
-        help_text=_("Whoever inserts the row has taken the run: there is one for each run."),
+        help_text=_("One row for each run: the worker that inserts it has taken the run."),
     )
     host = models.CharField(_("host"), max_length=255, blank=True)
     boot_id = models.CharField(_("boot id"), max_length=255, blank=True)
@@ -29,15 +29,15 @@ class RunWorker(models.Model):
         help_text=_("Whether the process exists for this run only, so that it may be killed."),
     )
     taken_at = models.DateTimeField(_("taken at"))
-    beat_at = models.DateTimeField(_("last sign of life"))
+    beat_at = models.DateTimeField(_("last heartbeat"))
     beats = models.BigIntegerField(
-        _("signs of life"), default=0, help_text=_("How many there were: each changes it.")
+        _("heartbeats"), default=0, help_text=_("How many there were: each changes it.")
     )
     suspected_at = models.DateTimeField(
         _("suspected at"),
         null=True,
         blank=True,
-        help_text=_("When it was noticed that it is silent; its next sign of life clears it."),
+        help_text=_("When heartbeats were found to be missing; the next one clears it."),
     )
     cancel_requested_at = models.DateTimeField(_("cancel requested at"), null=True, blank=True)
     ended_at = models.DateTimeField(

@@ -61,7 +61,7 @@ class ProcessTreeSchedule(ClockFieldsModel):
     enabled = models.BooleanField(
         _("enabled"),
         default=True,
-        help_text=_("A schedule that is not enabled skips its due times, and says so in Dagster."),
+        help_text=_("A disabled schedule skips its due times; Dagster shows them as skipped."),
     )
     interval_minutes = models.PositiveIntegerField(
         _("interval in minutes"),
@@ -179,7 +179,7 @@ class ProcessTreeSchedule(ClockFieldsModel):
         _("stopped in Dagster"),
         default=False,
         editable=False,
-        help_text=_("Whether Dagster's own switch of the schedule is off, when last looked at."),
+        help_text=_("Whether Dagster's own switch of the schedule was off at the last check."),
     )
 
     class Meta:
@@ -235,9 +235,9 @@ class ProcessTreeSchedule(ClockFieldsModel):
             except ScheduleError as error:
                 problems["cron"] = str(error)
         if self.enabled and self.process_tree_id is not None:
-            why_not = self.process_tree.why_not_unattended()
-            if why_not is not None:
-                problems["enabled"] = why_not
+            problem = self.process_tree.unattended_problem()
+            if problem is not None:
+                problems["enabled"] = problem
         if problems:
             raise ValidationError(problems)
 

@@ -14,7 +14,7 @@ class StepWorker(models.Model):
     )
     worker = models.TextField(_("worker"), help_text=_("The process, as JSON."))
     beats = models.BigIntegerField(
-        _("signs of life"), default=0, help_text=_("How many there were: each changes it.")
+        _("heartbeats"), default=0, help_text=_("How many there were: each changes it.")
     )
     started_at = models.DateTimeField(_("started at"), auto_now_add=True, db_index=True)
     ended_at = models.DateTimeField(_("ended at"), null=True, blank=True)

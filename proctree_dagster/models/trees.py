@@ -255,7 +255,7 @@ class ProcessTree(models.Model):
             *(f"it follows the tree {link.source.name!r}" for link in self.links_in.all()),
         ]
 
-    def why_not_unattended(self) -> str | None:
+    def unattended_problem(self) -> str | None:
         """Return why nothing can run the tree but the process that saved it, if that is so."""
         processes = unnameable({"processes": self.processes})
         if not processes:

@@ -98,7 +98,7 @@ class Trigger(ClockFieldsModel):
     enabled = models.BooleanField(
         _("enabled"),
         default=True,
-        help_text=_("One that is not enabled does not fire, and lets no process run."),
+        help_text=_("A disabled trigger does not fire, and processes that wait for it do not run."),
     )
     state = models.CharField(
         _("state"),
@@ -112,13 +112,13 @@ class Trigger(ClockFieldsModel):
         default=dict,
         blank=True,
         help_text=_(
-            "What it asks, as JSON. event: nothing; condition: field or model and filter, "
+            "What makes it fire, as JSON. event: nothing; condition: field or model and filter, "
             "operator, value; schedule: interval_minutes and start_time, or cron; custom: "
             "function; outdated_check: model, date_field, max_age_minutes."
         ),
     )
     check_count = models.PositiveBigIntegerField(
-        _("checks"), default=0, editable=False, help_text=_("How often it was asked.")
+        _("checks"), default=0, editable=False, help_text=_("How often it was checked.")
     )
     fire_count = models.PositiveBigIntegerField(
         _("fires"), default=0, editable=False, help_text=_("How often it has fired.")
@@ -321,15 +321,15 @@ class TriggerSubscription(models.Model):
             self.context = contexts.encode({} if self.context is None else self.context)
         except ContextError as error:
             raise ValidationError({"context": str(error)}) from error
-        why_not = self.why_not_enabled()
-        if why_not is not None:
-            raise ValidationError({"enabled": why_not})
+        problem = self.enabling_problem()
+        if problem is not None:
+            raise ValidationError({"enabled": problem})
 
-    def why_not_enabled(self) -> str | None:
+    def enabling_problem(self) -> str | None:
         """Return why an enabled subscription can't run its tree; ``None`` if it can."""
         if not self.enabled or self.process_tree_id is None:
             return None
-        return self.process_tree.why_not_unattended()
+        return self.process_tree.unattended_problem()
 
     @staticmethod
     def read_for(trees: Iterable[ProcessTree]) -> None:

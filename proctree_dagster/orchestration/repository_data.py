@@ -38,7 +38,7 @@ from ..support.connections import fresh_connections
 from ..support.row_reading import readable
 from .automation import outbox_sensor
 from .runs import opening, run_taking
-from .serving.job_snapshots import KnownJob, known
+from .serving.job_snapshots import SnapshotJob, snapshot_job
 from .serving.schedule_status import look_at_switches
 from .translator import ProcessTreeTranslator
 from .tree_records import TreeRecord, from_row
@@ -54,7 +54,7 @@ SNAPSHOT_SECONDS = 1.0
 SWITCHES_SECONDS = 30.0
 """Seconds that the known state of Dagster's switches is valid."""
 
-KEPT_JOBS = 200
+MAX_FULL_JOBS = 200
 """Size of the LRU cache of full JobDefinitions (about 100 KiB each).
 
 For all other jobs only the compressed snapshot is cached (about 3 KiB; see
@@ -89,12 +89,12 @@ class LiveRepositoryData(RepositoryData):
         self._switches_at: float | None = None
         self._open = ExitStack()
         self._instance: DagsterInstance | None = None
-        self._whole: OrderedDict[str, Built] = OrderedDict()
+        self._full_jobs: OrderedDict[str, Built] = OrderedDict()
         self._listed: dict[str, Built] = {}
         self._scheduled: list[ScheduleDefinition] = []
         self._listed_of: dict[str, ProcessTree] | None = None
         self._scheduled_of: dict[str, ProcessTree] | None = None
-        self._told: dict[str, str | None] = {}
+        self._logged: dict[str, str | None] = {}
 
     def get_top_level_resources(self) -> Mapping[str, ResourceDefinition]:
         """None: a tree's run needs its context only."""
@@ -113,10 +113,10 @@ class LiveRepositoryData(RepositoryData):
                     self._listed = {name: self._list(row) for name, row in rows.items()}
                 self._listed_of = rows
                 self._keep_for_this_refresh(rows)
-                for gone in self._told.keys() - rows.keys():
-                    del self._told[gone]
+                for gone in self._logged.keys() - rows.keys():
+                    del self._logged[gone]
             return [
-                job.copy(listed=True) if isinstance(job, KnownJob) else job
+                job.copy(listed=True) if isinstance(job, SnapshotJob) else job
                 for _, job, _ in self._listed.values()
             ]
 
@@ -137,7 +137,7 @@ class LiveRepositoryData(RepositoryData):
         row = self._get(job_name)
         listed = self._listed.get(job_name)
         if listed is not None and listed.key == _key(row) and listed.problem is None:
-            return listed.job.copy() if isinstance(listed.job, KnownJob) else listed.job
+            return listed.job.copy() if isinstance(listed.job, SnapshotJob) else listed.job
         return self._build(row).job
 
     def get_all_schedules(self) -> Sequence[ScheduleDefinition]:
@@ -291,30 +291,30 @@ class LiveRepositoryData(RepositoryData):
 
     def _list(self, row: ProcessTree) -> Built:
         """Return a tree's job for a list; built again only if the tree has changed."""
-        kept = self._listed.get(row.job_name)
+        cached = self._listed.get(row.job_name)
         if (
-            kept is not None
-            and kept.key == _key(row)
+            cached is not None
+            and cached.key == _key(row)
             # A broken tree may be repaired without a new revision.
-            and (kept.problem is None or kept.problem == self._record(row).problem)
+            and (cached.problem is None or cached.problem == self._record(row).problem)
         ):
-            return kept
-        built, name = self._build(row, keep=False), row.job_name
-        stand_in = known(built.job, lambda: self._whole_job(name))
+            return cached
+        built, name = self._build(row, cache=False), row.job_name
+        stand_in = snapshot_job(built.job, lambda: self._full_job(name))
         return built if stand_in is None else built._replace(job=stand_in)
 
-    def _whole_job(self, job_name: str) -> JobDefinition:
+    def _full_job(self, job_name: str) -> JobDefinition:
         row = self._rows.get(job_name) or self._get(job_name)
         return self._build(row).job
 
-    def _build(self, row: ProcessTree, *, keep: bool = True) -> Built:
+    def _build(self, row: ProcessTree, *, cache: bool = True) -> Built:
         """Build a tree's job, or return the cached one of the same revision."""
         key = _key(row)
         with self._lock:
-            kept = self._whole.get(row.job_name)
-            if kept is not None and kept.key == key:
-                self._whole.move_to_end(row.job_name)
-                return kept
+            cached = self._full_jobs.get(row.job_name)
+            if cached is not None and cached.key == key:
+                self._full_jobs.move_to_end(row.job_name)
+                return cached
         record = self._record(row)
         try:
             job = self._translator.job(record)
@@ -325,22 +325,22 @@ class LiveRepositoryData(RepositoryData):
             job = ProcessTreeTranslator().job(record)
         built = Built(key, job, record.problem)
         with self._lock:
-            if keep and record.problem is None:  # a broken tree may be repaired
-                self._whole[row.job_name] = built
-                if len(self._whole) > KEPT_JOBS:
-                    self._whole.popitem(last=False)
-            self._tell(row.job_name, record)
+            if cache and record.problem is None:  # a broken tree may be repaired
+                self._full_jobs[row.job_name] = built
+                if len(self._full_jobs) > MAX_FULL_JOBS:
+                    self._full_jobs.popitem(last=False)
+            self._log_problem(row.job_name, record)
         return built
 
     def _record(self, row: ProcessTree) -> TreeRecord:
         with fresh_connections():  # importing a function's module may ask the database
             return from_row(row)
 
-    def _tell(self, job_name: str, record: TreeRecord) -> None:
+    def _log_problem(self, job_name: str, record: TreeRecord) -> None:
         """Log that a tree is broken, or no longer broken; once, not at every refresh."""
-        if self._told.get(job_name) == record.problem:
+        if self._logged.get(job_name) == record.problem:
             return
-        self._told[job_name] = record.problem
+        self._logged[job_name] = record.problem
         if record.problem is None:
             logger.info("The process tree %r is whole again.", record.name)
         else:

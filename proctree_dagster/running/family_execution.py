@@ -55,7 +55,7 @@ def execute_family(name: str, context: Mapping[str, Any] | None = None) -> Famil
         The first run was interrupted; runs beside it were finished, and no other was started.
     """
     row = tree_runs.get_row(name)
-    whole = {**row.default_context, **contexts.encode(context or {})}
+    merged = {**row.default_context, **contexts.encode(context or {})}
     first_id = str(uuid.uuid4())
     plan = tree_links.plan_family(row, first_id)
     for problem in plan.problems:
@@ -70,7 +70,7 @@ def execute_family(name: str, context: Mapping[str, Any] | None = None) -> Famil
 
     def follow(planned: PlannedRun) -> Results:
         before = {names[run_id]: futures[run_id] for run_id in planned.after}
-        return _run_after(before, planned, whole)
+        return _run_after(before, planned, merged)
 
     beside = [] if in_any_transaction() else plan.runs
     with ThreadPoolExecutor(max_workers=max(1, len(beside))) as pool:
@@ -86,7 +86,7 @@ def execute_family(name: str, context: Mapping[str, Any] | None = None) -> Famil
         futures[planned.run_id] = Future()
         futures[planned.run_id].set_result(follow(planned))
     followers = {planned.tree.name: futures[planned.run_id].result() for planned in plan.runs}
-    _leave_to_dagster(plan, followers, whole)
+    _leave_to_dagster(plan, followers, merged)
     failed = [name for name, each in followers.items() if not each["success"]]
     family = FamilyResults(**results, followers=followers, failed_followers=failed)
     family["success"] = family["success"] and not failed

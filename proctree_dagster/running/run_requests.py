@@ -57,8 +57,8 @@ def request_row(
         The context can't be stored.
     """
     validate_tree(row.to_dict())
-    whole = {**row.default_context, **contexts.encode(context or {})}
-    requested = run_outbox.add(row, whole, {**(run_tags or {}), tags.TRIGGERED_BY: triggered_by})
+    merged = {**row.default_context, **contexts.encode(context or {})}
+    requested = run_outbox.add(row, merged, {**(run_tags or {}), tags.TRIGGERED_BY: triggered_by})
     run_id = str(requested.run_id)
     after_commit(lambda: deliver_soon([run_id]))
     return run_id

@@ -120,13 +120,13 @@ def execute_row(
     }
     if due is not None:
         all_tags[tags.DUE] = schedule_claims.due_tag(due)
-    whole = {**row.default_context, **contexts.encode(context or {})}
+    merged = {**row.default_context, **contexts.encode(context or {})}
     if triggered_by == "python":
         _warn_of_unknown_keys(row, context)
     record = tree_records.from_row(row, given or None)
     return _execute(
         record,
-        whole,
+        merged,
         all_tags,
         bool(given),
         on_progress,
@@ -178,10 +178,10 @@ def execute_spec(
     record = tree_records.from_spec(
         spec, registry, default_context, job_name=row.job_name if row is not None else None
     )
-    whole = {**default_context, **contexts.encode(context or {})}
+    merged = {**default_context, **contexts.encode(context or {})}
     options = options or RunOptions()
     run_tags = {tags.TRIGGERED_BY: "python", **_cache_tags(options.use_cache)}
-    return _execute(record, whole, run_tags, True, None, options)
+    return _execute(record, merged, run_tags, True, None, options)
 
 
 def submit_row(
@@ -223,7 +223,7 @@ def submit_row(
     from ..orchestration.configured import translator
     from ..orchestration.runs import create, opening
 
-    whole = {**row.default_context, **contexts.encode(context or {})}
+    merged = {**row.default_context, **contexts.encode(context or {})}
     validate_tree(row.to_dict())
     if triggered_by == "python":
         _warn_of_unknown_keys(row, context)
@@ -234,7 +234,7 @@ def submit_row(
         **_cache_tags(use_cache),
     }
     if isolation.is_active():
-        run_id = str(run_outbox.add(row, whole, all_tags).run_id)
+        run_id = str(run_outbox.add(row, merged, all_tags).run_id)
         logger.info("A test has submitted %r: run %s is recorded, and not run.", row.name, run_id)
         return SubmittedRun(run_id, webserver.run_url(run_id))
     with opening.open_instance(persistent=True) as instance:
@@ -243,7 +243,7 @@ def submit_row(
 
     def submit() -> None:
         with opening.open_instance(persistent=True) as instance:
-            run = create.create_run(instance, job, whole, all_tags, run_id=run_id)
+            run = create.create_run(instance, job, merged, all_tags, run_id=run_id)
             create.submit(instance, run)
 
     # Not before the commit: the daemon would query rows that are not visible yet.

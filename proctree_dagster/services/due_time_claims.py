@@ -148,7 +148,7 @@ def take(job_name: str, due: dt.datetime, run_id: str, worker: str = "") -> Take
         if schedule is None:
             return Skip(f"The schedule that was due at {_say(due)} is gone.")
         if schedule.claim != due or not schedule.enabled:
-            return _why_not_taken(schedule, due, run_id)
+            return _taken_or_skipped(schedule, due, run_id)
         now = timezone.now()
         changes: dict[str, object] = {
             **{"claim": None, "claimed_at": None},
@@ -178,7 +178,7 @@ def end(run_id: str, status: RunStatus) -> None:
     ProcessTreeSchedule.objects.filter(last_run_id=run_id).update(last_run_status=status)
 
 
-def _why_not_taken(schedule: ProcessTreeSchedule, due: dt.datetime, run_id: str) -> Taken | Skip:
+def _taken_or_skipped(schedule: ProcessTreeSchedule, due: dt.datetime, run_id: str) -> Taken | Skip:
     if schedule.last_run_id == run_id:
         return Taken(due, 1)  # by this very run
     if schedule.last_due == due:

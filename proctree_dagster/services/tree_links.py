@@ -108,7 +108,7 @@ def problems(name: str, row: ProcessTree | None, followers: Iterable[str]) -> li
     rows = ProcessTree.objects.filter(name__in=wanted)
     found = {each.name: each.pk for each in rows}
     result = [_unknown(each, name) for each in sorted(wanted - found.keys() - {name})]
-    result += [why_not for each in rows if (why_not := each.why_not_unattended()) is not None]
+    result += [problem for each in rows if (problem := each.unattended_problem()) is not None]
     if row is None:
         return [*result, *(["A tree can't follow itself."] if name in wanted else [])]
     for each in sorted(found):

@@ -105,14 +105,14 @@ def fire(
         runs = []
         for subscription in readable(subscriptions.with_names_of_trees()):
             try:
-                whole = {**encode(subscription.context), **given}
+                merged = {**encode(subscription.context), **given}
             except ContextError:  # written by SQL: the other trees still run
                 logger.exception("The subscription of %s is invalid.", subscription)
                 continue
             run_id = (run_ids or {}).get(subscription.process_tree_id)
             named = {**tagging.of_row(subscription.tags), **(run_tags or {})}
             all_tags = {**named, **_launched_by(trigger, named, sensor), **ours}
-            runs.append(run_outbox.add(subscription.process_tree, whole, all_tags, run_id=run_id))
+            runs.append(run_outbox.add(subscription.process_tree, merged, all_tags, run_id=run_id))
         return tuple(runs)
 
 

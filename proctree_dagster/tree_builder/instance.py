@@ -460,7 +460,7 @@ class ProcessTreeInstance(TreeDraft):
         """Refuse a tree that no worker can run, as it is here and as it is saved."""
         draft = self._export()
         reasons = [*draft.unnameable, *draft.problems]
-        saved = row.why_not_unattended()
+        saved = row.unattended_problem()
         if saved is not None and not reasons:
             reasons.append(saved)
         if reasons:

@@ -259,9 +259,9 @@ def _deliver(instance: DagsterInstance, row: OutboxRun, run_tags: Mapping[str, s
         record = records.from_row(tree)
         if record.problem is not None:
             raise ProctreeError(record.problem)
-        whole = contexts.encode({**tree.default_context, **row.context})
+        merged = contexts.encode({**tree.default_context, **row.context})
         try:
-            runs.create_run(instance, translator().job(record), whole, run_tags, run_id=run_id)
+            runs.create_run(instance, translator().job(record), merged, run_tags, run_id=run_id)
         except DagsterRunAlreadyExists:
             logger.info("Run %s was created by another process meanwhile.", run_id)
     # A run that is queued twice may be launched twice; a delayed deliverer has lost its lease.

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 _WITHOUT_ASSETS = GraphDefinition(name="without_assets", node_defs=[]).to_job().asset_layer
 
 
-class KnownJob(JobDefinition):
+class SnapshotJob(JobDefinition):
     """A cached snapshot of a job that answers a host's queries; the full job answers all others.
 
     ``JobDefinition.__init__`` is not called: it creates what this class saves.
@@ -45,22 +45,22 @@ class KnownJob(JobDefinition):
 
     def __init__(self, job: JobDefinition, build: Callable[[], JobDefinition]) -> None:
         self._name = job.name
-        self._known_tags = job.tags
+        self._tags_of_job = job.tags
         self._owners = job.owners
         # Not by the job's own method, which makes an index of the snapshot, too.
         text = snapshot_text(job).encode()
         # As ``JobSnap.snapshot_id`` does, which would write the snapshot once more.
         self._snapshot_id = hashlib.sha1(text, usedforsecurity=False).hexdigest()
         self._packed = zlib.compress(text, 1)
-        self._whole = build
+        self._build = build
 
     def __getattr__(self, name: str) -> Any:
         """Delegate to the full job; inherited methods find its attributes here, too."""
         if name.startswith("__"):  # ``copy`` reads it before any attribute exists
             raise AttributeError(name)
-        return getattr(self._whole(), name)
+        return getattr(self._build(), name)
 
-    def copy(self, *, listed: bool = False) -> "KnownJob":
+    def copy(self, *, listed: bool = False) -> "SnapshotJob":
         """Return a copy to pass on, as Dagster's methods cache data on a job.
 
         Parameters
@@ -68,7 +68,7 @@ class KnownJob(JobDefinition):
         listed:
             Whether it is for a list of jobs.
         """
-        kind = ListedJob if listed else KnownJob
+        kind = ListedSnapshotJob if listed else SnapshotJob
         result = kind.__new__(kind)
         result.__dict__.update(self.__dict__)
         return result
@@ -87,35 +87,35 @@ class KnownJob(JobDefinition):
 
     def get_job_index(self) -> Any:
         """Delegate to the full job."""
-        return self._whole().get_job_index()
+        return self._build().get_job_index()
 
     @property
     def tags(self) -> Mapping[str, str]:
         """The job's."""
-        return self._known_tags
+        return self._tags_of_job
 
     @property
     def run_config(self) -> None:
-        """None, as ``known`` has checked."""
+        """None, as ``snapshot_job`` has checked."""
         return None
 
     @property
     def partitions_def(self) -> None:
-        """None, as ``known`` has checked."""
+        """None, as ``snapshot_job`` has checked."""
         return None
 
     @property
     def automation_condition(self) -> None:
-        """None, as ``known`` has checked."""
+        """None, as ``snapshot_job`` has checked."""
         return None
 
     @property
     def asset_layer(self) -> Any:
-        """No assets, as ``known`` has checked."""
+        """No assets, as ``snapshot_job`` has checked."""
         return _WITHOUT_ASSETS
 
 
-class ListedJob(KnownJob):
+class ListedSnapshotJob(SnapshotJob):
     """A job in a list of all."""
 
     @property
@@ -124,10 +124,10 @@ class ListedJob(KnownJob):
         return ()
 
 
-def known(job: JobDefinition, build: Callable[[], JobDefinition]) -> KnownJob | None:
-    """Return the cached snapshot of a job (see ``KnownJob``); ``None`` if it would not be enough.
+def snapshot_job(job: JobDefinition, build: Callable[[], JobDefinition]) -> SnapshotJob | None:
+    """Return a job's cached snapshot; ``None`` if hosts need more of the job than its snapshot.
 
-    It is ``None`` where this Dagster does not allow it: then full jobs are listed.
+    It is ``None`` where this Dagster does not allow it, too: then full jobs are listed.
     """
     if not is_on(JOB_SNAPSHOTS):
         return None
@@ -140,7 +140,7 @@ def known(job: JobDefinition, build: Callable[[], JobDefinition]) -> KnownJob | 
         or assets.external_job_asset_keys
         or assets.asset_graph.asset_check_keys
     )
-    return None if has_more else KnownJob(job, build)
+    return None if has_more else SnapshotJob(job, build)
 
 
 # Writing snapshots

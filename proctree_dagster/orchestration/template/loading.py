@@ -31,7 +31,7 @@ def sockets() -> set[int]:
     return {each.fd for each in psutil.Process().net_connections("all")}
 
 
-def why_not_fork() -> str | None:
+def fork_problem() -> str | None:
     """Return why this process must not be forked, or ``None``."""
     count = threading.active_count()
     tasks = Path("/proc/self/task")
@@ -108,4 +108,4 @@ def examine(origin: RepositoryPythonOrigin) -> str | None:
     before = sockets()
     imports.keep_libraries_from_threads()
     load(origin)
-    return why_not_fork() or connections_left(before)
+    return fork_problem() or connections_left(before)

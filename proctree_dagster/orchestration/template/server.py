@@ -43,7 +43,7 @@ from ..launching.releases import Release
 from ..launching.template_client import IdleTimeouts
 from ..launching.workers import started
 from . import preload
-from .loading import be_heard, connections_left, examine, load, sockets, why_not_fork
+from .loading import be_heard, connections_left, examine, fork_problem, load, sockets
 from .worker import SIGNALS, UNWANTED, adopt_orphans, be_worker, report_death, send
 
 logger = logging.getLogger("proctree_dagster.orchestration.template")
@@ -194,7 +194,7 @@ class Template:
 
     def _launch(self, connection: socket.socket, serialized: str) -> None:
         args = deserialize_value(serialized, ExecuteRunArgs)
-        problem = why_not_fork() or self._connected
+        problem = fork_problem() or self._connected
         if problem is None:
             self.children[self._fork(connection, args)] = serialized  # it answers itself
             return

@@ -584,9 +584,9 @@ def test_threads_are_counted_before_a_fork() -> None:
             "-c",
             "from proctree_dagster.orchestration.template import loading\n"
             "import threading\n"
-            "print(loading.why_not_fork())\n"
+            "print(loading.fork_problem())\n"
             "threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
-            "print(loading.why_not_fork())\n",
+            "print(loading.fork_problem())\n",
         ],
         stdout=subprocess.PIPE,
         text=True,

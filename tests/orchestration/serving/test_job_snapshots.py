@@ -32,7 +32,11 @@ from proctree_dagster.orchestration.execution.tree_run import RUN_RESOURCE, WORK
 from proctree_dagster.orchestration.repository import build_repository
 from proctree_dagster.orchestration.repository_data import LiveRepositoryData
 from proctree_dagster.orchestration.serving import job_snapshots as listing
-from proctree_dagster.orchestration.serving.job_snapshots import KnownJob, known, snapshot_text
+from proctree_dagster.orchestration.serving.job_snapshots import (
+    SnapshotJob,
+    snapshot_job,
+    snapshot_text,
+)
 from proctree_dagster.orchestration.serving.launchpad import context_mapping
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.orchestration.tree_records import TreeRecord, from_row
@@ -164,60 +168,60 @@ def test_memory_stays_flat_over_a_thousand_refreshes(trees: list[ProcessTree]) -
     assert objects() - before < 500
 
 
-def test_whole_jobs_are_kept_up_to_a_number(
+def test_full_jobs_are_cached_up_to_a_number(
     trees: list[ProcessTree], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(repository_data, "KEPT_JOBS", 5)
+    monkeypatch.setattr(repository_data, "MAX_FULL_JOBS", 5)
     live = LiveRepositoryData(ProcessTreeTranslator())
     jobs = [live.get_job(tree.job_name) for tree in trees]
     assert live.get_job(trees[-1].job_name) is jobs[-1]
     assert live.get_job(trees[0].job_name) is not jobs[0]
-    assert len(live._whole) == 5
+    assert len(live._full_jobs) == 5
 
 
 # The stand-in
 
 
 @pytest.fixture
-def whole(trees: list[ProcessTree]) -> JobDefinition:
+def full(trees: list[ProcessTree]) -> JobDefinition:
     return ProcessTreeTranslator().job(from_row(trees[0]))
 
 
 @pytest.fixture
-def stand_in(whole: JobDefinition) -> KnownJob:
-    result = known(whole, lambda: whole)
+def stand_in(full: JobDefinition) -> SnapshotJob:
+    result = snapshot_job(full, lambda: full)
     assert result is not None
     return result.copy()
 
 
 def test_a_stand_in_says_in_a_list_what_the_job_says(
-    whole: JobDefinition, stand_in: KnownJob
+    full: JobDefinition, stand_in: SnapshotJob
 ) -> None:
     listed = stand_in.copy(listed=True)
-    assert JobRefSnap.from_job_def(listed) == JobRefSnap.from_job_def(whole)
-    assert stand_in.partitions_def is whole.partitions_def is None
+    assert JobRefSnap.from_job_def(listed) == JobRefSnap.from_job_def(full)
+    assert stand_in.partitions_def is full.partitions_def is None
 
 
 def test_a_list_of_stand_ins_is_what_a_list_of_jobs_is(
     trees: list[ProcessTree], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_ins = refresh(LiveRepositoryData(ProcessTreeTranslator()))
-    monkeypatch.setattr(repository_data, "known", lambda job, build: None)
+    monkeypatch.setattr(repository_data, "snapshot_job", lambda job, build: None)
     jobs = refresh(LiveRepositoryData(ProcessTreeTranslator()))
     assert serialize_value(stand_ins) == serialize_value(jobs)
 
 
 def test_a_stand_in_that_is_asked_for_more_answers_as_the_job(
-    whole: JobDefinition, stand_in: KnownJob
+    full: JobDefinition, stand_in: SnapshotJob
 ) -> None:
     def snap(job: JobDefinition) -> str:
         return serialize_value(JobDataSnap.from_job_def(job, include_parent_snapshot=True))
 
-    assert snap(stand_in) == snap(whole)
+    assert snap(stand_in) == snap(full)
     assert JobSnap.from_job_def(stand_in).snapshot_id == stand_in.get_job_snapshot_id()
-    assert stand_in.description == whole.description
-    assert stand_in.graph is whole.graph
-    assert stand_in.executor_def is whole.executor_def
+    assert stand_in.description == full.description
+    assert stand_in.graph is full.graph
+    assert stand_in.executor_def is full.executor_def
     assert stand_in.get_subset(op_selection=["one"]).graph.node_names() == ["one"]
 
 
@@ -242,7 +246,7 @@ def test_a_job_is_looked_up_as_it_is_not_as_it_was_listed(trees: list[ProcessTre
 
 
 def test_the_id_of_a_stand_ins_snapshot_is_the_one_that_dagster_computes(
-    stand_in: KnownJob,
+    stand_in: SnapshotJob,
 ) -> None:
     assert stand_in.get_job_snapshot_id() == stand_in.get_job_snapshot().snapshot_id
 
@@ -275,11 +279,11 @@ def test_what_is_found_out_about_a_stand_in_is_not_kept(trees: list[ProcessTree]
     assert vars(kept).keys() < vars(handed_out).keys()
 
 
-def test_a_job_that_has_more_to_say_stands_for_itself(whole: JobDefinition) -> None:
-    with_config = whole.graph.to_job(
-        name="with_config", resource_defs=whole.resource_defs, config={"resources": {}}
+def test_a_job_that_has_more_to_say_stands_for_itself(full: JobDefinition) -> None:
+    with_config = full.graph.to_job(
+        name="with_config", resource_defs=full.resource_defs, config={"resources": {}}
     )
-    assert known(with_config, lambda: with_config) is None
+    assert snapshot_job(with_config, lambda: with_config) is None
 
 
 # Writing snapshots
