@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FULL = os.environ.get("PROCTREE_ACCIDENTS") == "full"
 """Whether each accident happens as often as it was shown once: it takes a quarter of an hour."""
 
-DUE_TIMES = 200 if FULL else 40
+DUE_TIMES = 200 if FULL else 24
 DAEMONS_KILLED = 50 if FULL else 10
 CODE_SERVERS_KILLED_AT = ("ticking", "launching", "launching", "ticking")[: 4 if FULL else 2]
 DATABASES_KILLED = 8 if FULL else 2
@@ -51,7 +51,7 @@ def database(request: pytest.FixtureRequest) -> dict[str, Any] | None:
 def test_of_many_due_times_sixteen_processes_and_a_daemon_run_each_once(
     tmp_path: Path, database: dict[str, Any] | None
 ) -> None:
-    stack = Accidents(tmp_path, trees=40, database=database)
+    stack = Accidents(tmp_path, trees=40 if FULL else 24, database=database)
     try:
         stack.prepare()
         stack.give_due_times()  # what is overdue is ticked every minute

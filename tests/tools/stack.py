@@ -46,7 +46,7 @@ def wait_for(what: str, ask: Callable[[], T | None], seconds: float = 60) -> T:
         if time.monotonic() > deadline:
             raise AssertionError(f"waited {seconds:.0f} s in vain for {what}")
         time.sleep(pause)
-        pause = min(2 * pause, 0.3)
+        pause = min(2 * pause, 0.5)
 
 
 class Stack:
