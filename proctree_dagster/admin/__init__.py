@@ -7,6 +7,9 @@ Django, which finds it by its name, and a project that subclasses a page.
 Importing it must not import Dagster: every Django command loads the admin.
 """
 
+from django.contrib.admin import AdminSite
+
+from ..models import OutboxRun, Overview, ProcessTree, ProcessTreeSchedule, Run, Trigger
 from .outbox import OutboxRunAdmin
 from .overview import OverviewAdmin
 from .permissions import FIRE, NAME_FUNCTIONS, RUN
@@ -15,9 +18,37 @@ from .schedules import ProcessTreeScheduleAdmin
 from .trees import ProcessTreeAdmin
 from .triggers import TriggerAdmin
 
+PAGES = {
+    Overview: OverviewAdmin,
+    ProcessTree: ProcessTreeAdmin,
+    Run: RunAdmin,
+    ProcessTreeSchedule: ProcessTreeScheduleAdmin,
+    Trigger: TriggerAdmin,
+    OutboxRun: OutboxRunAdmin,
+}
+"""The pages of each model."""
+
+
+def register(site: AdminSite) -> None:
+    """Register all pages on an admin site of the project's own.
+
+    A model that the site has already, with a page of the project's, is left as it is. Django's
+    default site has them without this call.
+
+    Parameters
+    ----------
+    site:
+        The site.
+    """
+    for model, page in PAGES.items():
+        if not site.is_registered(model):
+            site.register(model, page)
+
+
 __all__ = [
     "FIRE",
     "NAME_FUNCTIONS",
+    "PAGES",
     "RUN",
     "OutboxRunAdmin",
     "OverviewAdmin",
@@ -25,4 +56,5 @@ __all__ = [
     "ProcessTreeScheduleAdmin",
     "RunAdmin",
     "TriggerAdmin",
+    "register",
 ]

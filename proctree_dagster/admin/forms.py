@@ -1,47 +1,232 @@
 """Forms that several pages share."""
 
-from collections.abc import Mapping
-from typing import Any
+import json
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from django import forms
+from django.contrib.admin.widgets import AdminRadioSelect
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
+from django.db import models
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from ..models import ProcessTreeSchedule, TriggerType
+from .. import context as contexts
+from ..exceptions import ContextError
+from ..models import ProcessTree, ProcessTreeSchedule, TriggerType
+
+MayRun = Callable[[ProcessTree], bool]
+"""Returns whether the user of a form may run a tree."""
+
+
+class JsonWidget(forms.Textarea):
+    """A box for JSON, one line for each key."""
+
+    def __init__(self, attrs: dict[str, Any] | None = None) -> None:
+        defaults = {"class": "vLargeTextField pt-json", "rows": 8, "spellcheck": "false"}
+        super().__init__({**defaults, **(attrs or {})})
+
+
+class JsonField(forms.JSONField):
+    """JSON as a person types it: indented, and an error names its line and its column."""
+
+    widget = JsonWidget
+
+    def prepare_value(self, value: Any) -> Any:
+        """Return the text in the box; what was typed, if that is not valid."""
+        text = super().prepare_value(value)
+        try:
+            parsed = json.loads(text)
+        except (TypeError, ValueError, RecursionError):
+            return text
+        if isinstance(value, str):  # typed
+            return text
+        return json.dumps(parsed, ensure_ascii=False, indent=2)
+
+    def to_python(self, value: Any) -> Any:
+        """Parse the text. A key that is given twice is an error, as one would be dropped."""
+        if isinstance(value, str) and value.strip():
+            try:
+                json.loads(value, object_pairs_hook=_without_duplicates)
+            except json.JSONDecodeError as error:
+                raise ValidationError(
+                    _("This is not valid JSON, at line %(line)d, column %(column)d: %(why)s."),
+                    code="invalid",
+                    params={"line": error.lineno, "column": error.colno, "why": error.msg},
+                ) from error
+            except (ValueError, RecursionError) as error:  # too many digits, too many brackets
+                raise ValidationError(
+                    _("This JSON can't be read: %(why)s."), code="invalid", params={"why": error}
+                ) from error
+        return super().to_python(value)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(gettext("the key %(key)r is given twice") % {"key": twice})
+    return found
+
+
+JSON_FIELDS: dict[type[Any], dict[str, Any]] = {
+    models.JSONField: {"form_class": JsonField, "widget": JsonWidget}
+}
+"""The ``formfield_overrides`` of a page with JSON on it."""
 
 
 class Form(forms.ModelForm):  # type: ignore[type-arg]
-    """Shows the errors of read-only fields, too."""
+    """Shows the errors of read-only fields, and one error for a field that can't be parsed."""
+
+    may_run: MayRun | None = None
+    """Whether the user may run a tree; see ``permissions.NeedsRunPermission``, which sets it."""
+
+    runs: ClassVar[str] = "process_tree"
+    """The field with the tree that the row makes run."""
 
     def add_error(self, field: str | None, error: Any) -> None:
-        """Add errors; for fields that the form lacks, to the form itself."""
+        """Add errors; for fields that the form lacks, to the form itself.
+
+        The model's errors for a field that has one already are left out: they are of its previous
+        value.
+        """
         if isinstance(error, ValidationError) and hasattr(error, "error_dict"):
             known: dict[str, list[Any]] = {}
             for name, each in error.error_dict.items():
+                if name in self.errors and name != NON_FIELD_ERRORS:
+                    continue
                 known.setdefault(name if name in self.fields else NON_FIELD_ERRORS, []).extend(each)
             error = ValidationError(known)
         super().add_error(field, error)
 
+    def clean(self) -> dict[str, Any] | None:
+        """Refuse a tree that the user may not run."""
+        cleaned = super().clean()
+        tree = (cleaned or {}).get(self.runs)
+        if tree is None or self.may_run is None or not self.has_changed():
+            return cleaned
+        if not self.may_run(tree):
+            told = gettext("You may not run the process tree %(tree)r.") % {"tree": str(tree)}
+            self.add_error(self.runs if self.runs in self.fields else None, told)
+        return cleaned
+
+    def has_new_context(self, *names: str) -> bool:
+        """Return whether the context is to be checked: it, or what it depends on, has changed.
+
+        A context that became invalid with a change of the code, or because a row was deleted, must
+        not prevent an operator from switching something off.
+
+        Parameters
+        ----------
+        names:
+            The fields on which its validity depends.
+        """
+        return self.instance._state.adding or not {"context", *names}.isdisjoint(self.changed_data)
+
+
+def stored_context(typed: Any) -> dict[str, Any]:
+    """Return a typed context as it is stored, if all that it names is there.
+
+    Parameters
+    ----------
+    typed:
+        The JSON.
+
+    Raises
+    ------
+    ContextError
+        It can't be stored, or names a row that does not exist.
+    """
+    encoded = contexts.encode({} if typed is None else typed)
+    contexts.decode(encoded)
+    return encoded
+
+
+INTERVAL, CRON = "interval", "cron"
+
+
+class RuleKind(forms.ChoiceField):
+    """Which of an interval and a cron counts. Left out, the one that is given does."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            label=_("due"),
+            choices=[(INTERVAL, _("every so many minutes")), (CRON, _("by a cron"))],
+            initial=INTERVAL,
+            required=False,
+            widget=AdminRadioSelect(attrs={"class": "radiolist inline"}),
+        )
+
+    def has_changed(self, initial: Any, data: Any) -> bool:
+        """Return whether another one was chosen."""
+        return bool(data) and super().has_changed(initial, data)
+
 
 class ScheduleForm(Form):
-    """Refuses a context with which no run could succeed, or with a key that nothing takes."""
+    """A schedule: an interval or a cron, and a context with which its runs can succeed."""
+
+    rule_kind = RuleKind()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.ignored: list[str] = []
+        """What was typed, or stored, and does not count: a sentence each."""
+        if "rule_kind" in self.fields and self.instance.cron:
+            self.initial.setdefault("rule_kind", CRON)
 
     def clean(self) -> dict[str, Any] | None:
-        """Compare the context with what the tree's functions take, if either has changed.
-
-        A schedule whose context became invalid with a change of the code can still be disabled.
-        """
+        """Let the chosen rule count, and compare the context with what the functions take."""
         cleaned = super().clean() or {}
-        changed = {"process_tree", "context", "pass_scheduled_for"} & {*self.changed_data}
-        tree, context = cleaned.get("process_tree"), cleaned.get("context")
-        if isinstance(context, Mapping) and tree and (changed or self.instance._state.adding):
-            passes = bool(cleaned.get("pass_scheduled_for"))
+        if "rule_kind" in self.fields:
+            self._choose_rule(cleaned)
+        self._check_context(cleaned)
+        return cleaned
+
+    def _choose_rule(self, cleaned: dict[str, Any]) -> None:
+        chosen = cleaned.get("rule_kind")
+        if chosen == CRON:
+            self._ignore(cleaned, "interval_minutes", None)
+            self._ignore(cleaned, "start_time", self.instance.start_time)
+            if not cleaned.get("cron") and "cron" not in self.errors:
+                self.add_error("cron", _("Give a cron, or choose an interval."))
+        elif chosen == INTERVAL:
+            self._ignore(cleaned, "cron", "")
+            if not cleaned.get("interval_minutes") and "interval_minutes" not in self.errors:
+                self.add_error("interval_minutes", _("Give the minutes, or choose a cron."))
+
+    def _ignore(self, cleaned: dict[str, Any], name: str, instead: Any) -> None:
+        """Let a field not count, and note what was in it, unless that is the form's own default."""
+        typed = self[name].value()
+        is_known = name in self.changed_data or not self.instance._state.adding
+        if typed not in (None, "") and is_known and str(typed) != str(instead):
+            label, value = self.fields[name].label, str(typed)
+            said = gettext("%(field)s %(value)s does not count: something else was chosen.")
+            self.ignored.append(said % {"field": f"“{label}”", "value": value})
+        self.errors.pop(name, None)
+        cleaned[name] = instead
+        setattr(self.instance, name, instead)  # Django keeps a default where a field was not posted
+
+    def _check_context(self, cleaned: dict[str, Any]) -> None:
+        tree, typed = cleaned.get("process_tree", self._tree()), cleaned.get("context")
+        if "context" not in self.fields or "context" in self.errors:
+            return
+        if tree is None or not self.has_new_context("process_tree", "pass_scheduled_for"):
+            return
+        passes = bool(cleaned.get("pass_scheduled_for"))
+        try:
+            context = stored_context(typed)
             schedule = ProcessTreeSchedule(
                 process_tree=tree, context=context, pass_scheduled_for=passes
             )
-            if problems := schedule.context_problems():
-                self.add_error("context", ValidationError(problems))
-        return cleaned
+            problems = schedule.context_problems()
+        except ContextError as error:
+            problems = [str(error)]
+        if problems:
+            self.add_error("context", ValidationError(problems))
+
+    def _tree(self) -> ProcessTree | None:
+        return self.instance.process_tree if self.instance.process_tree_id else None
 
 
 class AddedForm(ScheduleForm):
@@ -52,15 +237,33 @@ class AddedForm(ScheduleForm):
         return super().has_changed() or self.instance._state.adding
 
 
-class TriggerForm(Form):
-    """Shows one error for a field that can't be parsed, and none for its previous value."""
+class SubscriptionForm(Form):
+    """A subscription: its context names rows that exist, and what the tree's functions take."""
 
-    def add_error(self, field: str | None, error: Any) -> None:
-        """Add errors, but none to a field that has one already."""
-        if isinstance(error, ValidationError) and hasattr(error, "error_dict"):
-            new = {name: each for name, each in error.error_dict.items() if name not in self.errors}
-            error = ValidationError(new)
-        super().add_error(field, error)
+    def clean(self) -> dict[str, Any] | None:
+        """Compare the context with what the tree's functions take, if either has changed."""
+        cleaned = super().clean() or {}
+        tree = cleaned.get("process_tree")
+        if tree is None or "context" in self.errors or not self.has_new_context("process_tree"):
+            return cleaned
+        try:
+            context = stored_context(cleaned.get("context"))
+            problems = tree.context_schema.problems(context, partial=True)
+        except ContextError as error:
+            problems = [str(error)]
+        if problems:
+            self.add_error("context", ValidationError(problems))
+        return cleaned
+
+
+class FollowerForm(Form):
+    """A link: the tree that follows runs whenever the other one has."""
+
+    runs = "target"
+
+
+class TriggerForm(Form):
+    """A trigger."""
 
     may_name_functions = False
     """Whether the user has the permission to name functions."""

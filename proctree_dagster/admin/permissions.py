@@ -1,5 +1,6 @@
 """Who may do what in the admin: Django's permissions, and those of deeds that change no row."""
 
+from functools import partial
 from typing import Any
 
 from django.contrib.admin import AdminSite
@@ -51,14 +52,45 @@ def has_run_permission(
 
 
 class NeedsRunPermission:
-    """Rows that make trees run: writing them requires the permission to run trees, too."""
+    """Rows that make a tree run: writing them requires the permission to run it, too.
+
+    For a page of one row that is the permission for this row's tree; for a list, or a row that is
+    to be added, the one for trees in general. Mix it into a page or an inline. Which tree a new
+    row names is checked by its form (``forms.Form.may_run``).
+    """
+
+    admin_site: AdminSite
+
+    def has_run_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may run the tree of a row; without one, trees in general."""
+        return has_run_permission(self.admin_site, request, tree_of(obj))
 
     def has_add_permission(self, request: HttpRequest, *args: Any) -> bool:
-        """Return whether the user may add them, and run trees."""
+        """Return whether the user may add them, and run the tree (``args``: an inline's parent)."""
         added: bool = super().has_add_permission(request, *args)  # type: ignore[misc]
-        return added and request.user.has_perm(RUN)
+        return added and self.has_run_permission(request, *args)
 
     def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
-        """Return whether the user may change them, and run trees; others may view them."""
+        """Return whether the user may change them, and run the tree; others may view them."""
         changed: bool = super().has_change_permission(request, obj)  # type: ignore[misc]
-        return changed and request.user.has_perm(RUN)
+        return changed and self.has_run_permission(request, obj)
+
+    def get_form(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        """Return a page's form, which refuses trees that the user may not run."""
+        form: Any = super().get_form(request, *args, **kwargs)  # type: ignore[misc]
+        form.may_run = staticmethod(partial(has_run_permission, self.admin_site, request))
+        return form
+
+    def get_formset(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        """Return an inline's formset, whose forms refuse trees that the user may not run."""
+        formset: Any = super().get_formset(request, *args, **kwargs)  # type: ignore[misc]
+        formset.form.may_run = staticmethod(partial(has_run_permission, self.admin_site, request))
+        return formset
+
+
+def tree_of(row: Any) -> ProcessTree | None:
+    """Return the tree that a row is, or that it names; ``None`` for any other row, and for none."""
+    if isinstance(row, ProcessTree):
+        return row
+    found = getattr(row, "process_tree", None)
+    return found if isinstance(found, ProcessTree) else None

@@ -7,7 +7,7 @@ from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
 from ..models import ProcessTree, TreeLink
-from .forms import Form
+from .forms import FollowerForm, Form
 from .permissions import NAME_FUNCTIONS, NeedsRunPermission, may_run
 from .schedules import ScheduleInline
 
@@ -16,6 +16,7 @@ class FollowersInline(NeedsRunPermission, admin.TabularInline):  # type: ignore[
     """The followers of a tree, on the tree's page."""
 
     model = TreeLink
+    form = FollowerForm
     fk_name = "source"
     autocomplete_fields = ["target"]
     extra = 0

@@ -32,6 +32,13 @@ WATCHED_AFTER = dt.timedelta(minutes=2)
 """Age of a scheduled run from which each minute's tick checks whether it still runs."""
 
 
+OVERDUE_AFTER = dt.timedelta(minutes=3)
+"""How long after its due time a schedule without a run counts as overdue.
+
+A daemon polls every minute, and a new due time is seen within another.
+"""
+
+
 class RunStatus(models.TextChoices):
     """The status of the last scheduled run."""
 
@@ -39,6 +46,19 @@ class RunStatus(models.TextChoices):
     SUCCESS = "success", _("success")
     FAILURE = "failure", _("failure")
     CANCELED = "canceled", _("canceled")
+
+
+class ProcessTreeScheduleQuerySet(models.QuerySet["ProcessTreeSchedule"]):
+    """Queries of schedules."""
+
+    def overdue(self, now: dt.datetime) -> "ProcessTreeScheduleQuerySet":
+        """Those for which ``is_overdue(now)`` is true."""
+        waits_for_run = models.Q(last_run_status=RunStatus.STARTED, allow_overlap=False)
+        limit = now - OVERDUE_AFTER
+        waits = models.Q(claim__isnull=True, next_run__lt=limit)
+        is_claimed = models.Q(claim__isnull=False, claimed_at__lt=limit)
+        on = self.filter(enabled=True, stopped_in_dagster=False).exclude(waits_for_run)
+        return on.filter(waits | is_claimed)
 
 
 class ProcessTreeSchedule(ClockFieldsModel):
@@ -181,6 +201,8 @@ class ProcessTreeSchedule(ClockFieldsModel):
         editable=False,
         help_text=_("Whether Dagster's own switch of the schedule was off at the last check."),
     )
+
+    objects = ProcessTreeScheduleQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("process tree schedule")
@@ -380,6 +402,41 @@ class ProcessTreeSchedule(ClockFieldsModel):
         """Return whether the schedule is due at ``at`` (aware), however late that is."""
         up_to_date = self.next_run_rule == self.current_rule
         return self.enabled and up_to_date and (self.next_run is None or self.next_run <= at)
+
+    def is_overdue(self, now: dt.datetime) -> bool:
+        """Return whether a due time passed long ago, and nothing has claimed it or holds it back.
+
+        Parameters
+        ----------
+        now:
+            Aware.
+        """
+        if not self.enabled or self.stopped_in_dagster:
+            return False
+        if self.last_run_status == RunStatus.STARTED and not self.allow_overlap:
+            return False  # the due time waits for that run's end
+        waiting = self.claimed_at if self.claim else self.next_run
+        return waiting is not None and now - waiting > OVERDUE_AFTER
+
+    def next_due_times(self, count: int, now: dt.datetime) -> list[dt.datetime]:
+        """Return the next due times; the first one may have passed, if nothing has run it yet.
+
+        Parameters
+        ----------
+        count:
+            How many.
+        now:
+            Aware.
+
+        Raises
+        ------
+        ScheduleError
+            The rule is invalid.
+        """
+        found = [self.next_run or now]
+        while len(found) < count:
+            found.append(self.due_after(max(found[-1], now)))
+        return found
 
     def update_next_run_time(self) -> dt.datetime:
         """Compute ``next_run`` from now and return it; save it and other changes of this object.

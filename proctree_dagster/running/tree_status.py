@@ -13,19 +13,13 @@ from django.utils import timezone
 from .. import conf
 from ..domain.texts import explain
 from ..exceptions import InstanceError
-from ..models import ProcessTree, ProcessTreeSchedule, RunStatus
+from ..models import ProcessTree, ProcessTreeSchedule
 from ..services import broken_rows
 from ..services.broken_rows import Finding
 from ..support.row_reading import UNREADABLE, streamed
 from . import tree_runs
 
 logger = logging.getLogger(__name__)
-
-OVERDUE_AFTER = dt.timedelta(minutes=3)
-"""How long after its due time a schedule without a run counts as overdue.
-
-A daemon polls every minute, and a new due time is seen within another.
-"""
 
 
 @dataclass(frozen=True)
@@ -132,21 +126,11 @@ def status_of(row: ProcessTree, now: dt.datetime) -> TreeStatus:
             last_status="requested" if schedule.claim else schedule.last_run_status,
             last_run_id="" if schedule.claim else schedule.last_run_id,
             held_back_by=schedule.held_back_by,
-            overdue=_is_overdue(schedule, now),
+            overdue=schedule.is_overdue(now),
             edited=tuple(row.edited),
         )
     except UNREADABLE as error:
         return TreeStatus(row.name, row.job_name, problem=f"can't be read: {explain(error)}")
-
-
-def _is_overdue(schedule: ProcessTreeSchedule, now: dt.datetime) -> bool:
-    """Return whether a due time passed long ago, and nothing has claimed it or holds it back."""
-    if not schedule.enabled or schedule.stopped_in_dagster:
-        return False
-    if schedule.last_run_status == RunStatus.STARTED and not schedule.allow_overlap:
-        return False  # the due time waits for that run's end
-    waiting = schedule.claimed_at if schedule.claim else schedule.next_run
-    return waiting is not None and now - waiting > OVERDUE_AFTER
 
 
 def _ask_dagster(schedules: Iterable[ProcessTreeSchedule]) -> tuple[dt.datetime | None, str]:
