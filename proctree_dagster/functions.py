@@ -490,6 +490,16 @@ def keys_of(reference: str) -> list[str]:
     ]
 
 
+def registered() -> dict[str, Function]:
+    """Return the functions of ``@process_function`` by their keys, without the ambiguous ones."""
+    autodiscover()
+    return {
+        key: owners[0].func
+        for key, owners in list(_registry.items())
+        if len(owners) == 1 and owners[0].decorated
+    }
+
+
 def is_offered(key: str) -> bool:
     """Return whether a key was registered by ``add_function`` only, so it belongs to one tree."""
     return key in _registry and not any(owner.decorated for owner in _registry[key])
