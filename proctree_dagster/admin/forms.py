@@ -8,6 +8,7 @@ from django import forms
 from django.contrib.admin.widgets import AdminRadioSelect
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import models
+from django.forms.fields import InvalidJSONInput
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -42,6 +43,10 @@ class JsonField(forms.JSONField):
         if isinstance(value, str):  # typed
             return text
         return json.dumps(parsed, ensure_ascii=False, indent=2)
+
+    def bound_data(self, data: Any, initial: Any) -> Any:
+        """Return what is shown again: the text as it was typed, readable or not."""
+        return initial if self.disabled or data is None else InvalidJSONInput(data)
 
     def to_python(self, value: Any) -> Any:
         """Parse the text. A key that is given twice is an error, as one would be dropped."""
