@@ -52,7 +52,9 @@ class JsonField(forms.JSONField):
         """Parse the text. A key that is given twice is an error, as one would be dropped."""
         if isinstance(value, str) and value.strip():
             try:
-                json.loads(value, object_pairs_hook=_without_duplicates)
+                json.loads(
+                    value, object_pairs_hook=_without_duplicates, parse_constant=_no_constant
+                )
             except json.JSONDecodeError as error:
                 raise ValidationError(
                     _("This is not valid JSON, at line %(line)d, column %(column)d: %(why)s."),
@@ -73,6 +75,10 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = next(name for name in names if names.count(name) > 1)
         raise ValueError(gettext("the key %(key)r is given twice") % {"key": twice})
     return found
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(gettext("%(name)s is no JSON") % {"name": name})
 
 
 JSON_FIELDS: dict[type[Any], dict[str, Any]] = {
