@@ -7,6 +7,7 @@ waypoint in each, so it crosses no box. The result depends on the input alone.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 BOX_WIDTH = 168.0
 BOX_HEIGHT = 44.0
@@ -176,7 +177,7 @@ def _neighbours(paths: Iterable[Sequence[_Place]]) -> tuple[_Neighbours, _Neighb
     above: _Neighbours = {}
     below: _Neighbours = {}
     for path in paths:
-        for upper, lower in zip(path, path[1:], strict=False):
+        for upper, lower in pairwise(path):
             above.setdefault(lower, []).append(upper)
             below.setdefault(upper, []).append(lower)
     return above, below
@@ -193,7 +194,7 @@ def _order(rows: list[list[_Place]], above: _Neighbours, below: _Neighbours) -> 
             break
         downward = sweep % 2 == 0
         in_turn = rows if downward else rows[::-1]
-        for fixed, row in zip(in_turn, in_turn[1:], strict=False):
+        for fixed, row in pairwise(in_turn):
             _sort_by_mean(row, above if downward else below, fixed)
         crossings = _crossings(rows, below)
         if crossings < fewest:
@@ -220,7 +221,7 @@ def _crossings(rows: Sequence[Sequence[_Place]], below: _Neighbours) -> int:
                 for number in sorted(position[each] for each in below.get(place, ()))
             ]
         )
-        for upper, lower in zip(rows, rows[1:], strict=False)
+        for upper, lower in pairwise(rows)
         for position in [{place: number for number, place in enumerate(lower)}]
     )
 
@@ -272,10 +273,7 @@ def _width(place: _Place) -> float:
 
 def _distances(row: Sequence[_Place]) -> list[float]:
     """Return the least distance between the middles of places beside each other."""
-    return [
-        (_width(left) + _width(right)) / 2 + GAP_BESIDE
-        for left, right in zip(row, row[1:], strict=False)
-    ]
+    return [(_width(left) + _width(right)) / 2 + GAP_BESIDE for left, right in pairwise(row)]
 
 
 def _apart(wanted: Sequence[float], distances: Sequence[float]) -> list[float]:

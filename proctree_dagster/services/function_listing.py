@@ -93,8 +93,8 @@ def summary(func: Function) -> str:
 def place(func: Function) -> str:
     """Return the file and line of a function's code, as ``ledger/processes.py:17``.
 
-    The file is relative to the project's folder, or to a nearer one from which modules are imported.
-    Blank if it is unknown.
+    The file is relative to the project's folder, or to a nearer one from which modules are
+    imported. Blank if it is unknown.
     """
     try:
         plain = inspect.unwrap(func)
