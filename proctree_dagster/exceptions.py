@@ -164,5 +164,13 @@ class InstanceError(ProctreeError, RuntimeError):
     """The Dagster instance can't do this."""
 
 
+class HistoryUnavailable(ProctreeError, RuntimeError):
+    """Dagster can't be asked for its runs."""
+
+
+class HistoryLoading(HistoryUnavailable):
+    """Dagster is being loaded by this process, which takes some seconds."""
+
+
 class UnnameableFunctionWarning(UserWarning):
     """A tree was saved with a function that no other process can find."""

@@ -8,7 +8,15 @@ holds a secret is read by the project's code only, whatever the settings list.
 
 import re
 from collections import deque
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Sequence, ValuesView
+from collections.abc import (
+    ItemsView,
+    Iterable,
+    Iterator,
+    KeysView,
+    Mapping,
+    Sequence,
+    ValuesView,
+)
 from dataclasses import is_dataclass
 from functools import lru_cache
 from itertools import pairwise
@@ -256,6 +264,39 @@ def _secrets_of_json(value: Any) -> Iterator[Any]:
     elif isinstance(value, list):
         for each in value:
             yield from _secrets_of_json(each)
+
+
+HIDDEN = "(hidden)"
+"""Stands for a secret of a context that is shown."""
+
+
+def masked(value: Any) -> Any:
+    """Return a copy of JSON for people to read: ``HIDDEN`` in the place of each secret."""
+    if isinstance(value, (list, tuple)):
+        return [masked(each) for each in value]
+    if not isinstance(value, dict):
+        return value
+    hides_key = _refers_to_secret_key(value)
+    return {
+        key: HIDDEN if _hides(str(key), each) or (hides_key and key == "pk") else masked(each)
+        for key, each in value.items()
+    }
+
+
+def _hides(name: str, value: Any) -> bool:
+    """Return whether a value is a secret by its name; that there is none is no secret."""
+    return value not in (None, "") and not isinstance(value, bool) and is_sensitive_name(name)
+
+
+def _refers_to_secret_key(value: Mapping[str, Any]) -> bool:
+    """Return whether JSON refers to a row whose primary key is a secret."""
+    label = value.get("$model")
+    if not isinstance(label, str):
+        return False
+    try:
+        return has_sensitive_key(apps.get_model(label))
+    except (LookupError, ValueError):  # there is no such model
+        return False
 
 
 class _Shown:

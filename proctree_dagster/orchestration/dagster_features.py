@@ -240,6 +240,20 @@ def _of_retry() -> Iterator[str]:
     )
 
 
+def _of_failures() -> Iterator[str]:
+    columns = set(internals.SqlEventLogStorageTable.c.keys())
+    return _unmet(
+        {
+            "The event log's storages have no index_connection": hasattr(
+                internals.SqlEventLogStorage, "index_connection"
+            ),
+            "The event log lacks the columns run_id, event and dagster_event_type": (
+                {"run_id", "event", "dagster_event_type"} <= columns
+            ),
+        }
+    )
+
+
 def _of_console() -> Iterator[str]:
     from dagster import colored_console_logger
 
@@ -448,9 +462,19 @@ WORKSPACE_CHECK = Feature(
     until="Dagster's public API reads workspace.yaml.",
 )
 
+FAILURES_AT_ONCE = Feature(
+    key="failures_at_once",
+    title="Reading what failed of several runs in one query",
+    names=("SqlEventLogStorage", "SqlEventLogStorageTable"),
+    works_around="Dagster reads the events of one run at a time.",
+    without="The lists of runs in Django's admin read each failed run's events by themselves.",
+    until="Dagster's public API reads the events of several runs.",
+    differences=_of_failures,
+)
+
 FEATURES = (
     *(THREADS, EVENT_BATCHING, JOB_SNAPSHOTS, LAZY_HOSTS, SQLITE_KEEPALIVE),
     *(MIGRATIONS_READ_ONCE, IMPORTED_ONCE, HOMES, TEMPLATE, QUIET_CONSOLE, OUTPUT_IN_THREADS),
-    *(RETRY_FROM_FAILURE, SCHEDULE_STATUS, WORKSPACE_CHECK),
+    *(RETRY_FROM_FAILURE, SCHEDULE_STATUS, WORKSPACE_CHECK, FAILURES_AT_ONCE),
 )
 """Every feature."""

@@ -63,7 +63,7 @@ _BY_MODULE = {
     "dagster._core.snap": "JobSnap snapshot_from_execution_plan",
     "dagster._core.snap.dagster_types": "DagsterTypeNamespaceSnapshot build_dagster_type_snap",
     "dagster._core.storage": "sql",
-    "dagster._core.storage.event_log": "SqlEventLogStorageTable",
+    "dagster._core.storage.event_log": "SqlEventLogStorage SqlEventLogStorageTable",
     "dagster._core.storage.event_log.migration": "ASSET_DATA_MIGRATIONS",
     "dagster._core.storage.event_log.schema": "SqlEventLogStorageMetadata",
     "dagster._core.storage.event_log.sqlite": "sqlite_event_log",

@@ -15,6 +15,7 @@ logger = logging.getLogger(__name__)
 
 NEEDED = (
     "proctree_dagster.orchestration.configured",
+    "proctree_dagster.orchestration.runs.details",
     "proctree_dagster.orchestration.runs.history",
     "proctree_dagster.orchestration.runs.opening",
     "proctree_dagster.orchestration.runs.outbox_delivery",

@@ -382,3 +382,22 @@ def test_the_rows_of_a_queryset_are_shown_without_their_secrets() -> None:
     AccessToken.objects.create(key="sesame", customer=customer)
     assert sensitive.shown(AccessToken.objects.all()) == "<QuerySet [<app.AccessToken>]>"
     assert sensitive.shown([Customer.objects.all()]) == "[<QuerySet [<Customer: Bob>]>]"
+
+
+def test_a_context_is_shown_without_its_secrets() -> None:
+    context = {
+        "api_key": "hunter2",
+        "has_token": True,
+        "password": "",
+        "deep": [{"accessToken": ["hunter2"], "plain": 1}],
+        "session": {"$model": "sessions.Session", "pk": "hunter2"},
+        "gone": {"$model": "no.Model", "pk": 1},
+    }
+    assert sensitive.masked(context) == {
+        "api_key": "(hidden)",
+        "has_token": True,
+        "password": "",
+        "deep": [{"accessToken": "(hidden)", "plain": 1}],
+        "session": {"$model": "sessions.Session", "pk": "(hidden)"},
+        "gone": {"$model": "no.Model", "pk": 1},
+    }

@@ -129,6 +129,12 @@ def of_template(instance: dagster.DagsterInstance, job: dagster.JobDefinition) -
     return False
 
 
+def of_failures_at_once(instance: dagster.DagsterInstance, job: dagster.JobDefinition) -> bool:
+    from proctree_dagster.orchestration.runs import summaries
+
+    return summaries.first_failures(instance, ["no run"]) == {"no run": {}}
+
+
 def of_retry_from_failure(instance: dagster.DagsterInstance, job: dagster.JobDefinition) -> bool:
     from proctree_dagster.exceptions import RunError
     from proctree_dagster.orchestration.runs import history
@@ -156,6 +162,7 @@ INSTEAD: dict[str, Callable[[dagster.DagsterInstance, dagster.JobDefinition], bo
     "template": of_template,
     "retry_from_failure": of_retry_from_failure,
     "schedule_status": of_schedule_status,
+    "failures_at_once": of_failures_at_once,
 }
 """By a feature's key: whether Dagster's own way is taken where it is off."""
 

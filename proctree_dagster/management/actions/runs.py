@@ -6,19 +6,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict
 from textwrap import indent
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
+from ...domain.runs import RunSummary
 from ...exceptions import RunError
 from ...running import tree_runs
 from .. import tag_pairs
 from .base import Action
-
-if TYPE_CHECKING:
-    from ...orchestration.runs.history import RunSummary
 
 HEADINGS = ("RUN", "TREE", "STATUS", "STARTED", "SECONDS", "BY", "WHAT FAILED", "LAUNCHED BY")
 
@@ -170,7 +168,7 @@ MOST_RETRIED = 10_000
 """How many runs are searched for failed ones."""
 
 
-def cells(run: "RunSummary") -> tuple[str, ...]:
+def cells(run: RunSummary) -> tuple[str, ...]:
     """Return a run as a line of a table."""
     started = run.started_at or run.created_at
     seconds = run.seconds
@@ -187,7 +185,7 @@ def cells(run: "RunSummary") -> tuple[str, ...]:
     )
 
 
-def as_json(run: "RunSummary") -> dict[str, Any]:
+def as_json(run: RunSummary) -> dict[str, Any]:
     """Return a run as JSON."""
     return {**asdict(run), "seconds": run.seconds}
 

@@ -2,10 +2,8 @@
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 
 from dagster import (
-    DagsterEventType,
     DagsterInstance,
     DagsterRun,
     DagsterRunStatus,
@@ -17,82 +15,21 @@ from dagster import (
 
 from ...context import tagging
 from ...domain import run_tags as tags
+from ...domain.runs import LogLine, RunSummary
 from ...exceptions import RunError, RunNotFound
 from ...models import ProcessTree
-from ...services import webserver
 from .. import dagster_internals as internals
 from .. import errors, tree_records
 from ..configured import translator
 from ..dagster_features import RETRY_FROM_FAILURE, is_on, why_off
-from . import create, opening
-
-_LAUNCHERS = (tags.USER, tags.SCHEDULE_NAME, tags.SENSOR_NAME)
-"""The tags with a run's requester, by precedence."""
-
-_OTHERS = ("dagster/", ".dagster/", "proctree/")
-"""Prefixes of tags that concern the run itself."""
+from . import create, opening, run_pages
+from .summaries import LAUNCHERS, all_failures, summary
 
 PAGE = 100
 """How many runs are read at once."""
 
 SHORTEST_ID = 4
 """Least characters of a run's id that identify it, if they are unique."""
-
-
-@dataclass(frozen=True)
-class RunSummary:
-    """A run and its outcome."""
-
-    run_id: str
-    tree: str
-    """The tree's name, as it was when the run was made."""
-
-    status: str
-    """Dagster's, in small letters: ``queued``, ``started``, ``success``, ``failure``, …"""
-
-    triggered_by: str
-    """``schedule``, ``command``, ``python``, ``admin``, ``trigger`` or ``tree``; blank: the UI."""
-
-    due: dt.datetime | None
-    """Its due time, if a schedule requested it."""
-
-    launched_by: str
-    """The user, the schedule or the sensor that requested it; blank if unknown."""
-
-    created_at: dt.datetime
-    started_at: dt.datetime | None
-    ended_at: dt.datetime | None
-    parent_run_id: str | None
-    """The run that it repeats."""
-
-    failures: dict[str, str] = field(default_factory=dict)
-    """Why processes failed, by their names."""
-
-    url: str | None = None
-
-    tags: dict[str, str] = field(default_factory=dict)
-    """Its tags from the context and from the caller."""
-
-    @property
-    def seconds(self) -> float | None:
-        """How long it took; ``None`` if it has not ended."""
-        if self.started_at is None or self.ended_at is None:
-            return None
-        return (self.ended_at - self.started_at).total_seconds()
-
-
-@dataclass(frozen=True)
-class LogLine:
-    """One line of a run's log."""
-
-    at: dt.datetime
-    level: str
-    process: str
-    """Its process; blank for a line of the run itself."""
-
-    message: str
-    trace: str = ""
-    """The traceback of a process that failed, from its function on."""
 
 
 def recent(
@@ -123,13 +60,16 @@ def recent(
     """
     statuses = [DagsterRunStatus.FAILURE] if failed else None
     filters = RunsFilter(
-        job_name=job_name, statuses=statuses, created_after=since, tags=with_tags or {}
+        job_name=job_name,
+        statuses=statuses,
+        created_after=run_pages.in_utc(since),
+        tags=with_tags or {},
     )
     found: list[RunSummary] = []
     for record in _records(instance, filters):
         if len(found) >= most:
             break
-        found.append(summary(instance, record))
+        found.append(_with_all_failures(instance, record))
     return found
 
 
@@ -144,49 +84,10 @@ def _records(instance: DagsterInstance, filters: RunsFilter) -> Iterator[RunReco
         cursor = page[-1].dagster_run.run_id
 
 
-def summary(instance: DagsterInstance, record: RunRecord) -> RunSummary:
-    """Return a run with its outcome."""
-    run = record.dagster_run
-    due = run.tags.get(tags.DUE)
-    failures = {}
-    if run.status == DagsterRunStatus.FAILURE:
-        failures = _failures(instance, run.run_id)
-    return RunSummary(
-        run_id=run.run_id,
-        tree=run.tags.get(tags.TREE, run.job_name),
-        status=run.status.value.lower(),
-        triggered_by=run.tags.get(tags.TRIGGERED_BY, ""),
-        launched_by=next((run.tags[name] for name in _LAUNCHERS if name in run.tags), ""),
-        due=dt.datetime.fromisoformat(due) if due and run.parent_run_id is None else None,
-        created_at=record.create_timestamp.replace(tzinfo=dt.UTC),
-        started_at=_moment(record.start_time),
-        ended_at=_moment(record.end_time),
-        parent_run_id=run.parent_run_id,
-        failures=failures,
-        url=webserver.run_url(run.run_id),
-        tags={name: text for name, text in run.tags.items() if not name.startswith(_OTHERS)},
-    )
-
-
-def _moment(timestamp: float | None) -> dt.datetime | None:
-    return None if timestamp is None else dt.datetime.fromtimestamp(timestamp, dt.UTC)
-
-
-def _failures(instance: DagsterInstance, run_id: str) -> dict[str, str]:
-    """Return why processes failed; under ``""`` why the run failed for another reason."""
-    found = {}
-    for entry in instance.all_logs(run_id, {DagsterEventType.STEP_FAILURE}):
-        event = entry.dagster_event
-        if event is not None and event.step_failure_data is not None:
-            fault = errors.fault(event.step_failure_data.error)
-            found[entry.step_key or ""] = fault or "It failed."
-    if found:
-        return found
-    for entry in instance.all_logs(run_id, {DagsterEventType.PIPELINE_FAILURE}):
-        event = entry.dagster_event
-        if event is not None and event.job_failure_data is not None:
-            found[""] = errors.fault(event.job_failure_data.error) or event.message or "It failed."
-    return found
+def _with_all_failures(instance: DagsterInstance, record: RunRecord) -> RunSummary:
+    """Return a run with its outcome, and with why each process failed."""
+    has_failed = record.dagster_run.status == DagsterRunStatus.FAILURE
+    return summary(record, all_failures(instance, record.dagster_run.run_id) if has_failed else {})
 
 
 def find(instance: DagsterInstance, run_id: str) -> RunRecord:
@@ -202,31 +103,31 @@ def find(instance: DagsterInstance, run_id: str) -> RunRecord:
         return record
     if len(run_id) < SHORTEST_ID:
         raise RunNotFound(f"There is no run {run_id!r}; give at least {SHORTEST_ID} characters.")
-    found = [
-        each
-        for each in _records(instance, RunsFilter())
-        if each.dagster_run.run_id.startswith(run_id.lower())
-    ]
-    if len(found) != 1:
-        several = ", ".join(each.dagster_run.run_id for each in found[:5])
+    found = run_pages.ids_that_begin_with(instance, run_id, 5)
+    record = instance.get_run_record_by_id(found[0]) if len(found) == 1 else None
+    if record is None:
         raise RunNotFound(
-            f"Several runs begin with {run_id!r}: {several}."
+            f"Several runs begin with {run_id!r}: {', '.join(found)}."
             if found
             else f"There is no run {run_id!r}: 'manage.py proctree runs' lists them."
         )
-    return found[0]
+    return record
 
 
 def log(instance: DagsterInstance, run_id: str) -> Iterator[LogLine]:
     """Return a run's log: Dagster's events, and the log lines of its functions."""
-    for entry in instance.all_logs(run_id):
-        yield LogLine(
-            at=dt.datetime.fromtimestamp(entry.timestamp, dt.UTC),
-            level=_level(entry),
-            process=entry.step_key or "",
-            message=_message(entry),
-            trace=_trace(entry),
-        )
+    return map(line, instance.all_logs(run_id))
+
+
+def line(entry: EventLogEntry) -> LogLine:
+    """Return an entry of a run's log as a line."""
+    return LogLine(
+        at=dt.datetime.fromtimestamp(entry.timestamp, dt.UTC),
+        level=_level(entry),
+        process=entry.step_key or "",
+        message=_message(entry),
+        trace=_trace(entry),
+    )
 
 
 def _level(entry: EventLogEntry) -> str:
@@ -340,7 +241,7 @@ def again(instance: DagsterInstance, run: DagsterRun, user: str = "") -> Dagster
     )
     left_out = {
         *internals.TAGS_TO_MAYBE_OMIT_ON_RETRY,
-        *_LAUNCHERS,
+        *LAUNCHERS,
         tags.WORKER,
         tags.FAILED_OPTIONAL,
     }

@@ -33,6 +33,11 @@ class _Shared:
 _open: dict[_Key, _Shared] = {}
 _lock = threading.Lock()
 
+_kept: dict[_Key, _Shared] = {}
+"""What ``keep`` has opened: at most one of the main thread, and one of all others."""
+
+_keeping = threading.Lock()
+
 
 @contextmanager
 def shared(home: str, *, to_execute: bool = False) -> Iterator[DagsterInstance]:
@@ -51,28 +56,55 @@ def shared(home: str, *, to_execute: bool = False) -> Iterator[DagsterInstance]:
         See ``homes.open_home``.
     """
     key = _key(home)
+    found = _acquire(key, home, to_execute=to_execute)
+    try:
+        yield found.instance
+    finally:
+        _release(key, found, to_execute=to_execute)
+
+
+def _acquire(key: _Key, home: str, *, to_execute: bool) -> _Shared:
     with _lock:
         found = _open.get(key)
         if found is not None and not (to_execute and found.executes):
             found.users += 1
             found.executes = found.executes or to_execute
-        else:
-            found = None
-    if found is None:
-        found = _Shared(homes.open_home(home), to_execute)
-        with _lock:
-            _open.setdefault(key, found)  # another thread may have opened one: then both are used
-    try:
-        yield found.instance
-    finally:
-        with _lock:
-            found.users -= 1
-            found.executes = found.executes and not to_execute
-            is_unused = found.users == 0
-            if is_unused and _open.get(key) is found:
-                del _open[key]
-        if is_unused:
-            found.instance.dispose()
+            return found
+    found = _Shared(homes.open_home(home), to_execute)
+    with _lock:
+        _open.setdefault(key, found)  # another thread may have opened one: then both are used
+    return found
+
+
+def _release(key: _Key, found: _Shared, *, to_execute: bool) -> None:
+    with _lock:
+        found.users -= 1
+        found.executes = found.executes and not to_execute
+        is_unused = found.users == 0
+        if is_unused and _open.get(key) is found:
+            del _open[key]
+    if is_unused:
+        found.instance.dispose()
+
+
+def keep(home: str) -> None:
+    """Keep a home's instance open until this is called for another one, or the process ends.
+
+    For a process that reads a little, again and again. Dagster's storages hold no connection
+    between two queries, so what is kept costs nothing but memory.
+
+    Raises
+    ------
+    InstanceError
+        See ``homes.open_home``.
+    """
+    key = _key(home)
+    with _keeping:
+        if key in _kept:
+            return
+        for other in [each for each in _kept if each[1] == key[1]]:
+            _release(other, _kept.pop(other), to_execute=False)
+        _kept[key] = _acquire(key, home, to_execute=False)
 
 
 def _key(home: str) -> _Key:
@@ -91,9 +123,10 @@ def _key(home: str) -> _Key:
 
 def _begin_anew() -> None:
     """Reset the lock in a forked child, where a thread of the parent may have held it."""
-    global _lock
-    _lock = threading.Lock()
+    global _lock, _keeping
+    _lock, _keeping = threading.Lock(), threading.Lock()
     _open.clear()
+    _kept.clear()
 
 
 os.register_at_fork(after_in_child=_begin_anew)

@@ -1,0 +1,188 @@
+"""Runs as a process that serves pages reads them: Dagster is imported in a thread, never here.
+
+::
+
+    try:
+        with run_history.opened() as history:
+            page = history.recent(RunQuery(statuses=("failure",)), most=50)
+    except HistoryUnavailable as error:  # HistoryLoading, while Dagster is being imported
+        ...  # show what Django knows, and str(error)
+
+What a page has to show of a run's context it takes from here, where secrets are replaced.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from django.utils.translation import gettext
+
+from ..domain.runs import LogPage, RunDetail, RunPage, RunQuery, RunSummary
+from ..domain.texts import explain
+from ..exceptions import HistoryLoading, HistoryUnavailable, InstanceError, ProctreeError
+from . import dagster_loading
+
+if TYPE_CHECKING:
+    from dagster import DagsterInstance
+
+logger = logging.getLogger(__name__)
+
+WAIT = 0.3
+"""Seconds that a page waits for Dagster's import, which an earlier page may have begun."""
+
+PAGE = 50
+"""How many runs a page has."""
+
+_Result = TypeVar("_Result")
+
+
+@contextmanager
+def opened(*, wait: float = WAIT) -> Iterator[History]:
+    """Open Dagster's history of runs; the instance stays open for the next page.
+
+    Parameters
+    ----------
+    wait:
+        Seconds to wait for Dagster's import, which is begun if need be.
+
+    Raises
+    ------
+    HistoryLoading
+        Dagster is still being imported: ask again in a moment.
+    HistoryUnavailable
+        It has no home, or can't be opened; the message says why.
+    """
+    if not dagster_loading.wait(wait):
+        raise HistoryLoading(gettext("Dagster is being loaded, which takes some seconds."))
+    from ..orchestration.runs import opening
+
+    with ExitStack() as stack:
+        with _reasons():
+            opened_one = opening.open_instance(persistent=True, create=False, keep=True)
+            instance = stack.enter_context(opened_one)
+        yield History(instance)
+
+
+@contextmanager
+def _reasons() -> Iterator[None]:
+    """Say why Dagster can't be asked; errors that say what is wrong with a request pass.
+
+    Raises
+    ------
+    HistoryUnavailable
+        Its instance or its storage has failed.
+    """
+    try:
+        yield
+    except InstanceError as error:
+        raise HistoryUnavailable(str(error)) from error
+    except ProctreeError:
+        raise
+    except Exception as error:  # any error of Dagster's storage: pages show what Django knows
+        logger.warning("Dagster could not be asked.", exc_info=True)
+        told = gettext("Dagster could not be asked: %(error)s") % {"error": explain(error)}
+        raise HistoryUnavailable(told) from error
+
+
+class History:
+    """Dagster's history of the runs of trees. Each method raises ``HistoryUnavailable``, too.
+
+    Parameters
+    ----------
+    instance:
+        Dagster's instance.
+    """
+
+    def __init__(self, instance: DagsterInstance) -> None:
+        self._instance = instance
+
+    def _ask(self, function: Callable[..., _Result], *args: Any, **kwargs: Any) -> _Result:
+        with _reasons():
+            return function(self._instance, *args, **kwargs)
+
+    def recent(
+        self,
+        query: RunQuery | None = None,
+        *,
+        most: int = PAGE,
+        before: str = "",
+        after: str = "",
+    ) -> RunPage:
+        """Return the newest runs that a query finds, or those next to a run.
+
+        Parameters
+        ----------
+        query:
+            Which runs; left out, all.
+        most:
+            How many at most. The number of queries to Dagster's storage does not grow with it.
+        before, after:
+            The id of a run (``RunPage.older``, ``RunPage.newer``): only older, or newer ones.
+        """
+        from ..orchestration.runs import run_pages
+
+        return self._ask(run_pages.page, query or RunQuery(), most=most, before=before, after=after)
+
+    def summaries(self, run_ids: Iterable[str]) -> dict[str, RunSummary]:
+        """Return the runs of these ids that Dagster has, by their ids."""
+        from ..orchestration.runs import run_pages
+
+        found = self._ask(run_pages.by_ids, list(run_ids))
+        return {each.run_id: each for each in found}
+
+    def counts(
+        self, statuses: Iterable[str], since: dt.datetime | None = None, job_name: str = ""
+    ) -> dict[str, int]:
+        """Return how many runs of trees have each of these statuses.
+
+        Parameters
+        ----------
+        statuses:
+            See ``domain.runs.STATUSES``; one query each.
+        since:
+            Only runs that were made since then; aware.
+        job_name:
+            Only those of this tree.
+        """
+        from ..orchestration.runs import run_pages
+
+        query = RunQuery(statuses=tuple(statuses), since=since, job_name=job_name)
+        return self._ask(run_pages.counts, query)
+
+    def ids_that_begin_with(self, prefix: str, most: int = PAGE) -> list[str]:
+        """Return the ids of runs that begin with a text, the newest first."""
+        from ..orchestration.runs import run_pages
+
+        return self._ask(run_pages.ids_that_begin_with, prefix, most)
+
+    def detail(self, run_id: str) -> RunDetail:
+        """Return a run with its processes.
+
+        Raises
+        ------
+        RunNotFound
+            Dagster does not have it.
+        """
+        from ..orchestration.runs import details
+
+        return self._ask(details.detail, run_id)
+
+    def log(self, run_id: str, *, most: int, names: Mapping[str, str] | None = None) -> LogPage:
+        """Return the newest lines of a run's log.
+
+        Parameters
+        ----------
+        run_id:
+            The run's id.
+        most:
+            How many lines at most.
+        names:
+            The names of its processes, by those of their steps.
+        """
+        from ..orchestration.runs import details
+
+        return self._ask(details.log, run_id, most=most, names=names)
