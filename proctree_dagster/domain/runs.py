@@ -183,6 +183,20 @@ class RunDetail:
 
 
 @dataclass(frozen=True)
+class FailedRuns:
+    """The runs that failed since a moment, and are the last ones of their trees."""
+
+    chosen: tuple[RunSummary, ...]
+    """Of each tree whose last run has failed, that run."""
+
+    others: int
+    """How many other runs failed: their trees have run again since."""
+
+    is_cut: bool
+    """Whether there were more than are read at once."""
+
+
+@dataclass(frozen=True)
 class LogLine:
     """One line of a run's log."""
 

@@ -19,6 +19,7 @@ NEEDED = (
     "proctree_dagster.orchestration.runs.history",
     "proctree_dagster.orchestration.runs.opening",
     "proctree_dagster.orchestration.runs.outbox_delivery",
+    "proctree_dagster.orchestration.runs.repeating",
 )
 """The modules that read and create runs."""
 

@@ -21,13 +21,19 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.utils.translation import gettext
 
-from ..domain.runs import LogPage, RunDetail, RunPage, RunQuery, RunSummary
+from ..domain.runs import FailedRuns, LogPage, RunDetail, RunPage, RunQuery, RunSummary
 from ..domain.texts import explain
-from ..exceptions import HistoryLoading, HistoryUnavailable, InstanceError, ProctreeError
+from ..exceptions import (
+    HistoryLoading,
+    HistoryUnavailable,
+    InstanceError,
+    ProctreeError,
+    RunNotFound,
+)
 from . import dagster_loading
 
 if TYPE_CHECKING:
-    from dagster import DagsterInstance
+    from dagster import DagsterInstance, DagsterRun
 
 logger = logging.getLogger(__name__)
 
@@ -36,6 +42,9 @@ WAIT = 0.3
 
 PAGE = 50
 """How many runs a page has."""
+
+MOST_TREES = 100
+"""Of how many trees the last failed runs are looked up at once."""
 
 _Result = TypeVar("_Result")
 
@@ -186,3 +195,82 @@ class History:
         from ..orchestration.runs import details
 
         return self._ask(details.log, run_id, most=most, names=names)
+
+    def context_of(self, run_id: str) -> dict[str, Any]:
+        """Return a run's context as JSON, with its secrets: for another run, not for readers.
+
+        Raises
+        ------
+        RunNotFound
+            Dagster does not have it.
+        """
+        from ..orchestration.runs import run_pages
+
+        return run_pages.context_of(self._run(run_id))
+
+    def last_failed(self, since: dt.datetime, most_trees: int = MOST_TREES) -> FailedRuns:
+        """Return the last run of each tree since a moment, of those whose last run has failed.
+
+        Parameters
+        ----------
+        since:
+            Only runs that were made since then; aware.
+        most_trees:
+            How many trees at most; each takes a query.
+        """
+        from ..orchestration.runs import repeating
+
+        return self._ask(repeating.last_failed, since, most_trees=most_trees)
+
+    # What changes runs
+
+    def repeat(self, run_id: str, user: str, *, everything: bool = False) -> str:
+        """Queue a run again, and return the new run's id.
+
+        Parameters
+        ----------
+        run_id:
+            The run's id.
+        user:
+            The user who asks for it.
+        everything:
+            Whether it is repeated in full; otherwise from where it failed.
+
+        Raises
+        ------
+        RunNotFound
+            Dagster does not have it.
+        RunError
+            It can't be repeated, or is being repeated already.
+        """
+        from ..orchestration.runs import repeating
+
+        run = self._run(run_id)
+        new = self._ask(repeating.again, run, user, everything=everything, triggered_by="admin")
+        return str(new.run_id)
+
+    def cancel(self, run_id: str, user: str) -> bool:
+        """Take a run from the queue, or ask its worker to cancel it.
+
+        Returns
+        -------
+        bool
+            Whether that was done, or is being done; else it has no worker any more.
+
+        Raises
+        ------
+        RunNotFound
+            Dagster does not have it.
+        RunError
+            It has ended.
+        """
+        from ..orchestration.runs import history
+
+        return self._ask(history.cancel, self._run(run_id), user)
+
+    def _run(self, run_id: str) -> DagsterRun:
+        with _reasons():
+            run = self._instance.get_run_by_id(run_id)
+        if run is None:
+            raise RunNotFound(gettext("Dagster has no run %(run)s.") % {"run": run_id})
+        return run

@@ -137,11 +137,11 @@ def of_failures_at_once(instance: dagster.DagsterInstance, job: dagster.JobDefin
 
 def of_retry_from_failure(instance: dagster.DagsterInstance, job: dagster.JobDefinition) -> bool:
     from proctree_dagster.exceptions import RunError
-    from proctree_dagster.orchestration.runs import history
+    from proctree_dagster.orchestration.runs import repeating
 
     failed = dagster.DagsterRun(job.name, status=dagster.DagsterRunStatus.FAILURE)
     try:
-        history.again(instance, failed)
+        repeating.again(instance, failed)
     except RunError as error:
         return dagster_features.RETRY_FROM_FAILURE.without in str(error)
     return False

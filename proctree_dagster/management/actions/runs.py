@@ -116,7 +116,8 @@ class Retry(Action):
 
     name = "retry"
     help = (
-        "Queue a failed run again, from where it failed: what has succeeded is not done again. "
+        "Queue a failed run again, from where it failed: what has succeeded is not done again, "
+        "but with --all. "
         "With --failed, the last run of each tree whose last run failed."
     )
     has_json = True
@@ -130,6 +131,7 @@ class Retry(Action):
             action="store_true",
             help="Of each tree whose last run has failed, that run. Needs --since.",
         )
+        parser.add_argument("--all", action="store_true", help="Repeat it in full.")
         _add_since(parser)
 
     def handle(self, options: Mapping[str, Any]) -> None:
@@ -138,12 +140,16 @@ class Retry(Action):
             raise CommandError("Name a run, or say --failed and --since.", returncode=2)
         if options["failed"] and options["since"] is None:
             raise CommandError("Say since when with --since, such as --since 12h.", returncode=2)
+        from ...orchestration.runs import repeating  # it imports dagster
+
         repeated, refused = [], []
         with _history() as (history, instance):
-            for run_id in self._chosen(history, instance, options):
+            for run_id in self._chosen(instance, options):
                 run = history.find(instance, run_id).dagster_run
                 try:
-                    new = history.again(instance, run, tag_pairs.os_user())
+                    new = repeating.again(
+                        instance, run, tag_pairs.os_user(), everything=options["all"]
+                    )
                 except RunError as error:
                     refused.append(str(error))
                     continue
@@ -155,17 +161,16 @@ class Retry(Action):
         if not repeated:
             self.out.line("No tree's last run has failed since then.")
 
-    def _chosen(self, history: Any, instance: Any, options: Mapping[str, Any]) -> list[str]:
-        if options["run"] is not None:
+    def _chosen(self, instance: Any, options: Mapping[str, Any]) -> list[str]:
+        from ...orchestration.runs import repeating
+
+        since = _since(options)
+        if options["run"] is not None or since is None:
             return [options["run"]]
-        last: dict[str, RunSummary] = {}
-        for run in history.recent(instance, since=_since(options), most=MOST_RETRIED):
-            last.setdefault(run.tree, run)
-        return [run.run_id for run in last.values() if run.status == "failure"]
-
-
-MOST_RETRIED = 10_000
-"""How many runs are searched for failed ones."""
+        failed = repeating.last_failed(instance, since)
+        if failed.is_cut:
+            self.out.line(f"The newest {repeating.MOST_FAILED} failed runs are considered only.")
+        return [run.run_id for run in failed.chosen]
 
 
 def cells(run: RunSummary) -> tuple[str, ...]:

@@ -1,29 +1,24 @@
-"""The history of runs: their outcomes and logs; canceling and re-executing them."""
+"""The history of runs: their outcomes and logs; canceling them. ``repeating`` repeats them."""
 
 import datetime as dt
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from dagster import (
     DagsterInstance,
     DagsterRun,
     DagsterRunStatus,
     EventLogEntry,
-    JobDefinition,
     RunRecord,
     RunsFilter,
 )
 
-from ...context import tagging
 from ...domain import run_tags as tags
 from ...domain.runs import LogLine, RunSummary
+from ...domain.texts import storable
 from ...exceptions import RunError, RunNotFound
-from ...models import ProcessTree
-from .. import dagster_internals as internals
-from .. import errors, tree_records
-from ..configured import translator
-from ..dagster_features import RETRY_FROM_FAILURE, is_on, why_off
-from . import create, opening, run_pages
-from .summaries import LAUNCHERS, all_failures, summary
+from .. import errors
+from . import run_pages
+from .summaries import all_failures, summary
 
 PAGE = 100
 """How many runs are read at once."""
@@ -154,8 +149,17 @@ def _trace(entry: EventLogEntry) -> str:
     return "" if error is None else errors.trace(error)
 
 
-def cancel(instance: DagsterInstance, run: DagsterRun) -> bool:
+def cancel(instance: DagsterInstance, run: DagsterRun, user: str = "") -> bool:
     """Take a run from the queue, or ask its worker to cancel it.
+
+    Parameters
+    ----------
+    instance:
+        Where it is recorded.
+    run:
+        The run.
+    user:
+        Who asks for it, for its log.
 
     Returns
     -------
@@ -169,101 +173,6 @@ def cancel(instance: DagsterInstance, run: DagsterRun) -> bool:
     """
     if run.is_finished:
         raise RunError(f"Run {run.run_id} has ended: {run.status.value.lower()}.")
+    if user:
+        instance.report_engine_event(f"Canceling was requested by {storable(user)}.", run)
     return instance.run_coordinator.cancel_run(run.run_id)
-
-
-def _require_steps(run: DagsterRun, job: JobDefinition, steps: Iterable[str]) -> None:
-    """Refuse to repeat a run whose tree has lost a process that is to be repeated.
-
-    Raises
-    ------
-    RunError
-        It has lost one; the message names it.
-    """
-    present = {node.name for node in job.graph.nodes}
-    gone = sorted({step.split("[")[0] for step in steps} - present)
-    if gone:
-        raise RunError(
-            f"Run {run.run_id} can't go on where it failed: the tree of {run.job_name!r} has "
-            f"changed since, and lacks {', '.join(map(repr, gone))}. Run the tree again."
-        )
-
-
-def again(instance: DagsterInstance, run: DagsterRun, user: str = "") -> DagsterRun:
-    """Create and queue a re-execution of a run from failure.
-
-    Successful processes are not repeated. A run that failed before any process did is repeated
-    in full.
-
-    Parameters
-    ----------
-    instance:
-        Where it is recorded.
-    run:
-        The run.
-    user:
-        The user who requests it.
-
-    Raises
-    ------
-    RunError
-        It has not failed, its tree is gone, its functions are known to no worker, or this Dagster
-        has nothing by which a run is repeated.
-    InstanceError
-        The instance has no queue.
-    """
-    if run.status not in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED):
-        raise RunError(
-            f"Run {run.run_id} has not failed, it is {run.status.value.lower()}: only what has "
-            "failed or was canceled is repeated."
-        )
-    if tags.value(run.tags, tags.IN_MEMORY):
-        raise RunError(
-            f"Run {run.run_id} used functions that only its process had; run the tree again."
-        )
-    row = ProcessTree.objects.filter(job_name=run.job_name).first()
-    if row is None:
-        raise RunError(f"The tree of run {run.run_id} was deleted ({run.job_name!r}).")
-    opening.check_queue(instance)
-    if not is_on(RETRY_FROM_FAILURE):
-        raise RunError(
-            f"Run {run.run_id} can't be repeated from here with this Dagster: "
-            f"{why_off(RETRY_FROM_FAILURE)} {RETRY_FROM_FAILURE.without}"
-        )
-    job = translator().job(tree_records.from_row(row))
-    steps, known = internals.KnownExecutionState.build_resume_retry_reexecution(instance, run)
-    _require_steps(run, job, steps)
-    plan = internals.create_execution_plan(
-        job,
-        run.run_config,
-        step_keys_to_execute=list(steps) or None,
-        known_state=known if steps else None,
-    )
-    left_out = {
-        *internals.TAGS_TO_MAYBE_OMIT_ON_RETRY,
-        *LAUNCHERS,
-        tags.WORKER,
-        tags.FAILED_OPTIONAL,
-    }
-    copied = {key: value for key, value in tags.renamed(run.tags).items() if key not in left_out}
-    repeated = instance.create_run(
-        job_name=job.name,
-        run_id=None,
-        run_config=run.run_config,
-        status=DagsterRunStatus.NOT_STARTED,
-        tags={
-            **copied,
-            **tagging.by_user(user),
-            **job.run_tags,
-            tags.TRIGGERED_BY: "command",
-            tags.PARENT_RUN: run.run_id,
-            tags.ROOT_RUN: run.root_run_id or run.run_id,
-            **({tags.RESUMES: "true"} if steps else {}),
-        },
-        root_run_id=run.root_run_id or run.run_id,
-        parent_run_id=run.run_id,
-        step_keys_to_execute=list(steps) or None,
-        **create.of_job(job, plan),
-    )
-    create.submit(instance, repeated)
-    return repeated

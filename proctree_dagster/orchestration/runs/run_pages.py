@@ -18,6 +18,9 @@ SEARCHED = 2000
 CHUNK = 200
 """How many runs are read at once where not each is shown."""
 
+LARGEST = 500
+"""How many runs are read at once at most."""
+
 IDS = 10_000
 """How many ids of runs are read at once."""
 
@@ -50,16 +53,16 @@ def page(
         How many runs are compared at most with what Dagster can't search for.
     """
     if after:
-        found = _scan(instance, query, most, after, searched, ascending=True)
+        found = scan(instance, query, most, after, searched, ascending=True)
         if found.is_full or not found.is_complete:
             return _newer_page(instance, found)
         before = ""  # the first page, which is full if there are enough
-    found = _scan(instance, query, most, before, searched)
+    found = scan(instance, query, most, before, searched)
     return _older_page(instance, found, is_first=not before)
 
 
 @dataclass
-class _Found:
+class Found:
     """The outcome of a search."""
 
     records: list[RunRecord] = field(default_factory=list)
@@ -74,19 +77,29 @@ class _Found:
     """Whether there are no others."""
 
 
-def _scan(
+def scan(
     instance: DagsterInstance,
     query: RunQuery,
     most: int,
-    cursor: str,
-    searched: int,
+    cursor: str = "",
+    searched: int = SEARCHED,
     *,
     ascending: bool = False,
-) -> _Found:
-    """Read runs until there are enough, or enough were compared."""
+) -> Found:
+    """Read runs until there are enough, or enough were compared.
+
+    Parameters
+    ----------
+    instance, query, most, searched:
+        As ``page`` takes them.
+    cursor:
+        The id of a run, which is left out with those before it; blank: from the first one on.
+    ascending:
+        Whether older runs come first.
+    """
     filters, matches = _filters(query), _comparison(query)
-    size = most + 1 if _is_exact(query) else CHUNK
-    found = _Found()
+    size = min(most + 1, LARGEST) if _is_exact(query) else CHUNK
+    found = Found()
     while found.searched < searched:
         records = instance.get_run_records(
             filters, limit=size, cursor=cursor or None, ascending=ascending
@@ -106,7 +119,7 @@ def _scan(
     return found
 
 
-def _newer_page(instance: DagsterInstance, found: _Found) -> RunPage:
+def _newer_page(instance: DagsterInstance, found: Found) -> RunPage:
     runs = tuple(summaries(instance, reversed(found.records)))
     last = found.last.dagster_run.run_id if found.last is not None else ""
     older = runs[-1].run_id if runs else last
@@ -114,7 +127,7 @@ def _newer_page(instance: DagsterInstance, found: _Found) -> RunPage:
     return RunPage(runs, older=older, newer=newer, searched=found.searched)
 
 
-def _older_page(instance: DagsterInstance, found: _Found, *, is_first: bool) -> RunPage:
+def _older_page(instance: DagsterInstance, found: Found, *, is_first: bool) -> RunPage:
     runs = tuple(summaries(instance, found.records))
     older, back_to = "", None
     if found.is_full:
@@ -186,6 +199,11 @@ def ids_that_begin_with(instance: DagsterInstance, prefix: str, most: int) -> li
         if len(found) >= most or len(ids) < IDS:
             return found[:most]
         cursor = ids[-1]
+
+
+def newest(instance: DagsterInstance, job_name: str) -> str:
+    """Return the id of the newest run of a job; blank if it has none."""
+    return next(iter(instance.get_run_ids(RunsFilter(job_name=job_name), limit=1)), "")
 
 
 def counts(instance: DagsterInstance, query: RunQuery) -> dict[str, int]:

@@ -12,7 +12,7 @@ from proctree_dagster.exceptions import RunError
 from proctree_dagster.models import OutboxRun, ProcessTree
 from proctree_dagster.orchestration.configured import translator
 from proctree_dagster.orchestration.launching.workers import Worker
-from proctree_dagster.orchestration.runs import create, history, local_runs
+from proctree_dagster.orchestration.runs import create, local_runs, repeating
 from proctree_dagster.orchestration.tree_records import from_row
 from proctree_dagster.running import tree_runs
 from proctree_dagster.services import run_outbox, tree_links
@@ -112,13 +112,13 @@ class TestRunsOfAnEarlierRelease:
         instance.add_run_tags(run.run_id, {"proctree/in_memory": "true"})
         instance.report_run_failed(run)
         with pytest.raises(RunError, match="functions that only its process had"):
-            history.again(instance, fetch(instance, run.run_id))
+            repeating.again(instance, fetch(instance, run.run_id))
 
     def test_what_repeats_it_has_todays_names_only(self, instance: DagsterInstance) -> None:
         run = fetch(instance, tree_runs.submit_row(save("a", func=processes.fail)).run_id)
         instance.add_run_tags(run.run_id, {"proctree/revision": "old", "proctree/worker": "{}"})
         instance.report_run_failed(run)
-        repeated = history.again(instance, fetch(instance, run.run_id))
+        repeated = repeating.again(instance, fetch(instance, run.run_id))
         assert not set(HIDDEN.values()) & set(repeated.tags)
         assert repeated.tags[run_tags.REVISION] == ProcessTree.objects.get().revision
         assert run_tags.WORKER not in repeated.tags
