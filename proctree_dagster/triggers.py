@@ -19,7 +19,7 @@ from .domain import names
 from .domain.texts import explain
 from .exceptions import FunctionNotNameable, TriggerError, TriggerNotFound
 from .models import OutboxRun, ProcessTree, Trigger, TriggerState, TriggerSubscription
-from .running import tree_runs
+from .running import run_requests, tree_runs
 from .services import trigger_firing, webserver
 from .services.trigger_firing import Polled
 from .support.connections import after_commit, fresh_connections, open_transactions, writing
@@ -148,6 +148,8 @@ def fire_trigger(
     trigger: Trigger | str,
     context: Mapping[str, Any] | None = None,
     tags: Mapping[str, str] | None = None,
+    *,
+    wait: bool = True,
 ) -> list[FiredRun]:
     """Fire a trigger: every tree that subscribes to it runs.
 
@@ -166,6 +168,9 @@ def fire_trigger(
         default context of the tree's schedule.
     tags:
         Tags of the runs, as for ``ProcessTreeManager.submit_tree``; they update the subscription's.
+    wait:
+        Whether it waits until Dagster has the runs, and at first for Dagster's import, about a
+        second. If not, a thread hands them over: for code that must answer at once, such as a view.
 
     Returns
     -------
@@ -181,17 +186,17 @@ def fire_trigger(
     """
     row, run_tags = get_trigger(trigger), tagging.checked(tags)
     if open_transactions() - {router.db_for_write(OutboxRun)}:
-        return _fire_after_commit(row, contexts.encode(context or {}), run_tags)
+        return _fire_after_commit(row, contexts.encode(context or {}), run_tags, wait)
     runs = trigger_firing.fire(row, context or {}, timezone.now(), run_tags=run_tags)
     if runs is None:
         _log_silence(row)
         return []
-    _deliver(runs)
+    _deliver(runs, wait)
     return [_fired_run(run.process_tree, run.run_id) for run in runs]
 
 
 def _fire_after_commit(
-    row: Trigger, context: dict[str, Any], run_tags: dict[str, str]
+    row: Trigger, context: dict[str, Any], run_tags: dict[str, str], wait: bool
 ) -> list[FiredRun]:
     """Fire a trigger once transactions on another database have committed.
 
@@ -209,7 +214,7 @@ def _fire_after_commit(
         if runs is None:
             _log_silence(row)
         else:
-            _deliver(runs)
+            _deliver(runs, wait)
 
     after_commit(fire)
     return [_fired_run(tree, run_ids[tree.pk]) for tree in trees]
@@ -223,11 +228,12 @@ def _fired_run(tree: ProcessTree, run_id: uuid.UUID) -> FiredRun:
     return FiredRun(tree.name, str(run_id), webserver.run_url(str(run_id)))
 
 
-def _deliver(runs: Iterable[OutboxRun]) -> None:
+def _deliver(runs: Iterable[OutboxRun], wait: bool = True) -> None:
     """Deliver runs to Dagster once they are committed; failed ones are retried by the sensor."""
     ids = [str(run.run_id) for run in runs]
+    deliver = tree_runs.deliver if wait else run_requests.deliver_soon
     if ids:
-        after_commit(lambda: tree_runs.deliver(ids))
+        after_commit(lambda: deliver(ids))
 
 
 def poll_triggers() -> dict[str, Polled]:

@@ -57,7 +57,7 @@ class JsonField(forms.JSONField):
                 )
             except json.JSONDecodeError as error:
                 raise ValidationError(
-                    _("This is not valid JSON, at line %(line)d, column %(column)d: %(why)s."),
+                    _("Enter a valid JSON: line %(line)d, column %(column)d: %(why)s."),
                     code="invalid",
                     params={"line": error.lineno, "column": error.colno, "why": error.msg},
                 ) from error
@@ -250,6 +250,13 @@ class AddedForm(ScheduleForm):
 
 class SubscriptionForm(Form):
     """A subscription: its context names rows that exist, and what the tree's functions take."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.instance.pk is not None and "process_tree" in self.fields:
+            tree, field = self.instance.process_tree, self.fields["process_tree"]
+            field.disabled = True  # it stays that of its tree, and its box asks no database
+            field.widget = forms.Select(choices=[(tree.pk, str(tree))])
 
     def clean(self) -> dict[str, Any] | None:
         """Compare the context with what the tree's functions take, if either has changed."""

@@ -1,13 +1,19 @@
 """Pieces of HTML that several pages show; each escapes what it is given."""
 
 import datetime as dt
+import json
+from typing import Any
 
+from django.contrib.admin.utils import quote
+from django.db.models import Model
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
+
+from ..context import sensitive
 
 STATUSES = {
     "requested": _("requested"),
@@ -37,6 +43,36 @@ def status_badge(status: str) -> SafeString | str:
     )
 
 
+def badge(text: str, kind: str = "neutral") -> SafeString | str:
+    """Return a text as a coloured badge; nothing for a blank one.
+
+    Parameters
+    ----------
+    text:
+        The text.
+    kind:
+        Its colour: a status of ``STATUSES``, or ``neutral``.
+    """
+    if not text:
+        return ""
+    return format_html('<span class="pt-status pt-status--{}">{}</span>', kind, text)
+
+
+def labelled(label: str, content: str) -> SafeString | str:
+    """Return a cell of a list, whose column's title is repeated on a narrow screen."""
+    if not content:
+        return ""
+    return format_html('<span class="pt-label">{}</span>{}', label, content)
+
+
+def json_text(value: Any) -> SafeString | str:
+    """Return JSON to read, indented, without its secrets; nothing for none."""
+    if value in (None, "", {}, []):
+        return ""
+    text = json.dumps(sensitive.masked(value), ensure_ascii=False, indent=2, default=str)
+    return format_html('<pre class="pt-text">{}</pre>', text)
+
+
 def run_link(run_id: str, text: str = "", site: str = "admin") -> SafeString | str:
     """Return a link to a run's page in the admin; its text alone, if the site has no such page.
 
@@ -55,6 +91,43 @@ def run_link(run_id: str, text: str = "", site: str = "admin") -> SafeString | s
     except NoReverseMatch:
         url = ""
     return format_html('<a href="{}">{}</a>', url, text) if url else text
+
+
+def page_address(site: str, model: Any, page: str, *args: Any) -> str:
+    """Return the address of a page of a model on an admin site.
+
+    Parameters
+    ----------
+    site:
+        The site's name.
+    model:
+        The model, or a row of it.
+    page:
+        ``changelist``, ``change``, …
+    args:
+        The row's key, if the page is one row's.
+    """
+    name = f"{site}:{model._meta.app_label}_{model._meta.model_name}_{page}"
+    return reverse(name, args=[quote(each) for each in args])
+
+
+def row_link(row: Model, text: str = "", site: str = "admin") -> SafeString | str:
+    """Return a link to a row's page; its text alone, if the site has no such page.
+
+    Parameters
+    ----------
+    row:
+        The row.
+    text:
+        The link's text; left out, the row's.
+    site:
+        The name of the admin site.
+    """
+    text = text or str(row)
+    try:
+        return format_html('<a href="{}">{}</a>', page_address(site, row, "change", row.pk), text)
+    except NoReverseMatch:
+        return text
 
 
 def dagster_link(url: str | None, text: str = "") -> SafeString | str:
@@ -79,12 +152,20 @@ def duration(seconds: float | None) -> str:
     return gettext("%(hours)d h %(minutes)d min") % {"hours": hours, "minutes": minutes}
 
 
-def moment(at: dt.datetime | None) -> SafeString | str:
-    """Return a moment in the site's timezone, to the second, with its ISO form for machines."""
+def moment(at: dt.datetime | None, *, seconds: bool = True) -> SafeString | str:
+    """Return a moment in the site's timezone, with its ISO form for machines.
+
+    Parameters
+    ----------
+    at:
+        The moment, aware; ``None``: nothing is returned.
+    seconds:
+        Whether its seconds are shown.
+    """
     if at is None:
         return ""
     return format_html(
         '<time datetime="{}">{}</time>',
         at.isoformat(),
-        f"{timezone.localtime(at):%Y-%m-%d %H:%M:%S}",
+        f"{timezone.localtime(at):{'%Y-%m-%d %H:%M:%S' if seconds else '%Y-%m-%d %H:%M'}}",
     )

@@ -1,39 +1,434 @@
 """Schedules: all in one list, and one on its tree's page."""
 
-from django.contrib import admin
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from django.contrib import admin, messages
+from django.contrib.admin.views.autocomplete import AutocompleteJsonView
+from django.contrib.admin.views.main import ChangeList
+from django.contrib.admin.widgets import AutocompleteSelect
+from django.core.exceptions import ObjectDoesNotExist
+from django.db import IntegrityError
+from django.db.models import QuerySet
+from django.forms import BaseInlineFormSet
+from django.http import HttpRequest, HttpResponse, HttpResponseBase, HttpResponseRedirect
+from django.urls import path
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
-from ..models import ProcessTreeSchedule
-from .forms import AddedForm, ScheduleForm
+from ..exceptions import ScheduleError
+from ..models import ProcessTree, ProcessTreeSchedule
+from ..models.context_schema import ContextKey
+from . import run_summaries
+from .deeds import ButtonsOnPage, Deeds, switch
+from .forms import CRON, INTERVAL, JSON_FIELDS, AddedForm, ScheduleForm
+from .html import (
+    badge,
+    duration,
+    json_text,
+    labelled,
+    moment,
+    page_address,
+    row_link,
+    run_link,
+    status_badge,
+)
 from .permissions import NeedsRunPermission
 
-CLOCK_FIELDS = ["next_run", "last_run", "last_run_status", "last_run_id", "claim", "held_back_by"]
-"""Clock fields of a schedule, which are shown read-only."""
+DUE_TIMES = 5
+"""How many of the next due times are shown."""
+
+RULE = ("rule_kind", ("interval_minutes", "start_time"), "cron", "timezone")
+"""The fields that set when a schedule is due."""
 
 
-class ScheduleInline(NeedsRunPermission, admin.StackedInline):  # type: ignore[type-arg]
+class ShowsSchedules(NeedsRunPermission):
+    """What a schedule's own page, and its part of the tree's page, show of it."""
+
+    admin_site: Any
+
+    formfield_overrides = JSON_FIELDS
+    readonly_fields = (
+        *("rule", "due_times", "last", "claim", "held_back"),
+        *("taken_keys", "readable_context"),
+    )
+
+    class Media:
+        css: Mapping[str, Any] = {"all": ["proctree_dagster/admin.css"]}
+
+    def groups(self, may_write: bool, is_new: bool) -> list[tuple[Any, dict[str, Any]]]:
+        """Return the fields in groups; to those who may only view them, without secrets."""
+        rule: tuple[Any, ...] = RULE if may_write else ("rule",)
+        context = ("taken_keys", "context") if may_write else ("readable_context",)
+        done = () if is_new else ("due_times", "last", "claim", "held_back")
+        return [
+            (None, {"fields": ("enabled",)}),
+            (_("When it is due"), {"fields": (*rule, *done)}),
+            (
+                _("Its runs"),
+                {"fields": (*context, "tags", "pass_scheduled_for", "allow_overlap")},
+            ),
+        ]
+
+    @admin.display(description=_("rule"), ordering="interval_minutes")
+    def rule(self, schedule: ProcessTreeSchedule) -> str:
+        """Return when it is due, in words."""
+        return labelled(gettext("rule"), schedule.rule_in_words)
+
+    @admin.display(description=_("next due times"))
+    def due_times(self, schedule: ProcessTreeSchedule) -> SafeString | str:
+        """Return its next due times in the site's zone, and in its own if that is another one."""
+        if schedule.pk is None:
+            return ""
+        try:
+            found = schedule.next_due_times(DUE_TIMES, timezone.now())
+        except ScheduleError as error:
+            return str(error)
+        zone = schedule.rule.zone
+        is_local = str(zone) == timezone.get_current_timezone_name()
+        items = (
+            (
+                moment(at, seconds=False),
+                "" if is_local else f" ({at.astimezone(zone):%H:%M} {zone})",
+            )
+            for at in found
+        )
+        listed = format_html(
+            '<ol class="pt-times">{}</ol>', format_html_join("", "<li>{}{}</li>", items)
+        )
+        if not schedule.enabled:
+            return format_html("{}{}", gettext("Not enabled: these are skipped."), listed)
+        return listed
+
+    @admin.display(description=_("last run"), ordering="last_run")
+    def last(self, schedule: ProcessTreeSchedule) -> SafeString | str:
+        """Return the last scheduled run: its status, its time, its duration, and a link to it."""
+        if schedule.claim is not None:
+            found: SafeString | str = format_html(
+                "{} {}", status_badge("requested"), moment(schedule.claim, seconds=False)
+            )
+            return labelled(gettext("last run"), found)
+        seconds = getattr(schedule, "last_seconds", None)
+        parts = (
+            status_badge(schedule.last_run_status),
+            moment(schedule.last_run, seconds=False),
+            duration(seconds),
+            run_link(schedule.last_run_id, site=self.admin_site.name),
+        )
+        shown = format_html_join(" ", "{}", ((part,) for part in parts if part))
+        return labelled(gettext("last run"), shown)
+
+    @admin.display(description=_("held back by"), ordering="enabled")
+    def held_back(self, schedule: ProcessTreeSchedule) -> SafeString | str:
+        """Return what keeps it from running."""
+        return labelled(gettext("held back by"), badge(schedule.held_back_by, "canceling"))
+
+    @admin.display(description=_("context"))
+    def readable_context(self, schedule: ProcessTreeSchedule) -> SafeString | str:
+        """Return its context without secrets, for those who may not change it."""
+        return json_text(schedule.context)
+
+    @admin.display(description=_("its functions take"))
+    def taken_keys(self, schedule: ProcessTreeSchedule) -> SafeString | str:
+        """Return the keys that the tree's functions take from the context."""
+        try:
+            keys = schedule.process_tree.context_schema.keys.values()
+        except ObjectDoesNotExist:  # no tree has been chosen yet
+            return ""
+        return format_html_join("", "<div>{}</div>", ((key_in_words(key),) for key in keys))
+
+
+def key_in_words(key: ContextKey) -> SafeString:
+    """Return a key of a context: its name, its type, its default, what it is for."""
+    notes = [
+        key.type_text,
+        gettext("required") if key.required else "",
+        gettext("default: %(value)s") % {"value": key.default_text} if key.default_text else "",
+        key.description,
+    ]
+    said = "; ".join(note for note in notes if note)
+    return format_html("<code>{}</code>{}", key.name, f": {said}" if said else "")
+
+
+# A tree's page
+
+
+class ScheduleFormSet(BaseInlineFormSet):  # type: ignore[type-arg]
+    """A tree's schedule, which says what does not count of what was typed."""
+
+    request: HttpRequest
+
+    def save(self, commit: bool = True) -> Any:
+        """Save it."""
+        saved = super().save(commit)
+        for form in self.forms:
+            tell_ignored(self.request, form)
+        return saved
+
+
+def tell_ignored(request: HttpRequest, form: Any) -> None:
+    """Show what does not count of what was typed into a schedule's form."""
+    for sentence in getattr(form, "ignored", ()):
+        messages.warning(request, sentence)
+
+
+class ScheduleInline(ShowsSchedules, admin.StackedInline):  # type: ignore[type-arg]
     """A tree's schedule on the tree's page; a missing one is added with a click."""
 
     model = ProcessTreeSchedule
     form = AddedForm
-    readonly_fields = CLOCK_FIELDS
+    formset = ScheduleFormSet
     extra = 0
+
+    def get_formset(self, request: HttpRequest, obj: Any = None, **kwargs: Any) -> Any:
+        """Return the formset, with the request, to which it adds messages."""
+        formset: Any = super().get_formset(request, obj, **kwargs)
+        formset.request = request
+        return formset
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Return the fields in groups."""
+        may_write = self.has_change_permission(request, obj)
+        return self.groups(may_write, is_new=obj is None or obj.schedule_or_none is None)
+
+
+# The list
+
+
+class RuleFilter(admin.SimpleListFilter):
+    """Schedules with an interval, or with a cron."""
+
+    title = _("rule")
+    parameter_name = "rule"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
+        """Return the choices."""
+        return [(INTERVAL, _("interval")), (CRON, _("cron"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Return the chosen ones."""
+        if self.value() == INTERVAL:
+            return queryset.filter(cron="")
+        return queryset.exclude(cron="") if self.value() == CRON else queryset
+
+
+class OverdueFilter(admin.SimpleListFilter):
+    """Schedules whose due time has passed without a run."""
+
+    title = _("overdue")
+    parameter_name = "overdue"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
+        """Return the choices."""
+        return [("yes", _("Yes")), ("no", _("No"))]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Return the chosen ones."""
+        if self.value() not in ("yes", "no"):
+            return queryset
+        overdue = ProcessTreeSchedule.objects.overdue(timezone.now()).values("pk")
+        is_overdue = self.value() == "yes"
+        return queryset.filter(pk__in=overdue) if is_overdue else queryset.exclude(pk__in=overdue)
+
+
+class HeldBackFilter(admin.SimpleListFilter):
+    """Schedules that Django or Dagster keeps from running."""
+
+    title = _("held back by")
+    parameter_name = "held_back"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
+        """Return the choices."""
+        return [("nothing", _("nothing")), ("django", "Django"), ("dagster", "Dagster")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Return the chosen ones."""
+        found: dict[str, dict[str, bool]] = {
+            "nothing": {"enabled": True, "stopped_in_dagster": False},
+            "django": {"enabled": False},
+            "dagster": {"stopped_in_dagster": True},
+        }
+        return queryset.filter(**found.get(self.value() or "", {}))
+
+
+class ScheduleList(ChangeList):
+    """A page of the list, with how long the last runs took."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        """Read the rows, and ask Dagster once for all of their last runs."""
+        super().get_results(request)
+        add_seconds(self.result_list)
+
+
+def add_seconds(schedules: Iterable[ProcessTreeSchedule]) -> None:
+    """Set ``last_seconds`` on schedules: how long the last run took, where Dagster can say so."""
+    schedules = list(schedules)
+    found = run_summaries.of_runs(each.last_run_id for each in schedules)
+    for schedule in schedules:
+        run = found.get(schedule.last_run_id)
+        schedule.last_seconds = None if run is None else run.seconds  # type: ignore[attr-defined]
+
+
+class TreesWithoutSchedule(AutocompleteJsonView):
+    """The trees that may be given a schedule, for the box in which one is chosen."""
+
+    may_add = False
+
+    def has_perm(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Return whether the user may add schedules."""
+        return self.may_add
+
+    def get_queryset(self) -> QuerySet[Any]:
+        """Return those without a schedule; of another model there are none."""
+        found: QuerySet[Any] = super().get_queryset()
+        if found.model is not ProcessTree:
+            return found.none()
+        return found.filter(schedule__isnull=True)
+
+
+class ChooseTree(AutocompleteSelect):
+    """The box in which a tree without a schedule is chosen."""
+
+    url_name = "%s:proctree_dagster_processtreeschedule_trees"
 
 
 @admin.register(ProcessTreeSchedule)
-class ProcessTreeScheduleAdmin(NeedsRunPermission, admin.ModelAdmin):  # type: ignore[type-arg]
+class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, admin.ModelAdmin):  # type: ignore[type-arg]
     """Schedules, all in one list."""
 
-    list_display = [
-        *("process_tree", "rule", "enabled", "held_back_by"),
-        *("next_run", "last_run", "last_run_status", "last_run_id"),
-    ]
-    list_filter = ["enabled", "stopped_in_dagster", "last_run_status"]
+    list_display = ["tree", "rule", "next", "last", "held_back"]
+    list_display_links = ["rule"]
+    list_filter = ["enabled", RuleFilter, "last_run_status", OverdueFilter, HeldBackFilter]
     list_select_related = ["process_tree"]
+    search_fields = ["process_tree__name"]
+    search_help_text = _("The name of a tree, or a part of it.")
     form = ScheduleForm
-    readonly_fields = CLOCK_FIELDS
+    actions = ["enable", "disable"]
+    buttons = {"enable": _("Enable"), "disable": _("Disable")}
 
-    @admin.display(description=_("rule"))
-    def rule(self, schedule: ProcessTreeSchedule) -> str:
-        """When it asks for runs."""
-        return schedule.rule_in_words
+    @admin.display(description=_("process tree"), ordering="process_tree__name")
+    def tree(self, schedule: ProcessTreeSchedule) -> SafeString | str:
+        """Return its tree, with a link to the tree's page."""
+        return row_link(schedule.process_tree, site=self.admin_site.name)
+
+    @admin.display(description=_("next run"), ordering="next_run")
+    def next(self, schedule: ProcessTreeSchedule) -> SafeString | str:
+        """Return the next due time."""
+        late = badge(gettext("overdue"), "failure") if schedule.is_overdue(timezone.now()) else ""
+        due = moment(schedule.next_run, seconds=False) or gettext("now")
+        return labelled(gettext("next run"), format_html("{} {}", due, late))
+
+    def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Return the fields in groups."""
+        may_write = obj is None or self.has_change_permission(request, obj)
+        (_title, first), *others = self.groups(may_write, is_new=obj is None)
+        return [(None, {"fields": ("process_tree", *first["fields"])}), *others]
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[Any, ...]:
+        """Return the read-only fields: a schedule stays that of its tree."""
+        readonly = tuple(super().get_readonly_fields(request, obj))
+        return readonly if obj is None else ("process_tree", *readonly)
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        """Return the list that knows how long runs took."""
+        return ScheduleList
+
+    def get_object(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        """Return a schedule, with how long its last run took."""
+        schedule = super().get_object(request, *args, **kwargs)
+        if schedule is not None and request.method == "GET":
+            add_seconds([schedule])
+        return schedule
+
+    # Adding one
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Let a tree without a schedule be chosen."""
+        if db_field.name == "process_tree":
+            kwargs["widget"] = ChooseTree(db_field, self.admin_site)
+            kwargs["queryset"] = ProcessTree.objects.filter(schedule__isnull=True)
+        field: Any = super().formfield_for_foreignkey(db_field, request, **kwargs)
+        if db_field.name == "process_tree":
+            field.error_messages["invalid_choice"] = _(
+                "This process tree has a schedule already, or does not exist any more."
+            )
+        return field
+
+    def get_urls(self) -> list[Any]:
+        """Add the address of the trees that can be chosen."""
+        view = self.admin_site.admin_view(self.trees_view)
+        return [
+            path("trees/", view, name="proctree_dagster_processtreeschedule_trees"),
+            *super().get_urls(),
+        ]
+
+    def trees_view(self, request: HttpRequest) -> HttpResponseBase:
+        """Return the trees that may be given a schedule."""
+        may_add = self.has_add_permission(request)
+        view = TreesWithoutSchedule.as_view(admin_site=self.admin_site, may_add=may_add)
+        return view(request)
+
+    def add_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Add a schedule; of two people who add one to the same tree, the second is told so."""
+        try:
+            return super().add_view(request, *args, **kwargs)
+        except IntegrityError:
+            tree = request.POST.get("process_tree", "")
+            if not ProcessTreeSchedule.objects.filter(process_tree=tree).exists():
+                raise
+            told = gettext("Somebody else has given this process tree a schedule. Change that one.")
+            self.message_user(request, told, messages.ERROR)
+            here = self.admin_site.name
+            return HttpResponseRedirect(page_address(here, ProcessTreeSchedule, "changelist"))
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """Save a schedule, and show what does not count of what was typed."""
+        super().save_model(request, obj, form, change)
+        tell_ignored(request, form)
+
+    # What people do
+
+    def offers(self, action: str, row: ProcessTreeSchedule) -> bool:
+        """Return whether an action is of use for a schedule: no switch is set twice."""
+        return action not in ("enable", "disable") or row.enabled == (action == "disable")
+
+    @admin.action(description=_("Enable the selected schedules"), permissions=["change"])
+    def enable(self, request: HttpRequest, queryset: QuerySet[ProcessTreeSchedule]) -> None:
+        """Switch schedules on; they run at the next due time from now."""
+        deeds = self._switch_all(request, queryset, on=True)
+        deeds.report(gettext("Enabled: {names}."), gettext("Not enabled: {names}. {why}"))
+
+    @admin.action(description=_("Disable the selected schedules"), permissions=["change"])
+    def disable(self, request: HttpRequest, queryset: QuerySet[ProcessTreeSchedule]) -> None:
+        """Switch schedules off; a run under way continues."""
+        deeds = self._switch_all(request, queryset, on=False)
+        deeds.report(
+            gettext("Disabled: {names}. A run under way continues."),
+            gettext("Not disabled: {names}. {why}"),
+        )
+
+    def _switch_all(
+        self, request: HttpRequest, queryset: QuerySet[ProcessTreeSchedule], *, on: bool
+    ) -> Deeds:
+        deeds = Deeds(self, request)
+        for schedule in queryset.select_related("process_tree"):
+            name = schedule.process_tree.name
+            problem = self._switch_problem(request, schedule, on) or switch(schedule, on)
+            if problem is None:
+                deeds.done(schedule, name, gettext("Enabled.") if on else gettext("Disabled."))
+            else:
+                deeds.not_done(name, problem)
+        return deeds
+
+    def _switch_problem(
+        self, request: HttpRequest, schedule: ProcessTreeSchedule, on: bool
+    ) -> str | None:
+        """Return why a schedule is not to be switched; ``None`` if it is."""
+        if schedule.enabled == on:
+            return gettext("It is enabled already.") if on else gettext("It is disabled already.")
+        if not self.has_change_permission(request, schedule):
+            return gettext("You may not change it, or not run its process tree.")
+        return schedule.process_tree.unattended_problem() if on else None

@@ -16,7 +16,7 @@ from ..models import ProcessTree
 from ..models.validation.tree_validation import validate_tree
 from ..services import run_outbox
 from ..support import isolation
-from ..support.connections import after_commit, own_connections
+from ..support.connections import after_commit, is_bound_to_thread, own_connections
 from ..support.helper_threads import HelperThread
 from . import tree_runs
 
@@ -65,10 +65,17 @@ def request_row(
 
 
 def deliver_soon(run_ids: Iterable[str]) -> threading.Thread | None:
-    """Deliver runs of the outbox in a thread; return it. In a test there is nothing to deliver."""
+    """Deliver runs of the outbox in a thread; return it. In a test there is nothing to deliver.
+
+    Where a thread would not see the rows, such as in the transaction of a test that uses
+    ``testing.real_dagster``, they are delivered at once.
+    """
     if isolation.is_active():
         return None
     chosen = list(run_ids)
+    if is_bound_to_thread():
+        tree_runs.deliver(chosen)
+        return None
 
     def deliver() -> None:
         with own_connections():
