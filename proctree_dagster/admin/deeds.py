@@ -104,7 +104,7 @@ def switch(row: Any, on: bool, *also: str) -> str | None:
 class ButtonsOnPage:
     """A page of rows whose list's actions are buttons on the page of each row, too."""
 
-    change_form_template = "admin/proctree_dagster/row_with_buttons.html"
+    change_form_template: Any = "admin/proctree_dagster/row_with_buttons.html"
 
     buttons: ClassVar[Mapping[str, Any]] = {}
     """The labels of the buttons, by the names of the actions."""

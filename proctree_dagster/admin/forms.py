@@ -24,7 +24,7 @@ class JsonWidget(forms.Textarea):
     """A box for JSON, one line for each key."""
 
     def __init__(self, attrs: dict[str, Any] | None = None) -> None:
-        defaults = {"class": "vLargeTextField pt-json", "rows": 8, "spellcheck": "false"}
+        defaults = {"class": "vLargeTextField pt-json", "rows": 4, "spellcheck": "false"}
         super().__init__({**defaults, **(attrs or {})})
 
 
@@ -162,7 +162,7 @@ class RuleKind(forms.ChoiceField):
 
     def __init__(self) -> None:
         super().__init__(
-            label=_("due"),
+            label=_("Due"),
             choices=[(INTERVAL, _("every so many minutes")), (CRON, _("by a cron"))],
             initial=INTERVAL,
             required=False,

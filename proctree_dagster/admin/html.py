@@ -58,11 +58,11 @@ def badge(text: str, kind: str = "neutral") -> SafeString | str:
     return format_html('<span class="pt-status pt-status--{}">{}</span>', kind, text)
 
 
-def labelled(label: str, content: str) -> SafeString | str:
+def labelled(label: str, content: str) -> SafeString:
     """Return a cell of a list, whose column's title is repeated on a narrow screen."""
-    if not content:
-        return ""
-    return format_html('<span class="pt-label">{}</span>{}', label, content)
+    return format_html(
+        '<span class="pt-label">{}</span><span class="pt-value">{}</span>', label, content or "-"
+    )
 
 
 def json_text(value: Any) -> SafeString | str:

@@ -1,7 +1,7 @@
 """The outbox of runs."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from django.contrib import admin, messages
 from django.db.models import QuerySet
@@ -17,7 +17,7 @@ from ..domain import run_tags as tags
 from ..models import OutboxRun, OutboxState
 from .html import badge, json_text, labelled, moment, row_link, run_link
 
-COLOURS = {
+COLOURS: Mapping[str, str] = {
     OutboxState.WAITING: "queued",
     OutboxState.DELIVERED: "starting",
     OutboxState.STARTED: "neutral",
@@ -35,19 +35,19 @@ def state_badge(row: OutboxRun) -> SafeString | str:
 class OutboxRunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """The outbox: read-only, but a row can be deleted to withdraw its run."""
 
-    list_display = ["tree", "run", "shown_state", "asked_by", "since", "reason"]
+    list_display = ["tree", "run", "shown_state", "asked_by", "since", "why"]
     list_display_links = ["shown_state"]
     list_filter = ["state", "created_at"]
     list_select_related = ["process_tree"]
     search_fields = ["process_tree__name", "run_id", "reason"]
     search_help_text = _("A part of a tree's name, a run's id, or a reason.")
     ordering = ["-pk"]
-    fields = [
-        *("tree", "run", "shown_state", "reason", "asked_by", "since", "delivered_at"),
+    fields: ClassVar[Any] = [
+        *("tree", "run", "shown_state", "why", "asked_by", "since", "delivered_at"),
         *("waits_for", "first_of_family", "readable_context", "readable_tags"),
         *("attempts", "launches", "leased_until"),
     ]
-    readonly_fields = fields
+    readonly_fields: ClassVar[Any] = fields
 
     class Media:
         css: Mapping[str, Any] = {"all": ["proctree_dagster/admin.css"]}
@@ -90,6 +90,11 @@ class OutboxRunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
             ago = timesince(row.created_at, timezone.now(), depth=1)
             return labelled(gettext("since"), format_html("{} ({})", at, ago))
         return labelled(gettext("since"), at)
+
+    @admin.display(description=_("reason"))
+    def why(self, row: OutboxRun) -> SafeString | str:
+        """Return why it could not be delivered yet, or why it was dropped."""
+        return labelled(gettext("reason"), row.reason)
 
     @admin.display(description=_("runs after"))
     def waits_for(self, row: OutboxRun) -> SafeString | str:

@@ -50,9 +50,9 @@ class ShowsSchedules(NeedsRunPermission):
 
     admin_site: Any
 
-    formfield_overrides = JSON_FIELDS
-    readonly_fields = (
-        *("rule", "due_times", "last", "claim", "held_back"),
+    formfield_overrides: Any = JSON_FIELDS
+    readonly_fields: Any = (
+        *("rule", "due_times", "last", "held_back"),
         *("taken_keys", "readable_context"),
     )
 
@@ -63,7 +63,7 @@ class ShowsSchedules(NeedsRunPermission):
         """Return the fields in groups; to those who may only view them, without secrets."""
         rule: tuple[Any, ...] = RULE if may_write else ("rule",)
         context = ("taken_keys", "context") if may_write else ("readable_context",)
-        done = () if is_new else ("due_times", "last", "claim", "held_back")
+        done = () if is_new else ("due_times", "last", "held_back")
         return [
             (None, {"fields": ("enabled",)}),
             (_("When it is due"), {"fields": (*rule, *done)}),
@@ -138,7 +138,8 @@ class ShowsSchedules(NeedsRunPermission):
             keys = schedule.process_tree.context_schema.keys.values()
         except ObjectDoesNotExist:  # no tree has been chosen yet
             return ""
-        return format_html_join("", "<div>{}</div>", ((key_in_words(key),) for key in keys))
+        said = format_html_join("", "<div>{}</div>", ((key_in_words(key),) for key in keys))
+        return said or gettext("nothing")
 
 
 def key_in_words(key: ContextKey) -> SafeString:
@@ -376,7 +377,7 @@ class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, admin.ModelAdmin):
         try:
             return super().add_view(request, *args, **kwargs)
         except IntegrityError:
-            tree = request.POST.get("process_tree", "")
+            tree: Any = request.POST.get("process_tree")
             if not ProcessTreeSchedule.objects.filter(process_tree=tree).exists():
                 raise
             told = gettext("Somebody else has given this process tree a schedule. Change that one.")

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from django.contrib import admin, messages
+from django.contrib.admin.widgets import AdminTextareaWidget
+from django.db import models
 from django.db.models import Count, Q, QuerySet
 from django.http import HttpRequest
 from django.utils.html import format_html, format_html_join
@@ -19,7 +21,7 @@ from ..domain import run_tags as tags
 from ..models import OutboxRun, Trigger, TriggerState, TriggerSubscription, TriggerType
 from . import run_summaries
 from .deeds import ButtonsOnPage, Deeds, switch
-from .forms import JSON_FIELDS, JsonWidget, SubscriptionForm, TriggerForm
+from .forms import JSON_FIELDS, SubscriptionForm, TriggerForm
 from .html import badge, duration, json_text, labelled, moment, row_link, run_link, status_badge
 from .outbox import state_badge
 from .permissions import FIRE, NAME_FUNCTIONS, NeedsRunPermission
@@ -27,7 +29,7 @@ from .permissions import FIRE, NAME_FUNCTIONS, NeedsRunPermission
 if TYPE_CHECKING:
     from ..domain.runs import RunSummary
 
-EXAMPLES: Mapping[str, tuple[tuple[str, Any], ...]] = {
+EXAMPLES: Mapping[str, tuple[tuple[Any, Any], ...]] = {
     TriggerType.EVENT: ((_("Fired by hand or by code; it takes nothing."), {}),),
     TriggerType.CONDITION: (
         (
@@ -67,7 +69,7 @@ EXAMPLES: Mapping[str, tuple[tuple[str, Any], ...]] = {
 }
 """What a configuration is like, by the type of the trigger: what it does, and its JSON."""
 
-STATES = {
+STATES: Mapping[str, str] = {
     TriggerState.PENDING: "not_started",
     TriggerState.FIRED: "success",
     TriggerState.RESET: "not_started",
@@ -84,15 +86,12 @@ TOGETHER = dt.timedelta(seconds=1)
 """The runs of one fire are recorded within one transaction, so one soon after the other."""
 
 
-class SubscriptionInline(NeedsRunPermission, admin.TabularInline):  # type: ignore[type-arg]
+class SubscriptionInline(NeedsRunPermission, admin.StackedInline):  # type: ignore[type-arg]
     """The trees that run when a trigger fires."""
 
     model = TriggerSubscription
     form = SubscriptionForm
-    formfield_overrides = {
-        key: {**options, "widget": JsonWidget(attrs={"rows": 3, "cols": 24})}
-        for key, options in JSON_FIELDS.items()
-    }
+    formfield_overrides = JSON_FIELDS
     extra = 0
     autocomplete_fields = ["process_tree"]
     readonly_fields = ["readable_context"]
@@ -101,10 +100,11 @@ class SubscriptionInline(NeedsRunPermission, admin.TabularInline):  # type: igno
         """Return subscriptions with their trees, in one query."""
         return super().get_queryset(request).select_related("process_tree", "trigger")
 
-    def get_fields(self, request: HttpRequest, obj: Any = None) -> list[str]:
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """Return the fields; to those who may only view them, without secrets."""
         may_write = self.has_change_permission(request, obj)
-        return ["process_tree", "enabled", "context" if may_write else "readable_context", "tags"]
+        context = "context" if may_write else "readable_context"
+        return [("process_tree", "enabled"), context, "tags"]
 
     @admin.display(description=_("context"))
     def readable_context(self, subscription: TriggerSubscription) -> SafeString | str:
@@ -215,7 +215,10 @@ class TriggerAdmin(ButtonsOnPage, admin.ModelAdmin):  # type: ignore[type-arg]
     search_fields = ["name", "description"]
     search_help_text = _("A part of a trigger's name or description.")
     form = TriggerForm
-    formfield_overrides = JSON_FIELDS
+    formfield_overrides = {
+        **JSON_FIELDS,
+        models.TextField: {"widget": AdminTextareaWidget(attrs={"rows": 3})},
+    }
     readonly_fields = [
         *("shown_state", "last_fire", "poll", "next_due", "check_count"),
         *("examples", "readable_configuration", "fires"),
@@ -230,10 +233,12 @@ class TriggerAdmin(ButtonsOnPage, admin.ModelAdmin):  # type: ignore[type-arg]
     class Media:
         css: Mapping[str, Any] = {"all": ["proctree_dagster/admin.css"]}
 
-    def get_queryset(self, request: HttpRequest) -> QuerySet[Trigger]:
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Return triggers, with how many trees subscribe to each."""
         is_on = Q(subscriptions__enabled=True)
-        return super().get_queryset(request).annotate(trees=Count("subscriptions", filter=is_on))
+        rows: Any = super().get_queryset(request)
+        found: QuerySet[Any] = rows.annotate(trees=Count("subscriptions", filter=is_on))
+        return found
 
     def get_fieldsets(self, request: HttpRequest, obj: Trigger | None = None) -> Any:
         """Return the fields in groups; to those who may only view them, without secrets."""
@@ -367,9 +372,13 @@ class TriggerAdmin(ButtonsOnPage, admin.ModelAdmin):  # type: ignore[type-arg]
         """Fire triggers, and list the runs; a thread hands them to Dagster."""
         for trigger in queryset:
             if not self.has_fire_permission(request, trigger):
-                self._tell(request, messages.WARNING, _("Not fired: you may not fire {}."), trigger)
+                self._tell(
+                    request, messages.WARNING, gettext("Not fired: you may not fire {}."), trigger
+                )
             elif not trigger.enabled:
-                self._tell(request, messages.WARNING, _("Not fired: {} is disabled."), trigger)
+                self._tell(
+                    request, messages.WARNING, gettext("Not fired: {} is disabled."), trigger
+                )
             else:
                 self._fire(request, trigger)
 
@@ -379,7 +388,7 @@ class TriggerAdmin(ButtonsOnPage, admin.ModelAdmin):  # type: ignore[type-arg]
         by = tagging.by_user(request.user.get_username())
         runs = triggers.fire_trigger(trigger, tags=by, wait=False)
         if not runs and not Trigger.objects.filter(pk=trigger.pk, enabled=True).exists():
-            told = _("Not fired: {} was disabled or deleted meanwhile.")
+            told = gettext("Not fired: {} was disabled or deleted meanwhile.")
             self._tell(request, messages.WARNING, told, trigger)
             return
         listed = ", ".join(f"{run.tree} ({run.run_id})" for run in runs)
@@ -387,13 +396,13 @@ class TriggerAdmin(ButtonsOnPage, admin.ModelAdmin):  # type: ignore[type-arg]
             request, trigger, gettext("Fired. Runs: %(runs)s") % {"runs": listed or "-"}
         )
         if runs:
-            self._tell(request, messages.SUCCESS, _("Fired {}. Runs: {}"), trigger, listed)
+            self._tell(request, messages.SUCCESS, gettext("Fired {}. Runs: {}"), trigger, listed)
         else:
-            told = _("Fired {}. No tree subscribes to it.")
+            told = gettext("Fired {}. No tree subscribes to it.")
             self._tell(request, messages.WARNING, told, trigger)
 
     def _tell(self, request: HttpRequest, level: int, sentence: str, *values: Any) -> None:
-        self.message_user(request, str(sentence).format(*values), level)
+        self.message_user(request, sentence.format(*values), level)
 
     @admin.action(description=_("Arm the selected triggers again"), permissions=["fire"])
     def reset(self, request: HttpRequest, queryset: QuerySet[Trigger]) -> None:
@@ -402,11 +411,13 @@ class TriggerAdmin(ButtonsOnPage, admin.ModelAdmin):  # type: ignore[type-arg]
 
         for trigger in queryset:
             if not self.has_fire_permission(request, trigger):
-                self._tell(request, messages.WARNING, _("Not armed: you may not fire {}."), trigger)
+                self._tell(
+                    request, messages.WARNING, gettext("Not armed: you may not fire {}."), trigger
+                )
                 continue
             triggers.reset_trigger(trigger)
             self.log_change(request, trigger, gettext("Armed again."))
-            self._tell(request, messages.SUCCESS, _("Armed {} again."), trigger)
+            self._tell(request, messages.SUCCESS, gettext("Armed {} again."), trigger)
 
     @admin.action(description=_("Enable the selected triggers"), permissions=["switch"])
     def enable(self, request: HttpRequest, queryset: QuerySet[Trigger]) -> None:
