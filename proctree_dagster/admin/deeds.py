@@ -14,6 +14,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext
 
 from ..exceptions import ScheduleError
+from ..support.connections import writing
 from .html import page_address
 
 NAMED = 10
@@ -89,7 +90,8 @@ def switch(row: Any, on: bool, *also: str) -> str | None:
     row.enabled = on
     rows = type(row)._default_manager.filter(pk=row.pk)
     try:
-        row.save(update_fields=["enabled", *also])
+        with writing(type(row)):
+            row.save(update_fields=["enabled", *also])
     except ScheduleError as error:  # its rule is invalid, as SQL has written it
         if on:
             return str(error)

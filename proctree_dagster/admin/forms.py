@@ -1,7 +1,7 @@
 """Forms that several pages share."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from django import forms
@@ -32,6 +32,11 @@ class JsonField(forms.JSONField):
     """JSON as a person types it: indented, and an error names its line and its column."""
 
     widget = JsonWidget
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Django sends the first value along where a default is a function, as that may return
+        # another one later. These return none but {} and [].
+        super().__init__(*args, **{**kwargs, "show_hidden_initial": False})
 
     def prepare_value(self, value: Any) -> Any:
         """Return the text in the box; what was typed, if that is not valid."""
@@ -195,7 +200,7 @@ class ScheduleForm(Form):
         return cleaned
 
     def _choose_rule(self, cleaned: dict[str, Any]) -> None:
-        chosen = cleaned.get("rule_kind")
+        chosen = cleaned.get("rule_kind") or _only_given(cleaned)
         if chosen == CRON:
             self._ignore(cleaned, "interval_minutes", None)
             self._ignore(cleaned, "start_time", self.instance.start_time)
@@ -238,6 +243,14 @@ class ScheduleForm(Form):
 
     def _tree(self) -> ProcessTree | None:
         return self.instance.process_tree if self.instance.process_tree_id else None
+
+
+def _only_given(cleaned: Mapping[str, Any]) -> str:
+    """Return which of an interval and a cron is given; blank if both are, or neither."""
+    interval, cron = cleaned.get("interval_minutes"), cleaned.get("cron")
+    if bool(interval) == bool(cron):
+        return ""
+    return CRON if cron else INTERVAL
 
 
 class AddedForm(ScheduleForm):

@@ -122,11 +122,11 @@ class OutboxRunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     # Withdrawing one
 
     def delete_model(self, request: HttpRequest, obj: OutboxRun) -> None:
-        """Delete a row, and say whether its run was withdrawn by that."""
+        """Delete a row, and show what became of its run."""
         self.delete_queryset(request, OutboxRun.objects.filter(pk=obj.pk))
 
     def delete_queryset(self, request: HttpRequest, queryset: QuerySet[OutboxRun]) -> None:
-        """Delete rows, and say how many runs were withdrawn by that."""
+        """Delete rows, and show how many runs were withdrawn by that."""
         keys = list(queryset.values_list("pk", flat=True))
         chosen = OutboxRun.objects.filter(pk__in=keys)
         free = chosen.filter(state=OutboxState.WAITING, leased_until=None)

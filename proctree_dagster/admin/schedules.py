@@ -373,7 +373,7 @@ class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, admin.ModelAdmin):
         return view(request)
 
     def add_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Add a schedule; of two people who add one to the same tree, the second is told so."""
+        """Add a schedule; the second of two people who do so for one tree gets a message."""
         try:
             return super().add_view(request, *args, **kwargs)
         except IntegrityError:
