@@ -1,6 +1,6 @@
 """Schedules: all in one list, and one on its tree's page."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from django.contrib import admin, messages
@@ -294,6 +294,12 @@ class ChooseTree(AutocompleteSelect):
     """The box in which a tree without a schedule is chosen."""
 
     url_name = "%s:proctree_dagster_processtreeschedule_trees"
+
+    def optgroups(self, name: str, value: Sequence[str], attr: Any = None) -> Any:
+        """Return the chosen tree; Django's own box fails on a value that is no number."""
+        numbers = [each for each in value if str(each).isdecimal()]
+        groups: Any = super().optgroups(name, numbers, attr)
+        return groups
 
 
 @admin.register(ProcessTreeSchedule)

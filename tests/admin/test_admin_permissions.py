@@ -2,12 +2,15 @@
 
 import html
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from django.contrib.auth.models import Permission, User
+from django.contrib import admin
 from django.test import Client
+from pytest_django import Settings
 
+from proctree_dagster.admin import ProcessTreeAdmin
 from proctree_dagster.models import (
     OutboxRun,
     ProcessTree,
@@ -18,24 +21,13 @@ from proctree_dagster.models import (
 )
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from proctree_dagster.triggers import create_trigger
+from tests.admin.people import ADMIN, press, shown, staff, text_of
+from tests.admin.people import act as act_on
 from tests.app import processes
 
 pytestmark = pytest.mark.django_db
 
-ADMIN = "/admin/proctree_dagster"
 EVERY_DAY = {"cron": "0 9 * * *"}
-
-
-def staff(*codenames: str) -> Client:
-    """Return the browser of a colleague with these permissions and no others."""
-    user = User.objects.create_user("clerk", is_staff=True)
-    found = Permission.objects.filter(content_type__app_label="proctree_dagster")
-    permissions = list(found.filter(codename__in=codenames))
-    assert len(permissions) == len(codenames)
-    user.user_permissions.set(permissions)
-    client = Client()
-    client.force_login(user)
-    return client
 
 
 @pytest.fixture
@@ -50,33 +42,11 @@ def trigger(tree: ProcessTree) -> Trigger:
     return trigger
 
 
-def shown(client: Client, page: str) -> dict[str, Any]:
-    """Return what a page shows in its fields, as a browser would send it back untouched."""
-    answer = client.get(page)
-    assert answer.status_code == 200
-    forms = [answer.context["adminform"].form]
-    formsets = [inline.formset for inline in answer.context["inline_admin_formsets"]]
-    for formset in formsets:
-        forms += [formset.management_form, *formset.forms]
-    values = {
-        bound.html_name: bound.value()
-        for form in forms
-        for bound in form
-        if bound.value() is not None
-    }
-    return {
-        name: json.dumps(value) if isinstance(value, (dict, list)) else value
-        for name, value in values.items()
-        if value is not False
-    }
-
-
 # --- Firing ---------------------------------------------------------------------------------------
 
 
 def act(client: Client, trigger: Trigger, action: str) -> None:
-    data = {"action": action, "_selected_action": [trigger.pk]}
-    client.post(f"{ADMIN}/trigger/", data, follow=True)
+    act_on(client, "trigger", action, trigger.pk)
 
 
 @pytest.mark.parametrize(
@@ -191,6 +161,92 @@ def test_to_run_trees_alone_lets_nobody_change_anything(tree: ProcessTree) -> No
     client = staff("run_processtree", "fire_trigger", "name_functions")
     for page in (f"processtree/{tree.pk}/change/", "processtreeschedule/add/", "trigger/add/"):
         assert client.post(f"{ADMIN}/{page}", {}).status_code == 403
+
+
+# --- Each tree ------------------------------------------------------------------------------------
+
+
+class OpenTreesOnly(ProcessTreeAdmin):
+    """A project's page: nobody runs a tree that is called ``closed``."""
+
+    def has_run_permission(self, request: Any, obj: ProcessTree | None = None) -> bool:
+        return obj is None or obj.name != "closed"
+
+
+@pytest.fixture
+def open_trees_only() -> Iterator[None]:
+    before = type(admin.site.get_model_admin(ProcessTree))
+    admin.site.unregister(ProcessTree)
+    admin.site.register(ProcessTree, OpenTreesOnly)
+    yield
+    admin.site.unregister(ProcessTree)
+    admin.site.register(ProcessTree, before)
+
+
+def saved(name: str) -> ProcessTreeInstance:
+    made = ProcessTreeInstance(name).add_process("one", func=processes.one)
+    made.save()
+    return made
+
+
+VIEW_ALL = ("view_processtree", "view_processtreeschedule", "view_trigger")
+
+
+def test_a_project_s_answer_for_each_tree_holds_for_its_schedule(open_trees_only: None) -> None:
+    open_one, closed = (saved(name).register_schedule(enabled=False) for name in ("open", "closed"))
+    client = staff(*VIEW_ALL, *CHANGE_ALL)
+    text = act_on(client, "processtreeschedule", "enable", open_one.pk, closed.pk)
+    assert "Enabled: open." in text
+    assert "Not enabled: closed. You may not change it, or not run its process tree." in text
+    page = f"{ADMIN}/processtreeschedule/{closed.pk}/change/"
+    assert client.get(page).context["pt_buttons"] == {}, "it can only be viewed"
+    assert client.post(page, {"enabled": "on", "context": "{}"}).status_code == 403
+    assert press(client, "processtreeschedule", closed.pk, "enable").status_code == 403
+    assert not ProcessTreeSchedule.objects.get(process_tree__name="closed").enabled
+
+
+@pytest.mark.parametrize("name", ["open", "closed"])
+def test_nobody_lets_a_tree_run_by_itself_that_he_may_not_run(
+    open_trees_only: None, name: str
+) -> None:
+    """By a schedule, by a trigger, or because it follows another tree."""
+    chosen, other = ProcessTree.objects.get(pk=saved(name).save().pk), saved("other").save()
+    client, trigger = staff(*VIEW_ALL, *CHANGE_ALL), create_trigger("e", "event")
+    pages: dict[str, dict[str, Any]] = {
+        "processtreeschedule/add/": {"process_tree": chosen.pk, "context": "{}"},
+        f"trigger/{trigger.pk}/change/": {
+            **{"subscriptions-TOTAL_FORMS": 1, "subscriptions-INITIAL_FORMS": 0},
+            **{"subscriptions-0-process_tree": chosen.pk, "subscriptions-0-context": "{}"},
+        },
+        f"processtree/{other.pk}/change/": {
+            **{"links_out-TOTAL_FORMS": 1, "links_out-INITIAL_FORMS": 0},
+            **{"links_out-0-target": chosen.pk, "links_out-0-kind": "dependent"},
+            "links_out-0-source": other.pk,
+        },
+    }
+    for address, typed in pages.items():
+        page = f"{ADMIN}/{address}"
+        text = text_of(client.post(page, {**shown(client, page), **typed}, follow=True))
+        told = f"You may not run the process tree {name!r}." in text
+        assert told is (name == "closed"), address
+    rows = (ProcessTreeSchedule, TriggerSubscription, TreeLink)
+    assert [model.objects.exists() for model in rows] == [name == "open"] * 3
+
+
+def test_a_backend_that_knows_single_trees_answers_for_them(settings: Settings) -> None:
+    settings.AUTHENTICATION_BACKENDS = [*settings.AUTHENTICATION_BACKENDS, f"{__name__}.RunsMine"]
+    mine, other = (saved(name).register_schedule() for name in ("mine", "other"))
+    client = staff("view_processtreeschedule", "change_processtreeschedule")
+    assert press(client, "processtreeschedule", mine.pk, "disable").status_code == 200
+    assert press(client, "processtreeschedule", other.pk, "disable").status_code == 403
+    assert [each.enabled for each in ProcessTreeSchedule.objects.order_by("pk")] == [False, True]
+
+
+class RunsMine:
+    """A backend that lets everybody run the tree ``mine``, and knows nothing else."""
+
+    def has_perm(self, user: Any, perm: str, obj: Any = None) -> bool:
+        return perm == "proctree_dagster.run_processtree" and getattr(obj, "name", "") == "mine"
 
 
 # --- Naming functions -----------------------------------------------------------------------------

@@ -1,9 +1,13 @@
 """What a Django process pays that only has the app installed."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+
+from tests.tools import TOP
 
 SETTINGS = "from django.conf import settings; "
 
@@ -36,3 +40,11 @@ def test_a_django_process_that_runs_no_tree_imports_no_processes_module() -> Non
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "False False", done.stderr
+
+
+def test_no_page_of_the_admin_imports_dagster_in_its_request() -> None:
+    program = Path(__file__).parent / "code" / "test_imports" / "admin_pages.py"
+    env = {**os.environ, "PYTHONPATH": str(TOP)}
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().splitlines()[-1] == "[]", done.stderr
