@@ -158,7 +158,7 @@ GONE = {"$model": "app.Organisation", "pk": 77}
 @pytest.mark.parametrize(
     ("context", "problem"),
     [
-        ('{\n  "argument": 1,\n}', "Enter a valid JSON: line 3, column 1"),
+        ('{\n  "argument": x\n}', "Enter a valid JSON: line 2, column 15"),
         ('{"argument": 1, "argument": 2}', "the key 'argument' is given twice"),
         ("[1]", "A context is a dictionary"),
         ("{}", "The context lacks 'argument'"),
