@@ -14,6 +14,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from ..context import sensitive
+from ..domain.runs import RunSummary
 
 STATUSES = {
     "requested": _("requested"),
@@ -71,6 +72,25 @@ def json_text(value: Any) -> SafeString | str:
         return ""
     text = json.dumps(sensitive.masked(value), ensure_ascii=False, indent=2, default=str)
     return format_html('<pre class="pt-text">{}</pre>', text)
+
+
+STARTERS = {
+    "schedule": _("its schedule"),
+    "command": _("a command"),
+    "python": _("Python code"),
+    "admin": _("the admin"),
+    "trigger": _("a trigger"),
+    "tree": _("another tree"),
+    "": _("Dagster's UI"),
+}
+"""What has started a run, by ``RunSummary.triggered_by``."""
+
+
+def started_by(run: RunSummary) -> str:
+    """Return what started a run, and who: ``the admin (jane)``, ``its schedule``."""
+    what = str(STARTERS.get(run.triggered_by, run.triggered_by))
+    says_it = run.triggered_by in ("schedule", "tree") or not run.launched_by
+    return what if says_it else f"{what} ({run.launched_by})"
 
 
 def run_link(run_id: str, text: str = "", site: str = "admin") -> SafeString | str:

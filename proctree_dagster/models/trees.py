@@ -18,7 +18,6 @@ from ..support.row_reading import readable
 from . import context_schema
 from .context_schema import ContextSchema
 from .fields import RowField, saved_by_code_field
-from .validation import tree_validation
 from .validation.tree_validation import unnameable, validate_tree
 
 if TYPE_CHECKING:
@@ -170,22 +169,24 @@ class ProcessTree(models.Model):
         """Refuse a tree that is not valid, with all of its problems."""
         super().clean()
         self.run_tags = [] if self.run_tags is None else self.run_tags  # a form left it empty
+        errors: dict[str, list[ValidationError]] = {}
+        for problem in self.problems():
+            errors.setdefault(_field_of(problem), []).append(ValidationError(problem))
+        if errors:
+            raise ValidationError(errors)
+
+    def problems(self) -> list[str]:
+        """Return a sentence for everything that is wrong with the tree.
+
+        That includes functions, an executor and triggers that don't exist or are not allowed.
+        """
         triggers: Any = apps.get_model("proctree_dagster", "Trigger")
         found: list[str] = triggers.objects.unknown_problems(self.content)
         try:
             validate_tree(self.content)
         except InvalidTree as error:
-            found = [*error.problems, *found]
-        of_tags = {
-            *tree_spec.run_tag_problems(self.run_tags),
-            *tree_validation.run_tag_problems({"run_tags": self.run_tags}),
-        }
-        errors = {
-            "run_tags": [ValidationError(each) for each in found if each in of_tags],
-            "processes": [ValidationError(each) for each in found if each not in of_tags],
-        }
-        if found:
-            raise ValidationError({field: found for field, found in errors.items() if found})
+            return [*error.problems, *found]
+        return found
 
     def to_dict(self) -> dict[str, Any]:
         """Return the tree as JSON, as ``tree_spec.parse`` takes it; with its triggers, if any."""
@@ -290,3 +291,19 @@ class ProcessTree(models.Model):
     def revision(self) -> str:
         """A hash of the tree's content and of its schedule's default context."""
         return tree_spec.revision(self.to_dict(), self.default_context)
+
+
+_PROBLEMS_OF = {
+    "The tree must have a name": "name",
+    "The tree's name": "name",
+    "The tree's executor": "executor",
+    "The tree's max_concurrent": "max_concurrent",
+    "The tree's run_tags": "run_tags",
+}
+"""The fields of problems that are not of the processes, by how the sentences begin."""
+
+
+def _field_of(problem: str) -> str:
+    """Return the field that a problem of a tree is about."""
+    found = (field for begin, field in _PROBLEMS_OF.items() if problem.startswith(begin))
+    return next(found, "processes")
