@@ -3,12 +3,18 @@
 from typing import Any
 
 from django.contrib import admin
-from django.http import HttpRequest
+from django.core.exceptions import PermissionDenied
+from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext_lazy as _
 
 from ..models import ProcessTree, TreeLink
-from .forms import FollowerForm, Form
+from ..services import function_listing
+from . import tree_page
+from .forms import JSON_FIELDS, FollowerForm
 from .permissions import NAME_FUNCTIONS, NeedsRunPermission, may_run
+from .process_forms import ProcessTreeForm
 from .schedules import ScheduleInline
 
 
@@ -30,8 +36,18 @@ class ProcessTreeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     list_display = ["name", "job_name", "description", "executor", "updated_at"]
     search_fields = ["name", "description"]
-    form = Form
+    form = ProcessTreeForm
+    formfield_overrides = JSON_FIELDS
     readonly_fields = ["job_name", "created_at", "updated_at"]
+    fieldsets = [
+        (None, {"fields": ["name", "description"]}),
+        (_("Processes"), {"fields": ["processes"]}),
+        (
+            _("How it runs"),
+            {"fields": ["cache_enabled", "executor", "max_concurrent", "run_tags"]},
+        ),
+        (_("Dates"), {"fields": ["job_name", "created_at", "updated_at"]}),
+    ]
     inlines = [ScheduleInline, FollowersInline]
 
     def has_add_permission(self, request: HttpRequest) -> bool:
@@ -55,3 +71,71 @@ class ProcessTreeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         names_code = ["name", "processes", "executor"]
         may_name = request.user.has_perm(NAME_FUNCTIONS)
         return [*super().get_readonly_fields(request, obj), *([] if may_name else names_code)]
+
+    def get_form(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        """Return the form, with the address from which it completes functions."""
+        form: Any = super().get_form(request, *args, **kwargs)
+        form.functions_url = reverse(f"{self.admin_site.name}:{FUNCTIONS}")
+        return form
+
+    def get_urls(self) -> list[URLPattern]:
+        """Return the addresses of the pages; before them that of the functions to choose from."""
+        view = self.admin_site.admin_view(self.functions_view)
+        return [path("functions/", view, name=FUNCTIONS), *super().get_urls()]
+
+    def functions_view(self, request: HttpRequest) -> JsonResponse:
+        """Return functions that a process may name, as JSON: those that hold what was typed."""
+        may_edit = self.has_add_permission(request) or self.has_change_permission(request)
+        if not (may_edit and request.user.has_perm(NAME_FUNCTIONS)):
+            raise PermissionDenied
+        found = function_listing.matching(request.GET.get("q", "")[:200])
+        return JsonResponse(
+            {"functions": [each._asdict() for each in found.functions], "more": found.more}
+        )
+
+    def change_view(
+        self,
+        request: HttpRequest,
+        object_id: str,
+        form_url: str = "",
+        extra_context: dict[str, Any] | None = None,
+    ) -> HttpResponse:
+        """Show a tree; with ``?part=tree`` what is above its form, for a script to refresh."""
+        if request.method == "GET" and request.GET.get("part") == "tree":
+            return self._part(request, object_id)
+        return super().change_view(request, object_id, form_url, extra_context)
+
+    def _part(self, request: HttpRequest, object_id: str) -> HttpResponse:
+        tree = self.get_object(request, object_id)
+        if not self.has_view_or_change_permission(request, tree):
+            raise PermissionDenied
+        if tree is None:
+            raise Http404
+        page = self._page(request, tree)
+        return TemplateResponse(
+            request, "admin/proctree_dagster/processtree/tree.html", {"page": page}
+        )
+
+    def _page(self, request: HttpRequest, tree: ProcessTree) -> dict[str, Any]:
+        page = tree_page.page(self.admin_site, request, tree)
+        runs: tree_page.Runs = page["runs"]
+        return {
+            **page,
+            "refresh_url": "?part=tree" if runs.may_change else "",
+            "refresh_seconds": LOADING_SECONDS if runs.is_loading else "",
+        }
+
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        """Show the tree above its form."""
+        tree = kwargs.get("obj")
+        page = None if tree is None else self._page(request, tree)
+        return super().render_change_form(request, {**context, "tree_page": page}, *args, **kwargs)
+
+
+LOADING_SECONDS = 2
+"""After how many seconds a page asks again while Dagster is being loaded."""
+
+FUNCTIONS = "proctree_dagster_processtree_functions"
+"""The name of the address of the functions to choose from."""

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-BOX_WIDTH = 168.0
+BOX_WIDTH = 192.0
 BOX_HEIGHT = 44.0
 GAP_BESIDE = 20.0
 """Least space between two boxes of a layer."""
