@@ -6,6 +6,7 @@ If that fails, or the process ends before it, Dagster's sensor delivers the row.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -64,23 +65,55 @@ def request_row(
     return run_id
 
 
+_lock = threading.Lock()
+_undelivered: list[str] = []
+_thread: threading.Thread | None = None
+
+
 def deliver_soon(run_ids: Iterable[str]) -> threading.Thread | None:
     """Deliver runs of the outbox in a thread; return it. In a test there is nothing to deliver.
 
-    Where a thread would not see the rows, such as in the transaction of a test that uses
-    ``testing.real_dagster``, they are delivered at once.
+    While it works it takes what other requests add. Where a thread would not see the rows, such as
+    in the transaction of a test that uses ``testing.real_dagster``, they are delivered at once.
     """
+    global _thread
     if isolation.is_active():
         return None
-    chosen = list(run_ids)
     if is_bound_to_thread():
-        tree_runs.deliver(chosen)
+        tree_runs.deliver(list(run_ids))
         return None
+    with _lock:
+        _undelivered.extend(run_ids)
+        if _thread is None:
+            thread = HelperThread(_deliver, "proctree-dagster-delivery")
+            thread.start()
+            _thread = thread
+        return _thread
 
-    def deliver() -> None:
-        with own_connections():
-            tree_runs.deliver(chosen)
 
-    thread = HelperThread(deliver, "proctree-dagster-delivery")
-    thread.start()
-    return thread
+def _deliver() -> None:
+    """Deliver runs until there are none left."""
+    with own_connections():
+        while chosen := _taken():
+            tree_runs.deliver(chosen)  # it raises nothing
+
+
+def _taken() -> list[str]:
+    """Return the runs to deliver, now this thread's; if there are none, the thread ends."""
+    global _thread
+    with _lock:
+        chosen = list(_undelivered)
+        _undelivered.clear()
+        if not chosen:
+            _thread = None
+        return chosen
+
+
+def _begin_again() -> None:
+    """Forget the thread in a forked child, which has none; the parent delivers its runs."""
+    global _lock, _thread
+    _lock, _thread = threading.Lock(), None
+    _undelivered.clear()
+
+
+os.register_at_fork(after_in_child=_begin_again)
