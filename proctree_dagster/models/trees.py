@@ -67,6 +67,22 @@ class ProcessTreeQuerySet(models.QuerySet["ProcessTree"]):
         """Every tree with the trees that follow it, in one more query."""
         return self.prefetch_related("links_out")
 
+    def what_runs(self) -> dict[str, list[str]]:
+        """Return what runs trees automatically, by their names; three queries for any number."""
+        scheduled = self.filter(schedule__enabled=True).values_list("name")
+        fired = self.filter(subscriptions__enabled=True)
+        followed = self.filter(links_in__isnull=False).order_by("links_in")
+        found: dict[str, list[str]] = {}
+        for (name,) in scheduled:
+            found.setdefault(name, []).append("its schedule is on")
+        for name, trigger in fired.order_by("subscriptions__trigger__name").values_list(
+            "name", "subscriptions__trigger__name"
+        ):
+            found.setdefault(name, []).append(f"the trigger {trigger!r} fires it")
+        for name, source in followed.values_list("name", "links_in__source__name"):
+            found.setdefault(name, []).append(f"it follows the tree {source!r}")
+        return found
+
     def bulk_create(self, objs: Iterable["ProcessTree"], *args: Any, **kwargs: Any) -> Any:
         """Save several trees, each with its job name."""
         trees, given = list(objs), set[str]()
@@ -246,15 +262,7 @@ class ProcessTree(models.Model):
 
     def what_runs_it(self) -> list[str]:
         """Return what runs the tree automatically, such as ``its schedule is on``."""
-        if self.pk is None:
-            return []
-        schedule = self.schedule_or_none
-        fired_by = self.subscriptions.filter(enabled=True).select_related("trigger")
-        return [
-            *(["its schedule is on"] if schedule is not None and schedule.enabled else []),
-            *(f"the trigger {each.trigger.name!r} fires it" for each in fired_by),
-            *(f"it follows the tree {link.source.name!r}" for link in self.links_in.all()),
-        ]
+        return ProcessTree.objects.filter(pk=self.pk).what_runs().get(self.name, [])
 
     def unattended_problem(self) -> str | None:
         """Return why nothing can run the tree but the process that saved it, if that is so."""

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.utils.translation import gettext
 
+from ..domain import run_tags as tags
 from ..domain.runs import FailedRuns, LogPage, RunDetail, RunPage, RunQuery, RunSummary
 from ..domain.texts import explain
 from ..exceptions import (
@@ -274,3 +275,16 @@ class History:
         if run is None:
             raise RunNotFound(gettext("Dagster has no run %(run)s.") % {"run": run_id})
         return run
+
+    def daemon_seen_at(self) -> dt.datetime | None:
+        """Return when Dagster's daemon gave its last sign of life; ``None`` if it never has."""
+        from ..orchestration.launching import daemons
+
+        return self._ask(daemons.last_seen)
+
+    def jobs_stopped(self) -> set[str]:
+        """Return the ``job_name`` of each tree whose schedule is switched off in Dagster."""
+        from ..orchestration.serving import schedule_status
+
+        stopped = self._ask(schedule_status.stopped)
+        return {name.removesuffix(tags.SCHEDULE_SUFFIX) for name in stopped}

@@ -343,6 +343,7 @@ def show_as_dagster_knows(schedules: Iterable[ProcessTreeSchedule]) -> dt.dateti
     InstanceError
         Dagster has no home.
     """
+    from ..orchestration.launching import daemons
     from ..orchestration.runs import opening, schedule_claims
     from ..orchestration.serving import schedule_status
 
@@ -360,8 +361,7 @@ def show_as_dagster_knows(schedules: Iterable[ProcessTreeSchedule]) -> dt.dateti
                 logger.exception("Run %s can't be looked at.", schedule.last_run_id)
                 continue
             schedule.last_run_status = LOST if known is None else known
-        beats = [beat.timestamp for beat in instance.get_daemon_heartbeats().values()]
-    return dt.datetime.fromtimestamp(max(beats), dt.UTC) if beats else None
+        return daemons.last_seen(instance)
 
 
 def _execute(

@@ -1,6 +1,6 @@
 """Finding broken rows: saved rows that name what is missing or not allowed."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from itertools import chain
 from typing import Any, NamedTuple
@@ -41,7 +41,7 @@ def findings() -> list[Finding]:
     """Return all missing things that saved trees and triggers name.
 
     It imports the modules that they name, as a run does. It makes five queries for any number of
-    trees, and some more for each tree with a function that can't be named.
+    rows, and three more if a tree has a function that can't be named.
 
     Raises
     ------
@@ -101,6 +101,7 @@ def _of_trees() -> Iterator[tuple[str, bool, str]]:
     problem_of, problem_of_executor = cache(_problem_of), cache(executor_names.problem_of_row)
     triggers = set(Trigger.objects.values_list("name", flat=True))
     unreadable = _Unreadable(ProcessTree, "tree")
+    unnameable: list[tuple[str, str, str]] = []
     rows = ProcessTree.objects.order_by("name").only("name", "processes", "executor", "run_tags")
     for row in streamed(rows, unreadable.note):
         name = row.name
@@ -115,12 +116,13 @@ def _of_trees() -> Iterator[tuple[str, bool, str]]:
             user = f"process {process.get('name')!r} of tree {name!r}"
             for reference in tree_validation.references_of(process):
                 if functions.is_unnameable(reference):
-                    yield _unnameable(name, reference, user)
+                    unnameable.append((name, reference, user))
                 elif problem := problem_of(reference):
                     yield problem, True, user
             trigger = process.get("trigger")
             if isinstance(trigger, str) and trigger not in triggers:
                 yield f"There is no trigger {trigger!r}, which it waits for.", True, user
+    yield from _unnameable(unnameable)
     yield from unreadable.found
 
 
@@ -196,9 +198,17 @@ def _problem_of(reference: Any) -> str | None:
     return None
 
 
-def _unnameable(tree: str, reference: str, user: str) -> tuple[str, bool, str]:
-    """Return the finding on a function that can't be named, and whether runs fail because of it."""
-    row = ProcessTree.objects.filter(name=tree).first()
-    runs_it = [] if row is None else row.what_runs_it()
-    why = f" And {', '.join(runs_it)}." if runs_it else ""
-    return f"{_problem_of(reference)}{why}", bool(runs_it), user
+def _unnameable(found: Sequence[tuple[str, str, str]]) -> Iterator[tuple[str, bool, str]]:
+    """Yield the findings on functions that can't be named, and whether runs fail because of them.
+
+    Parameters
+    ----------
+    found:
+        Each tree's name, the reference, and what names it.
+    """
+    names = {tree for tree, _reference, _user in found}
+    runs = ProcessTree.objects.filter(name__in=names).what_runs() if names else {}
+    for tree, reference, user in found:
+        runs_it = runs.get(tree, [])
+        why = f" And {', '.join(runs_it)}." if runs_it else ""
+        yield f"{_problem_of(reference)}{why}", bool(runs_it), user

@@ -186,31 +186,65 @@ query Plan($job: PipelineSelector!) {
 """
 
 
-def code_server_problem(url: str) -> str | None:
+_LOCATIONS = """
+query Locations { workspaceOrError { __typename
+  ... on PythonError { message }
+  ... on Workspace { locationEntries { name loadStatus
+    locationOrLoadError { __typename ... on PythonError { message } } } } } }
+"""
+
+
+def code_locations(url: str, *, timeout: float | None = None) -> dict[str, str]:
+    """Return the webserver's code locations by name, each with why it can't be loaded, or blank.
+
+    Parameters
+    ----------
+    url, timeout:
+        As for ``graphql``, with its errors.
+    """
+    answer = graphql(url, _LOCATIONS, {}, timeout=timeout)
+    workspace = (answer.get("data") or {}).get("workspaceOrError") or {}
+    found = {}
+    for entry in workspace.get("locationEntries", ()):
+        loaded = entry["locationOrLoadError"] or {}
+        has_failed = loaded.get("__typename") == "PythonError"
+        message = str(loaded.get("message", "")).strip() or "it says no reason."
+        found[entry["name"]] = message if has_failed else ""
+    return found
+
+
+def some_job() -> str | None:
+    """Return the name of a job, by which a code server is asked; ``None`` if there is no tree."""
+    return ProcessTree.objects.values_list("job_name", flat=True).first()
+
+
+def code_server_problem(
+    url: str, job_name: str | None, *, timeout: float | None = None
+) -> str | None:
     """Return why the webserver can't reach its code server, or ``None`` if it does.
 
     The webserver serves cached data and does not notice that its code server has ended. So the
     query is one that only the code server can answer: a tree's execution plan. Without trees there
     is nothing to query.
 
-    Raises
-    ------
-    OSError, ValueError
-        The webserver does not answer (see ``graphql``).
+    Parameters
+    ----------
+    url, timeout:
+        As for ``graphql``, with its errors.
+    job_name:
+        A job (see ``some_job``).
     """
-    with fresh_connections():
-        name = ProcessTree.objects.values_list("job_name", flat=True).first()
-    if name is None:
+    if job_name is None:
         return None
     job = {
-        "pipelineName": name,
+        "pipelineName": job_name,
         "repositoryName": run_tags.REPOSITORY,
         "repositoryLocationName": run_tags.LOCATION,
     }
     from urllib.error import HTTPError
 
     try:
-        answer = graphql(url, _PLAN, {"job": job})
+        answer = graphql(url, _PLAN, {"job": job}, timeout=timeout)
     except HTTPError as error:
         if error.code != HTTPStatus.INTERNAL_SERVER_ERROR:
             raise
@@ -229,7 +263,9 @@ def replace_dead_code_server() -> None:
     """
     try:
         url = graphql_url()
-        problem = None if url is None else code_server_problem(url)
+        with fresh_connections():
+            name = some_job()
+        problem = None if url is None else code_server_problem(url, name)
     except (OSError, ValueError, ImproperlyConfigured) as error:
         logger.info("Dagster's webserver was not asked for its code server: %s", error)
         return
@@ -241,7 +277,9 @@ def replace_dead_code_server() -> None:
         reload_location(url)
 
 
-def graphql(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
+def graphql(
+    url: str, query: str, variables: dict[str, Any], *, timeout: float | None = None
+) -> dict[str, Any]:
     """Send a query to a GraphQL endpoint and return its answer.
 
     Parameters
@@ -251,6 +289,8 @@ def graphql(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         as basic authentication; no error names them.
     query, variables:
         The query and its variables.
+    timeout:
+        How many seconds to wait for the answer; left out, ``REQUEST_TIMEOUT``.
 
     Raises
     ------
@@ -258,7 +298,7 @@ def graphql(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
         It can't be reached, its answer is cut off or no HTTP, or it answers with an error or a
         redirection (to a login, say).
     TimeoutError
-        There was no answer after ``REQUEST_TIMEOUT``, or only a part of it.
+        There was no answer in time, or only a part of it.
     ValueError
         The address or the answer is invalid.
     """
@@ -270,8 +310,9 @@ def graphql(url: str, query: str, variables: dict[str, Any]) -> dict[str, Any]:
     address = conf.without_login(url)
     request = urllib.request.Request(address, body, headers)  # noqa: S310  # the project's setting
     try:
-        with _opener(address).open(request, timeout=REQUEST_TIMEOUT) as response:
-            text, kind = _read(response), response.headers.get("Content-Type")
+        seconds = REQUEST_TIMEOUT if timeout is None else timeout
+        with _opener(address).open(request, timeout=seconds) as response:
+            text, kind = _read(response, seconds), response.headers.get("Content-Type")
     except HTTPException as error:
         raise ConnectionError(f"the answer is cut off, or is no HTTP: {error!r:.200}") from error
     try:
@@ -318,9 +359,9 @@ def _is_loopback(host: str | None) -> bool:
         return False
 
 
-def _read(response: "HTTPResponse") -> bytes:
+def _read(response: "HTTPResponse", seconds: float) -> bytes:
     """Read an answer, limited in time and size."""
-    ends = time.monotonic() + REQUEST_TIMEOUT
+    ends = time.monotonic() + seconds
     answer = b""
     while part := response.read1(65536):
         answer += part

@@ -11,10 +11,10 @@ It is long because all checks are in one list, in their order.
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from dagster import DagsterInstance
 from django.conf import settings
@@ -321,14 +321,6 @@ def _several(instance: DagsterInstance, fresh: "Sequence[DaemonHeartbeat]") -> l
     return noted if len(noted) > 1 else sorted({str(beat.daemon_id) for beat in fresh})
 
 
-_LOCATIONS = """
-query Locations { workspaceOrError { __typename
-  ... on PythonError { message }
-  ... on Workspace { locationEntries { name loadStatus
-    locationOrLoadError { __typename ... on PythonError { message } } } } } }
-"""
-
-
 def check_webserver(subject: Subject) -> Iterator[Finding]:
     """Check whether the webserver answers, and whether it has loaded the code location."""
     url = webserver.graphql_url()
@@ -342,7 +334,7 @@ def check_webserver(subject: Subject) -> Iterator[Finding]:
         return
     shown = conf.without_login(url)
     try:
-        answer = webserver.graphql(url, _LOCATIONS, {})
+        locations = webserver.code_locations(url)
     except (OSError, ValueError) as error:
         yield Finding(
             "error",
@@ -351,14 +343,14 @@ def check_webserver(subject: Subject) -> Iterator[Finding]:
         )
         return
     yield Finding("ok", f"Dagster's webserver answers at {shown}.")
-    location = _of_location(answer)
+    location = _of_location(locations)
     yield location
     if location.level == "ok":
         yield from _of_code_server(url)
 
 
 def _of_code_server(url: str) -> Iterator[Finding]:
-    problem = webserver.code_server_problem(url)
+    problem = webserver.code_server_problem(url, webserver.some_job())
     if problem is None:
         yield Finding("ok", "The webserver reaches its code server.")
     else:
@@ -370,24 +362,21 @@ def _of_code_server(url: str) -> Iterator[Finding]:
         )
 
 
-def _of_location(answer: dict[str, Any]) -> Finding:
-    workspace = (answer.get("data") or {}).get("workspaceOrError") or {}
-    entries = {entry["name"]: entry for entry in workspace.get("locationEntries", ())}
-    entry = entries.get(run_tags.LOCATION)
-    if entry is None:
+def _of_location(locations: Mapping[str, str]) -> Finding:
+    problem = locations.get(run_tags.LOCATION)
+    if problem is None:
         return Finding(
             "error",
             f"Dagster's webserver serves no code location {run_tags.LOCATION!r}, but "
-            f"{', '.join(map(repr, entries)) or 'none'}.",
+            f"{', '.join(map(repr, locations)) or 'none'}.",
             f"Start it with '-w workspace.yaml', and name the location {run_tags.LOCATION!r} there "
             f"(location_name), with the attribute {run_tags.REPOSITORY!r}; "
             "'python manage.py proctree init' writes such a file.",
         )
-    loaded = entry["locationOrLoadError"] or {}
-    if loaded.get("__typename") == "PythonError":
+    if problem:
         return Finding(
             "error",
-            f"The code server can't load the code location: {loaded['message'].strip()}",
+            f"The code server can't load the code location: {problem}",
             "Mend it, then reload the location in Dagster's UI.",
         )
     return Finding("ok", f"The code location {run_tags.LOCATION!r} is loaded.")

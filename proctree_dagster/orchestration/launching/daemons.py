@@ -4,6 +4,7 @@ Dagster stores one heartbeat for each part of its daemon, whichever daemon wrote
 daemons that run side by side look like one most of the time.
 """
 
+import datetime as dt
 import json
 import logging
 import os
@@ -68,3 +69,9 @@ def alive(instance: DagsterInstance) -> Mapping[str, float]:
     text = instance.daemon_cursor_storage.get_cursor_values({KEY}).get(KEY, "{}")
     noted: dict[str, float] = json.loads(text)
     return {name: at for name, at in noted.items() if time.time() - at < GONE_AFTER}
+
+
+def last_seen(instance: DagsterInstance) -> dt.datetime | None:
+    """Return when a daemon gave its last sign of life, in UTC; ``None`` if none ever has."""
+    beats = [beat.timestamp for beat in instance.get_daemon_heartbeats().values()]
+    return dt.datetime.fromtimestamp(max(beats), dt.UTC) if beats else None
