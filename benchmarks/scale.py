@@ -24,11 +24,14 @@ from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
 from proctree_dagster.orchestration import hosts
 from tests.tools import TOP
 from tests.tools import browser as browsers
+from tests.tools.code_files import code_of
 from tests.tools.stack import free_port, heed_interrupts, wait_for
 
 from .launch import idle_cpu
 from .stacks import Ours
 from .table import Row, tell
+
+CODE = code_of(__file__)
 
 FEW, MANY = 10, 10_000
 IDLE_SECONDS = 60
@@ -38,29 +41,6 @@ TARGETS = {
     "until the daemon has a new tree": "≤ 3×",
     "a warm worker's start": "≤ 1.1×",
 }
-
-FILL = """
-import datetime as dt
-functions = "bench_functions:{{}}".format
-processes = [
-    {{"name": "first", "func": functions("first")}},
-    {{"name": "left", "func": functions("left"), "dependencies": ["first"]}},
-    {{"name": "right", "func": functions("right"), "dependencies": ["first"]}},
-    {{"name": "last", "func": functions("last"), "dependencies": ["left", "right"]}},
-]
-names = ["bench", *(f"tree_{{number:05}}" for number in range(1, {count}))]
-trees = ProcessTree.objects.bulk_create(
-    [ProcessTree(name=name, job_name=name, processes=processes) for name in names], 500
-)
-schedules = []
-for number, tree in enumerate(trees):
-    schedules.append(ProcessTreeSchedule(
-        process_tree=tree, interval_minutes=1440, context={{"token": str(number)}},
-        start_time=(timezone.now() - dt.timedelta(hours=1)).time(), timezone="UTC",
-    ))
-    schedules[-1].align(timezone.now())
-ProcessTreeSchedule.objects.bulk_create(schedules, 500)
-"""
 
 STOCK_LAUNCHER = """
 scheduler:
@@ -82,37 +62,6 @@ schedule.save()
 LOADED = """query { workspaceOrError { ... on Workspace { locationEntries {
   loadStatus locationOrLoadError { __typename } } } } }"""
 
-CHECK_SETTINGS = """
-SECRET_KEY = "x"
-INSTALLED_APPS = [
-    *(f"django.contrib.{{app}}" for app in "admin auth contenttypes sessions messages".split()),
-    {app}
-]
-DATABASES = {{"default": {{"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}}}}
-MIDDLEWARE = [
-    "django.contrib.sessions.middleware.SessionMiddleware",
-    "django.contrib.auth.middleware.AuthenticationMiddleware",
-    "django.contrib.messages.middleware.MessageMiddleware",
-]
-TEMPLATES = [{{
-    "BACKEND": "django.template.backends.django.DjangoTemplates",
-    "APP_DIRS": True,
-    "OPTIONS": {{"context_processors": [
-        "django.template.context_processors.request",
-        "django.contrib.auth.context_processors.auth",
-        "django.contrib.messages.context_processors.messages",
-    ]}},
-}}]
-DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
-ROOT_URLCONF = "check_urls"
-"""
-
-CHECK_URLS = """
-from django.contrib import admin
-from django.urls import path
-urlpatterns = [path("admin/", admin.site.urls)]
-"""
-
 
 class Sized(Ours):
     """A stack with so many trees, past the queue; with the warm launcher or with Dagster's."""
@@ -127,7 +76,7 @@ class Sized(Ours):
     def prepare(self) -> None:
         """Fill the database."""
         self.manage("migrate", "-v0")
-        self.shell(FILL.format(count=self.trees), silently=True)
+        self.shell(CODE / "fill.py", silently=True, BENCH_TREES=str(self.trees))
 
     def forget(self) -> None:
         """Let Dagster begin anew: its history, and what its daemon knows of the schedules."""
@@ -413,21 +362,25 @@ def check_overhead(folder: Path, rounds: int) -> dict[str, list[float]]:
 
     Elapsed ones (``with``, ``without``), and those on a processor (``with_cpu``, …).
     """
-    (folder / "check_urls.py").write_text(CHECK_URLS)
-    for name, app in (("with", '"proctree_dagster",'), ("without", "")):
-        (folder / f"settings_{name}.py").write_text(CHECK_SETTINGS.format(app=app))
+    for file in ("check_settings.py", "check_urls.py"):
+        shutil.copy(CODE / file, folder)
     samples: dict[str, list[float]] = {}
     for number in range(rounds + 2):
-        for name in ("with", "without"):
-            seconds, cpu = _check({"DJANGO_SETTINGS_MODULE": f"settings_{name}"}, folder)
+        for name, apps in (("with", "proctree_dagster"), ("without", "")):
+            seconds, cpu = _check(apps, folder)
             if number > 1:  # the first ones compile
                 samples.setdefault(name, []).append(1000 * seconds)
                 samples.setdefault(f"{name}_cpu", []).append(1000 * cpu)
     return samples
 
 
-def _check(settings: Mapping[str, str], folder: Path) -> tuple[float, float]:
-    env = {**os.environ, **settings, "PYTHONPATH": os.pathsep.join([str(folder), str(TOP)])}
+def _check(apps: str, folder: Path) -> tuple[float, float]:
+    env = {
+        **os.environ,
+        "BENCH_APPS": apps,
+        "DJANGO_SETTINGS_MODULE": "check_settings",
+        "PYTHONPATH": os.pathsep.join([str(folder), str(TOP)]),
+    }
     env.pop("PYTHONDONTWRITEBYTECODE", None)
     before, at = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(

@@ -8,6 +8,7 @@ measured is the scheduling, not the running.
 
 import datetime as dt
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,66 +21,18 @@ import psutil
 import yaml
 from dagster import DagsterInstance
 
+from tests.tools import TOP
+from tests.tools.code_files import code_of
+
 from .table import Row, tell
 
-TOP = Path(__file__).resolve().parents[1]
+CODE = code_of(__file__)
+
 SIZES = (1, 100, 1000)
 """How many schedules are due in one minute."""
 
 LEAD = dt.timedelta(seconds=45)
 """Time for a daemon to come up and see its schedules before they are due."""
-
-TREES = """
-import datetime as dt
-from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
-due = dt.datetime.fromisoformat({due!r})
-for number in range({count}):
-    tree = ProcessTree.objects.create(
-        name=f"tree_{{number}}",
-        processes=[{{"name": "only", "func": "example.ledger.processes:fetch_journals"}}],
-    )
-    ProcessTreeSchedule.objects.create(
-        process_tree=tree, interval_minutes=1440, start_time=due.time(), timezone="UTC"
-    )
-"""
-
-QUERIES = """
-import datetime as dt
-from django.db import connection
-from django.test.utils import CaptureQueriesContext
-from dagster import DagsterInstance, build_schedule_context
-from django.utils import timezone
-from proctree_dagster.orchestration.repository import build_repository
-from proctree_dagster.models import ProcessTreeSchedule
-repository = build_repository()
-instance = DagsterInstance.get()
-counts = []
-for next_run in (timezone.now() + dt.timedelta(hours=1), None):
-    ProcessTreeSchedule.objects.update(next_run=next_run, claim=None)
-    with CaptureQueriesContext(connection) as queries:
-        schedule = repository.get_schedule_def("tree_0_schedule")
-        now = timezone.now()
-        schedule.evaluate_tick(build_schedule_context(instance, scheduled_execution_time=now))
-    counts.append(len([q for q in queries if "proctree_dagster" in q["sql"]]))
-print(*counts)
-"""
-
-STOCK = """
-from dagster import DefaultScheduleStatus, Definitions, ScheduleDefinition, job, op
-@op
-def only():
-    return 1
-def make(number):
-    @job(name=f"job_{{number}}")
-    def made():
-        only()
-    return ScheduleDefinition(
-        job=made, cron_schedule="{cron}", execution_timezone="UTC",
-        default_status=DefaultScheduleStatus.RUNNING,
-    )
-schedules = [make(number) for number in range({count})]
-defs = Definitions(schedules=schedules, jobs=[schedule.job for schedule in schedules])
-"""
 
 
 @dataclass(frozen=True)
@@ -106,20 +59,18 @@ def ours(count: int, folder: Path) -> Figures:
         "EXAMPLE_DAGSTER_URL": "",
         "PYTHONPATH": str(TOP),
     }
-    manage = (sys.executable, str(TOP / "manage.py"))
-    subprocess.run([*manage, "migrate", "-v0"], env=environment, check=True)
+    _manage(environment, "migrate", "-v0")
     due = minute_ahead()
-    trees = TREES.format(due=due.isoformat(), count=count)
-    subprocess.run([*manage, "shell", "-v0", "-c", trees], env=environment, check=True)
+    _save_trees(environment, due, count)
     return _measure(["-w", str(TOP / "workspace.yaml")], environment, due, count)
 
 
 def stock(count: int, folder: Path) -> Figures:
     """Measure jobs and schedules that were written by hand."""
-    environment = _home(folder, {"telemetry": {"enabled": False}})
     due = minute_ahead()
-    code = folder / "stock.py"
-    code.write_text(STOCK.format(cron=f"{due.minute} {due.hour} * * *", count=count))
+    environment = _home(folder, {"telemetry": {"enabled": False}})
+    environment |= {"BENCH_CRON": f"{due.minute} {due.hour} * * *", "BENCH_COUNT": str(count)}
+    code = shutil.copy(CODE / "stock.py", folder)
     return _measure(["-f", str(code)], environment, due, count)
 
 
@@ -131,19 +82,24 @@ def queries_of_a_tick(folder: Path) -> tuple[int, int]:
         "EXAMPLE_DATABASE": str(folder / "db.sqlite3"),
         "EXAMPLE_DAGSTER_URL": "",
     }
-    manage = (sys.executable, str(TOP / "manage.py"))
-    subprocess.run([*manage, "migrate", "-v0"], env=environment, check=True)
-    trees = TREES.format(due=minute_ahead().isoformat(), count=1)
-    subprocess.run([*manage, "shell", "-v0", "-c", trees], env=environment, check=True)
-    done = subprocess.run(
-        [*manage, "shell", "-v0", "-c", QUERIES],
-        env=environment,
-        check=True,
-        capture_output=True,
-        text=True,
-    )
-    idle, due = map(int, done.stdout.split()[-2:])
+    _manage(environment, "migrate", "-v0")
+    _save_trees(environment, minute_ahead(), 1)
+    printed = _manage(environment, "shell", "-v0", "-c", (CODE / "count_queries.py").read_text())
+    idle, due = map(int, printed.split()[-2:])
     return idle, due
+
+
+def _save_trees(environment: Mapping[str, str], due: dt.datetime, count: int) -> None:
+    given = {"BENCH_DUE": due.isoformat(), "BENCH_COUNT": str(count)}
+    code = (CODE / "save_trees.py").read_text()
+    _manage({**environment, **given}, "shell", "-v0", "-c", code)
+
+
+def _manage(environment: Mapping[str, str], *args: str) -> str:
+    """Run ``manage.py``, and return what it prints."""
+    command = [sys.executable, str(TOP / "manage.py"), *args]
+    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return done.stdout
 
 
 def _home(folder: Path, settings: Mapping[str, object]) -> dict[str, str]:

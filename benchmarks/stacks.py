@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import shutil
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -10,81 +11,10 @@ from typing import Any
 
 import psutil
 
+from tests.tools.code_files import code_of
 from tests.tools.stack import Stack, wait_for
 
-FUNCTIONS = """
-import os
-import time
-
-def _note(token, what):
-    line = f"{token} {what} {time.time()}\\n"
-    with open(os.environ["BENCH_NOTES"], "a") as notes:
-        notes.write(line)
-
-def first(token):
-    _note(token, "begins")
-    return 1
-
-def left(first):
-    return first + 1
-
-def right(first):
-    return first + 2
-
-def last(token, left, right):
-    _note(token, "ends")
-    return left + right
-"""
-
-BY_HAND = """
-import django
-
-django.setup()
-
-import dagster as dg
-import bench_functions as functions
-
-@dg.op(config_schema={"token": str})
-def first(context):
-    return functions.first(context.op_config["token"])
-
-@dg.op
-def left(first):
-    return functions.left(first)
-
-@dg.op
-def right(first):
-    return functions.right(first)
-
-@dg.op(config_schema={"token": str})
-def last(context, left, right):
-    return functions.last(context.op_config["token"], left, right)
-
-@dg.job
-def bench():
-    start = first()
-    last(left(start), right(start))
-
-@dg.repository
-def process_trees():
-    return [bench]
-"""
-
-SETTINGS = """
-from example.settings import *
-
-PROCTREE = {**PROCTREE, "FUNCTION_MODULES": ["bench_functions", "example.ledger"]}
-LOGGING = {"version": 1, "disable_existing_loggers": False}
-"""
-
-SAVE_THE_TREE = """
-tree = ProcessTreeInstance("bench", overwrite=True)
-tree.add_process("first", func="bench_functions:first")
-tree.add_process("left", func="bench_functions:left", dependencies=["first"])
-tree.add_process("right", func="bench_functions:right", dependencies=["first"])
-tree.add_process("last", func="bench_functions:last", dependencies=["left", "right"])
-tree.save()
-"""
+CODE = code_of(__file__)
 
 
 class Side(Stack):
@@ -99,13 +29,13 @@ class Side(Stack):
         self.env["BENCH_NOTES"] = str(self.notes)
         self.env["DJANGO_SETTINGS_MODULE"] = "bench_settings"
         self.env.pop("PYTHONDONTWRITEBYTECODE", None)
-        (folder / "bench_functions.py").write_text(FUNCTIONS)
-        (folder / "bench_settings.py").write_text(SETTINGS)
+        for name in ("bench_functions.py", "bench_settings.py"):
+            shutil.copy(CODE / name, folder)
 
     def prepare(self) -> None:
         """Fill the database."""
         self.manage("migrate", "-v0")
-        self.shell(SAVE_THE_TREE, silently=True)
+        self.shell(CODE / "save_tree.py", silently=True)
 
     def config(self, token: str) -> dict[str, Any]:
         """Return what the Launchpad would send."""
@@ -201,7 +131,7 @@ class Stock(Side):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder)
         (self.home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-        (folder / "by_hand.py").write_text(BY_HAND)
+        shutil.copy(CODE / "by_hand.py", folder)
         workspace = {
             "load_from": [
                 {

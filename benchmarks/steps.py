@@ -8,6 +8,7 @@ lies between the first function and the last, so what it takes to start the proc
 
 import contextlib
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,8 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tests.tools import TOP
+from tests.tools.code_files import code_of
 
 from .table import Row, tell
+
+CODE = code_of(__file__)
 
 LENGTH = 50
 """Processes of the chain."""
@@ -26,129 +30,6 @@ WIDTH = 8
 
 CRITICAL_SECONDS = 0.6
 """What the fan-out takes if all of its middle runs at once, and nothing else takes any time."""
-
-FUNCTIONS = """
-import os
-import time
-
-def note(what):
-    with open(os.environ["BENCH_NOTES"], "a") as notes:
-        notes.write(f"{what} {time.time()} {time.process_time()}\\n")
-
-def begin(**dependencies):
-    note("begins")
-    return 1
-
-def step(**dependencies):
-    return len(dependencies)
-
-def end(**dependencies):
-    note("ends")
-    return 1
-
-def begin_slowly(**dependencies):
-    note("begins")
-    time.sleep(0.2)
-
-def sleep(**dependencies):
-    time.sleep(0.2)
-
-def end_slowly(**dependencies):
-    time.sleep(0.2)
-    note("ends")
-"""
-
-SHAPES = f"""
-def chain(add):
-    add("step_0", "begin", [])
-    for number in range(1, {LENGTH}):
-        function = "step" if number < {LENGTH} - 1 else "end"
-        add(f"step_{{number}}", function, [f"step_{{number - 1}}"])
-
-def fan(add):
-    add("first", "begin_slowly", [])
-    for number in range({WIDTH}):
-        add(f"middle_{{number}}", "sleep", ["first"])
-    add("last", "end_slowly", [f"middle_{{number}}" for number in range({WIDTH})])
-"""
-
-BY_HAND = """
-import django
-
-django.setup()
-
-import dagster as dg
-import bench_functions
-import bench_shapes
-
-def op(name, function, dependencies):
-    @dg.op(name=name, ins={each: dg.In() for each in dependencies})
-    def compute(context, **results):
-        return getattr(bench_functions, function)(**results)
-
-    return compute
-
-def job(shape):
-    nodes, wires = [], {}
-
-    def add(name, function, dependencies):
-        nodes.append(op(name, function, dependencies))
-        wires[name] = {each: dg.DependencyDefinition(each) for each in dependencies}
-
-    shape(add)
-    graph = dg.GraphDefinition(name=shape.__name__, node_defs=nodes, dependencies=wires)
-    return graph.to_job(executor_def=dg.in_process_executor)
-
-@dg.repository
-def process_trees():
-    return [job(bench_shapes.chain), job(bench_shapes.fan)]
-"""
-
-SAVE_THE_TREES = """
-import bench_shapes
-
-for shape in (bench_shapes.chain, bench_shapes.fan):
-    tree = ProcessTreeInstance(shape.__name__, overwrite=True)
-    shape(lambda name, function, dependencies: tree.add_process(
-        name, func=f"bench_functions:{function}", dependencies=dependencies))
-    tree.save()
-"""
-
-SETTINGS = f"""
-from example.settings import *
-
-PROCTREE = {{
-    **PROCTREE,
-    "FUNCTION_MODULES": ["bench_functions", "example.ledger"],
-    "MAX_CONCURRENT": {WIDTH},
-}}
-LOGGING = {{"version": 1, "disable_existing_loggers": False}}
-"""
-
-WORKER = """
-import sys
-
-import django
-
-django.setup()
-
-from dagster import DagsterInstance
-from dagster._cli.api import _execute_run_command_body
-from dagster._core.definitions.reconstruct import ReconstructableRepository
-from proctree_dagster.orchestration.runs import create
-
-module, name = sys.argv[1:]
-code = ReconstructableRepository.for_module(module, "process_trees")
-job = code.get_definition().get_job(name)
-with DagsterInstance.get() as instance:
-    if module == "by_hand":
-        origin = code.get_reconstructable_job(name).get_python_origin()
-        run = instance.create_run_for_job(job, job_code_origin=origin)
-    else:
-        run = create.create_run(instance, job, {}, {})
-    _execute_run_command_body(run.run_id, instance, lambda event: None, False)
-    assert instance.get_run_by_id(run.run_id).is_success
-"""
 
 
 @dataclass
@@ -176,23 +57,18 @@ class Side:
             "EXAMPLE_DATABASE": str(folder / "db.sqlite3"),
             "EXAMPLE_DAGSTER_URL": "",
             "BENCH_NOTES": str(self.notes),
+            "BENCH_LENGTH": str(LENGTH),
+            "BENCH_WIDTH": str(WIDTH),
             "PYTHONPATH": os.pathsep.join([str(folder), str(TOP)]),
         }
         self.env.pop("PYTHONDONTWRITEBYTECODE", None)
-        for name, text in {
-            "bench_functions": FUNCTIONS,
-            "bench_shapes": SHAPES,
-            "bench_settings": SETTINGS,
-            "bench_worker": WORKER,
-            "by_hand": BY_HAND,
-        }.items():
-            (folder / f"{name}.py").write_text(text)
+        for file in CODE.glob("*.py"):
+            shutil.copy(file, folder)
 
     def prepare(self) -> None:
         """Save the trees."""
         self._python(str(TOP / "manage.py"), "migrate", "-v0")
-        imports = "from proctree_dagster.tree_builder import ProcessTreeInstance\n"
-        code = imports + SAVE_THE_TREES
+        code = (CODE / "save_trees.py").read_text()
         self._python(str(TOP / "manage.py"), "shell", "--no-imports", "-c", code)
 
     def run(self, job: str) -> Sample:

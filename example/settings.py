@@ -23,7 +23,7 @@ INSTALLED_APPS = [
     "example.ledger",
 ]
 
-PROCTREE = {
+PROCTREE: dict[str, Any] = {
     "DAGSTER_HOME": os.environ.get("DAGSTER_HOME", str(BASE_DIR / "example" / "dagster_home")),
     # Left out, as in most projects: 'proctree dev' says where it serves Dagster and the site.
     "DAGSTER_URL": os.environ.get("EXAMPLE_DAGSTER_URL") or None,

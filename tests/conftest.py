@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from tests.tools.postgres import Postgres
 
 
+collect_ignore_glob = ["*/code/*"]
+"""What tests give to other processes is no test."""
+
 LONGEST = ("test_accidents", "test_clocks", "test_run_workers", "test_launcher")
 """The modules that take longest; the first keeps the processors busy, the others mostly wait."""
 

@@ -54,7 +54,7 @@ class TreeDraft:
         required: bool = True,
         metadata: Mapping[str, Any] | None = None,
         response_vars: Mapping[str, Any] | None = None,
-        outdated_check: Function | None = None,
+        outdated_check: Function | str | None = None,
         trigger: str | None = None,
         retries: int = 0,
         retry_delay: float = 0,
@@ -87,7 +87,8 @@ class TreeDraft:
         response_vars:
             Response variables: name -> ``{"type", "default", "key"}``.
         outdated_check:
-            Called with the process's arguments; False skips the process.
+            A callable, or its key or reference; called with the process's arguments, and False
+            skips the process.
         trigger:
             Name of the trigger that the process waits for.
         retries, retry_delay:

@@ -19,7 +19,7 @@ DATABASE_ROUTERS: list[str] = []
 PROCTREE = {
     "DAGSTER_HOME": os.environ["BESIDE_HOME"],
     "DAGSTER_URL": os.environ.get("BESIDE_URL"),
-    "FUNCTION_MODULES": ["tests"],  # type: ignore[dict-item]
-    "MAX_CONCURRENT": int(os.environ.get("BESIDE_CONCURRENT", "4")),  # type: ignore[dict-item]
+    "FUNCTION_MODULES": ["tests"],
+    "MAX_CONCURRENT": int(os.environ.get("BESIDE_CONCURRENT", "4")),
 }
 ROOT_URLCONF = "tests.beside.urls"

@@ -1,6 +1,7 @@
 """A real Redis and real Celery workers beside a stack, all on this machine's loopback."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -62,9 +63,9 @@ class Redis:
 class FarStack(Stack):
     """A stack whose trees run on Celery workers."""
 
-    def __init__(self, folder: Path, redis: Redis, functions: str) -> None:
+    def __init__(self, folder: Path, redis: Redis, functions: Path) -> None:
         super().__init__(folder, told_to_reload=False)
-        (folder / "far_functions.py").write_text(functions)
+        shutil.copy(functions, folder)
         (folder / "far_settings.py").write_text(SETTINGS)
         (folder / "far_executors.py").write_text(EXECUTORS)
         options = {"worker_disable_prefetch": True}

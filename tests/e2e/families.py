@@ -1,5 +1,6 @@
 """Families of five trees, whose runs must each be made once, whatever happens to the daemon."""
 
+import shutil
 from pathlib import Path
 
 from dagster import RunRecord
@@ -7,20 +8,9 @@ from dagster import RunRecord
 from proctree_dagster.domain import run_tags
 from proctree_dagster.models import OutboxRun, OutboxState
 from tests.e2e.accidents import Accidents
+from tests.tools.code_files import code_of
 
-FUNCTIONS = """
-import os
-from pathlib import Path
-from dagster import OpExecutionContext
-
-def note(**context):
-    run = OpExecutionContext.get().run
-    family = run.tags.get("proctree/family", run.run_id)  # the first is tagged as it starts
-    line = f"{run.job_name} {family} {run.run_id}\\n"
-    file = os.open(Path(__file__).with_name("calls.txt"), os.O_WRONLY | os.O_APPEND)
-    os.write(file, line.encode())
-    os.close(file)
-"""
+CODE = code_of(__file__)
 
 BEFORE = {"a": "", "b": "a", "c": "a", "d": "bc", "s": ""}
 """The trees of a family, and what each waits for; s runs beside a."""
@@ -31,26 +21,12 @@ class Families(Accidents):
 
     def __init__(self, folder: Path, families: int) -> None:
         super().__init__(folder, families)
-        (folder / "e2e_functions.py").write_text(FUNCTIONS)
+        shutil.copy(CODE / "e2e_functions.py", folder)
 
     def prepare(self) -> None:
         """Make the trees. None is due for hours, but for the due times that they are given."""
         self.manage("migrate", "-v0")
-        self.shell(
-            "begins = (timezone.localtime() + datetime.timedelta(hours=12)).time()\n"
-            "def save(name, then=(), beside=()):\n"
-            "    tree = ProcessTreeInstance(name)\n"
-            "    tree.add_process('note', func='e2e_functions:note')\n"
-            "    for each in then: tree.add_dependent_tree(each)\n"
-            "    for each in beside: tree.add_sibling_tree(each)\n"
-            "    tree.save()\n"
-            "    return tree\n"
-            f"for number in range({self.trees}):\n"
-            "    a, b, c, d, s = (f'{letter}_{number}' for letter in 'abcds')\n"
-            "    save(d), save(s), save(b, then=[d]), save(c, then=[d])\n"
-            "    tree = save(a, then=[b, c], beside=[s])\n"
-            "    tree.register_schedule(interval_minutes=1440, start_time=begins)\n"
-        )
+        self.shell(CODE / "save_families.py", FAMILIES=str(self.trees))
 
     def settled(self) -> bool:
         """Whether no due time and nothing in the outbox waits, and no run is under way."""

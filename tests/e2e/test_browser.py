@@ -1,6 +1,7 @@
 """What a person sees and clicks: the real Dagster UI, in a real browser."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,86 +11,17 @@ from playwright.sync_api import Browser
 
 from tests.tools import browser as browsers
 from tests.tools.browser import Tab
+from tests.tools.code_files import code_of
 from tests.tools.stack import Stack, wait_for
 
 pytestmark = pytest.mark.e2e
+
+CODE = code_of(__file__)
 
 SETTINGS = """
 from example.settings import *
 
 INSTALLED_APPS = [*INSTALLED_APPS, "e2e_app"]
-"""
-
-PROCESSES = '''
-import logging
-import os
-import time
-import zlib
-from pprint import pformat
-from pathlib import Path
-
-from proctree_dagster.process import log_image, log_table, progress
-
-logger = logging.getLogger(__name__)
-FOLDER = Path(__file__).parent
-
-
-def fetch(**context):
-    return "a file"
-
-
-def convert(*, name, fetch):
-    """Fail when it is called for the first time, and succeed from then on."""
-    called = FOLDER / f"{name} was called"
-    if not called.exists():
-        called.touch()
-        raise RuntimeError("the file is locked")
-    return f"converted {fetch}"
-
-
-def publish(*, convert):
-    return f"published {convert}"
-
-
-def watch():
-    """Say how far it is, wait to be let go on, and give a table and a picture."""
-    logger.info("opening the ledger")
-    for number in progress.track(range(3), "invoices"):
-        while not (FOLDER / "go_on").exists() and number:
-            time.sleep(0.1)
-    log_table([{"invoice": "INV-77", "amount": 5}], "invoices")
-    log_image(png(32), "chart")
-
-
-def png(size):
-    """Draw a picture that no compression makes small."""
-    def chunk(kind, data):
-        return len(data).to_bytes(4) + kind + data + zlib.crc32(kind + data).to_bytes(4)
-
-    pixels = b"".join(b"\\0" + os.urandom(3 * size) for _ in range(size))
-    header = size.to_bytes(4) * 2 + bytes([8, 2, 0, 0, 0])
-    parts = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(pixels)) + chunk(b"IEND", b"")
-    return b"\\x89PNG\\r\\n\\x1a\\n" + parts
-
-
-def write_down(**context):
-    """Write down exactly what came."""
-    lines = [f"{key} = {pformat(value, width=1000)}" for key, value in sorted(context.items())]
-    (FOLDER / "written_down").write_text("\\n".join(lines), encoding="utf-8")
-'''
-
-TREES = """
-from e2e_app import processes
-
-for name in ("import_by_command", "import_by_schedule"):
-    tree = ProcessTreeInstance(name)
-    tree.add_process("fetch", func=processes.fetch)
-    tree.add_process("convert", func=processes.convert, dependencies=["fetch"])
-    tree.add_process("publish", func=processes.publish, dependencies=["convert"])
-    tree.save()
-    tree.create_command()
-tree.register_schedule(interval_minutes=1440, context={"name": "import_by_schedule"})
-ProcessTreeSchedule.objects.filter(process_tree__name=tree.name).update(next_run=timezone.now())
 """
 
 
@@ -100,13 +32,13 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     app = stack.folder / "e2e_app"
     app.mkdir()
     (app / "__init__.py").touch()
-    (app / "processes.py").write_text(PROCESSES)
+    shutil.copy(CODE / "processes.py", app)
     (stack.folder / "e2e_settings.py").write_text(SETTINGS)
     stack.env["DJANGO_SETTINGS_MODULE"] = "e2e_settings"
     try:
         stack.manage("migrate", "-v0")
         stack.manage("setup_example", silently=True)
-        stack.shell(TREES, silently=True)
+        stack.shell(CODE / "save_imports.py", silently=True)
         stack.start_dagster()
         stack.graphql(browsers.SKIP_THE_WELCOME)
         yield stack
@@ -269,69 +201,6 @@ def test_what_a_function_says_is_seen_while_it_runs_and_what_it_shows_on_its_out
     assert tab.sees_picture("chart")
 
 
-SAVE_EVERY_TYPE = """
-import decimal, uuid
-from e2e_app import processes
-from example.ledger.models import Organisation
-
-context = {
-    "organisation": Organisation.objects.get(name="Harbour Lane Design"),
-    "organisations": list(Organisation.objects.all()),
-    "date": datetime.date(2026, 1, 1),
-    "time": datetime.time(7, 30),
-    "moment": datetime.datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=datetime.timezone.utc),
-    "naive": datetime.datetime(2026, 1, 2, 3, 4),
-    "amount": decimal.Decimal("1.50"),
-    "uuid": uuid.UUID(int=5),
-    "nested": {"list": [1, 2.5, [], {"dates": [datetime.date(2026, 2, 3), "x"]}], "": {"1": 2}},
-    "like_a_date": "2026-01-01",
-    "like_a_time": "12:30:00",
-    "like_a_number": "123",
-    "like_a_float": "1e3",
-    "like_an_octal_number": "0o17",
-    "like_a_boolean": "yes",
-    "like_nothing": "null",
-    "like_a_comment": "# a: b",
-    "like_an_alias": "*a",
-    "like_a_flow": "{a: [b]}",
-    "like_a_variable": "$HOME ${HOME}",
-    "empty": "",
-    "blank": " ",
-    "padded": "  a  ",
-    "lines": "first\\nsecond\\n\\n  indented\\n",
-    "other_ends": "a\\r\\nb\\tc",
-    "long": "word " * 60,
-    "quotes": "'\\"\\\\",
-    "unicode": "Grüße, 世界 🎉 \\u2028 \\u00a0 \\ufeff \\x07",
-    "keys": {"yes": 1, "2026-01-01": 2, "123": 3, "null": 4, "a: b": 5, "<<": 6, "ü": 7},
-    "beyond_double": 2**53 + 1,
-    "huge": -(10**60),
-    "whole_float": 2.0,
-    "large_float": 1e300,
-    "true": True,
-    "zero": 0,
-}
-tree = ProcessTreeInstance("write_down").add_process("write_down", func=processes.write_down)
-tree.save()
-tree.register_schedule(enabled=False, context=context)
-tree.create_command()
-"""
-
-SAVE_NULLS = """
-from e2e_app import processes
-
-context = {
-    "null": None,
-    "empty": {},
-    "in_a_dictionary": {"null": None, "empty": {}, "kept": 1},
-    "in_a_list": [None, {}],
-}
-tree = ProcessTreeInstance("nulls").add_process("write_down", func=processes.write_down)
-tree.save()
-tree.register_schedule(enabled=False, context=context)
-tree.create_command()
-"""
-
 SAVE_MEANWHILE = """
 from e2e_app import processes
 
@@ -358,7 +227,7 @@ trees.update(processes=[hen, egg])
 """
 
 
-def save(stack: Stack, code: str, job: str) -> None:
+def save(stack: Stack, code: str | Path, job: str) -> None:
     """Save a tree, and wait until Dagster serves it."""
     stack.shell(code)
     wait_for(f"Dagster to serve {job}", lambda: job in stack.job_names())
@@ -375,7 +244,7 @@ def written_down(stack: Stack) -> list[str]:
 def test_every_type_comes_through_the_launchpad_as_through_a_command(
     tab: Tab, stack: Stack
 ) -> None:
-    save(stack, SAVE_EVERY_TYPE, "write_down")
+    save(stack, CODE / "save_every_type.py", "write_down")
     stack.manage("write_down")
     from_command = written_down(stack)
 
@@ -392,7 +261,7 @@ def test_a_null_or_an_empty_dictionary_is_not_prefilled_and_comes_through(
     tab: Tab, stack: Stack
 ) -> None:
     """Dagster leaves both out of what it prefills, except in lists; a launch has them again."""
-    save(stack, SAVE_NULLS, "nulls")
+    save(stack, CODE / "save_nulls.py", "nulls")
     stack.manage("nulls")
     from_command = written_down(stack)
 

@@ -12,6 +12,7 @@ from proctree_dagster.domain import run_tags
 from proctree_dagster.support.os_processes import Identity, State
 from tests.conftest import skip_without
 from tests.e2e.test_processes import shown
+from tests.tools.code_files import code_of
 from tests.tools.stack import wait_for
 
 if TYPE_CHECKING:
@@ -19,131 +20,7 @@ if TYPE_CHECKING:
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
-FUNCTIONS = '''
-import json, os, time
-from pathlib import Path
-
-FOLDER = Path(__file__).parent
-
-def where():
-    from celery import current_task
-    return {"pid": os.getpid(), "worker": current_task.request.hostname.split("@")[0]}
-
-def noted(name):
-    """Count a call in a file, from whichever process."""
-    with (FOLDER / name).open("a") as file:
-        file.write(f"{os.getpid()}\\n")
-    return len((FOLDER / name).read_text().splitlines())
-
-def meet(name, other):
-    (FOLDER / f"met.{name}").touch()
-    for _ in range(1200):
-        if (FOLDER / f"met.{other}").exists():
-            return where()
-        time.sleep(0.05)
-    raise TimeoutError(f"{other} did not come")
-
-def first(organisation, **context):
-    from django.db import connection
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
-    return {"name": organisation.name, "model": type(organisation).__name__}
-
-def left(first):
-    return {"first": first, **meet("left", "right")}
-
-def right(first):
-    return {"first": first, **meet("right", "left")}
-
-def last(left, right, **context):
-    return {"from": sorted([left["worker"], right["worker"]]), "pid": os.getpid()}
-
-def fails(**context):
-    raise ValueError("on purpose")
-
-def after(**context):
-    return sorted(context)
-
-def fails_until_mended():
-    noted("unmended")
-    if not (FOLDER / "mended").exists():
-        raise ValueError("not mended yet")
-    return "mended"
-
-def fails_twice():
-    if noted("twice") < 3:
-        raise ValueError("try again")
-    return "third time"
-
-def slow():
-    time.sleep(300)
-
-def cached(**context):
-    return noted("cached")
-
-def counts():
-    return {"count": "7", "total": "1.50"}
-
-def endless(name, **context):
-    (FOLDER / f"{name}.json").write_text(json.dumps(where()))
-    try:
-        while True:
-            time.sleep(0.05)
-    finally:
-        (FOLDER / f"{name}.cleaned").touch()
-
-def stubborn(**context):
-    (FOLDER / "stubborn.json").write_text(json.dumps(where()))
-    time.sleep(300)  # in C code, where nothing can be raised
-
-def once():
-    noted("once")
-    for _ in range(1200):
-        if (FOLDER / "go").exists():
-            return "done"
-        time.sleep(0.05)
-
-def scheduled(**context):
-    return noted("scheduled")
-'''
-
-TREES = """
-from example.ledger.models import Organisation
-from proctree_dagster.triggers import create_trigger
-north = Organisation.objects.create(name="North", currency="ZAR")
-
-def tree(name):
-    return ProcessTreeInstance(name)
-
-diamond = tree("diamond").add_process("first", "far_functions:first")
-diamond.add_process("left", "far_functions:left", ["first"])
-diamond.add_process("right", "far_functions:right", ["first"])
-diamond.add_process("last", "far_functions:last", ["left", "right"]).save()
-diamond.register_schedule(context={"organisation": north}, enabled=False)
-
-failing = tree("failing").add_process("whole", "far_functions:after")
-failing.add_process("fails", "far_functions:fails_until_mended", ["whole"])
-failing.add_process("after", "far_functions:after", ["fails"]).save()
-
-create_trigger("silent", "condition", {"field": "counts.count", "operator": "eq", "value": 8})
-mixed = tree("mixed").add_process("counts", "far_functions:counts", response_vars={
-    "count": {"type": "int"}, "total": {"type": "decimal"}})
-for name in ("lost", "odd", "gone"):
-    mixed.add_process(name, "far_functions:fails", required=False)
-mixed.add_process("slow", "far_functions:slow", timeout=1, required=False)
-mixed.add_process("again", "far_functions:fails_twice", retries=2)
-mixed.add_process("gated", "far_functions:after", ["counts"], trigger="silent")
-mixed.add_process("after", "far_functions:after", ["lost", "odd", "gone", "slow", "gated", "again"],
-                  required=False)
-mixed.save()
-
-tree("cached").add_process("cached", "far_functions:cached", cache_key="far").save()
-for name in ("endless", "stubborn", "once"):
-    tree(name).add_process(name, f"far_functions:{name}").save()
-due = tree("due").add_process("scheduled", "far_functions:scheduled")
-due.save()
-due.register_schedule(interval_minutes=1440)
-"""
+CODE = code_of(__file__)
 
 CLAIM = """
 from proctree_dagster.services import due_time_claims as claims
@@ -155,46 +32,6 @@ with opening.open_instance() as instance:
     print(schedule_claims.due_tag(claims.request(schedules.get().pk, timezone.now(), history).due))
 """
 
-
-AGAIN = """
-import time
-from dagster._core.definitions.reconstruct import ReconstructableJob
-from dagster._core.execution.retries import RetryMode
-from dagster._core.execution.plan.state import KnownExecutionState
-from dagster._grpc.types import ExecuteStepArgs
-from dagster._serdes import pack_value
-from dagster_celery.make_app import make_app
-from dagster_celery.tasks import create_task
-from proctree_dagster.orchestration.runs import opening
-from far_executors import on_redis
-from dagster._core.definitions.reconstruct import ReconstructableRepository
-import os
-from pathlib import Path
-
-FOLDER = Path(os.environ["FAR_FOLDER"])
-redis = os.environ["FAR_REDIS"]
-app = make_app({"broker": redis, "backend": redis})
-
-def hand_out_again(instance, run):
-    "Do what a broker does that delivers a task twice."
-    pointer = run.job_code_origin.repository_origin.code_pointer
-    job = ReconstructableJob(ReconstructableRepository(pointer), run.job_name)
-    args = ExecuteStepArgs(
-        job_origin=job.get_python_origin(), run_id=run.run_id, step_keys_to_execute=["once"],
-        instance_ref=instance.get_ref(), retry_mode=RetryMode.DISABLED,
-        known_state=KnownExecutionState(), print_serialized_events=True)
-    task = create_task(app).si(
-        execute_step_args_packed=pack_value(args), executable_dict=job.to_dict())
-    return str(task.apply_async(queue="dagster", routing_key="dagster.execute_plan").get(60))
-
-with opening.open_instance() as instance:
-    run = instance.get_run_by_id("RUN")
-    print("handed it out twice" in hand_out_again(instance, run))
-    (FOLDER / "go").touch()
-    while not instance.get_run_by_id("RUN").is_finished:
-        time.sleep(0.1)
-    print("Its run has ended" in hand_out_again(instance, run))
-"""
 
 TERMINATE = """
 mutation ($id: String!) { terminateRun(runId: $id) { __typename } }
@@ -209,12 +46,12 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[FarStack]":
     from tests.e2e.celery_workers import FarStack, Redis
 
     redis = Redis()
-    stack = FarStack(tmp_path_factory.mktemp("celery"), redis, FUNCTIONS)
+    stack = FarStack(tmp_path_factory.mktemp("celery"), redis, CODE / "far_functions.py")
     try:
         stack.start_worker("east", of_dagster=True)
         stack.start_worker("west")
         stack.manage("migrate", "-v0")
-        stack.shell(TREES, silently=True)
+        stack.shell(CODE / "save_trees.py", silently=True)
         stack.start_dagster()
         stack.wait_for_workers()
         yield stack
@@ -315,7 +152,7 @@ def test_of_two_runs_for_a_due_time_one_takes_it_once_and_its_processes_do_not_a
 def test_a_process_that_the_broker_delivers_twice_is_executed_once(stack: "FarStack") -> None:
     run_id = stack.launch("once")
     wait_for("the process", (stack.folder / "once").exists)
-    said = stack.shell(AGAIN.replace("RUN", run_id), silently=True)
+    said = stack.shell(CODE / "hand_out_again.py", silently=True, FAR_RUN=run_id)
     assert said.split() == ["True", "True"]
     assert stack.finished(run_id)["status"] == "SUCCESS"
     assert len((stack.folder / "once").read_text().splitlines()) == 1

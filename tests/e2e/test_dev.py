@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,23 +16,12 @@ import psutil
 import pytest
 
 from tests.e2e.newcomer import Newcomer
+from tests.tools.code_files import code_of
 from tests.tools.stack import SELECTOR, free_port, heed_interrupts, wait_for
 
 pytestmark = pytest.mark.e2e
 
-PROCESSES = """
-import logging
-
-logger = logging.getLogger(__name__)
-
-
-def fetch(count=3):
-    return list(range(count))
-
-
-def total(fetch):
-    return sum(fetch)
-"""
+CODE = code_of(__file__)
 
 SAVE = """
 from bookkeeping.sums import fetch, total
@@ -57,7 +47,7 @@ class NewProject:
         self.started: list[subprocess.Popen[bytes]] = []
         self.run("-m", "django", "startproject", "mysite", ".")
         self.manage("startapp", "bookkeeping")
-        (folder / "bookkeeping" / "sums.py").write_text(PROCESSES)
+        shutil.copy(CODE / "sums.py", folder / "bookkeeping")
         with (folder / "mysite" / "settings.py").open("a") as settings:
             settings.write('INSTALLED_APPS += ["proctree_dagster", "bookkeeping"]\n')
         self.manage("migrate", "-v0")
@@ -244,32 +234,8 @@ def ended_well(port: int, run_id: str) -> None:
     wait_for(f"run {run_id} to end", lambda: status(port, run_id) == "SUCCESS", 90)
 
 
-OWN_DEFINITIONS = """
-import os
-
-import django
-from dagster import AssetSelection, Definitions, asset, define_asset_job
-
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mysite.settings")
-django.setup()
-
-from proctree_dagster.models import ProcessTree
-from proctree_dagster.orchestration.repository import build_repository
-
-
-@asset
-def trees():
-    return sorted(each.name for each in ProcessTree.objects.all())
-
-
-process_trees = build_repository(
-    extra=Definitions(assets=[trees], jobs=[define_asset_job("refresh", AssetSelection.all())])
-)
-"""
-
-
 def test_what_ends_it_ends_everything_runs_included(project: NewProject) -> None:
-    (project.folder / "definitions.py").write_text(OWN_DEFINITIONS)
+    shutil.copy(CODE / "definitions.py", project.folder)
     project.manage("shell", "-c", SAVE)
     (project.folder / "bookkeeping" / "slow.py").write_text(
         "import time\nfrom pathlib import Path\n\n\ndef sleep():\n"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,54 +12,12 @@ import psutil
 import pytest
 
 from proctree_dagster.domain import run_tags
+from tests.tools.code_files import code_of
 from tests.tools.stack import Stack, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
-FUNCTIONS = """
-import json
-import os
-import time
-
-FOLDER = os.path.dirname(__file__)
-WORD = "before"
-with open(os.path.join(FOLDER, "word")) as file:
-    DATA = file.read()
-
-def speak(name="scheduled", sleeps=False, **context):
-    path = os.path.join(FOLDER, f"{name}.said")
-    with open(path + ".part", "w") as file:
-        json.dump({"pid": os.getpid(), "parent": os.getppid(), "word": WORD, "data": DATA}, file)
-    os.replace(path + ".part", path)
-    while sleeps and not os.path.exists(os.path.join(FOLDER, f"{name}.go")):
-        time.sleep(0.05)
-
-def endless(name):
-    speak(name)
-    try:
-        while True:
-            time.sleep(0.05)
-    finally:
-        open(os.path.join(FOLDER, f"{name}.cleaned"), "w").close()
-
-def left(**context):
-    endless("left")
-
-def right(**context):
-    endless("right")
-"""
-
-TREES = """
-for name, pool in (("speak", None), ("pooled", "a_pool"), ("due", None), ("alone", None)):
-    ProcessTreeInstance(name).add_process("speak", func="spoken:speak", pool=pool).save()
-fan = ProcessTreeInstance("fan").add_process("first", func="spoken:speak")
-fan.add_process("left", "spoken:left", ["first"]).add_process("right", "spoken:right", ["first"])
-fan.add_process("last", "spoken:speak", ["left", "right"]).save()
-ProcessTreeInstance("forked").set_executor("multiprocess").add_process("a", "spoken:speak").save()
-ProcessTreeInstance.load("due").register_schedule(interval_minutes=60)
-ProcessTreeSchedule.objects.update(next_run=timezone.now() - datetime.timedelta(minutes=1))
-"""
-
+CODE = code_of(__file__)
 
 LIMITS = """
     max_concurrent_runs: 4
@@ -72,7 +31,7 @@ class Speaking(Stack):
 
     def __init__(self, folder: Path, *, limits: str = LIMITS) -> None:
         super().__init__(folder)
-        (folder / "spoken.py").write_text(FUNCTIONS)
+        shutil.copy(CODE / "spoken.py", folder)
         (folder / "word").write_text("one")
         (folder / "e2e_settings.py").write_text(
             "from example.settings import *\n"
@@ -89,7 +48,7 @@ class Speaking(Stack):
             text = text.replace(before, after)
         settings.write_text(text)
         self.manage("migrate", "-v0")
-        self.shell(TREES, silently=True)
+        self.shell(CODE / "save_trees.py", silently=True)
 
     def launch_named(self, name: str, *, job: str = "speak", sleeps: bool = False) -> str:
         return self.launch(job, {"context": {"name": name, "sleeps": sleeps}})
@@ -261,7 +220,8 @@ def test_a_killed_template_is_replaced_and_its_worker_still_watched(services: Sp
 def test_an_edited_function_is_what_the_next_run_executes(services: Speaking) -> None:
     services.launch_named("unedited")
     assert services.said("unedited")["word"] == "before"
-    (services.folder / "spoken.py").write_text(FUNCTIONS.replace("before", "behind"))
+    functions = (CODE / "spoken.py").read_text()
+    (services.folder / "spoken.py").write_text(functions.replace("before", "behind"))
     services.launch_named("edited")
     assert services.said("edited")["word"] == "behind"
 

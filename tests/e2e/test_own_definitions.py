@@ -4,6 +4,7 @@ With ours: ``test_dev``.
 """
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,43 +13,10 @@ import pytest
 from dagster import DagsterInstance
 
 from tests.tools import TOP
+from tests.tools.code_files import code_of
 from tests.tools.stack import wait_for
 
 pytestmark = pytest.mark.e2e
-
-DEFINITIONS = """
-import os
-
-import django
-from dagster import AssetSelection, Definitions, RunRequest, asset, define_asset_job
-from dagster import in_process_executor, sensor
-
-os.environ.setdefault("DJANGO_SETTINGS_MODULE", "example.settings")
-django.setup()
-
-from example.ledger.models import Organisation
-from proctree_dagster.orchestration.repository import build_repository
-
-
-@asset
-def organisations():
-    return sorted(each.name for each in Organisation.objects.all())
-
-
-refresh = define_asset_job("refresh", AssetSelection.all())
-
-
-@sensor(job=refresh, minimum_interval_seconds=30)
-def look():
-    return RunRequest(run_key="once")
-
-
-process_trees = build_repository(
-    extra=Definitions(
-        assets=[organisations], jobs=[refresh], sensors=[look], executor=in_process_executor
-    )
-)
-"""
 
 WORKSPACE = """
 load_from:
@@ -74,7 +42,7 @@ class Project:
         self.home = folder / "home"
         self.home.mkdir()
         (self.home / "dagster.yaml").write_text(HOME)
-        (folder / "own_definitions.py").write_text(DEFINITIONS)
+        shutil.copy(code_of(__file__) / "own_definitions.py", folder)
         (folder / "workspace.yaml").write_text(WORKSPACE)
         self.env = {
             **os.environ,

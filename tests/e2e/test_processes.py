@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,79 +11,18 @@ from typing import Any
 import psutil
 import pytest
 
+from tests.tools.code_files import code_of
 from tests.tools.stack import Stack, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
-FUNCTIONS = """
-import logging, os, threading, time
-from pathlib import Path
-
-FOLDER = Path(__file__).parent
-
-def one():
-    return 1
-
-def fails():
-    raise ValueError("on purpose")
-
-def up_to_date():
-    return False
-
-def even(result):
-    return result % 2 == 0, f"{result} is odd"
-
-def shown(**context):
-    return sorted(context.items())
-
-def in_the_pool(name, seconds=1.0):
-    with (FOLDER / "pool.txt").open("a") as file:
-        file.write(f"{time.time()} {os.getpid()} {name} begins\\n")
-    time.sleep(seconds)
-    with (FOLDER / "pool.txt").open("a") as file:
-        file.write(f"{time.time()} {os.getpid()} {name} ends\\n")
-
-def outlives(**context):
-    (FOLDER / "outlives.txt").write_text(str(os.getpid()))
-    time.sleep(300)
-
-def ill_mannered():
-    from django.db import transaction
-    from example.ledger.models import Organisation
-    print("printed")
-    logging.getLogger("example").warning("logged")
-    threading.Thread(target=time.sleep, args=(300,), daemon=True).start()
-    transaction.set_autocommit(False)
-    Organisation.objects.create(name="ghost", currency="ZAR")
-
-def ghosts(**context):
-    from example.ledger.models import Organisation
-    return Organisation.objects.filter(name="ghost").count()
-"""
-
-TREES = """
-every = ProcessTreeInstance('everything', overwrite=True)
-every.add_process('one', 'e2e_functions:one', retries=1)
-every.add_process('lost', 'e2e_functions:fails', required=False)
-every.add_process('odd', 'e2e_functions:one', validation=['e2e_functions:even'], required=False)
-every.add_process('fresh', 'e2e_functions:one', outdated_check='e2e_functions:up_to_date')
-every.add_process('seen', 'e2e_functions:shown', ['one', 'lost', 'odd', 'fresh'], required=False)
-every.save()
-every.register_schedule(context={'a': 1})
-pool = ProcessTreeInstance('pool', overwrite=True)
-pool.add_process('in_the_pool', 'e2e_functions:in_the_pool', pool='xero').save()
-late = ProcessTreeInstance('late', overwrite=True)
-late.add_process('outlives', 'e2e_functions:outlives', timeout=1).save()
-ill = ProcessTreeInstance('ill_mannered', overwrite=True)
-ill.add_process('ill', 'e2e_functions:ill_mannered')
-ill.add_process('ghosts', 'e2e_functions:ghosts', ['ill']).save()
-"""
+CODE = code_of(__file__)
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack = Stack(tmp_path_factory.mktemp("processes"))
-    (stack.folder / "e2e_functions.py").write_text(FUNCTIONS)
+    shutil.copy(CODE / "e2e_functions.py", stack.folder)
     (stack.folder / "e2e_settings.py").write_text(
         "from example.settings import *\n"
         "PROCTREE = {**PROCTREE, 'FUNCTION_MODULES': ['example.ledger', 'e2e_functions'],\n"
@@ -91,7 +31,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack.env["DJANGO_SETTINGS_MODULE"] = "e2e_settings"
     try:
         stack.manage("migrate", "-v0")
-        stack.shell(TREES, silently=True)
+        stack.shell(CODE / "save_trees.py", silently=True)
         stack.shell(
             "ProcessTreeSchedule.objects.update(next_run=timezone.now())",
             silently=True,

@@ -1,6 +1,7 @@
 """The whole way, with real processes: ``dagster dev``, its daemon, its code server, commands."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,36 +13,18 @@ import pytest
 from proctree_dagster.domain import run_tags
 from proctree_dagster.management.tag_pairs import os_user
 from tests.tools import TOP
+from tests.tools.code_files import code_of
 from tests.tools.stack import Stack, heed_interrupts, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
-FUNCTIONS = """
-import os
-import time
-
-def slow():
-    time.sleep(60)
-
-def quick(**context):
-    return context
-
-def waits(path):
-    open(path + ".started", "a").close()
-    while not os.path.exists(path):
-        time.sleep(0.2)
-
-def fails(**context):
-    raise ValueError("on purpose")
-"""
 BAD_CONTEXT = '{"organisation": "Acme"}'
 
 
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack = Stack(tmp_path_factory.mktemp("stack"))
-    functions = stack.folder / "e2e_functions.py"
-    functions.write_text(FUNCTIONS)
+    shutil.copy(code_of(__file__) / "e2e_functions.py", stack.folder)
     (stack.folder / "e2e_settings.py").write_text(
         "from example.settings import *\n"
         "PROCTREE = {**PROCTREE, 'FUNCTION_MODULES': ['example.ledger', 'e2e_functions']}\n"

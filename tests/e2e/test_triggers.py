@@ -17,6 +17,7 @@ from example.settings import DATABASES
 from proctree_dagster.domain import run_tags
 from tests.e2e.sixteen_fire import FIRES, POLLED
 from tests.tools import TOP
+from tests.tools.code_files import code_of
 from tests.tools.stack import Stack, wait_for
 
 if TYPE_CHECKING:
@@ -36,21 +37,6 @@ def shown(**context):
 
 TYPES = ("condition", "schedule", "custom", "outdated_check", "event")
 
-TRIGGERS = """
-from proctree_dagster.triggers import *
-create_trigger('condition', 'condition', {
-    'model': 'ledger.Organisation', 'filter': {'name__startswith': 'New'},
-    'operator': 'gte', 'value': 2, 'poll_seconds': 1})
-create_trigger('schedule', 'schedule', {'interval_minutes': 525600, 'poll_seconds': 1})
-create_trigger('custom', 'custom', {'function': 'e2e_functions:is_wanted', 'poll_seconds': 1})
-create_trigger('outdated_check', 'outdated_check', {
-    'model': 'auth.User', 'date_field': 'date_joined', 'max_age_minutes': 60, 'poll_seconds': 1})
-create_trigger('event', 'event')
-for name in ('condition', 'schedule', 'custom', 'outdated_check', 'event'):
-    ProcessTreeInstance(f'of_{name}').add_process('shown', 'e2e_functions:shown') \\
-        .subscribe_to_trigger(name, {'by': name}).save()
-"""
-
 
 def prepare(stack: Stack) -> None:
     """Give a stack functions and settings of its own, and triggers that have nothing to do."""
@@ -61,11 +47,7 @@ def prepare(stack: Stack) -> None:
     )
     stack.env["DJANGO_SETTINGS_MODULE"] = "e2e_settings"
     stack.manage("migrate", "-v0")
-    stack.shell(
-        "from django.contrib.auth.models import User\n"
-        f"User.objects.create(username='new')\n{TRIGGERS}",
-        silently=True,
-    )
+    stack.shell(code_of(__file__) / "save_triggers.py", silently=True)
 
 
 @pytest.fixture(scope="module")

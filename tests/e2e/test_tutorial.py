@@ -11,6 +11,7 @@ import pytest
 from tests.e2e import wheel
 from tests.e2e.newcomer import Newcomer
 from tests.tools import TOP
+from tests.tools.code_files import code_of
 from tests.tools.stack import wait_for
 
 pytestmark = pytest.mark.e2e
@@ -91,23 +92,7 @@ def test_what_the_page_on_alerts_makes_sends_a_mail(bookshop: Newcomer) -> None:
     assert "till-nowhere.csv" in "".join(mail.read_text() for mail in mails.iterdir())
 
 
-IN_TROUBLE = """
-import datetime as dt
-from django.utils import timezone
-from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
-from proctree_dagster.orchestration.runs import opening
-
-ProcessTree.objects.exclude(name='takings').delete()
-ProcessTree.objects.create(name='renamed', processes=[
-    {'name': 'sales', 'func': 'books.processes:count_the_sales', 'dependencies': []},
-])
-ProcessTreeSchedule.objects.update(next_run=timezone.now() - dt.timedelta(hours=5))
-with opening.open_instance(persistent=True) as instance:
-    instance.wipe_daemon_heartbeats()
-"""
-
-
 def test_what_the_page_on_troubles_shows_is_what_commands_print(bookshop: Newcomer) -> None:
     bookshop.stop_dev()
-    bookshop.type_python(IN_TROUBLE)
+    bookshop.type_python((code_of(__file__) / "bring_trouble.py").read_text())
     bookshop.follow("docs/troubleshooting.md")

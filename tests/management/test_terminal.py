@@ -4,6 +4,7 @@ import fcntl
 import os
 import pty
 import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -12,69 +13,9 @@ from pathlib import Path
 
 import pytest
 
-FUNCTIONS = '''
-"""What the trees of a terminal do."""
+from tests.tools.code_files import code_of
 
-import time
-
-from proctree_dagster.process import progress
-
-
-def count():
-    for number in progress.track(range(3), "invoices"):
-        time.sleep(0.4 * number)
-    return 3
-
-
-def long():
-    return ["x" * 20] * 100
-
-
-def up_to_date():
-    return False
-
-
-def fail(**context):
-    raise ValueError("the bank is away")
-
-
-def echo(**context):
-    return 1
-'''
-
-SETTINGS = """
-from pathlib import Path
-
-BASE_DIR = Path(__file__).resolve().parent
-SECRET_KEY = "no secret"
-USE_TZ = True
-INSTALLED_APPS = ["proctree_dagster"]
-DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": BASE_DIR / "db.sqlite3"}}
-PROCTREE = {"FUNCTION_MODULES": ["work"], "DAGSTER_HOME": None}
-"""
-
-SETUP = """
-import django
-django.setup()
-from django.core.management import call_command
-call_command("migrate", verbosity=0)
-import work
-from proctree_dagster.tree_builder import ProcessTreeInstance
-good = ProcessTreeInstance("good")
-good.create_trigger("silent", "event")
-good.add_process("count", work.count)
-good.add_process("long", work.long)
-good.add_process("fresh", work.echo, outdated_check=work.up_to_date)
-good.add_process("gated", work.echo, trigger="silent")
-good.add_process("newsletter", work.fail, required=False)
-good.save()
-bad = ProcessTreeInstance("bad")
-bad.add_process("bank", work.fail)
-bad.add_process("report", work.echo, dependencies=["bank"])
-bad.add_process("newsletter", work.fail, required=False)
-bad.save()
-"""
-
+CODE = code_of(__file__)
 WIDTH = 100
 
 
@@ -83,12 +24,12 @@ class Terminal:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        (folder / "work.py").write_text(FUNCTIONS)
-        (folder / "mysettings.py").write_text(SETTINGS)
+        for file in CODE.glob("*.py"):
+            shutil.copy(file, folder)
         left_out = ("DAGSTER_HOME", "PYTHONPATH", "COLUMNS", "LINES", "NO_COLOR")
         self.env = {key: value for key, value in os.environ.items() if key not in left_out}
         self.env |= {"DJANGO_SETTINGS_MODULE": "mysettings", "TERM": "xterm-256color"}
-        subprocess.run([sys.executable, "-c", SETUP], cwd=folder, env=self.env, check=True)
+        subprocess.run([sys.executable, "save_trees.py"], cwd=folder, env=self.env, check=True)
 
     def type(self, *args: str) -> tuple[int, str]:
         """Type an action of ``manage.py proctree``; return its exit code and all that was drawn."""

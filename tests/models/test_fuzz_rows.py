@@ -23,8 +23,11 @@ from proctree_dagster.models.validation import trigger_validation
 from proctree_dagster.orchestration.tree_records import from_row
 from proctree_dagster.services import broken_rows
 from proctree_dagster.testing import run_tree
+from tests.tools.code_files import code_of
 
 pytestmark = pytest.mark.django_db
+
+CODE = code_of(__file__)
 
 TIMES = int(os.environ.get("PROCTREE_FUZZ_EXAMPLES", "1"))
 
@@ -40,74 +43,6 @@ def fuzz(examples: int) -> settings:
 
 # --- A world with sentinels -----------------------------------------------------------------------
 
-SENTINEL = """
-import builtins
-builtins.sentinel_events.append(f"{__name__} was imported")
-
-def steal(*args, **kwargs):
-    builtins.sentinel_events.append("steal was called")
-    return "stolen"
-
-class Vault:
-    secret = "the secret"
-
-    def __call__(self, *args, **kwargs):
-        return steal()
-
-    @staticmethod
-    def open(*args, **kwargs):
-        return steal()
-
-    @property
-    def opened(self):
-        return steal()
-
-    @classmethod
-    def of_class(cls, *args, **kwargs):
-        return steal()
-"""
-
-ALLOWED = """
-from functools import lru_cache, partial, wraps
-
-import sentinel_known
-from sentinel_known import Vault, steal
-from sentinel_known import steal as _renamed
-
-
-def good(**kwargs):
-    return "good"
-
-
-@lru_cache
-def cached():
-    return "good"
-
-
-class Shop(Vault):
-    secret = sentinel_known.Vault.opened
-    stolen = staticmethod(steal)
-
-    @staticmethod
-    def fair(**kwargs):
-        return "good"
-
-    class Shelf:
-        @classmethod
-        def fair(cls, **kwargs):
-            return "good"
-
-
-class Bare(Vault):
-    pass
-
-
-shop, bare, vault = Shop(), Bare(), Vault()
-half, bound = partial(steal), Vault.of_class
-wrapped = wraps(steal)(lambda **kwargs: steal())
-table = {"steal": steal, "good": good}
-"""
-
 RUNS = "import builtins\nbuiltins.sentinel_events.append('it was run as a script')\n"
 
 
@@ -117,14 +52,15 @@ def events(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str
     noticed: list[str] = []
     monkeypatch.setattr("builtins.sentinel_events", noticed, raising=False)
     before = set(sys.modules)
+    allowed, sentinel = ((CODE / f"{each}.py").read_text() for each in ("processes", "sentinel"))
     for name, text in {
         "fuzzed/__init__.py": "from fuzzed.processes import good as exported\n",
-        "fuzzed/processes.py": ALLOWED,
+        "fuzzed/processes.py": allowed,
         "fuzzed/__main__.py": RUNS,
-        "fuzzedmore/__init__.py": SENTINEL,
-        "sentinel_known.py": SENTINEL,
-        "sentinel_unknown/__init__.py": SENTINEL,
-        "sentinel_unknown/deep.py": SENTINEL,
+        "fuzzedmore/__init__.py": sentinel,
+        "sentinel_known.py": sentinel,
+        "sentinel_unknown/__init__.py": sentinel,
+        "sentinel_unknown/deep.py": sentinel,
     }.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -37,8 +38,11 @@ from proctree_dagster.running import tree_runs
 from proctree_dagster.testing import run_tree
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
+from tests.tools.code_files import code_of
 
 pytestmark = pytest.mark.django_db
+
+CODE = code_of(__file__)
 
 
 def tree(name: str = "tree", overwrite: bool = False) -> ProcessTreeInstance:
@@ -381,77 +385,6 @@ def test_timeouts_hold_in_threads(instance: DagsterInstance) -> None:
 
 # --- Interrupts, connections: in a process of their own -------------------------------------------
 
-PROGRAM = """
-import os, sys
-os.environ["DJANGO_SETTINGS_MODULE"] = "interrupted_settings"
-import django
-django.setup()
-from django.core.management import call_command
-from django.core.management.base import SystemCheckError
-from proctree_dagster.testing import run_tree
-from proctree_dagster.tree_builder import ProcessTreeInstance
-import interrupted
-call_command("migrate", run_syncdb=True, verbosity=0)
-tree = ProcessTreeInstance("fan").add_process("first", interrupted.first)
-for name in ("plain", "timed", "coroutine"):
-    tree.add_process(name, getattr(interrupted, name), ["first"],
-                     timeout=60 if name == "timed" else None)
-tree.add_process("last", interrupted.last, ["plain", "timed", "coroutine"]).save()
-from proctree_dagster.management.base import TreeCommand
-class Command(TreeCommand):
-    tree_name = "fan"
-Command().run_from_argv(["manage.py", "fan", "--context", sys.argv[1]])
-interrupted.say("closed", [each.connection is None for each in interrupted.opened])
-"""
-
-FUNCTIONS = """
-import asyncio, pathlib, sys, threading, time
-from django.db import connection, connections
-
-FOLDER = pathlib.Path(__file__).parent
-lock = threading.Lock()
-
-def say(*words):
-    with lock, (FOLDER / "said").open("a") as file:
-        print(*words, file=file)
-
-opened = []
-
-def touch():
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
-    opened.append(connections["default"])
-
-def first():
-    say("begun first")
-
-def work(name, endless):
-    touch()
-    say("begun", name)
-    try:
-        while endless:
-            time.sleep(0.01)
-    finally:
-        say("cleaned", name)
-
-def plain(endless):
-    work("plain", endless)
-
-def timed(endless):
-    work("timed", endless)
-
-async def coroutine(endless):
-    say("begun coroutine")
-    try:
-        while endless:
-            await asyncio.sleep(30)
-    finally:
-        say("cleaned coroutine")
-
-def last():
-    say("begun last")
-"""
-
 
 class Place:
     """A folder with a project of three processes that run side by side."""
@@ -460,7 +393,7 @@ class Place:
         self.folder = folder
         self.home = folder / "home"
         self.home.mkdir()
-        (folder / "interrupted.py").write_text(FUNCTIONS)
+        shutil.copy(CODE / "interrupted.py", folder)
         (folder / "interrupted_settings.py").write_text(
             "from tests.settings import *\n"
             "PROCTREE = {'DAGSTER_HOME': " + repr(str(self.home)) + ","
@@ -473,8 +406,9 @@ class Place:
 
     def start(self, *, endless: bool) -> "subprocess.Popen[str]":
         path = os.pathsep.join([str(self.folder), str(Path.cwd())])
+        program = (CODE / "run_command.py").read_text()
         return subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, json.dumps({"endless": endless})],
+            [sys.executable, "-c", program, json.dumps({"endless": endless})],
             env={**os.environ, "PYTHONPATH": path},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

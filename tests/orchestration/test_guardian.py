@@ -1,5 +1,6 @@
 """Guardians and processes where the system, or the database, gives less than usual."""
 
+import json
 import os
 import signal
 import socket
@@ -17,27 +18,15 @@ from proctree_dagster.orchestration.launching.workers import Worker
 from proctree_dagster.services import run_workers
 from proctree_dagster.services.run_workers import Order
 from proctree_dagster.support.os_processes import Identity, State
+from tests.tools.code_files import code_of
 from tests.tools.host import can_have_namespaces
 from tests.tools.stack import heed_interrupts
 
 pytestmark = pytest.mark.timeout(120)
 
+CODE = code_of(__file__)
+
 SQLITE = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
-
-WATCHES = """
-import os, subprocess, threading
-from proctree_dagster.orchestration import guardian
-from proctree_dagster.support.os_processes import Identity, State
-
-child = subprocess.Popen(["sleep", "600"])
-charge = guardian.Charge(Identity.of(child.pid), "run", 1, 60, {beats}, 0)
-guardian._set_django_up({database!r}, charge)
-orders, write_orders = os.pipe()
-os.write(write_orders, {order!r})
-threading.Timer(1, child.kill).start()
-guardian._watch(charge, orders)
-assert charge.worker.state is State.GONE, "it has ended before its worker"
-"""
 
 NO_HANDLES = """
 import errno, os
@@ -49,8 +38,13 @@ os.pidfd_open = pidfd_open
 """
 
 
-def run(code: str, *before: str) -> None:
-    subprocess.run([*before, sys.executable, "-c", code], check=True, timeout=60)
+def run(code: str, *before: str, given: object = None) -> None:
+    command = [*before, sys.executable, "-c", code, json.dumps(given)]
+    subprocess.run(command, check=True, timeout=60)
+
+
+def run_guardian(before: str = "", **given: object) -> None:
+    run(before + (CODE / "watch.py").read_text(), given=given)
 
 
 @pytest.fixture
@@ -69,7 +63,7 @@ def watch(process: "subprocess.Popen[bytes]") -> guardian._Watch:
 
 
 def test_where_processes_have_no_handles_a_guardian_watches_all_the_same() -> None:
-    run(NO_HANDLES + WATCHES.format(beats=5, database=SQLITE, order=b"d"))
+    run_guardian(NO_HANDLES, beats=5, database=SQLITE, order="d")
 
 
 def test_where_processes_have_no_handles_they_are_sent_signals_all_the_same() -> None:
@@ -91,7 +85,7 @@ def test_a_guardian_ends_with_its_worker_though_the_database_does_not_answer() -
             **{"ENGINE": "django.db.backends.postgresql", "NAME": "none", "USER": "nobody"},
             **{"HOST": "127.0.0.1", "PORT": silent.getsockname()[1]},
         }
-        run(WATCHES.format(beats=0.5, database=database, order=b"t"))
+        run_guardian(beats=0.5, database=database, order="t")
 
 
 def test_a_guardian_of_a_stopped_worker_waits(child: "subprocess.Popen[bytes]") -> None:
@@ -142,24 +136,9 @@ def test_another_users_process_can_not_be_sent_a_signal() -> None:
 def test_a_process_that_the_system_hides_is_not_taken_for_ended() -> None:
     if os.getuid() != 0 or not can_have_namespaces():
         pytest.skip("this user can't make namespaces")
-    code = (
-        "import os, subprocess\n"
-        "from proctree_dagster.support.os_processes import Identity, State\n"
-        "processes = [subprocess.Popen(['sleep', '600']) for _ in range(2)]\n"
-        "hidden, ended = [Identity.of(each.pid) for each in processes]\n"
-        "processes[1].kill()\n"
-        "processes[1].wait()\n"
-        "assert hidden.state is State.RUNNING\n"
-        "os.setgroups([])\n"
-        "os.setgid(65534)\n"
-        "os.setuid(65534)\n"
-        "assert not os.path.exists(f'/proc/{hidden.pid}/stat')\n"
-        "assert hidden.state is State.UNKNOWN\n"
-        "assert ended.state is State.GONE\n"
-    )
     spaces = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
     mount = 'mount -t proc -o hidepid=2 proc /proc && exec "$@"'
-    run(code, *spaces, "sh", "-c", mount, "sh")
+    run((CODE / "hide_processes.py").read_text(), *spaces, "sh", "-c", mount, "sh")
 
 
 def test_a_storage_that_is_locked_does_not_keep_the_daemon_from_its_queue(

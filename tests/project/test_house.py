@@ -3,7 +3,11 @@
 import ast
 import graphlib
 import re
+import textwrap
+from collections.abc import Iterator
 from pathlib import Path
+
+import pytest
 
 import proctree_dagster
 
@@ -120,3 +124,64 @@ def test_each_folder_of_tests_is_named_as_what_it_tests() -> None:
     known = {each.relative_to(TOP) for each in PACKAGES} | {Path("admin")}
     assert mirrors
     assert mirrors <= known
+
+
+LONGEST_PROGRAM = 11
+"""Lines of Python that a string may have. Linters read files: see ``tests/tools/code_files.py``."""
+
+STATEMENT = re.compile(
+    r"^\s*(import \w|from [\w.]+ import |(async )?def \w+\(|class \w+[(:])", re.MULTILINE
+)
+
+
+@pytest.mark.parametrize("folder", ["benchmarks", "scripts", "tests"])
+def test_a_program_of_more_than_eleven_lines_is_a_file_and_no_string(folder: str) -> None:
+    top = TOP.parent
+    assert [
+        f"{file.relative_to(top)}:{line} has {length} lines"
+        for file in sorted((top / folder).rglob("*.py"))
+        for line, length in _programs(file.read_text(), LONGEST_PROGRAM)
+    ] == []
+
+
+def test_programs_are_found_in_strings_and_other_texts_are_not() -> None:
+    source = """
+'a docstring with\\nx = 1'
+program = '\\n  import os\\n  print(os.name)\\n'
+template = 'def f():\\n  return {value!r}'
+tree = f'\\n  tree = {builder}(1)\\n  tree.save()\\n'
+query = 'SELECT 1\\nFROM t'
+settings = 'telemetry:\\n  enabled: false'
+"""
+    assert list(_programs(source, 1)) == [(3, 2), (4, 2), (5, 2)]
+
+
+def _programs(source: str, allowed: int) -> Iterator[tuple[int, int]]:
+    """Yield the line of each string that is Python of more lines than ``allowed``, and how many."""
+    nodes = list(ast.walk(ast.parse(source)))
+    docs = {id(each.value) for each in nodes if isinstance(each, ast.Expr)}
+    parts = {id(part) for each in nodes if isinstance(each, ast.JoinedStr) for part in each.values}
+    for node in nodes:
+        text = "" if id(node) in docs | parts else _text(node)
+        length = len(text.strip().splitlines())
+        if length > allowed and _is_python(text):
+            yield node.lineno, length
+
+
+def _text(node: ast.AST) -> str:
+    """Return the text of a string, with a name for each value of an f-string."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(_text(part) or "value" for part in node.values)
+    is_string = isinstance(node, ast.Constant) and isinstance(node.value, str)
+    return node.value if is_string else ""
+
+
+def _is_python(text: str) -> bool:
+    """Return whether a text is a program; templates of one need not be valid."""
+    if STATEMENT.search(text):
+        return True
+    try:
+        body = ast.parse(textwrap.dedent(text)).body
+    except (SyntaxError, ValueError):
+        return False
+    return any(not isinstance(each, ast.Expr | ast.AnnAssign) for each in body)

@@ -30,8 +30,11 @@ from proctree_dagster.running import tree_runs
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
 from tests.app.models import Organisation
+from tests.tools.code_files import code_of
 
 pytestmark = pytest.mark.django_db
+
+CODE = code_of(__file__)
 
 SKIPPED = Outcome("skipped", error="Dependency failed: far")
 
@@ -239,32 +242,13 @@ def test_a_run_inside_a_transaction_on_a_file_leaves_the_transaction_alone(
     instance: DagsterInstance, tmp_path: Path
 ) -> None:
     """In memory ``close()`` does nothing, so this needs a file."""
-    program = """
-import os
-os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
-import django
-from django.conf import settings
-settings.DATABASES["default"]["NAME"] = DATABASE
-settings.PROCTREE = {"DAGSTER_HOME": HOME}
-django.setup()
-from django.core.management import call_command
-call_command("migrate", run_syncdb=True, verbosity=0)
-from django.db import transaction
-from pytest_django import DjangoCaptureOnCommitCallbacks
-from proctree_dagster.tree_builder import ProcessTreeInstance
-from tests.app import processes
-from tests.app.models import Organisation
-tree = ProcessTreeInstance("tree").add_process("count", processes.count_organisations)
-tree.save()
-with transaction.atomic():
-    Organisation.objects.create(name="not committed yet")
-    results = tree.execute()
-    Organisation.objects.create(name="afterwards")
-print(results["results"], Organisation.objects.count())
-""".replace("= DATABASE", f"= {str(tmp_path / 'db.sqlite3')!r}").replace(
-        "HOME}", f"{instance.root_directory!r}}}"
+    program = (CODE / "run_in_transaction.py").read_text()
+    database = tmp_path / "db.sqlite3"
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(database), instance.root_directory],
+        capture_output=True,
+        text=True,
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert done.stdout.strip() == "{'count': 1} 2", done.stderr
 
 

@@ -8,7 +8,6 @@ import os
 import socket
 import subprocess
 import sys
-import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -26,8 +25,11 @@ from proctree_dagster.running import results
 from proctree_dagster.services import webserver
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
+from tests.tools.code_files import code_of
 
 pytestmark = pytest.mark.usefixtures("real_dagster")
+
+CODE = code_of(__file__)
 
 LOADED = {"data": {"reloadRepositoryLocation": {"__typename": "WorkspaceLocationEntry"}}}
 
@@ -410,26 +412,10 @@ def test_a_process_forked_during_a_reload_asks_for_its_own_saves(
 
 
 def test_a_save_while_the_interpreter_ends_is_no_error(server: Server) -> None:
-    script = f"""
-        import atexit, threading
-        import django
-        django.setup()
-        from proctree_dagster.services import webserver
-
-        def save():
-            webserver._reloader.request({server.url + "/graphql"!r})
-            print("saved", flush=True)
-
-        def work():
-            threading.main_thread().join()
-            save()
-
-        atexit.register(save)
-        threading.Thread(target=work).start()
-    """
+    script = (CODE / "save_at_exit.py").read_text()
     environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"}
     ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)],
+        [sys.executable, "-c", script, f"{server.url}/graphql"],
         env=environment,
         capture_output=True,
         text=True,

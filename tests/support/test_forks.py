@@ -1,105 +1,25 @@
 """A child that a function forks ends where it would leave the function, and writes nothing."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-FUNCTIONS = """
-import asyncio, multiprocessing, os, sys, threading, time
+from tests.tools.code_files import code_of
 
-def note(word):
-    file = os.open(os.environ["NOTES"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(file, f"{word}\\n".encode())
-    os.close(file)
-
-def forked(ending):
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-    return ending()
-
-def leaves(code):
-    sys.exit(code)
-
-def exits():
-    return forked(lambda: leaves(7))
-
-def exits_with_a_message():
-    return forked(lambda: leaves("so long"))
-
-def raises():
-    return forked(lambda: 1 / 0)
-
-def returns():
-    return forked(lambda: "the child's result")
-
-def yields():
-    child = os.fork()
-    yield os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if child else "the child's"
-
-async def awaits():
-    await asyncio.sleep(0)
-    return forked(lambda: leaves(7))
-
-def in_time():
-    return forked(lambda: leaves(7))
-
-def becomes_a_daemon():
-    def grandchild():
-        if os.fork():
-            os._exit(0)
-        os.setsid()
-        threading.Thread(target=lambda: (time.sleep(0.3), note("daemon"))).start()
-    return forked(grandchild)
-
-def leaves_by_itself():
-    return forked(lambda: os._exit(9))
-
-def child_of_multiprocessing():
-    process = multiprocessing.get_context("fork").Process(target=note, args=("child",))
-    process.start()
-    process.join()
-    return process.exitcode
-
-def last(**results):
-    note("last")
-    return "done"
-"""
-
-PROGRAM = """
-import os, sys
-sys.path.insert(0, {folder!r})
-os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
-import django
-from django.conf import settings
-settings.DATABASES["default"]["NAME"] = {folder!r} + "/db.sqlite3"
-settings.DATABASES["default"]["OPTIONS"] = {{"timeout": 30}}
-settings.PROCTREE = {{"DAGSTER_HOME": {folder!r}, "FUNCTION_MODULES": ["forking"]}}
-django.setup()
-from django.core.management import call_command
-from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
-import forking
-call_command("migrate", run_syncdb=True, verbosity=0)
-names = sorted({names!r})
-tree = ProcessTreeInstance("tree")
-for name in names:
-    tree.add_process(name, getattr(forking, name), timeout=60 if name == "in_time" else None)
-tree.add_process("last", forking.last, names).save()
-answer = ProcessTreeManager.execute_tree("tree")
-print(answer["success"], answer["errors"], [answer["results"][name] for name in names])
-"""
+CODE = code_of(__file__)
 
 
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *names: str) -> tuple[str, str, str]:
     """Run these functions as one tree; return what is printed, said, and noted."""
-    (tmp_path / "forking.py").write_text(FUNCTIONS)
+    shutil.copy(CODE / "forking.py", tmp_path)
     (tmp_path / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
     notes = tmp_path / "notes"
     monkeypatch.setenv("NOTES", str(notes))
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM.format(folder=str(tmp_path), names=names)],
+        [sys.executable, "-c", (CODE / "run_tree.py").read_text(), str(tmp_path), *names],
         capture_output=True,
         text=True,
         timeout=120,

@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import textwrap
 import threading
 import unittest
 from collections.abc import Callable, Iterator
@@ -26,6 +25,9 @@ from proctree_dagster.support import isolation
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from proctree_dagster.triggers import create_trigger, fire_trigger, subscribe_tree_to_trigger
 from tests.app import processes
+from tests.tools.code_files import code_of
+
+CODE = code_of(__file__)
 
 SUITE = "tests/beside/suite.py"
 
@@ -127,50 +129,13 @@ def test_nothing_that_a_projects_tests_start_reaches_the_real_dagster(
     assert not place.database.exists()
 
 
-OUTSIDE = """
-    import django
-    django.setup()
-    import django.test
-    from django.core.management import call_command
-    from proctree_dagster import testing
-    from proctree_dagster.support import isolation
-    from proctree_dagster.models import OutboxRun
-    from tests.beside import suite
-
-    call_command("migrate", verbosity=0)
-    with isolation.forced():  # saved without asking the webserver
-        suite.set_up()
-    assert not isolation.in_test()
-    assert testing.run_tree("busy")["success"]
-    assert not isolation.is_active()
-    rows = [(row.process_tree.name, row.state) for row in OutboxRun.objects.all()]
-    assert rows == [("report", "dropped"), ("report", "dropped")], rows
-"""
-
-
 def test_run_tree_lets_nothing_out_where_no_test_runs_either(place: Place) -> None:
-    place.run("-c", textwrap.dedent(OUTSIDE))
+    place.run("-c", (CODE / "run_outside.py").read_text())
     place.check_untouched()
 
 
-TESTSERVER = """
-    import django
-    django.setup()
-    from django.db import connection
-    from proctree_dagster.support import isolation
-
-    assert not isolation.in_test()
-    name = connection.creation.create_test_db(verbosity=0, serialize=False)
-    assert isolation.in_test(), name
-    from tests.beside import suite
-    from proctree_dagster.triggers import fire_trigger
-    suite.set_up()
-    fire_trigger("paid")
-"""
-
-
 def test_a_server_on_a_test_database_lets_nothing_out(place: Place) -> None:
-    place.run("-c", textwrap.dedent(TESTSERVER))
+    place.run("-c", (CODE / "serve_test_database.py").read_text())
     place.check_untouched()
 
 
@@ -273,28 +238,9 @@ def test_this_database_is_a_test_database() -> None:
 
 def test_a_site_that_keeps_its_e_mail_in_memory_is_no_test() -> None:
     """Nor is one that imports what tests use, as some packages do."""
-    script = """
-        from django.conf import settings
-        settings.configure(
-            EMAIL_BACKEND="django.core.mail.backends.locmem.EmailBackend",
-            INSTALLED_APPS=["proctree_dagster"],
-            DATABASES={"default": {"ENGINE": "django.db.backends.sqlite3", "NAME": "test_books"}},
-        )
-        import django
-        django.setup()
-        import django.test, django.test.utils
-        from django.core import mail
-        from proctree_dagster.support import isolation
-        mail.send_mail("Statement", "Enclosed.", "a@example.com", ["b@example.com"])
-        assert len(mail.outbox) == 1
-        assert not isolation.is_active()
-        django.test.utils.setup_test_environment()
-        assert isolation.is_active()
-        del mail.outbox
-        assert isolation.is_active()
-    """
+    script = (CODE / "keep_mail_in_memory.py").read_text()
     ended = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=200
     )
     assert ended.returncode == 0, ended.stderr
 

@@ -16,6 +16,9 @@ from proctree_dagster.exceptions import FunctionNotAllowed, FunctionNotFound
 from proctree_dagster.support import project_apps
 from proctree_dagster.support.project_apps import is_project_app
 from tests.tools import TOP
+from tests.tools.code_files import code_of
+
+CODE = code_of(__file__)
 
 PROCESSES = "def sync():\n    return __name__\n"
 
@@ -191,87 +194,14 @@ def test_the_answer_follows_the_installed_apps() -> None:
 
 # --- The way to a function ------------------------------------------------------------------------
 
-SHOP = """
-import subprocess
-from functools import lru_cache, partial, wraps
-from os import system as renamed
-from subprocess import Popen as Alias
-
-from django.contrib.auth.models import User
-
-
-def run():
-    return "run"
-
-
-def _private():
-    return "private"
-
-
-@lru_cache
-def cached():
-    return "cached"
-
-
-class Popen(subprocess.Popen):
-    pass
-
-
-class Shell:
-    getoutput = staticmethod(subprocess.getoutput)
-    check = subprocess.check_output
-
-    @property
-    def secret(self):
-        raise SystemExit("a property was read")
-
-    def __call__(self):
-        return "shell"
-
-    class Nested:
-        @staticmethod
-        def run():
-            return "nested"
-
-    @classmethod
-    def of_class(cls):
-        return cls.__name__
-
-
-class Noisy(type):
-    @property
-    def secret(cls):
-        raise SystemExit("a property was read")
-
-    def __getattr__(cls, name):
-        raise SystemExit("an attribute was made up")
-
-
-class WithMeta(metaclass=Noisy):
-    pass
-
-
-class Inherits(Shell, subprocess.CompletedProcess):
-    pass
-
-
-class Base(subprocess.Popen):
-    __call__ = subprocess.Popen.communicate
-
-
-shell = Shell()
-quiet = Base.__new__(Base)
-half = partial(subprocess.getoutput, "true")
-bound = shell.of_class
-wraps_others = wraps(subprocess.getoutput)(lambda *args, **kwargs: subprocess.getoutput(*args))
-"""
-
 
 @pytest.fixture
 def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """An app of the project's own that has all sorts of things in it."""
     init = "from shop.processes import run as exported\n"
-    monkeypatch.syspath_prepend(str(package(tmp_path, "shop", SHOP, init)))
+    monkeypatch.syspath_prepend(
+        str(package(tmp_path, "shop", (CODE / "shop.py").read_text(), init))
+    )
     (tmp_path / "shop" / "__main__.py").write_text("raise SystemExit('it was run')\n")
     monkeypatch.delitem(sys.modules, "shop", raising=False)
     with override_settings(PROCTREE={"FUNCTION_MODULES": ["shop"]}):
@@ -381,25 +311,8 @@ def test_a_shell_command_that_an_installed_app_runs_is_not_reached_from_a_row(
         "    return getattr(importlib.import_module(module), name)(*kwargs['args'])\n"
     )
     site = package(tmp_path / "site-packages", "bank", queue)
-    script = f"""
-import os, sys
-sys.path.insert(0, {str(site)!r})
-os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
-from django.conf import settings
-settings.INSTALLED_APPS = [*settings.INSTALLED_APPS, "bank"]
-import django
-django.setup()
-from django.core.management import call_command
-call_command("migrate", verbosity=0)
-from proctree_dagster.models import ProcessTree
-from proctree_dagster.testing import run_tree
-process = {{"name": "p", "func": "bank.processes:async_task"}}
-ProcessTree.objects.create(name="t", processes=[process])
-results = run_tree("t", {{"func": "subprocess.getoutput", "args": ["touch {marker}"]}})
-print(results["success"], results["errors"]["t"])
-"""
     ran = subprocess.run(
-        [sys.executable, "-c", script],
+        [sys.executable, "-c", (CODE / "run_the_queue.py").read_text(), str(site), str(marker)],
         capture_output=True,
         text=True,
         timeout=120,

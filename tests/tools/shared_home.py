@@ -1,5 +1,6 @@
 """A home that several hosts share, and runs on them whose functions say that they were called."""
 
+import shutil
 import uuid
 from pathlib import Path
 
@@ -12,57 +13,9 @@ from example.settings import DATABASES
 from proctree_dagster.models import RunWorker
 from proctree_dagster.services import run_workers
 from proctree_dagster.support.os_processes import Identity
+from tests.tools.code_files import code_of
 from tests.tools.host import Host
 from tests.tools.stack import Stack, wait_for
-
-FUNCTIONS = """
-import ctypes
-import os
-import signal
-import subprocess
-import sys
-import time
-from pathlib import Path
-
-HERE = Path(__file__).parent
-
-
-def note(word, **context):
-    file = os.open(HERE / word, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(file, f"{os.getpid()}\\n".encode())
-    os.close(file)
-
-
-def hang(word, **context):
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-    note(word)
-    while True:
-        time.sleep(0.2)
-
-
-def hold_the_lock(word, seconds):
-    note(word)
-    ctypes.PyDLL(None).sleep(seconds)
-
-
-def sleep(word):
-    note(word)
-    while not (HERE / f"{word} may go").exists():
-        time.sleep(0.1)
-
-
-def start_programs(word, fails=False, hangs=False):
-    python = [sys.executable, "-c", "import time; time.sleep(600)"]
-    subprocess.Popen([*python, f"plain {word}"])
-    subprocess.Popen([*python, f"own group {word}"], process_group=0)
-    subprocess.Popen([*python, f"detached {word}"], start_new_session=True)
-    note(word)
-    if fails:
-        raise ValueError("on purpose")
-    if hangs:
-        hang(word)
-"""
 
 LOST_AFTER = 6
 GRACE = 2
@@ -73,7 +26,7 @@ class Home(Stack):
 
     def __init__(self, folder: Path, lost_after: float = LOST_AFTER) -> None:
         super().__init__(folder, told_to_reload=False)
-        (folder / "e2e_functions.py").write_text(FUNCTIONS)
+        shutil.copy(code_of(__file__) / "e2e_functions.py", folder)
         database = {**DATABASES["default"], "NAME": str(folder / "db.sqlite3")}
         (folder / "e2e_settings.py").write_text(
             "from example.settings import *\n"

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,6 +22,14 @@ from tests.tools import TOP
 T = TypeVar("T")
 
 SELECTOR = {"repositoryName": "process_trees", "repositoryLocationName": "proctree"}
+
+IMPORTS = """
+import datetime
+from django.utils import timezone
+from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
+from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
+"""
+"""What lines that are given to ``Stack.shell`` need not import."""
 
 
 def free_port() -> int:
@@ -76,16 +84,21 @@ class Stack:
         self.processes: list[subprocess.Popen[bytes]] = []
 
     def manage(
-        self, *args: str, check: bool = True, silently: bool = False
+        self,
+        *args: str,
+        check: bool = True,
+        silently: bool = False,
+        environment: Mapping[str, str] | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run ``manage.py`` and return what it came to.
 
-        ``silently``: without telling Dagster to reload.
+        ``silently``: without telling Dagster to reload. ``environment``: beside the stack's own.
         """
+        quiet = {"EXAMPLE_DAGSTER_URL": ""} if silently else {}
         done = subprocess.run(
             [sys.executable, str(self.top / "manage.py"), *args],
             cwd=self.top,
-            env={**self.env, "EXAMPLE_DAGSTER_URL": ""} if silently else self.env,
+            env={**self.env, **quiet, **(environment or {})},
             capture_output=True,
             text=True,
             timeout=120,
@@ -94,15 +107,11 @@ class Stack:
             raise AssertionError(f"manage.py {args} exited {done.returncode}\n{done.stderr}")
         return done
 
-    def shell(self, code: str, *, silently: bool = False) -> str:
-        """Run Python in the project and return what it prints."""
-        prelude = (
-            "import datetime\n"
-            "from django.utils import timezone\n"
-            "from proctree_dagster.models import ProcessTree, ProcessTreeSchedule\n"
-            "from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager\n"
-        )
-        done = self.manage("shell", "--no-imports", "-c", prelude + code, silently=silently)
+    def shell(self, code: str | Path, *, silently: bool = False, **environment: str) -> str:
+        """Run Python in the project, a file or some lines; return what it prints."""
+        program = code.read_text() if isinstance(code, Path) else IMPORTS + code
+        command = ("shell", "--no-imports", "-c", program)
+        done = self.manage(*command, silently=silently, environment=environment)
         return done.stdout.strip()
 
     def start(self) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,94 +29,15 @@ from proctree_dagster.orchestration.launching import imports, template_client
 from proctree_dagster.orchestration.launching.workers import Worker, started
 from proctree_dagster.orchestration.template import server as template
 from tests.tools import TOP
+from tests.tools.code_files import code_of
 from tests.tools.postgres import Postgres
 from tests.tools.stack import wait_for
 
 pytestmark = pytest.mark.timeout(300)
 
+CODE = code_of(__file__)
+FUNCTIONS = (CODE / "functions.py").read_text()
 
-LOCATION = """
-import os
-
-os.environ["DJANGO_SETTINGS_MODULE"] = "location_settings"
-import django
-
-django.setup()
-
-import dagster as dg
-import functions
-
-@dg.op
-def call(context):
-    return functions.work(context.run.tags)
-
-@dg.config_mapping(config_schema={})
-def mapping(config):
-    functions.hold_the_start()
-    return {}
-
-@dg.job(config=mapping, executor_def=dg.in_process_executor)
-def job():
-    call()
-
-@dg.repository
-def process_trees():
-    return [job]
-
-if os.path.exists(os.path.join(os.environ["TEST_FOLDER"], "threads")):
-    import threading
-
-    threading.Thread(target=threading.Event().wait, daemon=True).start()
-if os.path.exists(os.path.join(os.environ["TEST_FOLDER"], "connections")):
-    import socket
-
-    connection = socket.socketpair()
-if os.path.exists(os.path.join(os.environ["TEST_FOLDER"], "broken")):
-    raise RuntimeError("broken on purpose")
-"""
-
-SETTINGS = """
-import json
-import os
-
-from tests.settings import *
-
-DATABASES = {"default": {"ENGINE": "django.db.backends.sqlite3",
-                         "NAME": os.path.join(os.environ["TEST_FOLDER"], "db.sqlite3")}}
-if "TEST_DATABASE" in os.environ:
-    DATABASES["default"] = json.loads(os.environ["TEST_DATABASE"])
-"""
-
-FUNCTIONS = """
-import json
-import os
-import random
-import threading
-import time
-
-from django.db import connection
-
-WORD = "before"
-
-def hold_the_start():
-    while os.path.exists(os.path.join(os.environ["TEST_FOLDER"], "hold")):
-        time.sleep(0.05)
-
-def work(tags):
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT 1")
-    said = {
-        "pid": os.getpid(), "parent": os.getppid(), "session": os.getsid(0), "word": WORD,
-        "random": random.random(), "threads": threading.active_count(),
-    }
-    path = os.path.join(os.environ["TEST_FOLDER"], tags["said"])
-    with open(path + ".part", "w") as file:
-        json.dump(said, file)
-    os.replace(path + ".part", path)
-    if tags.get("sleeps"):
-        while not os.path.exists(path + ".go"):
-            time.sleep(0.05)
-"""
 
 CONFIG = """
 telemetry:
@@ -128,6 +50,12 @@ run_launcher:
 """
 
 
+def copy_location(folder: Path) -> None:
+    """Copy a code location, its settings and its functions."""
+    for file in CODE.glob("*.py"):
+        shutil.copy(file, folder)
+
+
 class Place:
     """A Dagster home and a code location."""
 
@@ -136,9 +64,7 @@ class Place:
         self.home = folder / "home"
         self.home.mkdir()
         (self.home / "dagster.yaml").write_text(CONFIG)
-        (folder / "location.py").write_text(LOCATION)
-        (folder / "location_settings.py").write_text(SETTINGS)
-        (folder / "functions.py").write_text(FUNCTIONS)
+        copy_location(folder)
         self.launched = 0
         self.templates: set[psutil.Process] = set()
 

@@ -33,9 +33,8 @@ from proctree_dagster.support import os_processes
 from tests.orchestration.launching.test_launcher import (
     CONFIG,
     FUNCTIONS,
-    LOCATION,
-    SETTINGS,
     Place,
+    copy_location,
     opened,
 )
 from tests.tools import TOP
@@ -66,8 +65,7 @@ def make_release(place: Place, name: str, word: str = "") -> Path:
     """Make a folder of code whose function says ``word``: by default the folder's name."""
     folder = place.folder / "rel" / name
     folder.mkdir(parents=True)
-    (folder / "location.py").write_text(LOCATION)
-    (folder / "location_settings.py").write_text(SETTINGS)
+    copy_location(folder)
     (folder / "functions.py").write_text(FUNCTIONS.replace("before", word or name))
     return folder
 
@@ -179,10 +177,11 @@ def test_an_environment_file_counts_as_it_is_when_the_run_starts(place: Place) -
     (release / "functions.py").write_text(
         text.replace('"none"', 'os.environ["FROM_DAGSTERS"] + os.environ["FROM_OURS"]')
     )
-    (release / "location_settings.py").write_text(
-        SETTINGS + "for line in open('books.env'):\n"
-        "    os.environ.setdefault(*line.strip().split('=', 1))\n"
-    )
+    with (release / "location_settings.py").open("a") as settings:
+        settings.write(
+            "for line in open('books.env'):\n"
+            "    os.environ.setdefault(*line.strip().split('=', 1))\n"
+        )
     for value in ("one", "two"):
         (release / ".env").write_text(f"FROM_DAGSTERS={value}\n")
         (release / "books.env").write_text("FROM_OURS=1\n")

@@ -1,6 +1,7 @@
 """How a worker ends, forked and plain, whatever a function has left or done: real processes."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,116 +11,13 @@ import pytest
 from dagster import DagsterRunStatus
 from dagster._core.test_utils import create_run_for_test
 
-from tests.orchestration.launching.test_launcher import SETTINGS, Place, opened
+from tests.orchestration.launching.test_launcher import Place, opened
+from tests.tools.code_files import code_of
 from tests.tools.stack import wait_for
 
 pytestmark = pytest.mark.timeout(300)
 
-LOCATION = """
-import os
-
-os.environ["DJANGO_SETTINGS_MODULE"] = "location_settings"
-import django
-
-django.setup()
-
-from proctree_dagster.orchestration.repository import build_repository
-
-process_trees = build_repository()
-if os.path.exists(os.path.join(os.environ["TEST_FOLDER"], "threads")):
-    import threading
-
-    threading.Thread(target=threading.Event().wait, daemon=True).start()
-if os.path.exists(os.path.join(os.environ["TEST_FOLDER"], "numpy")):
-    import numpy
-"""
-
-TREE_SETTINGS = f"""{SETTINGS}
-DATABASES["default"]["OPTIONS"] = {{"timeout": 30}}
-PROCTREE = {{
-    "FUNCTION_MODULES": ["leaving"], "DAGSTER_HOME": os.environ["TEST_FOLDER"] + "/home",
-    "EXIT_GRACE": float(os.environ.get("TEST_GRACE", "60")),
-}}
-LOGGING = {{
-    "version": 1, "disable_existing_loggers": True, "root": {{"handlers": ["null"]}},
-    "handlers": {{"null": {{"class": "logging.NullHandler"}}}},
-}}
-"""
-
-FUNCTIONS = """
-import atexit, os, multiprocessing, signal, subprocess, sys, tempfile, threading, time
-from concurrent.futures import ThreadPoolExecutor
-
-FOLDER = os.environ["TEST_FOLDER"]
-AT_IMPORT = os.getpid()
-atexit.register(lambda: note("atexit of the module") if os.getpid() == AT_IMPORT else note("twice"))
-
-def note(word):
-    file = os.open(os.path.join(FOLDER, "notes"), os.O_WRONLY | os.O_APPEND | os.O_CREAT)
-    os.write(file, f"{word}\\n".encode())
-    os.close(file)
-
-def late(word):
-    time.sleep(1)
-    note(word)
-
-def leaves_much():
-    threading.Thread(target=late, args=("thread",)).start()
-    ThreadPoolExecutor(1).submit(late, "pool")
-    multiprocessing.get_context("fork").Process(target=late, args=("child",)).start()
-    atexit.register(note, "atexit")
-
-def also():
-    pass
-
-def hangs():
-    note(os.getpid())
-    threading.Thread(target=threading.Event().wait, name="endless").start()
-
-def forks():
-    if os.fork() == 0:
-        raise RuntimeError("in the child")
-    os.wait()
-
-def kills_its_group():
-    os.killpg(os.getpgrp(), signal.SIGKILL)
-
-def exits_at_once():
-    os._exit(3)
-
-def kills_the_template():
-    if "orchestration.template" in open(f"/proc/{os.getppid()}/cmdline").read():
-        os.kill(os.getppid(), signal.SIGKILL)
-
-def closes_everything():
-    os.closerange(0, 1000)
-
-def becomes_nobody():
-    os.setuid(65534)
-
-def counts_threads():
-    import numpy
-    numpy.ones((500, 500)) @ numpy.ones((500, 500))
-    note(os.environ.get("OPENBLAS_NUM_THREADS"))
-"""
-
-SET_UP = """
-import django, os
-os.environ["DJANGO_SETTINGS_MODULE"] = "location_settings"
-django.setup()
-from django.core.management import call_command
-from proctree_dagster.tree_builder import ProcessTreeInstance
-call_command("migrate", run_syncdb=True, verbosity=0)
-for name in (
-    "hangs", "forks", "kills_its_group", "exits_at_once", "kills_the_template",
-    "closes_everything", "becomes_nobody", "counts_threads",
-):
-    ProcessTreeInstance(name).add_process(name, f"leaving:{name}").save()
-# Two side by side, so that they are in threads; the other tree's is in the main thread.
-several = ProcessTreeInstance("several").add_process("leaves_much", "leaving:leaves_much")
-several.add_process("also", "leaving:also").save()
-ProcessTreeInstance("alone").add_process("leaves_much", "leaving:leaves_much").save()
-"""
+CODE = code_of(__file__)
 
 
 @pytest.fixture(scope="module")
@@ -133,10 +31,9 @@ def place(folder: Path) -> Iterator[Place]:
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("TEST_GRACE", "20")
         for place in opened(folder, monkeypatch):
-            (folder / "location.py").write_text(LOCATION)
-            (folder / "location_settings.py").write_text(TREE_SETTINGS)
-            (folder / "leaving.py").write_text(FUNCTIONS)
-            subprocess.run([sys.executable, "-c", SET_UP], check=True, cwd=folder)
+            for file in CODE.glob("*.py"):
+                shutil.copy(file, folder)
+            subprocess.run([sys.executable, "save_trees.py"], check=True, cwd=folder)
             yield place
 
 

@@ -1,6 +1,7 @@
 """A run in somebody's process leaves the process as it was."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -9,33 +10,22 @@ from pathlib import Path
 import pytest
 
 from proctree_dagster.orchestration.runs.in_process import signals_kept
+from tests.tools.code_files import code_of
 
-SETUP = """
-import logging, os, signal, sys, threading
-os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
-import django
-from django.conf import settings
-settings.DATABASES["default"]["NAME"] = {database!r}
-settings.DATABASES["default"]["OPTIONS"] = {{"timeout": 30}}
-settings.PROCTREE = {{"DAGSTER_HOME": {home!r}}}
-django.setup()
-from django.core.management import call_command
-from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
-from tests.app import processes
-if not os.path.exists({database!r}):
-    call_command("migrate", run_syncdb=True, verbosity=0)
-    ProcessTreeInstance("tree").add_process("one", processes.one).save()
-execute = lambda: ProcessTreeManager.execute_tree("tree")["success"]
-"""
+CODE = code_of(__file__)
 
 
 @pytest.fixture
-def setup(tmp_path: Path) -> str:
+def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return the first lines of a program that executes a tree."""
     home = tmp_path / "home"
     home.mkdir()
     # Any setting makes Dagster configure the logging of the process that a run is in.
     (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
-    return SETUP.format(database=str(tmp_path / "db.sqlite3"), home=str(home))
+    shutil.copy(CODE / "set_up.py", tmp_path)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("TEST_FOLDER", str(tmp_path))
+    return "import logging, os, signal, threading\nfrom set_up import execute\n"
 
 
 def run(program: str) -> list[str]:

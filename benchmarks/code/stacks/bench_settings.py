@@ -1,0 +1,5 @@
+from example.settings import *  # noqa: F403
+from example.settings import PROCTREE
+
+PROCTREE = {**PROCTREE, "FUNCTION_MODULES": ["bench_functions", "example.ledger"]}
+LOGGING = {"version": 1, "disable_existing_loggers": False}

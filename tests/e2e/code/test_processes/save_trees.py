@@ -1,0 +1,17 @@
+from proctree_dagster.tree_builder import ProcessTreeInstance
+
+every = ProcessTreeInstance("everything", overwrite=True)
+every.add_process("one", "e2e_functions:one", retries=1)
+every.add_process("lost", "e2e_functions:fails", required=False)
+every.add_process("odd", "e2e_functions:one", validation=["e2e_functions:even"], required=False)
+every.add_process("fresh", "e2e_functions:one", outdated_check="e2e_functions:up_to_date")
+every.add_process("seen", "e2e_functions:shown", ["one", "lost", "odd", "fresh"], required=False)
+every.save()
+every.register_schedule(context={"a": 1})
+pool = ProcessTreeInstance("pool", overwrite=True)
+pool.add_process("in_the_pool", "e2e_functions:in_the_pool", pool="xero").save()
+late = ProcessTreeInstance("late", overwrite=True)
+late.add_process("outlives", "e2e_functions:outlives", timeout=1).save()
+ill = ProcessTreeInstance("ill_mannered", overwrite=True)
+ill.add_process("ill", "e2e_functions:ill_mannered")
+ill.add_process("ghosts", "e2e_functions:ghosts", ["ill"]).save()

@@ -1,0 +1,73 @@
+import atexit
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+FOLDER = Path(os.environ["TEST_FOLDER"])
+AT_IMPORT = os.getpid()
+atexit.register(lambda: note("atexit of the module") if os.getpid() == AT_IMPORT else note("twice"))
+
+
+def note(word):
+    file = os.open(FOLDER / "notes", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(file, f"{word}\n".encode())
+    os.close(file)
+
+
+def late(word):
+    time.sleep(1)
+    note(word)
+
+
+def leaves_much():
+    threading.Thread(target=late, args=("thread",)).start()
+    ThreadPoolExecutor(1).submit(late, "pool")
+    multiprocessing.get_context("fork").Process(target=late, args=("child",)).start()
+    atexit.register(note, "atexit")
+
+
+def also():
+    pass
+
+
+def hangs():
+    note(os.getpid())
+    threading.Thread(target=threading.Event().wait, name="endless").start()
+
+
+def forks():
+    if os.fork() == 0:
+        raise RuntimeError("in the child")
+    os.wait()
+
+
+def kills_its_group():
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def exits_at_once():
+    os._exit(3)
+
+
+def kills_the_template():
+    if "orchestration.template" in Path(f"/proc/{os.getppid()}/cmdline").read_text():
+        os.kill(os.getppid(), signal.SIGKILL)
+
+
+def closes_everything():
+    os.closerange(0, 1000)
+
+
+def becomes_nobody():
+    os.setuid(65534)
+
+
+def counts_threads():
+    import numpy
+
+    numpy.ones((500, 500)) @ numpy.ones((500, 500))
+    note(os.environ.get("OPENBLAS_NUM_THREADS"))
