@@ -108,6 +108,7 @@ class TestOutdatedCheck:
         ("check", "expected"),
         [
             (processes.up_to_date, "skipped"),
+            ("tests.app.processes:up_to_date", "skipped"),
             (processes.out_of_date, "completed"),
             (processes.cannot_tell, "completed"),
             (processes.nothing, "completed"),
