@@ -162,18 +162,21 @@ def _programs(source: str, allowed: int) -> Iterator[tuple[int, int]]:
     docs = {id(each.value) for each in nodes if isinstance(each, ast.Expr)}
     parts = {id(part) for each in nodes if isinstance(each, ast.JoinedStr) for part in each.values}
     for node in nodes:
-        text = "" if id(node) in docs | parts else _text(node)
+        if not isinstance(node, ast.expr) or id(node) in docs | parts:
+            continue
+        text = _text(node)
         length = len(text.strip().splitlines())
         if length > allowed and _is_python(text):
             yield node.lineno, length
 
 
-def _text(node: ast.AST) -> str:
+def _text(node: ast.expr) -> str:
     """Return the text of a string, with a name for each value of an f-string."""
     if isinstance(node, ast.JoinedStr):
         return "".join(_text(part) or "value" for part in node.values)
-    is_string = isinstance(node, ast.Constant) and isinstance(node.value, str)
-    return node.value if is_string else ""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    return ""
 
 
 def _is_python(text: str) -> bool:
