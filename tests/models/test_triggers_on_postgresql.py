@@ -8,8 +8,10 @@ import pytest
 from django.contrib.auth.models import User
 from django.core.management import call_command
 from django.db import DataError, connection, connections, transaction
+from django.test import Client
 from django.utils import timezone
 
+from proctree_dagster.admin.triggers import last_fires
 from proctree_dagster.models import (
     OutboxRun,
     ProcessTree,
@@ -22,6 +24,7 @@ from proctree_dagster.orchestration.repository_data import LiveRepositoryData
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.services import trigger_evaluation, trigger_firing
 from proctree_dagster.triggers import create_trigger, poll_triggers
+from tests.admin.routes import make_rows, routes
 
 BAD = {"model": "auth.User", "filter": {"username__regex": "("}}
 """Django takes it, and the database refuses it."""
@@ -148,3 +151,16 @@ def _set_moments(moment: str | None) -> None:
             "(SELECT id FROM proctree_dagster_processtree WHERE name = 'bad')",
             [moment],
         )
+
+
+def test_the_admin_s_pages_open_and_ask_what_postgresql_takes() -> None:
+    client, rows = Client(), make_rows("e")
+    client.force_login(User.objects.create_superuser("admin"))
+    for route in routes():
+        for asked in ({}, {"q": "e"}, {"q": str(rows.outbox.run_id)}):
+            assert client.get(rows.address(route), asked).status_code < 500, route
+    for query in ("overdue=yes", "overdue=no", "held_back=dagster", "o=4.-3"):
+        page = rows.address(f"proctree_dagster/processtreeschedule/?{query}")
+        assert client.get(page).status_code == 200
+    assert [each.runs for each in last_fires(rows.trigger)] == [[rows.outbox]]
+    User.objects.all()._raw_delete("default")  # there are no tables of the tests' own models
