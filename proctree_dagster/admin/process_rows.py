@@ -290,9 +290,11 @@ def _set(process: dict[str, Any], name: str, value: Any) -> None:
 
 def _places(process: Mapping[str, Any], rows: Iterable[Row]) -> list[str]:
     """Return the places of what a process depends on; of an unknown one, its name."""
-    place_of: dict[Any, str] = {}
+    place_of: dict[str, str] = {}
     for row in rows:
-        place_of.setdefault(row.process.get("name"), row.place)
+        name = row.process.get("name")
+        if isinstance(name, str):  # SQL may have put anything there
+            place_of.setdefault(name, row.place)
     names = process.get("dependencies", ())
     return [place_of.get(name, f"{UNKNOWN}{name}") for name in names if isinstance(name, str)]
 

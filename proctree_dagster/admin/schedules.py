@@ -343,12 +343,12 @@ class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, admin.ModelAdmin):
         """Return the list that knows how long runs took."""
         return ScheduleList
 
-    def get_object(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
-        """Return a schedule, with how long its last run took."""
-        schedule = super().get_object(request, *args, **kwargs)
-        if schedule is not None and request.method == "GET":
-            add_seconds([schedule])
-        return schedule
+    def render_change_form(
+        self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        """Show a schedule's page, with how long its last run took."""
+        add_seconds([row for row in [kwargs.get("obj")] if row is not None])
+        return super().render_change_form(request, context, *args, **kwargs)
 
     # Adding one
 

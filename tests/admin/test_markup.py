@@ -90,7 +90,7 @@ def addresses(rows: Rows) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield the address of each page, and what is asked for there."""
     for route in routes():
         address = rows.address(route)
-        if route == "autocomplete/" or route.endswith("/trees/"):
+        if route == "autocomplete/" or route.endswith(("/trees/", "/functions/")):
             for model, field in [
                 ("triggersubscription", "process_tree"),
                 ("processtreeschedule", "process_tree"),
