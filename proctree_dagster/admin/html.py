@@ -106,11 +106,16 @@ def run_link(run_id: str, text: str = "", site: str = "admin") -> SafeString | s
         The name of the admin site.
     """
     text = text or run_id[:8]
-    try:
-        url = reverse(f"{site}:proctree_dagster_run_change", args=[run_id]) if run_id else ""
-    except NoReverseMatch:
-        url = ""
+    url = run_address(run_id, site)
     return format_html('<a href="{}">{}</a>', url, text) if url else text
+
+
+def run_address(run_id: str, site: str = "admin") -> str:
+    """Return the address of a run's page in the admin; blank for no run, or if there is none."""
+    try:
+        return reverse(f"{site}:proctree_dagster_run_change", args=[run_id]) if run_id else ""
+    except NoReverseMatch:
+        return ""
 
 
 def page_address(site: str, model: Any, page: str, *args: Any) -> str:

@@ -256,7 +256,7 @@ class ProcessesField(forms.Field):
 class ProcessTreeForm(Form):
     """A tree."""
 
-    processes = ProcessesField()
+    processes = ProcessesField(initial=list)
 
     functions_url = ""
     """The address from which a script completes functions; the page sets it."""

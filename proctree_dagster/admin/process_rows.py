@@ -115,8 +115,7 @@ class ProcessForm(forms.Form):
     func = forms.CharField(
         label=_("Function"),
         required=False,
-        widget=_text(list=FUNCTIONS, spellcheck="false"),
-        help_text=_("The key of a registered function, or module:function."),
+        widget=_text(list=FUNCTIONS, spellcheck="false", placeholder="module:function"),
     )
     dependencies = forms.MultipleChoiceField(
         label=_("Depends on"), required=False, widget=forms.CheckboxSelectMultiple

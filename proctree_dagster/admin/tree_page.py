@@ -288,7 +288,7 @@ def _schedule_in_words(
         "enabled": schedule.enabled,
         "stopped_in_dagster": schedule.stopped_in_dagster,
         "is_overdue": schedule.is_overdue(now),
-        "due_times": [html.moment(each) for each in due_times],
+        "due_times": [html.moment(each, seconds=False) for each in due_times],
         "last_run": html.moment(schedule.last_run),
         "last_status": html.status_badge(status),
         "url": address(site, request, schedule),

@@ -4,10 +4,12 @@ from typing import Any
 
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.translation import gettext_lazy as _
+from django.views.decorators.http import require_safe
 
 from ..models import ProcessTree, TreeLink
 from ..services import function_listing
@@ -28,6 +30,11 @@ class FollowersInline(NeedsRunPermission, admin.TabularInline):  # type: ignore[
     extra = 0
     verbose_name = _("tree that follows")
     verbose_name_plural = _("trees that follow")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[TreeLink]:
+        """Return the links with the names of both trees, which each row shows."""
+        named = super().get_queryset(request).select_related("source", "target")
+        return named.only("kind", "source", "target", "source__name", "target__name")
 
 
 @admin.register(ProcessTree)
@@ -80,7 +87,7 @@ class ProcessTreeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     def get_urls(self) -> list[URLPattern]:
         """Return the addresses of the pages; before them that of the functions to choose from."""
-        view = self.admin_site.admin_view(self.functions_view)
+        view = self.admin_site.admin_view(require_safe(self.functions_view))
         return [path("functions/", view, name=FUNCTIONS), *super().get_urls()]
 
     def functions_view(self, request: HttpRequest) -> JsonResponse:

@@ -433,6 +433,7 @@ class ProcessTreeSchedule(ClockFieldsModel):
         ScheduleError
             The rule is invalid.
         """
+        _known = self.rule.zone  # raises for an unknown one
         found = [self.next_run or now]
         while len(found) < count:
             found.append(self.due_after(max(found[-1], now)))

@@ -27,7 +27,10 @@ def _left_out(pk: Any, error: Exception) -> None:
 
 
 def readable(
-    query: "models.QuerySet[Row]", instead: Callable[[Any, Exception], Row | None] = _left_out
+    query: "models.QuerySet[Row]",
+    instead: Callable[[Any, Exception], Row | None] = _left_out,
+    *,
+    most: int | None = None,
 ) -> list[Row]:
     """Return the rows of a query; an unreadable one is logged, and left out or replaced.
 
@@ -38,12 +41,14 @@ def readable(
     instead:
         Takes the primary key of an unreadable row, and the error; returns a row in its place, or
         ``None`` to leave it out.
+    most:
+        How many rows at most; ``None``: all.
     """
     try:
-        return list(query)
+        return list(query[:most])
     except UNREADABLE as error:
         _log_that_not_together(query, error)
-    return list(_one_by_one(query, set(), instead))
+    return list(_one_by_one(query, set(), instead, most))
 
 
 def streamed(
@@ -72,9 +77,10 @@ def _one_by_one(
     query: "models.QuerySet[Row]",
     seen: set[Any],
     instead: Callable[[Any, Exception], Row | None],
+    most: int | None = None,
 ) -> Iterator[Row]:
     """Yield the remaining rows, each by its own query."""
-    for pk in query.prefetch_related(None).values_list("pk", flat=True):
+    for pk in query.prefetch_related(None).values_list("pk", flat=True)[:most]:
         if pk in seen:
             continue
         found: Row | None

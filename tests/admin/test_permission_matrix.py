@@ -81,7 +81,7 @@ processtree/KEY/change/           login      403    403     403       200    200
 processtree/KEY/delete/           login      403    403     403       302*   302*
 processtree/KEY/history/          login      403    200     200       200    200
 processtree/add/                  login      403    403     403       200    200
-processtree/functions/            login      403    403     403       200    200
+processtree/functions/            login      405    405     405       405    405
 processtreeschedule/              login      403    200     200       302*   302*
 processtreeschedule/KEY/action/   login      403    403     403       302*   302*
 processtreeschedule/KEY/change/   login      403    403     403       302*   302*

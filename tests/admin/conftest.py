@@ -1,0 +1,33 @@
+"""Fixtures of the admin's tests."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy
+from dagster import DagsterInstance
+
+from proctree_dagster.running import dagster_loading
+
+
+@pytest.fixture
+def dagster(dagster_home: Path) -> Iterator[DagsterInstance]:
+    """A Dagster that this process has imported, as one that serves pages soon has."""
+    assert dagster_loading.wait(60)
+    with DagsterInstance.from_config(str(dagster_home)) as instance:
+        yield instance
+
+
+@pytest.fixture
+def statements() -> Iterator[list[str]]:
+    """The statements that Dagster's storage executes."""
+    found: list[str] = []
+
+    def note(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if not statement.startswith("PRAGMA"):
+            found.append(statement)
+
+    sqlalchemy.event.listen(sqlalchemy.Engine, "before_cursor_execute", note)
+    yield found
+    sqlalchemy.event.remove(sqlalchemy.Engine, "before_cursor_execute", note)
