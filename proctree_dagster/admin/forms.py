@@ -1,11 +1,11 @@
 """Forms that several pages share."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from django import forms
-from django.contrib.admin.widgets import AdminRadioSelect
+from django.contrib.admin.widgets import AdminRadioSelect, AutocompleteSelect
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import models
 from django.forms.fields import InvalidJSONInput
@@ -90,6 +90,26 @@ JSON_FIELDS: dict[type[Any], dict[str, Any]] = {
     models.JSONField: {"form_class": JsonField, "widget": JsonWidget}
 }
 """The ``formfield_overrides`` of a page with JSON on it."""
+
+
+class TreeSelect(AutocompleteSelect):
+    """The box in which a tree is chosen by a part of its name."""
+
+    @property
+    def media(self) -> forms.Media:
+        """Return Django's scripts, and one that names the box for screen readers."""
+        return super().media + forms.Media(js=["proctree_dagster/named_boxes.js"])
+
+    def build_attrs(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Return the attributes of the box, which says while it is empty what to type."""
+        hint = gettext("Type a part of a process tree's name")
+        return {**super().build_attrs(*args, **kwargs), "data-placeholder": hint}
+
+    def optgroups(self, name: str, value: Sequence[str], attr: Any = None) -> Any:
+        """Return the chosen tree; Django's own box fails on a value that is no number."""
+        numbers = [each for each in value if str(each).isdecimal()]
+        groups: Any = super().optgroups(name, numbers, attr)
+        return groups
 
 
 class Form(forms.ModelForm):  # type: ignore[type-arg]

@@ -40,7 +40,6 @@ class OutboxRunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_filter = ["state", "created_at"]
     list_select_related = ["process_tree"]
     search_fields = ["process_tree__name", "run_id", "reason"]
-    search_help_text = _("A part of a tree's name, a run's id, or a reason.")
     ordering = ["-pk"]
     fields: ClassVar[Any] = [
         *("tree", "run", "shown_state", "why", "asked_by", "since", "delivered_at"),

@@ -1,12 +1,11 @@
 """Schedules: all in one list, and one on its tree's page."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.views.autocomplete import AutocompleteJsonView
 from django.contrib.admin.views.main import ChangeList
-from django.contrib.admin.widgets import AutocompleteSelect
 from django.core.exceptions import ObjectDoesNotExist
 from django.db import IntegrityError
 from django.db.models import QuerySet
@@ -24,7 +23,7 @@ from ..models import ProcessTree, ProcessTreeSchedule
 from ..models.context_schema import ContextKey
 from . import run_summaries
 from .deeds import ButtonsOnPage, Deeds, switch
-from .forms import CRON, INTERVAL, JSON_FIELDS, AddedForm, ScheduleForm
+from .forms import CRON, INTERVAL, JSON_FIELDS, AddedForm, ScheduleForm, TreeSelect
 from .html import (
     badge,
     duration,
@@ -290,16 +289,10 @@ class TreesWithoutSchedule(AutocompleteJsonView):
         return found.filter(schedule__isnull=True)
 
 
-class ChooseTree(AutocompleteSelect):
+class ChooseTree(TreeSelect):
     """The box in which a tree without a schedule is chosen."""
 
     url_name = "%s:proctree_dagster_processtreeschedule_trees"
-
-    def optgroups(self, name: str, value: Sequence[str], attr: Any = None) -> Any:
-        """Return the chosen tree; Django's own box fails on a value that is no number."""
-        numbers = [each for each in value if str(each).isdecimal()]
-        groups: Any = super().optgroups(name, numbers, attr)
-        return groups
 
 
 @admin.register(ProcessTreeSchedule)
@@ -311,7 +304,6 @@ class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, admin.ModelAdmin):
     list_filter = ["enabled", RuleFilter, "last_run_status", OverdueFilter, HeldBackFilter]
     list_select_related = ["process_tree"]
     search_fields = ["process_tree__name"]
-    search_help_text = _("The name of a tree, or a part of it.")
     form = ScheduleForm
     actions = ["enable", "disable"]
     buttons = {"enable": _("Enable"), "disable": _("Disable")}

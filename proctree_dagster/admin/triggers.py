@@ -21,7 +21,7 @@ from ..domain import run_tags as tags
 from ..models import OutboxRun, Trigger, TriggerState, TriggerSubscription, TriggerType
 from . import run_summaries
 from .deeds import ButtonsOnPage, Deeds, switch
-from .forms import JSON_FIELDS, SubscriptionForm, TriggerForm
+from .forms import JSON_FIELDS, SubscriptionForm, TreeSelect, TriggerForm
 from .html import badge, duration, json_text, labelled, moment, row_link, run_link, status_badge
 from .outbox import state_badge
 from .permissions import FIRE, NAME_FUNCTIONS, NeedsRunPermission
@@ -93,8 +93,13 @@ class SubscriptionInline(NeedsRunPermission, admin.StackedInline):  # type: igno
     form = SubscriptionForm
     formfield_overrides = JSON_FIELDS
     extra = 0
-    autocomplete_fields = ["process_tree"]
     readonly_fields = ["readable_context"]
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Let a tree be chosen by a part of its name."""
+        if db_field.name == "process_tree":
+            kwargs["widget"] = TreeSelect(db_field, self.admin_site)
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Return subscriptions with their trees, in one query."""
@@ -213,7 +218,6 @@ class TriggerAdmin(ButtonsOnPage, admin.ModelAdmin):  # type: ignore[type-arg]
     list_display = ["name", "kind", "shown_state", "last_fire", "poll", "trees"]
     list_filter = ["trigger_type", "enabled", "state"]
     search_fields = ["name", "description"]
-    search_help_text = _("A part of a trigger's name or description.")
     form = TriggerForm
     formfield_overrides = {
         **JSON_FIELDS,

@@ -1,0 +1,17 @@
+/* Gives each box in which a row is searched for its field's name, for screen readers: Select2, which Django's
+   admin uses for it, makes an element without one. */
+"use strict";
+
+(() => {
+  function name(part) {
+    for (const select of part.querySelectorAll("select.admin-autocomplete[id]")) {
+      const box = document.getElementById(`select2-${select.id}-container`);
+      const label = document.querySelector(`label[for="${CSS.escape(select.id)}"]`);
+      if (box && label) box.setAttribute("aria-label", label.textContent.trim());
+    }
+  }
+
+  // After Select2 has made its elements, which it does when the document is ready, and in a new row.
+  window.addEventListener("load", () => name(document));
+  document.addEventListener("formset:added", (event) => window.setTimeout(() => name(event.target)));
+})();
