@@ -17,6 +17,9 @@ from django.core.exceptions import ImproperlyConfigured
 
 from .domain.predicates import is_number, is_text, is_whole
 
+SOCKET = "unix:"
+"""How the address of a socket begins."""
+
 DAEMON_SILENT_AFTER = timedelta(minutes=2)
 """How long Dagster's daemon may be silent before it counts as down: it writes every 30 seconds."""
 
@@ -59,11 +62,18 @@ class Settings:
     """
 
     DAGSTER_URL: str | None = field(default=None, repr=False)
-    """The address of the Dagster webserver, for reloads and links.
+    """The address at which Django itself reaches Dagster's webserver, for reloads.
 
-    It may hold a user and a password, ``https://user:password@host``: they are sent as basic
-    authentication, and are in no link, no message and no log.
+    Also that of links, if there is no ``DAGSTER_PUBLIC_URL``. It may hold a user and a password,
+    ``https://user:password@host``: they are sent as basic authentication, and are in no link, no
+    message and no log. It may be a socket, ``unix:/run/dagster.sock``.
     """
+
+    DAGSTER_PUBLIC_URL: str | None = field(default=None, repr=False)
+    """The address at which people reach Dagster's UI: where links lead."""
+
+    DAGSTER_PATH: str = "/dagster"
+    """The path under which ``proctree_dagster.web`` serves Dagster's UI, beside the Django site."""
 
     SITE_URL: str | None = field(default=None, repr=False)
     """The address of the Django site, for links from Dagster to the admin."""
@@ -113,7 +123,8 @@ _LISTS = {
     "LOGGERS": "loggers' names",
 }
 """Keys that hold a list of texts, and of what; ``None`` means a default."""
-_ADDRESSES = ("DAGSTER_URL", "SITE_URL")
+_ADDRESSES = ("DAGSTER_URL", "DAGSTER_PUBLIC_URL", "SITE_URL")
+_PATH = re.compile(r"(/[A-Za-z0-9_-]+)+")
 _TEXT = {"TRANSLATOR", "EXECUTOR", "CACHE"}
 _SECONDS = {"EXIT_GRACE": 0, "LOST_AFTER": 5, "TERMINATE_GRACE": 0}
 """Keys that hold seconds, and their minimum."""
@@ -135,7 +146,7 @@ def current() -> Settings:
     for key in _LISTS:
         if values.get(key) is not None:
             values[key] = tuple(values[key])
-    for key in ("DAGSTER_HOME", "DAGSTER_URL", "SITE_URL"):
+    for key in ("DAGSTER_HOME", *_ADDRESSES):
         if values.get(key) is not None:
             values[key] = str(values[key])
     return Settings(**values)
@@ -183,6 +194,9 @@ def _complaint(key: str, value: Any) -> str | None:
         return None if good else "a dictionary of pool names and sizes from 1"
     if key in _TEXT:
         return None if is_text(value) else "a non-empty string"
+    if key == "DAGSTER_PATH":
+        good = is_text(value) and _PATH.fullmatch(value) is not None
+        return None if good else "a path such as /dagster, without a slash at its end"
     if key in _ADDRESSES:
         return None if value is None else _complaint_of_address(key, value)
     # A pathlib.Path is welcome for a folder.
@@ -191,6 +205,9 @@ def _complaint(key: str, value: Any) -> str | None:
 
 
 def _complaint_of_address(key: str, value: Any) -> str | None:
+    if key == "DAGSTER_URL" and is_text(value) and value.startswith(SOCKET):
+        good = value[len(SOCKET) :].startswith("/") and value.isprintable()
+        return None if good else "a socket with its whole path, such as unix:/run/dagster.sock"
     if not is_text(value) or not value.startswith(("http://", "https://")):
         return "an address that begins with http:// or https://, or None"
     parts = _parts(value)
@@ -201,7 +218,7 @@ def _complaint_of_address(key: str, value: Any) -> str | None:
         )
     if parts.query or parts.fragment:
         return "an address without '?' and '#': paths are appended to it"
-    if key == "SITE_URL" and "@" in parts.netloc:
+    if key != "DAGSTER_URL" and "@" in parts.netloc:
         return "an address without a user and a password: it is a link that everybody sees"
     return None
 

@@ -21,7 +21,6 @@ from types import FrameType
 from urllib.parse import urlsplit
 
 import psutil
-import yaml
 
 from .. import conf
 from ..domain import run_tags
@@ -184,8 +183,7 @@ class DevServer:
         return _serves_dagster(self.dagster) and (self.site is None or _is_open(self.site))
 
     def _dagster_command(self, folder: str) -> list[str]:
-        own = (project.root() or Path()) / project.WORKSPACE
-        workspace = own if own.is_file() else _write_workspace(Path(folder))
+        workspace = project.workspace(Path(folder))
         level = "info" if self.verbose else "warning"
         return [
             *(sys.executable, "-m", "dagster", "dev", "--workspace", str(workspace)),
@@ -226,19 +224,6 @@ def _is_open(address: Address) -> bool:
     except OSError:
         return False
     return True
-
-
-def _write_workspace(folder: Path) -> Path:
-    """Write the file that names the project's code location to Dagster."""
-    location = {
-        "module_name": project.definitions(),
-        "attribute": run_tags.REPOSITORY,
-        "location_name": run_tags.LOCATION,
-        "working_directory": project.working_directory(),
-    }
-    path = folder / project.WORKSPACE
-    path.write_text(yaml.safe_dump({"load_from": [{"python_module": location}]}))
-    return path
 
 
 @contextmanager

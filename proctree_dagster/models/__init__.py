@@ -5,6 +5,7 @@ has the states of an outbox row, ``trigger_firing`` fires triggers. ``services``
 above may import it; it imports ``process`` and what is below.
 """
 
+from .dagster_actions import DagsterAction
 from .fields import ClockFieldsModel, ContextField, validate_timezone
 from .links import TreeLink, TreeLinkManager, TreeLinkQuerySet
 from .outbox import OutboxRun, OutboxState
@@ -25,6 +26,7 @@ from .triggers import (
 __all__ = [
     "ClockFieldsModel",
     "ContextField",
+    "DagsterAction",
     "LinkKind",
     "OutboxRun",
     "OutboxState",

@@ -279,6 +279,34 @@ def _of_output_in_threads() -> Iterator[str]:
     )
 
 
+def _of_gated_webserver() -> Iterator[str]:
+    from dagster_webserver.webserver import DagsterWebserver
+
+    request, process = internals.WorkspaceRequestContext, internals.WorkspaceProcessContext
+    asks = names_in(getattr(DagsterWebserver, "_make_request_context", None))
+    return _unmet(
+        {
+            "DagsterWebserver does not make a request's context by create_request_context": (
+                "create_request_context" in asks
+            ),
+            "WorkspaceProcessContext.create_request_context does not take the source": (
+                parameters(process.create_request_context) == ["self", "source"]
+            ),
+            "WorkspaceRequestContext does not take what it did": (
+                {"instance", "current_workspace", "process_context", "version", "source"}
+                <= set(parameters(request))
+            ),
+            "WorkspaceRequestContext does not keep what it has checked": (
+                "_checked_permissions" in names_in(request.has_permission)
+            ),
+            "WorkspaceRequestContext does not answer for a job, a schedule or a sensor": (
+                parameters(getattr(request, "has_permission_for_selector", None))
+                == ["self", "permission", "selector"]
+            ),
+        }
+    )
+
+
 # --- The entries ----------------------------------------------------------------------------------
 
 THREADS = Feature(
@@ -472,9 +500,22 @@ FAILURES_AT_ONCE = Feature(
     differences=_of_failures,
 )
 
+GATED_WEBSERVER = Feature(
+    key="gated_webserver",
+    title="Serving Dagster's UI behind Django's login",
+    names=(
+        *("LOCATION_SCOPED_PERMISSIONS", "PermissionResult", "Permissions", "WorkspaceFileTarget"),
+        *("WorkspaceProcessContext", "WorkspaceRequestContext"),
+    ),
+    works_around="Dagster's webserver has no login: who reaches its port may do everything.",
+    without="Dagster's UI is not served under the Django site, which says why in its place.",
+    until="Dagster's public API has a hook for the permissions of a request.",
+    differences=_of_gated_webserver,
+)
+
 FEATURES = (
     *(THREADS, EVENT_BATCHING, JOB_SNAPSHOTS, LAZY_HOSTS, SQLITE_KEEPALIVE),
     *(MIGRATIONS_READ_ONCE, IMPORTED_ONCE, HOMES, TEMPLATE, QUIET_CONSOLE, OUTPUT_IN_THREADS),
-    *(RETRY_FROM_FAILURE, SCHEDULE_STATUS, WORKSPACE_CHECK, FAILURES_AT_ONCE),
+    *(RETRY_FROM_FAILURE, SCHEDULE_STATUS, WORKSPACE_CHECK, FAILURES_AT_ONCE, GATED_WEBSERVER),
 )
 """Every feature."""

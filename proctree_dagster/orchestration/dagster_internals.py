@@ -85,7 +85,12 @@ _BY_MODULE = {
     "dagster._core.types.dagster_type": "ALL_RUNTIME_BUILTINS",
     "dagster._core.types.loadable_target_origin": "LoadableTargetOrigin",
     "dagster._core.workspace": "autodiscovery",
+    "dagster._core.workspace.context": "WorkspaceProcessContext WorkspaceRequestContext",
     "dagster._core.workspace.load": "location_origins_from_yaml_paths",
+    "dagster._core.workspace.load_target": "WorkspaceFileTarget",
+    "dagster._core.workspace.permissions": (
+        "LOCATION_SCOPED_PERMISSIONS PermissionResult Permissions"
+    ),
     "dagster._grpc.client": "DagsterGrpcClient",
     "dagster._grpc.types": "ExecuteRunArgs",
     "dagster._serdes": "ConfigurableClass ConfigurableClassData",
@@ -227,7 +232,17 @@ if TYPE_CHECKING:
     from dagster._core.types.dagster_type import ALL_RUNTIME_BUILTINS
     from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
     from dagster._core.workspace import autodiscovery
+    from dagster._core.workspace.context import (
+        WorkspaceProcessContext,
+        WorkspaceRequestContext,
+    )
     from dagster._core.workspace.load import location_origins_from_yaml_paths
+    from dagster._core.workspace.load_target import WorkspaceFileTarget
+    from dagster._core.workspace.permissions import (
+        LOCATION_SCOPED_PERMISSIONS,
+        PermissionResult,
+        Permissions,
+    )
     from dagster._daemon.types import DaemonHeartbeat
     from dagster._grpc.client import DagsterGrpcClient
     from dagster._grpc.types import ExecuteRunArgs

@@ -12,6 +12,7 @@ import ipaddress
 import json
 import logging
 import os
+import socket
 import threading
 import time
 from http import HTTPStatus
@@ -29,7 +30,8 @@ from ..support import isolation, project
 from ..support.connections import fresh_connections
 
 if TYPE_CHECKING:
-    from http.client import HTTPResponse
+    from collections.abc import Callable
+    from http.client import HTTPConnection, HTTPResponse
     from urllib.request import OpenerDirector
 
 logger = logging.getLogger(__name__)
@@ -59,22 +61,20 @@ mutation Reload($location: String!) {
 
 
 def run_url(run_id: str) -> str | None:
-    """Return the address of a run's page, if ``PROCTREE["DAGSTER_URL"]`` is set.
-
-    Without the user and the password that the setting may hold.
-    """
-    url = _url(f"runs/{run_id}")
-    return None if url is None else conf.without_login(url)
+    """Return the address of a run's page for people, if one is known (``project.public_url``)."""
+    base = project.public_url()
+    return None if base is None else f"{base.rstrip('/')}/runs/{run_id}"
 
 
 def graphql_url() -> str | None:
-    """Return the address of its GraphQL endpoint, if ``PROCTREE["DAGSTER_URL"]`` is set."""
-    return _url("graphql")
+    """Return the address of its GraphQL endpoint, if ``PROCTREE["DAGSTER_URL"]`` is set.
 
-
-def _url(path: str) -> str | None:
+    That of a socket has the path after a second colon: ``unix:/run/dagster.sock:/graphql``.
+    """
     base = project.webserver_url()
-    return None if base is None else f"{base.rstrip('/')}/{path}"
+    if base is None:
+        return None
+    return f"{base}:/graphql" if base.startswith(conf.SOCKET) else f"{base.rstrip('/')}/graphql"
 
 
 class Reloader:
@@ -338,6 +338,16 @@ def _opener(url: str) -> "OpenerDirector":
     import urllib.error
     import urllib.request
 
+    class SocketHandler(urllib.request.AbstractHTTPHandler):
+        """Opens ``unix:/run/dagster.sock:/graphql``."""
+
+        def unix_open(self, request: urllib.request.Request) -> Any:
+            path, _, selector = request.full_url.removeprefix(conf.SOCKET).rpartition(":")
+            request.host, request.selector = "localhost", selector
+            return self.do_open(_connection_to(path), request)
+
+        unix_request = urllib.request.AbstractHTTPHandler.do_request_
+
     class NoRedirection(urllib.request.HTTPRedirectHandler):
         """Refuses redirections: to a login page, or to a host that must not get the password."""
 
@@ -347,7 +357,20 @@ def _opener(url: str) -> "OpenerDirector":
             raise urllib.error.HTTPError(req.full_url, code, reason, headers, fp)
 
     proxies = [urllib.request.ProxyHandler({})] if _is_loopback(urlsplit(url).hostname) else []
-    return urllib.request.build_opener(NoRedirection, *proxies)
+    return urllib.request.build_opener(NoRedirection, SocketHandler, *proxies)
+
+
+def _connection_to(path: str) -> "Callable[..., HTTPConnection]":
+    """Return what makes a connection to a socket, as ``do_open`` calls it."""
+    from http.client import HTTPConnection
+
+    class Connection(HTTPConnection):
+        def connect(self) -> None:
+            self.sock = socket.socket(socket.AF_UNIX)
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(path)
+
+    return Connection
 
 
 def _is_loopback(host: str | None) -> bool:

@@ -20,6 +20,7 @@ from django.conf import settings
 import proctree_dagster
 
 from .. import conf
+from ..domain import run_tags
 from ..exceptions import InstanceError
 from . import isolation
 from .os_processes import Identity, State
@@ -162,7 +163,32 @@ def dagster_yaml(folder: str | Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else {} if found is None else None
 
 
-def note_webserver(home: str, url: str, pid: int, *, site: str | None = None) -> None:
+def workspace(folder: Path) -> Path:
+    """Return the project's ``workspace.yaml``; without one, write one that names its code location.
+
+    Parameters
+    ----------
+    folder:
+        Where it is written.
+    """
+    own = (root() or Path()) / WORKSPACE
+    if own.is_file():
+        return own
+    location = {
+        "module_name": definitions(),
+        "attribute": run_tags.REPOSITORY,
+        "location_name": run_tags.LOCATION,
+        "working_directory": working_directory(),
+    }
+    path = folder / WORKSPACE
+    # JSON is YAML, too.
+    path.write_text(json.dumps({"load_from": [{"python_module": location}]}), encoding="utf-8")
+    return path
+
+
+def note_webserver(
+    home: str, url: str, pid: int, *, site: str | None = None, public: str | None = None
+) -> None:
     """Record the address of a home's webserver, valid while the process that runs it lives.
 
     Parameters
@@ -170,13 +196,15 @@ def note_webserver(home: str, url: str, pid: int, *, site: str | None = None) ->
     home:
         The folder of Dagster's instance.
     url:
-        The webserver's address.
+        The webserver's address, or its socket (``unix:/run/dagster.sock``).
     pid:
         The process that runs it.
     site:
-        The address of Django's development server, if one runs beside it.
+        The address of the Django site, if it is served, too.
+    public:
+        The address for people, if it is another one.
     """
-    said = {"url": url, "site": site, **asdict(Identity.of(pid))}
+    said = {"url": url, "site": site, "public": public, **asdict(Identity.of(pid))}
     path = Path(home) / WEBSERVER
     path.with_suffix(".new").write_text(json.dumps(said), encoding="utf-8")
     path.with_suffix(".new").replace(path)
@@ -195,6 +223,20 @@ def webserver_url() -> str | None:
     ``None`` if none is known. In a test it is the setting's only.
     """
     return conf.current().DAGSTER_URL or _noted().get("url")
+
+
+def public_url() -> str | None:
+    """Return the address of Dagster's UI for people, without a user and a password.
+
+    That is the setting's, else the one of what serves it. ``None`` if none is known. In a test it
+    is the settings' only.
+    """
+    settings = conf.current()
+    url = settings.DAGSTER_PUBLIC_URL or settings.DAGSTER_URL
+    if url is None or url.startswith(conf.SOCKET):
+        noted = _noted()
+        url = noted.get("public") or noted.get("url")
+    return None if url is None or url.startswith(conf.SOCKET) else conf.without_login(url)
 
 
 def site_url() -> str | None:
@@ -217,7 +259,11 @@ def _webserver(
     """Return the addresses in a file, if the process that runs the webserver is in such a state."""
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
-        found = {"url": str(said.pop("url")), "site": said.pop("site", None)}
+        found = {
+            "url": str(said.pop("url")),
+            "site": said.pop("site", None),
+            "public": said.pop("public", None),
+        }
         process = Identity(**said)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):  # missing, or half written
         return {}

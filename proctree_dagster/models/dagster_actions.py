@@ -1,0 +1,46 @@
+"""What people did in Dagster's UI."""
+
+from django.conf import settings
+from django.db import models
+from django.utils.translation import gettext_lazy as _
+
+
+class DagsterAction(models.Model):
+    """Something that a user has changed, or tried to change, through Dagster's UI (see ``web``)."""
+
+    user = models.ForeignKey(
+        settings.AUTH_USER_MODEL,
+        verbose_name=_("user"),
+        null=True,
+        on_delete=models.SET_NULL,
+        related_name="+",
+    )
+    username = models.CharField(
+        _("user name"), max_length=150, help_text=_("As it was, should the user be deleted.")
+    )
+    action = models.CharField(
+        _("action"), max_length=100, help_text=_("The mutation of Dagster's GraphQL API.")
+    )
+    target = models.TextField(
+        _("target"), blank=True, help_text=_("The job, run, schedule or sensor that it names.")
+    )
+    run_ids = models.JSONField(
+        _("runs"), default=list, blank=True, help_text=_("Ids of the runs that it has launched.")
+    )
+    allowed = models.BooleanField(_("allowed"))
+    address = models.CharField(_("address"), max_length=45, blank=True)
+    created_at = models.DateTimeField(_("at"), auto_now_add=True, db_index=True)
+
+    class Meta:
+        default_permissions = ("view", "delete")
+        permissions = [
+            ("view_dagster", _("Can see Dagster's UI")),
+            ("operate_dagster", _("Can launch and cancel runs in Dagster's UI, and set schedules")),
+            ("administer_dagster", _("Can delete, reload and set limits in Dagster's UI")),
+        ]
+        ordering = ["-created_at", "-pk"]
+        verbose_name = _("action in Dagster")
+        verbose_name_plural = _("actions in Dagster")
+
+    def __str__(self) -> str:
+        return f"{self.username}: {self.action} {self.target}".rstrip()
