@@ -1,7 +1,8 @@
 """``manage.py proctree dev``: Dagster's webserver, daemon and code server for this project.
 
-It runs ``dagster dev`` with this Python, so nothing needs to be on the ``PATH``; and, with
-``--django``, Django's development server beside it.
+The webserver is behind the login of the Django site, which the same process serves
+(``proctree_dagster.web``). Without a login it is ``dagster dev``, and with ``--django`` Django's
+development server beside it. All of it runs with this Python: nothing needs to be on the ``PATH``.
 """
 
 import errno
@@ -18,6 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import Any
 from urllib.parse import urlsplit
 
 import psutil
@@ -125,12 +127,15 @@ class DevServer:
         Where Django's development server listens; ``None``: it is not started.
     verbose:
         Whether all that Dagster and its runs log is shown, not warnings only.
+    login:
+        Whether Dagster is served behind the login of the Django site, with it.
     """
 
     home: str
     dagster: Address
     site: Address | None
     verbose: bool
+    login: bool = False
 
     def run(self, when_ready: Callable[[], None]) -> str:
         """Run both until one ends or a signal comes; then end both with all of their children.
@@ -148,10 +153,13 @@ class DevServer:
         with ExitStack() as afterwards:
             folder = afterwards.enter_context(tempfile.TemporaryDirectory(prefix="proctree-"))
             received = afterwards.enter_context(_signals())
-            processes = [self._start(self._dagster_command(folder))]
+            processes: list[subprocess.Popen[bytes]] = []
             afterwards.callback(lambda: _stop(processes, received))
-            self._note_addresses(processes[0].pid)
-            afterwards.callback(project.forget_webserver, self.home, processes[0].pid)
+            for command in self._commands(folder):
+                processes.append(self._start(command))
+            if not self.login:  # what serves it behind the login records its addresses itself
+                self._note_addresses(processes[0].pid)
+                afterwards.callback(project.forget_webserver, self.home, processes[0].pid)
             if self.site is not None:
                 processes.append(self._start(self._site_command(self.site), self._site_output()))
             ready = False
@@ -160,7 +168,7 @@ class DevServer:
                     ready = True
                     when_ready()
                 time.sleep(POLL_SECONDS)
-            said = "" if received else _which_has_ended(processes)
+            said = "" if received else self._which_has_ended(processes)
         return said
 
     def _start(
@@ -180,20 +188,65 @@ class DevServer:
         project.note_webserver(self.home, self.dagster.url, pid, site=site)
 
     def _is_ready(self) -> bool:
+        if self.login:
+            return project.serves_privately(self.home) and _is_open(self.dagster)
         return _serves_dagster(self.dagster) and (self.site is None or _is_open(self.site))
+
+    def _commands(self, folder: str) -> list[list[str]]:
+        """Return the commands that serve Dagster."""
+        if not self.login:
+            return [self._dagster_command(folder)]
+        own = project.own_workspace()
+        if own is not None:
+            return [self._daemon_command(own), self._web_command(own)]
+        socket = Path(folder) / "code.sock"
+        workspace = project.write_workspace(Path(folder), socket)
+        server = self._code_server_command(socket)
+        return [server, self._daemon_command(workspace), self._web_command(workspace)]
+
+    def _code_server_command(self, socket: Path) -> list[str]:
+        return [
+            *(sys.executable, "-m", "dagster", "code-server", "start", "--socket", str(socket)),
+            *("--module-name", project.definitions(), "--attribute", run_tags.REPOSITORY),
+            *("--location-name", run_tags.LOCATION),
+            *("--working-directory", project.working_directory(), "--log-level", self._level),
+        ]
+
+    def _daemon_command(self, workspace: Path) -> list[str]:
+        command = (sys.executable, "-m", "dagster._daemon", "run", "--workspace", str(workspace))
+        return [*command, "--log-level", self._level]
+
+    def _web_command(self, workspace: Path) -> list[str]:
+        return [
+            *(sys.executable, "-m", "django", "proctree", "web", "--reload"),
+            *("--host", self.dagster.host, "--port", str(self.dagster.port)),
+            *("--workspace", str(workspace), "-v", "2" if self.verbose else "0"),
+        ]
+
+    @property
+    def _level(self) -> str:
+        return "info" if self.verbose else "warning"
 
     def _dagster_command(self, folder: str) -> list[str]:
         workspace = project.workspace(Path(folder))
-        level = "info" if self.verbose else "warning"
         return [
             *(sys.executable, "-m", "dagster", "dev", "--workspace", str(workspace)),
             *("--host", self.dagster.host, "--port", str(self.dagster.port)),
-            *("--log-level", level, "--code-server-log-level", level),
+            *("--log-level", self._level, "--code-server-log-level", self._level),
         ]
 
     def _site_command(self, site: Address) -> list[str]:
         ipv6 = ["--ipv6"] if ":" in site.host else []
         return [sys.executable, "-m", "django", "runserver", *ipv6, str(site)]
+
+    def _which_has_ended(self, processes: "Sequence[subprocess.Popen[bytes]]") -> str:
+        """Return as a sentence which process has ended by itself."""
+        ended = [
+            f"{_name_of(process.args)} has ended with exit code {process.returncode}"
+            for process in processes
+            if process.poll() is not None
+        ]
+        return f"{'; '.join(ended)}. What it has printed says why."
 
     def _site_output(self) -> int | None:
         """Return where the server's banner goes; we print the address. Requests go to stderr."""
@@ -262,14 +315,15 @@ def _stop(processes: "Sequence[subprocess.Popen[bytes]]", received: list[int]) -
     end_all(started, END_SECONDS)
 
 
-def _which_has_ended(processes: "Sequence[subprocess.Popen[bytes]]") -> str:
-    names = ("Dagster", "Django's development server")
-    ended = [
-        f"{name} has ended with exit code {process.returncode}"
-        for name, process in zip(names, processes, strict=False)
-        if process.poll() is not None
-    ]
-    return f"{'; '.join(ended)}. What it has printed says why."
+def _name_of(command: Any) -> str:
+    """Return what one of our commands runs, for people."""
+    names = {
+        "runserver": "Django's development server",
+        "web": "The web server",
+        "code-server": "Dagster's code server",
+        "dagster._daemon": "Dagster's daemon",
+    }
+    return next((names[word] for word in command if word in names), "Dagster")
 
 
 def _any_runs(processes: "Sequence[subprocess.Popen[bytes]]") -> bool:

@@ -1,6 +1,5 @@
 """What people did in Dagster's UI."""
 
-from django.conf import settings
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
@@ -8,16 +7,9 @@ from django.utils.translation import gettext_lazy as _
 class DagsterAction(models.Model):
     """Something that a user has changed, or tried to change, through Dagster's UI (see ``web``)."""
 
-    user = models.ForeignKey(
-        settings.AUTH_USER_MODEL,
-        verbose_name=_("user"),
-        null=True,
-        on_delete=models.SET_NULL,
-        related_name="+",
-    )
-    username = models.CharField(
-        _("user name"), max_length=150, help_text=_("As it was, should the user be deleted.")
-    )
+    # No foreign key: a row outlives its user, and a project may have no model of users.
+    user_id = models.CharField(_("user id"), max_length=255, blank=True)
+    username = models.CharField(_("user"), max_length=255)
     action = models.CharField(
         _("action"), max_length=100, help_text=_("The mutation of Dagster's GraphQL API.")
     )

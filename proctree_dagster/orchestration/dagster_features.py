@@ -4,7 +4,7 @@ A feature works around something in Dagster, with names or with behaviour that D
 promise to keep. If a release has moved one of these names, or if it behaves differently, that
 feature is off in this process: Dagster's own way is taken, one warning is logged, and
 ``proctree doctor`` and a system check name it. Nothing else changes: the code location loads, and
-trees run.
+trees run. The file is long because it lists all of them.
 
 Code asks ``is_on(FEATURE)`` where the two ways part. To add a feature, write its entry, ask there,
 and add both ways to its test (``tests/orchestration/test_dagster_internals.py``).

@@ -120,6 +120,21 @@ class GatedRequestContext(internals.WorkspaceRequestContext):
             return self._note(self.visitor.may(permission))
         return self._note(_ask(self.visitor.may_on_job, permission, job_name))
 
+    def reload_code_location(self, name: str) -> "GatedRequestContext":
+        """Reload a code location, and return the context of the same user after it."""
+        self.process_context.reload_code_location(name)
+        return self._anew()
+
+    def reload_workspace(self) -> "GatedRequestContext":
+        """Reload every code location, and return the context of the same user after it."""
+        self.process_context.reload_workspace()
+        return self._anew()
+
+    def _anew(self) -> "GatedRequestContext":
+        context = self.process_context.create_request_context(self.source)
+        assert isinstance(context, GatedRequestContext)  # for the type checker
+        return context
+
     def _note(self, may: bool) -> bool:
         self.visitor.verdicts.append(may)
         return may
@@ -254,7 +269,9 @@ def depth_of(document: DocumentNode) -> int:
 
 
 @contextmanager
-def opened(paths: Sequence[str], workspace: Path) -> Iterator[list[Starlette]]:
+def opened(
+    paths: Sequence[str], workspace: Path, log_level: str = "info"
+) -> Iterator[list[Starlette]]:
     """Open the instance and the workspace, and return applications that serve them.
 
     Parameters
@@ -263,6 +280,8 @@ def opened(paths: Sequence[str], workspace: Path) -> Iterator[list[Starlette]]:
         The path under which each is served, without a slash at its end.
     workspace:
         The file that names the code locations.
+    log_level:
+        The lowest level that code servers log which this starts.
 
     Raises
     ------
@@ -278,6 +297,7 @@ def opened(paths: Sequence[str], workspace: Path) -> Iterator[list[Starlette]]:
             instance,
             version=__version__,
             workspace_load_target=internals.WorkspaceFileTarget([str(workspace)]),
+            code_server_log_level=log_level,
         ) as context:
             yield [GatedWebserver(context, path).create_asgi_app() for path in paths]
 

@@ -101,6 +101,8 @@ class Visitor:
     ----------
     username:
         The user's name, for the tag ``user`` of what they launch.
+    user_id:
+        The user's primary key, as a text.
     granted:
         Which of ``VIEW``, ``OPERATE`` and ``ADMINISTER`` they have.
     runs_all:
@@ -111,6 +113,7 @@ class Visitor:
     """
 
     username: str
+    user_id: str
     granted: frozenset[str]
     runs_all: bool
     runs_tree: Callable[[str], bool]

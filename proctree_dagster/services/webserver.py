@@ -341,12 +341,14 @@ def _opener(url: str) -> "OpenerDirector":
     class SocketHandler(urllib.request.AbstractHTTPHandler):
         """Opens ``unix:/run/dagster.sock:/graphql``."""
 
-        def unix_open(self, request: urllib.request.Request) -> Any:
-            path, _, selector = request.full_url.removeprefix(conf.SOCKET).rpartition(":")
-            request.host, request.selector = "localhost", selector
-            return self.do_open(_connection_to(path), request)
+        def unix_request(self, request: urllib.request.Request) -> urllib.request.Request:
+            _, request.selector = _parts_of_socket(request.full_url)
+            request.host = "localhost"
+            return self.do_request_(request)
 
-        unix_request = urllib.request.AbstractHTTPHandler.do_request_
+        def unix_open(self, request: urllib.request.Request) -> Any:
+            path, _ = _parts_of_socket(request.full_url)
+            return self.do_open(_connection_to(path), request)
 
     class NoRedirection(urllib.request.HTTPRedirectHandler):
         """Refuses redirections: to a login page, or to a host that must not get the password."""
@@ -358,6 +360,12 @@ def _opener(url: str) -> "OpenerDirector":
 
     proxies = [urllib.request.ProxyHandler({})] if _is_loopback(urlsplit(url).hostname) else []
     return urllib.request.build_opener(NoRedirection, SocketHandler, *proxies)
+
+
+def _parts_of_socket(url: str) -> tuple[str, str]:
+    """Return the socket and the path of ``unix:/run/dagster.sock:/graphql``."""
+    socket_path, _, selector = url.removeprefix(conf.SOCKET).rpartition(":")
+    return socket_path, selector
 
 
 def _connection_to(path: str) -> "Callable[..., HTTPConnection]":

@@ -163,26 +163,38 @@ def dagster_yaml(folder: str | Path) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else {} if found is None else None
 
 
+def own_workspace() -> Path | None:
+    """Return the project's own ``workspace.yaml``, if it has one."""
+    own = (root() or Path()) / WORKSPACE
+    return own if own.is_file() else None
+
+
 def workspace(folder: Path) -> Path:
-    """Return the project's ``workspace.yaml``; without one, write one that names its code location.
+    """Return the project's ``workspace.yaml``; without one, write one (``write_workspace``)."""
+    return own_workspace() or write_workspace(folder)
+
+
+def write_workspace(folder: Path, socket: Path | None = None) -> Path:
+    """Write a ``workspace.yaml`` that names the project's code location to Dagster.
 
     Parameters
     ----------
     folder:
         Where it is written.
+    socket:
+        Where a code server serves it; left out, who reads the file starts one.
     """
-    own = (root() or Path()) / WORKSPACE
-    if own.is_file():
-        return own
     location = {
         "module_name": definitions(),
         "attribute": run_tags.REPOSITORY,
         "location_name": run_tags.LOCATION,
         "working_directory": working_directory(),
     }
+    served = {"socket": str(socket), "host": "localhost", "location_name": run_tags.LOCATION}
+    kind, content = ("python_module", location) if socket is None else ("grpc_server", served)
     path = folder / WORKSPACE
     # JSON is YAML, too.
-    path.write_text(json.dumps({"load_from": [{"python_module": location}]}), encoding="utf-8")
+    path.write_text(json.dumps({"load_from": [{kind: content}]}), encoding="utf-8")
     return path
 
 
@@ -215,6 +227,12 @@ def forget_webserver(home: str, pid: int) -> None:
     path = Path(home) / WEBSERVER
     if _webserver(path, {State.RUNNING, State.STOPPED, State.GONE, State.UNKNOWN}, pid):
         path.unlink(missing_ok=True)
+
+
+def serves_privately(home: str) -> bool:
+    """Return whether ``proctree_dagster.web`` serves a home's Dagster now."""
+    found = _webserver(Path(home) / WEBSERVER, {State.RUNNING}).get("url")
+    return found is not None and found.startswith(conf.SOCKET)
 
 
 def webserver_url() -> str | None:

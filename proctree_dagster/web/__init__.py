@@ -12,7 +12,7 @@ from django.apps import apps
 if not apps.ready:  # a server has imported it, which names it on its command line
     django.setup()
 
-from .application import Application  # noqa: E402
+from .application import Application
 
 application = Application()
 """The application: ``uvicorn proctree_dagster.web:application`` serves it."""

@@ -4,8 +4,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from django.contrib.auth import get_user_model
-
 from ..models import DagsterAction
 from ..services.dagster_access import Visitor
 from . import documents
@@ -20,9 +18,6 @@ def record(
 
     An error in the record does not undo what was done; it is logged.
     """
-    user = get_user_model()._default_manager.filter(
-        **{get_user_model().USERNAME_FIELD: visitor.username}
-    )
     for each in mutations:
         logger.info(
             "Dagster's UI: %r at %s %s %s %r %s",
@@ -31,8 +26,8 @@ def record(
         )
         try:
             DagsterAction.objects.create(
-                user=user.first(),
-                username=visitor.username[:150],
+                user_id=visitor.user_id[:255],
+                username=visitor.username[:255],
                 action=each.name[:100],
                 target=each.target,
                 run_ids=visitor.launched,

@@ -10,6 +10,9 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from django.apps import apps
+from django.conf import settings
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.asgi import get_asgi_application
 
 from .. import conf
@@ -41,13 +44,23 @@ class Application:
         The address for people, recorded for links; left out, that of the settings.
     site_url:
         The address of the site, recorded for links from Dagster; left out, that of the settings.
+    workspace:
+        The file that names the code locations; left out, the project's own.
+    log_level:
+        The lowest level that Dagster's code servers log.
     """
 
     def __init__(
-        self, *, with_site: bool = True, public: str | None = None, site_url: str | None = None
+        self,
+        *,
+        with_site: bool = True,
+        public: str | None = None,
+        site_url: str | None = None,
+        workspace: Path | None = None,
+        log_level: str = "info",
     ) -> None:
         self._with_site = with_site
-        self._dagster = Dagster(public, site_url)
+        self._dagster = Dagster(public, site_url, workspace, log_level)
         self._lock = threading.Lock()
         self._parts: tuple[ASGIApp, Gate, str] | None = None
 
@@ -73,6 +86,8 @@ class Application:
         with self._lock:
             if self._parts is None:
                 site: Any = get_asgi_application()  # sets Django up, too
+                if settings.DEBUG and apps.is_installed("django.contrib.staticfiles"):
+                    site = ASGIStaticFilesHandler(site)  # as runserver serves them
                 path = conf.current().DAGSTER_PATH
                 self._parts = (site, Gate(self._dagster, path, KEYS), path)
             return self._parts
@@ -104,12 +119,15 @@ class Dagster:
 
     Parameters
     ----------
-    public, site_url:
+    public, site_url, workspace, log_level:
         See ``Application``.
     """
 
-    def __init__(self, public: str | None, site_url: str | None) -> None:
+    def __init__(
+        self, public: str | None, site_url: str | None, workspace: Path | None, log_level: str
+    ) -> None:
         self._public, self._site_url = public, site_url
+        self._workspace, self._log_level = workspace, log_level
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._app: ASGIApp | None = None
@@ -167,9 +185,9 @@ class Dagster:
         from ..orchestration import webserver_app
 
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="proctree-web-")))
-        workspace = project.workspace(folder)
+        workspace = self._workspace or project.workspace(folder)
         path = conf.current().DAGSTER_PATH
-        served = stack.enter_context(webserver_app.opened((path, ""), workspace))
+        served = stack.enter_context(webserver_app.opened((path, ""), workspace, self._log_level))
         self._serve_privately(served[1], folder, stack)
         app: ASGIApp = served[0]
         return app
@@ -214,5 +232,5 @@ class Private:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request as Django itself."""
         granted = frozenset({VIEW, ADMINISTER})
-        django = Visitor("django", granted, runs_all=False, runs_tree=lambda _: False)
+        django = Visitor("django", "", granted, runs_all=False, runs_tree=lambda _: False)
         await self._inner({**scope, KEYS[0]: django}, receive, send)

@@ -13,7 +13,7 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import quote, unquote_to_bytes, urlsplit
+from urllib.parse import quote, unquote_to_bytes
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
@@ -350,7 +350,7 @@ async def _answer(answer: Answer, scope: Scope, receive: Receive, send: Send) ->
         return
     if isinstance(answer, LogIn) and _is_page(scope):
         asked = scope["path"] + ("?" + scope["query_string"].decode("latin-1")).rstrip("?")
-        location = f"{_login_path()}?next={quote(asked, safe='/')}"
+        location = f"{login_path()}?next={quote(asked, safe='/')}"
         await respond(send, 302, b"", [(b"location", location.encode())])
     else:
         await respond_to_person(scope, receive, send, answer.status, answer.reason)
@@ -401,13 +401,13 @@ async def respond(
     await send({"type": "http.response.body", "body": body})
 
 
-def _login_path() -> str:
+def login_path() -> str:
     """Return the path of the login: the settings', or the admin's where that one does not exist."""
     path = resolve_url(settings.LOGIN_URL)
     if settings.LOGIN_URL == "/accounts/login/":  # Django's default, which most sites lack
         with suppress(NoReverseMatch):
             path = reverse("admin:login")
-    return str(urlsplit(path).geturl())
+    return str(path)
 
 
 def _header(scope: Scope, name: bytes) -> str | None:

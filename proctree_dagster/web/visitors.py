@@ -72,6 +72,7 @@ def visitor(seen: Seen) -> Visitor:
         roles = (VIEW, OPERATE, ADMINISTER)
         return Visitor(
             username=seen.user.get_username(),
+            user_id=str(seen.user.pk),
             granted=frozenset(role for role in roles if seen.user.has_perm(role)),
             runs_all=_may_run(seen.request),
             runs_tree=lambda job_name: _may_run_job(seen.request, job_name),

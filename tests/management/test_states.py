@@ -94,7 +94,11 @@ EXPECTED: Mapping[tuple[str, ...], Expected] = {
     ("clear-cache", "good"): goes_on("Cleared the cached results of 'good'"),
 }
 
-ELSEWHERE = {"dev": "tests/e2e/test_dev.py", "init": "tests/support/test_project.py"}
+ELSEWHERE = {
+    "dev": "tests/e2e/test_dev.py",
+    "init": "tests/support/test_project.py",
+    "web": "tests/e2e/test_web.py",
+}
 """Actions that other tests type."""
 
 

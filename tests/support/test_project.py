@@ -303,7 +303,7 @@ def test_an_address_is_written_as_for_runserver(text: str, address: str) -> None
 @pytest.mark.parametrize("text", ["", ":", "a:b", "localhost:99999", "a/b", "a:1/b", "u@a:1"])
 def test_what_is_no_address_is_refused(text: str) -> None:
     with pytest.raises(CommandError, match="is no address") as refused:
-        call_command("proctree", "dev", f"--django={text}")
+        call_command("proctree", "dev", "--no-login", f"--django={text}")
     assert refused.value.returncode == 2
 
 
@@ -315,12 +315,12 @@ def test_what_keeps_a_port_from_being_listened_on_is_said() -> None:
         with pytest.raises(CommandError, match=f"Port {port} of 127.0.0.1 is taken .*--port"):
             call_command("proctree", "dev", "--port", port)
     with pytest.raises(CommandError, match="Nothing can listen on port 8000"):
-        call_command("proctree", "dev", "--django", "nowhere.invalid")
+        call_command("proctree", "dev", "--no-login", "--django", "nowhere.invalid")
 
 
 def test_dagster_and_the_site_do_not_share_a_port() -> None:
     with pytest.raises(CommandError, match="can't both listen on port 3999"):
-        call_command("proctree", "dev", "--port", "3999", "--django", "localhost:3999")
+        call_command("proctree", "dev", "--no-login", "--port=3999", "--django=localhost:3999")
 
 
 def test_the_setting_wins_over_what_is_running(home: str, settings: Settings) -> None:

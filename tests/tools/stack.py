@@ -143,9 +143,14 @@ class Stack:
         return self._start("dagster._daemon", "run")
 
     def _start(self, *command: str) -> subprocess.Popen[bytes]:
+        """Start one of Dagster's programs with the workspace."""
+        return self.start_module(*command, "-w", self.workspace)
+
+    def start_module(self, *command: str) -> subprocess.Popen[bytes]:
+        """Start a module of this Python's in the project, which ``stop`` ends."""
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", *command, "-w", self.workspace],
+                [sys.executable, "-m", *command],
                 cwd=self.top,
                 env=self.env,
                 stdout=log,

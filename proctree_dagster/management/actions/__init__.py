@@ -9,7 +9,7 @@ from .caches import ClearCache
 from .one_tree import Check, Run, Show
 from .runs import Cancel, Logs, Retry, Runs
 from .scheduling import Disable, Enable, Schedule
-from .serving import Dev, Doctor, Home, Init, Reload
+from .serving import Dev, Doctor, Home, Init, Reload, Web
 from .tree_list import ListTrees
 from .triggers import Fire
 
@@ -17,7 +17,7 @@ ACTIONS: tuple[type[Action], ...] = (
     *(Dev, ListTrees, Show, Run, Fire),
     *(Runs, Logs, Cancel, Retry),
     *(Schedule, Enable, Disable),
-    *(Check, Doctor, Reload, Home, Init, ClearCache),
+    *(Check, Doctor, Reload, Web, Home, Init, ClearCache),
 )
 """In the order of the help."""
 

@@ -1,13 +1,22 @@
 """Actions on Dagster's own processes and its home."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from django.apps import apps
+from django.contrib.auth import get_user_model
 from django.core.checks import CheckMessage, run_checks
+from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import CommandError, CommandParser
-from django.urls import NoReverseMatch, reverse
+from django.shortcuts import resolve_url
+from django.urls import NoReverseMatch, Resolver404, resolve, reverse
+from django.utils import autoreload
 
+from ... import conf
 from ...services import webserver
 from ...support import project
 from .. import dev_server, project_files
@@ -21,34 +30,47 @@ class Dev(Action):
     name = "dev"
     help = (
         "Start Dagster for this project: its webserver, its daemon and its code server, with this "
-        "Python. Ctrl-C ends all of it. -v 2 shows everything that Dagster and its runs log."
+        "Python, and the Django site, behind whose login Dagster's UI is. Ctrl-C ends all of it. "
+        "-v 2 shows everything that Dagster and its runs log."
     )
 
     @classmethod
     def add_arguments(cls, parser: CommandParser) -> None:
         """Add the options for port, address and Django's site."""
         parser.add_argument(
-            "--port", type=int, help="Port of Dagster's UI; default: that of DAGSTER_URL, or 3000."
+            "--port", type=int, help="Port to listen on; default: that of DAGSTER_URL, or 3000."
         )
         parser.add_argument(
             "--host",
             default="127.0.0.1",
-            help="Address to listen on; default: 127.0.0.1, this machine only. Dagster's UI has no "
-            "login.",
+            help="Address to listen on; default: 127.0.0.1, this machine only.",
+        )
+        parser.add_argument(
+            "--no-login",
+            action="store_true",
+            help="Serve Dagster's UI without a login, as 'dagster dev' does: who reaches the port "
+            "may do everything.",
         )
         parser.add_argument(
             "--django",
             metavar="HOST:PORT",
             nargs="?",
             const=dev_server.SITE,
-            help="Serve the Django site, too, as 'manage.py runserver' does, by default at "
-            f"{dev_server.SITE}: what Dagster shows of a tree links to its page in the admin.",
+            help="With --no-login: serve the Django site beside it, as 'manage.py runserver' does, "
+            f"by default at {dev_server.SITE}: what Dagster shows of a tree links to its page in "
+            "the admin.",
         )
 
     def handle(self, options: Mapping[str, Any]) -> None:
         """Serve until a signal ends the command."""
+        lacking = "" if options["no_login"] else _why_no_login()
+        login = not options["no_login"] and not lacking
         dagster = Address(options["host"], options["port"] or dev_server.default_port())
-        site = None if options["django"] is None else _address(options["django"])
+        site = None if options["django"] is None or login else _address(options["django"])
+        if options["django"] is not None and login:
+            self.out.warn("--django is left aside: the site is served where Dagster is.")
+        if lacking:
+            self.out.warn(f"Dagster's UI is served without a login: {lacking}")
         _refuse_unusable(dagster, "--port")
         if site is not None:
             if site.port == dagster.port:
@@ -57,7 +79,7 @@ class Dev(Action):
                     "with --django or --port."
                 )
             _refuse_unusable(site, "--django")
-        server = DevServer(_ready_home(), dagster, site, options["verbosity"] > 1)
+        server = DevServer(_ready_home(), dagster, site, options["verbosity"] > 1, login)
         for message in _of_system_checks():
             self.out.warn(f"{message.msg}\n  {message.hint or ''}".rstrip())
         self.out.line(f"Dagster is starting, with its home in {server.home} …")
@@ -65,10 +87,72 @@ class Dev(Action):
             raise CommandError(ended)
 
     def _say_where(self, server: DevServer) -> None:
-        self.out.line(self.out.style.SUCCESS(f"Dagster is ready: open {server.dagster.url}"))
+        path = f"{conf.current().DAGSTER_PATH}/" if server.login else ""
+        address = f"{server.dagster.url}{path}"
+        self.out.line(self.out.style.SUCCESS(f"Dagster is ready: open {address}"))
+        if server.login:
+            self.out.line("  It is behind the login of the Django site.")
+            if not get_user_model()._default_manager.filter(is_active=True).exists():
+                self.out.warn("Nobody can log in yet: add a user with 'manage.py createsuperuser'.")
         self.out.line("  Jobs, a tree, Launchpad, Launch Run. Ctrl-C here ends everything.")
-        if server.site is not None:
-            self.out.line(f"The Django site is at {server.site.url}{_admin_path()}")
+        site = server.dagster if server.login else server.site
+        if site is not None:
+            self.out.line(f"The Django site is at {site.url}{_admin_path()}")
+
+
+class Web(Action):
+    """Serves the Django site and Dagster's UI."""
+
+    name = "web"
+    help = (
+        "Serve the Django site and, behind its login, Dagster's UI (under DAGSTER_PATH), in one "
+        "process. Dagster's daemon is started apart: 'dagster-daemon run'."
+    )
+
+    @classmethod
+    def add_arguments(cls, parser: CommandParser) -> None:
+        """Add the options for port, address and the workspace."""
+        parser.add_argument("--port", type=int, default=8000, help="Default: 8000.")
+        parser.add_argument(
+            "--host",
+            default="127.0.0.1",
+            help="Address to listen on; default: 127.0.0.1, this machine only.",
+        )
+        parser.add_argument(
+            "--only-dagster",
+            action="store_true",
+            help="Serve no site: another server serves it, under the same host name, and both read "
+            "the same sessions.",
+        )
+        parser.add_argument(
+            "--workspace",
+            metavar="FILE",
+            help="The workspace.yaml that names the code locations; default: the project's own, "
+            "else its packaged code location.",
+        )
+        parser.add_argument(
+            "--reload", action="store_true", help="Start again when a Python file has changed."
+        )
+
+    def handle(self, options: Mapping[str, Any]) -> None:
+        """Serve until a signal ends the command."""
+        from .. import web_server  # it imports a server
+
+        address = Address(options["host"], options["port"])
+        if lacking := _why_no_login():
+            raise CommandError(f"There is no login to serve Dagster's UI behind: {lacking}")
+        if not os.environ.get(autoreload.DJANGO_AUTORELOAD_ENV):
+            _refuse_unusable(address, "--port")
+        workspace = options["workspace"]
+        if workspace is not None and not Path(workspace).is_file():
+            raise CommandError(f"There is no file {workspace!r}.", returncode=2)
+        web_server.serve(
+            address,
+            with_site=not options["only_dagster"],
+            workspace=None if workspace is None else Path(workspace),
+            verbosity=options["verbosity"],
+            reload=options["reload"],
+        )
 
 
 class Init(Action):
@@ -190,6 +274,20 @@ def _admin_path() -> str:
         return reverse("admin:index")
     except NoReverseMatch:
         return ""
+
+
+def _why_no_login() -> str:
+    """Return why the site has no login behind which Dagster could be; blank if it has one."""
+    from ...web.gate import login_path  # it imports a parser, which other actions don't need
+
+    for app in ("django.contrib.auth", "django.contrib.sessions"):
+        if not apps.is_installed(app):
+            return f"{app} is not among INSTALLED_APPS."
+    try:
+        resolve(urlsplit(resolve_url(login_path())).path)
+    except (Resolver404, ImproperlyConfigured):
+        return "the site has no page to log in on (LOGIN_URL, or the admin)."
+    return ""
 
 
 def _of_system_checks() -> list[CheckMessage]:

@@ -1,0 +1,1 @@
+"""Tests of the gate before Dagster's UI."""
