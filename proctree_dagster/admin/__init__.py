@@ -9,7 +9,16 @@ Importing it must not import Dagster: every Django command loads the admin.
 
 from django.contrib.admin import AdminSite
 
-from ..models import OutboxRun, Overview, ProcessTree, ProcessTreeSchedule, Run, Trigger
+from ..models import (
+    DagsterAction,
+    OutboxRun,
+    Overview,
+    ProcessTree,
+    ProcessTreeSchedule,
+    Run,
+    Trigger,
+)
+from .dagster_actions import DagsterActionAdmin
 from .outbox import OutboxRunAdmin
 from .overview import OverviewAdmin
 from .permissions import FIRE, NAME_FUNCTIONS, RUN
@@ -25,6 +34,7 @@ PAGES = {
     ProcessTreeSchedule: ProcessTreeScheduleAdmin,
     Trigger: TriggerAdmin,
     OutboxRun: OutboxRunAdmin,
+    DagsterAction: DagsterActionAdmin,
 }
 """The pages of each model."""
 
@@ -50,6 +60,7 @@ __all__ = [
     "NAME_FUNCTIONS",
     "PAGES",
     "RUN",
+    "DagsterActionAdmin",
     "OutboxRunAdmin",
     "OverviewAdmin",
     "ProcessTreeAdmin",

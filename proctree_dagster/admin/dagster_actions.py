@@ -25,7 +25,7 @@ class DagsterActionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.display(description=_("runs"))
     def runs(self, action: DagsterAction) -> SafeString:
-        """The runs that it has launched."""
+        """Return links to the runs that it has launched."""
         links = [(run_link(str(each), site=self.admin_site.name),) for each in action.run_ids]
         return format_html_join(", ", "{}", links)
 
