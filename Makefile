@@ -6,7 +6,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 3000
-DJANGO_PORT ?= 8000
 
 RIGHT_PYTHON = -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
   "This is Python %d.%d; Python 3.11 or newer is needed: make PYTHON=python3.11 ..." \
@@ -22,8 +21,8 @@ WARN := -W default
 .PHONY: test-dagster-oldest test-dagster-newest install-newest install-oldest install-dagster venv clean
 .DEFAULT_GOAL := run
 
-# Installs, migrates, saves the example's trees, and serves them: Dagster on http://localhost:3000, Django's admin on
-# http://localhost:8000. exec: a signal reaches the command itself, which ends every process that it started.
+# Installs, migrates, saves the example's trees, and serves them on http://localhost:3000: Django's admin and, behind its
+# login, Dagster's UI. exec: a signal reaches the command itself, which ends every process that it started.
 # Its history is kept in the example's folder, whatever the environment names.
 run: export DAGSTER_HOME := $(CURDIR)/example/dagster_home
 run: install
@@ -33,7 +32,7 @@ run: install
 	  'Click:  Jobs > monthly_close > Launchpad > Launch Run' \
 	  'Type:   $(BIN)/python manage.py monthly_close      (in another terminal)' \
 	  'Then:   Runs, where both are listed.' ''
-	@exec $(BIN)/python manage.py proctree dev --port $(PORT) --django 127.0.0.1:$(DJANGO_PORT)
+	@exec $(BIN)/python manage.py proctree dev --port $(PORT)
 
 # Lints, types and contracts, then the tests, those of real processes and a real browser included.
 # Several at once, the long ones first: most of what they do is wait.

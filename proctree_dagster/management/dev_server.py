@@ -154,6 +154,7 @@ class DevServer:
             folder = afterwards.enter_context(tempfile.TemporaryDirectory(prefix="proctree-"))
             received = afterwards.enter_context(_signals())
             processes: list[subprocess.Popen[bytes]] = []
+            afterwards.callback(project.forget_ended_webserver, self.home)
             afterwards.callback(lambda: _stop(processes, received))
             for command in self._commands(folder):
                 processes.append(self._start(command))

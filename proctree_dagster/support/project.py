@@ -229,6 +229,13 @@ def forget_webserver(home: str, pid: int) -> None:
         path.unlink(missing_ok=True)
 
 
+def forget_ended_webserver(home: str) -> None:
+    """Remove the file that ``note_webserver`` has written, if its process has ended."""
+    path = Path(home) / WEBSERVER
+    if _webserver(path, {State.GONE}):
+        path.unlink(missing_ok=True)
+
+
 def serves_privately(home: str) -> bool:
     """Return whether ``proctree_dagster.web`` serves a home's Dagster now."""
     found = _webserver(Path(home) / WEBSERVER, {State.RUNNING}).get("url")

@@ -40,6 +40,7 @@ FILE = re.compile(r"# (\S+\.(?:py|yaml))( \(add\))?\n")
 INSTALLS = ("pip install ", "python -m venv ", ". .venv/")
 ASKS = re.compile(r"python manage\.py proctree (doctor|list|logs|runs)\b")
 DEV = "python manage.py proctree dev"
+ADD_USER = "python manage.py createsuperuser"
 
 SHELL = """
 import sys, json, django
@@ -97,6 +98,7 @@ class Newcomer:
         self.env = {key: value for key, value in os.environ.items() if key not in left_out}
         self.env["PATH"] = os.pathsep.join([str(Path(python).parent), os.environ["PATH"]])
         self.env |= {"TERM": "dumb", "NO_COLOR": "1", "DJANGO_COLORS": "nocolor", "COLUMNS": "200"}
+        self.env["DJANGO_SUPERUSER_PASSWORD"] = "a long password"
         self.shell: subprocess.Popen[str] | None = None
         self.dev: subprocess.Popen[bytes] | None = None
 
@@ -159,6 +161,8 @@ class Newcomer:
         """Type a command in a terminal, and return what it prints."""
         if command == DEV:
             return self.start_dev()
+        if command == ADD_USER:  # it asks; a person types
+            command += " --noinput --username ann --email ann@example.com"
         reader, terminal = pty.openpty()
         fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 200, 0, 0))
         process = subprocess.Popen(

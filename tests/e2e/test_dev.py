@@ -7,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pytest
 
 from tests.e2e.newcomer import Newcomer
 from tests.tools.code_files import code_of
+from tests.tools.site import PASSWORD, Person
 from tests.tools.stack import SELECTOR, free_port, heed_interrupts, wait_for
 
 pytestmark = pytest.mark.e2e
@@ -51,6 +51,8 @@ class NewProject:
         with (folder / "mysite" / "settings.py").open("a") as settings:
             settings.write('INSTALLED_APPS += ["proctree_dagster", "bookkeeping"]\n')
         self.manage("migrate", "-v0")
+        self.env |= {"DJANGO_SUPERUSER_USERNAME": "ann", "DJANGO_SUPERUSER_PASSWORD": PASSWORD}
+        self.manage("createsuperuser", "--noinput", "--email=ann@example.com")
 
     def run(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
@@ -109,13 +111,15 @@ class NewProject:
 
 
 def graphql(port: int, query: str, **variables: Any) -> Any:
-    request = urllib.request.Request(
-        f"http://127.0.0.1:{port}/graphql",
-        json.dumps({"query": query, "variables": variables}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    with urllib.request.urlopen(request, timeout=60) as answer:
-        return json.load(answer)["data"]
+    """Ask Dagster as somebody who is logged in; without a login, as anybody."""
+    person = Person(port)
+    try:
+        person.log_in("ann", PASSWORD)
+    except KeyError:  # there is no login: it is Dagster alone
+        person.path = ""
+    status, answer = person.ask(query, **variables)
+    assert status == 200, answer
+    return answer["data"]
 
 
 LAUNCH = """
@@ -175,9 +179,12 @@ def test_a_project_with_nothing_but_the_app_is_run_by_proctree_dev(
     project.manage("shell", "-c", SAVE)
     assert "total: 3" in project.manage("close")  # before Dagster was ever started
     port = free_port()
-    dev = project.start("--port", str(port))
+    # Once with the login of the site, and once without one.
+    dev = project.start("--port", str(port), *(["--no-login"] if is_written else []))
+    path = "" if is_written else "/dagster"
     said = project.log.read_text()
-    assert f"Dagster is ready: open http://localhost:{port}" in said
+    assert f"Dagster is ready: open http://localhost:{port}{path}" in said
+    assert ("behind the login" in said) is not is_written
     assert "Supersession" not in said
     assert "INFO" not in said
     if not is_written:  # the whole guide, typed in while Dagster runs; once is enough
@@ -199,7 +206,7 @@ def test_a_project_with_nothing_but_the_app_is_run_by_proctree_dev(
     submit = "from proctree_dagster.tree_builder import ProcessTreeManager as M; "
     said = project.manage("shell", "-c", f"{submit}print(M.submit_tree('close').url)")
     url = said.strip().splitlines()[-1]
-    assert url.startswith(f"http://localhost:{port}/runs/")
+    assert url.startswith(f"http://localhost:{port}{path}/runs/")
     ended_well(port, url.rpartition("/")[2])
     # Beside the guide's own files there are those of the home and of ``init``, and no others.
     written = {name for name in WRITTEN_BY_INIT if (project.folder / name).exists()}

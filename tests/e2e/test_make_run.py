@@ -1,14 +1,12 @@
 """``make run``: the example with its Django site, in a copy of the checkout."""
 
-import http.cookiejar
+import json
 import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import urllib.parse
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import psutil
 import pytest
 
 from tests.tools import TOP
+from tests.tools.site import Person
 from tests.tools.stack import free_port, heed_interrupts, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(shutil.which("make") is None, reason="no make")]
@@ -43,11 +42,11 @@ class Checkout:
         self.log = folder / "make.log"
         self.started: list[subprocess.Popen[bytes]] = []
 
-    def make_run(self, dagster: int, django: int) -> subprocess.Popen[bytes]:
+    def make_run(self, port: int) -> subprocess.Popen[bytes]:
         command = ["make", "-o", "install", "run", f"BIN={Path(sys.executable).parent}"]
         with self.log.open("wb") as log:
             process = subprocess.Popen(
-                [*command, f"PORT={dagster}", f"DJANGO_PORT={django}"],
+                [*command, f"PORT={port}"],
                 cwd=self.folder,
                 env=self.env,
                 stdout=log,
@@ -88,23 +87,11 @@ def checkout(tmp_path: Path) -> Iterator[Checkout]:
         found.close()
 
 
-def log_in(site: str, name: str, password: str) -> urllib.request.OpenerDirector:
-    """Log in to the admin as a person does, and return what keeps the session."""
-    cookies = http.cookiejar.CookieJar()
-    opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(cookies))
-    opener.open(f"{site}/admin/login/").close()
-    token = next(each.value for each in cookies if each.name == "csrftoken")
-    form = {"username": name, "password": password, "csrfmiddlewaretoken": token or ""}
-    form["next"] = "/admin/"
-    opener.open(f"{site}/admin/login/", urllib.parse.urlencode(form).encode()).close()
-    return opener
-
-
 def test_make_run_serves_dagster_and_an_admin_with_the_user_that_it_prints(
     checkout: Checkout,
 ) -> None:
-    dagster, django = free_port(), free_port()
-    make = checkout.make_run(dagster, django)
+    port = free_port()
+    make = checkout.make_run(port)
 
     def ready() -> bool:
         assert make.poll() is None, checkout.said()
@@ -112,30 +99,26 @@ def test_make_run_serves_dagster_and_an_admin_with_the_user_that_it_prints(
 
     wait_for("the example", ready, 120)
     said = checkout.said()
-    assert f"Dagster is ready: open http://localhost:{dagster}" in said
+    assert f"Dagster is ready: open http://localhost:{port}/dagster/" in said
     user = re.search(r"The admin's user is '(\w+)', its password '(\w+)'", said)
     assert user is not None
-    site = f"http://localhost:{django}"
-    admin = log_in(site, user[1], user[2])
+    person = Person(port)
+    assert person.ask("{ version }")[0] == 401
+    person.log_in(user[1], user[2])
     # The link from Dagster leads to the tree's page in the admin.
-    query = urllib.parse.quote(
-        '{ pipelineOrError(params: {repositoryName: "process_trees", repositoryLocationName: '
-        '"proctree", pipelineName: "monthly_close"}) { ... on Pipeline { metadataEntries { '
-        "... on UrlMetadataEntry { url } } } } }"
-    )
-    with urllib.request.urlopen(f"http://127.0.0.1:{dagster}/graphql?query={query}") as answer:
-        link = re.search(rf"{site}/admin/[^\"]+", answer.read().decode())
+    query = """{ pipelineOrError(params: {repositoryName: "process_trees",
+      repositoryLocationName: "proctree", pipelineName: "monthly_close"}) {
+      ... on Pipeline { metadataEntries { ... on UrlMetadataEntry { url } } } } }"""
+    link = re.search(r"/admin/[^\"]+", json.dumps(person.ask(query)))
     assert link is not None
-    with admin.open(link[0]) as page:
-        assert "monthly_close" in page.read().decode()
-    # Another one says which port is taken, of Django's, too, and leaves this one alone.
-    for ports, option in (((dagster, free_port()), "--port"), ((free_port(), django), "--django")):
-        refused = checkout.make_run(*ports)
-        assert refused.wait(60) != 0
-        assert f"name another one with {option}" in checkout.said()
+    status, page = person.send("GET", link[0])
+    assert (status, "monthly_close" in page) == (200, True)
+    # Another one says that the port is taken, and leaves this one alone.
+    refused = checkout.make_run(port)
+    assert refused.wait(60) != 0
+    assert "name another one with --port" in checkout.said()
     assert make.poll() is None
     # make passes SIGTERM on; a terminal gives Ctrl-C to all of them.
     os.killpg(make.pid, signal.SIGINT)
     make.wait(60)
     wait_for("everything to end", lambda: not checkout.processes())
-    assert not (checkout.folder / "elsewhere").exists()

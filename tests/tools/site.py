@@ -72,6 +72,9 @@ class Person:
     """
 
     port: int
+    path: str = "/dagster"
+    """Under which path Dagster is served."""
+
     cookies: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -112,5 +115,5 @@ class Person:
         """Send a query to Dagster as its UI does; return the status and the answer."""
         headers = {"Content-Type": "application/json", "Origin": self.origin}
         body = json.dumps({"query": query, "variables": variables})
-        status, text = self.send("POST", "/dagster/graphql", body, headers)
+        status, text = self.send("POST", f"{self.path}/graphql", body, headers)
         return status, json.loads(text)
