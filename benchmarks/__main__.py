@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from . import launch, scale, schedules, steps
+from . import launch, scale, schedules, steps, web
 from .table import HEADER, Row, tell
 
 BENCHMARKS: dict[str, Callable[[Path, int], list[Row]]] = {
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], list[Row]]] = {
     "scale": scale.rows,
     "schedules": schedules.rows,
     "steps": steps.rows,
+    "web": web.rows,
 }
 
 
