@@ -154,18 +154,16 @@ class DevServer:
             folder = afterwards.enter_context(tempfile.TemporaryDirectory(prefix="proctree-"))
             received = afterwards.enter_context(_signals())
             processes: list[subprocess.Popen[bytes]] = []
-            afterwards.callback(project.forget_ended_webserver, self.home)
+            afterwards.callback(project.forget_webserver, self.home, os.getpid())
+            self._note_addresses(folder)  # before the code server is asked for the trees' links
             afterwards.callback(lambda: _stop(processes, received))
             for command in self._commands(folder):
                 processes.append(self._start(command))
-            if not self.login:  # what serves it behind the login records its addresses itself
-                self._note_addresses(processes[0].pid)
-                afterwards.callback(project.forget_webserver, self.home, processes[0].pid)
             if self.site is not None:
                 processes.append(self._start(self._site_command(self.site), self._site_output()))
             ready = False
             while not received and all(each.poll() is None for each in processes):
-                if not ready and self._is_ready():
+                if not ready and self._is_ready(folder):
                     ready = True
                     when_ready()
                 time.sleep(POLL_SECONDS)
@@ -184,13 +182,20 @@ class DevServer:
             start_new_session=True,  # Ctrl-C is passed on once by us, not by the terminal, too
         )
 
-    def _note_addresses(self, pid: int) -> None:
-        site = None if self.site is None else self.site.url
-        project.note_webserver(self.home, self.dagster.url, pid, site=site)
+    def _note_addresses(self, folder: str) -> None:
+        site = self.dagster if self.login else self.site
+        public = f"{self.dagster.url}{conf.current().DAGSTER_PATH}" if self.login else None
+        project.note_webserver(
+            self.home,
+            f"{conf.SOCKET}{_socket(folder)}" if self.login else self.dagster.url,
+            os.getpid(),
+            site=None if site is None else site.url,
+            public=public,
+        )
 
-    def _is_ready(self) -> bool:
+    def _is_ready(self, folder: str) -> bool:
         if self.login:
-            return project.serves_privately(self.home) and _is_open(self.dagster)
+            return _socket(folder).exists() and _is_open(self.dagster)
         return _serves_dagster(self.dagster) and (self.site is None or _is_open(self.site))
 
     def _commands(self, folder: str) -> list[list[str]]:
@@ -199,11 +204,11 @@ class DevServer:
             return [self._dagster_command(folder)]
         own = project.own_workspace()
         if own is not None:
-            return [self._daemon_command(own), self._web_command(own)]
-        socket = Path(folder) / "code.sock"
-        workspace = project.write_workspace(Path(folder), socket)
-        server = self._code_server_command(socket)
-        return [server, self._daemon_command(workspace), self._web_command(workspace)]
+            return [self._daemon_command(own), self._web_command(own, folder)]
+        code = Path(folder) / "code.sock"
+        workspace = project.write_workspace(Path(folder), code)
+        server = self._code_server_command(code)
+        return [server, self._daemon_command(workspace), self._web_command(workspace, folder)]
 
     def _code_server_command(self, socket: Path) -> list[str]:
         return [
@@ -217,11 +222,12 @@ class DevServer:
         command = (sys.executable, "-m", "dagster._daemon", "run", "--workspace", str(workspace))
         return [*command, "--log-level", self._level]
 
-    def _web_command(self, workspace: Path) -> list[str]:
+    def _web_command(self, workspace: Path, folder: str) -> list[str]:
         return [
             *(sys.executable, "-m", "django", "proctree", "web", "--reload"),
             *("--host", self.dagster.host, "--port", str(self.dagster.port)),
-            *("--workspace", str(workspace), "-v", "2" if self.verbose else "0"),
+            *("--workspace", str(workspace), "--socket", str(_socket(folder))),
+            *("-v", "2" if self.verbose else "0"),
         ]
 
     @property
@@ -261,6 +267,11 @@ class DevServer:
             run_tags.CONSOLE_LEVEL: "" if self.verbose else "WARNING",
             "PYTHONWARNINGS": ",".join(filter(None, (warnings, SUPERSEDED))),
         }
+
+
+def _socket(folder: str) -> Path:
+    """Return where the web process answers Django itself."""
+    return Path(folder) / "dagster.sock"
 
 
 def _serves_dagster(address: Address) -> bool:

@@ -15,7 +15,13 @@ LEVELS = {0: "warning", 1: "info", 2: "info", 3: "debug"}
 
 
 def serve(
-    address: Address, *, with_site: bool, workspace: Path | None, verbosity: int, reload: bool
+    address: Address,
+    *,
+    with_site: bool,
+    workspace: Path | None,
+    socket: Path | None,
+    verbosity: int,
+    reload: bool,
 ) -> None:
     """Serve until a signal ends the process.
 
@@ -27,6 +33,8 @@ def serve(
         Whether the Django site is served, too.
     workspace:
         The file that names Dagster's code locations; ``None``: the project's own.
+    socket:
+        Where Django itself asks Dagster; ``None``: one of its own, which is noted in the home.
     verbosity:
         The command's, from 0 to 3.
     reload:
@@ -39,6 +47,7 @@ def serve(
         public=public,
         site_url=address.url if with_site else None,
         workspace=workspace,
+        socket=socket,
         log_level=LEVELS[verbosity],
     )
     run = partial(_run, application, address, verbosity)

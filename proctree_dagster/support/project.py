@@ -229,19 +229,6 @@ def forget_webserver(home: str, pid: int) -> None:
         path.unlink(missing_ok=True)
 
 
-def forget_ended_webserver(home: str) -> None:
-    """Remove the file that ``note_webserver`` has written, if its process has ended."""
-    path = Path(home) / WEBSERVER
-    if _webserver(path, {State.GONE}):
-        path.unlink(missing_ok=True)
-
-
-def serves_privately(home: str) -> bool:
-    """Return whether ``proctree_dagster.web`` serves a home's Dagster now."""
-    found = _webserver(Path(home) / WEBSERVER, {State.RUNNING}).get("url")
-    return found is not None and found.startswith(conf.SOCKET)
-
-
 def webserver_url() -> str | None:
     """Return the address of Dagster's webserver: the setting's, or that of ``proctree dev``.
 

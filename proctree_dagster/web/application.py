@@ -46,6 +46,9 @@ class Application:
         The address of the site, recorded for links from Dagster; left out, that of the settings.
     workspace:
         The file that names the code locations; left out, the project's own.
+    socket:
+        Where Django itself asks Dagster, known by ``PROCTREE["DAGSTER_URL"]``; left out, a socket
+        of its own, which is noted in Dagster's home.
     log_level:
         The lowest level that Dagster's code servers log.
     """
@@ -57,10 +60,11 @@ class Application:
         public: str | None = None,
         site_url: str | None = None,
         workspace: Path | None = None,
+        socket: Path | None = None,
         log_level: str = "info",
     ) -> None:
         self._with_site = with_site
-        self._dagster = Dagster(public, site_url, workspace, log_level)
+        self._dagster = Dagster(public, site_url, workspace, socket, log_level)
         self._lock = threading.Lock()
         self._parts: tuple[ASGIApp, Gate, str] | None = None
 
@@ -119,15 +123,20 @@ class Dagster:
 
     Parameters
     ----------
-    public, site_url, workspace, log_level:
+    public, site_url, workspace, socket, log_level:
         See ``Application``.
     """
 
     def __init__(
-        self, public: str | None, site_url: str | None, workspace: Path | None, log_level: str
+        self,
+        public: str | None,
+        site_url: str | None,
+        workspace: Path | None,
+        socket: Path | None,
+        log_level: str,
     ) -> None:
         self._public, self._site_url = public, site_url
-        self._workspace, self._log_level = workspace, log_level
+        self._workspace, self._socket, self._log_level = workspace, socket, log_level
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._app: ASGIApp | None = None
@@ -187,34 +196,40 @@ class Dagster:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="proctree-web-")))
         workspace = self._workspace or project.workspace(folder)
         path = conf.current().DAGSTER_PATH
+        socket = self._socket or folder / "dagster.sock"
+        if self._socket is None:
+            self._note_addresses(socket, stack)
         served = stack.enter_context(webserver_app.opened((path, ""), workspace, self._log_level))
-        self._serve_privately(served[1], folder, stack)
+        _serve_privately(served[1], socket, stack)
         app: ASGIApp = served[0]
         return app
 
-    def _serve_privately(self, app: ASGIApp, folder: Path, stack: ExitStack) -> None:
-        """Serve Django's own requests on a socket that only this user of the system can open."""
-        import uvicorn
-
-        socket = folder / "dagster.sock"
-        config = uvicorn.Config(
-            Private(app), uds=str(socket), log_level="warning", lifespan="off", access_log=False
-        )
-        server = uvicorn.Server(config)
-        thread = threading.Thread(target=server.run, name="proctree-dagster-private", daemon=True)
-        thread.start()
-
-        def stop() -> None:
-            server.should_exit = True
-            thread.join(STOP_SECONDS)
-
-        stack.callback(stop)
+    def _note_addresses(self, socket: Path, stack: ExitStack) -> None:
+        """Record where this serves, before a code server is asked for links to it."""
         home = project.home()
         if home is not None:
-            address = f"{conf.SOCKET}{socket}"
             public = self._public or conf.current().DAGSTER_PUBLIC_URL
+            address = f"{conf.SOCKET}{socket}"
             project.note_webserver(home, address, os.getpid(), site=self._site_url, public=public)
             stack.callback(project.forget_webserver, home, os.getpid())
+
+
+def _serve_privately(app: ASGIApp, socket: Path, stack: ExitStack) -> None:
+    """Serve Django's own requests on a socket that only this user of the system can open."""
+    import uvicorn
+
+    config = uvicorn.Config(
+        Private(app), uds=str(socket), log_level="warning", lifespan="off", access_log=False
+    )
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, name="proctree-dagster-private", daemon=True)
+    thread.start()
+
+    def stop() -> None:
+        server.should_exit = True
+        thread.join(STOP_SECONDS)
+
+    stack.callback(stop)
 
 
 class Private:

@@ -131,6 +131,12 @@ class Web(Action):
             "else its packaged code location.",
         )
         parser.add_argument(
+            "--socket",
+            metavar="FILE",
+            help="Where Django itself asks Dagster to reload (DAGSTER_URL); default: a socket of "
+            "its own, which is noted in Dagster's home.",
+        )
+        parser.add_argument(
             "--reload", action="store_true", help="Start again when a Python file has changed."
         )
 
@@ -150,6 +156,7 @@ class Web(Action):
             address,
             with_site=not options["only_dagster"],
             workspace=None if workspace is None else Path(workspace),
+            socket=None if options["socket"] is None else Path(options["socket"]),
             verbosity=options["verbosity"],
             reload=options["reload"],
         )
