@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import socket
 import tempfile
 import threading
 import time
@@ -196,40 +197,53 @@ class Dagster:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="proctree-web-")))
         workspace = self._workspace or project.workspace(folder)
         path = conf.current().DAGSTER_PATH
-        socket = self._socket or folder / "dagster.sock"
+        private = self._socket or folder / "dagster.sock"
         if self._socket is None:
-            self._note_addresses(socket, stack)
+            self._note_addresses(private, stack)
         served = stack.enter_context(webserver_app.opened((path, ""), workspace, self._log_level))
-        _serve_privately(served[1], socket, stack)
+        _serve_privately(served[1], private, stack)
         app: ASGIApp = served[0]
         return app
 
-    def _note_addresses(self, socket: Path, stack: ExitStack) -> None:
+    def _note_addresses(self, private: Path, stack: ExitStack) -> None:
         """Record where this serves, before a code server is asked for links to it."""
         home = project.home()
         if home is not None:
             public = self._public or conf.current().DAGSTER_PUBLIC_URL
-            address = f"{conf.SOCKET}{socket}"
+            address = f"{conf.SOCKET}{private}"
             project.note_webserver(home, address, os.getpid(), site=self._site_url, public=public)
             stack.callback(project.forget_webserver, home, os.getpid())
 
 
-def _serve_privately(app: ASGIApp, socket: Path, stack: ExitStack) -> None:
+def _serve_privately(app: ASGIApp, path: Path, stack: ExitStack) -> None:
     """Serve Django's own requests on a socket that only this user of the system can open."""
     import uvicorn
 
     config = uvicorn.Config(
-        Private(app), uds=str(socket), log_level="warning", lifespan="off", access_log=False
+        Private(app), log_level="warning", lifespan="off", access_log=False, loop="asyncio"
     )
     server = uvicorn.Server(config)
-    thread = threading.Thread(target=server.run, name="proctree-dagster-private", daemon=True)
+    listener = _private_listener(path)
+    thread = threading.Thread(
+        target=server.run, args=([listener],), name="proctree-dagster-private", daemon=True
+    )
     thread.start()
 
     def stop() -> None:
         server.should_exit = True
         thread.join(STOP_SECONDS)
+        path.unlink(missing_ok=True)
 
     stack.callback(stop)
+
+
+def _private_listener(path: Path) -> socket.socket:
+    """Return a socket that is bound, which this user of the system alone may open."""
+    path.unlink(missing_ok=True)  # of a process that was killed
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    path.chmod(0o600)  # it does not listen yet
+    return listener
 
 
 class Private:
