@@ -24,8 +24,8 @@ class Migration(migrations.Migration):
                 ('created_at', models.DateTimeField(auto_now_add=True, db_index=True, verbose_name='at')),
             ],
             options={
-                'verbose_name': 'action in Dagster',
-                'verbose_name_plural': 'actions in Dagster',
+                'verbose_name': 'record of an action in Dagster',
+                'verbose_name_plural': 'record of actions in Dagster',
                 'ordering': ['-created_at', '-pk'],
                 'permissions': [('view_dagster', "Can see Dagster's UI"), ('operate_dagster', "Can launch and cancel runs in Dagster's UI, and set schedules"), ('administer_dagster', "Can delete, reload and set limits in Dagster's UI")],
                 'default_permissions': ('view', 'delete'),

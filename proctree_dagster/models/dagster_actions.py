@@ -31,8 +31,8 @@ class DagsterAction(models.Model):
             ("administer_dagster", _("Can delete, reload and set limits in Dagster's UI")),
         ]
         ordering = ["-created_at", "-pk"]
-        verbose_name = _("action in Dagster")
-        verbose_name_plural = _("actions in Dagster")
+        verbose_name = _("record of an action in Dagster")
+        verbose_name_plural = _("record of actions in Dagster")
 
     def __str__(self) -> str:
         return f"{self.username}: {self.action} {self.target}".rstrip()

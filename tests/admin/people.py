@@ -13,7 +13,7 @@ ADMIN = "/admin/proctree_dagster"
 
 VIEWS = (
     *("view_processtree", "view_processtreeschedule", "view_trigger", "view_triggersubscription"),
-    *("view_treelink", "view_outboxrun", "view_run"),
+    *("view_treelink", "view_outboxrun", "view_run", "view_dagsteraction"),
 )
 """Those of people who only watch."""
 
@@ -23,7 +23,7 @@ DEEDS = ("run_processtree", "cancel_run", "retry_run", "fire_trigger")
 MODELS = ("processtree", "processtreeschedule", "trigger", "triggersubscription", "treelink")
 OWNS = (
     *(f"{verb}_{model}" for verb in ("add", "change", "delete") for model in MODELS),
-    *("delete_outboxrun", "name_functions"),
+    *("delete_outboxrun", "delete_dagsteraction", "name_functions"),
 )
 """Those of an owner, besides."""
 

@@ -9,6 +9,7 @@ from django.urls import URLPattern, URLResolver, get_resolver
 
 from proctree_dagster.domain import run_tags
 from proctree_dagster.models import (
+    DagsterAction,
     OutboxRun,
     ProcessTree,
     ProcessTreeSchedule,
@@ -47,6 +48,7 @@ class Rows:
     schedule: ProcessTreeSchedule
     trigger: Trigger
     outbox: OutboxRun
+    action: DagsterAction
 
     def key(self, model: str) -> str:
         """Return the key of the row of a model; an unknown one for those without rows."""
@@ -55,6 +57,7 @@ class Rows:
             "processtreeschedule": self.schedule,
             "trigger": self.trigger,
             "outboxrun": self.outbox,
+            "dagsteraction": self.action,
         }
         return str(rows[model].pk) if model in rows else str(uuid.UUID(int=7))
 
@@ -99,7 +102,10 @@ def make_rows(name: str = "t", context: Any = None, tags: Any = None) -> Rows:
     OutboxRun.objects.create(
         process_tree=follower, reason=name, family=str(outbox.run_id), tags=family
     )
-    return Rows(tree, schedule, trigger, outbox)
+    action = DagsterAction.objects.create(
+        username=name, action="launchRun", target=name, run_ids=[name], allowed=True
+    )
+    return Rows(tree, schedule, trigger, outbox, action)
 
 
 def table(lines: Iterable[Iterable[str]]) -> str:

@@ -26,6 +26,11 @@ GET                               anonymous  staff  viewer  operator  owner  sup
 /                                 login      200    200     200       200    200
 autocomplete/                     login      403    200     200       200    200
 (app)                             login      404    200     200       200    200
+dagsteraction/                    login      403    200     200       200    200
+dagsteraction/KEY/change/         login      403    200     200       200    200
+dagsteraction/KEY/delete/         login      403    403     403       200    200
+dagsteraction/KEY/history/        login      403    200     200       200    200
+dagsteraction/add/                login      403    403     403       403    403
 outboxrun/                        login      403    200     200       200    200
 outboxrun/KEY/change/             login      403    200     200       200    200
 outboxrun/KEY/delete/             login      403    403     403       200    200
@@ -66,6 +71,11 @@ POST                              anonymous  staff  viewer  operator  owner  sup
 /                                 login      200    200     200       200    200
 autocomplete/                     login      405    405     405       405    405
 (app)                             login      404    200     200       200    200
+dagsteraction/                    login      403    200     200       200    200
+dagsteraction/KEY/change/         login      403    403     403       403    403
+dagsteraction/KEY/delete/         login      403    403     403       302*   302*
+dagsteraction/KEY/history/        login      403    200     200       200    200
+dagsteraction/add/                login      403    403     403       403    403
 outboxrun/                        login      403    200     200       302*   302*
 outboxrun/KEY/change/             login      403    403     403       403    403
 outboxrun/KEY/delete/             login      403    403     403       302*   302*
