@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from typing import Any
+from urllib.parse import parse_qsl, quote
 
 import pytest
 from django.contrib.auth.models import User
@@ -18,13 +19,15 @@ SCRIPT, IMAGE = "<script>alert(1)</script>", '"><img src=x onerror=alert(1)>'
 EVIL = f"{SCRIPT} {IMAGE} '{{{{7*7}}}}' </textarea></title></style>"
 """It closes what it may stand in, and begins what a browser would run."""
 
-QUERIES = (
-    *("", "q={evil}", "q=zzz", "all=", "o={evil}", "o=1.-2", "p={evil}", "e=1", "{evil}={evil}"),
-    *("_popup=1", "_facets=True", "_changelist_filters={evil}"),
-    *("overdue={evil}", "rule={evil}", "held_back={evil}", "enabled__exact={evil}"),
-    *("state__exact={evil}", "status={evil}", "tree={evil}", "day={evil}", "tag={evil}"),
-)
+QUERIES = ("", "q={evil}", "o={evil}", "p={evil}", "_popup=1&_facets=True&all=", "{evil}={evil}")
 """What is added to the addresses of lists."""
+
+FILTERS: dict[str, tuple[str, ...]] = {
+    "processtreeschedule": ("overdue={evil}", "rule={evil}", "held_back={evil}"),
+    "trigger": ("state__exact={evil}", "enabled__exact={evil}"),
+    "run": ("status={evil}", "tree={evil}&tag={evil}", "day={evil}", "trigger={evil}"),
+}
+"""What is added besides to that of a list."""
 
 
 class Elements(HTMLParser):
@@ -101,8 +104,9 @@ def addresses(rows: Rows) -> Iterator[tuple[str, dict[str, Any]]]:
                 yield address, {**named, "term": ""}
                 yield address, {**named, "term": EVIL}
         elif route.startswith(APP) and route.count("/") == 2:
-            for query in QUERIES:
-                yield address, dict([query.format(evil=EVIL).split("=", 1)] if query else [])
+            model = route.removeprefix(APP).rstrip("/")
+            for query in (*QUERIES, *FILTERS.get(model, ())):
+                yield address, dict(parse_qsl(query.replace("{evil}", quote(EVIL)), True))
         else:
             yield address, {}
         yield address.replace(rows.key("run"), EVIL), {}

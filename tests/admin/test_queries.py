@@ -17,14 +17,11 @@ from tests.admin.people import ADMIN, browser
 
 pytestmark = pytest.mark.django_db
 
-LISTS = {
-    "processtree": ("", "q=t1"),
-    "processtreeschedule": ("", "q=t1", "overdue=no", "held_back=nothing", "rule=interval"),
-    "trigger": ("", "q=t1", "state__exact=pending"),
-    "outboxrun": ("", "q=t1", "state__exact=waiting"),
-    "overview": ("",),
-    "run": ("",),
-}
+LISTS = (
+    *("processtree/", "processtreeschedule/", "trigger/", "outboxrun/", "overview/", "run/"),
+    "processtreeschedule/?q=t1&overdue=no&held_back=nothing&rule=interval",
+    "outboxrun/?q=t1&state__exact=waiting",
+)
 
 
 def add_rows(numbers: range) -> None:
@@ -53,12 +50,10 @@ def test_a_list_costs_as_many_queries_for_five_rows_as_for_five_hundred() -> Non
 
     def queries() -> dict[str, int]:
         found = {}
-        for model, asked in LISTS.items():
-            for query in asked:
-                address = f"{ADMIN}/{model}/?{query}"
-                with CaptureQueriesContext(connection) as captured:
-                    assert client.get(address).status_code == 200
-                found[address] = len(captured)
+        for each in LISTS:
+            with CaptureQueriesContext(connection) as captured:
+                assert client.get(f"{ADMIN}/{each}").status_code == 200
+            found[each] = len(captured)
         return found
 
     add_rows(range(5))

@@ -168,19 +168,25 @@ GONE = {"$model": "app.Organisation", "pk": 77}
     ],
     ids=str,
 )
-@pytest.mark.parametrize("on_tree_page", [False, True], ids=["own page", "tree's page"])
 def test_a_context_with_which_no_run_could_succeed_is_refused_with_one_error(
-    admin_client: Client, context: str, problem: str, on_tree_page: bool
+    admin_client: Client, context: str, problem: str
 ) -> None:
     schedule = tree(func=processes.needs).register_schedule(context={"argument": 0})
-    page, prefix = page_of(schedule), ""
-    if on_tree_page:
-        page, prefix = f"{ADMIN}/processtree/{schedule.process_tree_id}/change/", "schedule-0-"
-    data = {**shown(admin_client, page), f"{prefix}context": context}
-    found = errors(admin_client.post(page, data))
+    page = page_of(schedule)
+    found = errors(admin_client.post(page, {**shown(admin_client, page), "context": context}))
     assert list(found) == ["context"]
     [told] = found["context"]
     assert problem in told
+
+
+@pytest.mark.parametrize("context", ["{}", "{", json.dumps({"argument": GONE})])
+def test_it_is_refused_on_the_tree_s_page_too(admin_client: Client, context: str) -> None:
+    schedule = tree(func=processes.needs).register_schedule(context={"argument": 0})
+    page = f"{ADMIN}/processtree/{schedule.process_tree_id}/change/"
+    data = {**shown(admin_client, page), "schedule-0-context": context}
+    found = errors(admin_client.post(page, data))
+    assert list(found) == ["context"]
+    assert len(found["context"]) == 1
 
 
 def test_a_context_whose_rows_are_there_is_saved(admin_client: Client) -> None:
