@@ -177,7 +177,7 @@ class Dagster:
                 self._app, self._problem = app, ""
                 logger.info("Dagster's UI is ready.")
                 self._stop.wait()
-        except Exception as error:  # the site goes on; the next request tries again
+        except Exception as error:  # the site is served all the same; a later request tries again
             logger.exception("Dagster can't be served.")
             self._problem = f"{type(error).__name__}: {error}"
         finally:

@@ -39,7 +39,7 @@ BODY_SECONDS = 30.0
 """How long a request may take to send its body."""
 
 CHECK_SECONDS = 20.0
-"""How often the session behind a WebSocket is read again."""
+"""Seconds between two checks of a WebSocket's session."""
 
 MAX_MESSAGE = 256 * 1024
 """Most bytes of a message of a WebSocket."""
@@ -317,7 +317,7 @@ def _problem_of_message(message: Message) -> str:
 
 
 async def _session_ends(scope: Scope) -> None:
-    """Return when the session behind a WebSocket may see Dagster no longer."""
+    """Return when a WebSocket's session may see Dagster no longer."""
     while True:
         await asyncio.sleep(CHECK_SECONDS)
         try:

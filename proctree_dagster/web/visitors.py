@@ -48,7 +48,7 @@ def request_of(scope: Any) -> HttpRequest:
 
 
 def look(request: HttpRequest) -> Seen:
-    """Return the user of a request's session, read anew from Django's database."""
+    """Return the user of a request's session, as Django's database has them now."""
     with fresh_connections():
         engine = import_module(settings.SESSION_ENGINE)
         try:
@@ -67,7 +67,7 @@ look_async = sync_to_async(look)
 
 
 def visitor(seen: Seen) -> Visitor:
-    """Return what a user may do, read anew from Django's database."""
+    """Return what a user may do, as Django's database has it now."""
     with fresh_connections():
         roles = (VIEW, OPERATE, ADMINISTER)
         return Visitor(

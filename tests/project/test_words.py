@@ -52,6 +52,10 @@ ALLOWED = (
     "behind a proxy",
     "behind a reverse proxy",
     "behind nginx",
+    "behind the login",
+    "behind its login",
+    "behind django's login",
+    "behind whose login",
 )
 """Phrases in which a listed word has its plain meaning."""
 

@@ -146,7 +146,7 @@ class Web(Action):
 
         address = Address(options["host"], options["port"])
         if lacking := _why_no_login():
-            raise CommandError(f"There is no login to serve Dagster's UI behind: {lacking}")
+            raise CommandError(f"Dagster's UI can't be served, as the site has no login: {lacking}")
         if not os.environ.get(autoreload.DJANGO_AUTORELOAD_ENV):
             _refuse_unusable(address, "--port")
         workspace = options["workspace"]
@@ -284,7 +284,7 @@ def _admin_path() -> str:
 
 
 def _why_no_login() -> str:
-    """Return why the site has no login behind which Dagster could be; blank if it has one."""
+    """Return why the site has no login; blank if it has one."""
     from ...web.gate import login_path  # it imports a parser, which other actions don't need
 
     for app in ("django.contrib.auth", "django.contrib.sessions"):
