@@ -37,10 +37,6 @@ outboxrun/KEY/delete/             login      403    403     403       200    200
 outboxrun/KEY/history/            login      403    200     200       200    200
 outboxrun/add/                    login      403    403     403       403    403
 overview/                         login      403    200     200       200    200
-overview/KEY/change/              login      403    302     302       302    302
-overview/KEY/delete/              login      403    403     403       403    403
-overview/KEY/history/             login      302    302     302       302    302
-overview/add/                     login      403    403     403       403    403
 processtree/                      login      403    200     200       200    200
 processtree/KEY/change/           login      403    200     200       200    200
 processtree/KEY/delete/           login      403    403     403       200    200
@@ -82,10 +78,6 @@ outboxrun/KEY/delete/             login      403    403     403       302*   302
 outboxrun/KEY/history/            login      403    200     200       200    200
 outboxrun/add/                    login      403    403     403       403    403
 overview/                         login      403    200     200       200    200
-overview/KEY/change/              login      403    403     403       403    403
-overview/KEY/delete/              login      403    403     403       403    403
-overview/KEY/history/             login      302    302     302       302    302
-overview/add/                     login      403    403     403       403    403
 processtree/                      login      403    200     200       200    200
 processtree/KEY/change/           login      403    403     403       200    200
 processtree/KEY/delete/           login      403    403     403       302*   302*
