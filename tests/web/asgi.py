@@ -1,5 +1,6 @@
 """Sending requests to an ASGI application in the test's own thread, and its database."""
 
+import asyncio
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -144,7 +145,9 @@ def _exchange(app: Any, scope: Any, incoming: list[Any]) -> Got:
     waiting = list(incoming)
 
     async def receive() -> Any:
-        return waiting.pop(0) if waiting else {"type": "http.disconnect"}
+        if not waiting:  # the client waits for the answer
+            await asyncio.Event().wait()
+        return waiting.pop(0)
 
     async def send(message: Any) -> None:
         got.sent.append(message)
