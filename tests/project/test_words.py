@@ -53,6 +53,7 @@ ALLOWED = (
     "behind a reverse proxy",
     "behind nginx",
     "behind the login",
+    "behind the site's login",
     "behind its login",
     "behind django's login",
     "behind whose login",
