@@ -1,5 +1,6 @@
 """Trees: their processes, schedule, links, and the permission to run them."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.contrib import admin
@@ -8,12 +9,15 @@ from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.text import Truncator
+from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_safe
 
 from ..models import ProcessTree, TreeLink
 from ..services import function_listing
-from . import tree_page
+from . import html, tree_page
 from .forms import JSON_FIELDS, FollowerForm
 from .permissions import NAME_FUNCTIONS, NeedsRunPermission, may_run
 from .process_forms import ProcessTreeForm
@@ -41,8 +45,10 @@ class FollowersInline(NeedsRunPermission, admin.TabularInline):  # type: ignore[
 class ProcessTreeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Trees; what is saved here is validated like everywhere else."""
 
-    list_display = ["name", "job_name", "description", "executor", "updated_at"]
-    search_fields = ["name", "description"]
+    list_display = ["name", "about", "rule", "next_run", "last_run"]
+    list_filter = ["schedule__enabled", "schedule__last_run_status", "executor"]
+    list_select_related = ["schedule"]
+    search_fields = ["name", "description", "job_name"]
     form = ProcessTreeForm
     formfield_overrides = JSON_FIELDS
     readonly_fields = ["job_name", "created_at", "updated_at"]
@@ -56,6 +62,46 @@ class ProcessTreeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         (_("Dates"), {"fields": ["job_name", "created_at", "updated_at"]}),
     ]
     inlines = [ScheduleInline, FollowersInline]
+
+    class Media:
+        css: Mapping[str, Any] = {"all": ["proctree_dagster/admin.css"]}
+
+    @admin.display(description=_("description"), ordering="description")
+    def about(self, tree: ProcessTree) -> str:
+        """Return the beginning of its description."""
+        return html.labelled(gettext("description"), Truncator(tree.description).chars(80))
+
+    @admin.display(description=_("schedule"))
+    def rule(self, tree: ProcessTree) -> str:
+        """Return its schedule's rule in words, and what holds it back."""
+        schedule = tree.schedule_or_none
+        if schedule is None:
+            return html.labelled(gettext("schedule"), "")
+        held_back = html.badge(schedule.held_back_by, "canceling")
+        text = format_html("{} {}", schedule.rule_in_words, held_back)
+        return html.labelled(gettext("schedule"), text)
+
+    @admin.display(description=_("next run"), ordering="schedule__next_run")
+    def next_run(self, tree: ProcessTree) -> str:
+        """Return when it is due next, if its schedule is on."""
+        schedule = tree.schedule_or_none
+        is_on = schedule is not None and schedule.enabled
+        at = schedule.next_run if schedule is not None and is_on else None
+        return html.labelled(gettext("next run"), html.moment(at, seconds=False))
+
+    @admin.display(description=_("last scheduled run"), ordering="schedule__last_run")
+    def last_run(self, tree: ProcessTree) -> str:
+        """Return its schedule's last run: its status, its time, and a link to it."""
+        schedule = tree.schedule_or_none
+        if schedule is None:
+            return html.labelled(gettext("last scheduled run"), "")
+        parts = (
+            html.status_badge(schedule.last_run_status),
+            html.moment(schedule.last_run, seconds=False),
+            html.run_link(schedule.last_run_id, site=self.admin_site.name),
+        )
+        shown = format_html_join(" ", "{}", ((part,) for part in parts if part))
+        return html.labelled(gettext("last scheduled run"), shown)
 
     def has_add_permission(self, request: HttpRequest) -> bool:
         """Return whether the user may add trees and name functions, of which a tree consists."""

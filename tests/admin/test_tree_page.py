@@ -18,7 +18,7 @@ from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, TreeLink
 from proctree_dagster.running import dagster_loading, tree_runs
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from proctree_dagster.triggers import create_trigger
-from tests.admin.people import ADMIN, VIEWS, staff
+from tests.admin.people import ADMIN, VIEWS, staff, text_of
 from tests.admin.sent import fields, ids
 from tests.app import processes
 
@@ -420,6 +420,30 @@ def test_many_processes_runs_and_followers_cost_as_many_queries_as_few(
     viewer = staff(*VIEWS)
     cost("warm", 3)
     assert cost("few", 5) == cost("many", 60)
+
+
+def test_the_list_of_trees_costs_as_many_queries_for_many_as_for_few(admin_client: Client) -> None:
+    def cost(count: int) -> int:
+        for number in range(count):
+            made = tree(f"{count} {number}")
+            made.save()
+            made.register_schedule()
+        with CaptureQueriesContext(connection) as captured:
+            assert admin_client.get(f"{ADMIN}/processtree/").status_code == 200
+        return len(captured)
+
+    assert cost(3) == cost(20)
+
+
+def test_the_list_of_trees_shows_schedule_and_last_run(admin_client: Client) -> None:
+    made = tree()
+    made.save()
+    made.register_schedule(interval_minutes=60, enabled=False)
+    tree("without").save()
+    ProcessTreeSchedule.objects.update(last_run_status="failure", last_run_id="a" * 36)
+    text = text_of(admin_client.get(f"{ADMIN}/processtree/"))
+    assert "every hour in Africa/Johannesburg Django" in text
+    assert "failed aaaaaaaa" in text
 
 
 # --- The graph ------------------------------------------------------------------------------------
