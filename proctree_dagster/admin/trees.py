@@ -1,12 +1,15 @@
 """Trees: their processes, schedule, links, and the permission to run them."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import Any
 
-from django.contrib import admin
+from django.contrib import admin, messages
+from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
+from django.db import DataError
 from django.db.models import QuerySet
-from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
+from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
@@ -17,6 +20,7 @@ from django.views.decorators.http import require_safe
 
 from ..models import ProcessTree, TreeLink
 from ..services import function_listing
+from ..support.row_reading import UNREADABLE, readable
 from . import html, tree_page
 from .forms import JSON_FIELDS, FollowerForm
 from .permissions import NAME_FUNCTIONS, NeedsRunPermission, may_run
@@ -39,6 +43,35 @@ class FollowersInline(NeedsRunPermission, admin.TabularInline):  # type: ignore[
         """Return the links with the names of both trees, which each row shows."""
         named = super().get_queryset(request).select_related("source", "target")
         return named.only("kind", "source", "target", "source__name", "target__name")
+
+
+class TreeList(ChangeList):
+    """A page of the list; a row that can't be read hides no other."""
+
+    def get_results(self, request: HttpRequest) -> None:
+        """Read the rows; of one that can't be read, its name."""
+        super().get_results(request)
+        page = self.result_list
+        try:
+            self.result_list = list(page)
+        except UNREADABLE:
+            pks = list(page.values_list("pk", flat=True))
+            rows = ProcessTree.objects.with_schedules().filter(pk__in=pks)
+            found = readable(rows, ProcessTree.objects.what_can_be_read)
+            self.result_list = sorted(found, key=lambda row: pks.index(row.pk))
+
+
+def of_readable(cell: Callable[[Any, ProcessTree], str]) -> Callable[[Any, ProcessTree], str]:
+    """Make a cell of the list say so if its row can't be read."""
+
+    @wraps(cell)
+    def shown(page: Any, tree: ProcessTree) -> str:
+        try:
+            return cell(page, tree)
+        except UNREADABLE:
+            return html.labelled("", gettext("can't be read"))
+
+    return shown
 
 
 @admin.register(ProcessTree)
@@ -67,11 +100,13 @@ class ProcessTreeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         css: Mapping[str, Any] = {"all": ["proctree_dagster/admin.css"]}
 
     @admin.display(description=_("description"), ordering="description")
+    @of_readable
     def about(self, tree: ProcessTree) -> str:
         """Return the beginning of its description."""
         return html.labelled(gettext("description"), Truncator(tree.description).chars(80))
 
     @admin.display(description=_("schedule"))
+    @of_readable
     def rule(self, tree: ProcessTree) -> str:
         """Return its schedule's rule in words, and what holds it back."""
         schedule = tree.schedule_or_none
@@ -82,6 +117,7 @@ class ProcessTreeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return html.labelled(gettext("schedule"), text)
 
     @admin.display(description=_("next run"), ordering="schedule__next_run")
+    @of_readable
     def next_run(self, tree: ProcessTree) -> str:
         """Return when it is due next, if its schedule is on."""
         schedule = tree.schedule_or_none
@@ -90,6 +126,7 @@ class ProcessTreeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         return html.labelled(gettext("next run"), html.moment(at, seconds=False))
 
     @admin.display(description=_("last scheduled run"), ordering="schedule__last_run")
+    @of_readable
     def last_run(self, tree: ProcessTree) -> str:
         """Return its schedule's last run: its status, its time, and a link to it."""
         schedule = tree.schedule_or_none
@@ -124,6 +161,37 @@ class ProcessTreeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
         names_code = ["name", "processes", "executor"]
         may_name = request.user.has_perm(NAME_FUNCTIONS)
         return [*super().get_readonly_fields(request, obj), *([] if may_name else names_code)]
+
+    def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
+        """Return the list that shows unreadable rows, too."""
+        return TreeList
+
+    def get_object(self, request: HttpRequest, *args: Any, **kwargs: Any) -> ProcessTree | None:
+        """Return a tree; ``None`` if there is none, or it can't be read."""
+        try:
+            return super().get_object(request, *args, **kwargs)
+        except DataError:  # PostgreSQL's; of others Django makes None itself
+            return None
+
+    def _get_obj_does_not_exist_redirect(
+        self, request: HttpRequest, opts: Any, object_id: str
+    ) -> HttpResponse:
+        """Lead to another page; of a row that is there and can't be read, say that."""
+        name = self._name_of(object_id)
+        if name is None:
+            return super()._get_obj_does_not_exist_redirect(request, opts, object_id)  # type: ignore[misc, no-any-return]
+        told = gettext(
+            "The process tree “%(name)s” can't be read: a column holds what no form writes. Mend "
+            "it in SQL; “python manage.py proctree check” says which one."
+        )
+        self.message_user(request, told % {"name": name}, messages.ERROR)
+        address = html.page_address(self.admin_site.name, ProcessTree, "changelist")
+        return HttpResponseRedirect(address)
+
+    def _name_of(self, object_id: str) -> str | None:
+        if not object_id.isdigit():
+            return None
+        return ProcessTree.objects.filter(pk=object_id).values_list("name", flat=True).first()
 
     def get_form(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
         """Return the form, with the address from which it completes functions."""

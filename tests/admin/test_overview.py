@@ -119,10 +119,8 @@ def test_broken_rows_are_named_first(admin_client: Client) -> None:
 def test_a_row_that_can_not_be_read_hides_no_other(admin_client: Client) -> None:
     unreadable, readable = register(enabled=False), register(enabled=False)
     with connection.cursor() as cursor:
-        cursor.execute(
-            f"UPDATE {ProcessTreeSchedule._meta.db_table} SET last_run = 'never' WHERE id = %s",
-            [unreadable.pk],
-        )
+        table, wrong = ProcessTreeSchedule._meta.db_table, "2026-13-45 00:00:00"
+        cursor.execute(f"UPDATE {table} SET last_run = %s WHERE id = %s", [wrong, unreadable.pk])
     part = sections(shown(admin_client))["Paused"]
     assert readable.process_tree.name in part
 

@@ -261,6 +261,29 @@ def test_a_schedule_that_can_not_be_read_says_so(admin_client: Client) -> None:
     assert "No/Where" in section(shown(admin_client, row), "pt-schedule")
 
 
+def test_a_row_that_can_not_be_read_hides_no_other_and_is_said_to_be_there(
+    admin_client: Client,
+) -> None:
+    made = tree("broken")
+    row = made.save()
+    made.register_schedule()
+    tree("whole").save()
+    changes = {ProcessTree: "created_at", ProcessTreeSchedule: "last_run"}
+    with connection.cursor() as cursor:
+        for model, column in changes.items():
+            pk = model.objects.earliest("pk").pk  # type: ignore[attr-defined]
+            table, wrong = model._meta.db_table, "2026-13-45 00:00:00"
+            cursor.execute(f"UPDATE {table} SET {column} = %s WHERE id = %s", [wrong, pk])
+    text = text_of(admin_client.get(f"{ADMIN}/processtree/"))
+    assert "whole" in text
+    assert "broken" in text
+    assert "can't be read" in text
+    answer = admin_client.get(page_of(row), follow=True)
+    assert "The process tree “broken” can't be read" in text_of(answer)
+    gone = admin_client.get(f"{ADMIN}/processtree/999/change/", follow=True)
+    assert "doesn’t exist" in text_of(gone)
+
+
 # --- Who sees what --------------------------------------------------------------------------------
 
 
