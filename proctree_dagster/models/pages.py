@@ -48,6 +48,7 @@ class Overview(models.Model):
         managed = False
         base_manager_name = "objects"
         default_permissions = ()
+        # Translators: Django's admin sorts pages by these names; choose one that comes first.
         verbose_name = _("overview")
         verbose_name_plural = _("overview")
 

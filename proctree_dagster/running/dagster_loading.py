@@ -9,6 +9,7 @@ import logging
 import os
 import threading
 
+from ..domain.texts import explain
 from ..support.helper_threads import HelperThread
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ NEEDED = (
 _lock = threading.Lock()
 _loaded = threading.Event()
 _thread: threading.Thread | None = None
+_problem = ""
 
 
 def begin() -> None:
@@ -45,14 +47,21 @@ def wait(seconds: float) -> bool:
     return _loaded.wait(seconds)
 
 
+def problem() -> str:
+    """Return why the last import has failed; blank if none has, or a later one succeeded."""
+    return _problem
+
+
 def _load() -> None:
-    global _thread
+    global _thread, _problem
     try:
         for name in NEEDED:
             importlib.import_module(name)
+        _problem = ""
         _loaded.set()
-    except Exception:  # the next page tries again; until then pages show what Django knows
+    except Exception as error:  # the next page tries again; until then they show what Django knows
         logger.exception("Dagster can't be imported.")
+        _problem = explain(error)
     finally:
         with _lock:
             _thread = None

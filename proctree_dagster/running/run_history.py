@@ -64,9 +64,12 @@ def opened(*, wait: float = WAIT) -> Iterator[History]:
     HistoryLoading
         Dagster is still being imported: ask again in a moment.
     HistoryUnavailable
-        It has no home, or can't be opened; the message says why.
+        It can't be imported, has no home, or can't be opened; the message says why.
     """
     if not dagster_loading.wait(wait):
+        if problem := dagster_loading.problem():
+            told = gettext("Dagster can't be imported: %(error)s") % {"error": problem}
+            raise HistoryUnavailable(told)
         raise HistoryLoading(gettext("Dagster is being loaded, which takes some seconds."))
     from ..orchestration.runs import opening
 

@@ -1,6 +1,7 @@
 """The overview: what runs, what failed, what is late, and whether Dagster answers."""
 
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -215,6 +216,20 @@ def test_while_dagster_is_loaded_it_says_so_and_asks_again_soon(
     html = shown(admin_client)
     assert "Dagster is being loaded" in html
     assert re.search(r'id="pt-live"[^>]* data-pt-seconds="2"', html)
+
+
+def test_a_dagster_that_can_not_be_imported_is_reported_and_not_waited_for(
+    admin_client: Client, dagster_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(dagster_loading, "NEEDED", ("proctree_dagster.no_such_module",))
+    monkeypatch.setattr(dagster_loading, "_loaded", threading.Event())
+    monkeypatch.setattr(dagster_loading, "_problem", "")
+    assert not dagster_loading.wait(0)
+    while (importing := dagster_loading._thread) is not None:
+        importing.join(30)
+    html = shown(admin_client)
+    assert "Dagster can&#x27;t be imported: ModuleNotFoundError" in html
+    assert re.search(r'id="pt-live"[^>]* data-pt-seconds="10"', html)
 
 
 def test_a_silent_daemon_is_reported_with_what_to_do(
