@@ -34,6 +34,8 @@ HEAVY = (
     *("test_job_snapshots", "test_names_of_functions", "test_intervals", "test_process_options"),
     *("test_tagging", "test_terminal", "test_forks", "test_broken_rows", "test_threads_executor"),
     *("test_saving_at_once", "test_fuzz_contexts_and_triggers", "test_allowed_failures"),
+    *("test_event_batching", "test_actions", "test_states", "test_memory", "test_said"),
+    *("test_lost_runs_on_postgresql", "test_accessibility", "test_pages_in_a_browser"),
     *("test_readme", "test_hosts", "test_dagster_internals", "test_demo_user", "test_ledger"),
 )
 """Modules that take more than six seconds of CPU each, most of them in processes of their own.

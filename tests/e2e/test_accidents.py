@@ -151,7 +151,7 @@ def test_a_database_killed_amid_claims_and_runs_neither_loses_nor_doubles_a_due_
     tmp_path: Path, postgres: "Postgres"
 ) -> None:
     chance = random.Random(0)
-    stack = Accidents(tmp_path, trees=25, database=postgres.new_database())
+    stack = Accidents(tmp_path, trees=25 if FULL else 12, database=postgres.new_database())
     try:
         stack.prepare()
         stack.give_due_times()
@@ -160,7 +160,7 @@ def test_a_database_killed_amid_claims_and_runs_neither_loses_nor_doubles_a_due_
         sixteen = stack.start_sixteen()
         for _ in range(DATABASES_KILLED):
             before = len(stack.calls())
-            wait_for("work", lambda: len(stack.calls()) > before + 5, 150)  # noqa: B023
+            wait_for("work", lambda: len(stack.calls()) > before + 3, 150)  # noqa: B023
             time.sleep(chance.uniform(0, 1))
             connections["stack"].close()
             postgres.kill()
