@@ -1,5 +1,6 @@
 """What people did in Dagster's UI."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.contrib import admin
@@ -22,6 +23,9 @@ class DagsterActionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     readonly_fields = ["created_at", "runs"]
     exclude = ["run_ids"]
     date_hierarchy = "created_at"
+
+    class Media:
+        css: Mapping[str, Any] = {"all": ["proctree_dagster/admin.css"]}
 
     @admin.display(description=_("runs"))
     def runs(self, action: DagsterAction) -> SafeString:

@@ -92,6 +92,14 @@ JSON_FIELDS: dict[type[Any], dict[str, Any]] = {
 """The ``formfield_overrides`` of a page with JSON on it."""
 
 
+def name_boxes(form: forms.BaseForm) -> None:
+    """Give the boxes of a form in a table, where they lack labels, names for screen readers."""
+    for field in form.fields.values():
+        box: Any = getattr(field.widget, "widget", field.widget)  # without the links beside it
+        if not box.is_hidden:
+            box.attrs.setdefault("aria-label", field.label)
+
+
 class TreeSelect(AutocompleteSelect):
     """The box in which a tree is chosen by a part of its name."""
 
@@ -311,6 +319,10 @@ class FollowerForm(Form):
     """A link: the tree that follows runs whenever the other one has."""
 
     runs = "target"
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        name_boxes(self)
 
 
 class TriggerForm(Form):

@@ -22,10 +22,19 @@ from ..models import ProcessTree, TreeLink
 from ..services import function_listing
 from ..support.row_reading import UNREADABLE, readable
 from . import html, tree_page
-from .forms import JSON_FIELDS, FollowerForm
+from .forms import JSON_FIELDS, FollowerForm, TreeSelect
 from .permissions import NAME_FUNCTIONS, NeedsRunPermission, may_run
 from .process_forms import ProcessTreeForm
 from .schedules import ScheduleInline
+
+
+class ExecutorFilter(admin.AllValuesFieldListFilter):
+    """By executor; the trees without one of their own have a name in it, too."""
+
+    def choices(self, changelist: Any) -> Any:
+        """Return the choices, each with a text."""
+        for choice in super().choices(changelist):
+            yield {**choice, "display": choice["display"] or gettext("the project's")}
 
 
 class FollowersInline(NeedsRunPermission, admin.TabularInline):  # type: ignore[type-arg]
@@ -34,10 +43,15 @@ class FollowersInline(NeedsRunPermission, admin.TabularInline):  # type: ignore[
     model = TreeLink
     form = FollowerForm
     fk_name = "source"
-    autocomplete_fields = ["target"]
     extra = 0
     verbose_name = _("tree that follows")
     verbose_name_plural = _("trees that follow")
+
+    def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
+        """Let a tree be chosen by a part of its name."""
+        if db_field.name == "target":
+            kwargs["widget"] = TreeSelect(db_field, self.admin_site)
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[TreeLink]:
         """Return the links with the names of both trees, which each row shows."""
@@ -79,7 +93,11 @@ class ProcessTreeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     """Trees; what is saved here is validated like everywhere else."""
 
     list_display = ["name", "about", "rule", "next_run", "last_run"]
-    list_filter = ["schedule__enabled", "schedule__last_run_status", "executor"]
+    list_filter = [
+        "schedule__enabled",
+        "schedule__last_run_status",
+        ("executor", ExecutorFilter),
+    ]
     list_select_related = ["schedule"]
     search_fields = ["name", "description", "job_name"]
     form = ProcessTreeForm

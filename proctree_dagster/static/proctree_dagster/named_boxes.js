@@ -7,11 +7,13 @@
     for (const select of part.querySelectorAll("select.admin-autocomplete[id]")) {
       const box = document.getElementById(`select2-${select.id}-container`);
       const label = document.querySelector(`label[for="${CSS.escape(select.id)}"]`);
-      if (box && label) box.setAttribute("aria-label", label.textContent.trim());
+      const text = select.getAttribute("aria-label") || label?.textContent.trim();
+      if (box && text) box.setAttribute("aria-label", text);
     }
   }
 
-  // After Select2 has made its elements, which it does when the document is ready, and in a new row.
-  window.addEventListener("load", () => name(document));
+  // After Select2 has made its elements, which it does when jQuery says that the document is ready (that may
+  // be later than the event "load"), and in a new row.
+  window.addEventListener("load", () => window.django.jQuery(() => name(document)));
   document.addEventListener("formset:added", (event) => window.setTimeout(() => name(event.target)));
 })();
