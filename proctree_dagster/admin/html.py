@@ -28,8 +28,14 @@ STATUSES = {
     "canceled": _("canceled"),
     "skipped": _("skipped"),
     "lost?": _("lost?"),
+    "dropped": _("dropped"),
+    "pending": _("pending"),
+    "running": _("running"),
+    "completed": _("completed"),
+    "failed": _("failed"),
+    "cached": _("cached"),
 }
-"""What a status is called on a page, by Dagster's name of it in small letters."""
+"""What a status is called on a page: a run's by Dagster's name in small letters, a process's."""
 
 
 def status_badge(status: str) -> SafeString | str:

@@ -51,6 +51,27 @@ def has_run_permission(
     return may_run(request, tree) if ask is None else bool(ask(request, tree))
 
 
+def may_with_run(
+    site: AdminSite, request: HttpRequest, permission: str, tree: ProcessTree | None = None
+) -> bool:
+    """Return whether the user has a permission, for all trees or for this one, and may run it.
+
+    Parameters
+    ----------
+    site:
+        The admin site.
+    request:
+        The request.
+    permission:
+        ``CANCEL`` or ``RETRY``.
+    tree:
+        The tree; ``None``: trees in general, or one that was deleted.
+    """
+    user = request.user
+    has_it = user.has_perm(permission) or (tree is not None and user.has_perm(permission, tree))
+    return has_it and has_run_permission(site, request, tree)
+
+
 class NeedsRunPermission:
     """Rows that make a tree run: writing them requires the permission to run it, too.
 

@@ -25,6 +25,7 @@ from . import html, tree_page
 from .forms import JSON_FIELDS, FollowerForm, TreeSelect
 from .permissions import NAME_FUNCTIONS, NeedsRunPermission, may_run
 from .process_forms import ProcessTreeForm
+from .run_now import RunNow
 from .schedules import ScheduleInline
 
 
@@ -89,7 +90,7 @@ def of_readable(cell: Callable[[Any, ProcessTree], str]) -> Callable[[Any, Proce
 
 
 @admin.register(ProcessTree)
-class ProcessTreeAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class ProcessTreeAdmin(RunNow, admin.ModelAdmin):  # type: ignore[type-arg]
     """Trees; what is saved here is validated like everywhere else."""
 
     list_display = ["name", "about", "rule", "next_run", "last_run"]

@@ -115,6 +115,7 @@ _RECORDS = frozenset(
 """Models with copies of other models' data: logs of changes, results of tasks, sessions."""
 
 
+@lru_cache(maxsize=4096)
 def is_sensitive_name(name: str) -> bool:
     """Return whether a field, key or attribute of this name is expected to hold a secret.
 
@@ -271,9 +272,12 @@ HIDDEN = "(hidden)"
 
 
 def masked(value: Any) -> Any:
-    """Return a copy of JSON for people to read: ``HIDDEN`` in the place of each secret."""
-    if isinstance(value, (list, tuple)):
-        return [masked(each) for each in value]
+    """Return a copy of JSON for people to read: ``HIDDEN`` in the place of each secret.
+
+    Other values in it, such as rows, stay what they are.
+    """
+    if type(value) in (list, tuple):
+        return type(value)(masked(each) for each in value)
     if not isinstance(value, dict):
         return value
     hides_key = _refers_to_secret_key(value)
@@ -285,7 +289,9 @@ def masked(value: Any) -> Any:
 
 def _hides(name: str, value: Any) -> bool:
     """Return whether a value is a secret by its name; that there is none is no secret."""
-    return value not in (None, "") and not isinstance(value, bool) and is_sensitive_name(name)
+    if value is None or value == "" or isinstance(value, (bool, Model)):
+        return False
+    return is_sensitive_name(name)
 
 
 def _refers_to_secret_key(value: Mapping[str, Any]) -> bool:

@@ -113,6 +113,15 @@ CONSOLE_LEVEL = "PROCTREE_CONSOLE_LEVEL"
 """The environment variable with the lowest log level that runs print."""
 
 
+_OF_THE_RUN_ITSELF = ("dagster/", ".dagster/", "proctree/")
+"""Prefixes of tags that concern the run itself."""
+
+
+def shown(tags: Mapping[str, str]) -> dict[str, str]:
+    """Return the tags that say something of a run's work: from its context, and from the caller."""
+    return {name: text for name, text in tags.items() if not name.startswith(_OF_THE_RUN_ITSELF)}
+
+
 def join(values: Iterable[str]) -> str:
     """Return several values as the value of one tag."""
     return ", ".join(values)

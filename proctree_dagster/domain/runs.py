@@ -178,6 +178,12 @@ class RunDetail:
     followed_by: tuple[str, ...]
     """Ids of the runs of its family that follow it directly."""
 
+    family: str
+    """Id of the first run of its family; blank if it has none."""
+
+    instead_of: str
+    """Id of the run in whose place it was made, as that failed before it started; or blank."""
+
     can_resume: bool
     """Whether it can be repeated from where it failed: it has failed or was canceled."""
 

@@ -1,21 +1,15 @@
 """The context on the command line: ``--context JSON``, and ``--set key=value``."""
 
-import json
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from django.apps import apps
 from django.core.management.base import CommandParser
-from django.db import models
 
 from .. import context as contexts
 from ..exceptions import ContextError
-from ..models.context_schema import UNSAID, WRITTEN, ContextSchema, accepts, members
+from ..models import typed_values
+from ..models.context_schema import UNSAID, ContextSchema
 from .pairs import split
-
-_ROW = re.compile(r"([A-Za-z_]\w*\.[A-Za-z_]\w*):(.+)", re.DOTALL)
-"""A row of a model: ``ledger.Organisation:1``."""
 
 
 def add_arguments(parser: CommandParser, use: str) -> None:
@@ -70,10 +64,7 @@ def parse_pairs(pairs: Iterable[str], schema: ContextSchema) -> dict[str, Any]:
     Parameters
     ----------
     pairs:
-        Each ``key=value``. A value is a row of a model if it is written ``app.Model:pk``, JSON if
-        it can be read as that (``5``, ``true``, ``[1, 2]``), and text otherwise. Where that does
-        not suit the annotation of a function, it is what suits: a bare key is a row of the model
-        that is named there, ``2026-03-31`` a date, ``0.25`` a ``Decimal``, ``5`` a text.
+        Each ``key=value``; for what a value may be see ``typed_values.parse``.
     schema:
         The schema of the tree's context.
 
@@ -85,40 +76,5 @@ def parse_pairs(pairs: Iterable[str], schema: ContextSchema) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, text in split(pairs, "--set", "year=2026", ContextError).items():
         key = schema.keys.get(name)
-        found[name] = _parse(text, UNSAID if key is None else key.annotation)
+        found[name] = typed_values.parse(text, UNSAID if key is None else key.annotation)
     return found
-
-
-def _parse(text: str, annotation: Any) -> Any:
-    if (match := _ROW.fullmatch(text)) and (model := _model(match[1])) is not None:
-        return _reference(model, _json_or_text(match[2]))
-    value = _json_or_text(text)
-    if accepts(annotation, value):
-        return value
-    for kind in members(annotation):
-        if kind is str:
-            return text
-        if kind in WRITTEN:
-            return {WRITTEN[kind][0]: text}
-        is_model = isinstance(kind, type) and issubclass(kind, models.Model)
-        if is_model and isinstance(value, int | str) and not isinstance(value, bool):
-            return _reference(kind, value)
-    return value
-
-
-def _json_or_text(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return text
-
-
-def _model(label: str) -> type[models.Model] | None:
-    try:
-        return apps.get_model(label)
-    except LookupError:
-        return None
-
-
-def _reference(model: type[models.Model], pk: Any) -> dict[str, Any]:
-    return {"$model": model._meta.label, "pk": pk}

@@ -28,6 +28,7 @@ def request_row(
     *,
     triggered_by: tags.Trigger = "admin",
     run_tags: Mapping[str, str] | None = None,
+    run_id: str | None = None,
 ) -> str:
     """Request a run of a saved tree, and return at once.
 
@@ -44,6 +45,8 @@ def request_row(
         Who started it.
     run_tags:
         More tags of the run.
+    run_id:
+        A UUID for the run; left out, a new one is made. If it was requested already, nothing is.
 
     Returns
     -------
@@ -59,10 +62,10 @@ def request_row(
     """
     validate_tree(row.to_dict())
     merged = {**row.default_context, **contexts.encode(context or {})}
-    requested = run_outbox.add(row, merged, {**(run_tags or {}), tags.TRIGGERED_BY: triggered_by})
-    run_id = str(requested.run_id)
-    after_commit(lambda: deliver_soon([run_id]))
-    return run_id
+    all_tags = {**(run_tags or {}), tags.TRIGGERED_BY: triggered_by}
+    requested = str(run_outbox.add(row, merged, all_tags, run_id=run_id).run_id)
+    after_commit(lambda: deliver_soon([requested]))
+    return requested
 
 
 _lock = threading.Lock()

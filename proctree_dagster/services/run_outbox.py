@@ -312,12 +312,26 @@ def drop(row: OutboxRun, reason: str) -> bool:
     return bool(waiting.update(state=OutboxState.DROPPED, reason=reason, leased_until=None))
 
 
+def withdraw_one(row: OutboxRun, reason: str, now: dt.datetime) -> bool:
+    """Drop a waiting row, unless another process is delivering it. Return False if one is."""
+    free = Q(leased_until=None) | Q(leased_until__lte=now)
+    waiting = OutboxRun.objects.filter(
+        free, pk=row.pk, run_id=row.run_id, state=OutboxState.WAITING
+    )
+    return bool(waiting.update(state=OutboxState.DROPPED, reason=reason, leased_until=None))
+
+
+def next_id(run_id: uuid.UUID) -> uuid.UUID:
+    """Return the id of the run that takes the place of one that failed before it started."""
+    return uuid.uuid5(run_id, "again")
+
+
 def launch_again(row: OutboxRun) -> None:
     """Give a delivered row another run, as its run has failed before its start.
 
     The new id is derived from the old one, and rows that wait for the old run wait for the new.
     """
-    new_id = uuid.uuid5(row.run_id, "again")
+    new_id = next_id(row.run_id)
     with writing(OutboxRun):
         won = OutboxRun.objects.filter(
             pk=row.pk, run_id=row.run_id, state=OutboxState.DELIVERED

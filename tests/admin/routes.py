@@ -59,6 +59,8 @@ class Rows:
             "outboxrun": self.outbox,
             "dagsteraction": self.action,
         }
+        if model == "run":  # that of the outbox, which Dagster does not have yet
+            return str(self.outbox.run_id)
         return str(rows[model].pk) if model in rows else str(uuid.UUID(int=7))
 
     def address(self, route: str) -> str:

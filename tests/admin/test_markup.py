@@ -131,13 +131,15 @@ def test_markup_is_text_on_every_page(rows: Rows, client: Client) -> None:
     for model in ("processtree", "processtreeschedule", "trigger", "outboxrun"):
         for page in ("", f"{rows.key(model)}/change/", f"{rows.key(model)}/delete/"):
             assert f"/admin/{APP}{model}/{page}" in seen, "it shows no name"
+    assert f"/admin/{APP}run/{rows.key('run')}/change/" in seen
 
 
 def test_markup_is_text_in_messages_on_confirmations_and_beside_errors(
     rows: Rows, client: Client
 ) -> None:
     deeds = {
-        "processtree": ["delete_selected"],
+        "run": ["cancel"],
+        "processtree": ["run_now", "delete_selected"],
         "processtreeschedule": ["disable", "disable", "enable", "delete_selected"],
         "trigger": ["fire", "reset", "disable", "disable", "fire", "delete_selected"],
         "outboxrun": ["delete_selected"],

@@ -41,6 +41,8 @@ processtree/                      login      403    200     200       200    200
 processtree/KEY/change/           login      403    200     200       200    200
 processtree/KEY/delete/           login      403    403     403       200    200
 processtree/KEY/history/          login      403    200     200       200    200
+processtree/KEY/run/              login      403    403     200       200    200
+processtree/KEY/run/choices/      login      403    403     404       404    404
 processtree/add/                  login      403    403     403       200    200
 processtree/functions/            login      403    403     403       200    200
 processtreeschedule/              login      403    200     200       200    200
@@ -51,10 +53,13 @@ processtreeschedule/KEY/history/  login      403    200     200       200    200
 processtreeschedule/add/          login      403    403     403       200    200
 processtreeschedule/trees/        login      403    403     403       200    200
 run/                              login      403    200     200       200    200
-run/KEY/change/                   login      403    302     302       302    302
+run/KEY/action/                   login      403    405     405       405    405
+run/KEY/change/                   login      403    200     200       200    200
 run/KEY/delete/                   login      403    403     403       403    403
 run/KEY/history/                  login      302    302     302       302    302
+run/KEY/live/                     login      403    200     200       200    200
 run/add/                          login      403    403     403       403    403
+run/retry-failed/                 login      403    200     200       200    200
 trigger/                          login      403    200     200       200    200
 trigger/KEY/action/               login      405    405     405       405    405
 trigger/KEY/change/               login      403    200     200       200    200
@@ -78,10 +83,12 @@ outboxrun/KEY/delete/             login      403    403     403       302*   302
 outboxrun/KEY/history/            login      403    200     200       200    200
 outboxrun/add/                    login      403    403     403       403    403
 overview/                         login      403    200     200       200    200
-processtree/                      login      403    200     200       200    200
+processtree/                      login      403    200     302*      302*   302*
 processtree/KEY/change/           login      403    403     403       200    200
 processtree/KEY/delete/           login      403    403     403       302*   302*
 processtree/KEY/history/          login      403    200     200       200    200
+processtree/KEY/run/              login      403    403     302*      302*   302*
+processtree/KEY/run/choices/      login      403    403     404       404    404
 processtree/add/                  login      403    403     403       200    200
 processtree/functions/            login      405    405     405       405    405
 processtreeschedule/              login      403    200     200       302*   302*
@@ -91,11 +98,14 @@ processtreeschedule/KEY/delete/   login      403    403     403       302*   302
 processtreeschedule/KEY/history/  login      403    200     200       200    200
 processtreeschedule/add/          login      403    403     403       200    200
 processtreeschedule/trees/        login      405    405     405       405    405
-run/                              login      403    200     200       200    200
-run/KEY/change/                   login      403    403     403       403    403
+run/                              login      403    403     302*      302*   302*
+run/KEY/action/                   login      403    403     302*      302*   302*
+run/KEY/change/                   login      403    405     405       405    405
 run/KEY/delete/                   login      403    403     403       403    403
 run/KEY/history/                  login      302    302     302       302    302
+run/KEY/live/                     login      403    405     405       405    405
 run/add/                          login      403    403     403       403    403
+run/retry-failed/                 login      403    405     405       405    405
 trigger/                          login      403    200     302*      302*   302*
 trigger/KEY/action/               login      403    403     302*      302*   302*
 trigger/KEY/change/               login      403    403     403       200    200
@@ -131,6 +141,11 @@ def sent(route: str, rows: Rows) -> dict[str, Any]:
         },
         f"{APP}processtreeschedule/<path:object_id>/action/": {"action": "disable"},
         f"{APP}trigger/<path:object_id>/action/": {"action": "fire"},
+        f"{APP}processtree/": {"action": "run_now", "_selected_action": rows.tree.pk},
+        f"{APP}run/": {
+            **{"action": "cancel", "confirmed": "yes", "_selected_action": rows.outbox.run_id},
+        },
+        f"{APP}run/<path:object_id>/action/": {"action": "cancel"},
     }
     return chosen.get(route, {"post": "yes"} if route.endswith("/delete/") else {})
 

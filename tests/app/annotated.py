@@ -2,12 +2,15 @@
 
 import datetime as dt
 import functools
+import uuid
 from collections.abc import Callable
 from decimal import Decimal
 from enum import Enum
 from typing import Annotated, Any, Literal
 
-from tests.app.models import Organisation
+from example.ledger.models import Account
+from example.ledger.models import Organisation as Books
+from tests.app.models import Customer, Organisation
 
 
 class Kind(Enum):
@@ -100,3 +103,50 @@ def decorated(year: int, title: str) -> str:
 def unreadable(year: "Unimported") -> int:  # type: ignore[name-defined]  # noqa: F821
     """Have an annotation that only a type checker could read."""
     return int(year)
+
+
+def everything(
+    text: str,
+    whole: int,
+    part: float = 0.5,
+    amount: Decimal = Decimal("1.50"),
+    day: dt.date | None = None,
+    at: dt.datetime | None = None,
+    time: dt.time = dt.time(9),
+    key: uuid.UUID | None = None,
+    dry_run: bool = False,
+    sure: bool | None = None,
+    kind: Literal["sale", "bill"] = "sale",
+    choice: Kind | None = None,
+    listed: list[int] | None = None,
+    either: int | str = "auto",
+    anything: Any = None,
+    organisation: Organisation | None = None,
+) -> str:
+    """Take one of each type.
+
+    Parameters
+    ----------
+    text:
+        What <b>it</b> is for.
+    """
+    return text
+
+
+def of_customer(customer: Customer) -> str:
+    """Take a row that holds a secret."""
+    return str(customer.name)
+
+
+def of_account(account: Account) -> str:
+    """Take a row that can be searched in the example's admin."""
+    return str(account.name)
+
+
+def of_books(books: Books) -> str:
+    """Take a row that can't be searched in the example's admin."""
+    return str(books.name)
+
+
+def takes_secrets(api_key: str, settings: dict[str, Any], **others: Any) -> None:
+    """Take secrets."""

@@ -401,3 +401,7 @@ def test_a_context_is_shown_without_its_secrets() -> None:
         "session": {"$model": "sessions.Session", "pk": "(hidden)"},
         "gone": {"$model": "no.Model", "pk": 1},
     }
+
+
+def test_what_is_called_like_a_secret_is_hidden_in_a_tuple_too() -> None:
+    assert sensitive.masked(({"token": "hunter2"}, 1)) == ({"token": "(hidden)"}, 1)

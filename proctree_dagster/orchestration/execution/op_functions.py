@@ -4,6 +4,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any, NoReturn
 
@@ -147,12 +148,21 @@ def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
         run_tags.SECONDS: round(outcome.seconds, 3),
     }
     if outcome.has_result:
-        metadata[run_tags.RESULT] = shown(outcome.result, write=sensitive.shown)
+        metadata[run_tags.RESULT] = shown(outcome.result, write=_without_secrets)
     if outcome.note or outcome.error:
         metadata[run_tags.REASON] = shorten(storable(outcome.note or outcome.error or ""))
     for name, value in outcome.response_variables.items():
-        metadata[storable(f"{run_tags.RESPONSE}/{name}")] = _variable(value)
+        is_secret = sensitive.is_sensitive_name(name)
+        shown_value = sensitive.HIDDEN if is_secret else _variable(value)
+        metadata[storable(f"{run_tags.RESPONSE}/{name}")] = shown_value
     return metadata
+
+
+def _without_secrets(value: Any) -> str:
+    """Return a value as text without secrets: those of rows, and what is called like one."""
+    with suppress(RecursionError):  # it holds itself, which its text can show
+        value = sensitive.masked(value)
+    return sensitive.shown(value)
 
 
 def _variable(value: Any) -> str | float:
@@ -163,7 +173,7 @@ def _variable(value: Any) -> str | float:
         return value
     if type(value) is float and math.isfinite(value):
         return value
-    return shown(value, write=sensitive.shown)
+    return shown(value, write=_without_secrets)
 
 
 def broken_op(tree: TreeRecord) -> OpDefinition:

@@ -67,6 +67,8 @@ def detail(instance: DagsterInstance, run_id: str) -> RunDetail:
         repetitions=tuple(repetitions(instance, run.run_id)),
         follows=tuple(tags.split(tags.value(run.tags, tags.FOLLOWS))),
         followed_by=tuple(tags.split(tags.value(run.tags, tags.FOLLOWED_BY))),
+        family=run.tags.get(tags.FAMILY, ""),
+        instead_of=run.tags.get(tags.INSTEAD_OF, ""),
         can_resume=run.status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED),
     )
 

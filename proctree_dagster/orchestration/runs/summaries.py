@@ -26,9 +26,6 @@ from ..dagster_features import FAILURES_AT_ONCE, is_on
 LAUNCHERS = (tags.USER, tags.SCHEDULE_NAME, tags.SENSOR_NAME)
 """The tags with a run's requester, by precedence."""
 
-_OTHERS = ("dagster/", ".dagster/", "proctree/")
-"""Prefixes of tags that concern the run itself."""
-
 _STEPS_FAILED = re.compile(r"Steps failed: (\[.*\])\.?\s*$", re.DOTALL)
 """What Dagster's event of a failed run says of its steps."""
 
@@ -61,7 +58,7 @@ def summary(record: RunRecord, failures: Mapping[str, str] | None = None) -> Run
         parent_run_id=run.parent_run_id,
         failures=dict(failures or {}),
         url=webserver.run_url(run.run_id),
-        tags={name: text for name, text in run.tags.items() if not name.startswith(_OTHERS)},
+        tags=tags.shown(run.tags),
         job_name=run.job_name,
     )
 

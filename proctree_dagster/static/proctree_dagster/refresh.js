@@ -2,7 +2,9 @@
 
    A part is an element with data-pt-refresh: the address of its HTML; data-pt-seconds: how often, 10
    if left out; and an id. It stops when a new part lacks data-pt-refresh, such as that of a run which
-   has ended. Without JavaScript nothing is refreshed, and the page works. */
+   has ended. What in it has data-pt-announce is read to those who can't see it, when it changes: in
+   the page's element with data-pt-announcer. Without JavaScript nothing is refreshed, and the page
+   works. */
 "use strict";
 
 (() => {
@@ -21,9 +23,17 @@
       const same = fresh.querySelector(selector(each));
       if (same) same.open = each.open;
     }
+    announce(part, fresh);
     const active = part.contains(document.activeElement) ? selector(document.activeElement) : null;
     part.replaceWith(fresh);
     if (active) fresh.querySelector(active)?.focus({ preventScroll: true });
+  }
+
+  /* Lets screen readers say what has changed: a part that is replaced itself would stay silent. */
+  function announce(part, fresh) {
+    const said = (each) => each.querySelector("[data-pt-announce]")?.textContent.trim();
+    const announcer = document.querySelector("[data-pt-announcer]");
+    if (announcer && said(fresh) !== said(part)) announcer.textContent = said(fresh) ?? "";
   }
 
   /* Says in the part that it is out of date. */
