@@ -13,7 +13,6 @@ from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
-from django.utils.text import Truncator
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_safe
@@ -93,7 +92,7 @@ def of_readable(cell: Callable[[Any, ProcessTree], str]) -> Callable[[Any, Proce
 class ProcessTreeAdmin(RunNow, admin.ModelAdmin):  # type: ignore[type-arg]
     """Trees; what is saved here is validated like everywhere else."""
 
-    list_display = ["name", "about", "rule", "next_run", "last_run"]
+    list_display = ["name", "rule", "next_run", "last_run"]
     list_filter = [
         "schedule__enabled",
         "schedule__last_run_status",
@@ -117,12 +116,6 @@ class ProcessTreeAdmin(RunNow, admin.ModelAdmin):  # type: ignore[type-arg]
 
     class Media:
         css: Mapping[str, Any] = {"all": ["proctree_dagster/admin.css"]}
-
-    @admin.display(description=_("description"), ordering="description")
-    @of_readable
-    def about(self, tree: ProcessTree) -> str:
-        """Return the beginning of its description."""
-        return html.labelled(gettext("description"), Truncator(tree.description).chars(80))
 
     @admin.display(description=_("schedule"))
     @of_readable
@@ -269,7 +262,9 @@ class ProcessTreeAdmin(RunNow, admin.ModelAdmin):  # type: ignore[type-arg]
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
     ) -> HttpResponse:
         """Show the tree above its form."""
-        tree = kwargs.get("obj")
+        tree: ProcessTree | None = kwargs.get("obj")
+        if tree is not None and request.method == "POST":  # the form has changed this one
+            tree = self.get_object(request, str(tree.pk))
         page = None if tree is None else self._page(request, tree)
         return super().render_change_form(request, {**context, "tree_page": page}, *args, **kwargs)
 

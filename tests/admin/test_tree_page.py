@@ -408,6 +408,16 @@ def test_an_error_of_the_tree_is_one_error_at_its_field(admin_client: Client) ->
     assert {name: len(texts) for name, texts in errors.items()} == {"name": 1, "executor": 1}
 
 
+def test_above_a_form_with_errors_the_tree_is_shown_as_it_is_saved(admin_client: Client) -> None:
+    row = tree().save()
+    sent = fields(shown(admin_client, row))
+    sent["processes-rows-0-name"], sent["processes-rows-0-func"] = "unsaved", "gone:away"
+    html = admin_client.post(page_of(row), dict(sent.lists())).content.decode()
+    assert "gone:away" in html
+    assert "unsaved" not in section(html, "pt-processes")
+    assert "first" in section(html, "pt-processes")
+
+
 def test_who_may_not_name_functions_has_no_rows_and_no_json_to_edit() -> None:
     row = tree().save()
     client = staff("change_processtree")
