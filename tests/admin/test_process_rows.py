@@ -105,7 +105,7 @@ DEPENDENCIES = "processes-rows-{}-dependencies"
 # --- Nothing was touched --------------------------------------------------------------------------
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(saved=processes())
 def test_processes_with_any_options_are_the_same_after_a_page_was_sent_back(
     saved: list[Process],
@@ -145,7 +145,7 @@ def test_the_trees_of_the_guide_and_the_example_are_the_same_after_they_were_sen
         max_size=3,
     )
 )
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_broken_processes_have_rows_that_change_nothing_or_none(saved: list[Any]) -> None:
     shown = Shown.of(saved)
     if shown.rows is None:
@@ -189,14 +189,14 @@ def test_what_rows_can_not_show_is_edited_as_json_only_and_the_page_says_so(save
 
 
 def test_a_tree_with_more_processes_than_a_form_may_send_is_edited_as_json(settings: Any) -> None:
-    settings.DATA_UPLOAD_MAX_NUMBER_FIELDS = 1000
-    many = [{"name": f"p{number}", "func": "registered"} for number in range(60)]
+    settings.DATA_UPLOAD_MAX_NUMBER_FIELDS = 400
+    many = [{"name": f"p{number}", "func": "registered"} for number in range(12)]
     shown = Shown.of(many)
     assert shown.rows is None
     assert "DATA_UPLOAD_MAX_NUMBER_FIELDS" in shown.why_no_rows
-    row, _ = sent_back(many[:40])
+    row, _ = sent_back(many[:9])
     sent = fields(page(row))
-    assert sum(len(values) for _name, values in sent.lists()) < 1000
+    assert sum(len(values) for _name, values in sent.lists()) < 400
     assert "processes-rows-TOTAL_FORMS" in sent
 
 
