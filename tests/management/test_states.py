@@ -97,7 +97,7 @@ EXPECTED: Mapping[tuple[str, ...], Expected] = {
 ELSEWHERE = {
     "dev": "tests/e2e/test_dev.py",
     "init": "tests/support/test_project.py",
-    "web": "tests/e2e/test_web.py",
+    "web": "tests/e2e/test_site.py",
 }
 """Actions that other tests type."""
 

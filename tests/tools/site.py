@@ -7,14 +7,19 @@ import urllib.parse
 from dataclasses import dataclass, field
 from typing import Any
 
+from dagster import DagsterInstance
+
 from tests.tools.stack import Stack, wait_for
 
 PASSWORD = "a long password"
 
+VIEWS = ("view_processtree", "view_processtreeschedule", "view_trigger", "view_run")
+DEEDS = ("run_processtree", "retry_run", "cancel_run", "fire_trigger")
+
 PEOPLE = {
-    "viewer": ("view_dagster",),
-    "operator": ("view_dagster", "operate_dagster", "run_processtree"),
-    "administrator": ("view_dagster", "operate_dagster", "administer_dagster", "run_processtree"),
+    "viewer": ("view_dagster", *VIEWS),
+    "operator": ("view_dagster", "operate_dagster", *VIEWS, *DEEDS),
+    "administrator": ("view_dagster", "operate_dagster", "administer_dagster", *VIEWS, *DEEDS),
 }
 """Staff of the example, and their permissions."""
 
@@ -43,6 +48,12 @@ class SiteStack(Stack):
         for process in self.processes:
             assert process.poll() is None, self.log.read_text()[-3000:]
         return "Dagster's UI is ready" in self.log.read_text()
+
+    def status(self, run_id: str) -> str:
+        """Return a run's status, as Dagster's storage has it; blank while there is no such run."""
+        with DagsterInstance.from_config(str(self.home)) as instance:
+            run = instance.get_run_by_id(run_id)
+            return run.status.value if run is not None else ""
 
     def add_people(self) -> None:
         """Add the people of ``PEOPLE``."""

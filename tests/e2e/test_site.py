@@ -1,7 +1,8 @@
-"""Dagster's UI behind Django's login: a real site, a real Dagster, and a real browser."""
+"""The admin, and Dagster's UI behind its login: a real site, a real Dagster, a real browser."""
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,10 +12,13 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from tests.tools import browser as browsers
+from tests.tools.code_files import code_of
 from tests.tools.site import PASSWORD, SiteStack
 from tests.tools.stack import SELECTOR, wait_for
 
 pytestmark = pytest.mark.e2e
+
+CODE = code_of(__file__)
 
 LAUNCH = """mutation ($params: ExecutionParams!) { launchRun(executionParams: $params) {
   __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
@@ -29,6 +33,8 @@ PARAMS = {"selector": {**SELECTOR, "jobName": JOB}, "runConfigData": "{}"}
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SiteStack]:
     stack = SiteStack(tmp_path_factory.mktemp("site"))
+    shutil.copytree(CODE, stack.folder, dirs_exist_ok=True)
+    stack.env["DJANGO_SETTINGS_MODULE"] = "site_settings"
     try:
         stack.start_site()
         yield stack
@@ -77,6 +83,44 @@ def log_in(page: Page, site: SiteStack, name: str) -> None:
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Log in").click()
     page.wait_for_url("**/dagster/**")
+
+
+def in_admin(site: SiteStack, path: str) -> str:
+    return f"http://localhost:{site.port}/admin/proctree_dagster/{path}"
+
+
+def test_an_operator_finds_what_failed_and_why_and_runs_it_again_with_another_context(
+    page: Page, site: SiteStack
+) -> None:
+    failed = site.shell(CODE / "closing" / "save.py").splitlines()[-1]
+    wait_for("it to fail", lambda: site.status(failed) == "FAILURE", 120)
+    page.goto(f"http://localhost:{site.port}/admin/")
+    page.get_by_label("Username").fill("operator")
+    page.get_by_label("Password").fill(PASSWORD)
+    page.get_by_role("button", name="Log in").click()
+    page.get_by_role("link", name="Overview").first.click()
+    failures = page.get_by_role("region", name="Failed since yesterday")
+    failures.get_by_role("link", name="close month").first.click()
+    expect(page.get_by_role("heading", name="close month").first).to_be_visible()
+    page.get_by_text("There is no month 2026-13").first.wait_for()
+    page.get_by_role("link", name=failed[:8]).first.click()
+    page.wait_for_url(f"**/run/{failed}/change/")
+    page.get_by_text("ValueError: There is no month 2026-13").first.wait_for()
+    page.get_by_role("link", name="Run again with another context").click()
+    month = page.get_by_label("month", exact=False).first
+    expect(month).to_have_value("2026-13")
+    month.fill("2026-12")
+    page.get_by_role("button", name="Run now").click()
+    page.wait_for_url(lambda url: "/run/" in url and failed not in url)
+    again = page.url.split("/run/")[1].split("/")[0]
+    page.get_by_text("2026-12 is closed with 7 invoices").first.wait_for()
+    expect(page.get_by_text("succeeded").first).to_be_visible()
+    assert site.tags(again)["user"] == "operator"
+    assert site.tags(again)["proctree/triggered_by"] == "admin"
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name="Open it there").click()
+    opened.value.wait_for_url(f"**/dagster/runs/{again}**")
+    opened.value.get_by_text("Success", exact=True).first.wait_for()
 
 
 def open_launchpad(page: Page, site: SiteStack) -> None:

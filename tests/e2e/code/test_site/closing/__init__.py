@@ -1,0 +1,1 @@
+"""An app of the example's, for the test of its site."""
