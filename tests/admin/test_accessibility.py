@@ -18,6 +18,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, ViewportSize
 from pytest_django import DjangoDbBlocker
 from pytest_django.live_server_helper import LiveServer
 
+import proctree_dagster
 from proctree_dagster import testing
 from proctree_dagster.models import ProcessTree
 from proctree_dagster.running import dagster_loading, tree_runs
@@ -44,6 +45,8 @@ COLOURS = ["color-contrast", "link-in-text-block"]
 
 BY_SCRIPT = {"Move up", "Move down", "Add another process"}
 """Buttons that a script alone shows: without, there are boxes for positions, and a blank row."""
+
+STATIC = Path(proctree_dagster.__file__).parent / "static" / "proctree_dagster"
 
 CHECKS = Path(__file__).parent / "code" / "page_checks.js"
 
@@ -232,6 +235,16 @@ def of(measured: dict[str, Measured], what: str) -> str:
     """Return what was found on the pages, as text; blank if nothing."""
     found = {name: getattr(each, what) for name, each in measured.items()}
     return "\n".join(f"\n{name}\n  " + "\n  ".join(lines) for name, lines in found.items() if lines)
+
+
+@pytest.mark.parametrize("sheet", sorted(STATIC.glob("*.css")), ids=lambda sheet: sheet.name)
+def test_each_block_of_a_style_sheet_is_closed(sheet: Path) -> None:
+    """Else a browser ignores, without a word, what follows."""
+    depth = 0
+    for number, line in enumerate(sheet.read_text().splitlines(), 1):
+        assert depth == 0 or line.startswith((" ", "}", ")")) or not line, number
+        depth += line.count("{") - line.count("}")
+    assert depth == 0
 
 
 def test_every_page_is_measured(measured: dict[str, Measured]) -> None:
