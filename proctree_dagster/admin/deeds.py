@@ -131,7 +131,7 @@ class ButtonsOnPage:
         return [path("<path:object_id>/action/", view, name=name), *urls]
 
     def action_view(self: Any, request: HttpRequest, object_id: str) -> HttpResponse:
-        """Do an action with one row, and return to its page."""
+        """Do an action with one row; return to its page, if the action leads to no other."""
         if request.method != "POST":
             return HttpResponseNotAllowed(["POST"])
         row = self.get_object(request, unquote(object_id))
@@ -146,7 +146,9 @@ class ButtonsOnPage:
             )
         if action not in self.buttons or not self.may_do(request, action, row):
             raise PermissionDenied
-        getattr(self, action)(request, self.get_queryset(request).filter(pk=row.pk))
+        answer = getattr(self, action)(request, self.get_queryset(request).filter(pk=row.pk))
+        if isinstance(answer, HttpResponse):
+            return answer
         return HttpResponseRedirect(
             page_address(self.admin_site.name, self.model, "change", row.pk)
         )

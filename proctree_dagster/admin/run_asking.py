@@ -113,6 +113,12 @@ class Requested:
     refused: list[tuple[ProcessTree, str]] = field(default_factory=list)
     """The other trees, with the reason."""
 
+    def page_of_only_run(self, site: str) -> HttpResponse | None:
+        """Return a redirect to the page of the run, if it is one alone, on a site of this name."""
+        if len(self.runs) != 1 or self.refused:
+            return None
+        return HttpResponseRedirect(page_address(site, Run, "change", self.runs[0][1]))
+
 
 def request_runs(
     page: Any,

@@ -63,10 +63,7 @@ class RunNow:
     def run_now(self: Any, request: HttpRequest, queryset: QuerySet[ProcessTree]) -> Any:
         """Request a run of each tree; of one alone, show it."""
         found = request_runs(self, request, queryset.select_related("schedule"))
-        if len(found.runs) == 1 and not found.refused:
-            _tree, run_id = found.runs[0]
-            return HttpResponseRedirect(page_address(self.admin_site.name, Run, "change", run_id))
-        return None
+        return found.page_of_only_run(self.admin_site.name)
 
     def _tree_to_run(self: Any, request: HttpRequest, object_id: str) -> ProcessTree | None:
         """Return the tree, if the user may see and run it.

@@ -36,6 +36,7 @@ from .html import (
     status_badge,
 )
 from .permissions import NeedsRunPermission
+from .run_asking import request_runs
 
 DUE_TIMES = 5
 """How many of the next due times are shown."""
@@ -305,8 +306,8 @@ class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, admin.ModelAdmin):
     list_select_related = ["process_tree"]
     search_fields = ["process_tree__name"]
     form = ScheduleForm
-    actions = ["enable", "disable"]
-    buttons = {"enable": _("Enable"), "disable": _("Disable")}
+    actions = ["run_now", "enable", "disable"]
+    buttons = {"run_now": _("Run now"), "enable": _("Enable"), "disable": _("Disable")}
 
     @admin.display(description=_("process tree"), ordering="process_tree__name")
     def tree(self, schedule: ProcessTreeSchedule) -> SafeString | str:
@@ -393,6 +394,15 @@ class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, admin.ModelAdmin):
     def offers(self, action: str, row: ProcessTreeSchedule) -> bool:
         """Return whether an action is of use for a schedule: no switch is set twice."""
         return action not in ("enable", "disable") or row.enabled == (action == "disable")
+
+    @admin.action(description=_("Run the trees of the selected schedules now"), permissions=["run"])
+    def run_now(
+        self, request: HttpRequest, queryset: QuerySet[ProcessTreeSchedule]
+    ) -> HttpResponse | None:
+        """Request a run of each tree with its schedule's context; of one alone, show it."""
+        rows = queryset.select_related("process_tree__schedule")
+        found = request_runs(self, request, [schedule.process_tree for schedule in rows])
+        return found.page_of_only_run(self.admin_site.name)
 
     @admin.action(description=_("Enable the selected schedules"), permissions=["change"])
     def enable(self, request: HttpRequest, queryset: QuerySet[ProcessTreeSchedule]) -> None:

@@ -10,6 +10,7 @@ from django.contrib import admin
 from django.test import Client
 from pytest_django import Settings
 
+from proctree_dagster import testing
 from proctree_dagster.admin import ProcessTreeAdmin
 from proctree_dagster.models import (
     OutboxRun,
@@ -198,7 +199,11 @@ def test_a_project_s_answer_for_each_tree_holds_for_its_schedule(open_trees_only
     text = act_on(client, "processtreeschedule", "enable", open_one.pk, closed.pk)
     assert "Enabled: open." in text
     assert "Not enabled: closed. You may not change it, or not run its process tree." in text
+    text = act_on(client, "processtreeschedule", "run_now", open_one.pk, closed.pk)
+    assert "Not run: closed. You may not run it." in text
+    assert [run.tree for run in testing.submitted()] == ["open"]
     page = f"{ADMIN}/processtreeschedule/{closed.pk}/change/"
+    assert press(client, "processtreeschedule", closed.pk, "run_now").status_code == 403
     assert client.get(page).context["pt_buttons"] == {}, "it can only be viewed"
     assert client.post(page, {"enabled": "on", "context": "{}"}).status_code == 403
     assert press(client, "processtreeschedule", closed.pk, "enable").status_code == 403

@@ -91,7 +91,7 @@ processtree/KEY/run/              login      403    403     302*      302*   302
 processtree/KEY/run/choices/      login      403    403     404       404    404
 processtree/add/                  login      403    403     403       200    200
 processtree/functions/            login      405    405     405       405    405
-processtreeschedule/              login      403    200     200       302*   302*
+processtreeschedule/              login      403    200     302*      302*   302*
 processtreeschedule/KEY/action/   login      403    403     403       302*   302*
 processtreeschedule/KEY/change/   login      403    403     403       302*   302*
 processtreeschedule/KEY/delete/   login      403    403     403       302*   302*
@@ -134,7 +134,7 @@ ASKED = {
 def sent(route: str, rows: Rows) -> dict[str, Any]:
     """Return what is sent in a POST: what does the deed of the page, where it has one."""
     chosen: dict[str, dict[str, Any]] = {
-        f"{APP}processtreeschedule/": {"action": "disable", "_selected_action": rows.schedule.pk},
+        f"{APP}processtreeschedule/": {"action": "run_now", "_selected_action": rows.schedule.pk},
         f"{APP}trigger/": {"action": "fire", "_selected_action": rows.trigger.pk},
         f"{APP}outboxrun/": {
             **{"action": "delete_selected", "post": "yes", "_selected_action": rows.outbox.pk},

@@ -12,6 +12,7 @@ from django.contrib.messages import get_messages
 from django.test import Client
 from django.utils import timezone
 
+from proctree_dagster import testing
 from proctree_dagster.admin import ProcessTreeScheduleAdmin
 from proctree_dagster.admin.forms import ScheduleForm
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
@@ -399,9 +400,40 @@ def test_a_page_has_the_buttons_that_are_of_use_and_stays_the_page(
     schedule: ProcessTreeSchedule,
 ) -> None:
     client = staff(*CHANGES)
-    assert list(client.get(page_of(schedule)).context["pt_buttons"])[:1] == ["disable"]
+    assert list(client.get(page_of(schedule)).context["pt_buttons"]) == ["run_now", "disable"]
     answer = press(client, "processtreeschedule", schedule.pk, "disable")
     assert answer.redirect_chain == [(page_of(schedule), 302)]
-    assert list(answer.context["pt_buttons"])[:1] == ["enable"]
+    assert list(answer.context["pt_buttons"]) == ["run_now", "enable"]
     assert client.get(f"{LIST}{schedule.pk}/action/").status_code == 405
     assert press(client, "processtreeschedule", schedule.pk, "delete_selected").status_code == 403
+
+
+def test_trees_are_run_now_with_the_contexts_of_their_schedules_which_stay_as_they_are(
+    schedule: ProcessTreeSchedule,
+) -> None:
+    needy = tree("needy", processes.needs).register_schedule(context={"argument": 7}, enabled=False)
+    broken = tree("broken", processes.needs).register_schedule(context={"argument": 7})
+    ProcessTreeSchedule.objects.filter(pk=broken.pk).update(context={})
+    before = list(ProcessTreeSchedule.objects.values())
+    client = staff("view_processtreeschedule", "run_processtree")
+    keys = [schedule.pk, needy.pk, broken.pk]
+    text = act(client, "processtreeschedule", "run_now", *keys)
+    runs = testing.submitted()
+    assert {(run.tree, run.context.get("argument")) for run in runs} == {("needy", 7), ("t", None)}
+    assert {(run.triggered_by, run.tags["user"]) for run in runs} == {("admin", "clerk")}
+    listed = ", ".join(f"{run.tree} ({run.run_id[:8]})" for run in runs)
+    assert f"Requested: {listed} ." in text.replace(" , ", ", ")
+    assert "Not run: broken. The context lacks 'argument'" in text
+    assert list(ProcessTreeSchedule.objects.values()) == before
+    logged = LogEntry.objects.order_by("object_repr")
+    assert [each.object_repr for each in logged] == ["needy", "t"]
+
+
+def test_a_tree_that_is_run_now_from_its_schedule_s_page_shows_its_run(
+    schedule: ProcessTreeSchedule,
+) -> None:
+    client = staff("view_processtreeschedule", "run_processtree")
+    assert list(client.get(page_of(schedule)).context["pt_buttons"]) == ["run_now"]
+    answer = client.post(f"{LIST}{schedule.pk}/action/", {"action": "run_now"})
+    [run] = testing.submitted()
+    assert answer["Location"] == f"{ADMIN}/run/{run.run_id}/change/"
