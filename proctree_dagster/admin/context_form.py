@@ -22,7 +22,7 @@ from ..context import sensitive
 from ..exceptions import ContextError
 from ..models import typed_values
 from ..models.context_schema import UNSAID, ContextKey, ContextSchema, accepts, members
-from .forms import JsonField, JsonWidget, stored_context
+from .forms import JsonField, JsonWidget, SplitDateTime, stored_context
 
 PREFIX = "key_"
 """What the names of the fields of keys begin with."""
@@ -238,7 +238,7 @@ _PLAIN: Mapping[Any, Callable[[ContextKey, Any], forms.Field]] = {
     float: lambda key, given: forms.FloatField(),
     Decimal: lambda key, given: forms.DecimalField(),
     dt.date: lambda key, given: forms.DateField(widget=widgets.AdminDateWidget),
-    dt.datetime: lambda key, given: forms.SplitDateTimeField(widget=widgets.AdminSplitDateTime),
+    dt.datetime: lambda key, given: forms.SplitDateTimeField(widget=SplitDateTime(key.name)),
     dt.time: lambda key, given: forms.TimeField(widget=widgets.AdminTimeWidget),
     uuid.UUID: lambda key, given: forms.UUIDField(widget=widgets.AdminUUIDInputWidget),
 }

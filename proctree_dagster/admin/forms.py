@@ -5,10 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from django import forms
-from django.contrib.admin.widgets import AdminRadioSelect, AutocompleteSelect
+from django.contrib.admin.widgets import (
+    AdminRadioSelect,
+    AdminSplitDateTime,
+    AutocompleteSelect,
+)
 from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.db import models
 from django.forms.fields import InvalidJSONInput
+from django.utils.text import format_lazy
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
@@ -84,6 +89,15 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _no_constant(name: str) -> None:
     raise ValueError(gettext("%(name)s is no JSON") % {"name": name})
+
+
+class SplitDateTime(AdminSplitDateTime):
+    """A date and a time, each with a name for those who can't see what stands beside it."""
+
+    def __init__(self, label: Any) -> None:
+        super().__init__()
+        for widget, part in zip(self.widgets, (_("date"), _("time")), strict=True):
+            widget.attrs["aria-label"] = format_lazy("{}: {}", label, part)
 
 
 JSON_FIELDS: dict[type[Any], dict[str, Any]] = {

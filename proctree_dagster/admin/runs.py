@@ -9,7 +9,6 @@ from django import forms
 from django.contrib import admin, messages
 from django.contrib.admin.helpers import ACTION_CHECKBOX_NAME
 from django.contrib.admin.utils import unquote
-from django.contrib.admin.widgets import AdminSplitDateTime
 from django.core.exceptions import PermissionDenied
 from django.http import (
     HttpRequest,
@@ -27,6 +26,7 @@ from ..domain.runs import FailedRuns, RunSummary
 from ..exceptions import HistoryLoading, HistoryUnavailable, RunNotFound
 from ..models import Run
 from . import run_asking, run_deeds, run_list, run_page
+from .forms import SplitDateTime
 from .html import page_address
 from .run_deeds import DEEDS, Chosen, Deed
 
@@ -53,7 +53,9 @@ SPANS = {
 class SinceForm(forms.Form):
     """Since when failed runs are looked up."""
 
-    since = forms.SplitDateTimeField(label=_("Failed since"), widget=AdminSplitDateTime)
+    since = forms.SplitDateTimeField(
+        label=_("Failed since"), widget=SplitDateTime(_("Failed since"))
+    )
 
 
 @admin.register(Run)

@@ -104,6 +104,12 @@ def runs(rows: Rows) -> dict[str, str]:
     }
 
 
+def runs_all_types() -> ProcessTree:
+    """Return a tree whose form for a run has a field of each type."""
+    every = {"name": "every", "func": "tests.app.annotated:everything", "dependencies": []}
+    return ProcessTree.objects.get_or_create(name="every", defaults={"processes": [every]})[0]
+
+
 def choose(action: str) -> Act:
     """Return what somebody does with a list: choose the first row, and an action."""
 
@@ -137,6 +143,8 @@ def visits(client: Any, rows: Rows, runs: dict[str, str]) -> dict[str, tuple[str
     pages["tree: delete?"] = f"{of}/processtree/{rows.tree.pk}/delete/", None
     pages["trees: delete?"] = f"{of}/processtree/", choose("delete_selected")
     pages["outbox: delete?"] = f"{of}/outboxrun/", choose("delete_selected")
+    pages["runs: retry?"] = f"{of}/run/", choose("retry_all")
+    pages["run now"] = f"{of}/processtree/{runs_all_types().pk}/run/", save
     for model in ("processtree", "processtreeschedule"):
         pages[f"{model}: errors"] = f"{of}/{model}/add/", save
     return pages
