@@ -1,10 +1,13 @@
 """Trees and schedules in Django's admin."""
 
 import json
+import re
 from io import StringIO
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.contrib.staticfiles import finders
 from django.core.management import call_command
 from django.test import Client
 
@@ -97,6 +100,12 @@ def test_the_outbox_is_shown_and_cannot_be_written_to(admin_client: Client) -> N
         assert answer.status_code == status
     answer = admin_client.post(f"/admin/proctree_dagster/outboxrun/{row.pk}/change/", {})
     assert answer.status_code == 403
+
+
+def test_each_rule_of_the_style_sheet_is_closed() -> None:
+    style = finders.find("proctree_dagster/admin.css")
+    text = re.sub(r"/\*.*?\*/", "", Path(str(style)).read_text(), flags=re.DOTALL)
+    assert text.count("{") == text.count("}")
 
 
 def test_what_reads_every_model_passes_by_those_without_a_table() -> None:

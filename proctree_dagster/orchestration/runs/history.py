@@ -137,10 +137,15 @@ def _message(entry: EventLogEntry) -> str:
     text = entry.user_message or entry.message
     if event is None:
         return text
-    said = event.message or event.event_type_value
+    said = event.message or _event_in_words(event.event_type_value)
     if event.is_step_failure and event.step_failure_data.error is not None:
         return f"{said} {errors.fault(event.step_failure_data.error)}"
     return said
+
+
+def _event_in_words(name: str) -> str:
+    """Return an event that has no message as a sentence: ``PIPELINE_ENQUEUED`` as Run enqueued."""
+    return f"{name.replace('PIPELINE', 'RUN').replace('_', ' ').capitalize()}."
 
 
 def _trace(entry: EventLogEntry) -> str:
