@@ -17,7 +17,7 @@ SEVERAL := --numprocesses 4 --dist loadgroup --no-loadscope-reorder
 # Other releases may warn of what is to come: that is shown, and fails no test.
 WARN := -W default
 
-.PHONY: run test pytest test-newest test-oldest test-dagster check docs install install-test
+.PHONY: run test pytest test-newest test-oldest test-dagster check docs messages install install-test
 .PHONY: test-dagster-oldest test-dagster-newest install-newest install-oldest install-dagster venv clean
 .DEFAULT_GOAL := run
 
@@ -71,6 +71,13 @@ check: install-test
 docs: install
 	$(BIN)/python -m scripts.reference
 	$(BIN)/python -m scripts.features
+
+# Writes new texts of the admin into the catalogues, and compiles them: run it, translate what is empty or fuzzy
+# in proctree_dagster/locale/*/LC_MESSAGES/django.po, and run it again. It needs GNU gettext.
+messages: install
+	cd proctree_dagster && unset DJANGO_SETTINGS_MODULE && \
+	  ../$(BIN)/django-admin makemessages -l af -l de --no-location --no-obsolete && \
+	  ../$(BIN)/django-admin compilemessages
 
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
