@@ -13,10 +13,11 @@ import logging
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from contextlib import suppress
 from typing import Any
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import parse_qsl, unquote_to_bytes
 
 from asgiref.sync import sync_to_async
 from django.conf import settings
+from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import DisallowedHost
 from django.http import HttpRequest
 from django.shortcuts import resolve_url
@@ -119,8 +120,8 @@ class Gate:
         """Read a request for the GraphQL endpoint, and return what hands it on."""
         if scope["path"] != f"{self._path}/graphql":
             raise Answer(405, "Only the GraphQL endpoint takes a POST.")
-        kind = (_header(scope, b"content-type") or "").split(";")[0].strip().lower()
-        if kind != "application/json":
+        kinds = _headers(scope, b"content-type")  # of two, another server may read the other one
+        if [each.split(";")[0].strip().lower() for each in kinds] != ["application/json"]:
             raise Answer(415, "Send JSON: the content type must be application/json.")
         body = await _body(scope, receive)
         query, variables = _query_of(body)
@@ -146,10 +147,12 @@ class Gate:
             self._inner(self._scope(scope, visitor, request), _checked_messages(receive), send)
         )
         watch = asyncio.ensure_future(_session_ends(scope))
-        done, _ = await asyncio.wait({inner, watch}, return_when=asyncio.FIRST_COMPLETED)
-        for task in (inner, watch):
-            task.cancel()
-        if watch in done:
+        try:
+            done, _ = await asyncio.wait({inner, watch}, return_when=asyncio.FIRST_COMPLETED)
+        finally:  # the server may cancel this one
+            for task in (inner, watch):
+                task.cancel()
+        if inner not in done:
             logger.info("A WebSocket of %r is closed: its session has ended.", visitor.username)
             await send({"type": "websocket.close", "code": UNAUTHORIZED})
         with suppress(asyncio.CancelledError):
@@ -164,14 +167,20 @@ def _plain_request(scope: Scope) -> HttpRequest:
     method = scope.get("method", "GET")
     if method not in ("GET", "HEAD", "POST"):
         raise Answer(405, f"{method} is not served here.")
+    if scope["path"].endswith("/graphql") and _asks_in_address(scope["query_string"]):
+        raise Answer(405, "A query is sent as a POST, not in an address.")
     request = visitors.request_of(scope)
     try:
         request.get_host()
     except DisallowedHost:
         raise Answer(400, "The host is not among ALLOWED_HOSTS.") from None
-    if method != "POST" and "query" in request.GET and scope["path"].endswith("/graphql"):
-        raise Answer(405, "A query is sent as a POST, not in an address.")
     return request
+
+
+def _asks_in_address(query_string: bytes) -> bool:
+    """Return whether an address holds a query, as Starlette reads it; it may be long."""
+    pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
+    return any(name == "query" for name, _ in pairs)
 
 
 def _is_plain(raw: bytes, path: str) -> bool:
@@ -350,7 +359,7 @@ async def _answer(answer: Answer, scope: Scope, receive: Receive, send: Send) ->
         return
     if isinstance(answer, LogIn) and _is_page(scope):
         asked = scope["path"] + ("?" + scope["query_string"].decode("latin-1")).rstrip("?")
-        location = f"{login_path()}?next={quote(asked, safe='/')}"
+        location = redirect_to_login(asked, login_path()).headers["Location"]
         await respond(send, 302, b"", [(b"location", location.encode())])
     else:
         await respond_to_person(scope, receive, send, answer.status, answer.reason)
@@ -411,8 +420,12 @@ def login_path() -> str:
 
 
 def _header(scope: Scope, name: bytes) -> str | None:
-    found = [value for key, value in scope["headers"] if key.lower() == name]
-    return found[-1].decode("latin-1") if found else None
+    found = _headers(scope, name)
+    return found[-1] if found else None
+
+
+def _headers(scope: Scope, name: bytes) -> list[str]:
+    return [value.decode("latin-1") for key, value in scope["headers"] if key.lower() == name]
 
 
 def _address(request: HttpRequest) -> str:

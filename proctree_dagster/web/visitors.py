@@ -56,6 +56,9 @@ def look(request: HttpRequest) -> Seen:
         except CookieError:
             key = None
         request.session = engine.SessionStore(key)
+        # After a change of SECRET_KEY Django gives the session another key, which the browser would
+        # not learn here, for no cookie is set: the site does it.
+        request.session.cycle_key = lambda: None
         user: Any = auth.get_user(request)
         if not user.is_active:
             user = AnonymousUser()

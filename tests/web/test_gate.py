@@ -165,13 +165,35 @@ def test_a_post_is_one_json_object_of_the_same_origin(
     assert inner.bodies == ([BODY] if status == 200 else [])
 
 
-@pytest.mark.parametrize("path", ["/dagster/graphql?query={version}", "/dagster/graphql?query="])
+@pytest.mark.parametrize("path", ["/dagster/graphql?query={version}", "/dagster/graphql?%71uery="])
 @pytest.mark.parametrize("accept", ["text/html", "application/json"])
 def test_a_query_in_an_address_is_refused(
     gate: Gate, inner: Inner, root: Client, path: str, accept: str
 ) -> None:
     assert http(gate, path, headers=[("accept", accept)], client=root).status == 405
     assert not inner.scopes
+
+
+def test_a_query_in_an_address_is_refused_beside_one_that_is_sent(
+    gate: Gate, inner: Inner, root: Client
+) -> None:
+    asked = "/dagster/graphql?query=mutation{setNuxSeen}"
+    assert http(gate, asked, "POST", body=BODY, headers=[JSON, OWN], client=root).status == 405
+    assert not inner.scopes
+
+
+def test_of_two_content_types_none_is_believed(gate: Gate, inner: Inner, root: Client) -> None:
+    async def twice(scope: Any, receive: Any, send: Any) -> None:
+        scope["headers"].insert(0, (b"content-type", b"text/plain"))
+        await gate(scope, receive, send)
+
+    got = http(twice, "/dagster/graphql", "POST", body=BODY, headers=[JSON, OWN], client=root)
+    assert got.status == 415
+    assert not inner.scopes
+
+
+def test_an_address_of_many_fields_is_served(gate: Gate, root: Client) -> None:
+    assert http(gate, "/dagster/runs?" + "q=a&" * 2000, client=root).status == 200
 
 
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT"])
@@ -277,6 +299,21 @@ def test_a_page_leads_to_the_login_and_back(gate: Gate) -> None:
     assert got.headers["location"] == "/admin/login/?next=/dagster/runs%3Fq%3Da%26b%3Dc"
 
 
+@pytest.mark.parametrize("login", ["/enter/?by=sso", "https://sso.example/enter?by=sso"])
+def test_a_login_that_has_a_query_keeps_it(gate: Gate, settings: Settings, login: str) -> None:
+    settings.LOGIN_URL = login
+    got = http(gate, "/dagster/", headers=[("accept", "text/html")])
+    assert got.headers["location"] == f"{login}&next=/dagster/"
+
+
+def test_a_new_secret_key_ends_no_session(gate: Gate, root: Client, settings: Settings) -> None:
+    settings.SECRET_KEY_FALLBACKS = [settings.SECRET_KEY]
+    settings.SECRET_KEY = "another"
+    for _ in range(2):
+        assert query(gate, ASK, client=root).status == 200
+    assert root.get("/admin/").status_code == 200
+
+
 def test_a_session_that_was_logged_out_is_no_session(gate: Gate, root: Client) -> None:
     assert query(gate, ASK, client=root).status == 200
     before = root.cookies
@@ -347,7 +384,7 @@ def test_a_mutation_hidden_in_a_fragment_or_behind_an_alias_is_found(gate: Gate)
 
 
 @pytest.mark.parametrize(
-    "text", ["mutation {", "mutation " + "{a" * 500 + "}" * 500, "mutation" * 9]
+    "text", ["mutation {", "mutation " + "{a" * 500 + "}" * 500, "mutation" * 9], ids=range(3)
 )
 def test_a_mutation_that_cannot_be_read_is_refused(gate: Gate, inner: Inner, text: str) -> None:
     assert query(gate, text, client=come("superuser")).status == 400
@@ -396,6 +433,31 @@ def test_a_socket_takes_small_subscriptions_only(
 ) -> None:
     socket(gate, client=root, messages=[start(FOLLOW), message, start(FOLLOW)])
     assert [each["text"] for each in inner.messages] == [start(FOLLOW)]
+
+
+def test_a_socket_that_the_server_gives_up_leaves_no_task(gate: Gate, root: Client) -> None:
+    left: list[Any] = []
+
+    async def give_up(scope: Any, receive: Any, send: Any) -> None:
+        before = asyncio.all_tasks()
+        accepted = asyncio.Event()
+        waiting = [await receive()]
+
+        async def once() -> Any:
+            return waiting.pop() if waiting else await asyncio.Event().wait()
+
+        async def note(message: Any) -> None:
+            accepted.set()
+
+        task = asyncio.ensure_future(gate(scope, once, note))
+        await accepted.wait()
+        task.cancel()
+        await asyncio.wait({task})
+        await asyncio.sleep(0)
+        left.extend(asyncio.all_tasks() - before)
+
+    socket(give_up, client=root)
+    assert not left
 
 
 def test_a_socket_is_closed_when_its_session_has_ended(
