@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +27,14 @@ from graphql import (
     InlineFragmentNode,
     Node,
     OperationDefinitionNode,
+    parse,
+    validate,
 )
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
+from starlette.websockets import WebSocket
 
 from ..domain import run_tags
 from ..services.dagster_access import Visitor
@@ -46,8 +50,8 @@ VISITOR = "proctree_dagster.visitor"
 AUDIT = "proctree_dagster.audit"
 """The key of the function that records a mutation (see ``OnMutation``) in a connection's scope."""
 
-OnMutation = Callable[[Visitor, str, Mapping[str, Any] | None, str | None, bool], None]
-"""Takes the visitor, the document, its variables, the operation's name, and if it succeeded."""
+OnMutation = Callable[[Visitor, str, Mapping[str, Any] | None, str | None], None]
+"""Takes the visitor, the document, its variables and the operation's name."""
 
 MAX_DEPTH = 30
 """How deep a query may be nested. The deepest of Dagster's own UI has a depth of 22."""
@@ -62,6 +66,10 @@ Not served are those by which assets are reported and notebooks are read.
 
 _asking = ThreadPoolExecutor(4, "proctree-dagster-permissions")
 """Threads that ask Django's database: a resolver runs in an event loop, where Django refuses."""
+
+
+_visiting: ContextVar[Visitor] = ContextVar("visiting")
+"""Who has sent the query that is executed, in its thread."""
 
 
 def visitor_of(connection: object) -> Visitor:
@@ -106,19 +114,24 @@ class GatedRequestContext(internals.WorkspaceRequestContext):
 
     def has_permission(self, permission: str) -> bool:
         """Return whether the user has a permission, for no tree in particular."""
-        return self._note(super().has_permission(permission))
+        return self._note(permission, super().has_permission(permission))
 
     def has_permission_for_location(self, permission: str, location_name: str) -> bool:
         """Return whether the user has a permission for a code location."""
-        return self._note(super().has_permission_for_location(permission, location_name))
+        may = super().has_permission_for_location(permission, location_name)
+        return self._note(permission, may)
 
     def has_permission_for_selector(self, permission: str, selector: Any) -> bool:
         """Return whether the user has a permission for a job, a schedule, a sensor or an asset."""
         self._checked_permissions.add(permission)
         job_name = _job_of(selector)
         if job_name is None:
-            return self._note(self.visitor.may(permission))
-        return self._note(_ask(self.visitor.may_on_job, permission, job_name))
+            return self._note(permission, self.visitor.may(permission))
+        return self._note(permission, _ask(self.visitor.may_on_job, permission, job_name))
+
+    def get_viewer_tags(self) -> dict[str, str]:
+        """Return the tags of a backfill, and so of the runs that the daemon launches for it."""
+        return {run_tags.USER: self.visitor.username}
 
     def reload_code_location(self, name: str) -> "GatedRequestContext":
         """Reload a code location, and return the context of the same user after it."""
@@ -135,8 +148,9 @@ class GatedRequestContext(internals.WorkspaceRequestContext):
         assert isinstance(context, GatedRequestContext)  # for the type checker
         return context
 
-    def _note(self, may: bool) -> bool:
-        self.visitor.verdicts.append(may)
+    def _note(self, permission: str, may: bool) -> bool:
+        if may:
+            self.visitor.allowed.add(str(permission))
         return may
 
 
@@ -203,14 +217,33 @@ class GatedWebserver(DagsterWebserver[GatedProcessContext, GatedRequestContext])
         variables: dict[str, Any] | None,
         operation_name: str | None,
     ) -> JSONResponse:
-        """Execute a query; record what it has changed."""
-        response = super().graphql_execution_thread(request, query, variables, operation_name)
+        """Execute a query; record what it has changed, even if it could not be answered."""
         visitor, record = visitor_of(request), request.scope.get(AUDIT)
-        if record is not None:
-            succeeded = response.status_code == 200 and visitor.verdicts[-1:] == [True]
-            with own_connections():
-                record(visitor, query, variables, operation_name, succeeded)
-        return response
+        _visiting.set(visitor)
+        try:
+            return super().graphql_execution_thread(request, query, variables, operation_name)
+        finally:
+            if record is not None:
+                with own_connections():
+                    record(visitor, query, variables, operation_name)
+
+    async def execute_graphql_subscription(
+        self,
+        websocket: WebSocket,
+        operation_id: str,
+        query: str,
+        variables: dict[str, Any] | None,
+        operation_name: str | None,
+    ) -> tuple[Any, Any]:
+        """Subscribe, if the document keeps the rules; Dagster asks for them in a query only."""
+        schema = self._graphene_schema.graphql_schema
+        problems = validate(schema, parse(query), self._graphql_validation_rules)
+        if problems:
+            return None, problems[0].formatted
+        answer: tuple[Any, Any] = await super().execute_graphql_subscription(
+            websocket, operation_id, query, variables, operation_name
+        )
+        return answer
 
 
 def _served(routes: Iterable[BaseRoute]) -> list[BaseRoute]:
@@ -293,6 +326,7 @@ def opened(
             statement_timeout=15_000, pool_recycle=3_600, max_overflow=20
         )
         tag_with_users(instance)
+        guard_stopping(instance)
         with GatedProcessContext(
             instance,
             version=__version__,
@@ -318,3 +352,26 @@ def tag_with_users(instance: DagsterInstance) -> None:
         return submit(context._replace(dagster_run=tagged))
 
     instance.run_coordinator.submit_run = submit_run  # type: ignore[method-assign]
+
+
+def guard_stopping(instance: DagsterInstance) -> None:
+    """Refuse to stop what its user may not stop, through this instance.
+
+    A schedule or a sensor is stopped by two ids. Dagster asks for the permission of what the first
+    one names, and changes what the second one names.
+    """
+
+    def guarded(stop: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(stop)
+        def stop_one(origin_id: str, selector_id: str, *found: Any) -> Any:
+            state = instance.get_instigator_state(origin_id, selector_id)
+            if state is not None:
+                job_name = state.instigator_name.removesuffix(run_tags.SCHEDULE_SUFFIX)
+                if not _ask(_visiting.get().may_on_job, "stop_running_schedule", job_name):
+                    raise PermissionError(f"You may not stop {state.instigator_name!r}.")
+            return stop(origin_id, selector_id, *found)
+
+        return stop_one
+
+    instance.stop_schedule = guarded(instance.stop_schedule)  # type: ignore[method-assign]
+    instance.stop_sensor = guarded(instance.stop_sensor)  # type: ignore[method-assign]

@@ -121,8 +121,8 @@ class Visitor:
     launched: list[str] = field(default_factory=list)
     """Ids of the runs that the request has launched."""
 
-    verdicts: list[bool] = field(default_factory=list)
-    """What was answered to each question for a permission, in order."""
+    allowed: set[str] = field(default_factory=set)
+    """Those of Dagster's permissions that it was asked for and has granted."""
 
     def may(self, permission: str) -> bool:
         """Return whether one of Dagster's permissions is granted, for no tree in particular."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..models import DagsterAction
-from ..services.dagster_access import Visitor
+from ..services.dagster_access import MUTATIONS, Visitor
 from . import documents
 
 logger = logging.getLogger(__name__)
@@ -46,11 +46,16 @@ def recorder(address: str) -> Any:
         query: str,
         variables: Mapping[str, Any] | None,
         operation_name: str | None,
-        succeeded: bool,
     ) -> None:
         if "mutation" not in query:
             return
-        found = documents.mutations(documents.read(query), variables)
-        record(visitor, address, found, allowed=succeeded)
+        try:
+            found = documents.mutations(documents.read(query), variables, operation_name)
+        except (documents.Refused, RecursionError):  # the gate has read it, less deep in a stack
+            logger.exception("What %s did in Dagster could not be read.", visitor.username)
+            return
+        for each in found:
+            permission = MUTATIONS.get(each.name, "")
+            record(visitor, address, [each], allowed=permission in visitor.allowed)
 
     return on_query

@@ -33,7 +33,10 @@ _NAMING = (
     *("repositoryLocationName", "locationName", "backfillId", "concurrencyKey", "limit"),
     *("strategy", "terminatePolicy", "partitionKey", "partitionKeys", "path"),
 )
-"""The arguments that say what a mutation is about; a run's configuration is not recorded."""
+"""The arguments that say what a mutation is about."""
+
+_UNREAD = ("runConfigData", "tags", "extraTags", "attributes", "serializedMetadata")
+"""The arguments of which nothing is recorded, whatever its name: a run's configuration and such."""
 
 
 class Refused(Exception):
@@ -74,8 +77,22 @@ def kinds(document: DocumentNode) -> set[str]:
     return {each.operation.value for each in _operations(document)}
 
 
-def mutations(document: DocumentNode, variables: Mapping[str, Any] | None = None) -> list[Mutation]:
-    """Return the fields of a document's mutations, fragments included, with what they name."""
+def mutations(
+    document: DocumentNode,
+    variables: Mapping[str, Any] | None = None,
+    operation_name: str | None = None,
+) -> list[Mutation]:
+    """Return the fields of a document's mutations, fragments included, with what they name.
+
+    Parameters
+    ----------
+    document:
+        The document.
+    variables:
+        The values of its variables.
+    operation_name:
+        Which of its operations is meant; left out, all of them.
+    """
     fragments = {
         each.name.value: each
         for each in document.definitions
@@ -83,7 +100,9 @@ def mutations(document: DocumentNode, variables: Mapping[str, Any] | None = None
     }
     found = []
     for operation in _operations(document):
-        if operation.operation is OperationType.MUTATION:
+        name = operation.name.value if operation.name else None
+        is_meant = not operation_name or name == operation_name
+        if is_meant and operation.operation is OperationType.MUTATION:
             fields = _fields(operation, fragments, set())
             found += [Mutation(each.name.value, _target(each, variables or {})) for each in fields]
     return found
@@ -116,14 +135,17 @@ def _target(node: FieldNode, variables: Mapping[str, Any]) -> str:
         for each in node.arguments
     }
     pairs = dict(_naming(given))
-    return " ".join(f"{name}={_short(value)}" for name, value in pairs.items())[:LONGEST_TARGET]
+    target = " ".join(f"{name}={_short(value)}" for name, value in pairs.items())
+    storable = target.encode(errors="backslashreplace").decode().replace("\0", "\\0")
+    return storable[:LONGEST_TARGET]
 
 
 def _naming(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     """Yield the values of the arguments that say what a mutation is about, however deep."""
     if isinstance(value, Mapping):
         for key, each in value.items():
-            yield from _naming(each, str(key))
+            if key not in _UNREAD:
+                yield from _naming(each, str(key))
     elif isinstance(value, list) and name not in _NAMING:
         for each in value:
             yield from _naming(each, name)

@@ -58,7 +58,7 @@ def look(request: HttpRequest) -> Seen:
         request.session = engine.SessionStore(key)
         # After a change of SECRET_KEY Django gives the session another key, which the browser would
         # not learn here, for no cookie is set: the site does it.
-        request.session.cycle_key = lambda: None
+        request.session.cycle_key = lambda: None  # type: ignore[method-assign]
         user: Any = auth.get_user(request)
         if not user.is_active:
             user = AnonymousUser()

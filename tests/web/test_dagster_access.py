@@ -1,5 +1,8 @@
 """Dagster's permissions by Django's: none of Dagster's is without a role, no mutation unguarded."""
 
+import asyncio
+from contextvars import copy_context
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -7,6 +10,7 @@ from dagster_graphql.schema import create_schema
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.routing import Mount, Route, WebSocketRoute
 
+from proctree_dagster.domain import run_tags
 from proctree_dagster.orchestration import dagster_internals as internals
 from proctree_dagster.orchestration import webserver_app
 from proctree_dagster.services.dagster_access import (
@@ -128,3 +132,46 @@ def test_what_dagster_may_add_is_granted_to_nobody() -> None:
     everything = visitor(VIEW, OPERATE, ADMINISTER)
     assert not everything.may("something_new")
     assert not everything.may_on_job("something_new", "tree")
+
+
+def test_a_backfill_has_the_name_of_its_user_whatever_tag_they_give_it() -> None:
+    context: Any = SimpleNamespace(visitor=visitor(VIEW, OPERATE))
+    assert webserver_app.GatedRequestContext.get_viewer_tags(context) == {"user": "ann"}
+
+
+@pytest.mark.parametrize("name", ["stop_schedule", "stop_sensor"])
+def test_the_ids_of_two_schedules_stop_none_that_the_user_may_not_stop(name: str) -> None:
+    stopped: list[str] = []
+    instance: Any = SimpleNamespace(
+        get_instigator_state=lambda origin, selector: SimpleNamespace(
+            instigator_name=f"{selector}{run_tags.SCHEDULE_SUFFIX}"
+        ),
+        stop_schedule=lambda origin, selector, found: stopped.append(selector),
+        stop_sensor=lambda origin, selector, found: stopped.append(selector),
+    )
+    webserver_app.guard_stopping(instance)
+    one = visitor(VIEW, OPERATE, runs=lambda job_name: job_name == "mine")
+
+    def stop(selector: str) -> None:
+        webserver_app._visiting.set(one)
+        getattr(instance, name)("of mine", selector, None)
+
+    copy_context().run(stop, "mine")
+    with pytest.raises(PermissionError, match="may not stop 'theirs"):
+        copy_context().run(stop, "theirs")
+    assert stopped == ["mine"]
+
+
+def test_a_subscription_keeps_the_rules_of_a_query() -> None:
+    server = blank(webserver_app.GatedWebserver, "")
+    server._graphene_schema = create_schema()
+    server._graphql_validation_rules = server.build_graphql_validation_rules()
+    deep = "a { " * 40 + "b" + " }" * 40
+    for text, said in [
+        ("subscription { nothing }", "Cannot query field 'nothing'"),
+        (f"subscription {{ {deep} }}", "nested 41 deep"),
+    ]:
+        asked = server.execute_graphql_subscription(None, "1", text, None, None)
+        task, problem = asyncio.run(asked)
+        assert task is None
+        assert said in problem["message"]

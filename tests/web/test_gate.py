@@ -369,6 +369,32 @@ def test_what_is_refused_is_recorded_with_who_what_and_from_where(gate: Gate) ->
     assert row.address == "192.0.2.1"
 
 
+def test_nothing_of_a_runs_configuration_is_recorded_and_no_sign_prevents_the_record(
+    gate: Gate,
+) -> None:
+    text = "mutation L($p: ExecutionParams!) { launchRun(executionParams: $p) { __typename } }"
+    metadata = {"runId": "a\0b\ud800", "tags": [{"key": "x", "value": {"path": "secret"}}]}
+    config = {"ops": {"one": {"path": "secret", "id": "secret"}}}
+    variables = {"p": {"runConfigData": config, "executionMetadata": metadata}}
+    assert query(gate, text, variables, client=come("viewer")).status == 403
+    assert DagsterAction.objects.get().target == "runId=a\\0b\\ud800"
+
+
+def test_what_is_recorded_is_the_operation_that_was_asked_for_and_if_it_was_allowed(
+    gate: Gate, inner: Inner
+) -> None:
+    query(gate, ASK, client=come("superuser"))
+    visitor, on_query = (inner.scopes[0][key] for key in KEYS)
+    visitor.allowed.add("launch_pipeline_execution")
+    launch = "launchRun(executionParams: {}) { x }"
+    text = (
+        f"mutation A {{ {launch} deleteRun(runId: 1) {{ x }} }} mutation B {{ stopSensor {{ x }} }}"
+    )
+    on_query(visitor, text, None, "A")
+    rows = DagsterAction.objects.order_by("pk").values_list("action", "allowed")
+    assert list(rows) == [("launchRun", True), ("deleteRun", False)]
+
+
 def test_a_mutation_hidden_in_a_fragment_or_behind_an_alias_is_found(gate: Gate) -> None:
     client = come("viewer")
     hidden = [
