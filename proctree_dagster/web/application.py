@@ -241,7 +241,14 @@ def _private_listener(path: Path) -> socket.socket:
     """Return a socket that is bound, which this user of the system alone may open."""
     path.unlink(missing_ok=True)  # of a process that was killed
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(path))
+    try:
+        listener.bind(str(path))
+    except OSError as error:  # its path is too long, often, and then the message does not name it
+        listener.close()
+        raise RuntimeError(
+            f"Nothing can listen on the socket {path}, whose path has {len(os.fsencode(path))} "
+            f"bytes: {error}. Let TMPDIR or --socket name a shorter path, of at most 103 bytes."
+        ) from error
     path.chmod(0o600)  # it does not listen yet
     return listener
 

@@ -13,7 +13,7 @@ from pytest_django import Settings
 from proctree_dagster import conf
 from proctree_dagster.services import webserver
 from proctree_dagster.support import project
-from proctree_dagster.web.application import Application
+from proctree_dagster.web.application import Application, _private_listener
 from tests.tools.stack import wait_for
 from tests.web import asgi
 from tests.web.asgi import Got, http, socket
@@ -109,6 +109,11 @@ def test_it_starts_and_ends_with_the_server(application: Application) -> None:
     async_to_sync(application)({"type": "lifespan"}, receive, send)
     assert sent == ["lifespan.startup.complete", "lifespan.shutdown.complete"]
     assert application._dagster._thread is None
+
+
+def test_a_socket_whose_path_is_too_long_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match=r"too long\. Let TMPDIR or --socket name"):
+        _private_listener(tmp_path / ("a" * 100) / "dagster.sock")
 
 
 # --- Two addresses --------------------------------------------------------------------------------
