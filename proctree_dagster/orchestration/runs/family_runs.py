@@ -61,8 +61,11 @@ def _family_of(
     """Return the family for which a run was made, and the runs upstream and downstream of it.
 
     Its tags alone are not enough: a launch may have copied them from another run, and a user may
-    have edited them for a re-execution.
+    have edited them for a re-execution. A launch may name any run as the one that it repeats, too:
+    of one of another tree, which its user may not run, it gets no followers.
     """
+    if parent is not None and parent.job_name != run.job_name:
+        return None, [], []
     tagged = parent if parent is not None and run_tags.FAMILY in parent.tags else run
     family = tagged.tags.get(run_tags.FAMILY)
     if family is None or not _is_run_id(family):
