@@ -1,4 +1,4 @@
-"""Take the pictures in ``docs/images``: ``.venv/bin/python -m scripts.screenshots``.
+"""Take the pictures of Dagster in ``docs/images``: ``.venv/bin/python -m scripts.screenshots``.
 
 Starts the example in a temporary folder, with a Dagster of its own, and stops it.
 """
@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from playwright.sync_api import expect
+from playwright.sync_api import Page, expect
 
 from tests.tools import browser as browsers
 from tests.tools.browser import Tab
@@ -83,8 +83,13 @@ def show_more_of_the_chart(tab: Tab, pixels: int = 90) -> None:
 def save(tab: Tab, name: str) -> None:
     """Write what the tab shows, once nothing is being loaded."""
     tab.page.wait_for_load_state("networkidle")
+    write(tab.page, name)
+
+
+def write(page: Page, name: str) -> None:
+    """Write what a page shows, if it is no large file."""
     path = IMAGES / f"{name}.png"
-    picture = tab.page.screenshot(path=path, animations="disabled")
+    picture = page.screenshot(path=path, animations="disabled")
     print(f"{path.relative_to(IMAGES.parents[1])}: {len(picture) / 1000:.0f} kB")
     if len(picture) > MAX_KILOBYTES * 1000:
         sys.exit(f"{path.name} has more than {MAX_KILOBYTES} kB; take it in a smaller window.")
