@@ -1,7 +1,7 @@
 """Take the pictures of the admin: ``.venv/bin/python -m scripts.admin_screenshots``.
 
-Starts the example's site in a temporary folder, with a Dagster of its own, lets some runs succeed and
-one fail, and stops it.
+Starts the example's site in a temporary folder, with a Dagster of its own, lets some runs succeed
+and one fail, and stops it.
 """
 
 import sys
@@ -36,12 +36,16 @@ def main() -> None:
         try:
             stack.start_site()
             *run_ids, tree = stack.shell(REQUEST_RUNS).splitlines()[-4:]
-            for run_id in run_ids:
-                wait_for("a run to end", lambda: stack.status(run_id) in ("SUCCESS", "FAILURE"), 180)  # noqa: B023
+            wait_for("the runs to end", lambda: all(map(ended, map(stack.status, run_ids))), 180)
             with browsers.open_browser(chromium) as browser:
                 take(browser, stack, tree, run_ids[-1])
         finally:
             stack.stop()
+
+
+def ended(status: str) -> bool:
+    """Return whether a run of this status has ended."""
+    return status in ("SUCCESS", "FAILURE")
 
 
 def take(browser: Browser, stack: SiteStack, tree: str, failed: str) -> None:

@@ -252,8 +252,12 @@ class ProcessTreeAdmin(RunNow, admin.ModelAdmin):  # type: ignore[type-arg]
     def _page(self, request: HttpRequest, tree: ProcessTree) -> dict[str, Any]:
         page = tree_page.page(self.admin_site, request, tree)
         runs: tree_page.Runs = page["runs"]
+        may_run = self.has_run_permission(request, tree)
         return {
             **page,
+            "run_url": html.page_address(self.admin_site.name, tree, "run", tree.pk)
+            if may_run
+            else "",
             "refresh_url": "?part=tree" if runs.may_change else "",
             "refresh_seconds": LOADING_SECONDS if runs.is_loading else "",
         }

@@ -30,7 +30,8 @@ class Links(HTMLParser):
         self.found: set[str] = set()
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        names = ("href", "action", "data-ajax--url", "data-pt-refresh", "formaction")
+        fetched = ("data-ajax--url", "data-pt-refresh", "data-pt-functions")
+        names = ("href", "action", "formaction", *fetched)
         self.found |= {value for name, value in attrs if name in names and value}
 
 
@@ -63,8 +64,16 @@ def test_every_page_opens_on_a_site_of_its_own_and_leads_nowhere_else(
         inside = ("/back/office/", "?", "#", ".", "../")
         others = {each for each in links.found if not each.startswith((*inside, "/static/"))}
         assert others - {"/"} == set(), route  # "View site"
-    assert {f"proctree_dagster/{model}/" for model in ("processtree", "trigger", "run")} <= opened
-    assert "proctree_dagster/processtreeschedule/<path:object_id>/change/" in opened
+    lists = ("overview", "processtree", "trigger", "run", "dagsteraction")
+    assert {f"proctree_dagster/{model}/" for model in lists} <= opened
+    row = "<path:object_id>"
+    pages = (
+        "processtreeschedule/{}/change/",
+        "run/{}/change/",
+        "run/{}/live/",
+        "processtree/{}/run/",
+    )
+    assert {f"proctree_dagster/{page.format(row)}" for page in pages} <= opened
 
 
 @override_settings(ROOT_URLCONF=__name__)

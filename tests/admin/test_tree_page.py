@@ -18,7 +18,7 @@ from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, TreeLink
 from proctree_dagster.running import dagster_loading, tree_runs
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from proctree_dagster.triggers import create_trigger
-from tests.admin.people import ADMIN, VIEWS, staff, text_of
+from tests.admin.people import ADMIN, VIEWS, browser, staff, text_of, user
 from tests.admin.sent import fields, ids
 from tests.app import processes
 
@@ -495,3 +495,12 @@ def test_the_list_of_trees_shows_schedule_and_last_run(admin_client: Client) -> 
 )
 def test_names_are_clipped_to_what_fits_in_a_box(text: str, clipped: str) -> None:
     assert tree_graph.clipped(text, 8) == clipped
+
+
+def test_who_may_run_a_tree_has_a_button_for_it_on_its_page() -> None:
+    row = tree().save()
+    address = f"{ADMIN}/processtree/{row.pk}/run/"
+    viewer = staff("view_processtree")
+    assert address not in shown(viewer, row)
+    viewer.logout()
+    assert address in shown(browser(user("runner", ["view_processtree", "run_processtree"])), row)
