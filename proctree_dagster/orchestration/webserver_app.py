@@ -37,18 +37,12 @@ from starlette.routing import BaseRoute, Mount, Route, WebSocketRoute
 from starlette.websockets import WebSocket
 
 from ..domain import run_tags
-from ..services.dagster_access import Visitor
+from ..services.dagster_access import RECORDER, VISITOR, Visitor
 from ..support.connections import own_connections
 from . import dagster_internals as internals
 from .runs import opening
 
 logger = logging.getLogger(__name__)
-
-VISITOR = "proctree_dagster.visitor"
-"""The key of the ``Visitor`` in a connection's scope."""
-
-AUDIT = "proctree_dagster.audit"
-"""The key of the function that records a mutation (see ``OnMutation``) in a connection's scope."""
 
 OnMutation = Callable[[Visitor, str, Mapping[str, Any] | None, str | None], None]
 """Takes the visitor, the document, its variables and the operation's name."""
@@ -218,7 +212,7 @@ class GatedWebserver(DagsterWebserver[GatedProcessContext, GatedRequestContext])
         operation_name: str | None,
     ) -> JSONResponse:
         """Execute a query; record what it has changed, even if it could not be answered."""
-        visitor, record = visitor_of(request), request.scope.get(AUDIT)
+        visitor, record = visitor_of(request), request.scope.get(RECORDER)
         _visiting.set(visitor)
         try:
             return super().graphql_execution_thread(request, query, variables, operation_name)

@@ -20,6 +20,12 @@ Of a tree's job and its runs only together with the permission to run that tree.
 ADMINISTER = "proctree_dagster.administer_dagster"
 """The permission to delete runs and assets, to reload code, and to change limits."""
 
+VISITOR = "proctree_dagster.visitor"
+"""The key of the ``Visitor`` in the scope of a connection that the gate has let in."""
+
+RECORDER = "proctree_dagster.recorder"
+"""The key of the function in the scope that records what a query has changed."""
+
 ROLES: Mapping[str, str] = {
     "launch_pipeline_execution": OPERATE,
     "launch_pipeline_reexecution": OPERATE,

@@ -17,7 +17,7 @@ from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
 from django.core.asgi import get_asgi_application
 
 from .. import conf
-from ..services.dagster_access import ADMINISTER, VIEW, Visitor
+from ..services.dagster_access import ADMINISTER, VIEW, VISITOR, Visitor
 from ..support import project
 from .gate import ASGIApp, Gate, Receive, Scope, Send, respond, respond_to_person
 
@@ -94,7 +94,7 @@ class Application:
                 if settings.DEBUG and apps.is_installed("django.contrib.staticfiles"):
                     site = ASGIStaticFilesHandler(site)  # as runserver serves them
                 path = conf.current().DAGSTER_PATH
-                self._parts = (site, Gate(self._dagster, path, KEYS), path)
+                self._parts = (site, Gate(self._dagster, path), path)
             return self._parts
 
     async def _live(self, receive: Receive, send: Send) -> None:
@@ -108,10 +108,6 @@ class Application:
                 await asyncio.to_thread(self._dagster.end)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
-
-
-KEYS = ("proctree_dagster.visitor", "proctree_dagster.audit")
-"""Those of ``orchestration.webserver_app``, which imports Dagster."""
 
 
 async def _not_here(path: str, send: Send) -> None:
@@ -269,4 +265,4 @@ class Private:
         """Serve a request as Django itself."""
         granted = frozenset({VIEW, ADMINISTER})
         django = Visitor("django", "", granted, runs_all=False, runs_tree=lambda _: False)
-        await self._inner({**scope, KEYS[0]: django}, receive, send)
+        await self._inner({**scope, VISITOR: django}, receive, send)

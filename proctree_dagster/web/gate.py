@@ -24,7 +24,7 @@ from django.shortcuts import resolve_url
 from django.urls import NoReverseMatch, reverse
 from graphql import GraphQLError
 
-from ..services.dagster_access import MUTATIONS, ROLES, VIEW, Visitor
+from ..services.dagster_access import MUTATIONS, RECORDER, ROLES, VIEW, VISITOR, Visitor
 from . import actions, documents, visitors
 from .documents import Refused
 
@@ -89,13 +89,10 @@ class Gate:
         Dagster's webserver, an ASGI application.
     path:
         The path under which it is served, such as ``/dagster``.
-    keys:
-        The keys of the scope in which the inner application finds the ``Visitor``, and the function
-        that records a mutation.
     """
 
-    def __init__(self, inner: ASGIApp, path: str, keys: tuple[str, str]) -> None:
-        self._inner, self._path, self._keys = inner, path, keys
+    def __init__(self, inner: ASGIApp, path: str) -> None:
+        self._inner, self._path = inner, path
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or let it through."""
@@ -133,9 +130,8 @@ class Gate:
         """Return the scope for the inner application."""
         headers = [pair for pair in scope["headers"] if pair[0].lower() in PASSED_HEADERS]
         recorder = actions.recorder(_address(request))
-        visitor_key, recorder_key = self._keys
         passed = {name: value for name, value in scope.items() if name not in ("user", "session")}
-        return {**passed, "headers": headers, visitor_key: visitor, recorder_key: recorder}
+        return {**passed, "headers": headers, VISITOR: visitor, RECORDER: recorder}
 
     async def _serve_socket(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = _plain_request(scope)

@@ -13,10 +13,9 @@ from django.test import Client
 from pytest_django import Settings
 
 from proctree_dagster.models import DagsterAction, ProcessTree
-from proctree_dagster.services.dagster_access import MUTATIONS, Visitor
+from proctree_dagster.services.dagster_access import MUTATIONS, RECORDER, VISITOR, Visitor
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from proctree_dagster.web import gate as gates
-from proctree_dagster.web.application import KEYS
 from proctree_dagster.web.gate import Gate
 from tests.app import processes
 from tests.web import asgi
@@ -83,7 +82,7 @@ def inner() -> Inner:
 @pytest.fixture
 def gate(inner: Inner, settings: Settings) -> Gate:
     settings.ALLOWED_HOSTS = [asgi.HOST]
-    return Gate(inner, "/dagster", KEYS)
+    return Gate(inner, "/dagster")
 
 
 def come(who: str) -> Client:
@@ -331,7 +330,7 @@ def test_a_changed_password_ends_the_session(gate: Gate, root: Client) -> None:
 
 def test_the_visitor_is_in_the_scope_with_what_they_may_do(gate: Gate, inner: Inner) -> None:
     query(gate, ASK, client=come("operator"))
-    visitor = inner.scopes[0][KEYS[0]]
+    visitor = inner.scopes[0][VISITOR]
     assert isinstance(visitor, Visitor)
     assert visitor.username == "operator"
     assert visitor.may("launch_pipeline_execution")
@@ -348,7 +347,7 @@ def test_a_tree_is_run_by_whom_the_admin_lets_run_it(
         page, "has_run_permission", lambda request, tree=None: tree is None or tree.name == "mine"
     )
     query(gate, ASK, client=come("operator"))
-    visitor = inner.scopes[0][KEYS[0]]
+    visitor = inner.scopes[0][VISITOR]
     assert visitor.may_on_job("launch_pipeline_execution", "mine")
     assert not visitor.may_on_job("launch_pipeline_execution", "theirs")
     assert visitor.may_on_job("launch_pipeline_execution", "a job of the project's own")
@@ -384,7 +383,7 @@ def test_what_is_recorded_is_the_operation_that_was_asked_for_and_if_it_was_allo
     gate: Gate, inner: Inner
 ) -> None:
     query(gate, ASK, client=come("superuser"))
-    visitor, on_query = (inner.scopes[0][key] for key in KEYS)
+    visitor, on_query = (inner.scopes[0][key] for key in (VISITOR, RECORDER))
     visitor.allowed.add("launch_pipeline_execution")
     launch = "launchRun(executionParams: {}) { x }"
     text = (
