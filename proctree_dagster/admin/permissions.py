@@ -7,7 +7,7 @@ from django.contrib.admin import AdminSite
 from django.contrib.admin.exceptions import NotRegistered
 from django.http import HttpRequest
 
-from ..models import ProcessTree
+from ..models import ProcessTree, Run
 
 RUN = "proctree_dagster.run_processtree"
 """The permission to run trees, also by schedules, subscriptions and links."""
@@ -70,6 +70,14 @@ def may_with_run(
     user = request.user
     has_it = user.has_perm(permission) or (tree is not None and user.has_perm(permission, tree))
     return has_it and has_run_permission(site, request, tree)
+
+
+def may_view_runs(site: AdminSite, request: HttpRequest) -> bool:
+    """Return whether the site has pages of runs, and the user may see them."""
+    try:
+        return bool(site.get_model_admin(Run).has_view_permission(request))
+    except NotRegistered:
+        return False
 
 
 class NeedsRunPermission:

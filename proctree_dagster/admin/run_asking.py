@@ -17,7 +17,8 @@ from ..models import OutboxRun, ProcessTree, Run
 from ..models.validation.tree_validation import validate_tree
 from .deeds import Deeds
 from .html import page_address, run_link
-from .permissions import has_run_permission
+from .permissions import has_run_permission, may_view_runs
+from .run_deeds import trees_of
 
 if TYPE_CHECKING:
     from django.contrib.admin import AdminSite
@@ -113,11 +114,11 @@ class Requested:
     refused: list[tuple[ProcessTree, str]] = field(default_factory=list)
     """The other trees, with the reason."""
 
-    def page_of_only_run(self, site: str) -> HttpResponse | None:
-        """Return a redirect to the page of the run, if it is one alone, on a site of this name."""
-        if len(self.runs) != 1 or self.refused:
+    def page_of_only_run(self, site: "AdminSite", request: HttpRequest) -> HttpResponse | None:
+        """Return a redirect to the page of the run, if it is one alone, and the user may see it."""
+        if len(self.runs) != 1 or self.refused or not may_view_runs(site, request):
             return None
-        return HttpResponseRedirect(page_address(site, Run, "change", self.runs[0][1]))
+        return HttpResponseRedirect(page_address(site.name, Run, "change", self.runs[0][1]))
 
 
 def request_runs(
@@ -210,7 +211,7 @@ def source_of(run_id: str, *, wait: float) -> Source:
         run = history.summaries([run_id]).get(run_id)
         if run is None:
             raise RunNotFound(gettext("There is no run %(run)s.") % {"run": run_id})
-        tree = ProcessTree.objects.filter(job_name=run.job_name).first()
+        tree = trees_of([run]).get(run.job_name)
         return Source(run_id, tree, history.context_of(run_id))
 
 
@@ -242,7 +243,16 @@ def run_again(page: Any, request: HttpRequest, source: Source) -> HttpResponse:
     if added:
         told = gettext("The schedule’s context has added what that run did not have: %(keys)s.")
         page.message_user(request, told % {"keys": added}, messages.INFO)
-    return HttpResponseRedirect(page_address(site.name, Run, "change", run_id))
+    return shown(page, request, tree, run_id)
+
+
+def shown(page: Any, request: HttpRequest, tree: ProcessTree, run_id: str) -> HttpResponse:
+    """Lead to the page of a run that was requested; to its tree's, if the user may see no runs."""
+    site = page.admin_site
+    if may_view_runs(site, request):
+        return HttpResponseRedirect(page_address(site.name, Run, "change", run_id))
+    page.message_user(request, _log_text(run_id), messages.SUCCESS)
+    return HttpResponseRedirect(page_address(site.name, ProcessTree, "change", tree.pk))
 
 
 def token_of(request: HttpRequest) -> uuid.UUID | None:

@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from ..domain.runs import RunSummary
 from ..exceptions import ProctreeError
 from ..models import ProcessTree, Run
+from ..support.row_reading import readable
 from .deeds import Deeds
 from .html import run_link
 from .permissions import CANCEL, RETRY, may_with_run
@@ -208,7 +209,7 @@ def _refusal(
 def trees_of(runs: Iterable[RunSummary]) -> dict[str, ProcessTree]:
     """Return the trees of runs that there are, by their ``job_name``, in one query."""
     names = {run.job_name for run in runs}
-    return {row.job_name: row for row in ProcessTree.objects.filter(job_name__in=names)}
+    return {row.job_name: row for row in readable(ProcessTree.objects.filter(job_name__in=names))}
 
 
 def carry_out(

@@ -24,12 +24,13 @@ from ..exceptions import (
     InvalidTree,
     RunNotFound,
 )
-from ..models import ProcessTree, Run
+from ..models import ProcessTree
 from ..models.validation.tree_validation import validate_tree
 from .context_form import MORE, ContextForm
 from .html import page_address, run_link
+from .permissions import may_view_runs
 from .row_fields import KeyChoices, RowFields, model_of
-from .run_asking import request_run, request_runs, source_of, token_of
+from .run_asking import request_run, request_runs, shown, source_of, token_of
 
 if TYPE_CHECKING:
     from django.contrib.admin import AdminSite
@@ -59,11 +60,24 @@ class RunNow:
             *super().get_urls(),  # type: ignore[misc]
         ]
 
+    def render_change_form(
+        self: Any, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
+    ) -> HttpResponse:
+        """Offer the form on the tree's page to who may run it."""
+        tree = kwargs.get("obj")
+        if tree is not None and self.has_run_permission(request, tree):
+            address = page_address(self.admin_site.name, ProcessTree, "run", tree.pk)
+            context = {**context, "run_now_url": address}
+        answer: HttpResponse = super().render_change_form(  # type: ignore[misc]
+            request, context, *args, **kwargs
+        )
+        return answer
+
     @admin.action(description=_("Run the selected trees now"), permissions=["run"])
     def run_now(self: Any, request: HttpRequest, queryset: QuerySet[ProcessTree]) -> Any:
         """Request a run of each tree; of one alone, show it."""
         found = request_runs(self, request, queryset.select_related("schedule"))
-        return found.page_of_only_run(self.admin_site.name)
+        return found.page_of_only_run(self.admin_site, request)
 
     def _tree_to_run(self: Any, request: HttpRequest, object_id: str) -> ProcessTree | None:
         """Return the tree, if the user may see and run it.
@@ -98,13 +112,12 @@ class RunNow:
             self.message_user(request, told, messages.WARNING)
             address = page_address(self.admin_site.name, ProcessTree, "changelist")
             return HttpResponseRedirect(address)
-        shown = RunForm(self, request, tree)
+        form = RunForm(self, request, tree)
         if request.method == "POST":
-            run_id = shown.requested()
+            run_id = form.requested()
             if run_id is not None:
-                address = page_address(self.admin_site.name, Run, "change", run_id)
-                return HttpResponseRedirect(address)
-        return shown.page()
+                return shown(self, request, tree, run_id)
+        return form.page()
 
 
 class RunForm:
@@ -144,7 +157,7 @@ class RunForm:
         """Return the context that the form is prefilled with: a run's, or the schedule's."""
         if not self._source_id:
             return self._tree.default_context
-        if not self._request.user.has_perm("proctree_dagster.view_run"):
+        if not may_view_runs(self._site, self._request):
             raise PermissionDenied
         try:
             source = source_of(self._source_id, wait=0.3)
@@ -183,7 +196,7 @@ class RunForm:
         """Show the form."""
         page, form, tree = self._page, self._form, self._tree
         fields = [(None, {"fields": list(form.fields)})]
-        shown: Any = form  # Django's helpers take any form
+        any_form: Any = form  # Django's helpers take all of them
         self._request.current_app = self._site.name
         context = {
             **self._site.each_context(self._request),
@@ -191,8 +204,8 @@ class RunForm:
             "title": gettext("Run %(tree)s") % {"tree": shorten(tree.name, 80)},
             "original": tree,
             "tree": tree,
-            "adminform": helpers.AdminForm(shown, fields, {}, model_admin=page),
-            "errors": helpers.AdminErrorList(shown, []),
+            "adminform": helpers.AdminForm(any_form, fields, {}, model_admin=page),
+            "errors": helpers.AdminErrorList(any_form, []),
             "media": page.media + form.media,
             "token": token_of(self._request) or uuid.uuid4(),
             "source_id": self._source_id,

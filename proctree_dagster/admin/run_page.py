@@ -1,5 +1,6 @@
 """A run's page: what has become of it and of each of its processes, live while it has not ended."""
 
+import time
 import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -35,6 +36,12 @@ from .run_list import failures
 
 if TYPE_CHECKING:
     from ..running.run_history import History
+
+LEAST_SECONDS = 2
+"""How many seconds lie at least between two fetches of a page."""
+
+SHARE = 10
+"""How many times as long as a page takes to be made lies between two fetches of it."""
 
 LINES = 300
 """How many entries of a log are read at first, those that Dagster notes for itself included."""
@@ -99,6 +106,9 @@ class RunView:
     is_stuck: bool = False
     """Whether nothing seems to be there that starts it."""
 
+    seconds: int = LEAST_SECONDS
+    """How many seconds after that the page is fetched again."""
+
     @property
     def is_live(self) -> bool:
         """Whether the page is worth another look in a moment."""
@@ -126,6 +136,7 @@ def find(run_id: str, site: str, *, is_full_log: bool = False) -> RunView:
     """
     from ..running import requested_runs, run_history  # they import all that runs trees
 
+    begun = time.monotonic()
     view = RunView(run_id, site, is_full_log=is_full_log, row=requested_runs.find(run_id))
     try:
         with run_history.opened() as history:
@@ -141,6 +152,7 @@ def find(run_id: str, site: str, *, is_full_log: bool = False) -> RunView:
         view.run, view.tree = requested_runs.summary(view.row), view.row.process_tree
         if view.run.status == requested_runs.REQUESTED and not view.row.after:
             view.hint = gettext("It is handed to Dagster in a moment.")
+    view.seconds = max(LEAST_SECONDS, round(SHARE * (time.monotonic() - begun)))
     return view
 
 

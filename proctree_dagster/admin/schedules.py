@@ -402,7 +402,7 @@ class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, admin.ModelAdmin):
         """Request a run of each tree with its schedule's context; of one alone, show it."""
         rows = queryset.select_related("process_tree__schedule")
         found = request_runs(self, request, [schedule.process_tree for schedule in rows])
-        return found.page_of_only_run(self.admin_site.name)
+        return found.page_of_only_run(self.admin_site, request)
 
     @admin.action(description=_("Enable the selected schedules"), permissions=["change"])
     def enable(self, request: HttpRequest, queryset: QuerySet[ProcessTreeSchedule]) -> None:

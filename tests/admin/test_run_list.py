@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from django.contrib.admin.models import LogEntry
+from django.contrib.auth.backends import BaseBackend
 from django.db import connection
 from django.test import Client
 from django.test.utils import CaptureQueriesContext
@@ -268,6 +269,28 @@ def test_who_may_repeat_and_run_does(admin_client: Client) -> None:
     assert "Queued again" in text(act(client, "retry", failed))
     [new] = listed(client, status="unfinished")
     assert "the admin (clerk)" in text(client.get(f"{RUNS}{new}/change/"))
+
+
+class OneTree(BaseBackend):
+    """Gives permissions for one tree, and none in general."""
+
+    def has_perm(self, user_obj: Any, perm: str, obj: Any = None) -> bool:
+        return perm.endswith("view_run") or getattr(obj, "name", "") == "mine"
+
+
+def test_who_may_repeat_runs_of_one_tree_repeats_those(settings: Any) -> None:
+    mine, other = (execute(save(name, processes.fail)) for name in ("mine", "other"))
+    client = staff()
+    settings.AUTHENTICATION_BACKENDS = [
+        *settings.AUTHENTICATION_BACKENDS,
+        "tests.admin.test_run_list.OneTree",
+    ]
+    assert 'value="retry"' in text(client.get(RUNS))
+    assert 'value="retry"' not in text(client.get(RUNS, {"tree": "other"}))
+    page = text(act(client, "retry", mine, other))
+    assert "Queued again" in page
+    assert "You may not do that to runs of other." in page
+    assert client.post(f"{RUNS}{other}/action/", {"action": "retry"}).status_code == 403
 
 
 # --- Everything that failed since … ---------------------------------------------------------------

@@ -355,6 +355,18 @@ def test_who_may_not_see_and_run_a_tree_has_no_form(permissions: tuple[str, ...]
     assert Client().get(run_page(tree)).status_code == 302, "to the login"
 
 
+def test_who_may_see_no_runs_is_led_to_the_tree() -> None:
+    tree = save()
+    client = staff("view_processtree", "run_processtree")
+    answer = send(client, run_page(tree))
+    assert address(answer) == f"{TREES}{tree.pk}/change/"
+    page = text(client.get(address(answer)))
+    assert f"Run {requested().run_id} was requested." in page
+    assert f'href="{run_page(tree)}"' in page
+    viewer = browser(user("viewer", ["view_processtree"]))
+    assert run_page(tree) not in text(viewer.get(f"{TREES}{tree.pk}/change/"))
+
+
 def test_each_tree_is_asked_for(monkeypatch: pytest.MonkeyPatch, loaded: None) -> None:
     allowed, other = save("allowed"), save("other")
     monkeypatch.setattr(

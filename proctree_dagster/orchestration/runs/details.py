@@ -49,10 +49,10 @@ def detail(instance: DagsterInstance, run_id: str) -> RunDetail:
     Raises
     ------
     RunNotFound
-        There is none of this id.
+        No run of a tree has this id.
     """
     record = instance.get_run_record_by_id(run_id)
-    if record is None:
+    if record is None or tags.TREE not in record.dagster_run.tags:
         raise RunNotFound(f"Dagster has no run {run_id!r}.")
     run = record.dagster_run
     has_failed = run.status == DagsterRunStatus.FAILURE
