@@ -432,7 +432,7 @@ def test_trees_are_run_now_with_the_contexts_of_their_schedules_which_stay_as_th
 def test_a_tree_that_is_run_now_from_its_schedule_s_page_shows_its_run(
     schedule: ProcessTreeSchedule,
 ) -> None:
-    client = staff("view_processtreeschedule", "run_processtree")
+    client = staff("view_processtreeschedule", "run_processtree", "view_run")
     assert list(client.get(page_of(schedule)).context["pt_buttons"]) == ["run_now"]
     answer = client.post(f"{LIST}{schedule.pk}/action/", {"action": "run_now"})
     [run] = testing.submitted()
