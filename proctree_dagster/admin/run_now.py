@@ -60,19 +60,6 @@ class RunNow:
             *super().get_urls(),  # type: ignore[misc]
         ]
 
-    def render_change_form(
-        self: Any, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
-    ) -> HttpResponse:
-        """Offer the form on the tree's page to who may run it."""
-        tree = kwargs.get("obj")
-        if tree is not None and self.has_run_permission(request, tree):
-            address = page_address(self.admin_site.name, ProcessTree, "run", tree.pk)
-            context = {**context, "run_now_url": address}
-        answer: HttpResponse = super().render_change_form(  # type: ignore[misc]
-            request, context, *args, **kwargs
-        )
-        return answer
-
     @admin.action(description=_("Run the selected trees now"), permissions=["run"])
     def run_now(self: Any, request: HttpRequest, queryset: QuerySet[ProcessTree]) -> Any:
         """Request a run of each tree; of one alone, show it."""
