@@ -37,6 +37,7 @@ from ..models import (
 from ..models.schedules import ProcessTreeScheduleQuerySet
 from ..running import run_history
 from ..services import webserver, webserver_probe
+from ..support import project
 from ..support.row_reading import readable
 from . import html
 
@@ -333,7 +334,10 @@ def _webserver(answer: webserver_probe.Answer) -> Service:
         return _service(name, UNKNOWN, told)
     if answer.is_pending:
         return _service(name, UNKNOWN, gettext("It is being asked."))
-    return _service(name, SILENT if answer.problem else ANSWERS, answer.problem or answer.url)
+    if answer.problem:
+        return _service(name, SILENT, answer.problem)
+    public = project.public_url()  # not where Django asks, which may be a socket
+    return _service(name, ANSWERS, html.dagster_link(public, public or ""))
 
 
 def _code_server(answer: webserver_probe.Answer) -> Service:
