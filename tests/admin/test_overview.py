@@ -250,7 +250,7 @@ def test_a_silent_daemon_is_reported_with_what_to_do(
         (Answer(), "Webserver unknown Its address is not known"),
         (Answer("u", is_pending=True), "Webserver unknown It is being asked."),
         (Answer("u", problem="refused"), "Webserver does not answer refused Code server unknown"),
-        (Answer("u"), "Webserver answers u Code server answers"),
+        (Answer("u"), "Webserver answers Code server answers"),
         (Answer("u", code_server_problem="ended"), "Code server does not answer ended"),
     ],
 )
