@@ -134,7 +134,7 @@ def visits(client: Any, rows: Rows, runs: dict[str, str]) -> dict[str, tuple[str
     for route in routes():
         if route.endswith(("/history/", "<path:object_id>/delete/")):  # Django's own
             continue
-        for name, run_id in runs.items() if "/run/" in route and "<" in route else [("", "")]:
+        for name, run_id in runs.items() if "/run/<" in route else [("", "")]:
             address = rows.address(route).replace(rows.key("run"), run_id or rows.key("run"))
             answer = client.get(address)
             if answer.status_code == 200 and b"<!DOCTYPE html>" in answer.content[:100]:
