@@ -59,7 +59,7 @@ def detail(instance: DagsterInstance, run_id: str) -> RunDetail:
     failures = all_failures(instance, run.run_id) if has_failed else {}
     fault = failures.get("", "") or _canceled(instance, run)
     return RunDetail(
-        summary=summary(record, failures),
+        summary=summary(instance, record, failures),
         processes=tuple(_processes(instance, run, fault)),
         fault=fault,
         context=sensitive.masked(run_pages.context_of(run)),

@@ -17,7 +17,7 @@ from ...domain.runs import LogLine, RunSummary
 from ...domain.texts import storable
 from ...exceptions import RunError, RunNotFound
 from .. import errors
-from . import run_pages
+from . import run_pages, storage_time
 from .summaries import all_failures, summary
 
 PAGE = 100
@@ -57,7 +57,7 @@ def recent(
     filters = RunsFilter(
         job_name=job_name,
         statuses=statuses,
-        created_after=run_pages.in_utc(since),
+        created_after=storage_time.as_stored(instance, since),
         tags=with_tags or {},
     )
     found: list[RunSummary] = []
@@ -81,8 +81,9 @@ def _records(instance: DagsterInstance, filters: RunsFilter) -> Iterator[RunReco
 
 def _with_all_failures(instance: DagsterInstance, record: RunRecord) -> RunSummary:
     """Return a run with its outcome, and with why each process failed."""
-    has_failed = record.dagster_run.status == DagsterRunStatus.FAILURE
-    return summary(record, all_failures(instance, record.dagster_run.run_id) if has_failed else {})
+    run = record.dagster_run
+    has_failed = run.status == DagsterRunStatus.FAILURE
+    return summary(instance, record, all_failures(instance, run.run_id) if has_failed else {})
 
 
 def find(instance: DagsterInstance, run_id: str) -> RunRecord:

@@ -15,7 +15,7 @@ from .. import dagster_internals as internals
 from .. import tree_records
 from ..configured import translator
 from ..dagster_features import RETRY_FROM_FAILURE, is_on, why_off
-from . import create, opening, run_pages
+from . import create, opening, run_pages, storage_time
 from .summaries import LAUNCHERS, summaries
 
 RESUMABLE = (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
@@ -140,7 +140,7 @@ def _check(instance: DagsterInstance, run: DagsterRun, *, everything: bool) -> s
             raise RunError(f"Run {run.run_id} is going to be repeated by Dagster itself.")
         return run.run_id
     latest = newest.dagster_run
-    age = dt.datetime.now(dt.UTC) - newest.create_timestamp.replace(tzinfo=dt.UTC)
+    age = dt.datetime.now(dt.UTC) - storage_time.created_at(instance, newest)
     is_orphan = latest.status == DagsterRunStatus.NOT_STARTED and age > ORPHANED_AFTER
     if not latest.is_finished and not is_orphan:
         raise RunError(

@@ -1,6 +1,5 @@
 """Runs page by page: what Dagster's storage filters, and what it can't."""
 
-import datetime as dt
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunRecord, Ru
 from ...context import sensitive
 from ...domain import run_tags as tags
 from ...domain.runs import RunPage, RunQuery, RunSummary
+from . import storage_time
 from .summaries import summaries
 
 SEARCHED = 2000
@@ -97,7 +97,7 @@ def scan(
     ascending:
         Whether older runs come first.
     """
-    filters, matches = _filters(query), _comparison(query)
+    filters, matches = _filters(instance, query), _comparison(query)
     size = min(most + 1, LARGEST) if _is_exact(query) else CHUNK
     found = Found()
     while found.searched < searched:
@@ -134,12 +134,12 @@ def _older_page(instance: DagsterInstance, found: Found, *, is_first: bool) -> R
         older = runs[-1].run_id
     elif not found.is_complete and found.last is not None:
         older = found.last.dagster_run.run_id
-        back_to = found.last.create_timestamp.replace(tzinfo=dt.UTC)
+        back_to = storage_time.created_at(instance, found.last)
     newer = runs[0].run_id if runs and not is_first else ""
     return RunPage(runs, older, newer, found.searched, back_to)
 
 
-def _filters(query: RunQuery) -> RunsFilter:
+def _filters(instance: DagsterInstance, query: RunQuery) -> RunsFilter:
     """Return what Dagster's storage compares."""
     started = {} if not query.triggered_by else {tags.TRIGGERED_BY: query.triggered_by}
     return RunsFilter(
@@ -147,14 +147,9 @@ def _filters(query: RunQuery) -> RunsFilter:
         job_name=query.job_name or None,
         statuses=[DagsterRunStatus(each.upper()) for each in query.statuses],
         tags={**query.tags, **started},
-        created_after=in_utc(query.since),
-        created_before=in_utc(query.until),
+        created_after=storage_time.as_stored(instance, query.since),
+        created_before=storage_time.as_stored(instance, query.until),
     )
-
-
-def in_utc(moment: dt.datetime | None) -> dt.datetime | None:
-    """Return a moment in UTC: Dagster's storage drops the zone."""
-    return None if moment is None else moment.astimezone(dt.UTC)
 
 
 def _is_exact(query: RunQuery) -> bool:
@@ -226,7 +221,7 @@ def counts(instance: DagsterInstance, query: RunQuery) -> dict[str, int]:
     trees = sorted(name for _, names in instance.get_run_tags([tags.TREE]) for name in names)
     if not trees:
         return dict.fromkeys(query.statuses, 0)
-    filters = _filters(query)
+    filters = _filters(instance, query)
     return {
         status: instance.get_runs_count(
             RunsFilter(

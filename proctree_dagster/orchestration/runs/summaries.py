@@ -22,6 +22,7 @@ from ...services import webserver
 from .. import dagster_internals as internals
 from .. import errors
 from ..dagster_features import FAILURES_AT_ONCE, is_on
+from . import storage_time
 
 LAUNCHERS = (tags.USER, tags.SCHEDULE_NAME, tags.SENSOR_NAME)
 """The tags with a run's requester, by precedence."""
@@ -33,11 +34,15 @@ UNKNOWN = "It failed."
 """Why a process failed of which nothing else is recorded."""
 
 
-def summary(record: RunRecord, failures: Mapping[str, str] | None = None) -> RunSummary:
+def summary(
+    instance: DagsterInstance, record: RunRecord, failures: Mapping[str, str] | None = None
+) -> RunSummary:
     """Return a run with its outcome.
 
     Parameters
     ----------
+    instance:
+        Where it is recorded.
     record:
         Its record.
     failures:
@@ -52,7 +57,7 @@ def summary(record: RunRecord, failures: Mapping[str, str] | None = None) -> Run
         triggered_by=run.tags.get(tags.TRIGGERED_BY, ""),
         launched_by=next((run.tags[name] for name in LAUNCHERS if name in run.tags), ""),
         due=dt.datetime.fromisoformat(due) if due and run.parent_run_id is None else None,
-        created_at=record.create_timestamp.replace(tzinfo=dt.UTC),
+        created_at=storage_time.created_at(instance, record),
         started_at=moment(record.start_time),
         ended_at=moment(record.end_time),
         parent_run_id=run.parent_run_id,
@@ -76,7 +81,7 @@ def summaries(instance: DagsterInstance, records: Iterable[RunRecord]) -> list[R
     all_of_them = list(records)
     failed = [each.dagster_run.run_id for each in all_of_them if _has_failed(each)]
     why = first_failures(instance, failed)
-    return [summary(each, why.get(each.dagster_run.run_id)) for each in all_of_them]
+    return [summary(instance, each, why.get(each.dagster_run.run_id)) for each in all_of_them]
 
 
 def _has_failed(record: RunRecord) -> bool:
