@@ -21,7 +21,15 @@ from .. import context as contexts
 from ..context import sensitive
 from ..exceptions import ContextError
 from ..models import typed_values
-from ..models.context_schema import UNSAID, ContextKey, ContextSchema, accepts, members
+from ..models.context_schema import (
+    STAND_INS,
+    UNSAID,
+    ContextKey,
+    ContextSchema,
+    accepts,
+    chosen_type,
+    members,
+)
 from .forms import JsonField, JsonWidget, SplitDateTime, stored_context
 
 PREFIX = "key_"
@@ -203,12 +211,15 @@ def field_of(key: ContextKey, given: Any, row_field: RowField) -> forms.Field:
 
 def _field_of_type(key: ContextKey, given: Any, row_field: RowField) -> forms.Field | None:
     """Return the field for a key's type; ``None`` if there is none for it, or for its value."""
-    kinds = [each for each in members(key.annotation) if each not in (None, NoneType)]
-    if len(kinds) != 1 or (given is not _MISSING and not accepts(key.annotation, given)):
+    kind = chosen_type(key.annotation)
+    if kind is None or (given is not _MISSING and not accepts(kind | None, given)):
         return None
     if isinstance(given, Mapping) and "using" in given:  # a row of another database
         return None
-    kind = kinds[0]
+    has_stand_ins = any(each in STAND_INS and each is not kind for each in members(key.annotation))
+    prefilled = key.default if given is _MISSING else given
+    if has_stand_ins and isinstance(prefilled, STAND_INS):  # it stays what it is
+        return None
     if isinstance(kind, type) and issubclass(kind, Model):
         return row_field(kind, key)
     if (get_origin(kind) or kind) in _CONTAINERS:

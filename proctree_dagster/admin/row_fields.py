@@ -1,7 +1,7 @@
 """Fields for rows of models in a form that no model has: as the admin lets the user see them."""
 
 from dataclasses import dataclass
-from types import NoneType, SimpleNamespace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from django import forms
@@ -14,7 +14,7 @@ from django.http import Http404, HttpRequest
 
 from ..context import sensitive
 from ..models import ProcessTree
-from ..models.context_schema import ContextKey, members
+from ..models.context_schema import ContextKey, chosen_type
 
 if TYPE_CHECKING:
     from django.contrib.admin import AdminSite
@@ -111,6 +111,5 @@ class KeyChoices(AutocompleteJsonView):
 
 def model_of(key: ContextKey) -> type[Model] | None:
     """Return the model whose rows a key takes; ``None`` if it takes something else."""
-    kinds = [each for each in members(key.annotation) if each not in (None, NoneType)]
-    is_model = len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], Model)
-    return kinds[0] if is_model else None
+    kind = chosen_type(key.annotation)
+    return kind if isinstance(kind, type) and issubclass(kind, Model) else None

@@ -341,6 +341,24 @@ def members(annotation: Any) -> tuple[Any, ...]:
     return (annotation,)
 
 
+STAND_INS = (str, int)
+"""What a function may take in place of a row or a date: a key, a name, a text that it parses."""
+
+
+def chosen_type(annotation: Any) -> Any:
+    """Return the type of which a person chooses a value; ``None`` if there are several.
+
+    None beside it does not count, and neither do ``STAND_INS`` beside a row of a model or a date:
+    ``Organisation | str | int`` is an organisation.
+    """
+    kinds = [each for each in members(annotation) if each not in (None, types.NoneType)]
+    if len(kinds) == 1:
+        return kinds[0]
+    chosen = [each for each in kinds if each not in STAND_INS]
+    is_one = len(chosen) == 1 and isinstance(chosen[0], type)
+    return chosen[0] if is_one and issubclass(chosen[0], (Model, dt.date)) else None
+
+
 # Values
 
 

@@ -429,3 +429,22 @@ def test_a_form_costs_as_many_queries_whatever_rows_there_are(
             admin_client.get(page)
         used.append(len(queries))
     assert used[0] == used[1]
+
+
+def test_a_row_or_a_date_is_chosen_where_a_text_may_stand_for_it(admin_client: Client) -> None:
+    tree = save(func=annotated.with_stand_ins)
+    organisation = Organisation.objects.create(name="Müller")
+    send(admin_client, run_page(tree), key_organisation=organisation.pk, key_day="2026-03-31")
+    assert requested().context == {
+        "organisation": {"$model": "app.Organisation", "pk": organisation.pk},
+        "day": {"$date": "2026-03-31"},
+    }
+
+
+@pytest.mark.parametrize("given", ["Müller", 5])
+def test_a_text_that_stands_for_a_row_stays_one(admin_client: Client, given: Any) -> None:
+    tree = save(func=annotated.with_stand_ins)
+    context = {"organisation": given, "day": "yesterday"}
+    ProcessTreeInstance.load(tree.name).register_schedule(context=context)
+    assert send(admin_client, run_page(tree)).status_code == 302
+    assert requested().context == context, "and until is left at its default"

@@ -150,3 +150,10 @@ def of_books(books: Books) -> str:
 
 def takes_secrets(api_key: str, settings: dict[str, Any], **others: Any) -> None:
     """Take secrets."""
+
+
+def with_stand_ins(
+    organisation: Organisation | str | int, day: dt.date | str, until: dt.date | str = "today"
+) -> str:
+    """Take a row and dates, or what stands for them."""
+    return f"{organisation} {day} {until}"
