@@ -37,6 +37,7 @@ HEAVY = (
     *("test_event_batching", "test_actions", "test_states", "test_memory", "test_said"),
     *("test_lost_runs_on_postgresql", "test_accessibility", "test_pages_in_a_browser"),
     *("test_readme", "test_hosts", "test_dagster_internals", "test_demo_user", "test_ledger"),
+    *("test_run_list", "test_run_page", "test_run_now", "test_run_history"),
 )
 """Modules that take more than six seconds of CPU each, most of them in processes of their own.
 

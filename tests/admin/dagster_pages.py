@@ -5,8 +5,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy
+from dagster import DagsterEvent, DagsterEventType
 
 from proctree_dagster.models import ProcessTree
+from proctree_dagster.orchestration import tree_records
+from proctree_dagster.orchestration.configured import translator
+from proctree_dagster.orchestration.runs import create, opening
 from proctree_dagster.running import tree_runs
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
@@ -24,6 +28,25 @@ def save(name: str = "t", func: Callable[..., Any] = processes.one, **options: A
 def execute(row: ProcessTree, context: dict[str, Any] | None = None, **options: Any) -> str:
     """Run a tree here, and return the run's id."""
     return tree_runs.execute_row(row, context, **options)["run_id"]
+
+
+def record(
+    row: ProcessTree,
+    context: dict[str, Any] | None = None,
+    *,
+    failed: bool = False,
+    tags: dict[str, str] | None = None,
+) -> str:
+    """Record a run that has ended, without executing anything, and return its id."""
+    with opening.open_instance(persistent=True, keep=True) as instance:
+        job = translator().job(tree_records.from_row(row))
+        run = create.create_run(instance, job, context or {}, tags or {})
+        if failed:
+            instance.report_run_failed(run, "It failed on purpose.")
+        else:
+            event = DagsterEvent(DagsterEventType.RUN_SUCCESS.value, run.job_name)
+            instance.report_dagster_event(event, run_id=run.run_id)
+    return run.run_id
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from proctree_dagster.admin import ProcessTreeAdmin
 from proctree_dagster.models import OutboxRun, ProcessTree
 from proctree_dagster.running import dagster_loading
 from proctree_dagster.tree_builder import ProcessTreeInstance
-from tests.admin.dagster_pages import RUNS, TREES, address, execute, save, text
+from tests.admin.dagster_pages import RUNS, TREES, address, record, save, text
 from tests.admin.people import browser, staff, user
 from tests.admin.sent import fields
 from tests.app import annotated, processes
@@ -293,7 +293,7 @@ def loaded(dagster_home: Path) -> None:
 
 def test_a_run_is_run_again_with_its_context(admin_client: Client, loaded: None) -> None:
     tree = save(func=processes.echo)
-    run_id = execute(tree, {"tenant": "a", "password": "hunter2"})
+    run_id = record(tree, {"tenant": "a", "password": "hunter2"})
     page = text(admin_client.get(f"{RUNS}{run_id}/change/"))
     found = re.search(r'name="token" value="([^"]+)"', page)
     assert found is not None
@@ -309,7 +309,7 @@ def test_a_run_is_run_again_with_its_context(admin_client: Client, loaded: None)
 
 def test_a_run_is_run_again_with_a_changed_context(admin_client: Client, loaded: None) -> None:
     tree = save(func=processes.echo)
-    run_id = execute(tree, {"tenant": "a", "password": "hunter2"})
+    run_id = record(tree, {"tenant": "a", "password": "hunter2"})
     ProcessTreeInstance.load("t").register_schedule(context={"other": 1})
     page = run_page(tree, run=run_id)
     assert "hunter2" not in text(admin_client.get(page))
@@ -319,7 +319,7 @@ def test_a_run_is_run_again_with_a_changed_context(admin_client: Client, loaded:
 
 
 def test_a_run_of_another_tree_is_no_source(admin_client: Client, loaded: None) -> None:
-    run_id = execute(save(func=processes.echo), {"tenant": "a"})
+    run_id = record(save(func=processes.echo), {"tenant": "a"})
     other = save("other", processes.echo)
     page = run_page(other, run=run_id)
     assert "one of another tree" in text(admin_client.get(page))
@@ -331,7 +331,7 @@ def test_a_run_of_another_tree_is_no_source(admin_client: Client, loaded: None) 
 
 
 def test_what_the_tree_takes_no_longer_is_refused_again(admin_client: Client, loaded: None) -> None:
-    run_id = execute(save(func=processes.echo), {"tenant": "a"})
+    run_id = record(save(func=processes.echo), {"tenant": "a"})
     save(func=annotated.name_of)
     admin_client.post(f"{RUNS}{run_id}/action/", {"action": "again"})
     assert "The context lacks" in text(admin_client.get(f"{RUNS}{run_id}/change/"))
@@ -377,7 +377,7 @@ def test_each_tree_is_asked_for(monkeypatch: pytest.MonkeyPatch, loaded: None) -
     client = staff("view_processtree", "run_processtree", "view_run")
     assert client.get(run_page(other)).status_code == 403
     assert send(client, run_page(allowed)).status_code == 302
-    runs = [execute(tree) for tree in (allowed, other)]
+    runs = [record(tree) for tree in (allowed, other)]
     expected = [302, 403]
     answers = [client.post(f"{RUNS}{run_id}/action/", {"action": "again"}) for run_id in runs]
     assert [answer.status_code for answer in answers] == expected

@@ -1,11 +1,7 @@
 """A run's page in the admin."""
 
 import html
-import json
-import os
 import re
-import subprocess
-import sys
 import uuid
 from pathlib import Path
 from typing import Any
@@ -21,11 +17,9 @@ from proctree_dagster.models import OutboxRun, OutboxState, ProcessTree, TreeLin
 from proctree_dagster.running import dagster_loading
 from proctree_dagster.services import run_outbox
 from proctree_dagster.tree_builder import ProcessTreeInstance
-from tests.admin.dagster_pages import RUNS, address, dagster_statements, execute, save, text
+from tests.admin.dagster_pages import RUNS, TREES, address, dagster_statements, execute, save, text
 from tests.admin.people import staff
 from tests.app import processes
-from tests.tools import TOP
-from tests.tools.code_files import code_of
 
 pytestmark = pytest.mark.django_db
 
@@ -95,7 +89,7 @@ def test_its_log_is_bounded(admin_client: Client, monkeypatch: pytest.MonkeyPatc
 
 def test_its_page_costs_as_many_queries_whatever_it_has(admin_client: Client) -> None:
     used = []
-    for count in (2, 12):
+    for count in (1, 6):
         tree = ProcessTreeInstance(f"tree {count}")
         for number in range(count):
             tree.add_process(f"p{number}", func=processes.fail, required=False)
@@ -248,14 +242,18 @@ def test_without_a_home_the_page_says_so_and_shows_what_is_requested(
     assert do(staff("view_run"), run_id, "retry").status_code == 403
 
 
-def test_while_dagster_is_loaded_by_a_thread_the_pages_say_so() -> None:
-    pages = [RUNS, f"{RUNS}{uuid.uuid4()}/change/", f"{RUNS}retry-failed/"]
-    env = {**os.environ, "PYTHONPATH": str(TOP)}
-    program = code_of(__file__) / "loading.py"
-    done = subprocess.run(
-        [sys.executable, program, *pages], capture_output=True, text=True, env=env
-    )
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["loading"] == pages
-    assert found["importers"] == ["proctree-dagster-import"]
+def test_while_dagster_is_being_loaded_the_pages_say_so_and_are_shown_again(
+    admin_client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tree = save()
+    row, other = run_outbox.add(tree, {"tenant": 1}, {}), str(uuid.uuid4())
+    monkeypatch.setattr(dagster_loading, "wait", lambda seconds: False)
+    for page in ("", f"{row.run_id}/change/", f"{other}/change/", "retry-failed/"):
+        answered = text(admin_client.get(f"{RUNS}{page}"))
+        assert "Dagster is being loaded" in answered, page
+        assert "data-pt-refresh" in answered or 'http-equiv="refresh"' in answered
+    page = text(admin_client.get(f"{TREES}{tree.pk}/run/?run={other}"))
+    assert "Dagster is being loaded" in page
+    assert 'http-equiv="refresh"' in page
+    do(admin_client, other, "retry")
+    assert "Nothing was done: Dagster is being loaded" in text(admin_client.get(RUNS))
