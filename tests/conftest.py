@@ -36,6 +36,8 @@ HEAVY = (
     *("test_saving_at_once", "test_fuzz_contexts_and_triggers", "test_allowed_failures"),
     *("test_event_batching", "test_actions", "test_states", "test_memory", "test_said"),
     *("test_lost_runs_on_postgresql", "test_accessibility", "test_pages_in_a_browser"),
+    *("test_markup", "test_queries", "test_permission_matrix", "test_own_site", "test_overview"),
+    *("test_run_list", "test_run_page", "test_run_now", "test_tree_page", "test_process_rows"),
     *("test_readme", "test_hosts", "test_dagster_internals", "test_demo_user", "test_ledger"),
     *("test_run_list", "test_run_page", "test_run_now", "test_run_history"),
 )
