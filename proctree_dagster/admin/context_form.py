@@ -192,7 +192,8 @@ def field_of(key: ContextKey, given: Any, row_field: RowField) -> forms.Field:
     row_field:
         Makes the fields for rows of models.
     """
-    field = _field_of_type(key, given, row_field) or TypedTextField(strip=False)
+    is_secret = sensitive.is_sensitive_name(key.name)
+    field = _field_of_type(key, given, row_field) or _untyped_field(key, is_secret)
     is_hidden = given is not _MISSING and hides(key.name, given)
     field.label = key.name
     field.help_text = _help(key, is_hidden)
@@ -200,13 +201,19 @@ def field_of(key: ContextKey, given: Any, row_field: RowField) -> forms.Field:
     field.required = key.required and not is_chosen and not is_hidden and not _is_nullable(key)
     missing = ContextSchema({key.name: key}, takes_anything=True).problems({})
     field.error_messages["required"] = " ".join(missing) or field.error_messages["required"]
-    if sensitive.is_sensitive_name(key.name) and isinstance(field, forms.CharField):
+    if is_secret and isinstance(field, forms.CharField):
         field.widget = forms.PasswordInput(
             attrs={"class": "vTextField", "autocomplete": "new-password"}
         )
     if not is_hidden:
         field.initial = _initial(key, given, field)
     return field
+
+
+def _untyped_field(key: ContextKey, is_secret: bool) -> forms.Field:
+    """Return the field of a key of no type, or of several: a secret is text, also of digits."""
+    is_text = is_secret and accepts(key.annotation, "")
+    return forms.CharField(strip=False) if is_text else TypedTextField(strip=False)
 
 
 def _field_of_type(key: ContextKey, given: Any, row_field: RowField) -> forms.Field | None:

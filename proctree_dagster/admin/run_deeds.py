@@ -114,7 +114,7 @@ class Cancel(Deed):
             return run.run_id, gettext("Withdrawn before Dagster got it.")
         assert history is not None
         if not history.cancel(run.run_id, user):
-            raise ProctreeError(gettext("It has no worker any more, and was marked as canceled."))
+            return run.run_id, gettext("Marked as canceled: it has no worker any more.")
         return run.run_id, gettext("Canceled.")
 
 

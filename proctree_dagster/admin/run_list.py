@@ -16,7 +16,7 @@ from ..domain.texts import shorten
 from ..exceptions import HistoryLoading, HistoryUnavailable
 from ..models import ProcessTree
 from . import run_deeds
-from .html import dagster_link, duration, moment, row_link, run_link, started_by, status_badge
+from .html import duration, moment, row_link, run_link, started_by, status_badge
 from .run_filters import IN_CONTEXTS, RunFilters
 
 PAGE = 50
@@ -50,7 +50,6 @@ class Row:
     started: SafeString | str
     duration: str
     failed: SafeString | str
-    dagster: SafeString | str
 
 
 @dataclass
@@ -221,7 +220,6 @@ def rows(runs: Iterable[RunSummary], trees: Mapping[str, ProcessTree], site: str
             started=moment(run.started_at or run.created_at),
             duration=duration(run.seconds),
             failed=failures(run, tree),
-            dagster=dagster_link(run.url),
         )
 
 

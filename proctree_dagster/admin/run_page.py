@@ -111,7 +111,7 @@ class RunView:
 
     @property
     def is_live(self) -> bool:
-        """Whether the page is worth another look in a moment."""
+        """Whether the page is to be fetched again in a moment."""
         if self.is_loading or self.run is None:
             return self.is_loading
         return not self.run.has_ended and self.run.status != "dropped"

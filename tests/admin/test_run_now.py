@@ -212,6 +212,13 @@ def test_secrets_of_a_context_are_not_shown_and_stay_as_they_are(admin_client: C
     assert "typed" not in text(answer)
 
 
+def test_a_secret_of_no_type_is_text_also_of_digits(admin_client: Client) -> None:
+    tree = save(func=processes.echo)
+    ProcessTreeInstance.load("t").register_schedule(context={"api_key": "hunter2"})
+    assert send(admin_client, run_page(tree), key_api_key="0123").status_code == 302
+    assert requested().context == {"api_key": "0123"}
+
+
 # --- Rows of models -------------------------------------------------------------------------------
 
 
