@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,10 @@ from proctree_dagster.domain.runs import ProcessRun, RunQuery
 from proctree_dagster.exceptions import HistoryUnavailable, RunNotFound
 from proctree_dagster.models import ProcessTree
 from proctree_dagster.orchestration import dagster_features
+from proctree_dagster.orchestration.dagster_internals import (
+    EngineEventData,
+    serializable_error_info_from_exc_info,
+)
 from proctree_dagster.orchestration.runs import summaries
 from proctree_dagster.running import dagster_loading, run_history, tree_runs
 from proctree_dagster.tree_builder import ProcessTreeInstance
@@ -252,6 +257,21 @@ def test_a_run_has_the_outcome_of_each_process(history: run_history.History) -> 
     assert each["fresh"].note
     order = list(each)
     assert order.index("one") < order.index("fails") < order.index("after")
+
+
+def test_a_run_that_could_not_be_launched_has_the_reason(
+    history: run_history.History, instance: DagsterInstance
+) -> None:
+    [run_id] = recorded(instance, 1, "STARTING")
+    run = instance.get_run_by_id(run_id)
+    assert run is not None
+    try:
+        raise OSError("no code location")
+    except OSError:
+        error = serializable_error_info_from_exc_info(sys.exc_info())
+    instance.report_engine_event("Can't launch.", run, EngineEventData(error=error))
+    instance.report_run_failed(run)
+    assert "OSError: no code location" in history.detail(run_id).fault
 
 
 def test_a_log_is_cut_at_its_start_and_names_processes(history: run_history.History) -> None:

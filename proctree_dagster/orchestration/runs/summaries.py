@@ -95,7 +95,26 @@ def all_failures(instance: DagsterInstance, run_id: str) -> dict[str, str]:
         event = entry.dagster_event
         if event is not None and event.step_failure_data is not None:
             found[entry.step_key or ""] = errors.fault(event.step_failure_data.error) or UNKNOWN
-    return found or _in_events(instance.all_logs(run_id, {DagsterEventType.PIPELINE_FAILURE}))
+    if found:
+        return found
+    events = instance.all_logs(run_id, {DagsterEventType.PIPELINE_FAILURE})
+    return _with_cause(instance, run_id, _in_events(events))
+
+
+def _with_cause(instance: DagsterInstance, run_id: str, failures: dict[str, str]) -> dict[str, str]:
+    """Return why a run failed with the last error of Dagster's own, such as that of its launch.
+
+    Its daemon records that apart from the failure, which only says that it was set from outside.
+    """
+    if "" not in failures:
+        return failures
+    for entry in reversed(instance.all_logs(run_id, {DagsterEventType.ENGINE_EVENT})):
+        event = entry.dagster_event
+        error = getattr(event.event_specific_data, "error", None) if event is not None else None
+        why = errors.fault(error)
+        if why is not None and why not in failures[""]:
+            return {**failures, "": f"{failures['']} {why}"}
+    return failures
 
 
 def first_failures(instance: DagsterInstance, run_ids: list[str]) -> dict[str, dict[str, str]]:
