@@ -27,24 +27,16 @@ LONGEST = ("test_accidents", "test_clocks", "test_run_workers", "test_launcher")
 """The modules that take longest; the first keeps the processors busy, the others mostly wait."""
 
 
-HEAVY = (
-    *("test_launcher", "test_launcher_releases", "test_worker_ends", "test_run_workers"),
-    *("test_executors", "test_family_runs", "test_due_times", "test_in_process", "test_isolation"),
-    *("test_homes", "test_side_by_side", "test_caching", "test_project", "test_unreadable_rows"),
-    *("test_job_snapshots", "test_names_of_functions", "test_intervals", "test_process_options"),
-    *("test_tagging", "test_terminal", "test_forks", "test_broken_rows", "test_threads_executor"),
-    *("test_saving_at_once", "test_fuzz_contexts_and_triggers", "test_allowed_failures"),
-    *("test_event_batching", "test_actions", "test_states", "test_memory", "test_said"),
-    *("test_lost_runs_on_postgresql", "test_accessibility", "test_pages_in_a_browser"),
-    *("test_markup", "test_queries", "test_permission_matrix", "test_own_site", "test_overview"),
-    *("test_run_list", "test_run_page", "test_run_now", "test_tree_page", "test_process_rows"),
-    *("test_readme", "test_hosts", "test_dagster_internals", "test_demo_user", "test_ledger"),
-    *("test_run_list", "test_run_page", "test_run_now", "test_run_history"),
+CORNER = (
+    *("test_admin", "test_schedules", "test_triggers", "test_outbox", "test_context_schema"),
+    *("test_encoding", "test_tree_builder", "test_saved", "test_due_time_claims", "test_tasks"),
+    *("test_run_outbox", "test_calling", "test_run", "test_process_options", "test_execution"),
+    *("test_translator", "test_repository", "test_launchpad", "test_gate", "test_dagster_access"),
+    *("test_actions", "test_call_context", "test_command_files", "test_versions", "test_imports"),
 )
-"""Modules that take more than six seconds of CPU each, most of them in processes of their own.
+"""Modules that touch most of what differs between releases of Python, Django and Dagster.
 
-CI does not run them a second time with the newest Python, Django and Dagster; ``make test-newest``
-does.
+CI runs them a second time, with the newest ones; ``make test-newest`` runs all but real stacks.
 """
 
 INTERNALS = (
@@ -65,8 +57,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     for item in items:  # before pytest-xdist reads the groups, in this hook, too
         if item.get_closest_marker("apart") is None:
             item.add_marker(pytest.mark.xdist_group(item.nodeid.split("::")[0]))
-        if item.path.stem in HEAVY:
-            item.add_marker(pytest.mark.heavy)
+        if item.path.stem in CORNER:
+            item.add_marker(pytest.mark.corner)
         if item.path.stem in INTERNALS:
             item.add_marker(pytest.mark.internals)
         if item.get_closest_marker("e2e") is not None:
