@@ -219,7 +219,7 @@ def _untyped_field(key: ContextKey, is_secret: bool) -> forms.Field:
 def _field_of_type(key: ContextKey, given: Any, row_field: RowField) -> forms.Field | None:
     """Return the field for a key's type; ``None`` if there is none for it, or for its value."""
     kind = chosen_type(key.annotation)
-    if kind is None or (given is not _MISSING and not accepts(kind | None, given)):
+    if kind is None or (given is not _MISSING and not accepts(key.annotation, given)):
         return None
     if isinstance(given, Mapping) and "using" in given:  # a row of another database
         return None
