@@ -164,6 +164,10 @@ class InstanceError(ProctreeError, RuntimeError):
     """The Dagster instance can't do this."""
 
 
+class StorageAway(InstanceError):
+    """The server of Dagster's database can't be reached now."""
+
+
 class HistoryUnavailable(ProctreeError, RuntimeError):
     """Dagster can't be asked for its runs."""
 

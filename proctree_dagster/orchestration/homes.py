@@ -24,11 +24,11 @@ import sqlalchemy
 from alembic.script import ScriptDirectory
 from dagster import DagsterInstance, DagsterInvalidConfigError
 from filelock import FileLock, Timeout
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.pool import NullPool
 
 from ..domain.texts import explain
-from ..exceptions import InstanceError
+from ..exceptions import InstanceError, StorageAway
 from . import dagster_internals as internals
 from .dagster_features import HOMES, is_on
 from .dagster_internals import ConfigurableClassData, DagsterSqliteStorage, InstanceRef
@@ -387,7 +387,8 @@ def create_alone(found: Sequence[Database], open_storage: Callable[[], S]) -> S:
     Raises
     ------
     InstanceError
-        Another process holds the lock for too long, or a database can't be repaired.
+        Another process holds the lock for too long, a database can't be repaired, or
+        (``StorageAway``) its server can't be reached.
     """
     if is_on(HOMES):
         _name_scripts_by_path()
@@ -398,7 +399,8 @@ def create_alone(found: Sequence[Database], open_storage: Callable[[], S]) -> S:
             return _create(found, open_storage)
     except DBAPIError as error:
         names = ", ".join(database.name for database in found)
-        raise InstanceError(
+        is_away = isinstance(error, OperationalError) and all(each.file is None for each in found)
+        raise (StorageAway if is_away else InstanceError)(
             f"Dagster's storage can't be opened ({names}): {error.orig}. Start the database, or "
             "mend its address in dagster.yaml and its permissions. A file that is broken: restore "
             "it from a backup, or move it away; then a new one is created, without its history."

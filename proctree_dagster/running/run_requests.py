@@ -15,7 +15,6 @@ from .. import context as contexts
 from ..domain import run_tags as tags
 from ..models import ProcessTree
 from ..models.validation.tree_validation import validate_tree
-from ..services import run_outbox
 from ..support import isolation
 from ..support.connections import after_commit, is_bound_to_thread, own_connections
 from ..support.helper_threads import HelperThread
@@ -63,7 +62,7 @@ def request_row(
     validate_tree(row.to_dict())
     merged = {**row.default_context, **contexts.encode(context or {})}
     all_tags = {**(run_tags or {}), tags.TRIGGERED_BY: triggered_by}
-    requested = str(run_outbox.add(row, merged, all_tags, run_id=run_id).run_id)
+    requested = tree_runs.write_down(row, merged, all_tags, run_id)
     after_commit(lambda: deliver_soon([requested]))
     return requested
 

@@ -14,18 +14,20 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from django.db import router
+
 from .. import context as contexts
 from .. import functions
 from ..domain import run_tags as tags
 from ..domain.tree_spec import TreeSpec
-from ..exceptions import InstanceError, TreeNotFound
-from ..models import ProcessTree, ProcessTreeSchedule, RunStatus
+from ..exceptions import InstanceError, StorageAway, TreeNotFound
+from ..models import OutboxRun, ProcessTree, ProcessTreeSchedule, RunStatus
 from ..models.validation.tree_validation import references, validate_tree
 from ..process import caching, reporting
 from ..process.run import Outcome, Status
 from ..services import run_outbox, stand_ins, webserver
 from ..support import isolation
-from ..support.connections import after_commit
+from ..support.connections import after_commit, open_transactions
 
 if TYPE_CHECKING:
     from ..orchestration.tree_records import TreeRecord
@@ -194,8 +196,10 @@ def submit_row(
 ) -> SubmittedRun:
     """Queue a run of a saved tree for the daemon and return at once.
 
-    Inside a transaction it is queued after the commit, and not at all after a rollback. In a test
-    it is only recorded (see ``testing.submitted``).
+    It is written down in the outbox, in the caller's transaction, and delivered to Dagster after
+    the commit: a rollback leaves nothing, and what can't be delivered then (Dagster's database is
+    away, this process is killed) Dagster's sensor delivers later. In a test it is only recorded
+    (see ``testing.submitted``).
 
     Parameters
     ----------
@@ -221,34 +225,76 @@ def submit_row(
     """
     from ..orchestration import tree_records
     from ..orchestration.configured import translator
-    from ..orchestration.runs import create, opening
 
     merged = {**row.default_context, **contexts.encode(context or {})}
+    contexts.refuse_kept_keys(merged)
     validate_tree(row.to_dict())
     if triggered_by == "python":
         _warn_of_unknown_keys(row, context)
-    job = translator().job(tree_records.from_row(row))
+    translator().job(tree_records.from_row(row))  # it may refuse the tree
     all_tags = {
         **(run_tags or {}),
         **{tags.TRIGGERED_BY: triggered_by},
         **_cache_tags(use_cache),
     }
+    if not isolation.is_active():
+        _check_queue()
+    run_id = write_down(row, merged, all_tags)
     if isolation.is_active():
-        run_id = str(run_outbox.add(row, merged, all_tags).run_id)
         logger.info("A test has submitted %r: run %s is recorded, and not run.", row.name, run_id)
-        return SubmittedRun(run_id, webserver.run_url(run_id))
-    with opening.open_instance(persistent=True) as instance:
-        opening.check_queue(instance)
-    run_id = str(uuid.uuid4())
-
-    def submit() -> None:
-        with opening.open_instance(persistent=True) as instance:
-            run = create.create_run(instance, job, merged, all_tags, run_id=run_id)
-            create.submit(instance, run)
-
-    # Not before the commit: the daemon would query rows that are not visible yet.
-    after_commit(submit)
+    after_commit(lambda: deliver([run_id]))
     return SubmittedRun(run_id, webserver.run_url(run_id))
+
+
+def _check_queue() -> None:
+    """Refuse a Dagster without a home or a queue; one that can't be asked now may have both.
+
+    Raises
+    ------
+    InstanceError
+        It has none.
+    """
+    from ..orchestration.runs import opening
+
+    try:
+        with opening.open_instance(persistent=True) as instance:
+            opening.check_queue(instance)
+    except StorageAway as error:
+        logger.warning("Dagster's database is away, the run waits in the outbox: %s", error)
+
+
+def write_down(
+    row: ProcessTree,
+    context: Mapping[str, Any],
+    run_tags: Mapping[str, str],
+    run_id: str | None = None,
+) -> str:
+    """Add a run to the outbox, in the caller's transaction, and return its id.
+
+    In a transaction on another database than the outbox's it is added once that has committed: no
+    transaction spans two databases.
+
+    Parameters
+    ----------
+    row:
+        The tree.
+    context:
+        The whole context, as JSON.
+    run_tags:
+        The run's tags.
+    run_id:
+        A UUID for the run; left out, a new one is made. If it was requested already, nothing is.
+    """
+    chosen = run_id or str(uuid.uuid4())
+
+    def add() -> None:
+        run_outbox.add(row, context, run_tags, run_id=chosen)
+
+    if open_transactions() - {router.db_for_write(OutboxRun)}:
+        after_commit(add)
+    else:
+        add()
+    return chosen
 
 
 def _cache_tags(use_cache: bool) -> dict[str, str]:
