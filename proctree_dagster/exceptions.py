@@ -33,6 +33,10 @@ class TagError(ProctreeError, ValueError):
     """Tags of a run are not valid."""
 
 
+class SubmissionError(ProctreeError, ValueError):
+    """A run can't be requested in this way."""
+
+
 class TreeExists(ProctreeError, ValueError):
     """A process tree of this name exists already."""
 

@@ -25,6 +25,9 @@ FAMILY = "proctree/family"
 INSTEAD_OF = "proctree/instead_of"
 TRIGGER = "proctree/trigger"
 
+KEY = "proctree/key"
+"""The key of a run: of those with the same one, at most one is unfinished."""
+
 REVISION = ".dagster/proctree_revision"
 """The tree's revision when a run was requested."""
 

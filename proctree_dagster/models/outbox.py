@@ -5,6 +5,7 @@ import uuid
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from ..domain.names import MAX_NAME_LENGTH
 from .fields import ContextField, RowField
 from .trees import ProcessTree
 
@@ -48,6 +49,35 @@ class OutboxRun(models.Model):
         default=list,
         blank=True,
         help_text=_("Ids of the runs that must have succeeded first."),
+    )
+    run_after = models.DateTimeField(
+        _("not before"),
+        null=True,
+        blank=True,
+        help_text=_("The run is not made before this time. Blank: it is made at once."),
+    )
+    key = models.CharField(
+        _("key"),
+        max_length=MAX_NAME_LENGTH,
+        blank=True,
+        default="",
+        db_default="",
+        db_index=True,
+        help_text=_("Of the runs with the same key at most one is unfinished at any time."),
+    )
+    key_held = models.CharField(
+        _("key that it holds"),
+        max_length=MAX_NAME_LENGTH,
+        null=True,
+        blank=True,
+        unique=True,
+        help_text=_("The key, from when its run is made until that and its retries have ended."),
+    )
+    replaces = models.BooleanField(
+        _("replaces"),
+        default=False,
+        db_default=False,
+        help_text=_("Whether it takes the place of the unfinished run with the same key."),
     )
     state = models.CharField(
         _("state"), max_length=10, choices=OutboxState.choices, default=OutboxState.WAITING

@@ -18,7 +18,7 @@ from ..models.validation.tree_validation import validate_tree
 from ..support import isolation
 from ..support.connections import after_commit, is_bound_to_thread, own_connections
 from ..support.helper_threads import HelperThread
-from . import tree_runs
+from . import submissions, tree_runs
 
 
 def request_row(
@@ -62,7 +62,7 @@ def request_row(
     validate_tree(row.to_dict())
     merged = {**row.default_context, **contexts.encode(context or {})}
     all_tags = {**(run_tags or {}), tags.TRIGGERED_BY: triggered_by}
-    requested = tree_runs.write_down(row, merged, all_tags, run_id)
+    requested = submissions.write_down(row, merged, all_tags, run_id).run_id
     after_commit(lambda: deliver_soon([requested]))
     return requested
 

@@ -14,24 +14,26 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from django.db import router
+from django.utils import timezone
 
 from .. import context as contexts
 from .. import functions
 from ..domain import run_tags as tags
+from ..domain.submissions import Submission
 from ..domain.tree_spec import TreeSpec
 from ..exceptions import InstanceError, StorageAway, TreeNotFound
-from ..models import OutboxRun, ProcessTree, ProcessTreeSchedule, RunStatus
+from ..models import ProcessTree, ProcessTreeSchedule, RunStatus
 from ..models.validation.tree_validation import references, validate_tree
 from ..process import caching, reporting
 from ..process.run import Outcome, Status
 from ..services import run_outbox, stand_ins, webserver
 from ..support import isolation
-from ..support.connections import after_commit, open_transactions
+from ..support.connections import after_commit
 
 if TYPE_CHECKING:
     from ..orchestration.tree_records import TreeRecord
 
+from . import submissions
 from .results import Follower, Results, SubmittedRun, results_of
 from .run_options import RunOptions, processes_in_sync
 
@@ -193,6 +195,7 @@ def submit_row(
     triggered_by: tags.Trigger = "python",
     use_cache: bool = True,
     run_tags: Mapping[str, str] | None = None,
+    submission: Submission = run_outbox.AT_ONCE,
 ) -> SubmittedRun:
     """Queue a run of a saved tree for the daemon and return at once.
 
@@ -213,6 +216,8 @@ def submit_row(
         Whether to use cached results (see ``RunOptions``).
     run_tags:
         More tags of the run.
+    submission:
+        Not before when it is made, and its key.
 
     Raises
     ------
@@ -220,6 +225,8 @@ def submit_row(
         The tree is broken, or a worker can't find its functions.
     ContextError
         The context can't be stored.
+    SubmissionError
+        Its key can't be decided on in a transaction on another database.
     InstanceError
         Dagster has no home, or the instance no queue.
     """
@@ -239,11 +246,17 @@ def submit_row(
     }
     if not isolation.is_active():
         _check_queue()
-    run_id = write_down(row, merged, all_tags)
-    if isolation.is_active():
+    written = submissions.write_down(row, merged, all_tags, submission=submission)
+    run_id = written.run_id
+    if written.outcome == "requested" and isolation.is_active():
         logger.info("A test has submitted %r: run %s is recorded, and not run.", row.name, run_id)
-    after_commit(lambda: deliver([run_id]))
-    return SubmittedRun(run_id, webserver.run_url(run_id))
+    elif written.outcome == "requested" and submission.is_due(timezone.now()):
+        after_commit(lambda: deliver([run_id]))
+    elif written.outcome == "skipped":
+        logger.info("%r is not run: %s with its key is unfinished.", row.name, written.unfinished)
+    return SubmittedRun(
+        run_id, webserver.run_url(run_id) if run_id else None, written.outcome, written.unfinished
+    )
 
 
 def _check_queue() -> None:
@@ -261,40 +274,6 @@ def _check_queue() -> None:
             opening.check_queue(instance)
     except StorageAway as error:
         logger.warning("Dagster's database is away, the run waits in the outbox: %s", error)
-
-
-def write_down(
-    row: ProcessTree,
-    context: Mapping[str, Any],
-    run_tags: Mapping[str, str],
-    run_id: str | None = None,
-) -> str:
-    """Add a run to the outbox, in the caller's transaction, and return its id.
-
-    In a transaction on another database than the outbox's it is added once that has committed: no
-    transaction spans two databases.
-
-    Parameters
-    ----------
-    row:
-        The tree.
-    context:
-        The whole context, as JSON.
-    run_tags:
-        The run's tags.
-    run_id:
-        A UUID for the run; left out, a new one is made. If it was requested already, nothing is.
-    """
-    chosen = run_id or str(uuid.uuid4())
-
-    def add() -> None:
-        run_outbox.add(row, context, run_tags, run_id=chosen)
-
-    if open_transactions() - {router.db_for_write(OutboxRun)}:
-        after_commit(add)
-    else:
-        add()
-    return chosen
 
 
 def _cache_tags(use_cache: bool) -> dict[str, str]:

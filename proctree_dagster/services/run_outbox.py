@@ -21,6 +21,7 @@ from django.utils import timezone
 from ..context import encode
 from ..domain import run_tags as tag_names
 from ..domain.names import READ_AS_OBJECTS
+from ..domain.submissions import Submission
 from ..models import OutboxRun, OutboxState, ProcessTree
 from ..support import isolation
 from ..support.connections import writing
@@ -37,6 +38,9 @@ MAX_LAUNCHES = 10
 
 OPEN = (OutboxState.WAITING, OutboxState.DELIVERED)
 """The states that are not final."""
+
+
+AT_ONCE = Submission()
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,11 @@ class Delivered:
 
     is_finished: bool
 
+    def will_be_made_anew(self, row: OutboxRun) -> bool:
+        """Return whether another run takes the place of a delivered row's, which never started."""
+        has_failed = self.has_failed and not self.has_started and not self.is_canceled
+        return has_failed and row.launches < MAX_LAUNCHES
+
 
 def add(
     tree: ProcessTree,
@@ -78,6 +87,7 @@ def add(
     tags: Mapping[str, str],
     after: Iterable[str] = (),
     run_id: uuid.UUID | str | None = None,
+    submission: Submission = AT_ONCE,
 ) -> OutboxRun:
     """Add a run to the outbox, in the caller's transaction.
 
@@ -95,6 +105,8 @@ def add(
         Ids of the runs that must have succeeded first.
     run_id:
         A UUID; left out, a new one is made. An existing row of this id stays as it is.
+    submission:
+        Not before when it is made, and its key.
 
     Raises
     ------
@@ -110,6 +122,9 @@ def add(
             "tags": dict(tags),
             "family": tags.get(tag_names.FAMILY, ""),
             "after": [str(each) for each in after],
+            "run_after": submission.run_after,
+            "key": submission.key,
+            "replaces": submission.on_conflict == "replace" and bool(submission.key),
             **(recorded if isolation.is_active() else {}),
         },
     )
@@ -161,21 +176,31 @@ def keep_trees(trees: models.QuerySet[ProcessTree]) -> set[int]:
 
 
 def is_open() -> bool:
-    """Return True if a row is to be delivered, or was and its run has not started yet."""
-    return OutboxRun.objects.filter(state__in=OPEN).exists()
+    """Return True if a pass over the outbox may find something to do."""
+    return _to_look_at().exists()
+
+
+def _to_look_at() -> models.QuerySet[OutboxRun]:
+    """Return the rows that are not in a final state, or hold a key; not those of a later time."""
+    rows = OutboxRun.objects.filter(Q(state__in=OPEN) | Q(key_held__isnull=False))
+    return rows.exclude(state=OutboxState.WAITING, run_after__gt=timezone.now())
 
 
 def open_rows(run_ids: Iterable[str] | None = None) -> list[OutboxRun]:
-    """Return the rows that are not in a final state, the oldest first.
+    """Return the rows that are not in a final state or hold a key, the oldest first.
+
+    Those whose time has not come are left out.
 
     Parameters
     ----------
     run_ids:
-        Only these; all if left out.
+        Only these, and the rows that hold their keys; all if left out.
     """
-    rows = OutboxRun.objects.filter(state__in=OPEN)
+    rows = _to_look_at()
     if run_ids is not None:
-        rows = rows.filter(run_id__in=list(run_ids))
+        ids = list(run_ids)
+        keys = OutboxRun.objects.filter(run_id__in=ids).exclude(key="").values("key")
+        rows = rows.filter(Q(run_id__in=ids) | Q(key_held__in=keys))
     return readable(rows)
 
 
@@ -251,11 +276,10 @@ def follow_up(row: OutboxRun, run: Delivered | None) -> None:
         mark_started(row, "Its run was deleted in Dagster before it started.")
     elif run.has_started or run.is_canceled:
         mark_started(row)
+    elif run.will_be_made_anew(row):
+        launch_again(row)
     elif run.has_failed:
-        if row.launches < MAX_LAUNCHES:
-            launch_again(row)
-        else:
-            mark_started(row, f"{row.launches} runs failed before they started.")
+        mark_started(row, f"{row.launches} runs failed before they started.")
     elif run.is_finished:
         mark_started(row)
 
@@ -309,7 +333,13 @@ def mark_started(row: OutboxRun, reason: str = "") -> None:
 def drop(row: OutboxRun, reason: str) -> bool:
     """Drop a waiting row. Return False if another process has changed it."""
     waiting = OutboxRun.objects.filter(pk=row.pk, state=OutboxState.WAITING, after=row.after)
-    return bool(waiting.update(state=OutboxState.DROPPED, reason=reason, leased_until=None))
+    return bool(waiting.update(**_dropped(reason)))
+
+
+def _dropped(reason: str) -> dict[str, Any]:
+    """Return what is written to a row that is dropped."""
+    state = OutboxState.DROPPED
+    return {"state": state, "reason": reason, "leased_until": None, "key_held": None}
 
 
 def withdraw_one(row: OutboxRun, reason: str, now: dt.datetime) -> bool:
@@ -318,7 +348,7 @@ def withdraw_one(row: OutboxRun, reason: str, now: dt.datetime) -> bool:
     waiting = OutboxRun.objects.filter(
         free, pk=row.pk, run_id=row.run_id, state=OutboxState.WAITING
     )
-    return bool(waiting.update(state=OutboxState.DROPPED, reason=reason, leased_until=None))
+    return bool(waiting.update(**_dropped(reason)))
 
 
 def next_id(run_id: uuid.UUID) -> uuid.UUID:
@@ -395,7 +425,8 @@ def family(first_run_id: str) -> models.QuerySet[OutboxRun]:
 
 def forget(now: dt.datetime) -> None:
     """Delete rows in a final state after the retention period."""
-    old = OutboxRun.objects.exclude(state__in=OPEN).filter(created_at__lt=now - RETENTION)
+    old = OutboxRun.objects.filter(key_held=None, created_at__lt=now - RETENTION)
+    old = old.exclude(state__in=OPEN)
     if old.exists():  # called every few seconds, and on SQLite a DELETE takes the write lock
         old.delete()
 

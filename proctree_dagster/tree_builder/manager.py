@@ -1,9 +1,11 @@
 """Running saved trees by name."""
 
+import datetime as dt
 from collections.abc import Mapping
 from typing import Any
 
 from ..context import tagging
+from ..domain.submissions import OnConflict, Submission, priority_tag
 from ..exceptions import SyncCheckError
 from ..running import tree_runs
 from ..running.family_execution import FamilyResults, execute_family
@@ -161,8 +163,16 @@ class ProcessTreeManager:
         context: Mapping[str, Any] | None = None,
         use_cache: bool = True,
         tags: Mapping[str, str] | None = None,
+        *,
+        run_after: dt.datetime | None = None,
+        priority: int | None = None,
+        key: str | None = None,
+        on_conflict: OnConflict | None = None,
     ) -> SubmittedRun:
         """Queue a run of a saved tree for the daemon; return its id and its page at once.
+
+        It is written down in the caller's transaction and queued after the commit: a rollback
+        leaves nothing, and a crash loses nothing.
 
         Parameters
         ----------
@@ -174,16 +184,35 @@ class ProcessTreeManager:
             with ``dagster/``, ``.dagster/``, ``proctree/`` or ``context/`` are reserved, except
             the tags that Dagster reads from callers: ``dagster/priority``, ``dagster/max_retries``,
             ``dagster/max_runtime`` and the like (``tagging.SETTINGS_OF_DAGSTER``).
+        run_after:
+            Aware; the run is not made before this time, and about ten seconds after it. Default:
+            now.
+        priority:
+            A run of a higher one leaves Dagster's queue first; default: 0. It is Dagster's tag
+            ``dagster/priority``.
+        key:
+            Of the runs with the same key, of whatever tree, at most one is unfinished at any time.
+            At most 200 characters; it is shown as a tag. Default: none.
+        on_conflict:
+            What becomes of this request while another run with the key is unfinished: ``"return"``
+            (the default) returns that run's id; ``"skip"`` requests nothing, and says so
+            (``skipped``); ``"replace"`` withdraws or cancels it, and runs when it has ended;
+            ``"queue"`` runs after it and after those that wait for it already.
 
         Raises
         ------
         TreeNotFound, ContextError, TagError
             As for ``execute_tree``.
+        SubmissionError
+            ``run_after``, ``priority``, ``key`` or ``on_conflict`` is not valid.
         InvalidTree
             The tree is broken, or a worker can't find its functions.
         InstanceError
             Dagster has no home, or its instance no queue.
         """
-        given = tagging.checked(tags)
+        submission = Submission.checked(run_after, key, on_conflict)
+        given = {**tagging.checked(tags), **priority_tag(priority)}
         row = tree_runs.get_row(name)
-        return tree_runs.submit_row(row, context, use_cache=use_cache, run_tags=given)
+        return tree_runs.submit_row(
+            row, context, use_cache=use_cache, run_tags=given, submission=submission
+        )

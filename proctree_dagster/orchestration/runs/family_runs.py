@@ -13,10 +13,11 @@ from dagster import (
     MetadataValue,
     RunsFilter,
 )
+from django.utils import timezone
 
 from ...domain import families, run_tags
 from ...models import OutboxRun, ProcessTree
-from ...services import run_outbox, tree_links
+from ...services import run_keys, run_outbox, tree_links
 from ...support import isolation
 from ...support.connections import after_commit, fresh_connections, in_transaction, writing
 from ..dagster_internals import EngineEventData, PlanOrchestrationContext
@@ -144,22 +145,28 @@ def _kin(
 
 
 def end(instance: DagsterInstance, run_id: str) -> None:
-    """Deliver the runs that waited for an ended run; raises nothing."""
+    """Deliver the runs that waited for an ended run, or for its key; raises nothing."""
     try:
         run = instance.get_run_by_id(run_id)
-        followers = (
-            run_tags.split(run_tags.value(run.tags, run_tags.FOLLOWED_BY))
-            if run is not None
-            else []
-        )
-        if run is not None and followers and isolation.is_active():
-            if not run.is_success:
+        if run is None:
+            return
+        followers = run_tags.split(run_tags.value(run.tags, run_tags.FOLLOWED_BY))
+        if isolation.is_active():
+            if followers and not run.is_success:
                 run_outbox.withdraw(run.tags[run_tags.FAMILY], run_id)
-        elif followers and instance.is_persistent:
+        elif instance.is_persistent and (followers or run_tags.KEY in run.tags):
             with fresh_connections():
-                _deliver_soon(instance, followers)
+                _deliver_soon(instance, [*followers, *_of_its_key(run)])
     except Exception:  # the run's outcome stands; the sensor delivers the followers
         logger.exception("What follows run %s is left to the sensor.", run_id)
+
+
+def _of_its_key(run: DagsterRun) -> list[str]:
+    """Return the id of a run with a key, to let go of that, and of the one that waits for it."""
+    key = run.tags.get(run_tags.KEY)
+    if not key:
+        return []
+    return [run.run_id, *(str(row.run_id) for row in run_keys.in_line([key], timezone.now())[:1])]
 
 
 def _deliver_soon(instance: DagsterInstance, run_ids: list[str]) -> None:

@@ -13,13 +13,13 @@ from ...domain import run_tags as tags
 from ...domain.texts import explain
 from ...exceptions import ProctreeError
 from ...models import OutboxRun, OutboxState, ProcessTree
-from ...services import run_outbox
+from ...services import run_keys, run_outbox
 from ...services.run_outbox import Drop, Ready, Verdict, Wait
 from .. import tree_records as records
 from ..configured import translator
 from ..dagster_internals import DagsterRunAlreadyExists
 from . import create as runs
-from . import opening
+from . import key_runs, opening
 
 logger = logging.getLogger(__name__)
 
@@ -76,18 +76,25 @@ def deliver(
     if not rows:
         return result
     opening.check_queue(instance)
-    rows = [row for row in rows if _makes_sense(row, result)]
+    holding = [row for row in rows if row.key_held and row.state != OutboxState.WAITING]
+    rows = [row for row in rows if row.state in run_outbox.OPEN and _makes_sense(row, result)]
     delivered = [row for row in rows if row.state == OutboxState.DELIVERED]
     waiting = [row for row in rows if row.state == OutboxState.WAITING]
-    asked = {str(row.run_id) for row in delivered}.union(*(row.after for row in waiting))
+    key_runs.replace_earlier(instance, waiting)
+    made = {str(row.run_id) for row in (*delivered, *holding)}
+    asked = made.union(*(row.after for row in waiting))
     known = _with_repetitions(instance, _records(instance, asked))
     for row in delivered:
         try:
             _follow_up(row, known.get(str(row.run_id), []))
         except Exception:  # an error of one run must not prevent the others
             logger.exception("Run %s can't be followed up now.", row.run_id)
+    for row in holding:
+        if _has_ended(known.get(str(row.run_id), [])):
+            run_keys.release(row)
     verdicts = _verdicts(instance, asked, known)
     succeeded = _succeeded(known)
+    turns = _Turns(instance, waiting)
     for row in waiting:
         run_id = str(row.run_id)
         verdict = run_outbox.decide(row, verdicts)
@@ -97,9 +104,60 @@ def deliver(
             if run_outbox.drop(row, verdict.reason):
                 verdicts[run_id] = verdict  # those that wait for it come later in the list
                 result.dropped.append(run_id)
+        elif not turns.has_come(row):
+            result.waiting.append(run_id)
         else:
             _deliver_or_note(instance, row, _tags(row, succeeded), result)
     return result
+
+
+class _Turns:
+    """Whose turn it is among rows with the same key."""
+
+    def __init__(self, instance: DagsterInstance, waiting: Sequence[OutboxRun]) -> None:
+        keys = {row.key for row in waiting if row.key}
+        self._firsts = run_keys.firsts(keys, timezone.now()) if keys else {}
+        first = set(self._firsts.values())
+        mine = {row.key for row in waiting if row.pk in first and not row.key_held}
+        self._unfinished = key_runs.unfinished(instance, mine)
+
+    def has_come(self, row: OutboxRun) -> bool:
+        """Return whether a row may be delivered; if it has a key, the row holds it then."""
+        if not row.key:
+            return True
+        if self._firsts.get(row.key) != row.pk:
+            return False
+        others = [run.run_id for run in self._unfinished.get(row.key, [])]
+        return set(others) <= {str(row.run_id)} and run_keys.take(row)
+
+
+def ended(instance: DagsterInstance, rows: Sequence[OutboxRun]) -> frozenset[str]:
+    """Return which runs of made rows have ended: for good, or another run repeats them now.
+
+    A run that failed before it started has not: another one takes its place (see ``_follow_up``).
+    """
+    known = _with_repetitions(instance, _records(instance, [str(row.run_id) for row in rows]))
+    found = set()
+    for row in rows:
+        run_id = str(row.run_id)
+        records = known.get(run_id, [])
+        is_repeated = any(
+            not each.dagster_run.is_finished and each.dagster_run.run_id != run_id
+            for each in records
+        )
+        seen = _seen(records)
+        is_made_anew = (
+            row.state == OutboxState.DELIVERED and seen is not None and seen.will_be_made_anew(row)
+        )
+        if is_repeated or (_has_ended(records) and not is_made_anew):
+            found.add(run_id)
+    return frozenset(found)
+
+
+def _has_ended(records: Sequence[RunRecord]) -> bool:
+    """Return whether a run has ended for good; so has one that was deleted."""
+    runs = [record.dagster_run for record in records]
+    return not runs or (all(run.is_finished for run in runs) and not _is_retried(runs[-1]))
 
 
 def _makes_sense(row: OutboxRun, result: Delivery) -> bool:
@@ -155,17 +213,20 @@ def _follow_up(row: OutboxRun, records: Sequence[RunRecord]) -> None:
 
     The daemon may have died in the launch. A run that Dagster itself retries is left to it.
     """
+    run_outbox.follow_up(row, _seen(records))
+
+
+def _seen(records: Sequence[RunRecord]) -> run_outbox.Delivered | None:
+    """Return the record of a run and its re-executions; ``None`` if it was deleted."""
     if not records:
-        run_outbox.follow_up(row, None)
-        return
+        return None
     newest = records[-1].dagster_run
-    seen = run_outbox.Delivered(
+    return run_outbox.Delivered(
         has_started=any(record.start_time is not None for record in records),
         is_canceled=newest.status == DagsterRunStatus.CANCELED,
         has_failed=newest.status == DagsterRunStatus.FAILURE and not _is_retried(newest),
         is_finished=newest.is_finished,
     )
-    run_outbox.follow_up(row, seen)
 
 
 def _verdicts(
@@ -247,6 +308,7 @@ def _tags(row: OutboxRun, succeeded: Mapping[str, str]) -> dict[str, str]:
         **({} if is_known else {tags.SENSOR_NAME: tags.OUTBOX_SENSOR}),
         **written,
         **({tags.FOLLOWS: tags.join(follows)} if follows else {}),
+        **({tags.KEY: row.key} if row.key else {}),
     }
 
 
