@@ -15,6 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from ..domain import run_tags as tags
 from ..models import OutboxRun, OutboxState
+from ..services import run_keys
 from .html import badge, json_text, labelled, moment, row_link, run_link
 
 COLOURS: Mapping[str, str] = {
@@ -39,11 +40,12 @@ class OutboxRunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     list_display_links = ["shown_state"]
     list_filter = ["state", "created_at"]
     list_select_related = ["process_tree"]
-    search_fields = ["process_tree__name", "run_id", "reason"]
+    search_fields = ["process_tree__name", "run_id", "reason", "key"]
     ordering = ["-pk"]
     fields: ClassVar[Any] = [
         *("tree", "run", "shown_state", "why", "asked_by", "since", "delivered_at"),
-        *("waits_for", "first_of_family", "readable_context", "readable_tags"),
+        *("not_before", "key", "waits_for", "first_of_family"),
+        *("readable_context", "readable_tags"),
         *("attempts", "launches", "leased_until"),
     ]
     readonly_fields: ClassVar[Any] = fields
@@ -92,8 +94,19 @@ class OutboxRunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
     @admin.display(description=_("reason"))
     def why(self, row: OutboxRun) -> SafeString | str:
-        """Return why it could not be delivered yet, or why it was dropped."""
-        return labelled(gettext("reason"), row.reason)
+        """Return why it waits, could not be delivered yet, or was dropped."""
+        from ..running import requested_runs  # it imports all that runs trees
+
+        return labelled(gettext("reason"), requested_runs.reason_of(row))
+
+    @admin.display(description=_("not before"), ordering="run_after")
+    def not_before(self, row: OutboxRun) -> SafeString | str:
+        """Return the time before which it is not made."""
+        return "" if row.run_after is None else moment(row.run_after)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[OutboxRun]:
+        """Return the rows with the runs that they wait for, as these have their keys."""
+        return run_keys.with_those_before(super().get_queryset(request))
 
     @admin.display(description=_("runs after"))
     def waits_for(self, row: OutboxRun) -> SafeString | str:

@@ -13,6 +13,7 @@ from typing import Any, Self
 from django.core.management.base import CommandError, CommandParser
 
 from ..context import sensitive
+from ..domain.submissions import Submission
 from ..domain.texts import explain, shown
 from ..domain.tree_spec import parse, required_in_effect
 from ..exceptions import InvalidTree, ProctreeError
@@ -21,9 +22,9 @@ from ..models.validation.tree_validation import processes_of
 from ..process.reporting import Progress
 from ..process.run import Status
 from ..running import run_options, tree_runs
-from ..running.results import Results
+from ..running.results import Results, SubmittedRun
 from ..services import webserver
-from . import tag_pairs, typed_context
+from . import submission_options, tag_pairs, typed_context
 from .console import run_log
 from .live_table import LiveTable
 from .output import Output
@@ -35,7 +36,7 @@ CUT = " … (--full)"
 
 
 def add_arguments(parser: CommandParser) -> None:
-    """Add ``--context``, ``--set``, ``--tag``, ``--no-cache`` and ``--submit``."""
+    """Add the arguments of a run, and those of one that is queued (``--submit``)."""
     typed_context.add_arguments(parser, "They update the default context of the tree's schedule.")
     tag_pairs.add_arguments(parser, "A tag of the run, to find it by in Dagster")
     parser.add_argument(
@@ -48,6 +49,7 @@ def add_arguments(parser: CommandParser) -> None:
         action="store_true",
         help="Queue the run for Dagster's daemon, print its address, and return at once.",
     )
+    submission_options.add_arguments(parser)
     parser.add_argument(
         "--full",
         action="store_true",
@@ -85,9 +87,10 @@ class TreeRunner:
             context = typed_context.read(options, schema) or {}
             # A person typed the context, so a misspelt key is refused before anything runs.
             schema.check({**row.default_context, **context})
-            run_tags = tag_pairs.of_run(options["tag"])
+            submission, priority = submission_options.read(options)
+            run_tags = {**tag_pairs.of_run(options["tag"]), **priority}
             if options["submit"]:
-                self._submit(row, context, use_cache, run_tags)
+                self._submit(row, context, use_cache, run_tags, submission)
                 return
             loud = self.out.verbosity > 1 or options["traceback"]
             with _stoppable(), run_log(show=loud), self._progress(row, loud) as progress:
@@ -120,14 +123,23 @@ class TreeRunner:
         context: Mapping[str, Any],
         use_cache: bool,
         run_tags: Mapping[str, str],
+        submission: Submission,
     ) -> None:
         run = tree_runs.submit_row(
-            row, context, triggered_by="command", use_cache=use_cache, run_tags=run_tags
+            row,
+            context,
+            triggered_by="command",
+            use_cache=use_cache,
+            run_tags=run_tags,
+            submission=submission,
         )
-        self.out.line(f"Queued run {run.run_id}")
+        self.out.line(_told(run, submission))
         if run.url is not None:
             self.out.line(run.url)
-        self.out.document({"run": run.run_id, "url": run.url})
+        of_key = {"outcome": run.outcome, "unfinished": run.unfinished or None}
+        self.out.document(
+            {"run": run.run_id or None, "url": run.url, **(of_key if submission.key else {})}
+        )
 
     def _report(self, row: ProcessTree, results: Results, *, full: bool) -> None:
         if results["results"]:
@@ -166,6 +178,20 @@ class TreeRunner:
             where = "" if each.url is None else f" {each.url}"
             why = "" if not each.reason else f": {each.reason}"
             self.out.line(f"  {each.state:<9} {each.name}, run {each.run_id}{where}{why}")
+
+
+def _told(run: SubmittedRun, submission: Submission) -> str:
+    """Return what became of a request."""
+    if run.skipped:
+        return f"Skipped: run {run.unfinished} with the key {submission.key!r} is unfinished"
+    if run.outcome == "returned":
+        return f"Not queued: run {run.run_id} with the key {submission.key!r} is unfinished"
+    when = "" if submission.run_after is None else f", not before {submission.run_after}"
+    behind = ""
+    if run.unfinished:
+        replaces = submission.on_conflict == "replace"
+        behind = f", {'in place of' if replaces else 'behind'} run {run.unfinished}"
+    return f"Queued run {run.run_id}{when}{behind}"
 
 
 def _reasons(row: ProcessTree, results: Results) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """Launching runs without the queue, where no limit could hold them back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +23,19 @@ POLL_SECONDS = 1.0
 """Seconds between two polls of the queue, unless ``dequeue_interval_seconds`` is set."""
 
 
+OUR_LIMITS: Sequence[Mapping[str, Any]] = (
+    {"key": run_tags.KEY, "value": {"applyLimitPerUniqueValue": True}, "limit": 1},
+)
+"""The limits that this package's tags stand for, as ``tag_concurrency_limits`` of dagster.yaml."""
+
+
 class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
     """Launches a run at once if no limit could apply to it, and queues it otherwise.
 
-    No limit can apply if ``max_concurrent_runs`` is -1, there are no ``tag_concurrency_limits``,
-    and no process of the tree has a pool. It takes the configuration of ``QueuedRunCoordinator``;
-    the queue is polled every second, unless ``dequeue_interval_seconds`` is set.
+    No limit can apply if ``max_concurrent_runs`` is -1, the run has no tag that
+    ``tag_concurrency_limits`` name, and no process of its tree has a pool. It takes the
+    configuration of ``QueuedRunCoordinator``; the queue is polled every second, unless
+    ``dequeue_interval_seconds`` is set. It adds the limit of runs with a key to those that are set.
     """
 
     def __init__(self, dequeue_interval_seconds: int | None = None, **others: Any) -> None:
@@ -58,7 +65,8 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
         """Return the queue's limits, and note the daemon, which calls this at each poll."""
         if self._presence is not None:
             self._presence.note(self._instance)
-        return super().get_run_queue_config()
+        given = super().get_run_queue_config()
+        return given._replace(tag_concurrency_limits=[*given.tag_concurrency_limits, *OUR_LIMITS])
 
     def submit_run(self, context: SubmitRunContext) -> DagsterRun:
         """Launch a run, or queue it."""
@@ -70,11 +78,12 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
         return super().submit_run(context._replace(dagster_run=run))
 
     def _may_be_limited(self, run: DagsterRun) -> bool:
+        """Whether a limit may hold this run back; those of other runs' tags can't."""
         queue = self._instance.get_concurrency_config().run_queue_config
         return (
             queue is None
             or queue.max_concurrent_runs != -1
-            or bool(queue.tag_concurrency_limits)
+            or any(_concerns(limit, run) for limit in [*queue.tag_concurrency_limits, *OUR_LIMITS])
             or run.run_op_concurrency is not None
         )
 
@@ -127,6 +136,12 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
         if {step.key for step in plan.steps} != set(run.step_keys_to_execute):
             return run  # the user chose these steps
         return run._replace(step_keys_to_execute=None)
+
+
+def _concerns(limit: Mapping[str, Any], run: DagsterRun) -> bool:
+    """Return whether a limit of ``tag_concurrency_limits`` counts a run."""
+    key, value = limit["key"], limit.get("value")
+    return key in run.tags and (not isinstance(value, str) or run.tags[key] == value)
 
 
 def _of_this_release(run: DagsterRun) -> DagsterRun:

@@ -5,13 +5,14 @@ import uuid
 from collections.abc import Callable, Iterable
 
 from django.db.models import QuerySet
-from django.utils import timezone
+from django.utils import formats, timezone
+from django.utils.translation import gettext
 
 from ..context import sensitive
 from ..domain import run_tags as tags
 from ..domain.runs import RunQuery, RunSummary
 from ..models import OutboxRun, OutboxState
-from ..services import run_outbox, webserver
+from ..services import run_keys, run_outbox, webserver
 from ..support.row_reading import UNREADABLE, readable
 
 REQUESTED = "requested"
@@ -42,6 +43,7 @@ def waiting(query: RunQuery, most: int) -> list[RunSummary]:
 def _rows(query: RunQuery) -> QuerySet[OutboxRun]:
     """Return what the database compares."""
     rows = OutboxRun.objects.filter(state=OutboxState.WAITING).select_related("process_tree")
+    rows = run_keys.with_those_before(rows)
     if query.job_name:
         rows = rows.filter(process_tree__job_name=query.job_name)
     if query.since is not None:
@@ -97,6 +99,7 @@ def summaries(run_ids: list[str]) -> list[RunSummary]:
 def find(run_id: str) -> OutboxRun | None:
     """Return the row of a run, whatever its state is; ``None`` if it has none or is unreadable."""
     rows = OutboxRun.objects.filter(run_id__in=_ids([run_id])).select_related("process_tree")
+    rows = run_keys.with_those_before(rows)
     try:
         return rows.first()
     except UNREADABLE:
@@ -135,11 +138,34 @@ def summary(row: OutboxRun) -> RunSummary:
         started_at=None,
         ended_at=None,
         parent_run_id=None,
-        failures={"": row.reason} if row.reason else {},
+        failures={"": reason} if (reason := reason_of(row)) else {},
         url=webserver.run_url(run_id) if row.state == OutboxState.DELIVERED else None,
         tags=tags.shown(written),
         job_name=row.process_tree.job_name,
     )
+
+
+def reason_of(row: OutboxRun) -> str:
+    """Return why a row waits, or was dropped; blank if it is delivered as soon as can be.
+
+    Parameters
+    ----------
+    row:
+        The row; from ``run_keys.with_those_before``, if the run that it waits for is to be named.
+    """
+    if row.state != OutboxState.WAITING:
+        return row.reason
+    said = []
+    if row.run_after is not None and row.run_after > timezone.now():
+        at = formats.date_format(timezone.localtime(row.run_after), "DATETIME_FORMAT")
+        said.append(gettext("Not before %(time)s.") % {"time": at})
+    before = getattr(row, "before", None)
+    if before is not None and row.key_held is None:
+        told = gettext("Behind run %(run)s, which has the same key %(key)r.")
+        if row.replaces:
+            told = gettext("In place of run %(run)s, which has the same key %(key)r, when it ends.")
+        said.append(told % {"run": before, "key": row.key})
+    return " ".join(filter(None, [*said, row.reason]))
 
 
 def withdraw(row: OutboxRun, user: str) -> bool:

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Iterable
 
 from django.db import IntegrityError, connections, router, transaction
-from django.db.models import F, Min, Q, QuerySet
+from django.db.models import F, Min, OuterRef, Q, QuerySet, Subquery
 
 from ..models import OutboxRun, OutboxState
 from ..support import isolation
@@ -46,6 +46,14 @@ def unfinished(key: str) -> "QuerySet[OutboxRun]":
     if isolation.is_active():
         return rows.filter(reason=isolation.RECORDED).order_by("pk")
     return rows.filter(UNFINISHED).order_by(F("key_held").asc(nulls_last=True), "pk")
+
+
+def with_those_before(rows: "QuerySet[OutboxRun]") -> "QuerySet[OutboxRun]":
+    """Return rows with ``before``: the id of the run that they wait for, as it has their key."""
+    others = OutboxRun.objects.filter(UNFINISHED, key=OuterRef("key")).exclude(key="")
+    others = others.exclude(pk=OuterRef("pk"))
+    first = others.order_by(F("key_held").asc(nulls_last=True), "pk").values("run_id")[:1]
+    return rows.annotate(before=Subquery(first))
 
 
 def in_line(keys: Iterable[str], now: dt.datetime) -> "QuerySet[OutboxRun]":

@@ -1,11 +1,12 @@
 """The outbox in Django's admin: what waits, since when, and what it means to delete it."""
 
+import datetime as dt
 import uuid
 from typing import Any
 
 import pytest
 from django.test import Client
-from django.utils import timezone
+from django.utils import formats, timezone
 
 from proctree_dagster.models import OutboxRun, OutboxState
 from proctree_dagster.services import run_outbox
@@ -88,3 +89,17 @@ def test_what_sql_has_put_there_breaks_no_page(admin_client: Client, written: An
     row = waiting(tags=written, after=written, context=written)
     for page in (LIST, f"{LIST}{row.pk}/change/"):
         assert admin_client.get(page).status_code == 200
+
+
+def test_pages_say_before_when_a_run_is_not_made_and_behind_which_it_waits(
+    admin_client: Client,
+) -> None:
+    first, later = waiting(key="k"), timezone.now() + dt.timedelta(hours=2)
+    second, third = waiting(key="k"), waiting(run_after=later)
+    of_runs = f"{ADMIN}/run/"
+    for row, said in [
+        (second, f"Behind run {first.run_id}, which has the same key 'k'."),
+        (third, f"Not before {formats.date_format(timezone.localtime(later), 'DATETIME_FORMAT')}."),
+    ]:
+        for page in (LIST, f"{LIST}{row.pk}/change/", of_runs, f"{of_runs}{row.run_id}/change/"):
+            assert said in text_of(admin_client.get(page)), page

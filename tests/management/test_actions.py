@@ -105,6 +105,27 @@ def test_run_submits(close: ProcessTree, instance: DagsterInstance) -> None:
     assert only_run(instance).status == DagsterRunStatus.QUEUED
 
 
+def test_run_submits_with_a_key_a_time_and_a_priority(
+    close: ProcessTree, instance: DagsterInstance
+) -> None:
+    first = typed("run", "close", "--submit", "--key=k", "--priority=3")
+    run_id = first.split()[2]
+    assert [run.tags["dagster/priority"] for run in instance.get_runs()] == ["3"]
+    assert f"run {run_id} with the key 'k'" in typed("run", "close", "--submit", "--key=k")
+    skipped = ("--key=k", "--on-conflict=skip", "--json")
+    said = json.loads(typed("run", "close", "--submit", *skipped))
+    assert said == {"run": None, "url": None, "outcome": "skipped", "unfinished": run_id}
+    queued = typed("run", "close", "--submit", "--key=k", "--on-conflict=queue")
+    assert f"behind run {run_id}" in queued
+    assert "not before 2099-01-01" in typed("run", "close", "--submit", "--run-after=2099-01-01")
+    for wrong, why in [
+        (("--run-after=soon", "--submit"), "--run-after is a time"),
+        (("--key=k",), "add --submit"),
+        (("--on-conflict=skip", "--submit"), "needs a key"),
+    ]:
+        assert why in typed("run", "close", *wrong, code=1)
+
+
 def test_a_tree_that_is_not_there_is_said(close: ProcessTree) -> None:
     for action in ("run", "show", "enable", "disable", "runs"):
         assert "There is no process tree called 'nope'" in typed(action, "nope", code=1)

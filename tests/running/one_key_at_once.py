@@ -12,11 +12,12 @@ import sys
 import time
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Event
+from typing import Any
 
 KEY = "the books of Harbour Lane"
 
 
-def submit(count: int, on_conflict: str, said: "SimpleQueue[str]") -> None:
+def submit(count: int, on_conflict: Any, said: "SimpleQueue[str]") -> None:
     """Be one of those who submit."""
     from proctree_dagster.tree_builder import ProcessTreeManager
 

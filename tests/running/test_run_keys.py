@@ -107,7 +107,7 @@ class TestReturnAndSkip:
         first = submit(on_conflict="skip")
         with caplog.at_level(logging.INFO):
             second = submit(on_conflict="skip")
-        assert second == ("", None)
+        assert (second.run_id, second.url) == ("", None)
         assert (second.skipped, second.unfinished) == (True, first.run_id)
         assert first.run_id in caplog.text
         assert OutboxRun.objects.count() == 1
