@@ -1,4 +1,4 @@
-"""Writing requested runs down: in the outbox, and with a key only if no other run is in the way."""
+"""Recording requested runs in the outbox; with a key only if no other run is in the way."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..support import isolation
 from ..support.connections import after_commit, open_transactions, writing
 
 if TYPE_CHECKING:
-    from ..orchestration.runs.key_runs import Seen
+    from ..orchestration.runs.key_status import Seen
 
 logger = logging.getLogger(__name__)
 
@@ -110,11 +110,11 @@ def _seen_in_dagster(key: str) -> Seen | None:
     """Return what Dagster knows of the runs with a key; ``None`` if it can't be asked now."""
     if isolation.is_active():
         return None
-    from ..orchestration.runs import key_runs, opening
+    from ..orchestration.runs import key_status, opening
 
     try:
         with opening.open_instance(persistent=True) as instance:
-            return key_runs.see(instance, key)
+            return key_status.see(instance, key)
     except StorageAway:  # which the caller was warned of
         return None
     except Exception:  # whatever its storage raises: the rows decide

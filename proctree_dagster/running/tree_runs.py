@@ -199,7 +199,7 @@ def submit_row(
 ) -> SubmittedRun:
     """Queue a run of a saved tree for the daemon and return at once.
 
-    It is written down in the outbox, in the caller's transaction, and delivered to Dagster after
+    It is recorded in the outbox, in the caller's transaction, and delivered to Dagster after
     the commit: a rollback leaves nothing, and what can't be delivered then (Dagster's database is
     away, this process is killed) Dagster's sensor delivers later. In a test it is only recorded
     (see ``testing.submitted``).

@@ -82,7 +82,7 @@ def take(row: OutboxRun) -> bool:
 
 
 def release(row: OutboxRun) -> None:
-    """Let go of the key of a row whose run, with its retries, has ended."""
+    """Release the key of a row whose run, with its retries, has ended."""
     made = OutboxRun.objects.filter(pk=row.pk, run_id=row.run_id)
     made.exclude(state=OutboxState.WAITING).update(key_held=None)
 

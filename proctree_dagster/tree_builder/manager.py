@@ -171,7 +171,7 @@ class ProcessTreeManager:
     ) -> SubmittedRun:
         """Queue a run of a saved tree for the daemon; return its id and its page at once.
 
-        It is written down in the caller's transaction and queued after the commit: a rollback
+        It is recorded in the caller's transaction and queued after the commit: a rollback
         leaves nothing, and a crash loses nothing.
 
         Parameters

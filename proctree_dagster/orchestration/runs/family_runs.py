@@ -162,7 +162,7 @@ def end(instance: DagsterInstance, run_id: str) -> None:
 
 
 def _of_its_key(run: DagsterRun) -> list[str]:
-    """Return the id of a run with a key, to let go of that, and of the one that waits for it."""
+    """Return the id of a run with a key, to release it, and of the run that waits for it."""
     key = run.tags.get(run_tags.KEY)
     if not key:
         return []

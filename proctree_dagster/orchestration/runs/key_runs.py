@@ -6,15 +6,13 @@ whose row is gone: the row was deleted, or its tree.
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
 from django.utils import timezone
 
 from ...domain import run_tags as tags
-from ...models import OutboxRun, OutboxState
+from ...models import OutboxRun
 from ...services import run_keys
-from ...support.row_reading import readable
 
 logger = logging.getLogger(__name__)
 
@@ -37,26 +35,6 @@ def unfinished(instance: DagsterInstance, keys: Iterable[str]) -> dict[str, list
         for run in instance.get_runs(query):
             found.setdefault(run.tags[tags.KEY], []).append(run)
     return found
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What Dagster knows of the runs with one key."""
-
-    ended: frozenset[str]
-    """Ids of runs whose rows hold the key still, and that have ended."""
-
-    unfinished: tuple[str, ...]
-    """Ids of unfinished runs."""
-
-
-def see(instance: DagsterInstance, key: str) -> Seen:
-    """Return what Dagster knows of the runs with a key. Writes nothing."""
-    from .outbox_delivery import ended  # it looks for keys, too
-
-    holders = OutboxRun.objects.filter(key_held=key).exclude(state=OutboxState.WAITING)
-    running = unfinished(instance, [key]).get(key, [])
-    return Seen(ended(instance, readable(holders)), tuple(run.run_id for run in running))
 
 
 def replace_earlier(instance: DagsterInstance, rows: Sequence[OutboxRun]) -> None:
