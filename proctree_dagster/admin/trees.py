@@ -108,7 +108,12 @@ class ProcessTreeAdmin(RunNow, admin.ModelAdmin):  # type: ignore[type-arg]
         (_("Processes"), {"fields": ["processes"]}),
         (
             _("How it runs"),
-            {"fields": ["cache_enabled", "executor", "max_concurrent", "run_tags"]},
+            {
+                "fields": [
+                    *("cache_enabled", "executor", "max_concurrent", "run_tags"),
+                    *("one_at_a_time_per", "limit_per_key"),
+                ]
+            },
         ),
         (_("Dates"), {"fields": ["job_name", "created_at", "updated_at"]}),
     ]

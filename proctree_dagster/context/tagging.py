@@ -13,10 +13,13 @@ from django.apps import apps
 
 from .. import context as contexts
 from ..domain import run_tags as tags
-from ..domain.names import READ_AS_OBJECTS, TAG_KEY, TAG_PART, dagster_name
+from ..domain.names import READ_AS_OBJECTS, TAG_KEY, TAG_PART, dagster_name, short_hash
+from ..domain.predicates import is_whole
 from ..domain.texts import storable
+from ..domain.tree_spec import MAX_LIMIT_PER_KEY
 from ..exceptions import TagError
 from . import sensitive
+from .lookups import GuardedFormatter, first_parts
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +83,85 @@ def missing(run_tags: Mapping[str, str], context: Mapping[str, Any]) -> dict[str
     keys = tags.split(run_tags.get(tags.FROM_CONTEXT))
     copied = {name: "" for key in keys if (name := f"{tags.CONTEXT}{key}") in run_tags}
     found = {**copied, **from_context(keys, context)}
+    if tags.LIMIT in run_tags:
+        found |= of_limit(run_tags[tags.LIMIT], context)
     return {name: text for name, text in found.items() if run_tags.get(name) != text}
+
+
+# From the limit of a tree's runs
+
+
+_formatter = GuardedFormatter()
+
+
+class _Row:
+    """What a template may read of a row that the context names: its key."""
+
+    def __init__(self, label: str, pk: Any) -> None:
+        self.pk = self.id = pk
+        self._text = f"{label}:{pk}"
+
+    def __str__(self) -> str:
+        return self._text
+
+
+def of_limit(limit: str, context: Mapping[str, Any]) -> dict[str, str]:
+    """Return the tag by which Dagster's queue limits a run. Makes no query and raises nothing.
+
+    Runs whose template can't be filled in count together.
+
+    Parameters
+    ----------
+    limit:
+        The value of the tag ``LIMIT`` of the run's job.
+    context:
+        The run's context, as JSON.
+    """
+    number, job_name, template = tags.read_limit(limit)
+    try:
+        text = _formatter.vformat(template, (), _seen_by_template(context))
+    except Exception:  # formatting may raise anything: the run is held back at worst
+        told = "one_at_a_time_per of %r, %r, can't be filled in: such runs count together."
+        logger.warning(told, job_name, template, exc_info=True)
+        text = "?"
+    value = storable(f"{job_name}:{text}")
+    if len(value) > LONGEST_GIVEN:
+        value = f"{job_name[:LONGEST]}:{short_hash(value, 12)}"
+    return {f"{tags.AT_MOST}{number}": value}
+
+
+def of_limited_tree(
+    one_at_a_time_per: object, limit_per_key: object, job_name: str, context: Mapping[str, Any]
+) -> dict[str, str]:
+    """Return the tag by which a run of a tree is limited; the tree's row may be invalid."""
+    if not isinstance(one_at_a_time_per, str) or not one_at_a_time_per:
+        return {}
+    if not is_whole(limit_per_key, 1, MAX_LIMIT_PER_KEY):
+        return {}
+    return of_limit(f"{limit_per_key}:{job_name}:{one_at_a_time_per}", context)
+
+
+def limit_problems(template: object) -> list[str]:
+    """Return a sentence for each field of a template that is called like a secret."""
+    return [
+        f"The tree's one_at_a_time_per names {field!r}, which is called like a secret: tags are "
+        "shown to everybody who sees the runs."
+        for field in (first_parts(template) if isinstance(template, str) else ())
+        if sensitive.is_sensitive_name(field)
+    ]
+
+
+def _seen_by_template(value: Any) -> Any:
+    """Return JSON of a context as a template reads it: rows by their keys, dates as text."""
+    if isinstance(value, Mapping):
+        if "$model" in value:
+            return _Row(str(value["$model"]), _seen_by_template(value.get("pk")))
+        if len(value) == 1 and not contexts.RESERVED.isdisjoint(value):
+            return str(next(iter(value.values())))
+        return {str(key): _seen_by_template(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_seen_by_template(each) for each in value]
+    return value
 
 
 def _value(value: Any) -> str | None:

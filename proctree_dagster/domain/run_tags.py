@@ -28,6 +28,12 @@ TRIGGER = "proctree/trigger"
 KEY = "proctree/key"
 """The key of a run: of those with the same one, at most one is unfinished."""
 
+LIMIT = ".dagster/proctree_limit"
+"""The limit of a job's runs: how many at the same time, the job, and a template (``limit``)."""
+
+AT_MOST = "proctree/at_most_"
+"""Before a number: of the runs with the same value, so many go on at the same time."""
+
 REVISION = ".dagster/proctree_revision"
 """The tree's revision when a run was requested."""
 
@@ -123,6 +129,18 @@ _OF_THE_RUN_ITSELF = ("dagster/", ".dagster/", "proctree/")
 def shown(tags: Mapping[str, str]) -> dict[str, str]:
     """Return the tags that say something of a run's work: from its context, and from the caller."""
     return {name: text for name, text in tags.items() if not name.startswith(_OF_THE_RUN_ITSELF)}
+
+
+def limit(number: int, job_name: str, template: str) -> str:
+    """Return the value of ``LIMIT``; ``read_limit`` takes it back."""
+    return f"{number}:{job_name}:{template}"
+
+
+def read_limit(value: str) -> tuple[str, str, str]:
+    """Return the number, the job and the template of the value of ``LIMIT``."""
+    number, _, rest = value.partition(":")
+    job_name, _, template = rest.partition(":")
+    return number, job_name, template
 
 
 def join(values: Iterable[str]) -> str:

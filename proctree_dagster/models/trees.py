@@ -55,6 +55,7 @@ class ProcessTreeQuerySet(models.QuerySet["ProcessTree"]):
             return None
         row.description, row.cache_enabled, row.executor, row.max_concurrent = "", True, "", None
         row.run_tags = []
+        row.one_at_a_time_per, row.limit_per_key = "", 1
         row.processes = f"It can't be read: {explain(error)}"
         schedules: Any = apps.get_model("proctree_dagster", "ProcessTreeSchedule").objects
         schedule = schedules.only("pk").filter(process_tree_id=pk).first()
@@ -147,6 +148,25 @@ class ProcessTree(models.Model):
             '["organisation"].'
         ),
     )
+    one_at_a_time_per = models.CharField(
+        _("one at a time per"),
+        max_length=MAX_NAME_LENGTH,
+        blank=True,
+        default="",
+        db_default="",
+        help_text=_(
+            "A template over the context: of the runs for which it gives the same text, only so "
+            "many go on at the same time: {organisation.pk}. Blank: there is no limit."
+        ),
+    )
+    limit_per_key = models.PositiveSmallIntegerField(
+        _("limit per key"),
+        blank=True,
+        default=1,
+        db_default=1,
+        validators=[MinValueValidator(1), MaxValueValidator(tree_spec.MAX_LIMIT_PER_KEY)],
+        help_text=_("How many runs with the same text go on at the same time."),
+    )
     saved_by_code = saved_by_code_field()
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated at"), auto_now=True)
@@ -185,6 +205,7 @@ class ProcessTree(models.Model):
         """Refuse a tree that is not valid, with all of its problems."""
         super().clean()
         self.run_tags = [] if self.run_tags is None else self.run_tags  # a form left it empty
+        self.limit_per_key = 1 if self.limit_per_key is None else self.limit_per_key
         errors: dict[str, list[ValidationError]] = {}
         for problem in self.problems():
             errors.setdefault(_field_of(problem), []).append(ValidationError(problem))
@@ -229,6 +250,7 @@ class ProcessTree(models.Model):
             "processes": self.processes,
             **tree_spec.executor_options(self.executor, self.max_concurrent),
             **tree_spec.run_tag_option(self.run_tags),
+            **tree_spec.limit_options(self.one_at_a_time_per, self.limit_per_key),
         }
 
     @property
@@ -307,6 +329,8 @@ _PROBLEMS_OF = {
     "The tree's executor": "executor",
     "The tree's max_concurrent": "max_concurrent",
     "The tree's run_tags": "run_tags",
+    "The tree's one_at_a_time_per": "one_at_a_time_per",
+    "The tree's limit_per_key": "limit_per_key",
 }
 """The fields of problems that are not of the processes, by how the sentences begin."""
 

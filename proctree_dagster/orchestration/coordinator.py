@@ -13,6 +13,7 @@ from dagster import (
 )
 
 from ..domain import run_tags
+from ..domain.tree_spec import MAX_LIMIT_PER_KEY
 from .launcher import WarmRunLauncher, has_own_server
 from .launching import daemons, releases, sqlite_keepalive
 
@@ -25,6 +26,13 @@ POLL_SECONDS = 1.0
 
 OUR_LIMITS: Sequence[Mapping[str, Any]] = (
     {"key": run_tags.KEY, "value": {"applyLimitPerUniqueValue": True}, "limit": 1},
+    *(
+        {
+            **{"key": f"{run_tags.AT_MOST}{number}", "limit": number},
+            "value": {"applyLimitPerUniqueValue": True},
+        }
+        for number in range(1, MAX_LIMIT_PER_KEY + 1)
+    ),
 )
 """The limits that this package's tags stand for, as ``tag_concurrency_limits`` of dagster.yaml."""
 
@@ -35,7 +43,8 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
     No limit can apply if ``max_concurrent_runs`` is -1, the run has no tag that
     ``tag_concurrency_limits`` name, and no process of its tree has a pool. It takes the
     configuration of ``QueuedRunCoordinator``; the queue is polled every second, unless
-    ``dequeue_interval_seconds`` is set. It adds the limit of runs with a key to those that are set.
+    ``dequeue_interval_seconds`` is set. It adds the limits of
+    runs with a key, and of trees, to those that are set.
     """
 
     def __init__(self, dequeue_interval_seconds: int | None = None, **others: Any) -> None:
@@ -109,7 +118,7 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
 
         Here, as the queue's limits use tags; under another coordinator the worker does it.
         """
-        if run_tags.FROM_CONTEXT not in run.tags:
+        if run.tags.keys().isdisjoint({run_tags.FROM_CONTEXT, run_tags.LIMIT}):
             return run
         from ..context import (
             tagging,  # with Django, which Dagster's own processes need for nothing else

@@ -131,6 +131,7 @@ class ProcessTreeTranslator:
             run_tags.TREE: tree.name,
             run_tags.REVISION: tree.revision,
             **({run_tags.FROM_CONTEXT: run_tags.join(keys)} if keys else {}),
+            **_limit(tree),
         }
 
     def job_metadata(self, tree: TreeRecord) -> dict[str, Any]:
@@ -233,6 +234,15 @@ def _without_second_trace(record: logging.LogRecord) -> bool:
         if getattr(data, "first_step_failure_event", None) is not None:
             record.msg = str(record.msg).split("\n", 1)[0]
     return True
+
+
+def _limit(tree: TreeRecord) -> dict[str, str]:
+    """Return the tags of the limit of a tree's runs: the rule, and what it is by default."""
+    if tree.spec is None or not tree.spec.one_at_a_time_per:
+        return {}
+    per, number = tree.spec.one_at_a_time_per, tree.spec.limit_per_key
+    limit = run_tags.limit(number, tree.job_name, per)
+    return {run_tags.LIMIT: limit, **tagging.of_limit(limit, tree.default_context)}
 
 
 def _retry_policy(process: ProcessSpec) -> RetryPolicy | None:

@@ -20,9 +20,10 @@ class ProcessTreeBuilder:
         cache_enabled: bool = True,
         overwrite: bool = False,
         run_tags: Sequence[str] | None = None,
+        **limit: Any,
     ) -> None:
         self._tree = ProcessTreeInstance(
-            name, description, cache_enabled, overwrite=overwrite, run_tags=run_tags
+            name, description, cache_enabled, overwrite=overwrite, run_tags=run_tags, **limit
         )
 
     def add(

@@ -34,6 +34,8 @@ class TreeDraft:
         self.executor = ""
         self.max_concurrent: int | None = None
         self.run_tags: Sequence[str] = ()
+        self.one_at_a_time_per = ""
+        self.limit_per_key = 1
         self.func_registry: dict[str, Function] = {}
         self._processes: list[DraftProcess] = []
         self._dependents: list[str] = []
@@ -277,6 +279,24 @@ class TreeDraft:
         self.run_tags = tuple(keys) if is_several else keys
         return self
 
+    def set_limit(self, one_at_a_time_per: str, limit_per_key: int = 1) -> Self:
+        """Set how many of the tree's runs go on at the same time, and return the tree.
+
+        It holds for runs that Dagster launches, however they are requested: in Python, by a
+        schedule or a trigger, in Dagster's UI. Others wait in its queue. See docs/requests.md.
+
+        Parameters
+        ----------
+        one_at_a_time_per:
+            A template over the context, such as ``{organisation.pk}``; runs for which it gives the
+            same text are limited together. A text without a field limits all of the tree's runs;
+            a blank one sets no limit. Of a row it reads the key only.
+        limit_per_key:
+            How many runs with the same text go on at the same time, 1 to 100.
+        """
+        self.one_at_a_time_per, self.limit_per_key = one_at_a_time_per, limit_per_key
+        return self
+
     def _get(self, process_name: str) -> DraftProcess:
         for process in self._processes:
             if process.name == process_name:
@@ -319,6 +339,7 @@ class TreeDraft:
             self.max_concurrent,
             self.run_tags,
         )
+        draft.data |= tree_spec.limit_options(self.one_at_a_time_per, self.limit_per_key)
         draft.data |= tree_spec.linked_trees(self._dependents, self._siblings)
         return draft
 

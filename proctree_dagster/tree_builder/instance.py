@@ -98,6 +98,9 @@ class ProcessTreeInstance(TreeDraft):
     run_tags:
         Keys of the context whose values are tags of the tree's runs (see ``set_run_tags``). Left
         out: none, or those of ``tree_instance``.
+    one_at_a_time_per, limit_per_key:
+        The limit of the tree's runs at the same time (see ``set_limit``). Left out: none, or that
+        of ``tree_instance``.
 
     Raises
     ------
@@ -113,6 +116,9 @@ class ProcessTreeInstance(TreeDraft):
         tree_instance: ProcessTree | None = None,
         overwrite: bool = False,
         run_tags: Sequence[str] | None = None,
+        *,
+        one_at_a_time_per: str | None = None,
+        limit_per_key: int | None = None,
     ) -> None:
         super().__init__(name, description, cache_enabled)
         self._overwrite = overwrite
@@ -124,6 +130,10 @@ class ProcessTreeInstance(TreeDraft):
             raise TreeExists(_exists(name))
         if run_tags is not None:
             self.set_run_tags(run_tags)
+        if one_at_a_time_per is not None:
+            self.one_at_a_time_per = one_at_a_time_per
+        if limit_per_key is not None:
+            self.limit_per_key = limit_per_key
 
     load = _Load()
 
@@ -150,6 +160,7 @@ class ProcessTreeInstance(TreeDraft):
         self._row, self._seen = row, [row.content]
         self.executor, self.max_concurrent = row.executor, row.max_concurrent
         self.run_tags = tuple(row.run_tags)
+        self.set_limit(row.one_at_a_time_per, row.limit_per_key)
         self._processes = [
             DraftProcess(
                 process["name"],
@@ -321,6 +332,7 @@ class ProcessTreeInstance(TreeDraft):
         if row.pk is None or row.content != draft.data:
             # Options with default values are left out.
             row.executor, row.max_concurrent, row.run_tags = "", None, []
+            row.one_at_a_time_per, row.limit_per_key = "", 1
             for attribute in draft.data.keys() - {"dependent_trees", "sibling_trees"}:
                 setattr(row, attribute, draft.data[attribute])
             row.saved_by_code = row.digest

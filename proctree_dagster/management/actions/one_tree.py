@@ -14,7 +14,7 @@ from django.utils import timezone
 from ...domain import due_times as intervals
 from ...domain import run_tags
 from ...domain.texts import explain
-from ...domain.tree_spec import ProcessSpec, TreeSpec, parse
+from ...domain.tree_spec import ProcessSpec, TreeSpec, limit_options, parse
 from ...exceptions import InstanceError, InvalidTree, ProctreeError, ScheduleError
 from ...models import ProcessTree
 from ...models.context_schema import ContextKey, ContextSchema
@@ -100,6 +100,10 @@ class Show(Action):
         if spec is not None and spec.run_tags:
             names = ", ".join(f"{run_tags.CONTEXT}{key}" for key in spec.run_tags)
             self.out.line(f"\nTags of its runs: {names}")
+        if spec is not None and spec.one_at_a_time_per:
+            self.out.line(
+                f"\nAt the same time: {spec.limit_per_key} for each {spec.one_at_a_time_per!r}"
+            )
         self.out.line(f"\nSchedule: {status.rule or 'none'}")
         if status.held_back_by:
             self.out.line(f"  held back by {status.held_back_by}")
@@ -120,6 +124,7 @@ class Show(Action):
                 "description": row.description,
                 "processes": row.processes,
                 "run_tags": row.run_tags,
+                **limit_options(row.one_at_a_time_per, row.limit_per_key),
                 "context": [_key_as_json(key) for key in schema.keys.values()],
                 "due_times": due_times,
                 "runs": [as_json(run) for run in runs],

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ... import functions
-from ...context import sensitive
+from ...context import sensitive, tagging
 from ...domain import tree_spec
 from ...exceptions import FunctionError, InvalidTree
 from . import executor_names
@@ -50,13 +50,14 @@ def executor_problems(data: Mapping[str, Any]) -> list[str]:
 
 
 def run_tag_problems(data: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for each run tag of the tree whose name is that of a secret.
+    """Return a sentence for each key whose value is to be a tag, and that names a secret.
 
     Runs are created without such a tag, so it is reported only when the tree is saved.
     """
+    found = tagging.limit_problems(data.get("one_at_a_time_per", ""))
     keys = data.get("run_tags")
     named = [each for each in keys if isinstance(each, str)] if isinstance(keys, list) else []
-    return [
+    return found + [
         f"The tree's run_tags name {key!r}, which is called like a secret: tags are shown to "
         "everybody who sees the runs."
         for key in named

@@ -299,11 +299,12 @@ def _succeeded(known: Mapping[str, Sequence[RunRecord]]) -> dict[str, str]:
 def _tags(row: OutboxRun, succeeded: Mapping[str, str]) -> dict[str, str]:
     """Return the tags of a row's run: it follows the successful attempts, not the failed ones.
 
-    If they name no launcher, that is the outbox's sensor.
+    If they name no launcher, that is the outbox's sensor; code that submits a run has none.
     """
     written = tags.renamed(row.tags)
     follows = [succeeded.get(each, each) for each in tags.split(written.get(tags.FOLLOWS))]
     is_known = tags.USER in written or tags.SENSOR_NAME in written
+    is_known = is_known or written.get(tags.TRIGGERED_BY) in ("python", "command")
     return {
         **({} if is_known else {tags.SENSOR_NAME: tags.OUTBOX_SENSOR}),
         **written,

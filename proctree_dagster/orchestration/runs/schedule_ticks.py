@@ -4,11 +4,14 @@ It is not in ``automation``, which builds on the translator: the translator's sc
 """
 
 import datetime as dt
+from collections.abc import Mapping
+from typing import Any
 
 from dagster import RunRequest, ScheduleEvaluationContext, SkipReason
 
 from ...context import tagging
 from ...domain import run_tags
+from ...models import ProcessTree
 from ...services import due_time_claims
 from ...support.connections import fresh_connections
 from . import schedule_claims
@@ -37,6 +40,13 @@ def evaluate(context: ScheduleEvaluationContext, schedule_id: int) -> RunRequest
         tags={
             **tagging.of_row(schedule.tags),
             **tagging.of_tree(schedule.process_tree.run_tags, decision.context),
+            **_limit(schedule.process_tree, decision.context),
             **{run_tags.DUE: due, run_tags.TRIGGERED_BY: "schedule"},
         },
+    )
+
+
+def _limit(tree: ProcessTree, context: Mapping[str, Any]) -> dict[str, str]:
+    return tagging.of_limited_tree(
+        tree.one_at_a_time_per, tree.limit_per_key, tree.job_name, context
     )
