@@ -13,10 +13,10 @@ from django.apps import apps
 
 from .. import context as contexts
 from ..domain import run_tags as tags
+from ..domain.limits import MAX_LIMIT_PER_KEY
 from ..domain.names import READ_AS_OBJECTS, TAG_KEY, TAG_PART, dagster_name, short_hash
 from ..domain.predicates import is_whole
 from ..domain.texts import storable
-from ..domain.tree_spec import MAX_LIMIT_PER_KEY
 from ..exceptions import TagError
 from . import sensitive
 from .lookups import GuardedFormatter, first_parts

@@ -6,20 +6,19 @@ problem. Whether the functions that it names exist is not its business: see ``mo
 
 import graphlib
 import json
-import string
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..exceptions import InvalidTree
+from .limits import limit_options, limit_problems
 from .names import MAX_NAME_LENGTH, TAG_PART, dagster_name, short_hash
 from .names import problems as name_problems
 from .predicates import are_texts, is_number, is_text, is_whole
 
 MAX_RETRIES = 1000
 MAX_CONCURRENT = 1000
-MAX_LIMIT_PER_KEY = 100
 MAX_SECONDS = 366 * 24 * 3600
 RESPONSE_TYPES = ("str", "int", "float", "bool", "list", "dict", "decimal", "date", "datetime")
 
@@ -201,14 +200,6 @@ def run_tag_option(keys: Any) -> dict[str, Any]:
     return {"run_tags": _plain(keys)} if keys not in ((), [], None) else {}
 
 
-def limit_options(one_at_a_time_per: Any, limit_per_key: Any) -> dict[str, Any]:
-    """Return the JSON of the limit of a tree's runs; empty where the tree has none."""
-    if one_at_a_time_per == "":
-        return {}
-    several = {} if limit_per_key == 1 else {"limit_per_key": limit_per_key}
-    return {"one_at_a_time_per": one_at_a_time_per, **several}
-
-
 def revision(tree: Mapping[str, Any], default_context: Mapping[str, Any]) -> str:
     """Return a short hash of a tree's content and of its schedule's default context.
 
@@ -300,7 +291,7 @@ def problems(data: Mapping[str, Any]) -> list[str]:
             f"{max_concurrent!r}."
         )
     found += run_tag_problems(data.get("run_tags", ()))
-    found += _limit_problems(data.get("one_at_a_time_per", ""), data.get("limit_per_key", 1))
+    found += limit_problems(data.get("one_at_a_time_per", ""), data.get("limit_per_key", 1))
     found += _link_problems(data)
     processes = data.get("processes")
     if not isinstance(processes, (list, tuple)):
@@ -332,31 +323,6 @@ def run_tag_problems(keys: Any) -> list[str]:
     ]
     several = [key for key, count in Counter(map(str, keys)).items() if count > 1]
     return [*found, *(f"The tree's run_tags name {key!r} more than once." for key in several)]
-
-
-def _limit_problems(template: Any, limit: Any) -> Iterable[str]:
-    if not isinstance(template, str) or len(template) > MAX_NAME_LENGTH:
-        yield (
-            "The tree's one_at_a_time_per must be a text such as '{organisation.pk}', of at most "
-            f"{MAX_NAME_LENGTH} characters, not {template!r:.100}."
-        )
-    elif problem := _template_problem(template):
-        yield f"The tree's one_at_a_time_per {template!r} can't be filled in: {problem}."
-    if not is_whole(limit, 1, MAX_LIMIT_PER_KEY):
-        yield (
-            f"The tree's limit_per_key must be a whole number from 1 to {MAX_LIMIT_PER_KEY}, not "
-            f"{limit!r:.100}."
-        )
-
-
-def _template_problem(template: str) -> str:
-    """Return what is wrong with a template; blank if it can be filled in."""
-    try:
-        fields = [field for _, field, _, _ in string.Formatter().parse(template)]
-    except ValueError as error:
-        return f"{error} (a brace that is meant as one is written twice: '{{{{')"
-    unnamed = any(each is not None and (not each or each[0].isdigit()) for each in fields)
-    return "each field names a key of the context, as {organisation.pk} does" if unnamed else ""
 
 
 def _link_problems(data: Mapping[str, Any]) -> Iterable[str]:

@@ -10,7 +10,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, router
 from django.utils.translation import gettext_lazy as _
 
-from ..domain import tree_spec
+from ..domain import limits, tree_spec
 from ..domain.names import MAX_NAME_LENGTH, dagster_name
 from ..domain.texts import explain
 from ..exceptions import InvalidTree
@@ -164,7 +164,7 @@ class ProcessTree(models.Model):
         blank=True,
         default=1,
         db_default=1,
-        validators=[MinValueValidator(1), MaxValueValidator(tree_spec.MAX_LIMIT_PER_KEY)],
+        validators=[MinValueValidator(1), MaxValueValidator(limits.MAX_LIMIT_PER_KEY)],
         help_text=_("How many runs with the same text go on at the same time."),
     )
     saved_by_code = saved_by_code_field()
@@ -250,7 +250,7 @@ class ProcessTree(models.Model):
             "processes": self.processes,
             **tree_spec.executor_options(self.executor, self.max_concurrent),
             **tree_spec.run_tag_option(self.run_tags),
-            **tree_spec.limit_options(self.one_at_a_time_per, self.limit_per_key),
+            **limits.limit_options(self.one_at_a_time_per, self.limit_per_key),
         }
 
     @property

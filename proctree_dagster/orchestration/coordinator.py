@@ -13,7 +13,7 @@ from dagster import (
 )
 
 from ..domain import run_tags
-from ..domain.tree_spec import MAX_LIMIT_PER_KEY
+from ..domain.limits import MAX_LIMIT_PER_KEY
 from .launcher import WarmRunLauncher, has_own_server
 from .launching import daemons, releases, sqlite_keepalive
 

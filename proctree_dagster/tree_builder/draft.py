@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from .. import functions
-from ..domain import tree_spec
+from ..domain import limits, tree_spec
 from ..exceptions import InvalidTree, ProctreeError
 from ..models import Trigger
 from ..models.validation import tree_validation as validation
@@ -339,7 +339,7 @@ class TreeDraft:
             self.max_concurrent,
             self.run_tags,
         )
-        draft.data |= tree_spec.limit_options(self.one_at_a_time_per, self.limit_per_key)
+        draft.data |= limits.limit_options(self.one_at_a_time_per, self.limit_per_key)
         draft.data |= tree_spec.linked_trees(self._dependents, self._siblings)
         return draft
 

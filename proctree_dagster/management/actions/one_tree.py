@@ -13,8 +13,9 @@ from django.utils import timezone
 
 from ...domain import due_times as intervals
 from ...domain import run_tags
+from ...domain.limits import limit_options
 from ...domain.texts import explain
-from ...domain.tree_spec import ProcessSpec, TreeSpec, limit_options, parse
+from ...domain.tree_spec import ProcessSpec, TreeSpec, parse
 from ...exceptions import InstanceError, InvalidTree, ProctreeError, ScheduleError
 from ...models import ProcessTree
 from ...models.context_schema import ContextKey, ContextSchema
