@@ -45,6 +45,10 @@ class TreeNotFound(ProctreeError, LookupError):
     """There is no process tree of this name."""
 
 
+class ScheduleNotFound(ProctreeError, LookupError):
+    """The process tree has no schedule of this name."""
+
+
 class TreeNotSaved(ProctreeError):
     """The process tree must be saved first."""
 

@@ -17,12 +17,14 @@ from django.utils import timezone
 
 from . import conf, triggers
 from .context import tagging
+from .domain import run_tags as tags
+from .domain.run_tags import DEFAULT_SCHEDULE
 from .domain.texts import explain
 from .exceptions import ScheduleError, TreeFailed
-from .models import ProcessTreeSchedule, RunStatus
+from .models import ProcessTree, ProcessTreeSchedule, RunStatus
 from .running import results, tree_runs
 from .running.results import Results
-from .services import due_time_claims
+from .services import due_time_claims, scheduling
 from .support.call_context import carried
 from .support.connections import (
     fresh_connections,
@@ -53,8 +55,8 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
     Returns
     -------
     dict
-        The results of each tree that was due, by its name, in the order of their due times. A
-        failed tree stops no other.
+        The results of each tree that was due, by its name, in the order of their due times; by a
+        named schedule, as ``tree (schedule)``. A failed tree stops no other.
 
     Raises
     ------
@@ -76,14 +78,14 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
     def run(schedule: ProcessTreeSchedule) -> None:
         outcome = _run_or_say_why(schedule, dagster)
         if outcome is not None:
-            results[schedule.process_tree.name] = outcome
+            results[schedule.title] = outcome
 
     with ExitStack() as opened, _beside(_poll_triggers):  # polls may be slow, too
         dagster = _Dagster(opened)
         _in_turn([partial(run, each) for each in due], threads=conf.current().MAX_CONCURRENT)
         with fresh_connections():
             tree_runs.deliver()
-    names = [schedule.process_tree.name for schedule in due]
+    names = [schedule.title for schedule in due]
     return {name: results[name] for name in names if name in results}
 
 
@@ -152,13 +154,12 @@ def _waiting_since(schedule: ProcessTreeSchedule) -> dt.datetime:
 
 def _run_or_say_why(schedule: ProcessTreeSchedule, dagster: "_Dagster") -> Results | None:
     """Run a schedule's tree if it is due; raises nothing."""
-    name = schedule.process_tree.name
     try:
         with fresh_connections():
             return _run_if_due(schedule.pk, dagster)
     except Exception as error:  # an error of one tree must not prevent the others
-        logger.exception("The scheduled process tree %r could not be run.", name)
-        return results.not_run(name, explain(error))
+        logger.exception("The scheduled process tree %r could not be run.", schedule.title)
+        return results.not_run(schedule.process_tree.name, explain(error))
 
 
 def _poll_triggers() -> None:
@@ -191,7 +192,10 @@ def _run_if_due(schedule_id: int, dagster: "_Dagster") -> Results | None:
         decision.context,
         triggered_by="schedule",
         due=decision.due,
-        run_tags=tagging.of_row(decision.schedule.tags),
+        run_tags={
+            **tagging.of_row(decision.schedule.tags),
+            **tags.of_schedule(decision.schedule.name),
+        },
     )
 
 
@@ -252,6 +256,7 @@ class TreeTask:
     """
 
     tree_name: str
+    schedule_name: str = DEFAULT_SCHEDULE
 
     def __call__(self) -> Results | None:
         """Run the tree if it is due, or if it has no schedule.
@@ -267,12 +272,19 @@ class TreeTask:
             With the reasons.
         TreeNotFound
             The tree is gone.
+        ScheduleNotFound
+            The named schedule is gone; a tree whose default schedule is gone always runs.
         """
         with fresh_connections():
             row = tree_runs.get_row(self.tree_name)
-            schedule = row.schedule_or_none
+            schedule = self._schedule(row)
             results = tree_runs.execute_row(row) if schedule is None else run_if_due(schedule.pk)
         if results is not None and not results["success"]:
             reasons = "; ".join(f"{name}: {error}" for name, error in results["errors"].items())
             raise TreeFailed(f"The process tree {self.tree_name!r} failed. {reasons}")
         return results
+
+    def _schedule(self, row: ProcessTree) -> ProcessTreeSchedule | None:
+        if self.schedule_name == DEFAULT_SCHEDULE:
+            return row.schedule_or_none
+        return scheduling.find(row, self.schedule_name)

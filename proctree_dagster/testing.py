@@ -78,7 +78,7 @@ def _recorded() -> list[RecordedRun]:
 
 
 def _recorded_run(row: OutboxRun) -> RecordedRun:
-    context = {**row.process_tree.default_context, **row.context}
+    context = {**row.process_tree.base_context(row.tags), **row.context}
     return RecordedRun(
         row.process_tree.name,
         contexts.decode(context),

@@ -18,6 +18,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from .. import context as contexts
+from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..exceptions import ContextError
 from ..models import ProcessTree, ProcessTreeSchedule, TriggerType
 
@@ -232,6 +233,12 @@ class ScheduleForm(Form):
         """What was typed, or stored, and does not count: a sentence each."""
         if "rule_kind" in self.fields and self.instance.cron:
             self.initial.setdefault("rule_kind", CRON)
+        if "name" in self.fields:
+            self.fields["name"].required = False
+
+    def clean_name(self) -> str:
+        """Return its name: the default one, if none was given."""
+        return self.cleaned_data.get("name") or DEFAULT_SCHEDULE
 
     def clean(self) -> dict[str, Any] | None:
         """Let the chosen rule count, and compare the context with what the functions take."""
@@ -282,6 +289,11 @@ class ScheduleForm(Form):
             problems = [str(error)]
         if problems:
             self.add_error("context", ValidationError(problems))
+
+    def _get_validation_exclusions(self) -> set[str]:
+        """Return what is not validated; its tree is, where it stays: the name is unique in it."""
+        left_out: set[str] = super()._get_validation_exclusions()  # type: ignore[misc]
+        return left_out - ({"process_tree"} if self.instance.process_tree_id else set())
 
     def _tree(self) -> ProcessTree | None:
         return self.instance.process_tree if self.instance.process_tree_id else None

@@ -14,6 +14,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from ..context import sensitive
+from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..domain.runs import RunSummary
 
 STATUSES = {
@@ -93,8 +94,10 @@ STARTERS = {
 
 
 def started_by(run: RunSummary) -> str:
-    """Return what started a run, and who: ``the admin (jane)``, ``its schedule``."""
+    """Return what started a run, and who: ``the admin (jane)``, ``its schedule (harbour)``."""
     what = str(STARTERS.get(run.triggered_by, run.triggered_by))
+    if run.triggered_by == "schedule" and run.schedule != DEFAULT_SCHEDULE:
+        return f"{what} ({run.schedule})"
     says_it = run.triggered_by in ("schedule", "tree") or not run.launched_by
     return what if says_it else f"{what} ({run.launched_by})"
 

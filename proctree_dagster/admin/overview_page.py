@@ -50,7 +50,7 @@ DRAWN = 300
 UNDER_WAY = ("queued", "starting", "started", "canceling")
 """The statuses of runs that are under way."""
 
-MOST_JOBS = 900
+MOST_NAMES = 900
 """How many names a query lists: SQLite takes a thousand."""
 
 
@@ -69,7 +69,7 @@ class FromDagster:
     """Whether older ones of that day were left out."""
 
     stopped: frozenset[str] = frozenset()
-    """The jobs whose schedules are switched off in Dagster."""
+    """The names in Dagster of the schedules that are switched off there."""
 
     daemon_seen_at: dt.datetime | None = None
     problem: str = ""
@@ -124,7 +124,7 @@ def ask_dagster(now: dt.datetime) -> FromDagster:
                 failed_count=sum(history.counts(failed.statuses, since=yesterday).values()),
                 day=day.runs,
                 day_is_cut=bool(day.older),
-                stopped=frozenset(history.jobs_stopped()),
+                stopped=frozenset(history.schedules_stopped()),
                 daemon_seen_at=history.daemon_seen_at(),
             )
     except HistoryUnavailable as error:
@@ -167,14 +167,15 @@ def context(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
             for name, each in kinds.items()
         },
         "due": [
-            (html.moment(at, seconds=False), pages.tree(tree)) for at, tree in next_due(on, now)
+            (html.moment(at, seconds=False), pages.scheduled(schedule))
+            for at, schedule in next_due(on, now)
         ],
         "strip": None if dagster.problem else strip(pages, dagster, now),
     }
 
 
 COLUMNS = (
-    *("process_tree__name", "process_tree__job_name", "enabled", "stopped_in_dagster"),
+    *("name", "process_tree__name", "enabled", "stopped_in_dagster"),
     *("interval_minutes", "cron", "start_time", "timezone", "allow_overlap", "process_tree"),
     *("next_run", "anchor", "next_run_rule", "claim", "claimed_at"),
     *("last_run", "last_run_id", "last_run_status"),
@@ -187,8 +188,8 @@ def is_stopped(dagster: FromDagster) -> Q:
     as_noted = Q(stopped_in_dagster=True)
     if dagster.problem:
         return as_noted
-    named = Q(process_tree__job_name__in=sorted(dagster.stopped)[:MOST_JOBS])
-    return named if len(dagster.stopped) <= MOST_JOBS else named | as_noted
+    named = Q(dagster_name__in=sorted(dagster.stopped)[:MOST_NAMES])
+    return named if len(dagster.stopped) <= MOST_NAMES else named | as_noted
 
 
 def listed(schedules: ProcessTreeScheduleQuerySet) -> Listed:
@@ -213,19 +214,19 @@ def known_runs(
 
 def next_due(
     schedules: ProcessTreeScheduleQuerySet, now: dt.datetime
-) -> list[tuple[dt.datetime, ProcessTree]]:
-    """Return the next due times of all schedules, with their trees.
+) -> list[tuple[dt.datetime, ProcessTreeSchedule]]:
+    """Return the next due times of all schedules, with the schedules.
 
     The first ten are among those of the ten schedules that are due first.
     """
     first = readable(schedules.order_by(F("next_run").asc(nulls_first=True), "pk"), most=LISTED)
-    found: list[tuple[dt.datetime, int, ProcessTree]] = []
+    found: list[tuple[dt.datetime, int, ProcessTreeSchedule]] = []
     for schedule in first:
         with suppress(ScheduleError):  # its rule is invalid: the page of its tree says so
             due_times = schedule.next_due_times(LISTED, now)
-            found += [(at, schedule.pk, schedule.process_tree) for at in due_times]
+            found += [(at, schedule.pk, schedule) for at in due_times]
     found.sort(key=itemgetter(0, 1))
-    return [(at, tree) for at, _pk, tree in found[:LISTED]]
+    return [(at, schedule) for at, _pk, schedule in found[:LISTED]]
 
 
 class Pages:
@@ -240,6 +241,10 @@ class Pages:
     def tree(self, tree: ProcessTree) -> SafeString | str:
         """Return a link to a tree."""
         return html.row_link(tree, tree.name, self.site)
+
+    def scheduled(self, schedule: ProcessTreeSchedule) -> SafeString | str:
+        """Return a link to a schedule's tree, with its name if it is a named one."""
+        return html.row_link(schedule.process_tree, schedule.title, self.site)
 
     def row(self, run: RunSummary) -> dict[str, Any]:
         """Return a run as a row of a table."""
@@ -258,7 +263,7 @@ class Pages:
     def schedule(self, schedule: ProcessTreeSchedule) -> dict[str, Any]:
         """Return a schedule as a line of a list."""
         return {
-            "tree": self.tree(schedule.process_tree),
+            "tree": self.scheduled(schedule),
             "rule": schedule.rule_in_words,
             "next_run": html.moment(schedule.next_run, seconds=False),
             "last_run": html.moment(schedule.last_run),

@@ -2,7 +2,7 @@
 
 import json
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +12,9 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.utils.translation import gettext
 
 from ..context import tagging
+from ..domain import run_tags
 from ..exceptions import ContextError, InvalidTree, ProctreeError, RunNotFound
-from ..models import OutboxRun, ProcessTree, Run
+from ..models import OutboxRun, ProcessTree, ProcessTreeSchedule, Run
 from ..models.validation.tree_validation import validate_tree
 from .deeds import Deeds
 from .html import page_address, run_link
@@ -124,12 +125,12 @@ class Requested:
 def request_runs(
     page: Any,
     request: HttpRequest,
-    trees: Iterable[ProcessTree],
+    rows: Iterable[ProcessTree | ProcessTreeSchedule],
 ) -> Requested:
     """Request a run of each tree with the context of its schedule, and show what was requested.
 
     A tree that the user may not run, that is broken, or whose functions need what the schedule's
-    context lacks, is not run, and named with the reason. For actions of lists: also of schedules.
+    context lacks, is not run, and named with the reason. For actions of lists.
 
     Parameters
     ----------
@@ -137,22 +138,23 @@ def request_runs(
         The page with the list.
     request:
         The request.
-    trees:
-        The trees; fetch them with their schedules.
+    rows:
+        Schedules, whose trees run, or trees, with their default schedules; fetch them together.
     """
     result, deeds = Requested(), Deeds(page, request)
-    for tree in trees:
+    for row in rows:
+        tree, name, tags = _named(row)
         try:
-            refusal = _refusal(page.admin_site, request, tree)
-            run_id = "" if refusal else _request(request, tree, {})
+            refusal = _refusal(page.admin_site, request, tree, tags)
+            run_id = "" if refusal else _request(request, tree, {}, tags)
         except ProctreeError as error:
             refusal, run_id = str(error), ""
         if refusal:
             result.refused.append((tree, refusal))
-            deeds.not_done(tree.name, refusal)
+            deeds.not_done(name, refusal)
         else:
             result.runs.append((tree, run_id))
-            link = run_link(run_id, f"{tree.name} ({run_id[:8]})", page.admin_site.name)
+            link = run_link(run_id, f"{name} ({run_id[:8]})", page.admin_site.name)
             deeds.done(tree, link, _log_text(run_id))
     deeds.report(
         gettext("Requested: {names}."),
@@ -161,7 +163,16 @@ def request_runs(
     return result
 
 
-def _refusal(site: "AdminSite", request: HttpRequest, tree: ProcessTree) -> str:
+def _named(row: ProcessTree | ProcessTreeSchedule) -> tuple[ProcessTree, str, dict[str, str]]:
+    """Return the tree to run, what it is called in a message, and the tag of its schedule."""
+    if isinstance(row, ProcessTree):
+        return row, row.name, {}
+    return row.process_tree, row.title, run_tags.of_schedule(row.name)
+
+
+def _refusal(
+    site: "AdminSite", request: HttpRequest, tree: ProcessTree, tags: Mapping[str, str]
+) -> str:
     """Return why a tree can't be run with its schedule's context; blank if it can."""
     if not has_run_permission(site, request, tree):
         return gettext("You may not run it.")
@@ -169,7 +180,8 @@ def _refusal(site: "AdminSite", request: HttpRequest, tree: ProcessTree) -> str:
         validate_tree(tree.to_dict())
     except InvalidTree as error:
         return " ".join(error.problems)
-    return " ".join(tree.context_schema.problems(tree.default_context))
+    base = tree.base_context(tags)
+    return " ".join(tree.schema_on(base).problems(base))
 
 
 @dataclass(frozen=True)
@@ -182,6 +194,14 @@ class Source:
 
     context: dict[str, Any]
     """Its context as JSON, with its secrets."""
+
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """The tag that names its schedule, if that is not the default one."""
+
+    @property
+    def base(self) -> dict[str, Any]:
+        """The context that a run with the same tags updates."""
+        return {} if self.tree is None else self.tree.base_context(self.tags)
 
 
 def source_of(run_id: str, *, wait: float) -> Source:
@@ -206,13 +226,20 @@ def source_of(run_id: str, *, wait: float) -> Source:
     row = requested_runs.find(run_id)
     if row is not None:
         given = row.context if isinstance(row.context, dict) else {}
-        return Source(run_id, row.process_tree, {**row.process_tree.default_context, **given})
+        tags = _schedule_tag(row.tags if isinstance(row.tags, dict) else {})
+        base = row.process_tree.base_context(tags)
+        return Source(run_id, row.process_tree, {**base, **given}, tags)
     with run_history.opened(wait=wait) as history:
         run = history.summaries([run_id]).get(run_id)
         if run is None:
             raise RunNotFound(gettext("There is no run %(run)s.") % {"run": run_id})
         tree = trees_of([run]).get(run.job_name)
-        return Source(run_id, tree, history.context_of(run_id))
+        tags = run_tags.of_schedule(run.schedule)
+        return Source(run_id, tree, history.context_of(run_id), tags)
+
+
+def _schedule_tag(tags: Mapping[str, str]) -> dict[str, str]:
+    return run_tags.of_schedule(run_tags.schedule_of(tags))
 
 
 def run_again(page: Any, request: HttpRequest, source: Source) -> HttpResponse:
@@ -230,16 +257,18 @@ def run_again(page: Any, request: HttpRequest, source: Source) -> HttpResponse:
     if tree is None:
         page.message_user(request, gettext("Its tree was deleted."), messages.WARNING)
         return back
-    problems = tree.context_schema.problems({**tree.default_context, **source.context})
+    problems = tree.schema_on(source.base).problems({**source.base, **source.context})
     try:
         if problems:
             raise ContextError(" ".join(problems))
-        run_id = request_run(page, request, tree, source.context, token=token_of(request))
+        run_id = request_run(
+            page, request, tree, source.context, tags=dict(source.tags), token=token_of(request)
+        )
     except ProctreeError as error:
         told = gettext("Not run: %(why)s") % {"why": error}
         page.message_user(request, told, messages.WARNING)
         return back
-    added = ", ".join(sorted(tree.default_context.keys() - source.context.keys()))
+    added = ", ".join(sorted(source.base.keys() - source.context.keys()))
     if added:
         told = gettext("The schedule’s context has added what that run did not have: %(keys)s.")
         page.message_user(request, told % {"keys": added}, messages.INFO)

@@ -1,6 +1,7 @@
 """Run now: the form for a run of a tree, and an action that runs several. Nothing runs in here."""
 
 import uuid
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from django import forms
@@ -24,7 +25,7 @@ from ..exceptions import (
     InvalidTree,
     RunNotFound,
 )
-from ..models import ProcessTree
+from ..models import ProcessTree, default_schedules
 from ..models.validation.tree_validation import validate_tree
 from .context_form import MORE, ContextForm
 from .html import page_address, run_link
@@ -63,7 +64,7 @@ class RunNow:
     @admin.action(description=_("Run the selected trees now"), permissions=["run"])
     def run_now(self: Any, request: HttpRequest, queryset: QuerySet[ProcessTree]) -> Any:
         """Request a run of each tree; of one alone, show it."""
-        found = request_runs(self, request, queryset.select_related("schedule"))
+        found = request_runs(self, request, queryset.prefetch_related(default_schedules()))
         return found.page_of_only_run(self.admin_site, request)
 
     def _tree_to_run(self: Any, request: HttpRequest, object_id: str) -> ProcessTree | None:
@@ -125,14 +126,15 @@ class RunForm:
         self._site: AdminSite = page.admin_site
         self._source_id = request.GET.get("run", "")
         self._problem, self._is_loading = "", False
+        self._tags: Mapping[str, str] = {}
         self._tree_problems = _problems(tree)
         base = self._base()
         url = page_address(self._site.name, ProcessTree, "run_choices", tree.pk)
         self._form = ContextForm(
             request.POST if request.method == "POST" else None,
-            schema=tree.context_schema,
+            schema=tree.schema_on(tree.base_context(self._tags)),
             base=base,
-            default=tree.default_context,
+            default=tree.base_context(self._tags),
             row_field=RowFields(self._site, request, url),
         )
         if tree.cache_enabled and any(_caches(each) for each in tree.processes):
@@ -154,7 +156,8 @@ class RunForm:
             self._problem = str(error)
         else:
             if source.tree == self._tree:
-                return {**self._tree.default_context, **source.context}
+                self._tags = source.tags
+                return {**self._tree.base_context(source.tags), **source.context}
             self._problem = gettext("That run is one of another tree.")
         return self._tree.default_context
 
@@ -167,7 +170,7 @@ class RunForm:
         if not form.is_valid() or self._tree_problems:
             return None
         is_cached = form.cleaned_data.get("use_cache", True)
-        tags = {} if is_cached else {run_tags.NO_CACHE: "true"}
+        tags = {**self._tags, **({} if is_cached else {run_tags.NO_CACHE: "true"})}
         token = token_of(self._request)
         try:
             return request_run(

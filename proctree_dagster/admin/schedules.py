@@ -1,4 +1,4 @@
-"""Schedules: all in one list, and one on its tree's page."""
+"""Schedules: all in one list, and those of a tree on the tree's page."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -19,7 +19,7 @@ from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 
 from ..exceptions import ScheduleError
-from ..models import ProcessTree, ProcessTreeSchedule
+from ..models import ProcessTree, ProcessTreeSchedule, default_schedules
 from ..models.context_schema import ContextKey
 from . import run_summaries
 from .deeds import ButtonsOnPage, Deeds, switch
@@ -65,7 +65,7 @@ class ShowsSchedules(NeedsRunPermission):
         context = ("taken_keys", "context") if may_write else ("readable_context",)
         done = () if is_new else ("due_times", "last", "held_back")
         return [
-            (None, {"fields": ("enabled",)}),
+            (None, {"fields": ("name", "enabled")}),
             (_("When it is due"), {"fields": (*rule, *done)}),
             (
                 _("Its runs"),
@@ -158,12 +158,17 @@ def key_in_words(key: ContextKey) -> SafeString:
 
 
 class ScheduleFormSet(BaseInlineFormSet):  # type: ignore[type-arg]
-    """A tree's schedule, which says what does not count of what was typed."""
+    """A tree's schedules, which say what does not count of what was typed."""
 
     request: HttpRequest
 
+    @classmethod
+    def get_default_prefix(cls) -> str:
+        """Return what the names of the fields begin with."""
+        return "schedule"
+
     def save(self, commit: bool = True) -> Any:
-        """Save it."""
+        """Save them."""
         saved = super().save(commit)
         for form in self.forms:
             tell_ignored(self.request, form)
@@ -177,7 +182,7 @@ def tell_ignored(request: HttpRequest, form: Any) -> None:
 
 
 class ScheduleInline(ShowsSchedules, admin.StackedInline):  # type: ignore[type-arg]
-    """A tree's schedule on the tree's page; a missing one is added with a click."""
+    """A tree's schedules on the tree's page; another one is added with a click."""
 
     model = ProcessTreeSchedule
     form = AddedForm
@@ -193,7 +198,7 @@ class ScheduleInline(ShowsSchedules, admin.StackedInline):  # type: ignore[type-
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """Return the fields in groups."""
         may_write = self.has_change_permission(request, obj)
-        return self.groups(may_write, is_new=obj is None or obj.schedule_or_none is None)
+        return self.groups(may_write, is_new=obj is None or not obj.schedules.exists())
 
 
 # The list
@@ -273,7 +278,7 @@ def add_seconds(schedules: Iterable[ProcessTreeSchedule]) -> None:
         schedule.last_seconds = None if run is None else run.seconds  # type: ignore[attr-defined]
 
 
-class TreesWithoutSchedule(AutocompleteJsonView):
+class TreesToSchedule(AutocompleteJsonView):
     """The trees that may be given a schedule, for the box in which one is chosen."""
 
     may_add = False
@@ -283,15 +288,13 @@ class TreesWithoutSchedule(AutocompleteJsonView):
         return self.may_add
 
     def get_queryset(self) -> QuerySet[Any]:
-        """Return those without a schedule; of another model there are none."""
+        """Return the trees; of another model there are none."""
         found: QuerySet[Any] = super().get_queryset()
-        if found.model is not ProcessTree:
-            return found.none()
-        return found.filter(schedule__isnull=True)
+        return found if found.model is ProcessTree else found.none()
 
 
 class ChooseTree(TreeSelect):
-    """The box in which a tree without a schedule is chosen."""
+    """The box in which the tree of a new schedule is chosen."""
 
     url_name = "%s:proctree_dagster_processtreeschedule_trees"
 
@@ -300,11 +303,11 @@ class ChooseTree(TreeSelect):
 class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, admin.ModelAdmin):  # type: ignore[type-arg]
     """Schedules, all in one list."""
 
-    list_display = ["tree", "rule", "next", "last", "held_back"]
+    list_display = ["tree", "called", "rule", "next", "last", "held_back"]
     list_display_links = ["rule"]
     list_filter = ["enabled", RuleFilter, "last_run_status", OverdueFilter, HeldBackFilter]
     list_select_related = ["process_tree"]
-    search_fields = ["process_tree__name"]
+    search_fields = ["process_tree__name", "name"]
     form = ScheduleForm
     actions = ["run_now", "enable", "disable"]
     buttons = {"run_now": _("Run now"), "enable": _("Enable"), "disable": _("Disable")}
@@ -313,6 +316,11 @@ class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, admin.ModelAdmin):
     def tree(self, schedule: ProcessTreeSchedule) -> SafeString | str:
         """Return its tree, with a link to the tree's page."""
         return row_link(schedule.process_tree, site=self.admin_site.name)
+
+    @admin.display(description=_("name"), ordering="name")
+    def called(self, schedule: ProcessTreeSchedule) -> SafeString | str:
+        """Return its own name; nothing for a default one."""
+        return labelled(gettext("name"), "" if schedule.is_default else schedule.name)
 
     @admin.display(description=_("next run"), ordering="next_run")
     def next(self, schedule: ProcessTreeSchedule) -> SafeString | str:
@@ -346,16 +354,10 @@ class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, admin.ModelAdmin):
     # Adding one
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
-        """Let a tree without a schedule be chosen."""
+        """Let a tree be chosen by a part of its name."""
         if db_field.name == "process_tree":
             kwargs["widget"] = ChooseTree(db_field, self.admin_site)
-            kwargs["queryset"] = ProcessTree.objects.filter(schedule__isnull=True)
-        field: Any = super().formfield_for_foreignkey(db_field, request, **kwargs)
-        if db_field.name == "process_tree":
-            field.error_messages["invalid_choice"] = _(
-                "This process tree has a schedule already, or does not exist any more."
-            )
-        return field
+        return super().formfield_for_foreignkey(db_field, request, **kwargs)
 
     def get_urls(self) -> list[Any]:
         """Add the address of the trees that can be chosen."""
@@ -368,18 +370,21 @@ class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, admin.ModelAdmin):
     def trees_view(self, request: HttpRequest) -> HttpResponseBase:
         """Return the trees that may be given a schedule."""
         may_add = self.has_add_permission(request)
-        view = TreesWithoutSchedule.as_view(admin_site=self.admin_site, may_add=may_add)
+        view = TreesToSchedule.as_view(admin_site=self.admin_site, may_add=may_add)
         return view(request)
 
-    def add_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
-        """Add a schedule; the second of two people who do so for one tree gets a message."""
+    def changeform_view(self, request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponse:
+        """Add or change a schedule; the second of two people who give one name gets a message."""
         try:
-            return super().add_view(request, *args, **kwargs)
+            return super().changeform_view(request, *args, **kwargs)
         except IntegrityError:
-            tree: Any = request.POST.get("process_tree")
-            if not ProcessTreeSchedule.objects.filter(process_tree=tree).exists():
+            name = request.POST.get("name", "")
+            if not ProcessTreeSchedule.objects.filter(name=name).exists():
                 raise
-            told = gettext("Somebody else has given this process tree a schedule. Change that one.")
+            told = gettext(
+                "Somebody else has given this process tree a schedule of this name. "
+                "Change that one."
+            )
             self.message_user(request, told, messages.ERROR)
             here = self.admin_site.name
             return HttpResponseRedirect(page_address(here, ProcessTreeSchedule, "changelist"))
@@ -400,8 +405,9 @@ class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, admin.ModelAdmin):
         self, request: HttpRequest, queryset: QuerySet[ProcessTreeSchedule]
     ) -> HttpResponse | None:
         """Request a run of each tree with its schedule's context; of one alone, show it."""
-        rows = queryset.select_related("process_tree__schedule")
-        found = request_runs(self, request, [schedule.process_tree for schedule in rows])
+        rows = queryset.select_related("process_tree")
+        named = rows.prefetch_related(default_schedules("process_tree__"))
+        found = request_runs(self, request, named)
         return found.page_of_only_run(self.admin_site, request)
 
     @admin.action(description=_("Enable the selected schedules"), permissions=["change"])
@@ -424,7 +430,7 @@ class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, admin.ModelAdmin):
     ) -> Deeds:
         deeds = Deeds(self, request)
         for schedule in queryset.select_related("process_tree"):
-            name = schedule.process_tree.name
+            name = schedule.title
             problem = self._switch_problem(request, schedule, on) or switch(schedule, on)
             if problem is None:
                 deeds.done(schedule, name, gettext("Enabled.") if on else gettext("Disabled."))

@@ -12,7 +12,7 @@ from typing import Any
 
 from django.contrib.admin import AdminSite
 from django.contrib.admin.exceptions import NotRegistered
-from django.db.models import Model, Q
+from django.db.models import F, Model, Q
 from django.http import HttpRequest
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
@@ -42,8 +42,14 @@ from . import html, tree_graph
 RUNS = 20
 """How many runs are shown."""
 
+SCHEDULES = 20
+"""How many schedules are shown."""
+
 DUE_TIMES = 5
-"""How many due times are shown."""
+"""How many due times are shown of a schedule that is alone."""
+
+DUE_TIMES_OF_MANY = 2
+"""How many are shown of each where there are several."""
 
 NOT_BEGUN = ("not_started", "queued")
 """Statuses of runs whose processes have no outcome yet."""
@@ -144,7 +150,7 @@ def page(site: AdminSite, request: HttpRequest, tree: ProcessTree) -> dict[str, 
         "last_run": html.run_link(runs.last.run_id, site=site.name) if runs.last else "",
         "last_status": html.status_badge(runs.last.status) if runs.last else "",
         "rows_of_runs": [_row_of_run(run, processes, site) for run in runs.listed],
-        "schedule": _schedule(site, request, tree),
+        "schedules": _schedules(site, request, tree),
         "families": _families(site, request, tree),
         "triggers": _triggers(site, request, tree),
     }
@@ -268,20 +274,48 @@ def _row_of_run(
 # --- What runs it ---------------------------------------------------------------------------------
 
 
-def _schedule(site: AdminSite, request: HttpRequest, tree: ProcessTree) -> dict[str, Any] | None:
-    """Return the tree's schedule for people to read; ``None`` if it has none."""
+def _schedules(site: AdminSite, request: HttpRequest, tree: ProcessTree) -> dict[str, Any]:
+    """Return the tree's schedules for people to read, those that are due first before the others.
+
+    Of many the first are listed, with the address of the list of all.
+    """
+    query = tree.schedules.order_by(F("next_run").asc(nulls_first=True), "name")
+    rows = readable(query, ProcessTreeSchedule.objects.what_can_be_read, most=SCHEDULES + 1)
+    listed = rows[:SCHEDULES]
+    most = DUE_TIMES if len(listed) == 1 else DUE_TIMES_OF_MANY
+    more = tree.schedules.count() - len(listed) if len(rows) > SCHEDULES else 0
+    return {
+        "listed": [_schedule(site, request, each, most) for each in listed],
+        "more": more,
+        "url": _list_of_schedules(site, tree) if more else "",
+    }
+
+
+def _list_of_schedules(site: AdminSite, tree: ProcessTree) -> str:
     try:
-        schedule = tree.schedule_or_none
-        return None if schedule is None else _schedule_in_words(site, request, schedule)
+        address = html.page_address(site.name, ProcessTreeSchedule, "changelist")
+    except NoReverseMatch:
+        return ""
+    return f"{address}?process_tree__id__exact={tree.pk}"
+
+
+def _schedule(
+    site: AdminSite, request: HttpRequest, schedule: ProcessTreeSchedule, most: int
+) -> dict[str, Any]:
+    """Return a schedule for people to read."""
+    name = "" if schedule.is_default else schedule.name
+    try:
+        return {"name": name, **_schedule_in_words(site, request, schedule, most)}
     except UNREADABLE as error:
-        return {"problem": gettext("It can't be read: %(error)s") % {"error": explain(error)}}
+        told = gettext("It can't be read: %(error)s") % {"error": explain(error)}
+        return {"name": name, "problem": told}
 
 
 def _schedule_in_words(
-    site: AdminSite, request: HttpRequest, schedule: ProcessTreeSchedule
+    site: AdminSite, request: HttpRequest, schedule: ProcessTreeSchedule, most: int
 ) -> dict[str, Any]:
     now = timezone.now()
-    due_times, problem = _due_times(schedule, now)
+    due_times, problem = _due_times(schedule, now, most)
     status = "requested" if schedule.claim else schedule.last_run_status
     return {
         "rule": schedule.rule_in_words,
@@ -296,10 +330,12 @@ def _schedule_in_words(
     }
 
 
-def _due_times(schedule: ProcessTreeSchedule, now: dt.datetime) -> tuple[list[dt.datetime], str]:
+def _due_times(
+    schedule: ProcessTreeSchedule, now: dt.datetime, most: int
+) -> tuple[list[dt.datetime], str]:
     """Return the next due times of a schedule that is on, or what is wrong with its rule."""
     try:
-        return (schedule.next_due_times(DUE_TIMES, now) if schedule.enabled else []), ""
+        return (schedule.next_due_times(most, now) if schedule.enabled else []), ""
     except ScheduleError as error:
         return [], str(error)
 

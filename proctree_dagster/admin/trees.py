@@ -2,24 +2,26 @@
 
 from collections.abc import Callable, Mapping
 from functools import wraps
+from operator import attrgetter
 from typing import Any
 
 from django.contrib import admin, messages
 from django.contrib.admin.views.main import ChangeList
 from django.core.exceptions import PermissionDenied
 from django.db import DataError
-from django.db.models import QuerySet
+from django.db.models import Max, Min, OuterRef, Q, QuerySet, Subquery
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseRedirect, JsonResponse
 from django.template.response import TemplateResponse
 from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString, mark_safe
 from django.utils.translation import gettext
 from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_safe
 
-from ..models import ProcessTree, TreeLink
+from ..models import ProcessTree, ProcessTreeSchedule, TreeLink
 from ..services import function_listing
-from ..support.row_reading import UNREADABLE, readable
+from ..support.row_reading import UNREADABLE
 from . import html, tree_page
 from .forms import JSON_FIELDS, FollowerForm, TreeSelect
 from .permissions import NAME_FUNCTIONS, NeedsRunPermission, may_run
@@ -67,11 +69,10 @@ class TreeList(ChangeList):
         super().get_results(request)
         page = self.result_list
         try:
-            self.result_list = list(page)
+            self.result_list = list(page.prefetch_related("schedules"))
         except UNREADABLE:
             pks = list(page.values_list("pk", flat=True))
-            rows = ProcessTree.objects.with_schedules().filter(pk__in=pks)
-            found = readable(rows, ProcessTree.objects.what_can_be_read)
+            found = ProcessTree.objects.filter(pk__in=pks).each()
             self.result_list = sorted(found, key=lambda row: pks.index(row.pk))
 
 
@@ -88,6 +89,20 @@ def of_readable(cell: Callable[[Any, ProcessTree], str]) -> Callable[[Any, Proce
     return shown
 
 
+SCHEDULES = 3
+"""How many schedules of a tree the list describes."""
+
+FORMS_OF_SCHEDULES = 20
+"""Up to how many schedules a tree's page has a form for each; their own list has more."""
+
+
+def _in_words(schedule: ProcessTreeSchedule) -> SafeString:
+    """Return a schedule's rule in words, and what holds it back."""
+    name = "" if schedule.is_default else f"{schedule.name}: "
+    held_back = html.badge(schedule.held_back_by, "canceling")
+    return format_html("{}{} {}", name, schedule.rule_in_words, held_back)
+
+
 @admin.register(ProcessTree)
 class ProcessTreeAdmin(RunNow, admin.ModelAdmin):  # type: ignore[type-arg]
     """Trees; what is saved here is validated like everywhere else."""
@@ -98,7 +113,6 @@ class ProcessTreeAdmin(RunNow, admin.ModelAdmin):  # type: ignore[type-arg]
         "schedule__last_run_status",
         ("executor", ExecutorFilter),
     ]
-    list_select_related = ["schedule"]
     search_fields = ["name", "description", "job_name"]
     form = ProcessTreeForm
     formfield_overrides = JSON_FIELDS
@@ -122,31 +136,42 @@ class ProcessTreeAdmin(RunNow, admin.ModelAdmin):  # type: ignore[type-arg]
     class Media:
         css: Mapping[str, Any] = {"all": ["proctree_dagster/admin.css"]}
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[ProcessTree]:
+        """Return the trees with the times of their schedules by which the list is sorted."""
+        trees: QuerySet[ProcessTree] = super().get_queryset(request)
+        schedules = ProcessTreeSchedule.objects.filter(process_tree=OuterRef("pk")).order_by()
+        due = Min("next_run", filter=Q(enabled=True))
+        times = schedules.values("process_tree").annotate(due=due, last=Max("last_run"))
+        return trees.annotate(
+            next_due=Subquery(times.values("due")), last_scheduled=Subquery(times.values("last"))
+        )
+
     @admin.display(description=_("schedule"))
     @of_readable
     def rule(self, tree: ProcessTree) -> str:
-        """Return its schedule's rule in words, and what holds it back."""
-        schedule = tree.schedule_or_none
-        if schedule is None:
-            return html.labelled(gettext("schedule"), "")
-        held_back = html.badge(schedule.held_back_by, "canceling")
-        text = format_html("{} {}", schedule.rule_in_words, held_back)
-        return html.labelled(gettext("schedule"), text)
+        """Return its schedules' rules in words, and what holds each back."""
+        schedules = tree.all_schedules()
+        lines: list[tuple[str]] = [(_in_words(each),) for each in schedules[:SCHEDULES]]
+        if len(schedules) > SCHEDULES:
+            more = gettext("and %(count)d more") % {"count": len(schedules) - SCHEDULES}
+            lines.append((more,))
+        return html.labelled(gettext("schedule"), format_html_join(mark_safe("<br>"), "{}", lines))
 
-    @admin.display(description=_("next run"), ordering="schedule__next_run")
+    @admin.display(description=_("next run"), ordering="next_due")
     @of_readable
     def next_run(self, tree: ProcessTree) -> str:
-        """Return when it is due next, if its schedule is on."""
-        schedule = tree.schedule_or_none
-        is_on = schedule is not None and schedule.enabled
-        at = schedule.next_run if schedule is not None and is_on else None
+        """Return when it is due next, if one of its schedules is on."""
+        due = [each.next_run for each in tree.all_schedules() if each.enabled and each.next_run]
+        at = min(due, default=None)
         return html.labelled(gettext("next run"), html.moment(at, seconds=False))
 
-    @admin.display(description=_("last scheduled run"), ordering="schedule__last_run")
+    @admin.display(description=_("last scheduled run"), ordering="last_scheduled")
     @of_readable
     def last_run(self, tree: ProcessTree) -> str:
-        """Return its schedule's last run: its status, its time, and a link to it."""
-        schedule = tree.schedule_or_none
+        """Return its schedules' last run: its status, its time, and a link to it."""
+        schedules = tree.all_schedules()
+        run = [each for each in schedules if each.last_run is not None]
+        schedule = max(run, key=attrgetter("last_run"), default=next(iter(schedules), None))
         if schedule is None:
             return html.labelled(gettext("last scheduled run"), "")
         parts = (
@@ -178,6 +203,13 @@ class ProcessTreeAdmin(RunNow, admin.ModelAdmin):  # type: ignore[type-arg]
         names_code = ["name", "processes", "executor"]
         may_name = request.user.has_perm(NAME_FUNCTIONS)
         return [*super().get_readonly_fields(request, obj), *([] if may_name else names_code)]
+
+    def get_inlines(self, request: HttpRequest, obj: ProcessTree | None) -> list[Any]:
+        """Return what is edited with the tree: its schedules, unless there are many."""
+        inlines = list(super().get_inlines(request, obj))
+        if obj is not None and obj.schedules.count() > FORMS_OF_SCHEDULES:
+            return [each for each in inlines if not issubclass(each, ScheduleInline)]
+        return inlines
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         """Return the list that shows unreadable rows, too."""

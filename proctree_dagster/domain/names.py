@@ -7,6 +7,8 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Any
 
+from .run_tags import DEFAULT_SCHEDULE, SCHEDULE_SUFFIX
+
 MAX_NAME_LENGTH = 200
 """The longest name of a tree, a process or a trigger, in characters (as long as its column)."""
 
@@ -93,5 +95,29 @@ def dagster_name(name: str) -> str:
     taken = name in _TAKEN or name in READ_AS_OBJECTS or name.startswith("__ASSET_JOB")
     if _ACCEPTED.fullmatch(name) and not taken:
         return name
-    readable = _REFUSED.sub("_", name).strip("_") or "unnamed"
-    return f"{readable}_{short_hash(name)}"
+    return f"{_readable(name)}_{short_hash(name)}"
+
+
+def schedule_name(job_name: str, name: str, number: int = 1) -> str:
+    """Return the name that stands for a schedule of a tree in Dagster.
+
+    That of a named one always has a hash, so that no name depends on its neighbours: the schedule
+    ``b`` of the job ``a`` beside the job ``a_b``. Nothing parses the result back.
+
+    Parameters
+    ----------
+    job_name:
+        The job name of the tree.
+    name:
+        The schedule's name as its author wrote it.
+    number:
+        From 2 on: another name for the same, where one is taken by a schedule that was renamed.
+    """
+    if name == DEFAULT_SCHEDULE and number == 1:
+        return f"{job_name}{SCHEDULE_SUFFIX}"
+    what = "\0".join([job_name, name, *([str(number)] if number > 1 else [])])
+    return f"{job_name}_{_readable(name)}_{short_hash(what)}{SCHEDULE_SUFFIX}"
+
+
+def _readable(name: str) -> str:
+    return _REFUSED.sub("_", name).strip("_") or "unnamed"

@@ -24,6 +24,7 @@ ADMIN = "proctree/admin"
 FAMILY = "proctree/family"
 INSTEAD_OF = "proctree/instead_of"
 TRIGGER = "proctree/trigger"
+SCHEDULE = "proctree/schedule"
 
 KEY = "proctree/key"
 """The key of a run: of those with the same one, at most one is unfinished."""
@@ -110,7 +111,10 @@ REPOSITORY = "process_trees"
 """The name of its repository, and of the attribute of the definitions module that holds it."""
 
 SCHEDULE_SUFFIX = "_schedule"
-"""Suffix of a schedule's name, after its job's name."""
+"""Suffix of a schedule's name in Dagster (see ``names.schedule_name``)."""
+
+DEFAULT_SCHEDULE = "default"
+"""The name of a tree's schedule where none is given."""
 
 OUTBOX_SENSOR = "proctree_outbox"
 """The sensor that delivers the runs that wait in the outbox."""
@@ -141,6 +145,16 @@ def read_limit(value: str) -> tuple[str, str, str]:
     number, _, rest = value.partition(":")
     job_name, _, template = rest.partition(":")
     return number, job_name, template
+
+
+def of_schedule(name: str) -> dict[str, str]:
+    """Return the tag with the schedule of a run, by its name; none for a tree's default one."""
+    return {} if name == DEFAULT_SCHEDULE else {SCHEDULE: name}
+
+
+def schedule_of(tags: Mapping[str, str]) -> str:
+    """Return the name of the schedule that a run's tags name."""
+    return tags.get(SCHEDULE, DEFAULT_SCHEDULE)
 
 
 def join(values: Iterable[str]) -> str:

@@ -4,6 +4,8 @@ import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from . import run_tags
+
 STATUSES = (
     *("not_started", "queued", "starting", "started"),
     *("success", "failure", "canceling", "canceled"),
@@ -80,6 +82,9 @@ class RunSummary:
 
     job_name: str = ""
     """The ``job_name`` of its tree."""
+
+    schedule: str = run_tags.DEFAULT_SCHEDULE
+    """The name of the schedule that requested it, if one did."""
 
     @property
     def seconds(self) -> float | None:

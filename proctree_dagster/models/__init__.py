@@ -13,7 +13,7 @@ from .pages import Overview, Run
 from .run_workers import RunWorker
 from .schedules import ProcessTreeSchedule, RunStatus
 from .step_workers import StepWorker
-from .trees import LinkKind, ProcessTree, ProcessTreeQuerySet
+from .trees import LinkKind, ProcessTree, ProcessTreeQuerySet, default_schedules
 from .triggers import (
     Trigger,
     TriggerPassage,
@@ -47,5 +47,6 @@ __all__ = [
     "TriggerState",
     "TriggerSubscription",
     "TriggerType",
+    "default_schedules",
     "validate_timezone",
 ]

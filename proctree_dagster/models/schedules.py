@@ -1,20 +1,23 @@
 """Schedules of trees."""
 
 import datetime as dt
+from collections.abc import Container, Iterable
 from itertools import islice
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
-from django.db import models
+from django.db import models, router
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from .. import context as contexts
 from ..domain import due_times as intervals
-from ..domain import tree_spec
+from ..domain import names, tree_spec
+from ..domain.names import MAX_NAME_LENGTH
 from ..domain.rule_clocks import RuleClock
+from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..domain.schedule_rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
 from ..exceptions import ContextError, ScheduleError
 from . import context_schema
@@ -60,9 +63,45 @@ class ProcessTreeScheduleQuerySet(models.QuerySet["ProcessTreeSchedule"]):
         on = self.filter(enabled=True, stopped_in_dagster=False).exclude(waits_for_run)
         return on.filter(waits | is_claimed)
 
+    def default(self) -> "ProcessTreeScheduleQuerySet":
+        """Those that trees have where no name is given."""
+        return self.filter(name=DEFAULT_SCHEDULE)
+
+    def what_can_be_read(self, pk: Any, error: Exception) -> "ProcessTreeSchedule | None":
+        """Return a schedule that can't be read, with its names; the rest raises when it is used."""
+        found = self.only("pk", "name", "dagster_name", "process_tree").filter(pk=pk).first()
+        if found is not None:
+            found.context, found.unreadable = {}, error
+        return found
+
+    def bulk_create(self, objs: Iterable["ProcessTreeSchedule"], *args: Any, **kwargs: Any) -> Any:
+        """Save several schedules, each with its name in Dagster."""
+        schedules, given = list(objs), set[str]()
+        for schedule in schedules:
+            if not schedule.dagster_name:
+                schedule.dagster_name = self.unused_dagster_name(schedule, given)
+            given.add(schedule.dagster_name)
+        return super().bulk_create(schedules, *args, **kwargs)
+
+    def unused_dagster_name(
+        self, schedule: "ProcessTreeSchedule", taken: Container[str] = ()
+    ) -> str:
+        """Return the name in Dagster for a new schedule.
+
+        It depends on the tree's job name and the schedule's name alone, unless a renamed schedule
+        still has that name, or it is in ``taken``.
+        """
+        tree, number = schedule.process_tree, 1
+        job_name = names.dagster_name(tree.job_name or tree.name)
+        candidate = names.schedule_name(job_name, schedule.name)
+        while candidate in taken or self.filter(dagster_name=candidate).exists():
+            number += 1
+            candidate = names.schedule_name(job_name, schedule.name, number)
+        return candidate
+
 
 class ProcessTreeSchedule(ClockFieldsModel):
-    """The schedule of a tree; a schedule in Dagster."""
+    """A schedule of a tree; a schedule in Dagster."""
 
     clock_fields = frozenset(
         [
@@ -72,11 +111,28 @@ class ProcessTreeSchedule(ClockFieldsModel):
         ]
     )
 
-    process_tree = models.OneToOneField(
+    process_tree = models.ForeignKey(
         ProcessTree,
         on_delete=models.CASCADE,
-        related_name="schedule",
+        related_name="schedules",
+        related_query_name="schedule",
         verbose_name=_("process tree"),
+    )
+    name = models.CharField(
+        _("name"),
+        max_length=MAX_NAME_LENGTH,
+        default=DEFAULT_SCHEDULE,
+        db_default=DEFAULT_SCHEDULE,
+        help_text=_("What tells it from other schedules of the tree: a customer's name, say."),
+    )
+    # Null in a row that SQL or an earlier release has written, until it is listed.
+    dagster_name = models.CharField(  # noqa: DJ001
+        _("name in Dagster"),
+        max_length=2 * MAX_NAME_LENGTH + 60,
+        unique=True,
+        null=True,
+        editable=False,
+        help_text=_("Set once, so a renamed schedule keeps its history and its switch there."),
     )
     enabled = models.BooleanField(
         _("enabled"),
@@ -202,16 +258,24 @@ class ProcessTreeSchedule(ClockFieldsModel):
         help_text=_("Whether Dagster's own switch of the schedule was off at the last check."),
     )
 
+    unreadable: Exception | None = None
+    """Why it can't be read, where only its names are loaded (``what_can_be_read``)."""
+
     objects = ProcessTreeScheduleQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("process tree schedule")
         verbose_name_plural = _("process tree schedules")
-        ordering = ["process_tree__name"]
+        ordering = ["process_tree__name", "name"]
         indexes = [
             models.Index(fields=["enabled", "next_run"], name="proctree_schedule_due"),
         ]
         constraints = [
+            models.UniqueConstraint(
+                fields=["process_tree", "name"],
+                name="proctree_schedule_name",
+                violation_error_message=_("The process tree has a schedule of this name already."),
+            ),
             models.CheckConstraint(
                 # Both sides compare with null: SQL accepts a row for which a check is unknown.
                 condition=models.Q(
@@ -228,9 +292,20 @@ class ProcessTreeSchedule(ClockFieldsModel):
         ]
 
     def __str__(self) -> str:
-        return f"{self.process_tree}: {self.rule_in_words}"
+        return f"{self.title}: {self.rule_in_words}"
 
-    def save(self, *args: Any, **kwargs: Any) -> None:
+    @property
+    def title(self) -> str:
+        """Its tree's name, and its own if that is not the default one."""
+        tree = str(self.process_tree)
+        return tree if self.is_default else f"{tree} ({self.name})"
+
+    @property
+    def is_default(self) -> bool:
+        """Whether it is the one that a tree has where no name is given."""
+        return self.name == DEFAULT_SCHEDULE
+
+    def save(self, *args: Any, using: str | None = None, **kwargs: Any) -> None:
         """Save the row; a changed rule recomputes ``anchor`` and ``next_run``.
 
         Clock fields (``last_run``, ``next_run``, claims, …) are saved only where they were changed
@@ -240,13 +315,37 @@ class ProcessTreeSchedule(ClockFieldsModel):
         for field in self._meta.concrete_fields:
             if field.name in ("interval_minutes", "start_time"):  # Django takes strings, too
                 setattr(self, field.name, field.to_python(getattr(self, field.name)))
-        super().save(*args, **kwargs)
+        alias = using or router.db_for_write(ProcessTreeSchedule, instance=self)
+        schedules = ProcessTreeSchedule.objects.using(alias)
+        is_copy = self.pk is None and schedules.filter(dagster_name=self.dagster_name).exists()
+        if is_copy or (self._state.adding and not self.dagster_name):
+            self.dagster_name = schedules.unused_dagster_name(self)
+        super().save(*args, using=using, **kwargs)
+        if "process_tree" in self._state.fields_cache:
+            self.process_tree.remember_schedule(self)
+
+    def delete(self, *args: Any, **kwargs: Any) -> tuple[int, dict[str, int]]:
+        """Delete the row; its tree, if it is loaded, has it no longer."""
+        deleted = super().delete(*args, **kwargs)
+        if "process_tree" in self._state.fields_cache:
+            self.process_tree.forget_schedules()
+        return deleted
+
+    def name_in_dagster(self) -> str:
+        """Return its name in Dagster; a row that was written past the model is given one first."""
+        if not self.dagster_name:
+            schedules = ProcessTreeSchedule.objects.all()
+            self.dagster_name = schedules.unused_dagster_name(self)
+            schedules.filter(pk=self.pk, dagster_name=None).update(dagster_name=self.dagster_name)
+        return self.dagster_name
 
     def clean(self) -> None:
         """Refuse a context that can't be stored, and an invalid rule."""
         super().clean()
         self.tags = {} if self.tags is None else self.tags  # a form left it empty
         problems: dict[str, Any] = {}
+        if found := list(names.strict_problems("The schedule", self.name)):
+            problems["name"] = " ".join(found)
         try:
             self.context = contexts.encode({} if self.context is None else self.context)
         except ContextError as error:

@@ -374,8 +374,7 @@ def _run_context(plan_context: PlanOrchestrationContext) -> Mapping[str, Any]:
     """Return the run's context, as JSON."""
     job = plan_context.job.get_definition()
     config = ResolvedRunConfig.build(job, plan_context.run_config).resources[RUN_RESOURCE].config
-    context: Mapping[str, Any] = config["context"]
-    return context
+    return tree_run.context_of(plan_context.dagster_run, config["context"])
 
 
 def _current_plan(plan_context: PlanOrchestrationContext) -> "ExecutionPlan":

@@ -28,14 +28,13 @@ from django.db import DatabaseError
 from django.db.models import prefetch_related_objects
 
 from .. import functions
-from ..domain import run_tags
 from ..domain.names import dagster_name
 from ..domain.texts import explain
 from ..exceptions import FunctionError
-from ..models import ProcessTree, TreeLink, TriggerSubscription
+from ..models import ProcessTree, ProcessTreeSchedule, TreeLink, TriggerSubscription
 from ..models.validation.tree_validation import references
 from ..support.connections import fresh_connections
-from ..support.row_reading import readable
+from ..support.row_reading import UNREADABLE, readable
 from .automation import outbox_sensor
 from .runs import opening, run_taking
 from .serving.job_snapshots import SnapshotJob, snapshot_job
@@ -126,7 +125,11 @@ class LiveRepositoryData(RepositoryData):
 
     def has_job(self, job_name: str) -> bool:
         """Whether a tree has that job name."""
-        return not job_name.startswith("__ASSET_JOB") and self._find(job_name) is not None
+        if job_name.startswith("__ASSET_JOB"):
+            return False
+        with fresh_connections():
+            is_there = ProcessTree.objects.filter(job_name=job_name).exists()
+        return is_there or job_name in self._snapshot()
 
     def get_job(self, job_name: str) -> JobDefinition:
         """Return the job of the present tree; built only if it differs from the listed one.
@@ -146,34 +149,29 @@ class LiveRepositoryData(RepositoryData):
         with self._listing:
             rows = self._snapshot()
             if rows is not self._scheduled_of:
-                self._scheduled = [
-                    self._schedule(row) for row in rows.values() if row.schedule_or_none is not None
-                ]
+                self._scheduled = [self._schedule(each) for each in _schedules(rows)]
                 self._scheduled_of = rows
                 self._keep_for_this_refresh(rows)
             return self._scheduled
 
     def get_schedule_names(self) -> Sequence[str]:
         """Every schedule's name; builds nothing."""
-        return [
-            f"{job_name}{run_tags.SCHEDULE_SUFFIX}"
-            for job_name, row in self._snapshot().items()
-            if row.schedule_or_none is not None
-        ]
+        with fresh_connections():  # one that was written past the model is given a name
+            return [each.name_in_dagster() for each in _schedules(self._snapshot())]
 
     def has_schedule(self, schedule_name: str) -> bool:
         """Whether a tree has that schedule."""
-        return self._find_scheduled(schedule_name) is not None
+        return self._find_schedule(schedule_name) is not None
 
     def get_schedule(self, schedule_name: str) -> ScheduleDefinition:
         """Build one schedule, as it is now."""
-        row = self._find_scheduled(schedule_name)
-        if row is None:
+        schedule = self._find_schedule(schedule_name)
+        if schedule is None:
             raise DagsterInvariantViolationError(
                 f"There is no schedule {schedule_name!r}: its process tree was deleted, or has "
-                "no schedule any more."
+                "no schedule of this name any more."
             )
-        return self._schedule(row)
+        return self._schedule(schedule)
 
     def get_all_sensors(self) -> Sequence[SensorDefinition]:
         """Return the sensor that delivers the outbox, and one for each polled trigger."""
@@ -266,8 +264,13 @@ class LiveRepositoryData(RepositoryData):
         return rows
 
     def _fresh(self, job_name: str) -> ProcessTree | None:
+        """Return a tree as its row is now, with its default schedule alone."""
+        rows = ProcessTree.objects.filter(job_name=job_name)
         with fresh_connections():
-            return next(iter(ProcessTree.objects.filter(job_name=job_name).each()), None)
+            try:
+                return rows.with_default_schedule().first()
+            except UNREADABLE:
+                return next(iter(rows.each()), None)
 
     def _find(self, job_name: str) -> ProcessTree | None:
         return self._fresh(job_name) or self._snapshot().get(job_name)
@@ -285,9 +288,21 @@ class LiveRepositoryData(RepositoryData):
             )
         return row
 
-    def _find_scheduled(self, schedule_name: str) -> ProcessTree | None:
-        row = self._find(schedule_name.removesuffix(run_tags.SCHEDULE_SUFFIX))
-        return row if row is not None and row.schedule_or_none is not None else None
+    def _find_schedule(self, schedule_name: str) -> ProcessTreeSchedule | None:
+        """Return a schedule as its row is now; of an unreadable one, what can be read of it."""
+        with fresh_connections():
+            found = ProcessTreeSchedule.objects.filter(dagster_name=schedule_name)
+            try:
+                schedule = found.select_related("process_tree").first()
+            except UNREADABLE:
+                pks = found.values_list("process_tree", flat=True)
+                rows = map(_named, ProcessTree.objects.filter(pk__in=list(pks)).each())
+                schedules = [each for row in rows for each in row.all_schedules()]
+                named = (each for each in schedules if each.dagster_name == schedule_name)
+                return next(named, None)
+            if schedule is not None:
+                _named(schedule.process_tree)
+        return schedule
 
     def _list(self, row: ProcessTree) -> Built:
         """Return a tree's job for a list; built again only if the tree has changed."""
@@ -346,12 +361,17 @@ class LiveRepositoryData(RepositoryData):
         else:
             logger.error("The process tree %r is broken: %s", record.name, record.problem)
 
-    def _schedule(self, row: ProcessTree) -> ScheduleDefinition:
-        try:
-            return self._translator.schedule(row.schedule)
-        except Exception:  # a translator's error must not make the schedule vanish
-            logger.exception("The schedule of %r can't be translated.", row.name)
-            return ProcessTreeTranslator().schedule(row.schedule)
+    def _schedule(self, schedule: ProcessTreeSchedule) -> ScheduleDefinition:
+        with fresh_connections():  # one that was written past the model is given a name
+            try:
+                return self._translator.schedule(schedule)
+            except Exception:  # a translator's error must not make the schedule vanish
+                logger.exception("The schedule of %r can't be translated.", schedule.title)
+                return ProcessTreeTranslator().schedule(schedule)
+
+
+def _schedules(rows: Mapping[str, ProcessTree]) -> list[ProcessTreeSchedule]:
+    return [schedule for row in rows.values() for schedule in row.all_schedules()]
 
 
 def _key(row: ProcessTree) -> Key:

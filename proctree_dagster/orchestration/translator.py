@@ -173,16 +173,17 @@ class ProcessTreeTranslator:
             crons, zone = schedule.cover(timezone.now())
             rule = schedule.rule.in_words
         except Exception as error:  # SQL may have written anything; its ticks report it, too
-            logging.getLogger(__name__).exception("The schedule of %r makes no sense.", tree.name)
+            title = schedule.title
+            logging.getLogger(__name__).exception("The schedule of %r makes no sense.", title)
             crons, zone, rule = [due_times.EVERY_MINUTE], "UTC", explain(error)
         return ScheduleDefinition(
-            name=f"{tree.job_name}{run_tags.SCHEDULE_SUFFIX}",
+            name=schedule.name_in_dagster(),
             job_name=tree.job_name,
             cron_schedule=crons[0] if len(crons) == 1 else crons,
             execution_timezone=zone,
             default_status=DefaultScheduleStatus.RUNNING,
-            description=f"{tree.name}: {rule}",
-            tags={run_tags.TREE: tree.name},
+            description=f"{schedule.title}: {rule}",
+            tags={run_tags.TREE: tree.name, **run_tags.of_schedule(schedule.name)},
             execution_fn=lambda context: evaluate(context, schedule_id),
         )
 

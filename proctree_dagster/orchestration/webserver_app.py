@@ -118,10 +118,13 @@ class GatedRequestContext(internals.WorkspaceRequestContext):
     def has_permission_for_selector(self, permission: str, selector: Any) -> bool:
         """Return whether the user has a permission for a job, a schedule, a sensor or an asset."""
         self._checked_permissions.add(permission)
-        job_name = _job_of(selector)
-        if job_name is None:
-            return self._note(permission, self.visitor.may(permission))
-        return self._note(permission, _ask(self.visitor.may_on_job, permission, job_name))
+        schedule = getattr(selector, "schedule_name", None)
+        if isinstance(schedule, str):
+            return self._note(permission, _ask(self.visitor.may_on_schedule, permission, schedule))
+        job_name = getattr(selector, "job_name", None)
+        if isinstance(job_name, str):
+            return self._note(permission, _ask(self.visitor.may_on_job, permission, job_name))
+        return self._note(permission, self.visitor.may(permission))
 
     def get_viewer_tags(self) -> dict[str, str]:
         """Return the tags of a backfill, and so of the runs that the daemon launches for it."""
@@ -146,15 +149,6 @@ class GatedRequestContext(internals.WorkspaceRequestContext):
         if may:
             self.visitor.allowed.add(str(permission))
         return may
-
-
-def _job_of(selector: Any) -> str | None:
-    """Return the job that a selector names, by itself or by its schedule; ``None``: none."""
-    schedule = getattr(selector, "schedule_name", None)
-    if isinstance(schedule, str):
-        return schedule.removesuffix(run_tags.SCHEDULE_SUFFIX)
-    job = getattr(selector, "job_name", None)
-    return job if isinstance(job, str) else None
 
 
 def _ask(function: Callable[..., bool], *args: str) -> bool:
@@ -360,8 +354,10 @@ def guard_stopping(instance: DagsterInstance) -> None:
         def stop_one(origin_id: str, selector_id: str, *found: Any) -> Any:
             state = instance.get_instigator_state(origin_id, selector_id)
             if state is not None:
-                job_name = state.instigator_name.removesuffix(run_tags.SCHEDULE_SUFFIX)
-                if not _ask(_visiting.get().may_on_job, "stop_running_schedule", job_name):
+                visitor = _visiting.get()
+                if not _ask(
+                    visitor.may_on_schedule, "stop_running_schedule", state.instigator_name
+                ):
                     raise PermissionError(f"You may not stop {state.instigator_name!r}.")
             return stop(origin_id, selector_id, *found)
 

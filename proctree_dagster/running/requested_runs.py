@@ -142,6 +142,7 @@ def summary(row: OutboxRun) -> RunSummary:
         url=webserver.run_url(run_id) if row.state == OutboxState.DELIVERED else None,
         tags=tags.shown(written),
         job_name=row.process_tree.job_name,
+        schedule=tags.schedule_of(written),
     )
 
 

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from django.utils.translation import gettext
 
-from ..domain import run_tags as tags
 from ..domain.runs import FailedRuns, LogPage, RunDetail, RunPage, RunQuery, RunSummary
 from ..domain.texts import explain
 from ..exceptions import (
@@ -285,9 +284,8 @@ class History:
 
         return self._ask(daemons.last_seen)
 
-    def jobs_stopped(self) -> set[str]:
-        """Return the ``job_name`` of each tree whose schedule is switched off in Dagster."""
+    def schedules_stopped(self) -> set[str]:
+        """Return the ``dagster_name`` of each schedule that is switched off in Dagster."""
         from ..orchestration.serving import schedule_status
 
-        stopped = self._ask(schedule_status.stopped)
-        return {name.removesuffix(tags.SCHEDULE_SUFFIX) for name in stopped}
+        return self._ask(schedule_status.stopped)

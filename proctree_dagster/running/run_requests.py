@@ -60,8 +60,8 @@ def request_row(
         The context can't be stored.
     """
     validate_tree(row.to_dict())
-    merged = {**row.default_context, **contexts.encode(context or {})}
     all_tags = {**(run_tags or {}), tags.TRIGGERED_BY: triggered_by}
+    merged = {**row.base_context(all_tags), **contexts.encode(context or {})}
     requested = submissions.write_down(row, merged, all_tags, run_id).run_id
     after_commit(lambda: deliver_soon([requested]))
     return requested

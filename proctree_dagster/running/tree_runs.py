@@ -46,14 +46,14 @@ OnReport = Callable[[str, reporting.Progress], None]
 
 
 def get_row(name: str) -> ProcessTree:
-    """Return the saved tree called ``name``, with its schedule.
+    """Return the saved tree called ``name``.
 
     Raises
     ------
     TreeNotFound
         There is none.
     """
-    row = ProcessTree.objects.with_schedules().with_links().filter(name=name).first()
+    row = ProcessTree.objects.with_links().filter(name=name).first()
     if row is None:
         raise TreeNotFound(
             f"There is no process tree called {name!r}. Save it first, or look up its name with "
@@ -124,7 +124,7 @@ def execute_row(
     }
     if due is not None:
         all_tags[tags.DUE] = schedule_claims.due_tag(due)
-    merged = {**row.default_context, **contexts.encode(context or {})}
+    merged = {**row.base_context(all_tags), **contexts.encode(context or {})}
     if triggered_by == "python":
         _warn_of_unknown_keys(row, context)
     record = tree_records.from_row(row, given or None)
@@ -375,8 +375,7 @@ def show_as_dagster_knows(schedules: Iterable[ProcessTreeSchedule]) -> dt.dateti
     with opening.open_instance(persistent=True, create=False) as instance:
         stopped = schedule_status.stopped(instance)
         for schedule in schedules:
-            name = f"{schedule.process_tree.job_name}{tags.SCHEDULE_SUFFIX}"
-            schedule.stopped_in_dagster = name in stopped
+            schedule.stopped_in_dagster = schedule.dagster_name in stopped
             if schedule.last_run_status != RunStatus.STARTED:
                 continue
             history = schedule_claims.ScheduleHistory(instance, schedule.pk)

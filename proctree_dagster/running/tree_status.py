@@ -1,4 +1,4 @@
-"""The status of every tree: its rule, its last run, and what keeps it from running.
+"""The status of every tree and its schedules: the rule, the last run, what keeps it from running.
 
 Writes nothing, in Django or in Dagster.
 """
@@ -6,35 +6,36 @@ Writes nothing, in Django or in Dagster.
 import datetime as dt
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from django.utils import timezone
 
 from .. import conf
+from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..domain.texts import explain
 from ..exceptions import InstanceError
 from ..models import ProcessTree, ProcessTreeSchedule
 from ..services import broken_rows
 from ..services.broken_rows import Finding
-from ..support.row_reading import UNREADABLE, streamed
+from ..support.row_reading import UNREADABLE
 from . import tree_runs
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class TreeStatus:
-    """The status of one tree."""
+class ScheduleStatus:
+    """The status of one schedule of a tree."""
 
-    name: str
-    job: str
-    """Its job's name in Dagster."""
+    schedule: str
+    """Its name."""
 
     rule: str = ""
-    """Its schedule's rule in words; blank without a schedule."""
+    """Its rule in words."""
 
     enabled: bool | None = None
-    """Whether its schedule is on in Django; ``None`` without a schedule."""
+    """Whether it is on in Django; ``None`` if that can't be read."""
 
     next_run: dt.datetime | None = None
     last_run: dt.datetime | None = None
@@ -46,11 +47,36 @@ class TreeStatus:
     """What keeps the schedule from running: Django, Dagster, or both."""
 
     overdue: bool = False
+    problem: str = ""
+    """Why it can't be read; blank if it can."""
+
+
+@dataclass(frozen=True)
+class TreeStatus:
+    """The status of one tree."""
+
+    name: str
+    job: str
+    """Its job's name in Dagster."""
+
+    schedules: tuple[ScheduleStatus, ...] = ()
+    """The default one first, the others by their names."""
+
     edited: tuple[str, ...] = ()
-    """What has drifted since the code saved it: ``tree``, ``schedule``."""
+    """What has drifted since the code saved it (see ``ProcessTree.edited``)."""
 
     problem: str = ""
     """Why it can't be read; blank if it can."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for ``--json``; what its default schedule says is beside its name."""
+        default = ScheduleStatus(DEFAULT_SCHEDULE)
+        named = {each.schedule: each for each in self.schedules}
+        own = {"name": self.name, "job": self.job, "edited": list(self.edited)}
+        found = asdict(named.get(DEFAULT_SCHEDULE, default))
+        del found["schedule"]
+        found["problem"] = self.problem or found["problem"]
+        return {**own, **found, "schedules": [asdict(each) for each in self.schedules]}
 
 
 @dataclass(frozen=True)
@@ -70,7 +96,9 @@ class Overview:
     @property
     def daemon_is_silent(self) -> bool:
         """Whether nothing runs the schedules that are on."""
-        if self.dagster_problem or not any(each.enabled for each in self.trees):
+        if self.dagster_problem or not any(
+            schedule.enabled for tree in self.trees for schedule in tree.schedules
+        ):
             return False
         seen = self.daemon_seen_at
         return seen is None or timezone.now() - seen > conf.DAEMON_SILENT_AFTER
@@ -98,27 +126,28 @@ def overview() -> Overview:
 
 
 def _schedules_of_trees(found: list[TreeStatus], now: dt.datetime) -> Iterator[ProcessTreeSchedule]:
-    """Yield each tree's schedule; record the tree's status after the caller has filled it.
+    """Yield each tree's schedules; record the tree's status after the caller has filled them.
 
     So a thousand trees are never in memory at once, only their statuses.
     """
-    rows = ProcessTree.objects.with_schedules()
-    for row in streamed(rows, ProcessTree.objects.what_can_be_read):
-        schedule = row.schedule_or_none
-        if schedule is not None:
-            yield schedule
+    for row in ProcessTree.objects.streamed():
+        yield from row.all_schedules()
         found.append(status_of(row, now))
 
 
 def status_of(row: ProcessTree, now: dt.datetime) -> TreeStatus:
     """Return a tree's status by its rows alone."""
-    schedule = row.schedule_or_none
-    if schedule is None:
-        return TreeStatus(row.name, row.job_name, edited=tuple(row.edited))
+    schedules = tuple(_status_of_schedule(each, now) for each in row.all_schedules())
     try:
-        return TreeStatus(
-            name=row.name,
-            job=row.job_name,
+        return TreeStatus(row.name, row.job_name, schedules, tuple(row.edited))
+    except UNREADABLE as error:
+        return TreeStatus(row.name, row.job_name, schedules, problem=_unreadable(error))
+
+
+def _status_of_schedule(schedule: ProcessTreeSchedule, now: dt.datetime) -> ScheduleStatus:
+    try:
+        return ScheduleStatus(
+            schedule=schedule.name,
             rule=schedule.rule_in_words,
             enabled=schedule.enabled,
             next_run=schedule.next_run,
@@ -127,10 +156,13 @@ def status_of(row: ProcessTree, now: dt.datetime) -> TreeStatus:
             last_run_id="" if schedule.claim else schedule.last_run_id,
             held_back_by=schedule.held_back_by,
             overdue=schedule.is_overdue(now),
-            edited=tuple(row.edited),
         )
     except UNREADABLE as error:
-        return TreeStatus(row.name, row.job_name, problem=f"can't be read: {explain(error)}")
+        return ScheduleStatus(schedule.name, problem=_unreadable(error))
+
+
+def _unreadable(error: Exception) -> str:
+    return f"can't be read: {explain(error)}"
 
 
 def _ask_dagster(schedules: Iterable[ProcessTreeSchedule]) -> tuple[dt.datetime | None, str]:

@@ -66,23 +66,31 @@ def invalid_trees() -> list[Finding]:
         The tables do not exist, or the database can't be reached.
     """
     found = []
-    rows = streamed(ProcessTree.objects.with_schedules(), ProcessTree.objects.what_can_be_read)
-    for row in rows:
+    for row in ProcessTree.objects.streamed():
         problems = tree_spec.problems(row.to_dict())
         found += [Finding(problem, [f"tree {row.name!r}"]) for problem in problems]
         secrets = tree_validation.run_tag_problems({"run_tags": row.run_tags})
         found += [Finding(problem, [f"tree {row.name!r}"], fails=False) for problem in secrets]
-        schedule = row.schedule_or_none
-        try:
-            if schedule is not None:
-                str(schedule.current_rule)
-                for problem in schedule.context_problems():
-                    found.append(Finding(problem, [f"schedule of tree {row.name!r}"]))
-        except ScheduleError as error:
-            found.append(Finding(str(error), [f"schedule of tree {row.name!r}"]))
-        except UNREADABLE as error:
-            found.append(Finding(explain(error), [f"schedule of tree {row.name!r}"]))
+        for schedule in row.all_schedules():
+            found += [Finding(each, [_user(schedule)]) for each in _problems_of(schedule)]
     return [*found, *_of_no_use()]
+
+
+def _problems_of(schedule: ProcessTreeSchedule) -> list[str]:
+    """Return what is wrong with a schedule's rule, and with its context."""
+    try:
+        str(schedule.current_rule)
+        return schedule.context_problems()
+    except ScheduleError as error:
+        return [str(error)]
+    except UNREADABLE as error:
+        return [explain(error)]
+
+
+def _user(schedule: ProcessTreeSchedule) -> str:
+    """Return what a finding calls a schedule."""
+    named = "" if schedule.is_default else f" {schedule.name!r}"
+    return f"schedule{named} of tree {schedule.process_tree.name!r}"
 
 
 def _of_no_use() -> Iterator[Finding]:
@@ -148,12 +156,9 @@ def _of_contexts() -> Iterator[tuple[str, bool, str]]:
     And the invalid tags: runs are created without them.
     """
     named = ("process_tree__name", "context", "tags", "process_tree")
-    schedules = ProcessTreeSchedule.objects.select_related("process_tree").only(*named)
+    schedules = ProcessTreeSchedule.objects.select_related("process_tree").only("name", *named)
     unreadable = _Unreadable(ProcessTreeSchedule, "schedule of tree")
-    of_schedules = (
-        (f"schedule of tree {each.process_tree.name!r}", each)
-        for each in streamed(schedules, unreadable.note)
-    )
+    of_schedules = ((_user(each), each) for each in streamed(schedules, unreadable.note))
     subscriptions = TriggerSubscription.objects.select_related("process_tree", "trigger").only(
         *named, "trigger", "trigger__name"
     )
@@ -183,7 +188,8 @@ class _Unreadable:
 
     def note(self, pk: Any, error: Exception) -> None:
         """Record one."""
-        column = "name" if hasattr(self._model, "name") else "process_tree__name"
+        of_tree = hasattr(self._model, "process_tree")
+        column = "process_tree__name" if of_tree else "name"
         name = self._model._default_manager.filter(pk=pk).values_list(column, flat=True).first()
         self.found.append((f"It can't be read: {explain(error)}", True, f"{self._what} {name!r}"))
 

@@ -116,6 +116,8 @@ class Visitor:
     runs_tree:
         Returns whether they may run the tree of a job name; ``True`` if no tree has it. It reads
         the database, so it is not called in a thread that runs an event loop.
+    runs_schedule:
+        The same, by the name of a schedule in Dagster; ``True`` if it is no tree's.
     """
 
     username: str
@@ -123,6 +125,7 @@ class Visitor:
     granted: frozenset[str]
     runs_all: bool
     runs_tree: Callable[[str], bool]
+    runs_schedule: Callable[[str], bool]
 
     launched: list[str] = field(default_factory=list)
     """Ids of the runs that the request has launched."""
@@ -139,3 +142,8 @@ class Visitor:
         """Return whether one of Dagster's permissions is granted for a job and its runs."""
         role = ROLES.get(permission)
         return role in self.granted and self.runs_tree(job_name)
+
+    def may_on_schedule(self, permission: str, name: str) -> bool:
+        """Return whether one of Dagster's permissions is granted for a schedule, or a sensor."""
+        role = ROLES.get(permission)
+        return role in self.granted and self.runs_schedule(name)

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol
 from django.utils import timezone
 
 from ..context import encode
+from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..domain.texts import in_utc
 from ..models import ProcessTreeSchedule, RunStatus
 from ..models.context_schema import SCHEDULED_FOR
@@ -123,7 +124,13 @@ def request(schedule_id: int, at: dt.datetime, history: History) -> Due | Skip:
     return _claim(schedule, at)
 
 
-def take(job_name: str, due: dt.datetime, run_id: str, worker: str = "") -> Taken | Skip:
+def take(
+    job_name: str,
+    due: dt.datetime,
+    run_id: str,
+    worker: str = "",
+    schedule_name: str = DEFAULT_SCHEDULE,
+) -> Taken | Skip:
     """Take a claim for a run, before the run calls any function.
 
     Parameters
@@ -136,13 +143,17 @@ def take(job_name: str, due: dt.datetime, run_id: str, worker: str = "") -> Take
         The run's id.
     worker:
         The process that runs it, for ``History.of_run``.
+    schedule_name:
+        Which of the tree's schedules, as the run's tags say.
 
     Returns
     -------
     Taken or Skip
         ``Skip`` with the reason if the claim is not the run's, so that it must not continue.
     """
-    schedules = ProcessTreeSchedule.objects.filter(process_tree__job_name=job_name)
+    schedules = ProcessTreeSchedule.objects.filter(
+        process_tree__job_name=job_name, name=schedule_name
+    )
     for _ in range(MOST_TRIES):
         schedule = schedules.first()
         if schedule is None:

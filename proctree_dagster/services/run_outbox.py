@@ -22,7 +22,7 @@ from ..context import encode
 from ..domain import run_tags as tag_names
 from ..domain.names import READ_AS_OBJECTS
 from ..domain.submissions import Submission
-from ..models import OutboxRun, OutboxState, ProcessTree
+from ..models import OutboxRun, OutboxState, ProcessTree, default_schedules
 from ..support import isolation
 from ..support.connections import writing
 from ..support.row_reading import readable
@@ -134,7 +134,7 @@ def add(
 def recorded() -> models.QuerySet[OutboxRun]:
     """Return the runs that tests have asked for, with their trees, in their order."""
     rows = OutboxRun.objects.filter(state=OutboxState.DROPPED, reason=isolation.RECORDED)
-    return rows.select_related("process_tree__schedule")
+    return rows.select_related("process_tree").prefetch_related(default_schedules("process_tree__"))
 
 
 def withdraw(family: str, failed: str) -> None:

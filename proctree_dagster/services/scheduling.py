@@ -1,6 +1,8 @@
-"""Saving a tree's schedule."""
+"""Saving, finding and removing a tree's schedules."""
 
 import datetime as dt
+import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,16 +10,54 @@ from django.core.exceptions import ValidationError
 from django.db import IntegrityError
 
 from .. import context as contexts
-from ..context import tagging
-from ..exceptions import ContextError, ScheduleError
+from ..context import sensitive, tagging
+from ..domain import names
+from ..domain.run_tags import DEFAULT_SCHEDULE
+from ..domain.texts import shorten
+from ..exceptions import ContextError, ScheduleError, ScheduleNotFound
 from ..models import ProcessTree, ProcessTreeSchedule
 from ..support.connections import writing
+
+logger = logging.getLogger(__name__)
+
+
+def find(row: ProcessTree, name: str = DEFAULT_SCHEDULE) -> ProcessTreeSchedule:
+    """Return a tree's schedule by its name.
+
+    Raises
+    ------
+    ScheduleNotFound
+        The tree has none of this name.
+    """
+    schedule = ProcessTreeSchedule.objects.filter(process_tree=row, name=name).first()
+    if schedule is None:
+        others = ProcessTreeSchedule.objects.filter(process_tree=row).order_by("name")
+        known = ", ".join(map(repr, others.values_list("name", flat=True)[:10]))
+        what = "no schedule" if name == DEFAULT_SCHEDULE else f"no schedule called {name!r}"
+        raise ScheduleNotFound(
+            f"The process tree {row.name!r} has {what}"
+            f"{f'; its schedules are {known}' if known else ''}. "
+            "'manage.py proctree schedule' gives it one, as register_schedule() does."
+        )
+    schedule.process_tree = row
+    return schedule
+
+
+def remove(row: ProcessTree, name: str = DEFAULT_SCHEDULE) -> bool:
+    """Remove a tree's schedule; return whether there was one of this name.
+
+    A run under way continues; one that has not taken its claim yet does not start.
+    """
+    removed, _ = ProcessTreeSchedule.objects.filter(process_tree=row, name=name).delete()
+    row.forget_schedules()
+    return bool(removed)
 
 
 def register(
     row: ProcessTree,
     *,
     by_code: bool,
+    name: str = DEFAULT_SCHEDULE,
     interval_minutes: int | None = None,
     start_time: dt.time | None = None,
     cron: str | None = None,
@@ -25,7 +65,7 @@ def register(
     tags: Mapping[str, str] | None = None,
     **options: Any,
 ) -> ProcessTreeSchedule:
-    """Save a tree's schedule; what is left out, or ``None``, stays as it is.
+    """Save a schedule of a tree; what is left out, or ``None``, stays as it is.
 
     Parameters
     ----------
@@ -33,9 +73,13 @@ def register(
         The saved tree.
     by_code:
         Whether code sets it, which is recorded to detect drift (see ``ProcessTree.edited``).
+    name:
+        Which of the tree's schedules.
     interval_minutes, start_time, cron, context, tags, options:
         As ``ProcessTreeInstance.register_schedule`` takes them, which see for errors, too.
     """
+    if problems := list(names.strict_problems("The schedule", name)):
+        raise ScheduleError(" ".join(problems))
     _check_rule(interval_minutes, start_time, cron)
     given = {
         **options,
@@ -43,14 +87,16 @@ def register(
         "context": None if context is None else contexts.encode(context),
         "tags": None if tags is None else tagging.checked(tags),
     }
-    given = {name: value for name, value in given.items() if value is not None}
+    given = {field: value for field, value in given.items() if value is not None}
     while True:
-        schedule = ProcessTreeSchedule.objects.filter(process_tree=row).first()
+        schedule = ProcessTreeSchedule.objects.filter(process_tree=row, name=name).first()
         is_new = schedule is None
-        schedule = schedule or ProcessTreeSchedule(process_tree=row)
+        schedule = schedule or ProcessTreeSchedule(name=name)
+        schedule.process_tree = row
         before = None if is_new else _registered(schedule)
-        for name, value in given.items():
-            setattr(schedule, name, value)
+        had = schedule.context
+        for field, value in given.items():
+            setattr(schedule, field, value)
         _set_rule(schedule, interval_minutes, start_time, cron)
         _clean(schedule)
         if context is not None or is_new:
@@ -66,23 +112,42 @@ def register(
         try:
             with writing(ProcessTreeSchedule):
                 schedule.save()
+            if by_code and not is_new:
+                _warn_of_replaced_context(schedule, had)
             return schedule
         except IntegrityError:  # another process has registered it meanwhile
-            others = ProcessTreeSchedule.objects.filter(process_tree=row)
+            others = ProcessTreeSchedule.objects.filter(process_tree=row, name=name)
             if not is_new or not others.exists():
                 raise
 
 
 def _clean(schedule: ProcessTreeSchedule) -> None:
     try:
-        schedule.full_clean(validate_unique=False)
+        # Not the tree, and so not whether the name is unique in it: the database decides that.
+        schedule.full_clean(exclude={"process_tree"}, validate_unique=False)
     except ValidationError as error:
         problems = "; ".join(
             f"{name}: {' '.join(messages)}" for name, messages in error.message_dict.items()
         )
         raise ScheduleError(
-            f"The schedule of {schedule.process_tree.name!r} is not valid: {problems}"
+            f"The schedule of {schedule.title!r} is not valid: {problems}"
         ) from error
+
+
+def _warn_of_replaced_context(schedule: ProcessTreeSchedule, had: object) -> None:
+    """Log that code has given a schedule another context: two in a loop may have one name."""
+    if not had or not schedule.context or had == schedule.context:
+        return
+    logger.warning(
+        "The schedule %r of the process tree %r had the context %s, which register_schedule() has "
+        "replaced by %s. To keep both, give each schedule a name: register_schedule(name=…).",
+        *(schedule.name, schedule.process_tree.name, _shown(had), _shown(schedule.context)),
+    )
+
+
+def _shown(context: object) -> str:
+    """Return a context for a log, without secrets."""
+    return shorten(json.dumps(sensitive.masked(context), ensure_ascii=False, default=repr), 200)
 
 
 def _require_usable(schedule: ProcessTreeSchedule) -> None:
@@ -90,8 +155,7 @@ def _require_usable(schedule: ProcessTreeSchedule) -> None:
     problems = schedule.context_problems()
     if problems:
         raise ContextError(
-            f"The context of the schedule of {schedule.process_tree.name!r} will not do: "
-            f"{' '.join(problems)}"
+            f"The context of the schedule of {schedule.title!r} will not do: {' '.join(problems)}"
         )
 
 

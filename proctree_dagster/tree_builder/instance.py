@@ -16,6 +16,7 @@ from .. import context as contexts
 from .. import functions, triggers
 from ..context import tagging
 from ..domain import tree_spec
+from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..exceptions import (
     FunctionNotNameable,
     InvalidTree,
@@ -396,12 +397,14 @@ class ProcessTreeInstance(TreeDraft):
         allow_overlap: bool | None = None,
         pass_scheduled_for: bool | None = None,
         tags: Mapping[str, str] | None = None,
+        name: str = DEFAULT_SCHEDULE,
     ) -> ProcessTreeSchedule:
-        """Schedule the tree, or change its schedule.
+        """Schedule the tree, or change a schedule of it.
 
-        An argument that is left out has its default in the first registration, and stays as it is
-        in a later one: a redeployment with the same rule does not change the due times, and does
-        not switch on what an operator has switched off.
+        A tree may have several schedules, each with a name and a context of its own, such as one
+        for every customer. An argument that is left out has its default in the first registration,
+        and stays as it is in a later one: a redeployment with the same rule does not change the due
+        times, and does not switch on what an operator has switched off.
 
         Parameters
         ----------
@@ -431,6 +434,10 @@ class ProcessTreeInstance(TreeDraft):
             ``datetime`` in the schedule's zone). Default: False.
         tags:
             Tags of its runs (see ``ProcessTreeManager.submit_tree``). Default: none.
+        name:
+            Which of the tree's schedules. Default: ``default``, which is ``row.schedule``, and
+            whose context is the default one of every other run of the tree. Another context under
+            the same name replaces the earlier one, which is logged.
 
         Raises
         ------
@@ -459,8 +466,34 @@ class ProcessTreeInstance(TreeDraft):
             allow_overlap=allow_overlap,
             pass_scheduled_for=pass_scheduled_for,
             tags=tags,
+            name=name,
             by_code=True,
         )
+
+    def get_schedule(self, name: str = DEFAULT_SCHEDULE) -> ProcessTreeSchedule:
+        """Return a schedule of the tree by its name.
+
+        Raises
+        ------
+        TreeNotSaved
+            The tree is not saved.
+        ScheduleNotFound
+            It has no schedule of this name.
+        """
+        return scheduling.find(self._require_saved(), name)
+
+    def remove_schedule(self, name: str = DEFAULT_SCHEDULE) -> bool:
+        """Remove a schedule of the tree; return whether there was one of this name.
+
+        A run under way continues; one that is still in the queue ends as canceled. To keep the
+        schedule and its history, register it with ``enabled=False`` instead.
+
+        Raises
+        ------
+        TreeNotSaved
+            The tree is not saved.
+        """
+        return scheduling.remove(self._require_saved(), name)
 
     def _require_saved(self) -> ProcessTree:
         row = self._saved_row() or ProcessTree.objects.filter(name=self.name).first()
@@ -517,7 +550,7 @@ class ProcessTreeInstance(TreeDraft):
         self._check(draft)
         functions = self._by_reference(functions or {}, draft)
         stand_ins.check(draft.data, functions)
-        row = ProcessTree.objects.with_schedules().filter(name=self.name).first()
+        row = ProcessTree.objects.filter(name=self.name).first()
         if row is not None and row.content == draft.data and not draft.local:
             return tree_runs.execute_row(row, context, registry=functions, options=options)
         registry = {**draft.local, **functions}
@@ -559,14 +592,28 @@ class ProcessTreeInstance(TreeDraft):
         first = self._callable(self._processes[0].func) if self._processes else None
         return command_files.write_command(self.name, first, command_name, output_path)
 
-    def create_task_function(self) -> TreeTask:
+    def create_task_function(self, schedule: str = DEFAULT_SCHEDULE) -> TreeTask:
         """Return a callable without arguments that runs the tree, for APScheduler and the like.
 
         With a schedule it runs the tree if it is due, and claims the due time first; without one
         it always runs. It raises ``TreeFailed`` when the tree fails.
+
+        Parameters
+        ----------
+        schedule:
+            The name of the schedule, if it is not the default one.
+
+        Raises
+        ------
+        TreeNotSaved
+            The tree is not saved.
+        ScheduleNotFound
+            It has no schedule of this name.
         """
-        self._require_saved()
-        return TreeTask(self.name)
+        row = self._require_saved()
+        if schedule != DEFAULT_SCHEDULE:
+            scheduling.find(row, schedule)
+        return TreeTask(self.name, schedule)
 
 
 def _exists(name: str) -> str:

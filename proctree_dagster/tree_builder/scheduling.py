@@ -1,14 +1,17 @@
-"""Changing a saved tree's schedule on behalf of an operator."""
+"""Changing a saved tree's schedules on behalf of an operator."""
 
 from typing import Any
 
+from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..models import ProcessTreeSchedule
 from ..services import scheduling
 from .instance import ProcessTreeInstance
 
 
-def change_schedule(name: str, **options: Any) -> ProcessTreeSchedule:
-    """Schedule a saved tree, or change its schedule, on behalf of an operator.
+def change_schedule(
+    name: str, schedule: str = DEFAULT_SCHEDULE, **options: Any
+) -> ProcessTreeSchedule:
+    """Schedule a saved tree, or change a schedule of it, on behalf of an operator.
 
     Unlike ``register_schedule()`` it counts as drift from the schedule that the code registered.
 
@@ -16,6 +19,8 @@ def change_schedule(name: str, **options: Any) -> ProcessTreeSchedule:
     ----------
     name:
         The tree's name.
+    schedule:
+        The schedule's.
     options:
         As ``ProcessTreeInstance.register_schedule`` takes them, which see for errors, too.
 
@@ -27,4 +32,4 @@ def change_schedule(name: str, **options: Any) -> ProcessTreeSchedule:
     tree = ProcessTreeInstance.load(name)
     row = tree._require_saved()
     tree._require_nameable(row, "scheduled")
-    return scheduling.register(row, **options, by_code=False)
+    return scheduling.register(row, **options, name=schedule, by_code=False)

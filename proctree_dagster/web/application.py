@@ -264,5 +264,5 @@ class Private:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve a request as Django itself."""
         granted = frozenset({VIEW, ADMINISTER})
-        django = Visitor("django", "", granted, runs_all=False, runs_tree=lambda _: False)
+        django = Visitor("django", "", granted, False, lambda _: False, lambda _: False)
         await self._inner({**scope, VISITOR: django}, receive, send)

@@ -78,7 +78,8 @@ def visitor(seen: Seen) -> Visitor:
             user_id=str(seen.user.pk),
             granted=frozenset(role for role in roles if seen.user.has_perm(role)),
             runs_all=_may_run(seen.request),
-            runs_tree=lambda job_name: _may_run_job(seen.request, job_name),
+            runs_tree=lambda job_name: _may_run_tree(seen.request, job_name=job_name),
+            runs_schedule=lambda name: _may_run_tree(seen.request, schedule__dagster_name=name),
         )
 
 
@@ -92,7 +93,7 @@ def _may_run(request: HttpRequest, tree: ProcessTree | None = None) -> bool:
     return may_run(request, tree)
 
 
-def _may_run_job(request: HttpRequest, job_name: str) -> bool:
-    """Return whether the user may run the tree of a job; what is no tree's job needs no more."""
-    tree = ProcessTree.objects.filter(job_name=job_name).first()
+def _may_run_tree(request: HttpRequest, **named: str) -> bool:
+    """Return whether the user may run the tree that is named; what is no tree's needs no more."""
+    tree = ProcessTree.objects.filter(**named).first()
     return tree is None or _may_run(request, tree)

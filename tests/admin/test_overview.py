@@ -176,8 +176,8 @@ def test_a_switch_in_dagster_counts_as_dagster_says_it_itself(
 ) -> None:
     stopped, started = register(), register()
     ProcessTreeSchedule.objects.filter(pk=started.pk).update(stopped_in_dagster=True)
-    jobs = {stopped.process_tree.job_name}
-    monkeypatch.setattr(run_history.History, "jobs_stopped", lambda self: jobs)
+    names = {stopped.dagster_name}
+    monkeypatch.setattr(run_history.History, "schedules_stopped", lambda self: names)
     part = sections(shown(admin_client))["Held back by Dagster"]
     assert stopped.process_tree.name in part
     assert started.process_tree.name not in part

@@ -6,7 +6,6 @@ import json
 from typing import Any
 
 import pytest
-from django.contrib.admin import ModelAdmin
 from django.contrib.admin.models import LogEntry
 from django.contrib.messages import get_messages
 from django.test import Client
@@ -14,7 +13,6 @@ from django.utils import timezone
 
 from proctree_dagster import testing
 from proctree_dagster.admin import ProcessTreeScheduleAdmin
-from proctree_dagster.admin.forms import ScheduleForm
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.admin.people import ADMIN, act, press, shown, staff, text_of
@@ -228,7 +226,7 @@ def test_a_page_says_what_the_functions_take_and_the_next_five_due_times(
 # --- Adding one -----------------------------------------------------------------------------------
 
 
-def test_a_tree_is_chosen_among_those_without_a_schedule(
+def test_a_tree_is_chosen_by_a_part_of_its_name_whether_it_has_a_schedule_or_not(
     admin_client: Client, schedule: ProcessTreeSchedule
 ) -> None:
     tree("free")
@@ -239,7 +237,7 @@ def test_a_tree_is_chosen_among_those_without_a_schedule(
         **{"field_name": "process_tree", "term": ""},
     }
     answer = admin_client.get(f"{LIST}trees/", asked)
-    assert [each["text"] for each in answer.json()["results"]] == ["free"]
+    assert [each["text"] for each in answer.json()["results"]] == ["free", "t"]
     other = {**asked, "app_label": "admin", "model_name": "logentry", "field_name": "user"}
     assert admin_client.get(f"{LIST}trees/", other).json()["results"] == []
 
@@ -254,15 +252,66 @@ def test_who_may_add_schedules_is_shown_the_trees_and_nobody_else() -> None:
     assert client.get(f"{LIST}trees/", asked).status_code == 403
 
 
-def test_a_tree_that_has_a_schedule_gets_no_second_one(
+def test_a_tree_gets_no_second_schedule_of_one_name(
     admin_client: Client, schedule: ProcessTreeSchedule
 ) -> None:
     page = f"{LIST}add/"
     data = {**shown(admin_client, page), "process_tree": schedule.process_tree_id}
-    found = errors(admin_client.post(page, data))
-    assert found == {
-        "process_tree": ["This process tree has a schedule already, or does not exist any more."]
+    said = {"__all__": ["The process tree has a schedule of this name already."]}
+    assert errors(admin_client.post(page, data)) == said
+    assert admin_client.post(page, {**data, "name": "night"}).status_code == 302
+    night = ProcessTreeSchedule.objects.get(name="night")
+    data = shown(admin_client, page_of(night))
+    assert errors(admin_client.post(page_of(night), {**data, "name": "default"})) == said
+    before = night.dagster_name
+    assert admin_client.post(page_of(night), {**data, "name": "late"}).status_code == 302
+    night.refresh_from_db()
+    assert (night.name, night.dagster_name) == ("late", before)
+
+
+def test_the_page_of_a_tree_adds_and_renames_schedules(
+    admin_client: Client, schedule: ProcessTreeSchedule
+) -> None:
+    page = f"{ADMIN}/processtree/{schedule.process_tree_id}/change/"
+    data = shown(admin_client, page)
+    added = {
+        **{key.replace("-0-", "-1-"): value for key, value in data.items() if "schedule-0-" in key},
+        **{"schedule-1-id": "", "schedule-1-name": "night", "schedule-1-context": "{}"},
+        "schedule-TOTAL_FORMS": "2",
     }
+    assert admin_client.post(page, {**data, **added}).status_code == 302
+    names = ProcessTreeSchedule.objects.order_by("name").values_list("name", flat=True)
+    assert list(names) == ["default", "night"]
+    text = text_of(admin_client.get(page))
+    assert "Schedules night" in text or "night" in text
+    data = shown(admin_client, page)
+    clash = {**data, "schedule-1-name": "default"}
+    assert admin_client.post(page, clash).status_code == 200
+    assert list(names.all()) == ["default", "night"]
+
+
+def test_a_tree_with_many_schedules_has_a_link_to_them_and_no_forms(
+    admin_client: Client, schedule: ProcessTreeSchedule
+) -> None:
+    owner = schedule.process_tree
+    ProcessTreeSchedule.objects.bulk_create(
+        ProcessTreeSchedule(process_tree=owner, name=f"customer {number}") for number in range(25)
+    )
+    page = f"{ADMIN}/processtree/{owner.pk}/change/"
+    answer = admin_client.get(page)
+    assert "schedule-TOTAL_FORMS" not in answer.content.decode()
+    assert "And 6 more. All of its schedules" in text_of(answer)
+    rows = admin_client.get(f"{LIST}?process_tree__id__exact={owner.pk}")
+    assert "26 process tree schedules" in text_of(rows)
+
+
+def test_run_now_of_a_named_schedule_has_its_context_alone(admin_client: Client) -> None:
+    made = tree(func=processes.echo)
+    made.register_schedule(context={"a": 1, "b": None})
+    named = made.register_schedule(name="night", context={"c": 2})
+    act(admin_client, "processtreeschedule", "run_now", named.pk)
+    [run] = testing.submitted()
+    assert run.context == {"c": 2}
 
 
 def test_of_two_people_who_add_one_at_once_the_second_is_shown_the_first_one_s(
@@ -270,12 +319,13 @@ def test_of_two_people_who_add_one_at_once_the_second_is_shown_the_first_one_s(
 ) -> None:
     """Both have passed the checks when one of them is saved."""
     data = {**shown(admin_client, f"{LIST}add/"), "process_tree": schedule.process_tree_id}
-    monkeypatch.setattr(ScheduleForm, "validate_unique", lambda form: None)
-    without_limit = ModelAdmin.formfield_for_foreignkey
-    monkeypatch.setattr(ProcessTreeScheduleAdmin, "formfield_for_foreignkey", without_limit)
+    checked = ProcessTreeSchedule.validate_constraints
+    monkeypatch.setattr(ProcessTreeSchedule, "validate_constraints", lambda *args, **kwargs: None)
     text = text_of(admin_client.post(f"{LIST}add/", data, follow=True))
-    assert "Somebody else has given this process tree a schedule. Change that one." in text
+    said = "Somebody else has given this process tree a schedule of this name. Change that one."
+    assert said in text
     assert ProcessTreeSchedule.objects.get().interval_minutes == 45
+    monkeypatch.setattr(ProcessTreeSchedule, "validate_constraints", checked)
 
 
 # --- The list -------------------------------------------------------------------------------------

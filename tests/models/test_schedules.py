@@ -348,9 +348,9 @@ def test_a_change_is_still_saved_after_other_fields_were_saved() -> None:
         lambda pk: ProcessTreeSchedule.objects.defer("next_run", "claim", "context").get(pk=pk),
         lambda pk: copy.copy(ProcessTreeSchedule.objects.get(pk=pk)),
         lambda pk: pickle.loads(pickle.dumps(ProcessTreeSchedule.objects.get(pk=pk))),
-        lambda pk: ProcessTree.objects.select_related("schedule").get(schedule=pk).schedule,
+        lambda pk: ProcessTree.objects.with_default_schedule().get(schedule=pk).schedule,
     ],
-    ids=["only", "defer", "copy", "pickle", "select_related"],
+    ids=["only", "defer", "copy", "pickle", "prefetched"],
 )
 def test_however_it_was_loaded_a_save_writes_what_was_changed_and_nothing_stale(
     clock: Clock, load: Callable[[int], ProcessTreeSchedule]

@@ -65,7 +65,7 @@ def put(table: str, column: str, value: str) -> None:
             each.name for each in connection.introspection.get_table_description(cursor, table)
         ]
         of_tree = "process_tree_id = (SELECT id FROM proctree_dagster_processtree WHERE name='bad')"
-        which = "name LIKE 'bad%%'" if "name" in columns else of_tree
+        which = of_tree if "process_tree_id" in columns else "name LIKE 'bad%%'"
         cursor.execute(f"UPDATE {table} SET {column} = %s WHERE {which}", [value])
         assert cursor.rowcount
 

@@ -10,7 +10,6 @@ from dagster_graphql.schema import create_schema
 from dagster_webserver.webserver import DagsterWebserver
 from starlette.routing import Mount, Route, WebSocketRoute
 
-from proctree_dagster.domain import run_tags
 from proctree_dagster.orchestration import dagster_internals as internals
 from proctree_dagster.orchestration import webserver_app
 from proctree_dagster.services.dagster_access import (
@@ -106,7 +105,7 @@ def paths(routes: Any) -> set[str]:
 
 
 def visitor(*granted: str, runs_all: bool = True, runs: Any = lambda name: True) -> Visitor:
-    return Visitor("ann", "7", frozenset(granted), runs_all=runs_all, runs_tree=runs)
+    return Visitor("ann", "7", frozenset(granted), runs_all, runs_tree=runs, runs_schedule=runs)
 
 
 def test_who_may_only_see_has_no_permission_of_dagsters() -> None:
@@ -144,13 +143,13 @@ def test_the_ids_of_two_schedules_stop_none_that_the_user_may_not_stop(name: str
     stopped: list[str] = []
     instance: Any = SimpleNamespace(
         get_instigator_state=lambda origin, selector: SimpleNamespace(
-            instigator_name=f"{selector}{run_tags.SCHEDULE_SUFFIX}"
+            instigator_name=f"{selector} by night"
         ),
         stop_schedule=lambda origin, selector, found: stopped.append(selector),
         stop_sensor=lambda origin, selector, found: stopped.append(selector),
     )
     webserver_app.guard_stopping(instance)
-    one = visitor(VIEW, OPERATE, runs=lambda job_name: job_name == "mine")
+    one = visitor(VIEW, OPERATE, runs=lambda name: name == "mine by night")
 
     def stop(selector: str) -> None:
         webserver_app._visiting.set(one)

@@ -2,7 +2,7 @@
 
 import datetime as dt
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from itertools import islice
@@ -14,12 +14,14 @@ from django.utils import timezone
 from ...domain import due_times as intervals
 from ...domain import run_tags
 from ...domain.limits import limit_options
+from ...domain.run_tags import DEFAULT_SCHEDULE
 from ...domain.texts import explain
 from ...domain.tree_spec import ProcessSpec, TreeSpec, parse
 from ...exceptions import InstanceError, InvalidTree, ProctreeError, ScheduleError
-from ...models import ProcessTree
+from ...models import ProcessTree, ProcessTreeSchedule
 from ...models.context_schema import ContextKey, ContextSchema
 from ...running import tree_runs, tree_status
+from ...running.tree_status import TreeStatus
 from ...services import broken_rows
 from .. import tree_runner
 from ..tree_runner import TreeRunner
@@ -65,8 +67,8 @@ class Show(Action):
 
     name = "show"
     help = (
-        "Show a tree: its processes with what they depend on and their options, its schedule with "
-        "the next due times, its last runs, and its problems. It only reads."
+        "Show a tree: its processes with what they depend on and their options, its schedules with "
+        "their next due times, its last runs, and its problems. It only reads."
     )
     has_json = True
 
@@ -91,7 +93,7 @@ class Show(Action):
                 self.out.warn("\n".join(problems))
             return
         status = tree_status.status_of(row, timezone.now())
-        due_times = _due_times(row)
+        due_times = {each.name: _due_times(each) for each in row.all_schedules()}
         runs, why_no_runs = _runs(row)
         self.out.line(row.name + (f": {row.description}" if row.description else ""))
         if spec is not None:
@@ -105,13 +107,7 @@ class Show(Action):
             self.out.line(
                 f"\nAt the same time: {spec.limit_per_key} for each {spec.one_at_a_time_per!r}"
             )
-        self.out.line(f"\nSchedule: {status.rule or 'none'}")
-        if status.held_back_by:
-            self.out.line(f"  held back by {status.held_back_by}")
-        if status.edited:
-            self.out.warn(f"{row.name}: {in_words(status.edited)}")
-        for due in due_times:
-            self.out.line(f"  {say(due)}")
+        self._show_schedules(status, due_times)
         self.out.line("\nLast runs:" if runs else f"\nLast runs: {why_no_runs or 'none'}")
         if runs:
             self.out.table(RUN_HEADINGS, [cells(run) for run in runs])
@@ -119,19 +115,37 @@ class Show(Action):
             self.out.line("\nProblems:")
             for problem in problems:
                 self.out.line(self.out.style.ERROR(f"  {problem}"))
+        found = status.as_json()
+        for each in found["schedules"]:
+            each["due_times"] = due_times[each["schedule"]]
         self.out.document(
             {
-                **asdict(status),
+                **found,
                 "description": row.description,
                 "processes": row.processes,
                 "run_tags": row.run_tags,
                 **limit_options(row.one_at_a_time_per, row.limit_per_key),
                 "context": [_key_as_json(key) for key in schema.keys.values()],
-                "due_times": due_times,
+                "due_times": due_times.get(DEFAULT_SCHEDULE, []),
                 "runs": [as_json(run) for run in runs],
                 "problems": problems,
             }
         )
+
+    def _show_schedules(
+        self, status: TreeStatus, due_times: Mapping[str, Sequence[dt.datetime]]
+    ) -> None:
+        if not status.schedules:
+            self.out.line("\nSchedule: none")
+        for each in status.schedules:
+            named = "" if each.schedule == DEFAULT_SCHEDULE else f" {each.schedule!r}"
+            self.out.line(f"\nSchedule{named}: {each.rule or each.problem}")
+            if each.held_back_by:
+                self.out.line(f"  held back by {each.held_back_by}")
+            for due in due_times[each.schedule]:
+                self.out.line(f"  {say(due)}")
+        if status.edited:
+            self.out.warn(f"{status.name}: {in_words(status.edited)}")
 
     def _show_processes(self, spec: TreeSpec) -> None:
         self.out.line("\nProcesses:")
@@ -247,9 +261,8 @@ def _problems(row: ProcessTree) -> list[str]:
     return found
 
 
-def _due_times(row: ProcessTree) -> list[dt.datetime]:
-    schedule = row.schedule_or_none
-    if schedule is None or not schedule.enabled:
+def _due_times(schedule: ProcessTreeSchedule) -> list[dt.datetime]:
+    if not schedule.enabled:
         return []
     try:
         first = schedule.next_run or timezone.now()

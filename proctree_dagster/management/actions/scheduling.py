@@ -7,11 +7,25 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from ... import tree_builder
+from ...domain.run_tags import DEFAULT_SCHEDULE
 from ...models import ProcessTreeSchedule
 from ...running import tree_runs
+from ...services import scheduling
 from .. import tag_pairs, typed_context
 from .base import Action
 from .tree_list import say
+
+
+def add_name(parser: CommandParser) -> None:
+    """Add the arguments that name a tree, and one of its schedules."""
+    parser.add_argument("name", metavar="NAME", help="The tree's name.")
+    parser.add_argument(
+        "--name",
+        dest="schedule",
+        metavar="SCHEDULE",
+        default=DEFAULT_SCHEDULE,
+        help="Which of its schedules, if it has several; left out: the default one.",
+    )
 
 
 class Schedule(Action):
@@ -25,8 +39,8 @@ class Schedule(Action):
 
     @classmethod
     def add_arguments(cls, parser: CommandParser) -> None:
-        """Add the arguments: the tree's name and its rule."""
-        parser.add_argument("name", metavar="NAME", help="The tree's name.")
+        """Add the arguments: the names of the tree and the schedule, and its rule."""
+        add_name(parser)
         parser.add_argument(
             "--every", metavar="MINUTES", type=int, help="Minutes between two due times."
         )
@@ -45,6 +59,7 @@ class Schedule(Action):
         row = tree_runs.get_row(options["name"])
         schedule = tree_builder.change_schedule(
             row.name,
+            options["schedule"],
             interval_minutes=options["every"],
             start_time=_time(options["at"]),
             cron=options["cron"],
@@ -63,13 +78,13 @@ class Enable(Action):
 
     @classmethod
     def add_arguments(cls, parser: CommandParser) -> None:
-        """Add the arguments: the tree's name."""
-        parser.add_argument("name", metavar="NAME", help="The tree's name.")
+        """Add the arguments: the names of the tree and the schedule."""
+        add_name(parser)
 
     def handle(self, options: Mapping[str, Any]) -> None:
         """Switch it on."""
-        _require_schedule(options["name"])
-        _show(self, tree_builder.change_schedule(options["name"], enabled=True))
+        schedule = _require_schedule(options)
+        _show(self, tree_builder.change_schedule(options["name"], schedule.name, enabled=True))
 
 
 class Disable(Action):
@@ -80,28 +95,23 @@ class Disable(Action):
 
     @classmethod
     def add_arguments(cls, parser: CommandParser) -> None:
-        """Add the arguments: the tree's name."""
-        parser.add_argument("name", metavar="NAME", help="The tree's name.")
+        """Add the arguments: the names of the tree and the schedule."""
+        add_name(parser)
 
     def handle(self, options: Mapping[str, Any]) -> None:
         """Switch it off; a broken schedule can be switched off, too."""
-        schedule = _require_schedule(options["name"])
+        schedule = _require_schedule(options)
         schedule.enabled = False
         schedule.save()
-        self.out.line(f"{options['name']!r} does not run by itself any more.")
+        self.out.line(f"{schedule.title!r} does not run by itself any more.")
 
 
-def _require_schedule(name: str) -> ProcessTreeSchedule:
-    schedule = tree_runs.get_row(name).schedule_or_none
-    if schedule is None:
-        raise CommandError(
-            f"The tree {name!r} has no schedule: 'manage.py proctree schedule' gives it one."
-        )
-    return schedule
+def _require_schedule(options: Mapping[str, Any]) -> ProcessTreeSchedule:
+    return scheduling.find(tree_runs.get_row(options["name"]), options["schedule"])
 
 
 def _show(action: Action, schedule: ProcessTreeSchedule) -> None:
-    name = schedule.process_tree.name
+    name = schedule.title
     off = "" if schedule.enabled else ", and is switched off ('manage.py proctree enable')"
     action.out.line(f"{name!r} runs {schedule.rule_in_words}{off}.")
     if schedule.enabled:

@@ -2,13 +2,13 @@
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
 from typing import Any
 
 from django.utils import timezone
 
+from ...domain.run_tags import DEFAULT_SCHEDULE
 from ...running import tree_status
-from ...running.tree_status import Overview, TreeStatus
+from ...running.tree_status import Overview, ScheduleStatus, TreeStatus
 from .base import Action
 
 HEADINGS = ("TREE", "RULE", "NEXT RUN", "LAST RUN", "STATUS", "RUN", "HELD BACK BY")
@@ -24,10 +24,10 @@ class ListTrees(Action):
 
     name = "list"
     help = (
-        "List every tree with its schedule, its last scheduled run, and what holds it back: "
-        "Django's 'enabled' or Dagster's own switch. Names what is overdue, what is broken, what "
-        "was edited since the code saved it, and a daemon that gives no sign of life. It only "
-        "reads."
+        "List every tree with each of its schedules, the last scheduled run, and what holds it "
+        "back: Django's 'enabled' or Dagster's own switch. Names what is overdue, what is broken, "
+        "what was edited since the code saved it, and a daemon that gives no sign of life. It "
+        "only reads."
     )
     has_json = True
 
@@ -36,12 +36,12 @@ class ListTrees(Action):
         found = tree_status.overview()
         if found.dagster_problem:
             self.out.warn(found.dagster_problem)
-        self.out.table(HEADINGS, [_cells(each) for each in found.trees])
+        self.out.table(HEADINGS, [cells for each in found.trees for cells in _rows(each)])
         for warning in _warnings(found):
             self.out.warn(warning)
         self.out.document(
             {
-                "trees": [asdict(each) for each in found.trees],
+                "trees": [each.as_json() for each in found.trees],
                 "problems": [each._asdict() for each in found.broken],
                 "daemon_seen_at": found.daemon_seen_at,
             }
@@ -57,16 +57,29 @@ def _warnings(found: Overview) -> list[str]:
             "'python manage.py proctree dev', or 'dagster-daemon run'."
         )
     for tree in found.trees:
-        warnings += [
-            f"{tree.name} does not run: {remedy}"
-            for holder, remedy in REMEDIES.items()
-            if holder in tree.held_back_by
-        ]
-        if tree.overdue:
-            warnings.append(f"{tree.name} is overdue: it was due at {say(tree.next_run)}.")
+        for schedule in tree.schedules:
+            warnings += _warnings_of(title(tree, schedule), schedule)
         if tree.edited:
             warnings.append(f"{tree.name}: {in_words(tree.edited)}")
     return [*warnings, *map(str, found.broken)]
+
+
+def _warnings_of(name: str, schedule: ScheduleStatus) -> list[str]:
+    """Return remarks for an operator on one schedule."""
+    warnings = [
+        f"{name} does not run: {remedy}"
+        for holder, remedy in REMEDIES.items()
+        if holder in schedule.held_back_by
+    ]
+    if schedule.overdue:
+        warnings.append(f"{name} is overdue: it was due at {say(schedule.next_run)}.")
+    return warnings
+
+
+def title(tree: TreeStatus, schedule: ScheduleStatus) -> str:
+    """Return a tree's name, with its schedule's if that is not the default one."""
+    is_default = schedule.schedule == DEFAULT_SCHEDULE
+    return tree.name if is_default else f"{tree.name} ({schedule.schedule})"
 
 
 def in_words(edited: Sequence[str]) -> str:
@@ -85,18 +98,29 @@ def _silence(seen: dt.datetime | None) -> str:
     return f"Dagster's daemon has not been seen for {f'{hours} h' if hours else f'{minutes} min'}"
 
 
-def _cells(tree: TreeStatus) -> tuple[str, ...]:
-    if tree.problem or tree.enabled is None:
-        return (tree.name, tree.problem or "no schedule", "", "", "", "", "")
-    return (
-        tree.name,
-        tree.rule,
-        say(tree.next_run) or "now",
-        say(tree.last_run),
-        tree.last_status,
-        tree.last_run_id,
-        tree.held_back_by,
+def _rows(tree: TreeStatus) -> list[tuple[str, ...]]:
+    """Return a row for each schedule of a tree; one for a tree without any."""
+    if not tree.schedules:
+        return [_row(tree.name, tree.problem or "no schedule")]
+    return [_cells(title(tree, each), each) for each in tree.schedules]
+
+
+def _cells(name: str, schedule: ScheduleStatus) -> tuple[str, ...]:
+    if schedule.problem:
+        return _row(name, schedule.problem)
+    return _row(
+        name,
+        schedule.rule,
+        say(schedule.next_run) or "now",
+        say(schedule.last_run),
+        schedule.last_status,
+        schedule.last_run_id,
+        schedule.held_back_by,
     )
+
+
+def _row(*cells: str) -> tuple[str, ...]:
+    return (*cells, *[""] * (len(HEADINGS) - len(cells)))
 
 
 def say(moment: dt.datetime | None) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dagster import (
+    DagsterRun,
     Field,
     InitResourceContext,
     Permissive,
@@ -13,6 +14,7 @@ from dagster import (
 )
 
 from ... import context as contexts
+from ...domain.run_tags import SCHEDULE
 from ...exceptions import ContextError
 from ...process import reporting
 from ...process.run import Outcome
@@ -80,6 +82,21 @@ class TreeRun:
             self.local.report(process, progress)
 
 
+def context_of(run: DagsterRun | None, configured: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return a run's context as JSON.
+
+    Parameters
+    ----------
+    run:
+        The run.
+    configured:
+        As the job's config mapping returns it. To the context of a named schedule that adds what
+        the default schedule's has and the Launchpad does not show: such a run has its own alone.
+    """
+    own = None if run is None or SCHEDULE not in run.tags else run.run_config.get("context")
+    return own if isinstance(own, Mapping) else configured
+
+
 _begun: dict[str, Mapping[str, Any]] = {}
 """Decoded contexts of runs in this process whose resource does not exist yet."""
 
@@ -104,7 +121,7 @@ def run_resource(local: Local | None) -> ResourceDefinition:
     """Return the resource that holds a run's context, decoded once for all of its processes."""
 
     def create(context: InitResourceContext) -> TreeRun:
-        stored = context.resource_config["context"]
+        stored = context_of(context.run, context.resource_config["context"])
         begun = None if context.run is None else _begun.pop(context.run.run_id, None)
         return TreeRun(contexts.decode(stored) if begun is None else begun, stored, local)
 

@@ -317,12 +317,12 @@ def _deliver(instance: DagsterInstance, row: OutboxRun, run_tags: Mapping[str, s
     """Create the run of a leased row, if there is none yet, and queue it."""
     run_id = str(row.run_id)
     if not instance.has_run(run_id):
-        trees = ProcessTree.objects.with_schedules().with_links()
+        trees = ProcessTree.objects.with_links()
         tree = trees.get(pk=row.process_tree_id)
         record = records.from_row(tree)
         if record.problem is not None:
             raise ProctreeError(record.problem)
-        merged = contexts.encode({**tree.default_context, **row.context})
+        merged = contexts.encode({**tree.base_context(row.tags), **row.context})
         try:
             runs.create_run(instance, translator().job(record), merged, run_tags, run_id=run_id)
         except DagsterRunAlreadyExists:

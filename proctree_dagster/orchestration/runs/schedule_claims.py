@@ -62,7 +62,9 @@ def take_claim(
     worker = Worker.of_process(run.run_id, os.getpid()).as_text()
     if resumed:
         return due_time_claims.resume(moment, run.run_id, worker)
-    return due_time_claims.take(run.job_name, moment, run.run_id, worker)
+    return due_time_claims.take(
+        run.job_name, moment, run.run_id, worker, tags.schedule_of(run.tags)
+    )
 
 
 @dataclass(frozen=True)
@@ -74,14 +76,16 @@ class ScheduleHistory:
 
     def of_claim(self, due: dt.datetime) -> Literal["none", "under way", "finished"]:
         """Return the state of a claim's runs, without re-executions; ``none`` without a run."""
-        job_name = ProcessTreeSchedule.objects.values_list("process_tree__job_name", flat=True).get(
-            pk=self.schedule_id
-        )
-        found = self.instance.get_runs(RunsFilter(job_name=job_name, tags={tags.DUE: due_tag(due)}))
+        job_name, name = ProcessTreeSchedule.objects.values_list(
+            "process_tree__job_name", "name"
+        ).get(pk=self.schedule_id)
+        wanted = {tags.DUE: due_tag(due), **tags.of_schedule(name)}
+        found = self.instance.get_runs(RunsFilter(job_name=job_name, tags=wanted))
         launched = [
             run
             for run in found
             if run.parent_run_id is None
+            and tags.schedule_of(run.tags) == name
             and _is_of_our_job(run)
             and run.status != DagsterRunStatus.NOT_STARTED
         ]

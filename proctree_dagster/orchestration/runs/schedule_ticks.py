@@ -41,6 +41,7 @@ def evaluate(context: ScheduleEvaluationContext, schedule_id: int) -> RunRequest
             **tagging.of_row(schedule.tags),
             **tagging.of_tree(schedule.process_tree.run_tags, decision.context),
             **_limit(schedule.process_tree, decision.context),
+            **run_tags.of_schedule(schedule.name),
             **{run_tags.DUE: due, run_tags.TRIGGERED_BY: "schedule"},
         },
     )

@@ -65,6 +65,7 @@ def summary(
         url=webserver.run_url(run.run_id),
         tags=tags.shown(run.tags),
         job_name=run.job_name,
+        schedule=tags.schedule_of(run.tags),
     )
 
 

@@ -8,7 +8,6 @@ import logging
 
 from dagster import DagsterInstance
 
-from ...domain import run_tags
 from ...models import ProcessTreeSchedule
 from .. import dagster_internals as internals
 from ..dagster_features import SCHEDULE_STATUS, is_on
@@ -22,23 +21,22 @@ def look_at_switches(instance: DagsterInstance) -> None:
     if not is_on(SCHEDULE_STATUS):
         return
     off = stopped(instance)
-    rows = ProcessTreeSchedule.objects.values_list(
-        "pk", "process_tree__job_name", "process_tree__name", "enabled", "stopped_in_dagster"
-    )
-    for pk, job_name, name, enabled, before in rows:
-        now = f"{job_name}{run_tags.SCHEDULE_SUFFIX}" in off
-        if now == before:
+    columns = ("name", "dagster_name", "process_tree__name", "enabled", "stopped_in_dagster")
+    rows = ProcessTreeSchedule.objects.select_related("process_tree").only(*columns)
+    for schedule in rows.iterator():
+        now = schedule.dagster_name in off
+        if now == schedule.stopped_in_dagster:
             continue
-        ProcessTreeSchedule.objects.filter(pk=pk).update(stopped_in_dagster=now)
+        ProcessTreeSchedule.objects.filter(pk=schedule.pk).update(stopped_in_dagster=now)
         if now:
             logger.warning(
                 "The schedule of %r was stopped in Dagster: the daemon does not run it, though it "
                 "is %s in Django.",
-                name,
-                "enabled" if enabled else "not enabled",
+                schedule.title,
+                "enabled" if schedule.enabled else "not enabled",
             )
         else:
-            logger.info("The schedule of %r was started in Dagster again.", name)
+            logger.info("The schedule of %r was started in Dagster again.", schedule.title)
 
 
 def stopped(instance: DagsterInstance) -> set[str]:
