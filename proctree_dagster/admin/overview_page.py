@@ -34,7 +34,7 @@ from ..models import (
     ProcessTreeSchedule,
     RunStatus,
 )
-from ..models.schedules import ProcessTreeScheduleQuerySet
+from ..models.schedule_queries import ProcessTreeScheduleQuerySet
 from ..running import run_history
 from ..services import webserver, webserver_probe
 from ..support import project

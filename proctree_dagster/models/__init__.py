@@ -11,9 +11,11 @@ from .links import TreeLink, TreeLinkManager, TreeLinkQuerySet
 from .outbox import OutboxRun, OutboxState
 from .pages import Overview, Run
 from .run_workers import RunWorker
-from .schedules import ProcessTreeSchedule, RunStatus
+from .schedule_queries import RunStatus
+from .schedules import ProcessTreeSchedule
 from .step_workers import StepWorker
-from .trees import LinkKind, ProcessTree, ProcessTreeQuerySet, default_schedules
+from .tree_schedules import default_schedules
+from .trees import LinkKind, ProcessTree, ProcessTreeQuerySet
 from .triggers import (
     Trigger,
     TriggerPassage,

@@ -2,30 +2,27 @@
 
 import operator
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from functools import cache
-from itertools import groupby
-from typing import TYPE_CHECKING, Any, Self, overload
+from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
-from django.core.exceptions import ObjectDoesNotExist, ValidationError
+from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, router
 from django.utils.translation import gettext_lazy as _
 
-from ..domain import limits, run_tags, tree_spec
+from ..domain import limits, tree_spec
 from ..domain.names import MAX_NAME_LENGTH, dagster_name
-from ..domain.run_tags import DEFAULT_SCHEDULE
-from ..domain.texts import explain
 from ..exceptions import InvalidTree
 from ..support.row_reading import readable, streamed
 from . import context_schema
 from .context_schema import ContextSchema
 from .fields import RowField, saved_by_code_field
+from .tree_schedules import HasSchedules, default_schedules, joined
 from .validation.tree_validation import unnameable, validate_tree
 
 if TYPE_CHECKING:
     from .links import TreeLink
-    from .schedules import ProcessTreeSchedule, ProcessTreeScheduleQuerySet
+    from .schedule_queries import ProcessTreeScheduleQuerySet
     from .triggers import TriggerSubscription
 
 
@@ -54,14 +51,14 @@ class ProcessTreeQuerySet(models.QuerySet["ProcessTree"]):
         """
         rows = readable(self.order_by("pk"), self.what_can_be_read)
         schedules = self._their_schedules()
-        found = _joined(rows, readable(schedules, schedules.what_can_be_read))
+        found = joined(rows, readable(schedules, schedules.what_can_be_read))
         return sorted(found, key=operator.attrgetter("job_name"))
 
     def streamed(self) -> Iterator["ProcessTree"]:
         """Yield the trees that ``each`` returns, by their keys, without all of them in memory."""
         rows = streamed(self.order_by("pk"), self.what_can_be_read)
         schedules = self._their_schedules()
-        yield from _joined(rows, streamed(schedules, schedules.what_can_be_read))
+        yield from joined(rows, streamed(schedules, schedules.what_can_be_read))
 
     def _their_schedules(self) -> "ProcessTreeScheduleQuerySet":
         schedules: Any = apps.get_model("proctree_dagster", "ProcessTreeSchedule").objects
@@ -122,81 +119,7 @@ class ProcessTreeQuerySet(models.QuerySet["ProcessTree"]):
         return candidate
 
 
-def default_schedules(of: str = "") -> "models.Prefetch[str, Any, str]":
-    """Return what prefetches the default schedules of trees.
-
-    Parameters
-    ----------
-    of:
-        What leads from the rows of the query to their trees, such as ``process_tree__``.
-    """
-    schedules: Any = apps.get_model("proctree_dagster", "ProcessTreeSchedule").objects
-    return models.Prefetch(f"{of}schedules", schedules.default(), to_attr="known_defaults")
-
-
-def _joined(
-    rows: Iterable["ProcessTree"], schedules: Iterable["ProcessTreeSchedule"]
-) -> Iterator["ProcessTree"]:
-    """Yield trees with their schedules, both in the order of the trees' keys.
-
-    A tree is broken, too, if its default schedule can't be read, as its runs need the context. Each
-    schedule is kept: Dagster forgets the state of one that vanishes.
-    """
-    groups = groupby(schedules, key=operator.attrgetter("process_tree_id"))
-    group = next(groups, None)
-    for row in rows:
-        while group is not None and group[0] < row.pk:  # of a tree that was deleted meanwhile
-            group = next(groups, None)
-        found: list[ProcessTreeSchedule] = []
-        if group is not None and group[0] == row.pk:
-            found, group = list(group[1]), next(groups, None)
-        row.hold_schedules(found)
-        for each in found:
-            if each.is_default and each.unreadable is not None:
-                row.note_unreadable(each.unreadable)
-        yield row
-
-
-class DefaultSchedule:
-    """``tree.schedule``: the tree's default schedule, read once, as a one-to-one relation is.
-
-    Without one it raises an error that is both Django's ``DoesNotExist`` and an
-    ``AttributeError``, so that ``hasattr(tree, "schedule")`` answers.
-    """
-
-    @overload
-    def __get__(self, tree: None, owner: Any = None) -> Self: ...
-    @overload
-    def __get__(self, tree: "ProcessTree", owner: Any = None) -> "ProcessTreeSchedule": ...
-    def __get__(self, tree: "ProcessTree | None", owner: Any = None) -> Any:
-        """Return the schedule; on the class, the descriptor itself."""
-        if tree is None:
-            return self
-        known = tree._state.fields_cache
-        if CACHED not in known:
-            known[CACHED] = tree.find_default_schedule()
-        if known[CACHED] is None:
-            raise _does_not_exist()(f"The process tree {tree.name!r} has no default schedule.")
-        return known[CACHED]
-
-    def __set__(self, tree: "ProcessTree", schedule: "ProcessTreeSchedule") -> None:
-        """Make a schedule, unsaved, that of a tree."""
-        schedule.process_tree = tree
-        tree.remember_schedule(schedule)
-
-
-CACHED = "schedule"
-"""Where a tree's default schedule is cached, among the rows that its relations have loaded."""
-
-
-@cache
-def _does_not_exist() -> type[Exception]:
-    schedules: Any = apps.get_model("proctree_dagster", "ProcessTreeSchedule")
-    kinds = (schedules.DoesNotExist, AttributeError)
-    return type("ScheduleDoesNotExist", kinds, {"__module__": __name__})
-
-
-class ProcessTree(models.Model):
+class ProcessTree(HasSchedules):
     """A named DAG of processes; a job in Dagster."""
 
     name = models.CharField(_("name"), max_length=MAX_NAME_LENGTH, unique=True)
@@ -266,11 +189,6 @@ class ProcessTree(models.Model):
 
     known_subscriptions: "Sequence[TriggerSubscription] | None" = None
     """Its subscriptions to triggers, if they were prefetched in the same way."""
-
-    known_defaults: "Sequence[ProcessTreeSchedule]"
-    """Its default schedule, if it was prefetched alone (``with_default_schedule``); else unset."""
-
-    schedule = DefaultSchedule()
 
     objects = ProcessTreeQuerySet.as_manager()
 
@@ -392,24 +310,6 @@ class ProcessTree(models.Model):
         )
 
     @property
-    def default_context(self) -> dict[str, Any]:
-        """The default schedule's context as JSON; ``{}`` without one."""
-        schedule = self.schedule_or_none
-        context = schedule.context if schedule is not None else {}
-        return context if isinstance(context, dict) else {}  # SQL may have put anything there
-
-    def base_context(self, tags: Mapping[str, str]) -> dict[str, Any]:
-        """Return the context, as JSON, that a run's own updates.
-
-        That of the schedule that the run's tags name, alone; without one the default schedule's.
-        """
-        name = run_tags.schedule_of(tags)
-        if name == DEFAULT_SCHEDULE:
-            return self.default_context
-        named = self.schedules.filter(name=name).values_list("context", flat=True).first()
-        return named if isinstance(named, dict) else {}
-
-    @property
     def context_schema(self) -> ContextSchema:
         """The schema of a run's context: what functions take, and the default schedule's keys."""
         return self.schema_on(self.default_context)
@@ -417,67 +317,6 @@ class ProcessTree(models.Model):
     def schema_on(self, base: Mapping[str, Any]) -> ContextSchema:
         """Return the schema of the context of a run that updates another one than the default."""
         return context_schema.of_tree(self.to_dict(), base)
-
-    @property
-    def schedule_or_none(self) -> "ProcessTreeSchedule | None":
-        """The tree's default schedule, if it has one."""
-        try:
-            return self.schedule
-        except ObjectDoesNotExist:
-            return None
-
-    def all_schedules(self) -> "list[ProcessTreeSchedule]":
-        """Return the tree's schedules: the default one first, the others by their names."""
-        found = [] if self.pk is None else self.schedules.all()
-        return sorted(found, key=lambda each: (not each.is_default, each.name))
-
-    def find_default_schedule(self) -> "ProcessTreeSchedule | None":
-        """Return the default schedule, from what was prefetched, or else from the database."""
-        if self.pk is None:
-            return None
-        alone = self.__dict__.get("known_defaults")
-        known = getattr(self, "_prefetched_objects_cache", {}).get("schedules", alone)
-        if known is not None:
-            return next((each for each in known if each.is_default), None)
-        return self.schedules.default().first()
-
-    def remember_schedule(self, schedule: "ProcessTreeSchedule") -> None:
-        """Note that a schedule of the tree was saved: ``tree.schedule`` is the default one."""
-        known = self._state.fields_cache
-        default = schedule if schedule.is_default else known.get(CACHED)
-        self.forget_schedules()
-        if default is not None and default.is_default:
-            known[CACHED] = default
-
-    def forget_schedules(self) -> None:
-        """Let the next look at the tree's schedules read them again."""
-        self._state.fields_cache.pop(CACHED, None)
-        getattr(self, "_prefetched_objects_cache", {}).pop("schedules", None)
-        self.__dict__.pop("known_defaults", None)
-
-    def hold_schedules(self, found: "Sequence[ProcessTreeSchedule]") -> None:
-        """Let the tree have these schedules, as if they had been prefetched."""
-        for schedule in found:
-            schedule.process_tree = self
-        held: Any = self.schedules.all()
-        held._result_cache, held._prefetch_done = list(found), True
-        self._prefetched_objects_cache = {"schedules": held}
-        self._state.fields_cache.pop(CACHED, None)
-
-    def note_unreadable(self, error: Exception) -> None:
-        """Let the tree be broken, as a part of it can't be read."""
-        self.processes = f"It can't be read: {explain(error)}"
-
-    def refresh_from_db(
-        self,
-        using: str | None = None,
-        fields: Iterable[str] | None = None,
-        from_queryset: "models.QuerySet[Any] | None" = None,
-    ) -> None:
-        """Load the row again, or some fields of it; with all of them, its schedules, too."""
-        super().refresh_from_db(using, fields, from_queryset)
-        if fields is None:
-            self.forget_schedules()
 
     @property
     def revision(self) -> str:

@@ -8,8 +8,6 @@ from typing import Any
 import pytest
 from dagster import DagsterInstance, build_schedule_context
 from django.core.management import call_command
-from django.db import connection
-from django.db.migrations.executor import MigrationExecutor
 from django.utils import timezone
 
 from proctree_dagster.domain import names, run_tags
@@ -52,6 +50,12 @@ def live() -> LiveRepositoryData:
 
 def test_the_default_schedules_name_in_dagster_is_the_jobs_with_a_suffix() -> None:
     assert save().register_schedule().dagster_name == "close_schedule"
+
+
+def test_a_schedules_name_in_dagster_has_what_the_reader_needs_and_nothing_reads_it_back() -> None:
+    found = names.schedule_name("job", "Harbour Lane")
+    assert re.fullmatch(r"job_Harbour_Lane_[0-9a-f]{8}_schedule", found)
+    assert names.schedule_name("job", "Harbour Lane", 2) != found
 
 
 def test_no_name_in_dagster_depends_on_its_neighbours() -> None:
@@ -350,60 +354,3 @@ def test_the_commands_take_the_name_of_a_schedule(capsys: pytest.CaptureFixture[
     assert tree.get_schedule("night").enabled
     with pytest.raises(Exception, match="no schedule called 'x'"):
         call_command("proctree", "disable", "close", "--name", "x")
-
-
-# --- The migration --------------------------------------------------------------------------------
-
-BEFORE = [("proctree_dagster", "0017_actions_in_dagster")]
-AFTER = [("proctree_dagster", "0020_names_of_schedules")]
-
-
-def migrate(targets: list[tuple[str, str]]) -> Any:
-    """Migrate the test's database, and return its models as they then are."""
-    executor = MigrationExecutor(connection)
-    executor.migrate(targets)
-    return MigrationExecutor(connection).loader.project_state(targets).apps
-
-
-@pytest.fixture
-def migrated_back() -> Any:
-    yield
-    MigrationExecutor(connection).migrate(MigrationExecutor(connection).loader.graph.leaf_nodes())
-
-
-@pytest.mark.usefixtures("migrated_back")
-def test_the_migration_keeps_rows_claims_and_names_there_and_back() -> None:
-    due = dt.datetime(2026, 6, 10, 7, tzinfo=dt.UTC)
-    for name in ("plain", "it's \U0001f4a5", "class"):
-        save(name).register_schedule(cron="0 9 * * *", context={"who": name})
-    kept = {"claim": due, "claimed_at": due, "stopped_in_dagster": True, "last_run_id": "r"}
-    ProcessTreeSchedule.objects.update(**kept)
-    columns = ("pk", "process_tree_id", "context", *kept)
-    before = sorted(ProcessTreeSchedule.objects.values_list(*columns))
-    called = dict(ProcessTreeSchedule.objects.values_list("pk", "dagster_name"))
-    old = migrate(BEFORE).get_model("proctree_dagster", "ProcessTreeSchedule")
-    assert sorted(old.objects.values_list(*columns)) == before
-    new = migrate(AFTER).get_model("proctree_dagster", "ProcessTreeSchedule")
-    assert sorted(new.objects.values_list(*columns)) == before
-    assert set(new.objects.values_list("name", flat=True)) == {"default"}
-    assert dict(new.objects.values_list("pk", "dagster_name")) == called
-    assert all(
-        name == f"{ProcessTree.objects.get(schedule=pk).job_name}{run_tags.SCHEDULE_SUFFIX}"
-        for pk, name in called.items()
-    )
-
-
-@pytest.mark.usefixtures("migrated_back")
-def test_the_migration_goes_back_only_where_no_schedule_would_be_lost() -> None:
-    tree = save()
-    tree.register_schedule()
-    tree.register_schedule(name="night")
-    with pytest.raises(RuntimeError, match="'close': 'night'"):
-        migrate(BEFORE)
-    assert ProcessTreeSchedule.objects.count() == 2
-
-
-def test_a_schedules_name_in_dagster_has_what_the_reader_needs_and_nothing_reads_it_back() -> None:
-    found = names.schedule_name("job", "Harbour Lane")
-    assert re.fullmatch(r"job_Harbour_Lane_[0-9a-f]{8}_schedule", found)
-    assert names.schedule_name("job", "Harbour Lane", 2) != found

@@ -1,0 +1,312 @@
+"""When a schedule is due: its rule, and the times that claims and runs leave on its row."""
+
+import datetime as dt
+from itertools import islice
+
+from django.conf import settings
+from django.core.validators import MaxValueValidator, MinValueValidator
+from django.db import models
+from django.utils import timezone
+from django.utils.translation import gettext_lazy as _
+
+from ..domain import due_times as intervals
+from ..domain.rule_clocks import RuleClock
+from ..domain.schedule_rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
+from ..exceptions import ScheduleError
+from .fields import ClockFieldsModel, validate_timezone
+from .schedule_queries import OVERDUE_AFTER, RunStatus
+
+WATCHED_AFTER = dt.timedelta(minutes=2)
+"""Age of a scheduled run from which each minute's tick checks whether it still runs."""
+
+
+class ScheduleClock(ClockFieldsModel):
+    """The part of a schedule that says when it is due."""
+
+    enabled = models.BooleanField(
+        _("enabled"),
+        default=True,
+        help_text=_("A disabled schedule skips its due times; Dagster shows them as skipped."),
+    )
+    interval_minutes = models.PositiveIntegerField(
+        _("interval in minutes"),
+        default=60,
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(MAX_INTERVAL)],
+        help_text=_("Minutes between two due times, from one to a year. Blank if there is a cron."),
+    )
+    cron = models.CharField(
+        _("cron"),
+        max_length=200,
+        blank=True,
+        default="",
+        help_text=_("Instead of an interval: minute, hour, day, month, weekday: 0 9 * * 1-5."),
+    )
+    start_time = models.TimeField(
+        _("start time"),
+        null=True,
+        blank=True,
+        help_text=_(
+            "Wall-clock time of the first due time; seconds are dropped. Blank: counted from "
+            "midnight, beginning with the next one: every hour begins with the next hour."
+        ),
+    )
+    timezone = models.CharField(
+        _("time zone"),
+        max_length=64,
+        blank=True,
+        default="",
+        validators=[validate_timezone],
+        help_text=_("IANA zone of the start time or the cron. Blank: Django's TIME_ZONE."),
+    )
+    allow_overlap = models.BooleanField(
+        _("allow overlap"),
+        default=False,
+        help_text=_("Whether a scheduled run may start while the last one is still running."),
+    )
+    last_run = models.DateTimeField(_("last run"), null=True, blank=True, editable=False)
+    next_run = models.DateTimeField(
+        _("next run"),
+        null=True,
+        blank=True,
+        editable=False,  # a form that was opened before a due time would request it again
+        help_text=_("The next due time. Blank: due now."),
+    )
+    anchor = models.DateTimeField(
+        _("anchor"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("The due time from which the others are counted."),
+    )
+    next_run_rule = models.CharField(
+        _("rule of next run"),
+        max_length=300,
+        blank=True,
+        default="",
+        editable=False,
+        help_text=_("The rule that set the next run; another rule sets it anew."),
+    )
+    claim = models.DateTimeField(
+        _("claim"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("The due time that is claimed and has no run yet."),
+    )
+    claimed_at = models.DateTimeField(_("claimed at"), null=True, blank=True, editable=False)
+    last_run_id = models.CharField(
+        _("last run's id"),
+        max_length=64,
+        blank=True,
+        default="",
+        editable=False,
+        help_text=_("Id of the run that took the latest claim."),
+    )
+    last_due = models.DateTimeField(
+        _("last due time"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("The due time that the last run stands for."),
+    )
+    last_run_status = models.CharField(
+        _("last run's status"),
+        max_length=10,
+        choices=RunStatus.choices,
+        blank=True,
+        default="",
+        editable=False,
+    )
+    last_run_worker = models.CharField(
+        _("last run's worker"),
+        max_length=300,
+        blank=True,
+        default="",
+        editable=False,
+        help_text=_("The process that runs it: host, id and start time."),
+    )
+    stopped_in_dagster = models.BooleanField(
+        _("stopped in Dagster"),
+        default=False,
+        editable=False,
+        help_text=_("Whether Dagster's own switch of the schedule was off at the last check."),
+    )
+
+    class Meta:
+        abstract = True
+
+    @property
+    def rule(self) -> Rule:
+        """The schedule's rule.
+
+        Raises
+        ------
+        ScheduleError
+            It is invalid.
+        """
+        zone = self.timezone or settings.TIME_ZONE
+        if self.cron:
+            return CronRule(self.cron, zone)
+        if self.interval_minutes is None:
+            raise ScheduleError("It has neither an interval nor a cron.")
+        return IntervalRule(self.interval_minutes, self.start_time, zone)
+
+    @property
+    def rule_in_words(self) -> str:
+        """The schedule's rule in words, also if it is invalid."""
+        try:
+            return self.rule.in_words
+        except ScheduleError:
+            zone = self.timezone or settings.TIME_ZONE
+            return f"at {self.cron or f'every {self.interval_minutes} min'} in {zone}"
+
+    @property
+    def current_rule(self) -> str:
+        """The value of ``next_run_rule`` while that is up to date."""
+        return self._clock.label
+
+    @property
+    def _clock(self) -> RuleClock:
+        return RuleClock(self.rule, self.enabled, self.next_run_rule, self.anchor)
+
+    def align(self, now: dt.datetime) -> list[str]:
+        """Set ``anchor`` and ``next_run`` to the next due time if the rule has changed.
+
+        So it does for a new schedule, and after a change of the rule or of ``enabled`` by any
+        means, SQL included: there is no backlog and no surprise run.
+
+        Parameters
+        ----------
+        now:
+            Aware.
+
+        Returns
+        -------
+        list[str]
+            The fields that were changed on this object; nothing is saved.
+        """
+        clock = self._clock
+        if clock.is_current:
+            return []
+        self.anchor = clock.new_anchor(now)
+        if clock.noted or self.next_run is None:  # a new row may set its first due time
+            self.next_run = self.anchor
+        self.next_run_rule = clock.label
+        changed = ["anchor", "next_run", "next_run_rule"]
+        if not self.enabled:
+            # A claim that no run has taken is withdrawn: nothing starts while it is disabled.
+            self.claim = self.claimed_at = None
+            changed += ["claim", "claimed_at"]
+        return changed
+
+    def due_after(self, after: dt.datetime) -> dt.datetime:
+        """Return the first due time after ``after`` (aware)."""
+        return self._clock.due_after(after)
+
+    def due_times(self, first: dt.datetime, last: dt.datetime, most: int) -> int:
+        """Return how many due times there are from the due time ``first`` to ``last`` (aware).
+
+        They are counted one by one, up to ``most``; there may be more.
+        """
+        due_times = intervals.due_times(self.rule, self.anchor or first, first, last)
+        return sum(1 for _ in islice(due_times, most))
+
+    def needs_check(self, at: dt.datetime) -> bool:
+        """Return whether a check at ``at`` (aware) could find anything but "not due".
+
+        Cheap: it lets one query rule out most schedules.
+        """
+        return (
+            self.claim is not None
+            or self.last_run_status == RunStatus.STARTED
+            or self.next_run is None
+            or self.next_run <= at
+            or self.next_run_rule != self.current_rule
+        )
+
+    @property
+    def held_back_by(self) -> str:
+        """What keeps the schedule from running: Django's ``enabled``, Dagster's switch, or both.
+
+        Blank if nothing does. Dagster's switch stops the daemon's ticks only; this is its state at
+        the last poll (see ``orchestration.serving.schedule_status``).
+        """
+        holders = [("Django", not self.enabled), ("Dagster", self.stopped_in_dagster)]
+        return " and ".join(name for name, holds in holders if holds)
+
+    def should_run(self) -> bool:
+        """Return whether the schedule is due now."""
+        return self.is_due(timezone.now())
+
+    def is_due(self, at: dt.datetime) -> bool:
+        """Return whether the schedule is due at ``at`` (aware), however late that is."""
+        up_to_date = self.next_run_rule == self.current_rule
+        return self.enabled and up_to_date and (self.next_run is None or self.next_run <= at)
+
+    def is_overdue(self, now: dt.datetime) -> bool:
+        """Return whether a due time passed long ago, and nothing has claimed it or holds it back.
+
+        Parameters
+        ----------
+        now:
+            Aware.
+        """
+        if not self.enabled or self.stopped_in_dagster:
+            return False
+        if self.last_run_status == RunStatus.STARTED and not self.allow_overlap:
+            return False  # the due time waits for that run's end
+        waiting = self.claimed_at if self.claim else self.next_run
+        return waiting is not None and now - waiting > OVERDUE_AFTER
+
+    def next_due_times(self, count: int, now: dt.datetime) -> list[dt.datetime]:
+        """Return the next due times; the first one may have passed, if nothing has run it yet.
+
+        Parameters
+        ----------
+        count:
+            How many.
+        now:
+            Aware.
+
+        Raises
+        ------
+        ScheduleError
+            The rule is invalid.
+        """
+        _known = self.rule.zone  # raises for an unknown one
+        found = [self.next_run or now]
+        while len(found) < count:
+            found.append(self.due_after(max(found[-1], now)))
+        return found
+
+    def update_next_run_time(self) -> dt.datetime:
+        """Compute ``next_run`` from now and return it; save it and other changes of this object.
+
+        Fields that were not changed on this object, such as ``last_run``, keep their stored values.
+        """
+        now = timezone.now()
+        if not self.align(now):
+            self.next_run = self.due_after(now)
+        self.save(update_fields=self._changed() if self._is_there() else None)
+        return self.next_run  # type: ignore[return-value]  # set by either branch
+
+    def cover(self, now: dt.datetime) -> tuple[list[str], str]:
+        """Return the crons that Dagster ticks by, and their zone.
+
+        A schedule that is overdue, or has an open claim or a long run, ticks every minute until
+        that is settled; so does one whose UTC offset changes soon, until it has changed.
+        """
+        grace = dt.timedelta(seconds=30)  # the tick of the due time itself may still be under way
+        overdue = self.next_run is None or self.next_run < now - grace
+        # A long run: it may have died without recording its end.
+        watched = (
+            self.last_run_status == RunStatus.STARTED
+            and self.last_run is not None
+            and self.last_run < now - WATCHED_AFTER
+        )
+        unsettled = self.claim is not None or self.next_run_rule != self.current_rule
+        if overdue or watched or unsettled or intervals.clock_changes(self.rule, now):
+            return [intervals.EVERY_MINUTE], "UTC"
+        return intervals.cron_cover(self.rule, self.anchor or now)
