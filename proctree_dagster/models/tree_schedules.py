@@ -31,7 +31,7 @@ def default_schedules(of: str = "") -> "models.Prefetch[str, Any, str]":
     return models.Prefetch(f"{of}schedules", schedules.default(), to_attr="known_defaults")
 
 
-def joined(
+def with_their_schedules(
     rows: Iterable["ProcessTree"], schedules: Iterable["ProcessTreeSchedule"]
 ) -> Iterator["ProcessTree"]:
     """Yield trees with their schedules, both in the order of the trees' keys.
@@ -104,8 +104,9 @@ class HasSchedules(models.Model):
     class Meta:
         abstract = True
 
+    # Not set on the class: Django would take that for prefetched.
     known_defaults: "Sequence[ProcessTreeSchedule]"
-    """Its default schedule, if it was prefetched alone (``with_default_schedule``); else unset."""
+    """Its default schedule, if it was prefetched alone (``default_schedules``); else unset."""
 
     schedule = DefaultSchedule()
 
@@ -144,6 +145,8 @@ class HasSchedules(models.Model):
         """Return the default schedule, from what was prefetched, or else from the database."""
         if self.pk is None:
             return None
+        if "is_joined" in self.__dict__:  # by ``with_default_schedule``
+            return self.__dict__.get("joined_schedule")
         alone = self.__dict__.get("known_defaults")
         known = getattr(self, "_prefetched_objects_cache", {}).get("schedules", alone)
         if known is not None:
@@ -163,7 +166,8 @@ class HasSchedules(models.Model):
         """Let the schedules be read again when they are next asked for."""
         self._state.fields_cache.pop(CACHED, None)
         getattr(self, "_prefetched_objects_cache", {}).pop("schedules", None)
-        self.__dict__.pop("known_defaults", None)
+        for known in ("known_defaults", "is_joined", "joined_schedule"):
+            self.__dict__.pop(known, None)
 
     def hold_schedules(self, found: "Sequence[ProcessTreeSchedule]") -> None:
         """Let the tree have these schedules, as if they had been prefetched."""

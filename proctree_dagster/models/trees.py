@@ -12,12 +12,13 @@ from django.utils.translation import gettext_lazy as _
 
 from ..domain import limits, tree_spec
 from ..domain.names import MAX_NAME_LENGTH, dagster_name
+from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..exceptions import InvalidTree
 from ..support.row_reading import readable, streamed
 from . import context_schema
 from .context_schema import ContextSchema
 from .fields import RowField, saved_by_code_field
-from .tree_schedules import HasSchedules, default_schedules, joined
+from .tree_schedules import HasSchedules, with_their_schedules
 from .validation.tree_validation import unnameable, validate_tree
 
 if TYPE_CHECKING:
@@ -41,8 +42,11 @@ class ProcessTreeQuerySet(models.QuerySet["ProcessTree"]):
         return self.prefetch_related("schedules").order_by("job_name")
 
     def with_default_schedule(self) -> "ProcessTreeQuerySet":
-        """Every tree with its default schedule alone, in two queries."""
-        return self.prefetch_related(default_schedules())
+        """Every tree with its default schedule alone, in one query."""
+        is_default = models.Q(schedule__name=DEFAULT_SCHEDULE)
+        joined = models.FilteredRelation("schedule", condition=is_default)
+        found: Any = self.annotate(joined_schedule=joined, is_joined=models.Value(True))
+        return found.select_related("joined_schedule")  # type: ignore[no-any-return]
 
     def each(self) -> list["ProcessTree"]:
         """Return every tree with its schedules, by the job names; two queries that list no keys.
@@ -51,14 +55,14 @@ class ProcessTreeQuerySet(models.QuerySet["ProcessTree"]):
         """
         rows = readable(self.order_by("pk"), self.what_can_be_read)
         schedules = self._their_schedules()
-        found = joined(rows, readable(schedules, schedules.what_can_be_read))
+        found = with_their_schedules(rows, readable(schedules, schedules.what_can_be_read))
         return sorted(found, key=operator.attrgetter("job_name"))
 
     def streamed(self) -> Iterator["ProcessTree"]:
         """Yield the trees that ``each`` returns, by their keys, without all of them in memory."""
         rows = streamed(self.order_by("pk"), self.what_can_be_read)
         schedules = self._their_schedules()
-        yield from joined(rows, streamed(schedules, schedules.what_can_be_read))
+        yield from with_their_schedules(rows, streamed(schedules, schedules.what_can_be_read))
 
     def _their_schedules(self) -> "ProcessTreeScheduleQuerySet":
         schedules: Any = apps.get_model("proctree_dagster", "ProcessTreeSchedule").objects

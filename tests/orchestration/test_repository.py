@@ -109,7 +109,7 @@ def test_few_queries_serve_a_whole_refresh_however_many_trees_there_are(
     assert len(snapshot.job_refs or snapshot.job_datas or []) == 20
 
 
-def test_asking_for_one_job_builds_one_job_with_four_queries(
+def test_asking_for_one_job_builds_one_job_with_three_queries(
     django_assert_num_queries: DjangoAssertNumQueries, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(20):
@@ -122,7 +122,7 @@ def test_asking_for_one_job_builds_one_job_with_four_queries(
         return translate(self, tree, **kwargs)
 
     monkeypatch.setattr(ProcessTreeTranslator, "job", counted)
-    with django_assert_num_queries(4):  # the tree, its schedule, links, and subscriptions
+    with django_assert_num_queries(3):  # the tree, its links, and its subscriptions
         data().get_job("tree_7")
     assert built == ["tree_7"]
 
