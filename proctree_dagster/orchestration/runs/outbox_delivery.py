@@ -11,15 +11,13 @@ from django.utils import timezone
 from ... import context as contexts
 from ...domain import run_tags as tags
 from ...domain.texts import explain
-from ...exceptions import ProctreeError
-from ...models import OutboxRun, OutboxState, ProcessTree
+from ...models import OutboxRun, OutboxState
 from ...services import run_keys, run_outbox
 from ...services.run_outbox import Drop, Ready, Verdict, Wait
-from .. import tree_records as records
-from ..configured import translator
 from ..dagster_internals import DagsterRunAlreadyExists
 from . import create as runs
 from . import key_runs, opening
+from .batches import Batch
 
 logger = logging.getLogger(__name__)
 
@@ -94,7 +92,7 @@ def deliver(
             run_keys.release(row)
     verdicts = _verdicts(instance, asked, known)
     succeeded = _succeeded(known)
-    turns = _Turns(instance, waiting)
+    turns, batch = _Turns(instance, waiting), Batch()
     for row in waiting:
         run_id = str(row.run_id)
         verdict = run_outbox.decide(row, verdicts)
@@ -107,7 +105,7 @@ def deliver(
         elif not turns.has_come(row):
             result.waiting.append(run_id)
         else:
-            _deliver_or_note(instance, row, _tags(row, succeeded), result)
+            _deliver_or_note(instance, row, _tags(row, succeeded), batch, result)
     return result
 
 
@@ -269,6 +267,7 @@ def _deliver_or_note(
     instance: DagsterInstance,
     row: OutboxRun,
     run_tags: Mapping[str, str],
+    batch: Batch,
     result: Delivery,
 ) -> None:
     """Deliver a ready row, unless another process has its lease; record an error."""
@@ -277,7 +276,7 @@ def _deliver_or_note(
         result.waiting.append(run_id)
         return
     try:
-        _deliver(instance, row, run_tags)
+        _deliver(instance, row, run_tags, batch)
     except Exception as error:  # an error of one tree must not prevent the others
         logger.exception("Run %s of %r could not be delivered.", run_id, row.process_tree.name)
         run_outbox.mark_failed(row, explain(error))
@@ -313,24 +312,23 @@ def _tags(row: OutboxRun, succeeded: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _deliver(instance: DagsterInstance, row: OutboxRun, run_tags: Mapping[str, str]) -> None:
+def _deliver(
+    instance: DagsterInstance, row: OutboxRun, run_tags: Mapping[str, str], batch: Batch
+) -> None:
     """Create the run of a leased row, if there is none yet, and queue it."""
     run_id = str(row.run_id)
-    if not instance.has_run(run_id):
-        trees = ProcessTree.objects.with_links()
-        tree = trees.get(pk=row.process_tree_id)
-        record = records.from_row(tree)
-        if record.problem is not None:
-            raise ProctreeError(record.problem)
+    run: DagsterRun | None = None
+    if not (row.attempts and instance.has_run(run_id)):  # at the first attempt there is none
+        tree, job = batch.of_tree(row.process_tree_id)
         merged = contexts.encode({**tree.base_context(row.tags), **row.context})
         try:
-            runs.create_run(instance, translator().job(record), merged, run_tags, run_id=run_id)
+            run = runs.create_run(instance, job, merged, run_tags, run_id=run_id)
         except DagsterRunAlreadyExists:
             logger.info("Run %s was created by another process meanwhile.", run_id)
     # A run that is queued twice may be launched twice; a delayed deliverer has lost its lease.
     if not run_outbox.renew(row):
         return
-    run = instance.get_run_by_id(run_id)
+    run = run or instance.get_run_by_id(run_id)
     if run is not None and run.status == DagsterRunStatus.NOT_STARTED:
         runs.submit(instance, run)
     run_outbox.mark_delivered(row)

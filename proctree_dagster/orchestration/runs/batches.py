@@ -1,0 +1,46 @@
+"""What is the same for several runs that are made one after the other: their trees and jobs."""
+
+from dataclasses import dataclass, field
+
+from dagster import JobDefinition
+
+from ...exceptions import ProctreeError
+from ...models import ProcessTree
+from .. import tree_records
+from ..configured import translator
+
+
+@dataclass
+class Batch:
+    """The trees and the jobs of one pass over the outbox; the next pass reads them again.
+
+    A run executes its tree as it is when the run starts, so a tree that changes within the pass
+    does no harm.
+    """
+
+    _jobs: dict[int, tuple[ProcessTree, JobDefinition]] = field(default_factory=dict)
+    _problems: dict[int, str] = field(default_factory=dict)
+
+    def of_tree(self, pk: int) -> tuple[ProcessTree, JobDefinition]:
+        """Return a tree, and its job.
+
+        Parameters
+        ----------
+        pk:
+            The tree's primary key.
+
+        Raises
+        ------
+        ProctreeError
+            The tree is broken.
+        """
+        if pk in self._problems:
+            raise ProctreeError(self._problems[pk])
+        if pk not in self._jobs:
+            tree = ProcessTree.objects.with_links().get(pk=pk)
+            record = tree_records.from_row(tree)
+            if record.problem is not None:
+                self._problems[pk] = record.problem
+                raise ProctreeError(record.problem)
+            self._jobs[pk] = tree, translator().job(record)
+        return self._jobs[pk]
