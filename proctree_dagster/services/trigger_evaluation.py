@@ -66,7 +66,7 @@ def _condition(configuration: Mapping[str, Any], available: Mapping[str, Any]) -
     operator, expected = configuration["operator"], configuration.get("value")
     if "model" in configuration:
         what = f"rows of {configuration['model']}"
-        rows = _rows(configuration)
+        rows = rows_of(configuration)
         with _unharmed(rows.db):
             value: Any = rows.count()
     else:
@@ -95,7 +95,7 @@ def _custom(
 def _outdated_check(configuration: Mapping[str, Any], available: Mapping[str, Any]) -> Answer:
     label, field = configuration["model"], configuration["date_field"]
     age = configuration["max_age_minutes"]
-    rows = _rows(configuration)
+    rows = rows_of(configuration)
     with _unharmed(rows.db):
         newest = rows.aggregate(newest=models.Max(field))["newest"]
     if newest is None:
@@ -114,8 +114,8 @@ _ASK = {
 }
 
 
-def _rows(configuration: Mapping[str, Any]) -> models.QuerySet[Any]:
-    """Return the rows of a trigger's model and filter, if they are allowed.
+def rows_of(configuration: Mapping[str, Any]) -> models.QuerySet[Any]:
+    """Return the rows of a model and a filter, decoded, if they are allowed.
 
     Raises
     ------

@@ -42,11 +42,12 @@ def problems(trigger_type: Any, configuration: Any) -> list[str]:
         except FunctionError as error:
             found.append(str(error))
     if isinstance(decoded.get("model"), str) and decoded["model"].count(".") == 1:
-        found += _row_problems(decoded)
+        found += row_problems(decoded)
     return found
 
 
-def _row_problems(configuration: Mapping[str, Any]) -> list[str]:
+def row_problems(configuration: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for each problem of a model, its filter and its date field."""
     try:
         model = apps.get_model(configuration["model"])
     except _UNUSABLE as error:
