@@ -22,9 +22,9 @@ from .domain.run_tags import DEFAULT_SCHEDULE
 from .domain.texts import explain
 from .exceptions import ScheduleError, TreeFailed
 from .models import ProcessTree, ProcessTreeSchedule, RunStatus
-from .running import results, tree_runs
+from .running import results, row_execution, tree_runs
 from .running.results import Results
-from .services import due_time_claims, scheduling
+from .services import due_time_claims, row_runs, scheduling
 from .support.call_context import carried
 from .support.connections import (
     fresh_connections,
@@ -56,7 +56,8 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
     -------
     dict
         The results of each tree that was due, by its name, in the order of their due times; by a
-        named schedule, as ``tree (schedule)``. A failed tree stops no other.
+        named schedule, as ``tree (schedule)``. A failed tree stops no other. Those of a schedule
+        with ``for_each`` are keyed by row instead of by process; a failed row stops no other.
 
     Raises
     ------
@@ -71,8 +72,10 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
         # Names only: the rest of a tree is read when it runs, and may be broken.
         rows = ProcessTreeSchedule.objects.select_related("process_tree")
         schedules = readable(rows.only(*_OF_SCHEDULES, "process_tree__name"))
+        waiting = set(row_runs.waiting().values_list("schedule_id", flat=True))
     now = timezone.now()
-    due = sorted((each for each in schedules if _needs_check(each, now)), key=_waiting_since)
+    chosen = (each for each in schedules if each.pk in waiting or _needs_check(each, now))
+    due = sorted(chosen, key=_waiting_since)
     results: dict[str, Results] = {}
 
     def run(schedule: ProcessTreeSchedule) -> None:
@@ -84,7 +87,7 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
         dagster = _Dagster(opened)
         _in_turn([partial(run, each) for each in due], threads=conf.current().MAX_CONCURRENT)
         with fresh_connections():
-            tree_runs.deliver()
+            tree_runs.deliver(of_rows=False)  # which are executed here
     names = [schedule.title for schedule in due]
     return {name: results[name] for name in names if name in results}
 
@@ -169,7 +172,7 @@ def _poll_triggers() -> None:
     except Exception:  # unreadable triggers must not prevent the trees
         logger.exception("The triggers can't be polled.")
     with fresh_connections():
-        tree_runs.deliver()
+        tree_runs.deliver(of_rows=False)
 
 
 def run_if_due(schedule_id: int) -> Results | None:
@@ -183,7 +186,10 @@ def _run_if_due(schedule_id: int, dagster: "_Dagster") -> Results | None:
     decision = due_time_claims.request(schedule_id, timezone.now(), _History(dagster, schedule_id))
     if isinstance(decision, due_time_claims.Skip):
         logger.debug("Schedule %s: %s", schedule_id, decision.reason)
-        return None
+        return _run_rows_that_wait(schedule_id, dagster)
+    if decision.schedule.for_each:
+        logger.info(row_runs.request(decision, timezone.now()).reason)
+        return row_execution.execute_waiting(decision.schedule, dagster.has_run)
     row = decision.schedule.process_tree
     if tree_runs.has_history():
         dagster.open()  # the run uses it, too, and so does the next one
@@ -197,6 +203,14 @@ def _run_if_due(schedule_id: int, dagster: "_Dagster") -> Results | None:
             **tags.of_schedule(decision.schedule.name),
         },
     )
+
+
+def _run_rows_that_wait(schedule_id: int, dagster: "_Dagster") -> Results | None:
+    """Run what an earlier due time of a schedule with a run for each row has left for now."""
+    schedule = ProcessTreeSchedule.objects.filter(pk=schedule_id).first()
+    if schedule is None or not row_runs.waiting(schedule).exists():
+        return None
+    return row_execution.execute_waiting(schedule, dagster.has_run)
 
 
 def _refuse_transaction() -> None:
@@ -223,6 +237,10 @@ class _Dagster:
         from .orchestration.runs import schedule_claims
 
         return schedule_claims.ScheduleHistory(self.open(), schedule_id)
+
+    def has_run(self, run_id: str) -> bool:
+        """Return whether Dagster has a run of this id."""
+        return bool(self.open().has_run(run_id))
 
     def open(self) -> Any:
         """Open it, if it is not open yet, and return it."""

@@ -71,9 +71,7 @@ def run_id(schedule: str, due: dt.datetime, key: str) -> uuid.UUID:
     return uuid.uuid5(NAMESPACE, f"{schedule}\n{moment}\n{key}")
 
 
-def times(
-    count: int, begin: dt.datetime, spread_minutes: int
-) -> list[dt.datetime | None]:
+def times(count: int, begin: dt.datetime, spread_minutes: int) -> list[dt.datetime | None]:
     """Return not before when each of several runs is made; ``None``: at once.
 
     Parameters

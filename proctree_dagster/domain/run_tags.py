@@ -26,6 +26,9 @@ INSTEAD_OF = "proctree/instead_of"
 TRIGGER = "proctree/trigger"
 SCHEDULE = "proctree/schedule"
 
+DUE_OF_ROW = "proctree/due_of_row"
+"""The due time of a run of a schedule with a run for each row. Such a run takes no claim."""
+
 KEY = "proctree/key"
 """The key of a run: of those with the same one, at most one is unfinished."""
 

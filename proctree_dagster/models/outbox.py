@@ -7,6 +7,7 @@ from django.utils.translation import gettext_lazy as _
 
 from ..domain.names import MAX_NAME_LENGTH
 from .fields import ContextField, RowField
+from .schedules import ProcessTreeSchedule
 from .trees import ProcessTree
 
 
@@ -28,6 +29,16 @@ class OutboxRun(models.Model):
         on_delete=models.CASCADE,
         related_name="outbox",
         verbose_name=_("process tree"),
+    )
+    schedule = models.ForeignKey(
+        ProcessTreeSchedule,
+        on_delete=models.CASCADE,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="outbox",
+        verbose_name=_("schedule"),
+        help_text=_("The schedule with a run for each row that has requested it."),
     )
     context = ContextField(
         _("context"),

@@ -20,12 +20,13 @@ from .fields import (
     TagsField,
     saved_by_code_field,
 )
+from .for_each import ForEachModel
 from .schedule_clock import ScheduleClock
 from .schedule_queries import ProcessTreeScheduleQuerySet
 from .trees import ProcessTree
 
 
-class ProcessTreeSchedule(ScheduleClock):
+class ProcessTreeSchedule(ForEachModel, ScheduleClock):
     """A schedule of a tree; a schedule in Dagster."""
 
     clock_fields = frozenset(
@@ -173,6 +174,7 @@ class ProcessTreeSchedule(ScheduleClock):
             problem = self.process_tree.unattended_problem()
             if problem is not None:
                 problems["enabled"] = problem
+        problems |= self.for_each_problems()
         if problems:
             raise ValidationError(problems)
 
@@ -189,6 +191,7 @@ class ProcessTreeSchedule(ScheduleClock):
                 "pass_scheduled_for": self.pass_scheduled_for,
                 "context": self.context,
                 "tags": self.tags,
+                **self.for_each_options,
             }
         )
 
@@ -199,7 +202,8 @@ class ProcessTreeSchedule(ScheduleClock):
         not prevent an operator from disabling the schedule.
         """
         schema = context_schema.of_tree(self.process_tree.to_dict(), self._passed)
-        return schema.problems({**self.context, **self._passed})
+        is_unknown = isinstance(self.for_each, dict) and "function" in self.for_each
+        return schema.problems({**self.context, **self._passed}, partial=is_unknown)
 
     @property
     def _passed(self) -> dict[str, Any]:

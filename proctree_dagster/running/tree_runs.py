@@ -297,7 +297,7 @@ def clear_cache(row: ProcessTree) -> None:
     caching.clear(row.job_name, shared)
 
 
-def deliver(run_ids: Iterable[str] | None = None) -> list[str]:
+def deliver(run_ids: Iterable[str] | None = None, *, of_rows: bool = True) -> list[str]:
     """Deliver the waiting runs of the outbox to Dagster, as far as possible now.
 
     Call it outside a transaction (see ``connections.after_commit``). It raises nothing: a run that
@@ -308,6 +308,8 @@ def deliver(run_ids: Iterable[str] | None = None) -> list[str]:
     ----------
     run_ids:
         Ids of the runs to deliver; all if left out.
+    of_rows:
+        Whether to deliver those of schedules with a run for each row, too.
 
     Returns
     -------
@@ -320,7 +322,7 @@ def deliver(run_ids: Iterable[str] | None = None) -> list[str]:
         from ..orchestration.runs import opening, outbox_delivery
 
         with opening.open_instance(persistent=True) as instance:
-            return outbox_delivery.deliver(instance, run_ids).delivered
+            return outbox_delivery.deliver(instance, run_ids, of_rows=of_rows).delivered
     except InstanceError as error:
         logger.warning("Runs wait in the outbox, and can't be handed to Dagster: %s", error)
     except Exception:  # a database can't be reached; the rows stay in the outbox

@@ -58,9 +58,13 @@ def with_those_before(rows: "QuerySet[OutboxRun]") -> "QuerySet[OutboxRun]":
 
 def in_line(keys: Iterable[str], now: dt.datetime) -> "QuerySet[OutboxRun]":
     """Return the rows that wait for these keys, in their order; not those of a later time."""
-    due = Q(run_after=None) | Q(run_after__lte=now)
-    rows = OutboxRun.objects.filter(due, key__in=set(keys), state=OutboxState.WAITING)
-    return rows.order_by("pk")
+    rows = OutboxRun.objects.filter(key__in=set(keys), state=OutboxState.WAITING)
+    return due(rows, now).order_by("pk")
+
+
+def due(rows: "QuerySet[OutboxRun]", now: dt.datetime) -> "QuerySet[OutboxRun]":
+    """Return those of some rows whose time has come."""
+    return rows.filter(Q(run_after=None) | Q(run_after__lte=now))
 
 
 def firsts(keys: Iterable[str], now: dt.datetime) -> dict[str, int]:

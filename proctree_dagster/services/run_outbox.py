@@ -186,7 +186,7 @@ def _to_look_at() -> models.QuerySet[OutboxRun]:
     return rows.exclude(state=OutboxState.WAITING, run_after__gt=timezone.now())
 
 
-def open_rows(run_ids: Iterable[str] | None = None) -> list[OutboxRun]:
+def open_rows(run_ids: Iterable[str] | None = None, *, of_rows: bool = True) -> list[OutboxRun]:
     """Return the rows that are not in a final state or hold a key, the oldest first.
 
     Those whose time has not come are left out.
@@ -195,8 +195,12 @@ def open_rows(run_ids: Iterable[str] | None = None) -> list[OutboxRun]:
     ----------
     run_ids:
         Only these, and the rows that hold their keys; all if left out.
+    of_rows:
+        Whether those of schedules with a run for each row are wanted that nothing has begun.
     """
     rows = _to_look_at()
+    if not of_rows:
+        rows = rows.exclude(state=OutboxState.WAITING, schedule__isnull=False, attempts=0)
     if run_ids is not None:
         ids = list(run_ids)
         keys = OutboxRun.objects.filter(run_id__in=ids).exclude(key="").values("key")

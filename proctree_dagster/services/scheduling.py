@@ -16,9 +16,14 @@ from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..domain.texts import shorten
 from ..exceptions import ContextError, ScheduleError, ScheduleNotFound
 from ..models import ProcessTree, ProcessTreeSchedule
+from ..models.validation import for_each_validation
 from ..support.connections import writing
 
 logger = logging.getLogger(__name__)
+
+
+_GIVE_CONTEXT = ("for_each", "for_each_as")
+"""The options that say which keys the context of a run has besides."""
 
 
 def find(row: ProcessTree, name: str = DEFAULT_SCHEDULE) -> ProcessTreeSchedule:
@@ -87,6 +92,7 @@ def register(
         "context": None if context is None else contexts.encode(context),
         "tags": None if tags is None else tagging.checked(tags),
     }
+    given = {**given, **_for_each(options)}
     given = {field: value for field, value in given.items() if value is not None}
     while True:
         schedule = ProcessTreeSchedule.objects.filter(process_tree=row, name=name).first()
@@ -99,7 +105,7 @@ def register(
             setattr(schedule, field, value)
         _set_rule(schedule, interval_minutes, start_time, cron)
         _clean(schedule)
-        if context is not None or is_new:
+        if context is not None or is_new or not given.keys().isdisjoint(_GIVE_CONTEXT):
             _require_usable(schedule)
         noted = schedule.saved_by_code
         if by_code:
@@ -119,6 +125,18 @@ def register(
             others = ProcessTreeSchedule.objects.filter(process_tree=row, name=name)
             if not is_new or not others.exists():
                 raise
+
+
+def _for_each(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``for_each`` and its options as they are saved; none of them without ``for_each``."""
+    order_by = options.get("order_by")
+    several = order_by is not None and not isinstance(order_by, str)
+    given = {"order_by": ", ".join(order_by)} if several and order_by is not None else {}
+    if options.get("for_each") is None:
+        return given
+    normal = for_each_validation.normal(options["for_each"])
+    none = {"for_each_as": "", "spread_minutes": 0, "order_by": ""}
+    return {**given, "for_each": normal, **({} if normal else none)}
 
 
 def _clean(schedule: ProcessTreeSchedule) -> None:
@@ -168,6 +186,7 @@ def _registered(schedule: ProcessTreeSchedule) -> tuple[object, ...] | None:
     return (
         *(rule, schedule.timezone, schedule.context, schedule.tags),
         *(schedule.allow_overlap, schedule.pass_scheduled_for),
+        schedule.for_each_options,
     )
 
 

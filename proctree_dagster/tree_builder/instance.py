@@ -398,6 +398,10 @@ class ProcessTreeInstance(TreeDraft):
         pass_scheduled_for: bool | None = None,
         tags: Mapping[str, str] | None = None,
         name: str = DEFAULT_SCHEDULE,
+        for_each: Any = None,
+        as_: str | None = None,
+        spread_minutes: int | None = None,
+        order_by: str | Sequence[str] | None = None,
     ) -> ProcessTreeSchedule:
         """Schedule the tree, or change a schedule of it.
 
@@ -438,6 +442,17 @@ class ProcessTreeInstance(TreeDraft):
             Which of the tree's schedules. Default: ``default``, which is ``row.schedule``, and
             whose context is the default one of every other run of the tree. Another context under
             the same name replaces the earlier one, which is logged.
+        for_each:
+            A run for each row, at each due time: a model (``"ledger.Organisation"``), a model with
+            a filter as a trigger's (``{"model": "ledger.Organisation", "filter": {"active":
+            True}}``), or a function that yields contexts. Blank: one run again. Default: one run.
+            See docs/howto/tenants.md.
+        as_:
+            The argument that is given the row. Default: the model's name in lower case.
+        spread_minutes:
+            Minutes over which these runs begin, evenly, up to a week. Default: 0, all at once.
+        order_by:
+            Fields by which the rows are ordered: ``"-size, name"``. Default: by their keys.
 
         Raises
         ------
@@ -467,6 +482,10 @@ class ProcessTreeInstance(TreeDraft):
             pass_scheduled_for=pass_scheduled_for,
             tags=tags,
             name=name,
+            for_each=for_each,
+            for_each_as=as_,
+            spread_minutes=spread_minutes,
+            order_by=order_by,
             by_code=True,
         )
 

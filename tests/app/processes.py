@@ -4,6 +4,7 @@ import asyncio
 import os
 import threading
 import time
+from collections.abc import Iterator
 from functools import partial
 from os import getcwd as imported_function  # noqa: F401  # a way round the allow-list, for a test
 from typing import Any
@@ -234,3 +235,23 @@ def bad_text() -> str:
 def many_digits() -> int:
     """Return a number of more digits than Python writes."""
     return 10**5000
+
+
+def tenants(region: str = "all") -> Iterator[dict[str, Any]]:
+    """Yield the contexts of a schedule's runs: one for each organisation."""
+    from .models import Organisation
+
+    for name in Organisation.objects.order_by("name").values_list("name", flat=True):
+        yield {"tenant": name, "place": region}
+
+
+def fails_for_brook(organisation: Any) -> str:
+    """Fail for one of the organisations."""
+    if organisation.name == "brook":
+        raise ValueError("not for brook")
+    return str(organisation.name)
+
+
+def no_contexts() -> int:
+    """Return what is no list of contexts."""
+    return 5

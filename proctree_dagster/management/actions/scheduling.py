@@ -1,6 +1,7 @@
 """Actions on schedules."""
 
 import datetime as dt
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -48,6 +49,17 @@ class Schedule(Action):
         parser.add_argument(
             "--cron", help="Instead: minute, hour, day, month and weekday, such as '0 9 * * 1-5'."
         )
+        parser.add_argument(
+            "--for-each",
+            metavar="MODEL",
+            help="A run for each row: app.Model, a function's reference, or JSON with a model and "
+            "a filter; '' for one run again.",
+        )
+        parser.add_argument("--as", dest="as_", help="The argument that is given the row.")
+        parser.add_argument(
+            "--spread", metavar="MINUTES", type=int, help="Over how long these runs begin."
+        )
+        parser.add_argument("--order-by", help="Fields by which the rows are ordered.")
         parser.add_argument("--timezone", help="IANA zone; default: Django's TIME_ZONE.")
         typed_context.add_arguments(
             parser, "They take the place of the default context that the schedule has."
@@ -66,6 +78,10 @@ class Schedule(Action):
             timezone=options["timezone"],
             context=typed_context.read(options, row.context_schema),
             tags=tag_pairs.parse(options["tag"]) if options["tag"] else None,
+            for_each=_for_each(options["for_each"]),
+            for_each_as=options["as_"],
+            spread_minutes=options["spread"],
+            order_by=options["order_by"],
         )
         _show(self, schedule)
 
@@ -114,8 +130,20 @@ def _show(action: Action, schedule: ProcessTreeSchedule) -> None:
     name = schedule.title
     off = "" if schedule.enabled else ", and is switched off ('manage.py proctree enable')"
     action.out.line(f"{name!r} runs {schedule.rule_in_words}{off}.")
+    if schedule.for_each:
+        action.out.line(f"A run for each {schedule.for_each_in_words}.")
     if schedule.enabled:
         action.out.line(f"Next due time: {say(schedule.next_run) or 'now'}.")
+
+
+def _for_each(text: str | None) -> Any:
+    """Return a ``for_each`` as it was typed: a name, or JSON."""
+    if text is None or not text.lstrip().startswith("{"):
+        return text
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise CommandError(f"--for-each is no JSON: {error}", returncode=2) from None
 
 
 def _time(text: str | None) -> dt.time | None:

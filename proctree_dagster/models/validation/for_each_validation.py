@@ -74,7 +74,12 @@ def normal(given: Any) -> dict[str, Any]:
     ScheduleError
         It is none of these.
     """
-    if not given and not isinstance(given, type):
+    if isinstance(given, (models.QuerySet, models.Manager)):
+        raise ScheduleError(
+            "for_each can't be a queryset, as it is saved and read again at each due time: write "
+            "{'model': 'app.Model', 'filter': {…}}, or the name of a function that yields contexts."
+        )
+    if not given:
         return {}
     if isinstance(given, Mapping):
         return contexts.encode({**given, **_named_model(given.get("model"))})
@@ -82,11 +87,6 @@ def normal(given: Any) -> dict[str, Any]:
         return {"model": given} if _is_model(given) else {"function": given}
     if isinstance(given, type) and issubclass(given, models.Model):
         return {"model": given._meta.label}
-    if isinstance(given, (models.QuerySet, models.Manager)):
-        raise ScheduleError(
-            "for_each can't be a queryset, as it is saved and read again at each due time: write "
-            "{'model': 'app.Model', 'filter': {…}}, or the name of a function that yields contexts."
-        )
     if callable(given):
         try:
             return {"function": functions.reference_to(given)}

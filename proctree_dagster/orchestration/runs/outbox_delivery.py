@@ -49,6 +49,7 @@ def deliver(
     run_ids: Iterable[str] | None = None,
     *,
     seconds: float = float("inf"),
+    of_rows: bool = True,
 ) -> Delivery:
     """Deliver ready rows, drop those that can't become ready, and leave the rest.
 
@@ -62,6 +63,8 @@ def deliver(
         Ids of the runs to deliver; all if left out.
     seconds:
         Seconds after which no further delivery is started.
+    of_rows:
+        Whether to deliver runs of schedules with a run for each row, too, that nothing has begun.
 
     Raises
     ------
@@ -70,7 +73,7 @@ def deliver(
     """
     ends = time.monotonic() + seconds
     result = Delivery()
-    rows = run_outbox.open_rows(run_ids)
+    rows = run_outbox.open_rows(run_ids, of_rows=of_rows)
     if not rows:
         return result
     opening.check_queue(instance)
@@ -302,7 +305,7 @@ def _tags(row: OutboxRun, succeeded: Mapping[str, str]) -> dict[str, str]:
     """
     written = tags.renamed(row.tags)
     follows = [succeeded.get(each, each) for each in tags.split(written.get(tags.FOLLOWS))]
-    is_known = tags.USER in written or tags.SENSOR_NAME in written
+    is_known = not written.keys().isdisjoint({tags.USER, tags.SENSOR_NAME, tags.SCHEDULE_NAME})
     is_known = is_known or written.get(tags.TRIGGERED_BY) in ("python", "command")
     return {
         **({} if is_known else {tags.SENSOR_NAME: tags.OUTBOX_SENSOR}),

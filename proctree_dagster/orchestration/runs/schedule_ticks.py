@@ -8,11 +8,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from dagster import RunRequest, ScheduleEvaluationContext, SkipReason
+from django.utils import timezone
 
 from ...context import tagging
 from ...domain import run_tags
 from ...models import ProcessTree
-from ...services import due_time_claims
+from ...services import due_time_claims, row_runs
 from ...support.connections import fresh_connections
 from . import schedule_claims
 
@@ -31,6 +32,8 @@ def evaluate(context: ScheduleEvaluationContext, schedule_id: int) -> RunRequest
     with fresh_connections():
         history = schedule_claims.ScheduleHistory(context.instance, schedule_id)
         decision = due_time_claims.request(schedule_id, at, history)
+        if isinstance(decision, due_time_claims.Due) and decision.schedule.for_each:
+            return SkipReason(row_runs.request(decision, timezone.now()).reason)
     if isinstance(decision, due_time_claims.Skip):
         return SkipReason(decision.reason)
     due, schedule = schedule_claims.due_tag(decision.due), decision.schedule

@@ -49,7 +49,7 @@ def summary(
         Why its processes failed, if they did.
     """
     run = record.dagster_run
-    due = run.tags.get(tags.DUE)
+    due = run.tags.get(tags.DUE) or run.tags.get(tags.DUE_OF_ROW)
     return RunSummary(
         run_id=run.run_id,
         tree=run.tags.get(tags.TREE, run.job_name),
