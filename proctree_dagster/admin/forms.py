@@ -227,6 +227,9 @@ class ScheduleForm(Form):
 
     rule_kind = RuleKind()
 
+    may_name_functions = False
+    """Whether the user may name functions; its page sets it."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.ignored: list[str] = []
@@ -246,7 +249,15 @@ class ScheduleForm(Form):
         if "rule_kind" in self.fields:
             self._choose_rule(cleaned)
         self._check_context(cleaned)
+        self._check_function(cleaned.get("for_each"))
         return cleaned
+
+    def _check_function(self, for_each: Any) -> None:
+        """Refuse a function that the user may not name."""
+        names_function = isinstance(for_each, Mapping) and "function" in for_each
+        if names_function and "for_each" in self.changed_data and not self.may_name_functions:
+            told = gettext("To name a function needs the permission to name functions.")
+            self.add_error("for_each", told)
 
     def _choose_rule(self, cleaned: dict[str, Any]) -> None:
         chosen = cleaned.get("rule_kind") or _only_given(cleaned)
@@ -276,13 +287,18 @@ class ScheduleForm(Form):
         tree, typed = cleaned.get("process_tree", self._tree()), cleaned.get("context")
         if "context" not in self.fields or "context" in self.errors:
             return
-        if tree is None or not self.has_new_context("process_tree", "pass_scheduled_for"):
+        others = ("process_tree", "pass_scheduled_for", "for_each", "for_each_as")
+        if tree is None or not self.has_new_context(*others):
             return
         passes = bool(cleaned.get("pass_scheduled_for"))
         try:
             context = stored_context(typed)
             schedule = ProcessTreeSchedule(
-                process_tree=tree, context=context, pass_scheduled_for=passes
+                process_tree=tree,
+                context=context,
+                pass_scheduled_for=passes,
+                for_each=cleaned.get("for_each") or {},
+                for_each_as=cleaned.get("for_each_as") or "",
             )
             problems = schedule.context_problems()
         except ContextError as error:

@@ -35,7 +35,7 @@ from .html import (
     run_link,
     status_badge,
 )
-from .permissions import NeedsRunPermission
+from .permissions import NAME_FUNCTIONS, NeedsRunPermission
 from .run_asking import request_runs
 
 DUE_TIMES = 5
@@ -43,6 +43,10 @@ DUE_TIMES = 5
 
 RULE = ("rule_kind", ("interval_minutes", "start_time"), "cron", "timezone")
 """The fields that set when a schedule is due."""
+
+
+FOR_EACH = ("for_each", ("for_each_as", "order_by", "spread_minutes"))
+"""The fields of a run for each row."""
 
 
 class ShowsSchedules(NeedsRunPermission):
@@ -53,11 +57,17 @@ class ShowsSchedules(NeedsRunPermission):
     formfield_overrides: Any = JSON_FIELDS
     readonly_fields: Any = (
         *("rule", "due_times", "last", "held_back"),
-        *("taken_keys", "readable_context"),
+        *("taken_keys", "readable_context", "for_each_text"),
     )
 
     class Media:
         css: Mapping[str, Any] = {"all": ["proctree_dagster/admin.css"]}
+
+    def get_form(self, request: HttpRequest, *args: Any, **kwargs: Any) -> Any:
+        """Return a page's form, with whether the user may name functions in it."""
+        form: Any = super().get_form(request, *args, **kwargs)
+        form.may_name_functions = request.user.has_perm(NAME_FUNCTIONS)
+        return form
 
     def groups(self, may_write: bool, is_new: bool) -> list[tuple[Any, dict[str, Any]]]:
         """Return the fields in groups; to those who may only view them, without secrets."""
@@ -70,6 +80,13 @@ class ShowsSchedules(NeedsRunPermission):
             (
                 _("Its runs"),
                 {"fields": (*context, "tags", "pass_scheduled_for", "allow_overlap")},
+            ),
+            (
+                _("A run for each row"),
+                {
+                    "fields": FOR_EACH if may_write else ("for_each_text",),
+                    "classes": ("collapse",),
+                },
             ),
         ]
 
@@ -125,6 +142,11 @@ class ShowsSchedules(NeedsRunPermission):
     def held_back(self, schedule: ProcessTreeSchedule) -> SafeString | str:
         """Return what keeps it from running."""
         return labelled(gettext("held back by"), badge(schedule.held_back_by, "canceling"))
+
+    @admin.display(description=_("for each"))
+    def for_each_text(self, schedule: ProcessTreeSchedule) -> str:
+        """Return what it has a run for each of, in words."""
+        return schedule.for_each_in_words
 
     @admin.display(description=_("context"))
     def readable_context(self, schedule: ProcessTreeSchedule) -> SafeString | str:
@@ -193,6 +215,7 @@ class ScheduleInline(ShowsSchedules, admin.StackedInline):  # type: ignore[type-
         """Return the formset, with the request, to which it adds messages."""
         formset: Any = super().get_formset(request, obj, **kwargs)
         formset.request = request
+        formset.form.may_name_functions = request.user.has_perm(NAME_FUNCTIONS)
         return formset
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:

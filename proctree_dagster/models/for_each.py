@@ -99,3 +99,9 @@ class ForEachModel(models.Model):
             **{"for_each": self.for_each, "for_each_as": self.for_each_as},
             **{"spread_minutes": self.spread_minutes, "order_by": self.order_by},
         }
+
+    def sample_of_row(self) -> dict[str, Any]:
+        """Return what a row adds to the context of its run, with a key that stands for any."""
+        if not isinstance(self.for_each, dict) or "model" not in self.for_each:
+            return {}
+        return {self.row_name: {"$model": self.for_each["model"], "pk": None}}

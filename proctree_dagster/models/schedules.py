@@ -116,6 +116,12 @@ class ProcessTreeSchedule(ForEachModel, ScheduleClock):
         return tree if self.is_default else f"{tree} ({self.name})"
 
     @property
+    def rule_in_words(self) -> str:
+        """The schedule's rule in words, also if it is invalid, with what it has a run for each."""
+        each = self.for_each_in_words
+        return f"{super().rule_in_words}{f', for each {each}' if each else ''}"
+
+    @property
     def is_default(self) -> bool:
         """Whether it is the one that a tree has where no name is given."""
         return self.name == DEFAULT_SCHEDULE
@@ -174,7 +180,8 @@ class ProcessTreeSchedule(ForEachModel, ScheduleClock):
             problem = self.process_tree.unattended_problem()
             if problem is not None:
                 problems["enabled"] = problem
-        problems |= self.for_each_problems()
+        if self.enabled or self._state.adding:  # a broken one can be switched off
+            problems |= self.for_each_problems()
         if problems:
             raise ValidationError(problems)
 
@@ -208,6 +215,7 @@ class ProcessTreeSchedule(ForEachModel, ScheduleClock):
     @property
     def _passed(self) -> dict[str, Any]:
         """The keys that its runs are given besides its context."""
-        if not self.pass_scheduled_for:
-            return {}
-        return contexts.encode({SCHEDULED_FOR: timezone.now()})
+        passed = self.sample_of_row()
+        if self.pass_scheduled_for:
+            passed |= contexts.encode({SCHEDULED_FOR: timezone.now()})
+        return passed

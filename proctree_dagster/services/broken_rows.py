@@ -80,7 +80,7 @@ def _problems_of(schedule: ProcessTreeSchedule) -> list[str]:
     """Return what is wrong with a schedule's rule, and with its context."""
     try:
         str(schedule.current_rule)
-        return schedule.context_problems()
+        return [*schedule.for_each_problems().values(), *schedule.context_problems()]
     except ScheduleError as error:
         return [str(error)]
     except UNREADABLE as error:

@@ -487,3 +487,39 @@ def test_a_tree_that_is_run_now_from_its_schedule_s_page_shows_its_run(
     answer = client.post(f"{LIST}{schedule.pk}/action/", {"action": "run_now"})
     [run] = testing.submitted()
     assert answer["Location"] == f"{ADMIN}/run/{run.run_id}/change/"
+
+
+# --- A run for each row ---------------------------------------------------------------------------
+
+
+def test_a_run_for_each_row_is_set_on_the_page_and_what_is_invalid_is_shown_beside_its_field(
+    admin_client: Client,
+) -> None:
+    schedule = tree(func=processes.echo).register_schedule(interval_minutes=45)
+    page = page_of(schedule)
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"for_each": '{"model": "app.Nothing"}'}, "for_each"),
+        ({"for_each": '{"model": "app.Organisation"}', "order_by": "nothing"}, "order_by"),
+        ({"spread_minutes": 5}, "for_each"),
+    ]
+    for typed, field in wrong:
+        answer = admin_client.post(page, {**shown(admin_client, page), **typed})
+        assert list(errors(answer)) == [field]
+    typed = {"for_each": '{"model": "app.Organisation"}', "spread_minutes": 30}
+    admin_client.post(page, {**shown(admin_client, page), **typed})
+    schedule.refresh_from_db()
+    assert schedule.row_name == "organisation"
+    assert "for each app.Organisation, over 30 min" in text_of(admin_client.get(LIST))
+
+
+def test_a_function_that_yields_contexts_needs_the_permission_to_name_functions() -> None:
+    schedule = tree(func=processes.echo).register_schedule(interval_minutes=45)
+    page = page_of(schedule)
+    typed = {"for_each": '{"function": "tests.app.processes:tenants"}'}
+    client = staff(*CHANGES)
+    answer = client.post(page, {**shown(client, page), **typed})
+    assert "permission to name functions" in errors(answer)["for_each"][0]
+    schedule.for_each = {"function": "tests.app.processes:tenants"}
+    schedule.save()
+    answer = client.post(page, {**shown(client, page), "spread_minutes": 5})
+    assert answer.status_code == 302, "what is there may stay"

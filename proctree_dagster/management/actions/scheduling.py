@@ -130,8 +130,6 @@ def _show(action: Action, schedule: ProcessTreeSchedule) -> None:
     name = schedule.title
     off = "" if schedule.enabled else ", and is switched off ('manage.py proctree enable')"
     action.out.line(f"{name!r} runs {schedule.rule_in_words}{off}.")
-    if schedule.for_each:
-        action.out.line(f"A run for each {schedule.for_each_in_words}.")
     if schedule.enabled:
         action.out.line(f"Next due time: {say(schedule.next_run) or 'now'}.")
 
