@@ -41,7 +41,7 @@ class EachRow:
     """One row of a schedule, or one of the contexts that its function has yielded."""
 
     key: str
-    """What tells it from the others."""
+    """What identifies it."""
 
     context: dict[str, Any]
     """What it adds to the context of a run, as JSON."""
