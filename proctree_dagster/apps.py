@@ -1,6 +1,9 @@
 """The Django app."""
 
-from django.apps import AppConfig
+from typing import Any
+
+from django.apps import AppConfig, apps
+from django.db.models.signals import post_migrate
 from django.utils.translation import gettext_lazy as _
 
 
@@ -15,8 +18,25 @@ class ProctreeDagsterConfig(AppConfig):
         """Register the system checks and the signal receivers; remember the databases' names."""
         # Importing two of them registers the checks.
         from .orchestration.inspection import missing_names  # noqa: F401
-        from .services import system_checks, webserver  # noqa: F401
+        from .services import revisions, system_checks, webserver  # noqa: F401
         from .support import isolation
 
         isolation.remember_databases()
         webserver.connect_receivers()
+        revisions.connect_receivers()
+        post_migrate.connect(_migrated, dispatch_uid="proctree_dagster.sync")
+
+
+def _migrated(sender: AppConfig, using: str, plan: Any = None, **kwargs: Any) -> None:
+    """Sync declared trees after a ``migrate``, once: when its last app sends the signal.
+
+    A ``flush`` sends it, too, without a plan: what was emptied stays so.
+    """
+    from . import conf
+
+    last = [each for each in apps.get_app_configs() if each.models_module is not None][-1]
+    if sender is not last or plan is None or not conf.current().SYNC_ON_MIGRATE:
+        return
+    from .tree_builder import sync_on_migrate
+
+    sync_on_migrate.after_migrate(using, kwargs.get("verbosity", 1), kwargs.get("stdout"))

@@ -114,6 +114,16 @@ class Settings:
     ``None``: the project's own apps, and ``AUTH_USER_MODEL``.
     """
 
+    RELEASE: int | None = None
+    """A number that grows with each release, such as that of the build.
+
+    An older release than the last one that has synced trees (``proctree sync``) changes none.
+    ``None``: the last sync counts.
+    """
+
+    SYNC_ON_MIGRATE: bool = False
+    """Whether ``manage.py migrate`` makes the rows of declared trees follow the code, too."""
+
 
 _KEYS = tuple(each.name for each in fields(Settings))
 _LISTS = {
@@ -183,6 +193,10 @@ def _complaint(key: str, value: Any) -> str | None:
         return None if value in levels else f"one of {', '.join(levels)}"
     if key == "MAX_CONCURRENT":
         return None if is_whole(value, 1) else "a whole number from 1"
+    if key == "RELEASE":
+        return None if value is None or is_whole(value, 0) else "a whole number from 0, or None"
+    if key == "SYNC_ON_MIGRATE":
+        return None if isinstance(value, bool) else "True or False"
     if key in _SECONDS:
         least = _SECONDS[key]
         good = is_number(value) and least <= value < float("inf")

@@ -53,6 +53,18 @@ class TreeNotSaved(ProctreeError):
     """The process tree must be saved first."""
 
 
+class DeclarationError(ProctreeError):
+    """The declaration of a process tree can't be used."""
+
+
+class SyncError(ProctreeError):
+    """The rows can't follow the code."""
+
+
+class DescriptionError(ProctreeError, ValueError):
+    """The file does not describe process trees."""
+
+
 class TreeFailed(ProctreeError, RuntimeError):
     """The process tree failed."""
 
@@ -154,6 +166,10 @@ class StepLost(ProctreeError, RuntimeError):
 
 class ReportError(ProctreeError, ValueError):
     """What a function reports can't be shown."""
+
+
+class RevisionNotFound(ProctreeError, LookupError):
+    """There is no such revision."""
 
 
 class RunNotFound(ProctreeError, LookupError):

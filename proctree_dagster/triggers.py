@@ -9,7 +9,6 @@ import uuid
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
-from django.core.exceptions import ValidationError
 from django.db import IntegrityError, router
 from django.utils import timezone
 
@@ -20,7 +19,7 @@ from .domain.texts import explain
 from .exceptions import FunctionNotNameable, TriggerError, TriggerNotFound
 from .models import OutboxRun, ProcessTree, Trigger, TriggerState, TriggerSubscription
 from .running import run_requests, tree_runs
-from .services import trigger_firing, webserver
+from .services import declaring, trigger_firing, webserver
 from .services.trigger_firing import Polled
 from .support.connections import after_commit, fresh_connections, open_transactions, writing
 from .support.row_reading import readable
@@ -74,6 +73,8 @@ def create_trigger(
         With every problem of the trigger; nothing is saved. Or a trigger of this name has another
         type.
     """
+    if (declared := declaring.current()) is not None:
+        return declared.trigger(name, trigger_type, configuration, description, enabled)
     can_be_asked_for = not list(names.problems("The trigger", name))
     found = Trigger.objects.filter(name=name).first() if can_be_asked_for else None
     trigger = found or Trigger(name=name)
@@ -90,7 +91,7 @@ def create_trigger(
         trigger.description = description
     if enabled is not None:
         trigger.enabled = enabled
-    _check(trigger)
+    trigger.require_valid()
     trigger.configuration = contexts.encode(trigger.configuration)
     if _content(trigger) != before:
         try:
@@ -108,23 +109,6 @@ def _content(trigger: Trigger) -> tuple[object, ...]:
     return (trigger.configuration, trigger.description, trigger.enabled)
 
 
-def _check(trigger: Trigger) -> None:
-    """Refuse a trigger that is not valid, with all of its problems."""
-    try:
-        # The field would refuse values that ``clean()`` encodes: a date, a Decimal, …
-        # ``clean()`` has better messages on names than the field.
-        trigger.full_clean(exclude={"configuration", "name"}, validate_unique=False)
-    except ValidationError as error:
-        problems = [
-            message if field in ("configuration", "name") else f"{field}: {message}"
-            for field, messages in error.message_dict.items()
-            for message in messages
-        ]
-        lines = "".join(f"\n  - {problem}" for problem in problems)
-        message = f"The trigger {trigger.name!r} is not valid:{lines}"
-        raise TriggerError(message, problems) from error
-
-
 def get_trigger(trigger: Trigger | str) -> Trigger:
     """Return the trigger of this name.
 
@@ -135,6 +119,8 @@ def get_trigger(trigger: Trigger | str) -> Trigger:
     """
     if isinstance(trigger, Trigger):
         return trigger
+    if (declared := declaring.current()) is not None and trigger in declared.triggers:
+        return declared.triggers[trigger]
     found = Trigger.objects.filter(name=trigger).first()
     if found is None:
         raise TriggerNotFound(
@@ -343,6 +329,7 @@ def subscribe_tree_to_trigger(
     FunctionNotNameable
         The subscription is on, and only the process that saved the tree can run it.
     """
+    declaring.refuse("subscribe a saved tree: call subscribe_to_trigger() of the tree instead")
     row, fired_by = _tree(tree), get_trigger(trigger)
     values: dict[str, Any] = {}
     if context is not None:

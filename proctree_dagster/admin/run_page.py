@@ -19,7 +19,7 @@ from .. import conf
 from ..domain.runs import LogPage, RunDetail, RunSummary
 from ..exceptions import HistoryLoading, HistoryUnavailable, RunNotFound
 from ..models import OutboxRun, ProcessTree, Run
-from . import run_deeds
+from . import run_deeds, tree_history
 from .html import (
     dagster_link,
     duration,
@@ -262,6 +262,7 @@ def context(page: Any, request: HttpRequest, view: RunView) -> dict[str, Any]:
         "facts": list(_facts(view, run)),
         "failures": failures(run, view.tree) if view.detail is None else "",
         "processes": list(_processes(view)),
+        "then": _then(view),
         "lines": list(_lines(view)),
         "run_context": _context(view),
         "tags": list(_tags(run)),
@@ -320,6 +321,16 @@ def _processes(view: RunView) -> Iterable[Process]:
             dependencies=", ".join(each.dependencies),
             attempts=each.attempts,
         )
+
+
+def _then(view: RunView) -> tree_history.Then | None:
+    """Return the tree as it was when it ran; ``None`` if that is not recorded."""
+    if view.detail is None or view.run is None:
+        return None
+    outcomes = {each.name: each for each in view.detail.processes}
+    return tree_history.of_run(
+        view.run.job_name, view.detail.revision, view.tree, outcomes, view.site
+    )
 
 
 @dataclass(frozen=True)

@@ -168,18 +168,22 @@ def _problems(tree: ProcessTree) -> list[str]:
 
 
 def _processes(
-    tree: ProcessTree, found: Sequence[str], outcomes: Mapping[str, ProcessRun]
+    tree: ProcessTree,
+    found: Sequence[str],
+    outcomes: Mapping[str, ProcessRun],
+    prefix: str = "process",
 ) -> list[ProcessView]:
     saved = tree_validation.processes_of({"processes": tree.processes})
     names = [str(process.get("name", "")) for process in saved]
-    anchors = {name: f"process-{number}" for number, name in reversed([*enumerate(names, 1)])}
+    anchors = {name: f"{prefix}-{number}" for number, name in reversed([*enumerate(names, 1)])}
     return [
-        _process(number, process, anchors, found, outcomes.get(name))
+        _process(f"{prefix}-{number}", number, process, anchors, found, outcomes.get(name))
         for number, (name, process) in enumerate(zip(names, saved, strict=True), 1)
     ]
 
 
 def _process(
+    anchor: str,
     number: int,
     process: Mapping[str, Any],
     anchors: Mapping[str, str],
@@ -191,7 +195,7 @@ def _process(
     about = tuple(f"Process {what}{end}" for what in (repr(name), number) for end in " :'")
     return ProcessView(
         name=name,
-        anchor=f"process-{number}",
+        anchor=anchor,
         func="" if reference is None else str(reference),
         summary="" if func is None else function_listing.summary(func),
         place="" if func is None else function_listing.place(func),
@@ -200,6 +204,22 @@ def _process(
         problems=tuple(each for each in found if each.startswith(about)),
         outcome=outcome,
     )
+
+
+def drawn(tree: ProcessTree, outcomes: Mapping[str, ProcessRun], prefix: str) -> dict[str, Any]:
+    """Return the processes and the graph of a tree, saved or not, for ``processes_then.html``.
+
+    Parameters
+    ----------
+    tree:
+        The tree.
+    outcomes:
+        What has become of its processes, by their names.
+    prefix:
+        What the ids of its rows begin with.
+    """
+    processes = _processes(tree, (), outcomes, prefix)
+    return {"processes": processes, "graph": _graph(processes)}
 
 
 def _function(reference: Any) -> Function | None:

@@ -28,6 +28,8 @@ from .permissions import NAME_FUNCTIONS, NeedsRunPermission, may_run
 from .process_forms import ProcessTreeForm
 from .run_now import RunNow
 from .schedules import ScheduleInline
+from .tree_code import TreeCode, in_code
+from .tree_history import TreeHistory
 
 
 class ExecutorFilter(admin.AllValuesFieldListFilter):
@@ -104,7 +106,7 @@ def _in_words(schedule: ProcessTreeSchedule) -> SafeString:
 
 
 @admin.register(ProcessTree)
-class ProcessTreeAdmin(RunNow, admin.ModelAdmin):  # type: ignore[type-arg]
+class ProcessTreeAdmin(RunNow, TreeHistory, TreeCode, admin.ModelAdmin):  # type: ignore[type-arg]
     """Trees; what is saved here is validated like everywhere else."""
 
     list_display = ["name", "rule", "next_run", "last_run"]
@@ -295,6 +297,8 @@ class ProcessTreeAdmin(RunNow, admin.ModelAdmin):  # type: ignore[type-arg]
             "run_url": html.page_address(self.admin_site.name, tree, "run", tree.pk)
             if may_run
             else "",
+            "in_code": in_code(self.admin_site.name, tree),
+            "revisions_url": html.page_address(self.admin_site.name, tree, "revisions", tree.pk),
             "refresh_url": "?part=tree" if runs.may_change else "",
             "refresh_seconds": LOADING_SECONDS if runs.is_loading else "",
         }

@@ -41,6 +41,9 @@ AT_MOST = "proctree/at_most_"
 REVISION = ".dagster/proctree_revision"
 """The tree's revision when a run was requested."""
 
+RAN_REVISION = ".dagster/proctree_ran_revision"
+"""The revision that a run executed, if the tree was changed after it was requested."""
+
 WORKER = ".dagster/proctree_worker"
 """The process that executes a run (see ``orchestration.launching.workers``)."""
 
@@ -192,3 +195,8 @@ def renamed(tags: Mapping[str, str]) -> dict[str, str]:
     """Return tags with release 0.1's names replaced; where a run has both, today's counts."""
     today = {_SINCE[name]: text for name, text in tags.items() if name in _SINCE}
     return {**today, **{name: text for name, text in tags.items() if name not in _SINCE}}
+
+
+def ran_revision(tags: Mapping[str, str]) -> str:
+    """Return the revision of its tree that a run has executed, or is going to; blank: unknown."""
+    return tags.get(RAN_REVISION) or value(tags, REVISION) or ""

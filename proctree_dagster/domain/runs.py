@@ -192,6 +192,9 @@ class RunDetail:
     can_resume: bool
     """Whether it can be repeated from where it failed: it has failed or was canceled."""
 
+    revision: str = ""
+    """The revision of its tree that it has executed; blank: unknown."""
+
 
 @dataclass(frozen=True)
 class FailedRuns:

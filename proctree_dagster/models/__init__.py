@@ -10,11 +10,13 @@ from .fields import ClockFieldsModel, ContextField, validate_timezone
 from .links import TreeLink, TreeLinkManager, TreeLinkQuerySet
 from .outbox import OutboxRun, OutboxState
 from .pages import Overview, Run
+from .revisions import Origin, TreeChange, TreeRevision
 from .run_workers import RunWorker
 from .schedule_queries import RunStatus
 from .schedules import ProcessTreeSchedule
 from .step_workers import StepWorker
 from .tree_schedules import default_schedules
+from .tree_sources import CodeSync, TreeSource
 from .trees import LinkKind, ProcessTree, ProcessTreeQuerySet
 from .triggers import (
     Trigger,
@@ -27,9 +29,11 @@ from .triggers import (
 
 __all__ = [
     "ClockFieldsModel",
+    "CodeSync",
     "ContextField",
     "DagsterAction",
     "LinkKind",
+    "Origin",
     "OutboxRun",
     "OutboxState",
     "Overview",
@@ -40,9 +44,12 @@ __all__ = [
     "RunStatus",
     "RunWorker",
     "StepWorker",
+    "TreeChange",
     "TreeLink",
     "TreeLinkManager",
     "TreeLinkQuerySet",
+    "TreeRevision",
+    "TreeSource",
     "Trigger",
     "TriggerPassage",
     "TriggerQuerySet",

@@ -15,7 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from .. import context as contexts
 from ..context import tagging
-from ..support.connections import open_transactions
+from ..support.connections import open_transactions, writing
 
 logger = logging.getLogger(__name__)
 
@@ -127,11 +127,13 @@ class ClockFieldsModel(models.Model):
         if self.pk is None:
             self._reset_clock_fields()
         moved = self.align(timezone.now())
-        if update_fields is not None:
-            update_fields = {*update_fields, *moved}
-        elif not (kwargs.get("force_insert") or args) and self._is_there(using):
-            update_fields = self.fields_of_editor() | set(moved)
-        super().save(*args, using=using, update_fields=update_fields, **kwargs)
+        alias = using or router.db_for_write(type(self), instance=self)
+        with writing(type(self), alias):  # with what receivers record
+            if update_fields is not None:
+                update_fields = {*update_fields, *moved}
+            elif not (kwargs.get("force_insert") or args) and self._is_there(using):
+                update_fields = self.fields_of_editor() | set(moved)
+            super().save(*args, using=using, update_fields=update_fields, **kwargs)
         self._remember_once_committed(update_fields, self._state.db or DEFAULT_DB_ALIAS)
 
     def _is_there(self, using: str | None = None) -> bool:
@@ -176,6 +178,10 @@ class ClockFieldsModel(models.Model):
             Aware.
         """
         raise NotImplementedError
+
+    def has_changed(self, field: str) -> bool:
+        """Return whether a field's value on this object differs from the stored one."""
+        return field in self._changed()
 
     def fields_of_editor(self) -> set[str]:
         """Return the fields to save: all but clock fields that were not changed on this object."""

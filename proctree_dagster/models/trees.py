@@ -14,6 +14,7 @@ from ..domain import limits, tree_spec
 from ..domain.names import MAX_NAME_LENGTH, dagster_name
 from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..exceptions import InvalidTree
+from ..support.connections import writing
 from ..support.row_reading import readable, streamed
 from . import context_schema
 from .context_schema import ContextSchema
@@ -210,13 +211,15 @@ class ProcessTree(HasSchedules):
 
     def save(self, *args: Any, using: str | None = None, **kwargs: Any) -> None:
         """Save the row; a new one, and a copy (``pk = None``), gets its job name."""
-        trees = ProcessTree.objects.using(using or router.db_for_write(ProcessTree, instance=self))
+        alias = using or router.db_for_write(ProcessTree, instance=self)
+        trees = ProcessTree.objects.using(alias)
         is_copy = self.pk is None and trees.filter(job_name=self.job_name).exists()
         if not self.job_name or is_copy:
             self.job_name = trees.unused_job_name(self.name)
         if is_copy:
             self.saved_by_code = ""
-        super().save(*args, using=using, **kwargs)
+        with writing(ProcessTree, alias):  # with what receivers record
+            super().save(*args, using=using, **kwargs)
 
     def clean(self) -> None:
         """Refuse a tree that is not valid, with all of its problems."""

@@ -1,12 +1,12 @@
 """What trees and processes wait for."""
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
-from django.db import models
+from django.db import models, router
 from django.utils.translation import gettext_lazy as _
 
 from .. import context as contexts
@@ -14,7 +14,8 @@ from ..domain import names, trigger_configurations
 from ..domain.names import MAX_NAME_LENGTH
 from ..domain.rule_clocks import RuleClock
 from ..domain.schedule_rules import Rule
-from ..exceptions import ContextError, ScheduleError
+from ..exceptions import ContextError, ScheduleError, TriggerError
+from ..support.connections import writing
 from ..support.row_reading import readable
 from .fields import ClockFieldsModel, ContextField, TagsField
 from .trees import ProcessTree
@@ -52,7 +53,7 @@ class TriggerQuerySet(models.QuerySet["Trigger"]):
         )
 
     def unknown_problems(
-        self, tree: Mapping[str, Any], subscribed: Iterable[str] = ()
+        self, tree: Mapping[str, Any], subscribed: Iterable[str] = (), made: Container[str] = ()
     ) -> list[str]:
         """Return a sentence for each reference of a tree to a trigger that does not exist.
 
@@ -62,6 +63,8 @@ class TriggerQuerySet(models.QuerySet["Trigger"]):
             The tree as JSON; an invalid one is not reported here.
         subscribed:
             Names of the triggers that it will subscribe to.
+        made:
+            Names of triggers that are going to be there.
         """
         processes = tree.get("processes")
         waiting = [
@@ -78,7 +81,7 @@ class TriggerQuerySet(models.QuerySet["Trigger"]):
             f"{what} the trigger {trigger!r}, which does not exist; make it first, with "
             "create_trigger()."
             for trigger, what in named
-            if trigger not in known
+            if trigger not in known and trigger not in made
         ]
 
 
@@ -192,6 +195,28 @@ class Trigger(ClockFieldsModel):
         errors = {field: each for field, each in errors.items() if each}
         if errors:
             raise ValidationError(errors)
+
+    def require_valid(self) -> None:
+        """Refuse it if it is not valid.
+
+        Raises
+        ------
+        TriggerError
+            With every problem.
+        """
+        try:
+            # The field would refuse values that ``clean()`` encodes: a date, a Decimal, …
+            # ``clean()`` has better messages on names than the field.
+            self.full_clean(exclude={"configuration", "name"}, validate_unique=False)
+        except ValidationError as error:
+            problems = [
+                message if field in ("configuration", "name") else f"{field}: {message}"
+                for field, messages in error.message_dict.items()
+                for message in messages
+            ]
+            lines = "".join(f"\n  - {problem}" for problem in problems)
+            message = f"The trigger {self.name!r} is not valid:{lines}"
+            raise TriggerError(message, problems) from error
 
     @property
     def is_polled(self) -> bool:
@@ -311,7 +336,9 @@ class TriggerSubscription(models.Model):
         """Save the row, its context as JSON."""
         if isinstance(self.context, dict):
             self.context = contexts.encode(self.context)
-        super().save(*args, **kwargs)
+        using = kwargs.get("using") or router.db_for_write(TriggerSubscription, instance=self)
+        with writing(TriggerSubscription, using):  # with what receivers record
+            super().save(*args, **kwargs)
 
     def clean(self) -> None:
         """Refuse a context that can't be stored."""

@@ -35,7 +35,7 @@ from ..exceptions import ExecutorError, TreeFailed
 from ..models import RunStatus
 from ..models.validation import executor_names
 from ..process import timeouts
-from ..services import due_time_claims
+from ..services import due_time_claims, revisions
 from ..support import project
 from ..support.connections import fresh_connections
 from .dagster_internals import (
@@ -298,6 +298,7 @@ class TreeExecutor(Executor):
                 plan = _current_plan(plan_context)
         self._failed_optional = _failed_before(plan_context, plan)
         # Decoded once before anything else: a missing row fails the run with a message.
+        self._record_revision(plan_context)
         with fresh_connections():
             context = _run_context(plan_context)
             untold = tagging.missing(run.tags, context)
@@ -323,6 +324,16 @@ class TreeExecutor(Executor):
                 )
         if self._went_on_after:
             raise TreeFailed(f"Required processes failed: {', '.join(self._went_on_after)}.")
+
+    def _record_revision(self, plan_context: PlanOrchestrationContext) -> None:
+        """Record what the tree is: SQL may have written it, or it has changed since."""
+        run = plan_context.dagster_run
+        if run_tags.value(run.tags, run_tags.IN_MEMORY):
+            return
+        revisions.see(run.job_name, self._revision)
+        if run_tags.ran_revision(run.tags) != self._revision:
+            tag = {run_tags.RAN_REVISION: self._revision}
+            plan_context.instance.add_run_tags(run.run_id, tag)
 
     def _execute_steps(
         self, plan_context: PlanOrchestrationContext, plan: "ExecutionPlan"

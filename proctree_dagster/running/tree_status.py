@@ -6,7 +6,7 @@ Writes nothing, in Django or in Dagster.
 import datetime as dt
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from django.utils import timezone
@@ -15,9 +15,10 @@ from .. import conf
 from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..domain.texts import explain
 from ..exceptions import InstanceError
-from ..models import ProcessTree, ProcessTreeSchedule
-from ..services import broken_rows
+from ..models import ProcessTree, ProcessTreeSchedule, TreeSource
+from ..services import broken_rows, code_drift
 from ..services.broken_rows import Finding
+from ..services.code_drift import CodeStatus
 from ..support.row_reading import UNREADABLE
 from . import tree_runs
 
@@ -63,7 +64,10 @@ class TreeStatus:
     """The default one first, the others by their names."""
 
     edited: tuple[str, ...] = ()
-    """What has drifted since the code saved it (see ``ProcessTree.edited``)."""
+    """The rows that have drifted since the code saved them (see ``ProcessTree.edited``)."""
+
+    code: CodeStatus = field(default_factory=lambda: CodeStatus("admin"))
+    """Where it comes from, and how it differs from what the code said."""
 
     problem: str = ""
     """Why it can't be read; blank if it can."""
@@ -72,7 +76,14 @@ class TreeStatus:
         """Return it for ``--json``; what its default schedule says is beside its name."""
         default = ScheduleStatus(DEFAULT_SCHEDULE)
         named = {each.schedule: each for each in self.schedules}
-        own = {"name": self.name, "job": self.job, "edited": list(self.edited)}
+        own: dict[str, Any] = {"name": self.name, "job": self.job, "edited": list(self.edited)}
+        own |= {
+            "origin": self.code.origin,
+            "declared_by": self.code.function,
+            "edited_places": list(self.code.edited),
+            "kept": list(self.code.kept),
+            "removed_from_code": list(self.code.removed),
+        }
         found = asdict(named.get(DEFAULT_SCHEDULE, default))
         del found["schedule"]
         found["problem"] = self.problem or found["problem"]
@@ -130,16 +141,24 @@ def _schedules_of_trees(found: list[TreeStatus], now: dt.datetime) -> Iterator[P
 
     So a thousand trees are never in memory at once, only their statuses.
     """
+    sources, linked = code_drift.sources(), code_drift.trees_with_followers()
     for row in ProcessTree.objects.streamed():
         yield from row.all_schedules()
-        found.append(status_of(row, now))
+        found.append(_status_of(row, now, sources.get(row.pk), linked))
 
 
 def status_of(row: ProcessTree, now: dt.datetime) -> TreeStatus:
     """Return a tree's status by its rows alone."""
+    return _status_of(row, now, TreeSource.objects.filter(process_tree=row).first(), None)
+
+
+def _status_of(
+    row: ProcessTree, now: dt.datetime, source: TreeSource | None, linked: set[int] | None
+) -> TreeStatus:
     schedules = tuple(_status_of_schedule(each, now) for each in row.all_schedules())
     try:
-        return TreeStatus(row.name, row.job_name, schedules, tuple(row.edited))
+        code = code_drift.status_of(row, source, linked)
+        return TreeStatus(row.name, row.job_name, schedules, code.rows, code)
     except UNREADABLE as error:
         return TreeStatus(row.name, row.job_name, schedules, problem=_unreadable(error))
 

@@ -83,17 +83,15 @@ def register(
     interval_minutes, start_time, cron, context, tags, options:
         As ``ProcessTreeInstance.register_schedule`` takes them, which see for errors, too.
     """
-    if problems := list(names.strict_problems("The schedule", name)):
-        raise ScheduleError(" ".join(problems))
-    _check_rule(interval_minutes, start_time, cron)
-    given = {
+    _check_name(name)
+    values: dict[str, Any] = {
         **options,
-        "start_time": start_time and start_time.replace(second=0, microsecond=0),
-        "context": None if context is None else contexts.encode(context),
-        "tags": None if tags is None else tagging.checked(tags),
+        "interval_minutes": interval_minutes,
+        "start_time": start_time,
+        "cron": cron,
+        "context": context,
+        "tags": tags,
     }
-    given = {**given, **_for_each(options)}
-    given = {field: value for field, value in given.items() if value is not None}
     while True:
         schedule = ProcessTreeSchedule.objects.filter(process_tree=row, name=name).first()
         is_new = schedule is None
@@ -101,11 +99,8 @@ def register(
         schedule.process_tree = row
         before = None if is_new else _registered(schedule)
         had = schedule.context
-        for field, value in given.items():
-            setattr(schedule, field, value)
-        _set_rule(schedule, interval_minutes, start_time, cron)
-        _clean(schedule)
-        if context is not None or is_new or not given.keys().isdisjoint(_GIVE_CONTEXT):
+        given = prepare(schedule, **values)
+        if context is not None or is_new or not given.isdisjoint(_GIVE_CONTEXT):
             _require_usable(schedule)
         noted = schedule.saved_by_code
         if by_code:
@@ -139,9 +134,48 @@ def _for_each(options: Mapping[str, Any]) -> dict[str, Any]:
     return {**given, "for_each": normal, **({} if normal else none)}
 
 
-def _clean(schedule: ProcessTreeSchedule) -> None:
+def prepare(
+    schedule: ProcessTreeSchedule,
+    *,
+    interval_minutes: int | None = None,
+    start_time: dt.time | None = None,
+    cron: str | None = None,
+    context: Mapping[str, Any] | None = None,
+    tags: Mapping[str, str] | None = None,
+    **options: Any,
+) -> set[str]:
+    """Set a schedule's options without saving it, and return which were given.
+
+    See ``register`` for parameters and errors.
+    """
+    _check_name(schedule.name)
+    _check_rule(interval_minutes, start_time, cron)
+    given = {
+        **options,
+        "start_time": start_time and start_time.replace(second=0, microsecond=0),
+        "context": None if context is None else contexts.encode(context),
+        "tags": None if tags is None else tagging.checked(tags),
+        **_for_each(options),
+    }
+    given = {field: value for field, value in given.items() if value is not None}
+    for field, value in given.items():
+        setattr(schedule, field, value)
+    _set_rule(schedule, interval_minutes, start_time, cron)
+    clean(schedule)
+    return set(given)
+
+
+def clean(schedule: ProcessTreeSchedule) -> None:
+    """Refuse a schedule, saved or not, that is not valid.
+
+    Raises
+    ------
+    ScheduleError
+        With every problem.
+    """
     try:
-        # Not the tree, and so not whether the name is unique in it: the database decides that.
+        # Not the tree, which may not be saved, and so not whether the name is unique in it: the
+        # database decides that.
         schedule.full_clean(exclude={"process_tree"}, validate_unique=False)
     except ValidationError as error:
         problems = "; ".join(
@@ -207,6 +241,11 @@ def _set_rule(
             f"The schedule has a cron ({schedule.cron}), which says its own times; give "
             "interval_minutes with start_time, or a new cron."
         )
+
+
+def _check_name(name: str) -> None:
+    if problems := list(names.strict_problems("The schedule", name)):
+        raise ScheduleError(" ".join(problems))
 
 
 def _check_rule(interval_minutes: object, start_time: object, cron: object) -> None:

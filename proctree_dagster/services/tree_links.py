@@ -8,6 +8,7 @@ from ..domain import run_tags as tags
 from ..exceptions import InvalidTree
 from ..models import LinkKind, ProcessTree, TreeLink
 from ..support.connections import writing
+from . import revisions
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def set_links(row: ProcessTree, dependents: Iterable[str], siblings: Iterable[st
         **dict.fromkeys(dependents, LinkKind.DEPENDENT),
         **dict.fromkeys(siblings, LinkKind.SIBLING),
     }
-    with writing(TreeLink) as alias:
+    with writing(TreeLink) as alias, revisions.together():
         links = TreeLink.objects.using(alias)
         if wanted or links.filter(source=row).exists():
             links.lock()  # before the query: another process may set the same links
@@ -141,6 +142,8 @@ def set_links(row: ProcessTree, dependents: Iterable[str], siblings: Iterable[st
         gone = [link.pk for name, link in present.items() if wanted.get(name) != link.kind]
         links.filter(pk__in=gone).delete()
         new = [name for name in wanted if name not in present or present[name].pk in gone]
+        if gone or new:  # neither sends a signal
+            revisions.note(row.pk, alias)
         if new:
             found = ProcessTree.objects.using(alias).filter(name__in=new)
             trees = {tree.name: tree for tree in found}

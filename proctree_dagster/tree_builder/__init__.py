@@ -4,8 +4,15 @@
 """
 
 from .builder import ProcessTreeBuilder
+from .declarations import process_tree
 from .instance import ProcessTreeInstance
 from .manager import ProcessTreeManager
 from .scheduling import change_schedule
 
-__all__ = ["ProcessTreeBuilder", "ProcessTreeInstance", "ProcessTreeManager", "change_schedule"]
+__all__ = [
+    "ProcessTreeBuilder",
+    "ProcessTreeInstance",
+    "ProcessTreeManager",
+    "change_schedule",
+    "process_tree",
+]

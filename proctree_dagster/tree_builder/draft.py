@@ -5,7 +5,7 @@ Dagster needs it, into ``orchestration.translator``.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from .. import functions
@@ -316,14 +316,16 @@ class TreeDraft:
         self._check(draft)
         return tree_spec.parse(draft.data)
 
-    def _check(self, draft: Export, others: Sequence[str] = ()) -> None:
+    def _check(
+        self, draft: Export, others: Sequence[str] = (), triggers: Container[str] = ()
+    ) -> None:
         found = [
             *tree_spec.problems(draft.data),
             *validation.executor_problems(draft.data),
             *validation.run_tag_problems(draft.data),
             *draft.problems,
             *others,
-            *Trigger.objects.unknown_problems(draft.data, self._subscriptions),
+            *Trigger.objects.unknown_problems(draft.data, self._subscriptions, triggers),
         ]
         if found:
             raise InvalidTree(self.name, found)

@@ -6,7 +6,7 @@ The module is long because of its docstrings, which are the reference.
 import datetime as dt
 import logging
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +29,7 @@ from ..models.validation import tree_validation as validation
 from ..running import tree_runs
 from ..running.results import Results
 from ..running.run_options import RunOptions
-from ..services import scheduling, stand_ins, tree_links
+from ..services import declaring, revisions, scheduling, stand_ins, tree_descriptions, tree_links
 from ..support.connections import after_commit, writing
 from ..tasks import TreeTask
 from . import command_files
@@ -127,7 +127,7 @@ class ProcessTreeInstance(TreeDraft):
         self._seen: list[dict[str, Any]] = []
         if tree_instance is not None:
             self._take_over(tree_instance)
-        elif not overwrite and ProcessTree.objects.filter(name=name).exists():
+        elif not overwrite and declaring.current() is None and _is_saved(name):
             raise TreeExists(_exists(name))
         if run_tags is not None:
             self.set_run_tags(run_tags)
@@ -266,6 +266,9 @@ class ProcessTreeInstance(TreeDraft):
             this process can run it.
         """
         draft = self._export()
+        if (declared := declaring.current()) is not None:
+            declared.require_own(self.name)
+            return ProcessTree(name=self.name, processes=draft.data["processes"])
         row = self._saved_row()
         self._check(
             draft, tree_links.problems(self.name, row, [*self._dependents, *self._siblings])
@@ -280,7 +283,7 @@ class ProcessTreeInstance(TreeDraft):
             )
         while True:
             try:
-                with writing(ProcessTree):
+                with writing(ProcessTree), revisions.together():
                     saved = self._write(row, draft)
                     self._write_subscriptions(saved)
                 break
@@ -320,6 +323,8 @@ class ProcessTreeInstance(TreeDraft):
         """
         trees = ProcessTree.objects.using(router.db_for_write(ProcessTree))
         found = None
+        if declaring.current() is not None:
+            return None
         if self._row is not None:
             known = {name: getattr(self._row, name) for name in ("pk", "job_name", "created_at")}
             found = trees.filter(**known).first()
@@ -382,6 +387,37 @@ class ProcessTreeInstance(TreeDraft):
                 subscribed[name] = {"trigger": name, **subscription.options()}
         found = [subscribed[name] for name in sorted(subscribed)]
         return {**self._export().data, **({"triggers": found} if found else {})}
+
+    # Declaring
+
+    def _declared_content(self, triggers: Container[str]) -> dict[str, Any]:
+        """Return what a sync saves of the tree, without its subscriptions.
+
+        Parameters
+        ----------
+        triggers:
+            The names of the triggers that are declared with it.
+
+        Raises
+        ------
+        InvalidTree
+            With every problem of the tree.
+        """
+        draft = self._export()
+        self._check(draft, draft.unnameable, triggers)
+        return tree_descriptions.complete(draft.data)
+
+    def _declared_subscriptions(self) -> dict[str, dict[str, Any]]:
+        """Return the subscriptions that a sync saves, by the names of the triggers."""
+        given = {name: each for name, each in self._subscriptions.items() if each is not None}
+        return {
+            name: {
+                "context": each["context"] or {},
+                "tags": each["tags"] or {},
+                "enabled": each["enabled"] is not False,
+            }
+            for name, each in given.items()
+        }
 
     # Scheduling
 
@@ -468,26 +504,26 @@ class ProcessTreeInstance(TreeDraft):
         TagError
             The tags are not valid.
         """
+        options: dict[str, Any] = {
+            "interval_minutes": interval_minutes,
+            "start_time": start_time,
+            "cron": cron,
+            "enabled": enabled,
+            "context": context,
+            "timezone": timezone,
+            "allow_overlap": allow_overlap,
+            "pass_scheduled_for": pass_scheduled_for,
+            "tags": tags,
+            "for_each": for_each,
+            "for_each_as": as_,
+            "spread_minutes": spread_minutes,
+            "order_by": order_by,
+        }
+        if (declared := declaring.current()) is not None:
+            return declared.schedule(self.name, name, **options)
         row = self._require_saved()
         self._require_nameable(row, "scheduled")
-        return scheduling.register(
-            row,
-            interval_minutes=interval_minutes,
-            start_time=start_time,
-            cron=cron,
-            enabled=enabled,
-            context=context,
-            timezone=timezone,
-            allow_overlap=allow_overlap,
-            pass_scheduled_for=pass_scheduled_for,
-            tags=tags,
-            name=name,
-            for_each=for_each,
-            for_each_as=as_,
-            spread_minutes=spread_minutes,
-            order_by=order_by,
-            by_code=True,
-        )
+        return scheduling.register(row, **options, name=name, by_code=True)
 
     def get_schedule(self, name: str = DEFAULT_SCHEDULE) -> ProcessTreeSchedule:
         """Return a schedule of the tree by its name.
@@ -515,6 +551,7 @@ class ProcessTreeInstance(TreeDraft):
         return scheduling.remove(self._require_saved(), name)
 
     def _require_saved(self) -> ProcessTree:
+        declaring.refuse("use what is saved of it")
         row = self._saved_row() or ProcessTree.objects.filter(name=self.name).first()
         if row is None:
             raise TreeNotSaved(f"The process tree {self.name!r} is not saved; call save() first.")
@@ -565,6 +602,7 @@ class ProcessTreeInstance(TreeDraft):
         StandInError
             The tree has no process or function that a stand-in is named for.
         """
+        declaring.refuse("run a tree")
         draft = self._export()
         self._check(draft)
         functions = self._by_reference(functions or {}, draft)
@@ -633,6 +671,10 @@ class ProcessTreeInstance(TreeDraft):
         if schedule != DEFAULT_SCHEDULE:
             scheduling.find(row, schedule)
         return TreeTask(self.name, schedule)
+
+
+def _is_saved(name: str) -> bool:
+    return ProcessTree.objects.filter(name=name).exists()
 
 
 def _exists(name: str) -> str:

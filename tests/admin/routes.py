@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from django.urls import URLPattern, URLResolver, get_resolver
+from django.utils import timezone
 
 from proctree_dagster.domain import run_tags
 from proctree_dagster.models import (
@@ -14,12 +15,15 @@ from proctree_dagster.models import (
     ProcessTree,
     ProcessTreeSchedule,
     TreeLink,
+    TreeSource,
     Trigger,
     TriggerSubscription,
 )
+from proctree_dagster.services import tree_descriptions
 
 APP = "proctree_dagster/"
 ROW = "<path:object_id>"
+REVISION = "<slug:revision>"
 
 GENERAL = ("", "proctree_dagster/", "autocomplete/")
 """Pages of the site itself that show something of ours."""
@@ -66,7 +70,8 @@ class Rows:
     def address(self, route: str) -> str:
         """Return the address of a route, with the keys of these rows."""
         model = route.removeprefix(APP).split("/")[0]
-        return f"/admin/{route}".replace(ROW, self.key(model))
+        address = f"/admin/{route}".replace(ROW, self.key(model))
+        return address.replace(REVISION, self.tree.revision)
 
 
 def make_rows(name: str = "t", context: Any = None, tags: Any = None) -> Rows:
@@ -94,6 +99,10 @@ def make_rows(name: str = "t", context: Any = None, tags: Any = None) -> Rows:
     trigger.save()
     TriggerSubscription.objects.create(trigger=trigger, process_tree=tree, **common)
     TreeLink.objects.create(source=tree, target=follower)
+    said = {**tree_descriptions.describe(tree).to_dict(), "description": "as the code said"}
+    TreeSource.objects.create(
+        process_tree=tree, app_label=name, function=name, said=said, synced_at=timezone.now()
+    )
     outbox = OutboxRun.objects.create(
         process_tree=tree,
         context=common["context"],

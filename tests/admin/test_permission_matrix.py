@@ -14,7 +14,7 @@ from django.test import Client
 
 from proctree_dagster.models import Trigger
 from tests.admin.people import DEEDS, OWNS, VIEWS, browser, user
-from tests.admin.routes import APP, Rows, make_rows, routes, table
+from tests.admin.routes import APP, REVISION, Rows, make_rows, routes, table
 
 pytestmark = pytest.mark.django_db
 
@@ -39,8 +39,11 @@ outboxrun/add/                    login      403    403     403       403    403
 overview/                         login      403    200     200       200    200
 processtree/                      login      403    200     200       200    200
 processtree/KEY/change/           login      403    200     200       200    200
+processtree/KEY/code/             login      403    200     200       200    200
 processtree/KEY/delete/           login      403    403     403       200    200
 processtree/KEY/history/          login      403    200     200       200    200
+processtree/KEY/revisions/        login      403    200     200       200    200
+processtree/KEY/revisions/HASH/   login      403    200     200       200    200
 processtree/KEY/run/              login      403    403     200       200    200
 processtree/KEY/run/choices/      login      403    403     404       404    404
 processtree/add/                  login      403    403     403       200    200
@@ -85,8 +88,11 @@ outboxrun/add/                    login      403    403     403       403    403
 overview/                         login      403    200     200       200    200
 processtree/                      login      403    200     302*      302*   302*
 processtree/KEY/change/           login      403    403     403       200    200
+processtree/KEY/code/             login      403    403     403       302*   302*
 processtree/KEY/delete/           login      403    403     403       302*   302*
 processtree/KEY/history/          login      403    200     200       200    200
+processtree/KEY/revisions/        login      405    405     405       405    405
+processtree/KEY/revisions/HASH/   login      403    403     403       302    302
 processtree/KEY/run/              login      403    403     302*      302*   302*
 processtree/KEY/run/choices/      login      403    403     404       404    404
 processtree/add/                  login      403    403     403       200    200
@@ -142,6 +148,7 @@ def sent(route: str, rows: Rows) -> dict[str, Any]:
         f"{APP}processtreeschedule/<path:object_id>/action/": {"action": "disable"},
         f"{APP}trigger/<path:object_id>/action/": {"action": "fire"},
         f"{APP}processtree/": {"action": "run_now", "_selected_action": rows.tree.pk},
+        f"{APP}processtree/<path:object_id>/code/": {"action": "keep", "place": "description"},
         f"{APP}run/": {
             **{"action": "cancel", "confirmed": "yes", "_selected_action": rows.outbox.run_id},
         },
@@ -179,7 +186,8 @@ def answer_to(ask: Callable[..., Any], address: str, data: Mapping[str, Any]) ->
 
 def title(route: str) -> str:
     """Return what the table calls a route."""
-    return route.removeprefix(APP).replace("<path:object_id>", "KEY") or ("(app)" if route else "/")
+    short = route.removeprefix(APP).replace("<path:object_id>", "KEY").replace(REVISION, "HASH")
+    return short or ("(app)" if route else "/")
 
 
 def found(method: str) -> str:

@@ -49,6 +49,11 @@ def goes_on(said: str, down: str = "", absent: str = "", keys: str = "") -> Expe
     return Expected((0, down or said), without, without, frozenset(keys.split()))
 
 
+def refuses(said: str) -> Expected:
+    """Return what is refused, whatever state Dagster is in."""
+    return Expected((1, said), (1, said), (1, said))
+
+
 RUN_KEYS = "run_id tree status triggered_by created_at failures seconds url"
 
 EXPECTED: Mapping[tuple[str, ...], Expected] = {
@@ -82,6 +87,13 @@ EXPECTED: Mapping[tuple[str, ...], Expected] = {
     ("schedule", "good", "--every", "30"): goes_on("'good' runs every 30 minutes"),
     ("enable", "good"): goes_on("'good' runs every hour"),
     ("disable", "good"): goes_on("'good' does not run by itself any more."),
+    ("sync",): goes_on("", keys="trees errors newer_release"),
+    ("take", "good"): refuses("is not declared in code"),
+    ("keep", "good"): refuses("is not declared in code"),
+    ("export", "good", "-"): goes_on("trees:\n- name: good"),
+    ("apply", "no_such.yaml"): refuses("no_such.yaml can't be read"),
+    ("revisions", "good"): goes_on("now", keys="present revisions"),
+    ("restore", "good", "2999-01-01"): goes_on("its processes and options are those of"),
     ("check",): goes_on("Every tree, schedule, trigger and context fits the code."),
     ("doctor",): Expected(
         (0, "WARNING  Dagster's daemon has never run here"),

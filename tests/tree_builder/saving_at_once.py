@@ -10,6 +10,10 @@ import sys
 from collections.abc import Callable
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from proctree_dagster.models import TreeSource
 
 PROCESSES = 4
 
@@ -19,9 +23,27 @@ def save_all(number: int, times: int, together: Barrier, errors: "SimpleQueue[st
     from django.utils import timezone
 
     from proctree_dagster.services.process_gate import Gate
-    from proctree_dagster.tree_builder import ProcessTreeInstance
+    from proctree_dagster.tree_builder import (
+        ProcessTreeInstance,
+        declarations,
+        process_tree,
+        sync,
+    )
     from proctree_dagster.triggers import create_trigger, subscribe_tree_to_trigger
     from tests.app import processes
+
+    def sync_with(name: str) -> None:
+        def declare(tree: ProcessTreeInstance) -> None:
+            tree.add_process("one", processes.one).add_dependent_tree("follower")
+            tree.register_schedule(interval_minutes=50 + number)
+            tree.create_trigger(f"of {name}", "event")
+            tree.subscribe_to_trigger(f"of {name}", context={"a": number})
+
+        declare.__module__ = "tests.app.trees"
+        declarations._declared.clear()
+        process_tree(f"declared {name}", description=f"by {number}")(declare)
+        for error in sync.sync().errors:
+            errors.put(error[:150])
 
     def save(name: str) -> None:
         tree = ProcessTreeInstance(name, description=f"by {number}", overwrite=True)
@@ -36,6 +58,7 @@ def save_all(number: int, times: int, together: Barrier, errors: "SimpleQueue[st
         "register": register,
         "create_trigger": lambda name: create_trigger(name, "schedule", {"cron": "0 * * * *"}),
         "subscribe": lambda name: subscribe_tree_to_trigger(name, name, {"a": number}),
+        "sync": sync_with,
         "pass": lambda name: Gate(name, name, "one").record_completion(timezone.now()),
     }
     for round_number in range(times):
@@ -45,6 +68,18 @@ def save_all(number: int, times: int, together: Barrier, errors: "SimpleQueue[st
                 step(f"tree {round_number}")
             except Exception as error:  # noqa: BLE001  # whatever it is, the test is about it
                 errors.put(f"{what}: {type(error).__name__}: {error}"[:150])  # a pipe is short
+
+
+def is_of_one_sync(source: "TreeSource") -> bool:
+    """Return whether a tree and its parts are what the last of the four syncs said."""
+    row = source.process_tree
+    number = int(row.description.removeprefix("by "))
+    [subscription] = row.subscriptions.all()
+    return (
+        source.said["description"] == row.description
+        and row.schedule.interval_minutes == 50 + number
+        and source.said["subscriptions"][subscription.trigger.name]["context"] == {"a": number}
+    )
 
 
 def main(times: int) -> None:
@@ -80,9 +115,15 @@ def main(times: int) -> None:
         model.__name__: model._default_manager.count()
         for model in (
             *(models.ProcessTree, models.ProcessTreeSchedule, models.TreeLink),
+            *(models.TreeSource, models.CodeSync),
             *(models.Trigger, models.TriggerSubscription, models.TriggerPassage),
         )
     }
+    found += [
+        f"{source}: half of it is of another sync: {source.said}"
+        for source in models.TreeSource.objects.select_related("process_tree")
+        if not is_of_one_sync(source)
+    ]
     print(json.dumps({"errors": found, "rows": rows}))
 
 

@@ -49,8 +49,10 @@ def test_what_is_saved_by_several_processes_at_once_is_saved(
     assert found["errors"] == [], "\n".join(found["errors"])
     assert ended.stderr == "", "what could not be written is logged"
     assert found["rows"] == {
-        "ProcessTree": TIMES + 2,
-        "ProcessTreeSchedule": TIMES,
-        "TreeLink": 2 * TIMES,
-        **dict.fromkeys(["Trigger", "TriggerSubscription", "TriggerPassage"], TIMES),
+        "ProcessTree": 2 * TIMES + 2,
+        "ProcessTreeSchedule": 2 * TIMES,
+        "TreeLink": 3 * TIMES,
+        **dict.fromkeys(["Trigger", "TriggerSubscription"], 2 * TIMES),
+        **dict.fromkeys(["TriggerPassage", "TreeSource"], TIMES),
+        "CodeSync": 1,
     }

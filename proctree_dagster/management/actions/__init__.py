@@ -6,10 +6,13 @@ it.
 
 from .base import Action
 from .caches import ClearCache
+from .code import Keep, Sync, Take
 from .one_tree import Check, Run, Show
+from .revisions import Restore, Revisions
 from .runs import Cancel, Logs, Retry, Runs
 from .scheduling import Disable, Enable, Schedule
 from .serving import Dev, Doctor, Home, Init, Reload, Web
+from .tree_files import Apply, Export
 from .tree_list import ListTrees
 from .triggers import Fire
 
@@ -17,6 +20,8 @@ ACTIONS: tuple[type[Action], ...] = (
     *(Dev, ListTrees, Show, Run, Fire),
     *(Runs, Logs, Cancel, Retry),
     *(Schedule, Enable, Disable),
+    *(Sync, Take, Keep, Export, Apply),
+    *(Revisions, Restore),
     *(Check, Doctor, Reload, Web, Home, Init, ClearCache),
 )
 """In the order of the help."""

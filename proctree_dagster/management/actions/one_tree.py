@@ -1,6 +1,7 @@
 """Actions on one tree."""
 
 import datetime as dt
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -11,6 +12,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 
+from ...context import sensitive
 from ...domain import due_times as intervals
 from ...domain import run_tags
 from ...domain.limits import limit_options
@@ -18,17 +20,18 @@ from ...domain.run_tags import DEFAULT_SCHEDULE
 from ...domain.texts import explain
 from ...domain.tree_spec import ProcessSpec, TreeSpec, parse
 from ...exceptions import InstanceError, InvalidTree, ProctreeError, ScheduleError
-from ...models import ProcessTree, ProcessTreeSchedule
+from ...models import ProcessTree, ProcessTreeSchedule, TreeRevision
 from ...models.context_schema import ContextKey, ContextSchema
 from ...running import tree_runs, tree_status
 from ...running.tree_status import TreeStatus
-from ...services import broken_rows
+from ...services import broken_rows, code_drift, revisions
 from .. import tree_runner
 from ..tree_runner import TreeRunner
 from .base import Action
+from .revisions import find as find_revision
 from .runs import HEADINGS as RUN_HEADINGS
 from .runs import as_json, cells
-from .tree_list import in_words, say
+from .tree_list import drift_in_words, say
 
 logger = logging.getLogger(__name__)
 
@@ -79,10 +82,19 @@ class Show(Action):
         parser.add_argument(
             "--mermaid", action="store_true", help="Print its graph as a Mermaid flowchart only."
         )
+        parser.add_argument(
+            "--at",
+            metavar="REVISION",
+            help="Show its processes and options as they were: the first characters of a revision "
+            "('proctree revisions' lists them), or a date.",
+        )
 
     def handle(self, options: Mapping[str, Any]) -> None:
         """Show it."""
         row = tree_runs.get_row(options["name"])
+        if options["at"]:
+            self._show_revision(row, find_revision(row, options["at"]), options)
+            return
         problems = _problems(row)
         spec = None
         with suppress(InvalidTree):
@@ -144,8 +156,42 @@ class Show(Action):
                 self.out.line(f"  held back by {each.held_back_by}")
             for due in due_times[each.schedule]:
                 self.out.line(f"  {say(due)}")
-        if status.edited:
-            self.out.warn(f"{status.name}: {in_words(status.edited)}")
+        for sentence in drift_in_words(status):
+            self.out.warn(f"{status.name}: {sentence}")
+
+    def _show_revision(
+        self, row: ProcessTree, found: TreeRevision, options: Mapping[str, Any]
+    ) -> None:
+        """Show what a tree was."""
+        content = revisions.content(found)
+        old = revisions.as_row(found)
+        try:
+            spec: TreeSpec | None = parse(old.own_content)
+        except InvalidTree as error:
+            spec = None
+            self.out.warn(str(error))
+        if options["mermaid"]:
+            self.out.line(mermaid(spec) if spec is not None else "")
+            return
+        self.out.line(f"{content['name']}: {old.description}".removesuffix(": "))
+        self.out.line(f"Revision {found.revision}")
+        if spec is not None:
+            self._show_processes(spec)
+        context = sensitive.masked(found.context)
+        if context:
+            self.out.line(f"\nDefault context: {json.dumps(context, ensure_ascii=False)}")
+        different = revisions.differences(content, revisions.present(row))
+        self.out.line("\nSince then:" if different else "\nNothing has changed since then.")
+        for what, before, after in different:
+            self.out.line(f"  {what}: {code_drift.shown(before)} → {code_drift.shown(after)}")
+        self.out.document(
+            {
+                "revision": found.revision,
+                "is_present": not different,
+                "tree": found.tree,
+                "context": context,
+            }
+        )
 
     def _show_processes(self, spec: TreeSpec) -> None:
         self.out.line("\nProcesses:")

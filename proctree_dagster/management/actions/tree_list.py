@@ -1,7 +1,7 @@
 """Actions on all trees."""
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from django.utils import timezone
@@ -59,8 +59,7 @@ def _warnings(found: Overview) -> list[str]:
     for tree in found.trees:
         for schedule in tree.schedules:
             warnings += _warnings_of(title(tree, schedule), schedule)
-        if tree.edited:
-            warnings.append(f"{tree.name}: {in_words(tree.edited)}")
+        warnings += [f"{tree.name}: {each}" for each in drift_in_words(tree)]
     return [*warnings, *map(str, found.broken)]
 
 
@@ -82,13 +81,27 @@ def title(tree: TreeStatus, schedule: ScheduleStatus) -> str:
     return tree.name if is_default else f"{tree.name} ({schedule.schedule})"
 
 
-def in_words(edited: Sequence[str]) -> str:
-    """Return what has drifted from the code, and whether code overwrites it."""
-    drifted = " and its ".join(edited)
-    return (
-        f"its {drifted} {'were' if len(edited) > 1 else 'was'} edited since the code saved it; "
-        "the next save() or register_schedule() in the code undoes that."
-    )
+def drift_in_words(tree: TreeStatus) -> Iterator[str]:
+    """Yield what has drifted from the code, and whether code overwrites it."""
+    code = tree.code
+    if code.origin != "code" and tree.edited:
+        drifted = " and its ".join(tree.edited)
+        yield (
+            f"its {drifted} {'were' if len(tree.edited) > 1 else 'was'} edited since the code "
+            "saved it; the next save() or register_schedule() in the code undoes that."
+        )
+    if code.edited:
+        yield (
+            f"edited since the deploy: {', '.join(code.edited)}; the next sync undoes that, or "
+            f"'proctree take {tree.name}' now; 'proctree keep {tree.name}' keeps it."
+        )
+    if code.kept:
+        yield f"kept as edited: {', '.join(code.kept)}; 'proctree take' undoes that."
+    if code.removed:
+        yield (
+            f"not in the code any more, and still on: {', '.join(code.removed)}; 'proctree sync "
+            "--prune' switches it off."
+        )
 
 
 def _silence(seen: dt.datetime | None) -> str:

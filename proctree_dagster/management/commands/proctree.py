@@ -6,9 +6,12 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from ...exceptions import ProctreeError
+from ...models import Origin
+from ...services import revisions
 from ..actions import ACTIONS
 from ..base import OwnCommand
 from ..console import escaping
+from ..login import login_name
 from ..output import Output
 
 
@@ -47,7 +50,8 @@ class Command(OwnCommand):
             as_json=options.get("json", False),
             verbosity=options["verbosity"],
         )
-        with escaping(self.stdout, self.stderr):
+        author = revisions.saved_by(Origin.SCRIPT, login_name())
+        with escaping(self.stdout, self.stderr), author:
             try:
                 action(out).handle(options)
             except ProctreeError as error:

@@ -70,6 +70,7 @@ def detail(instance: DagsterInstance, run_id: str) -> RunDetail:
         family=run.tags.get(tags.FAMILY, ""),
         instead_of=run.tags.get(tags.INSTEAD_OF, ""),
         can_resume=run.status in (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED),
+        revision=tags.ran_revision(run.tags),
     )
 
 

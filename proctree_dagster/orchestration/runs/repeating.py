@@ -83,7 +83,7 @@ def again(
     left_out = {
         *internals.TAGS_TO_MAYBE_OMIT_ON_RETRY,
         *LAUNCHERS,
-        *(tags.WORKER, tags.FAILED_OPTIONAL, tags.RESUMES),
+        *(tags.WORKER, tags.FAILED_OPTIONAL, tags.RESUMES, tags.RAN_REVISION),
     }
     copied = {key: value for key, value in tags.renamed(run.tags).items() if key not in left_out}
     try:
