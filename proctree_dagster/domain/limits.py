@@ -7,7 +7,8 @@ from typing import Any
 from .names import MAX_NAME_LENGTH
 from .predicates import is_whole
 
-MAX_LIMIT_PER_KEY = 100
+MAX_LIMIT_PER_KEY = 20
+"""Each number is a limit of Dagster's queue, which its pages list."""
 
 
 def limit_options(one_at_a_time_per: Any, limit_per_key: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ class Migration(migrations.Migration):
         migrations.AddField(
             model_name='processtree',
             name='limit_per_key',
-            field=models.PositiveSmallIntegerField(blank=True, db_default=1, default=1, help_text='How many runs with the same text go on at the same time.', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(100)], verbose_name='limit per key'),
+            field=models.PositiveSmallIntegerField(blank=True, db_default=1, default=1, help_text='How many runs with the same text go on at the same time.', validators=[django.core.validators.MinValueValidator(1), django.core.validators.MaxValueValidator(20)], verbose_name='limit per key'),
         ),
         migrations.AddField(
             model_name='processtree',

@@ -146,8 +146,9 @@ def request(decision: Due, now: dt.datetime) -> Requested | Skip:
             )
         run_outbox.keep_trees(ProcessTree.objects.using(alias).filter(pk=schedule.process_tree_id))
         before = _unfinished(keys.values())
-        left_out = [row for row in each if before.get(keys.get(row.key, "")) == "waiting"]
-        chosen = [row for row in each if row not in left_out]
+        waits = {key for key, state in before.items() if state == "waiting"}
+        left_out = [row for row in each if keys.get(row.key) in waits]
+        chosen = [row for row in each if keys.get(row.key) not in waits]
         times = rules.times(len(chosen), max(due, now), schedule.spread_minutes)
         OutboxRun.objects.using(alias).bulk_create(
             [

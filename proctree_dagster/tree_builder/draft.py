@@ -292,7 +292,7 @@ class TreeDraft:
             same text are limited together. A text without a field limits all of the tree's runs;
             a blank one sets no limit. Of a row it reads the key only.
         limit_per_key:
-            How many runs with the same text go on at the same time, 1 to 100.
+            How many runs with the same text go on at the same time, 1 to 20.
         """
         self.one_at_a_time_per, self.limit_per_key = one_at_a_time_per, limit_per_key
         return self

@@ -1,6 +1,8 @@
 """Trees of whose runs only so many go on at the same time, for each customer, say."""
 
 import datetime as dt
+import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,8 @@ from proctree_dagster.exceptions import InvalidTree
 from proctree_dagster.models import ProcessTree
 from proctree_dagster.orchestration.configured import translator
 from proctree_dagster.orchestration.coordinator import OUR_LIMITS, StraightRunCoordinator
+from proctree_dagster.orchestration.inspection.findings import Subject
+from proctree_dagster.orchestration.inspection.queue_limits import check_limits
 from proctree_dagster.orchestration.runs import origins
 from proctree_dagster.orchestration.tree_records import from_row
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
@@ -82,8 +86,8 @@ def test_it_is_saved_loaded_and_left_out_where_there_is_none() -> None:
         ("{0}", 1, "names a key of the context"),
         (5, 1, "must be a text"),
         ("{api_key}", 1, "called like a secret"),
-        ("{a}", 0, "from 1 to 100"),
-        ("{a}", 101, "from 1 to 100"),
+        ("{a}", 0, "from 1 to 20"),
+        ("{a}", 21, "from 1 to 20"),
     ],
 )
 def test_what_is_invalid_is_refused_when_it_is_saved(per: Any, limit: Any, why: str) -> None:
@@ -133,3 +137,20 @@ def test_the_text_of_an_executed_run_is_a_tag_too_so_it_counts(instance: Dagster
     run = instance.get_run_by_id(run_id)
     assert run is not None
     assert run.tags[ONE] == "close:5"
+
+
+def test_the_doctor_says_if_dagsters_queue_lacks_a_limit_that_is_used(
+    instance: DagsterInstance, dagster_home: Path
+) -> None:
+    subject = Subject(dagster_home, instance)
+    assert list(check_limits(subject)) == []
+    save(limit=2)
+    [finding] = check_limits(subject)
+    assert finding.level == "warning"
+    assert TWO in finding.what
+    ours = {"module": "proctree_dagster.orchestration.coordinator"}
+    coordinator = {"run_coordinator": {**ours, "class": "StraightRunCoordinator"}}
+    (dagster_home / "dagster.yaml").write_text(json.dumps(coordinator))
+    with DagsterInstance.from_config(str(dagster_home)) as changed:
+        [finding] = check_limits(Subject(dagster_home, changed))
+    assert finding.level == "ok"

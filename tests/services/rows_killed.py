@@ -68,18 +68,20 @@ def main(count: int, kills: int, seed: int) -> None:
     from django.db import connections
 
     import proctree_dagster.orchestration.repository  # noqa: F401  # imported once for all
+    from example.ledger.models import Organisation
     from proctree_dagster.models import OutboxRun, ProcessTreeSchedule
     from proctree_dagster.orchestration.template.preload import read_migrations_once
     from proctree_dagster.tree_builder import ProcessTreeInstance
     from tests.app import processes
-    from tests.app.models import Organisation
 
-    call_command("migrate", "--run-syncdb", verbosity=0)
+    call_command("migrate", verbosity=0)
     read_migrations_once()
     tree = ProcessTreeInstance("books").add_process("only", processes.echo)
     tree.save()
-    tree.register_schedule(cron="0 9 * * *", for_each="app.Organisation")
-    Organisation.objects.bulk_create(Organisation(name=str(each)) for each in range(count))
+    tree.register_schedule(cron="0 9 * * *", for_each="ledger.Organisation")
+    Organisation.objects.bulk_create(
+        Organisation(name=str(each), currency="ZAR") for each in range(count)
+    )
     ProcessTreeSchedule.objects.update(next_run=DUE)
     chance = random.Random(seed)  # for moments, not for secrets
     seen: dict[str, Any] = {"killed_recording": 0, "partly": 0}

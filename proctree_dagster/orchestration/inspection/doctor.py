@@ -40,6 +40,7 @@ from ..launching.releases import Release
 from ..runs import opening, origins
 from .environments import check_locations, check_versions
 from .findings import Check, Finding, Subject
+from .queue_limits import check_limits
 
 if TYPE_CHECKING:
     from ..dagster_internals import DaemonHeartbeat
@@ -500,5 +501,6 @@ CHECKS: tuple[Check, ...] = (
     check_executor,
     check_executors_launcher,
     check_launcher,
+    check_limits,
 )
 """Every check, in the order in which its findings are printed."""

@@ -1,11 +1,14 @@
 """What is the same for several runs that are made one after the other: their trees and jobs."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from dagster import JobDefinition
 
+from ... import context as contexts
+from ...domain import run_tags
 from ...exceptions import ProctreeError
-from ...models import ProcessTree
+from ...models import OutboxRun, ProcessTree
 from .. import tree_records
 from ..configured import translator
 
@@ -20,6 +23,7 @@ class Batch:
 
     _jobs: dict[int, tuple[ProcessTree, JobDefinition]] = field(default_factory=dict)
     _problems: dict[int, str] = field(default_factory=dict)
+    _contexts: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
 
     def of_tree(self, pk: int) -> tuple[ProcessTree, JobDefinition]:
         """Return a tree, and its job.
@@ -44,3 +48,10 @@ class Batch:
                 raise ProctreeError(record.problem)
             self._jobs[pk] = tree, translator().job(record)
         return self._jobs[pk]
+
+    def context_of(self, tree: ProcessTree, row: OutboxRun) -> dict[str, Any]:
+        """Return the context of a row's run, as JSON: that of its schedule, updated by its own."""
+        key = tree.pk, run_tags.schedule_of(row.tags)
+        if key not in self._contexts:
+            self._contexts[key] = tree.base_context(row.tags)
+        return contexts.encode({**self._contexts[key], **row.context})

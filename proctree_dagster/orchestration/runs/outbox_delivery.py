@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunRecord, RunsFilter
 from django.utils import timezone
 
-from ... import context as contexts
 from ...domain import run_tags as tags
 from ...domain.texts import explain
 from ...models import OutboxRun, OutboxState
@@ -323,9 +322,9 @@ def _deliver(
     run: DagsterRun | None = None
     if not (row.attempts and instance.has_run(run_id)):  # at the first attempt there is none
         tree, job = batch.of_tree(row.process_tree_id)
-        merged = contexts.encode({**tree.base_context(row.tags), **row.context})
+        context = batch.context_of(tree, row)
         try:
-            run = runs.create_run(instance, job, merged, run_tags, run_id=run_id)
+            run = runs.create_run(instance, job, context, run_tags, run_id=run_id)
         except DagsterRunAlreadyExists:
             logger.info("Run %s was created by another process meanwhile.", run_id)
     # A run that is queued twice may be launched twice; a delayed deliverer has lost its lease.
