@@ -13,6 +13,7 @@ from ..models import (
     DagsterAction,
     OutboxRun,
     Overview,
+    Pause,
     ProcessTree,
     ProcessTreeSchedule,
     Run,
@@ -21,6 +22,7 @@ from ..models import (
 from .dagster_actions import DagsterActionAdmin
 from .outbox import OutboxRunAdmin
 from .overview import OverviewAdmin
+from .pauses import PauseAdmin
 from .permissions import FIRE, NAME_FUNCTIONS, RUN
 from .runs import RunAdmin
 from .schedules import ProcessTreeScheduleAdmin
@@ -33,6 +35,7 @@ PAGES = {
     Run: RunAdmin,
     ProcessTreeSchedule: ProcessTreeScheduleAdmin,
     Trigger: TriggerAdmin,
+    Pause: PauseAdmin,
     OutboxRun: OutboxRunAdmin,
     DagsterAction: DagsterActionAdmin,
 }
@@ -63,6 +66,7 @@ __all__ = [
     "DagsterActionAdmin",
     "OutboxRunAdmin",
     "OverviewAdmin",
+    "PauseAdmin",
     "ProcessTreeAdmin",
     "ProcessTreeScheduleAdmin",
     "RunAdmin",

@@ -36,10 +36,11 @@ from ..models import (
 )
 from ..models.schedule_queries import ProcessTreeScheduleQuerySet
 from ..running import run_history
-from ..services import webserver, webserver_probe
+from ..services import pauses, webserver, webserver_probe
 from ..support import project
 from ..support.row_reading import readable
 from . import html
+from . import pauses as pauses_shown
 
 LISTED = 10
 """How many rows of a kind are listed; their number counts them all."""
@@ -143,11 +144,13 @@ def context(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
     dagster = ask_dagster(now)
     schedules = ProcessTreeSchedule.objects.select_related("process_tree").only(*COLUMNS)
     stopped = is_stopped(dagster)
-    on = schedules.filter(enabled=True).exclude(stopped)
+    is_paused = schedules.is_paused(now)
+    on = schedules.filter(enabled=True).exclude(stopped).exclude(is_paused)
+    active = pauses.Active(now)
     kinds = {
         "overdue": listed(schedules.overdue(now).exclude(stopped)),
         "held_back": listed(schedules.filter(stopped, enabled=True)),
-        "paused": listed(schedules.filter(enabled=False)),
+        "paused": listed(schedules.filter(Q(enabled=False) | Q(is_paused))),
         **known_runs(schedules, dagster, now),
     }
     pages = Pages(site, [*dagster.under_way, *dagster.failed])
@@ -169,6 +172,9 @@ def context(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
         "due": [
             (html.moment(at, seconds=False), pages.scheduled(schedule))
             for at, schedule in next_due(on, now)
+        ],
+        "pauses": [
+            (pauses_shown.what(each), pauses_shown.in_words(each)) for each in active.pauses
         ],
         "strip": None if dagster.problem else strip(pages, dagster, now),
     }

@@ -1,6 +1,6 @@
 """Schedules: all in one list, and those of a tree on the tree's page."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from django.contrib import admin, messages
@@ -21,9 +21,9 @@ from django.utils.translation import gettext_lazy as _
 from ..exceptions import ScheduleError
 from ..models import ProcessTree, ProcessTreeSchedule, default_schedules
 from ..models.context_schema import ContextKey
-from . import run_summaries
+from . import pauses as pauses_shown
 from .deeds import ButtonsOnPage, Deeds, switch
-from .forms import CRON, INTERVAL, JSON_FIELDS, AddedForm, ScheduleForm, TreeSelect
+from .forms import JSON_FIELDS, AddedForm, ScheduleForm, TreeSelect
 from .html import (
     badge,
     duration,
@@ -37,6 +37,7 @@ from .html import (
 )
 from .permissions import NAME_FUNCTIONS, NeedsRunPermission
 from .run_asking import request_runs
+from .schedule_list import HeldBackFilter, OverdueFilter, RuleFilter, ScheduleList, add_seconds
 
 DUE_TIMES = 5
 """How many of the next due times are shown."""
@@ -79,7 +80,12 @@ class ShowsSchedules(NeedsRunPermission):
             (_("When it is due"), {"fields": (*rule, *done)}),
             (
                 _("Its runs"),
-                {"fields": (*context, "tags", "pass_scheduled_for", "allow_overlap")},
+                {
+                    "fields": (
+                        *(*context, "tags", "pass_scheduled_for", "allow_overlap"),
+                        "not_after_minutes",
+                    )
+                },
             ),
             (
                 _("A run for each row"),
@@ -140,8 +146,12 @@ class ShowsSchedules(NeedsRunPermission):
 
     @admin.display(description=_("held back by"), ordering="enabled")
     def held_back(self, schedule: ProcessTreeSchedule) -> SafeString | str:
-        """Return what keeps it from running."""
-        return labelled(gettext("held back by"), badge(schedule.held_back_by, "canceling"))
+        """Return what keeps it from running, and what was dropped last."""
+        holders = badge(schedule.held_back_by, "canceling")
+        found = schedule.active_pauses() if schedule.pk is not None else []
+        dropped = format_html("<div>{}</div>", schedule.dropped_why) if schedule.dropped_why else ""
+        shown = format_html("{}{}{}", holders, pauses_shown.lines(found), dropped)
+        return labelled(gettext("held back by"), shown)
 
     @admin.display(description=_("for each"))
     def for_each_text(self, schedule: ProcessTreeSchedule) -> str:
@@ -225,80 +235,6 @@ class ScheduleInline(ShowsSchedules, admin.StackedInline):  # type: ignore[type-
 
 
 # The list
-
-
-class RuleFilter(admin.SimpleListFilter):
-    """Schedules with an interval, or with a cron."""
-
-    title = _("rule")
-    parameter_name = "rule"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
-        """Return the choices."""
-        return [(INTERVAL, _("interval")), (CRON, _("cron"))]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        """Return the chosen ones."""
-        if self.value() == INTERVAL:
-            return queryset.filter(cron="")
-        return queryset.exclude(cron="") if self.value() == CRON else queryset
-
-
-class OverdueFilter(admin.SimpleListFilter):
-    """Schedules whose due time has passed without a run."""
-
-    title = _("overdue")
-    parameter_name = "overdue"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
-        """Return the choices."""
-        return [("yes", _("Yes")), ("no", _("No"))]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        """Return the chosen ones."""
-        if self.value() not in ("yes", "no"):
-            return queryset
-        overdue = ProcessTreeSchedule.objects.overdue(timezone.now()).values("pk")
-        is_overdue = self.value() == "yes"
-        return queryset.filter(pk__in=overdue) if is_overdue else queryset.exclude(pk__in=overdue)
-
-
-class HeldBackFilter(admin.SimpleListFilter):
-    """Schedules that Django or Dagster keeps from running."""
-
-    title = _("held back by")
-    parameter_name = "held_back"
-
-    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, Any]]:
-        """Return the choices."""
-        return [("nothing", _("nothing")), ("django", "Django"), ("dagster", "Dagster")]
-
-    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
-        """Return the chosen ones."""
-        found: dict[str, dict[str, bool]] = {
-            "nothing": {"enabled": True, "stopped_in_dagster": False},
-            "django": {"enabled": False},
-            "dagster": {"stopped_in_dagster": True},
-        }
-        return queryset.filter(**found.get(self.value() or "", {}))
-
-
-class ScheduleList(ChangeList):
-    """A page of the list, with how long the last runs took."""
-
-    def get_results(self, request: HttpRequest) -> None:
-        """Read the rows, and ask Dagster once for all of their last runs."""
-        super().get_results(request)
-        add_seconds(self.result_list)
-
-
-def add_seconds(schedules: Iterable[ProcessTreeSchedule]) -> None:
-    """Set ``last_seconds`` on schedules: how long the last run took, where Dagster can say so."""
-    schedules = list(schedules)
-    found = run_summaries.of_runs(each.last_run_id for each in schedules)
-    for schedule in schedules:
-        run = found.get(schedule.last_run_id)
-        schedule.last_seconds = None if run is None else run.seconds  # type: ignore[attr-defined]
 
 
 class TreesToSchedule(AutocompleteJsonView):

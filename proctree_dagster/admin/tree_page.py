@@ -35,9 +35,10 @@ from ..functions import Function
 from ..models import LinkKind, ProcessTree, ProcessTreeSchedule, TreeLink
 from ..models.validation import tree_validation
 from ..running import run_history
-from ..services import function_listing
+from ..services import function_listing, pauses
 from ..support.row_reading import UNREADABLE, readable
 from . import html, tree_graph
+from . import pauses as pauses_shown
 
 RUNS = 20
 """How many runs are shown."""
@@ -302,6 +303,7 @@ def _schedules(site: AdminSite, request: HttpRequest, tree: ProcessTree) -> dict
     query = tree.schedules.order_by(F("next_run").asc(nulls_first=True), "name")
     rows = readable(query, ProcessTreeSchedule.objects.what_can_be_read, most=SCHEDULES + 1)
     listed = rows[:SCHEDULES]
+    pauses.Active().note(listed)
     most = DUE_TIMES if len(listed) == 1 else DUE_TIMES_OF_MANY
     more = tree.schedules.count() - len(listed) if len(rows) > SCHEDULES else 0
     return {
@@ -342,6 +344,8 @@ def _schedule_in_words(
         "enabled": schedule.enabled,
         "stopped_in_dagster": schedule.stopped_in_dagster,
         "is_overdue": schedule.is_overdue(now),
+        "pauses": pauses_shown.lines(schedule.active_pauses()),
+        "dropped": schedule.dropped_why,
         "due_times": [html.moment(each, seconds=False) for each in due_times],
         "last_run": html.moment(schedule.last_run),
         "last_status": html.status_badge(status),

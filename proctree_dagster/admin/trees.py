@@ -20,7 +20,7 @@ from django.utils.translation import gettext_lazy as _
 from django.views.decorators.http import require_safe
 
 from ..models import ProcessTree, ProcessTreeSchedule, TreeLink
-from ..services import function_listing
+from ..services import function_listing, pauses
 from ..support.row_reading import UNREADABLE
 from . import html, tree_page
 from .forms import JSON_FIELDS, FollowerForm, TreeSelect
@@ -76,6 +76,8 @@ class TreeList(ChangeList):
             pks = list(page.values_list("pk", flat=True))
             found = ProcessTree.objects.filter(pk__in=pks).each()
             self.result_list = sorted(found, key=lambda row: pks.index(row.pk))
+        schedules = [each for row in self.result_list for each in row.all_schedules()]
+        pauses.Active().note(schedules)
 
 
 def of_readable(cell: Callable[[Any, ProcessTree], str]) -> Callable[[Any, ProcessTree], str]:

@@ -10,6 +10,7 @@ from .fields import ClockFieldsModel, ContextField, validate_timezone
 from .links import TreeLink, TreeLinkManager, TreeLinkQuerySet
 from .outbox import OutboxRun, OutboxState
 from .pages import Overview, Run
+from .pauses import Pause
 from .revisions import Origin, TreeChange, TreeRevision
 from .run_workers import RunWorker
 from .schedule_queries import RunStatus
@@ -37,6 +38,7 @@ __all__ = [
     "OutboxRun",
     "OutboxState",
     "Overview",
+    "Pause",
     "ProcessTree",
     "ProcessTreeQuerySet",
     "ProcessTreeSchedule",

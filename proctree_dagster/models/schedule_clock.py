@@ -1,8 +1,11 @@
 """When a schedule is due: its rule, and the times that claims and runs leave on its row."""
 
 import datetime as dt
+from collections.abc import Sequence
 from itertools import islice
+from typing import TYPE_CHECKING, Any
 
+from django.apps import apps
 from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
@@ -16,12 +19,18 @@ from ..exceptions import ScheduleError
 from .fields import ClockFieldsModel, validate_timezone
 from .schedule_queries import OVERDUE_AFTER, RunStatus
 
+if TYPE_CHECKING:
+    from .pauses import Pause
+
 WATCHED_AFTER = dt.timedelta(minutes=2)
 """Age of a scheduled run from which each minute's tick checks whether it still runs."""
 
 
 class ScheduleClock(ClockFieldsModel):
     """The part of a schedule that says when it is due."""
+
+    if TYPE_CHECKING:
+        process_tree_id: int
 
     enabled = models.BooleanField(
         _("enabled"),
@@ -127,12 +136,35 @@ class ScheduleClock(ClockFieldsModel):
         editable=False,
         help_text=_("The process that runs it: host, id and start time."),
     )
+    not_after_minutes = models.PositiveIntegerField(
+        _("not after, in minutes"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(MAX_INTERVAL)],
+        help_text=_(
+            "A due time that is later than this is dropped. Blank: it is run, however late."
+        ),
+    )
+    dropped_due = models.DateTimeField(
+        _("last dropped due time"), null=True, blank=True, editable=False
+    )
+    dropped_why = models.CharField(
+        _("why it was dropped"),
+        max_length=300,
+        blank=True,
+        default="",
+        db_default="",
+        editable=False,
+    )
     stopped_in_dagster = models.BooleanField(
         _("stopped in Dagster"),
         default=False,
         editable=False,
         help_text=_("Whether Dagster's own switch of the schedule was off at the last check."),
     )
+
+    pauses_now: "Sequence[Pause] | None" = None
+    """The pauses that hold it now, if they were noted (``services.pauses.note``)."""
 
     class Meta:
         abstract = True
@@ -228,13 +260,25 @@ class ScheduleClock(ClockFieldsModel):
 
     @property
     def held_back_by(self) -> str:
-        """What keeps the schedule from running: Django's ``enabled``, Dagster's switch, or both.
+        """What keeps the schedule from running: Django's ``enabled``, Dagster's switch, a pause.
 
         Blank if nothing does. Dagster's switch stops the daemon's ticks only; this is its state at
         the last poll (see ``orchestration.serving.schedule_status``).
         """
-        holders = [("Django", not self.enabled), ("Dagster", self.stopped_in_dagster)]
+        holders = [
+            ("Django", not self.enabled),
+            ("Dagster", self.stopped_in_dagster),
+            ("a pause", bool(self.active_pauses())),
+        ]
         return " and ".join(name for name, holds in holders if holds)
+
+    def active_pauses(self) -> "Sequence[Pause]":
+        """Return the pauses that hold it now: as noted with many schedules, or read."""
+        if self.pauses_now is None:
+            pauses: Any = apps.get_model("proctree_dagster", "Pause").objects
+            of_it = pauses.active(timezone.now()).of(self.pk, self.process_tree_id)
+            self.pauses_now = list(of_it)
+        return self.pauses_now
 
     def should_run(self) -> bool:
         """Return whether the schedule is due now."""
@@ -258,7 +302,8 @@ class ScheduleClock(ClockFieldsModel):
         if self.last_run_status == RunStatus.STARTED and not self.allow_overlap:
             return False  # the due time waits for that run's end
         waiting = self.claimed_at if self.claim else self.next_run
-        return waiting is not None and now - waiting > OVERDUE_AFTER
+        is_late = waiting is not None and now - waiting > OVERDUE_AFTER
+        return is_late and not self.active_pauses()
 
     def next_due_times(self, count: int, now: dt.datetime) -> list[dt.datetime]:
         """Return the next due times; the first one may have passed, if nothing has run it yet.

@@ -4,7 +4,9 @@ import datetime as dt
 from collections.abc import Container, Iterable
 from typing import TYPE_CHECKING, Any
 
+from django.apps import apps
 from django.db import models
+from django.db.models.functions import Coalesce
 from django.utils.translation import gettext_lazy as _
 
 from ..domain import names
@@ -18,6 +20,10 @@ OVERDUE_AFTER = dt.timedelta(minutes=3)
 
 A daemon polls every minute, and a new due time is seen within another.
 """
+
+
+TREE = models.OuterRef("process_tree")
+"""The key of a schedule's tree, in a query of its pauses."""
 
 
 class RunStatus(models.TextChoices):
@@ -39,7 +45,20 @@ class ProcessTreeScheduleQuerySet(models.QuerySet["ProcessTreeSchedule"]):
         waits = models.Q(claim__isnull=True, next_run__lt=limit)
         is_claimed = models.Q(claim__isnull=False, claimed_at__lt=limit)
         on = self.filter(enabled=True, stopped_in_dagster=False).exclude(waits_for_run)
-        return on.filter(waits | is_claimed)
+        return on.filter(waits | is_claimed).exclude(self.is_paused(now))
+
+    @staticmethod
+    def is_paused(now: dt.datetime) -> models.Exists:
+        """Return the condition that a pause holds a schedule now."""
+        pauses: Any = apps.get_model("proctree_dagster", "Pause").objects
+        return models.Exists(pauses.active(now).of(models.OuterRef("pk"), TREE).order_by())
+
+    def with_pauses(self, now: dt.datetime) -> "ProcessTreeScheduleQuerySet":
+        """Those, each with ``has_pauses``: whether pauses concern what is due, or may be."""
+        pauses: Any = apps.get_model("proctree_dagster", "Pause").objects
+        since = Coalesce(models.OuterRef("next_run"), models.Value(now))
+        found = pauses.since_due(since, now).of(models.OuterRef("pk"), TREE).order_by()
+        return self.annotate(has_pauses=models.Exists(found))
 
     def default(self) -> "ProcessTreeScheduleQuerySet":
         """Those that trees have where no name is given."""

@@ -33,7 +33,7 @@ class ProcessTreeSchedule(ForEachModel, ScheduleClock):
         [
             *("last_run", "next_run", "anchor", "next_run_rule", "claim", "claimed_at"),
             *("last_due", "last_run_id", "last_run_status", "last_run_worker"),
-            "stopped_in_dagster",
+            *("dropped_due", "dropped_why", "stopped_in_dagster"),
         ]
     )
 
@@ -196,6 +196,7 @@ class ProcessTreeSchedule(ForEachModel, ScheduleClock):
                 "timezone": self.timezone,
                 "allow_overlap": self.allow_overlap,
                 "pass_scheduled_for": self.pass_scheduled_for,
+                **({"not_after_minutes": self.not_after_minutes} if self.not_after_minutes else {}),
                 "context": self.context,
                 "tags": self.tags,
                 **self.for_each_options,

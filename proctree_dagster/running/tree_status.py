@@ -16,7 +16,8 @@ from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..domain.texts import explain
 from ..exceptions import InstanceError
 from ..models import ProcessTree, ProcessTreeSchedule, TreeSource
-from ..services import broken_rows, code_drift
+from ..models.pauses import in_words
+from ..services import broken_rows, code_drift, pauses
 from ..services.broken_rows import Finding
 from ..services.code_drift import CodeStatus
 from ..support.row_reading import UNREADABLE
@@ -45,7 +46,13 @@ class ScheduleStatus:
 
     last_run_id: str = ""
     held_back_by: str = ""
-    """What keeps the schedule from running: Django, Dagster, or both."""
+    """What keeps the schedule from running: Django, Dagster, a pause, or several of them."""
+
+    paused: str = ""
+    """Until when it is paused, and why; blank if it is not."""
+
+    dropped: str = ""
+    """The due times that were dropped last, and why; blank if none were."""
 
     overdue: bool = False
     problem: str = ""
@@ -142,8 +149,11 @@ def _schedules_of_trees(found: list[TreeStatus], now: dt.datetime) -> Iterator[P
     So a thousand trees are never in memory at once, only their statuses.
     """
     sources, linked = code_drift.sources(), code_drift.trees_with_followers()
+    active = pauses.Active(now)
     for row in ProcessTree.objects.streamed():
-        yield from row.all_schedules()
+        schedules = row.all_schedules()
+        active.note(schedules)
+        yield from schedules
         found.append(_status_of(row, now, sources.get(row.pk), linked))
 
 
@@ -174,6 +184,8 @@ def _status_of_schedule(schedule: ProcessTreeSchedule, now: dt.datetime) -> Sche
             last_status="requested" if schedule.claim else schedule.last_run_status,
             last_run_id="" if schedule.claim else schedule.last_run_id,
             held_back_by=schedule.held_back_by,
+            paused=in_words(schedule.active_pauses()),
+            dropped=schedule.dropped_why,
             overdue=schedule.is_overdue(now),
         )
     except UNREADABLE as error:

@@ -16,9 +16,12 @@ from django.utils import timezone
 from ..context import encode
 from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..domain.texts import in_utc
-from ..models import ProcessTreeSchedule, RunStatus
+from ..models import Pause, ProcessTreeSchedule, RunStatus
 from ..models.context_schema import SCHEDULED_FOR
+from ..models.pauses import in_words
 from ..support.connections import writing
+from ..support.row_reading import readable
+from . import due_drops
 
 REQUEST_AGAIN_AFTER = dt.timedelta(seconds=60)
 """The age at which an open claim without a run is requested again."""
@@ -96,9 +99,9 @@ def request(schedule_id: int, at: dt.datetime, history: History) -> Due | Skip:
     history:
         Queried for an open claim, and for a last run that may still be running.
     """
-    schedule = (
-        ProcessTreeSchedule.objects.select_related("process_tree").filter(pk=schedule_id).first()
-    )
+    now = timezone.now()
+    schedules = ProcessTreeSchedule.objects.select_related("process_tree").with_pauses(now)
+    schedule = schedules.filter(pk=schedule_id).first()
     if schedule is None:
         return Skip("The tree or its schedule was deleted.")
     _align(schedule)
@@ -107,6 +110,9 @@ def request(schedule_id: int, at: dt.datetime, history: History) -> Due | Skip:
     if not schedule.enabled:
         _pass_over(schedule, at)
         return Skip("Disabled in Django: the schedule's 'enabled' is off.")
+    pauses = _pauses_of(schedule, now)
+    if active := [each for each in pauses if each.is_active(now)]:
+        return Skip(_held(schedule, at, active, due_drops.drop(schedule, at, now, pauses)))
     if schedule.claim is not None:
         again = _look_at_claim(schedule, at, history)
         if again is not None:
@@ -121,7 +127,30 @@ def request(schedule_id: int, at: dt.datetime, history: History) -> Due | Skip:
             f"The last run ({schedule.last_run_id}) is still running; the due time "
             f"{_say(schedule.next_run)} is kept until it ends."
         )
+    dropped = due_drops.drop(schedule, at, now, pauses)
+    if dropped and not schedule.is_due(at):
+        return Skip(f"{dropped} Not due until {_say(schedule.next_run)}.")
     return _claim(schedule, at)
+
+
+def _pauses_of(schedule: ProcessTreeSchedule, now: dt.datetime) -> list[Pause]:
+    """Return the pauses that hold a schedule, or have dropped what it was due at."""
+    if not schedule.has_pauses:  # type: ignore[attr-defined]  # annotated
+        return []
+    since = schedule.next_run or now
+    found = Pause.objects.since_due(since, now).of(schedule.pk, schedule.process_tree_id)
+    return readable(found)
+
+
+def _held(schedule: ProcessTreeSchedule, at: dt.datetime, pauses: list[Pause], dropped: str) -> str:
+    """Return why a paused schedule runs nothing, and what happens to its due time."""
+    if schedule.claim is not None:
+        what = f"The run for {_say(schedule.claim)} is not requested again before it ends."
+    elif schedule.is_due(at):
+        what = f"The due time {_say(schedule.next_run)} is kept; one run catches up."
+    else:
+        what = f"Not due until {_say(schedule.next_run)}."
+    return " ".join(filter(None, [f"Paused {in_words(pauses)}.", dropped, what]))
 
 
 def take(
@@ -250,6 +279,11 @@ def _look_at_claim(
         schedule.refresh_from_db()
         return None
     now = timezone.now()
+    if why := due_drops.too_late(schedule, claim, now):
+        if mine.update(claim=None, claimed_at=None):
+            due_drops.record(schedule, claim, claim, why)
+        schedule.refresh_from_db()
+        return None
     same_tick = schedule.last_run == at
     # A claim may lie in the future if the clock was set back since.
     old = claimed_at is None or abs(now - claimed_at) >= REQUEST_AGAIN_AFTER

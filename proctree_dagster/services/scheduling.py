@@ -158,6 +158,8 @@ def prepare(
         **_for_each(options),
     }
     given = {field: value for field, value in given.items() if value is not None}
+    if given.get("not_after_minutes") == 0:
+        given["not_after_minutes"] = None
     for field, value in given.items():
         setattr(schedule, field, value)
     _set_rule(schedule, interval_minutes, start_time, cron)
@@ -219,7 +221,7 @@ def _registered(schedule: ProcessTreeSchedule) -> tuple[object, ...] | None:
         return None
     return (
         *(rule, schedule.timezone, schedule.context, schedule.tags),
-        *(schedule.allow_overlap, schedule.pass_scheduled_for),
+        *(schedule.allow_overlap, schedule.pass_scheduled_for, schedule.not_after_minutes),
         schedule.for_each_options,
     )
 

@@ -438,6 +438,7 @@ class ProcessTreeInstance(TreeDraft):
         as_: str | None = None,
         spread_minutes: int | None = None,
         order_by: str | Sequence[str] | None = None,
+        not_after_minutes: int | None = None,
     ) -> ProcessTreeSchedule:
         """Schedule the tree, or change a schedule of it.
 
@@ -489,6 +490,9 @@ class ProcessTreeInstance(TreeDraft):
             Minutes over which these runs begin, evenly, up to a week. Default: 0, all at once.
         order_by:
             Fields by which the rows are ordered: ``"-size, name"``. Default: by their keys.
+        not_after_minutes:
+            A due time that is later than this is dropped, and its schedule and its tick say so; 0:
+            it is run, however late, which is the default.
 
         Raises
         ------
@@ -518,6 +522,7 @@ class ProcessTreeInstance(TreeDraft):
             "for_each_as": as_,
             "spread_minutes": spread_minutes,
             "order_by": order_by,
+            "not_after_minutes": not_after_minutes,
         }
         if (declared := declaring.current()) is not None:
             return declared.schedule(self.name, name, **options)

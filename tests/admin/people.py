@@ -14,13 +14,17 @@ ADMIN = "/admin/proctree_dagster"
 VIEWS = (
     *("view_processtree", "view_processtreeschedule", "view_trigger", "view_triggersubscription"),
     *("view_treelink", "view_outboxrun", "view_run", "view_dagsteraction"),
+    "view_pause",
 )
 """Those of people who only watch."""
 
 DEEDS = ("run_processtree", "cancel_run", "retry_run", "fire_trigger")
 """Those of an operator, besides."""
 
-MODELS = ("processtree", "processtreeschedule", "trigger", "triggersubscription", "treelink")
+MODELS = (
+    *("processtree", "processtreeschedule", "pause"),
+    *("trigger", "triggersubscription", "treelink"),
+)
 OWNS = (
     *(f"{verb}_{model}" for verb in ("add", "change", "delete") for model in MODELS),
     *("delete_outboxrun", "delete_dagsteraction", "name_functions"),

@@ -12,6 +12,7 @@ from proctree_dagster.domain import run_tags
 from proctree_dagster.models import (
     DagsterAction,
     OutboxRun,
+    Pause,
     ProcessTree,
     ProcessTreeSchedule,
     TreeLink,
@@ -53,6 +54,7 @@ class Rows:
     trigger: Trigger
     outbox: OutboxRun
     action: DagsterAction
+    pause: Pause
 
     def key(self, model: str) -> str:
         """Return the key of the row of a model; an unknown one for those without rows."""
@@ -62,6 +64,7 @@ class Rows:
             "trigger": self.trigger,
             "outboxrun": self.outbox,
             "dagsteraction": self.action,
+            "pause": self.pause,
         }
         if model == "run":  # that of the outbox, which Dagster does not have yet
             return str(self.outbox.run_id)
@@ -116,7 +119,8 @@ def make_rows(name: str = "t", context: Any = None, tags: Any = None) -> Rows:
     action = DagsterAction.objects.create(
         username=name, action="launchRun", target=name, run_ids=[name], allowed=True
     )
-    return Rows(tree, schedule, trigger, outbox, action)
+    pause = Pause.objects.create(schedule=schedule, reason=name, made_by=name)
+    return Rows(tree, schedule, trigger, outbox, action, pause)
 
 
 def table(lines: Iterable[Iterable[str]]) -> str:

@@ -37,6 +37,12 @@ outboxrun/KEY/delete/             login      403    403     403       200    200
 outboxrun/KEY/history/            login      403    200     200       200    200
 outboxrun/add/                    login      403    403     403       403    403
 overview/                         login      403    200     200       200    200
+pause/                            login      403    200     200       200    200
+pause/KEY/action/                 login      405    405     405       405    405
+pause/KEY/change/                 login      403    200     200       200    200
+pause/KEY/delete/                 login      403    403     403       200    200
+pause/KEY/history/                login      403    200     200       200    200
+pause/add/                        login      403    403     403       200    200
 processtree/                      login      403    200     200       200    200
 processtree/KEY/change/           login      403    200     200       200    200
 processtree/KEY/code/             login      403    200     200       200    200
@@ -86,6 +92,12 @@ outboxrun/KEY/delete/             login      403    403     403       302*   302
 outboxrun/KEY/history/            login      403    200     200       200    200
 outboxrun/add/                    login      403    403     403       403    403
 overview/                         login      403    200     200       200    200
+pause/                            login      403    200     200       302*   302*
+pause/KEY/action/                 login      403    403     403       302*   302*
+pause/KEY/change/                 login      403    403     403       200    200
+pause/KEY/delete/                 login      403    403     403       302*   302*
+pause/KEY/history/                login      403    200     200       200    200
+pause/add/                        login      403    403     403       200    200
 processtree/                      login      403    200     302*      302*   302*
 processtree/KEY/change/           login      403    403     403       200    200
 processtree/KEY/code/             login      403    403     403       302*   302*
@@ -153,6 +165,8 @@ def sent(route: str, rows: Rows) -> dict[str, Any]:
             **{"action": "cancel", "confirmed": "yes", "_selected_action": rows.outbox.run_id},
         },
         f"{APP}run/<path:object_id>/action/": {"action": "cancel"},
+        f"{APP}pause/": {"action": "resume", "_selected_action": rows.pause.pk},
+        f"{APP}pause/<path:object_id>/action/": {"action": "resume"},
     }
     return chosen.get(route, {"post": "yes"} if route.endswith("/delete/") else {})
 

@@ -8,6 +8,7 @@ from .base import Action
 from .caches import ClearCache
 from .code import Keep, Sync, Take
 from .one_tree import Check, Run, Show
+from .pauses import Pause, Pauses, Resume
 from .revisions import Restore, Revisions
 from .runs import Cancel, Logs, Retry, Runs
 from .scheduling import Disable, Enable, Schedule
@@ -20,6 +21,7 @@ ACTIONS: tuple[type[Action], ...] = (
     *(Dev, ListTrees, Show, Run, Fire),
     *(Runs, Logs, Cancel, Retry),
     *(Schedule, Enable, Disable),
+    *(Pause, Resume, Pauses),
     *(Sync, Take, Keep, Export, Apply),
     *(Revisions, Restore),
     *(Check, Doctor, Reload, Web, Home, Init, ClearCache),

@@ -154,6 +154,10 @@ class Show(Action):
             self.out.line(f"\nSchedule{named}: {each.rule or each.problem}")
             if each.held_back_by:
                 self.out.line(f"  held back by {each.held_back_by}")
+            if each.paused:
+                self.out.line(f"  paused {each.paused}")
+            if each.dropped:
+                self.out.line(f"  {each.dropped}")
             for due in due_times[each.schedule]:
                 self.out.line(f"  {say(due)}")
         for sentence in drift_in_words(status):

@@ -61,6 +61,12 @@ class Schedule(Action):
         )
         parser.add_argument("--order-by", help="Fields by which the rows are ordered.")
         parser.add_argument("--timezone", help="IANA zone; default: Django's TIME_ZONE.")
+        parser.add_argument(
+            "--not-after",
+            metavar="MINUTES",
+            type=int,
+            help="Drop a due time that is later than this; 0: run it, however late.",
+        )
         typed_context.add_arguments(
             parser, "They take the place of the default context that the schedule has."
         )
@@ -76,6 +82,7 @@ class Schedule(Action):
             start_time=_time(options["at"]),
             cron=options["cron"],
             timezone=options["timezone"],
+            not_after_minutes=options["not_after"],
             context=typed_context.read(options, row.context_schema),
             tags=tag_pairs.parse(options["tag"]) if options["tag"] else None,
             for_each=_for_each(options["for_each"]),

@@ -25,7 +25,7 @@ class ListTrees(Action):
     name = "list"
     help = (
         "List every tree with each of its schedules, the last scheduled run, and what holds it "
-        "back: Django's 'enabled' or Dagster's own switch. Names what is overdue, what is broken, "
+        "back: Django's 'enabled', Dagster's own switch, a pause. Names what is overdue or broken, "
         "what was edited since the code saved it, and a daemon that gives no sign of life. It "
         "only reads."
     )
@@ -70,6 +70,8 @@ def _warnings_of(name: str, schedule: ScheduleStatus) -> list[str]:
         for holder, remedy in REMEDIES.items()
         if holder in schedule.held_back_by
     ]
+    if schedule.paused:
+        warnings.append(f"{name} is paused {schedule.paused}: 'proctree resume' ends that.")
     if schedule.overdue:
         warnings.append(f"{name} is overdue: it was due at {say(schedule.next_run)}.")
     return warnings

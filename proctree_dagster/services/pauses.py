@@ -1,0 +1,97 @@
+"""Pauses: making and ending them, and noting on schedules what holds them now."""
+
+import datetime as dt
+from collections.abc import Iterable
+
+from django.db.models import Q
+from django.utils import timezone
+
+from ..exceptions import ScheduleError
+from ..models import Pause, ProcessTree, ProcessTreeSchedule
+from ..support.row_reading import readable
+
+
+class Active:
+    """The pauses that hold something now, read by one query.
+
+    Parameters
+    ----------
+    now:
+        Aware; left out: the present.
+    """
+
+    def __init__(self, now: dt.datetime | None = None) -> None:
+        found = Pause.objects.active(now or timezone.now())
+        self.pauses = readable(found.select_related("process_tree", "schedule__process_tree"))
+
+    def note(self, schedules: Iterable[ProcessTreeSchedule]) -> None:
+        """Set ``pauses_now`` on schedules, so that none of them asks the database."""
+        for schedule in schedules:
+            schedule.pauses_now = [each for each in self.pauses if each.concerns(schedule)]
+
+
+def begin(
+    what: ProcessTree | ProcessTreeSchedule | None,
+    *,
+    reason: str,
+    until: dt.datetime | None = None,
+    since: dt.datetime | None = None,
+    drop: bool = False,
+    made_by: str = "",
+) -> Pause:
+    """Hold the scheduled runs of a schedule, of a tree, or of everything.
+
+    Parameters
+    ----------
+    what:
+        ``None``: everything.
+    reason:
+        Shown wherever a schedule is.
+    until:
+        Aware; the moment at which runs may start again. ``None``: until ``end`` is called.
+    since:
+        Aware; ``None``: now.
+    drop:
+        Whether the due times in it are dropped; otherwise they become one run when it ends.
+    made_by:
+        Who asked for it.
+
+    Raises
+    ------
+    ScheduleError
+        It has no reason, or would end before it begins.
+    """
+    since = since or timezone.now()
+    if not reason.strip():
+        raise ScheduleError("A pause needs a reason: those who wonder why nothing runs read it.")
+    if until is not None and until <= since:
+        raise ScheduleError(f"The pause would end at {until}, which is not after {since}.")
+    return Pause.objects.create(
+        schedule=what if isinstance(what, ProcessTreeSchedule) else None,
+        process_tree=what if isinstance(what, ProcessTree) else None,  # a schedule's: see ``save``
+        reason=reason.strip()[:200],
+        since=since,
+        until=until,
+        drop=drop,
+        made_by=made_by[:150],
+    )
+
+
+def end(pauses: Iterable[Pause], now: dt.datetime | None = None) -> int:
+    """End pauses; return how many. Those that have not begun are deleted."""
+    now, ended = now or timezone.now(), 0
+    for pause in pauses:
+        rows = Pause.objects.filter(pk=pause.pk)
+        if pause.since >= now:
+            ended += bool(rows.delete()[0])
+        else:
+            ended += rows.filter(Q(until__isnull=True) | Q(until__gt=now)).update(until=now)
+    return ended
+
+
+def exactly_of(what: ProcessTree | ProcessTreeSchedule | None) -> list[Pause]:
+    """Return the pauses of a schedule, of a tree, or of everything that are not over."""
+    pauses = Pause.objects.not_over(timezone.now())
+    if isinstance(what, ProcessTreeSchedule):
+        return list(pauses.filter(schedule=what))
+    return list(pauses.filter(schedule=None, process_tree=what))
