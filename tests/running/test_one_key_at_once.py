@@ -39,6 +39,7 @@ def environment(request: pytest.FixtureRequest, tmp_path: Path, empty_home: Path
     }
 
 
+@pytest.mark.timeout(3600 if FULL else 300)
 @pytest.mark.parametrize("on_conflict", ["queue", "return"] if FULL else ["queue"])
 def test_one_run_with_a_key_is_unfinished_at_any_moment_and_none_is_lost(
     environment: dict[str, str], on_conflict: str

@@ -16,6 +16,7 @@ FULL = os.environ.get("PROCTREE_ACCIDENTS") == "full"
 ROWS, KILLS = (1000, 20) if FULL else (20, 3)
 
 
+@pytest.mark.timeout(3600 if FULL else 300)
 @pytest.mark.parametrize("kind", ["sqlite", "postgresql"] if FULL else ["sqlite"])
 def test_each_row_has_one_run_whoever_is_killed_at_whatever_moment(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, empty_home: Path
