@@ -210,7 +210,8 @@ def _run_rows_that_wait(schedule_id: int, dagster: "_Dagster") -> Results | None
     schedule = ProcessTreeSchedule.objects.filter(pk=schedule_id).first()
     if schedule is None or not row_runs.waiting(schedule).exists():
         return None
-    return row_execution.execute_waiting(schedule, dagster.has_run)
+    outcomes = row_execution.execute_waiting(schedule, dagster.has_run)
+    return outcomes if outcomes["status"] else None  # each waits for another run, or a pause's end
 
 
 def _refuse_transaction() -> None:

@@ -37,8 +37,10 @@ def execute_waiting(schedule: ProcessTreeSchedule, has_run: Callable[[str], bool
         contexts) instead of by process. ``results`` has the results of each run.
     """
     outcomes: dict[str, Results] = {}
-    for row in readable(row_runs.waiting(schedule).select_related("process_tree")):
-        outcome = _execute(row, has_run)
+    rows = readable(row_runs.waiting(schedule).select_related("process_tree"))
+    paused = row_runs.paused(rows)
+    for row in rows:
+        outcome = None if row.schedule_id in paused else _execute(row, has_run)
         if outcome is not None:
             outcomes[_label(row, schedule.row_name)] = outcome
     return _together(outcomes)

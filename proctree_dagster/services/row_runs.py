@@ -24,9 +24,11 @@ from ..domain.names import MAX_NAME_LENGTH, TAG_PART, short_hash
 from ..domain.texts import in_utc
 from ..exceptions import ScheduleError
 from ..models import OutboxRun, OutboxState, ProcessTree, ProcessTreeSchedule
+from ..models.pauses import in_words
 from ..models.validation import for_each_validation
 from ..support.connections import writing
-from . import run_keys, run_outbox, trigger_evaluation
+from ..support.row_reading import readable
+from . import pauses, run_keys, run_outbox, trigger_evaluation
 from .due_time_claims import Due, Skip
 
 BATCH = 500
@@ -219,6 +221,28 @@ def _reason(schedule: ProcessTreeSchedule, count: int, behind: int, left_out: li
             f"waits{more}."
         )
     return "".join(said)
+
+
+def paused(rows: Iterable[OutboxRun]) -> dict[int, str]:
+    """Return which of some rows' schedules are paused now, by their keys, and why.
+
+    The runs of a spread whose time comes in a pause wait for its end.
+
+    Parameters
+    ----------
+    rows:
+        Rows of the outbox.
+    """
+    keys = {row.schedule_id for row in rows if row.schedule_id is not None}
+    active = pauses.Active().pauses if keys else []
+    if not active:
+        return {}
+    schedules = ProcessTreeSchedule.objects.select_related("process_tree").filter(pk__in=keys)
+    found = {
+        schedule.pk: [each for each in active if each.concerns(schedule)]
+        for schedule in readable(schedules)
+    }
+    return {pk: f"Paused {in_words(held)}." for pk, held in found.items() if held}
 
 
 def waiting(schedule: ProcessTreeSchedule | None = None) -> "QuerySet[OutboxRun]":

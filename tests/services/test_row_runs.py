@@ -22,7 +22,7 @@ from proctree_dagster.orchestration.repository_data import LiveRepositoryData
 from proctree_dagster.orchestration.runs import family_runs
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.running import tree_runs
-from proctree_dagster.services import due_time_claims, row_runs
+from proctree_dagster.services import due_time_claims, pauses, row_runs
 from proctree_dagster.tasks import check_and_run_scheduled_tasks
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
@@ -245,6 +245,19 @@ def test_a_tick_of_the_daemon_records_the_runs_and_says_how_many(
     tree_runs.deliver()
     launched = {run.tags[run_tags.SCHEDULE_NAME] for run in instance.get_runs()}
     assert launched == {"books_schedule"}
+
+
+def test_what_is_recorded_waits_for_the_end_of_a_pause(
+    organisations: list[Organisation], instance: DagsterInstance
+) -> None:
+    schedule()
+    decide()
+    pause = pauses.begin(ProcessTreeSchedule.objects.get(), reason="migrating")
+    assert tree_runs.deliver() == []
+    assert all("migrating" in row.reason for row in OutboxRun.objects.all())
+    assert check_and_run_scheduled_tasks() == {}
+    pauses.end([pause])
+    assert len(tree_runs.deliver()) == 3
 
 
 class TestHere:

@@ -11,7 +11,7 @@ from django.utils import timezone
 from ...domain import run_tags as tags
 from ...domain.texts import explain
 from ...models import OutboxRun, OutboxState
-from ...services import run_keys, run_outbox
+from ...services import row_runs, run_keys, run_outbox
 from ...services.run_outbox import Drop, Ready, Verdict, Wait
 from ..dagster_internals import DagsterRunAlreadyExists
 from . import create as runs
@@ -95,6 +95,7 @@ def deliver(
     verdicts = _verdicts(instance, asked, known)
     succeeded = _succeeded(known)
     turns, batch = _Turns(instance, waiting), Batch()
+    paused = row_runs.paused(waiting)
     for row in waiting:
         run_id = str(row.run_id)
         verdict = run_outbox.decide(row, verdicts)
@@ -104,6 +105,9 @@ def deliver(
             if run_outbox.drop(row, verdict.reason):
                 verdicts[run_id] = verdict  # those that wait for it come later in the list
                 result.dropped.append(run_id)
+        elif row.schedule_id in paused:
+            run_outbox.note(row, paused[row.schedule_id])
+            result.waiting.append(run_id)
         elif not turns.has_come(row):
             result.waiting.append(run_id)
         else:
