@@ -537,7 +537,7 @@ class TestTransactions:
         caplog: pytest.LogCaptureFixture,
         away: str,
     ) -> None:
-        def fail(*args: Any) -> None:
+        def fail(*args: Any, **options: Any) -> None:
             raise OSError("the database is away")
 
         create_trigger("t", "event")
