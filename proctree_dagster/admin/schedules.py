@@ -42,7 +42,10 @@ from .schedule_list import HeldBackFilter, OverdueFilter, RuleFilter, ScheduleLi
 DUE_TIMES = 5
 """How many of the next due times are shown."""
 
-RULE = ("rule_kind", ("interval_minutes", "start_time"), "cron", "timezone")
+RULE = (
+    *("rule_kind", ("interval_minutes", "start_time"), "cron", "timezone"),
+    *(("business_days", "calendar"), "start_date"),
+)
 """The fields that set when a schedule is due."""
 
 

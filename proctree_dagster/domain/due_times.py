@@ -16,8 +16,17 @@ from itertools import count, takewhile
 from math import gcd
 from zoneinfo import ZoneInfo
 
+from ..exceptions import ScheduleError
+from .business_days import MOVES, BusinessRule
 from .schedule_rules import DAY, HOUR, CronRule, IntervalRule, Minutes, Rule, field
 
+AnyRule = Rule | BusinessRule
+"""When a schedule asks for runs."""
+
+MOST_YEARS = 30
+"""How far ahead a due time is searched: a leap day may be no business day several times."""
+
+MOMENT = dt.timedelta(microseconds=1)
 EVERY_MINUTE = "* * * * *"
 UTC = dt.UTC
 ONE_DAY = dt.timedelta(days=1)
@@ -63,7 +72,7 @@ def _next_start(rule: IntervalRule, after: dt.datetime) -> dt.datetime:
     )
 
 
-def due_after(rule: Rule, anchor: dt.datetime, after: dt.datetime) -> dt.datetime:
+def due_after(rule: AnyRule, anchor: dt.datetime, after: dt.datetime) -> dt.datetime:
     """Return the first due time after ``after``.
 
     Parameters
@@ -79,6 +88,11 @@ def due_after(rule: Rule, anchor: dt.datetime, after: dt.datetime) -> dt.datetim
     -------
     datetime
         In UTC.
+
+    Raises
+    ------
+    ScheduleError
+        There is none in ``MOST_YEARS``, or the rule's calendar can't say.
     """
     anchor, after = anchor.astimezone(UTC).replace(second=0, microsecond=0), after.astimezone(UTC)
     if after < anchor and isinstance(rule, IntervalRule):
@@ -86,18 +100,40 @@ def due_after(rule: Rule, anchor: dt.datetime, after: dt.datetime) -> dt.datetim
     if isinstance(rule, IntervalRule) and rule.is_elapsed:
         interval = dt.timedelta(minutes=rule.interval_minutes)
         return anchor + interval * ((after - anchor) // interval + 1)
+    if isinstance(rule, BusinessRule):
+        if rule.begins_at_anchor:
+            after = max(after, anchor - MOMENT)
+        if rule.is_elapsed:
+            return _elapsed_due_after(rule, anchor, after)
     day = after.date()
-    while True:
+    while day.year <= after.year + MOST_YEARS:
         due = _due_on(rule, anchor, day)
         later = bisect_right(due, after)
         if later < len(due):
             return due[later]
         # What is due on a date of the zone may lie on the UTC day before it, or after it.
         day = max(day + ONE_DAY, rule.next_date(day, anchor) - ONE_DAY)
+    raise _never(rule)
+
+
+def _elapsed_due_after(rule: BusinessRule, anchor: dt.datetime, after: dt.datetime) -> dt.datetime:
+    """Return the first due time of elapsed time that is on a day that the rule allows."""
+    last = after.year + MOST_YEARS
+    while (due := due_after(rule.base, anchor, after)).year <= last:
+        date = due.astimezone(rule.zone).date()
+        if rule.allows(date):
+            return due
+        midnight = dt.datetime.combine(date + ONE_DAY, dt.time(), rule.zone)
+        after = max(due, midnight.astimezone(UTC) - MOMENT)
+    raise _never(rule)
+
+
+def _never(rule: AnyRule) -> ScheduleError:
+    return ScheduleError(f"No due time was found in {MOST_YEARS} years: {rule}.")
 
 
 def due_times(
-    rule: Rule, anchor: dt.datetime, first: dt.datetime, last: dt.datetime
+    rule: AnyRule, anchor: dt.datetime, first: dt.datetime, last: dt.datetime
 ) -> Iterator[dt.datetime]:
     """Return the due time ``first`` and those after it, up to ``last``; all aware."""
 
@@ -115,7 +151,7 @@ def _around(day: dt.date) -> tuple[dt.date, ...]:
     return (day - ONE_DAY, day, day + ONE_DAY)
 
 
-def _due_on(rule: Rule, anchor: dt.datetime, day: dt.date) -> Sequence[dt.datetime]:
+def _due_on(rule: AnyRule, anchor: dt.datetime, day: dt.date) -> Sequence[dt.datetime]:
     """Return the due times of one UTC day, in order."""
     dates = tuple(date for date in _around(day) if rule.on(date, anchor))
     return _wall_clock(dates, day, rule.minutes, rule.timezone, rule.twice) if dates else ()
@@ -169,7 +205,7 @@ def _gap_end(before: dt.datetime, after: dt.datetime, zone: ZoneInfo) -> dt.date
     return before + dt.timedelta(seconds=high)
 
 
-def cron_cover(rule: Rule, anchor: dt.datetime) -> tuple[list[str], str]:
+def cron_cover(rule: AnyRule, anchor: dt.datetime) -> tuple[list[str], str]:
     """Return the coarsest crons that tick at every due time, and their time zone.
 
     The due times of an interval lie on a grid whose step is the greatest common divisor of the
@@ -180,8 +216,12 @@ def cron_cover(rule: Rule, anchor: dt.datetime) -> tuple[list[str], str]:
     rule, anchor:
         As in ``due_after``.
     """
+    if isinstance(rule, BusinessRule) and rule.days not in MOVES:
+        return cron_cover(rule.base, anchor)
     minutes, days, timezone = rule.minutes, "* * *", rule.timezone
-    if isinstance(rule, CronRule):
+    if isinstance(rule, BusinessRule):
+        pass  # a due time may be moved to any day
+    elif isinstance(rule, CronRule):
         days = rule.cover
     elif rule.is_elapsed:
         start, timezone = anchor.astimezone(UTC), "UTC"
@@ -203,12 +243,12 @@ def cron_cover(rule: Rule, anchor: dt.datetime) -> tuple[list[str], str]:
     return crons, timezone
 
 
-def clock_changes(rule: Rule, now: dt.datetime) -> bool:
+def clock_changes(rule: AnyRule, now: dt.datetime) -> bool:
     """Return whether a rule's UTC offset changes within a day of now (aware), before or after.
 
     Around such a change a cron misses due times, such as one at the end of a gap.
     """
-    if isinstance(rule, IntervalRule) and rule.is_elapsed:
+    if not isinstance(rule, CronRule) and rule.is_elapsed:
         return False  # elapsed time has no clock
     moments = (now - dt.timedelta(hours=1), now + dt.timedelta(hours=25))
     return len({moment.astimezone(rule.zone).utcoffset() for moment in moments}) > 1

@@ -4,16 +4,22 @@ import datetime as dt
 from dataclasses import dataclass
 
 from . import due_times
+from .business_days import BusinessRule
+from .due_times import AnyRule
+from .names import short_hash
 from .schedule_rules import Rule
 
 _DISABLED = " (disabled)"
+
+_LONGEST = 270
+"""How many characters of a rule are noted; of a longer one a hash is, too."""
 
 
 @dataclass(frozen=True)
 class RuleClock:
     """A rule, and the label and anchor stored when the next due time was last set."""
 
-    rule: Rule
+    rule: AnyRule
     enabled: bool
     noted: str
     """The label under which the next due time was set; blank if it never was."""
@@ -24,26 +30,44 @@ class RuleClock:
     @property
     def label(self) -> str:
         """The value of ``noted`` while the next due time is up to date."""
-        return f"{self.rule}{'' if self.enabled else _DISABLED}"
+        return f"{self._rule_as_noted}{'' if self.enabled else _DISABLED}"
+
+    @property
+    def _rule_as_noted(self) -> str:
+        """The rule as text that fits into its column, whatever its calendar is called."""
+        text = str(self.rule)
+        return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}… {short_hash(text)}"
 
     @property
     def is_current(self) -> bool:
         """Whether the next due time follows this rule."""
         return self.noted == self.label
 
+    @property
+    def base(self) -> Rule:
+        """The rule without a calendar, from whose due times the others are counted."""
+        return self.rule.base if isinstance(self.rule, BusinessRule) else self.rule
+
+    def first_due(self, now: dt.datetime, anchor: dt.datetime) -> dt.datetime:
+        """Return the first due time after ``now`` (aware), counted from a new anchor."""
+        if isinstance(self.rule, BusinessRule):
+            return due_times.due_after(self.rule, anchor, now)
+        return anchor
+
     def new_anchor(self, now: dt.datetime) -> dt.datetime:
         """Return the first due time after ``now`` (aware): no backlog, and no surprise run.
 
-        A switch on or off keeps the rhythm of the due times; a changed rule starts a new one.
+        Of ``base``, that is. A switch on or off keeps the rhythm of the due times; a changed rule
+        starts a new one.
         """
         before = self.noted.removesuffix(_DISABLED)
         if not before:
-            return due_times.first_due(self.rule, now)
-        if before == str(self.rule) and self.anchor is not None:
-            return due_times.due_after(self.rule, self.anchor, now)
-        return due_times.restarted_due(self.rule, now)
+            return due_times.first_due(self.base, now)
+        if before == self._rule_as_noted and self.anchor is not None:
+            return due_times.due_after(self.base, self.anchor, now)
+        return due_times.restarted_due(self.base, now)
 
     def due_after(self, after: dt.datetime) -> dt.datetime:
         """Return the first due time after ``after`` (aware)."""
-        anchor = self.anchor or due_times.first_due(self.rule, after)
+        anchor = self.anchor or due_times.first_due(self.base, after)
         return due_times.due_after(self.rule, anchor, after)

@@ -213,7 +213,7 @@ class CronRule:
 
 
 Rule = IntervalRule | CronRule
-"""When a schedule asks for runs."""
+"""When a schedule asks for runs, without a calendar."""
 
 
 def field(values: Sequence[int], count: int) -> str:

@@ -12,7 +12,10 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from .. import calendars
 from ..domain import due_times as intervals
+from ..domain.business_days import BusinessRule
+from ..domain.due_times import AnyRule
 from ..domain.rule_clocks import RuleClock
 from ..domain.schedule_rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
 from ..exceptions import ScheduleError
@@ -24,6 +27,16 @@ if TYPE_CHECKING:
 
 WATCHED_AFTER = dt.timedelta(minutes=2)
 """Age of a scheduled run from which each minute's tick checks whether it still runs."""
+
+
+class BusinessDays(models.TextChoices):
+    """What becomes of a due time on a day that is no business day."""
+
+    SKIP = "skip", _("it is skipped")
+    NEXT = "next", _("it moves to the next business day")
+    PREVIOUS = "previous", _("it moves to the business day before")
+    FIRST = "first", _("only the first business day of a month counts")
+    LAST = "last", _("only the last business day of a month counts")
 
 
 class ScheduleClock(ClockFieldsModel):
@@ -68,6 +81,29 @@ class ScheduleClock(ClockFieldsModel):
         default="",
         validators=[validate_timezone],
         help_text=_("IANA zone of the start time or the cron. Blank: Django's TIME_ZONE."),
+    )
+    business_days = models.CharField(
+        _("business days"),
+        max_length=10,
+        choices=BusinessDays.choices,
+        blank=True,
+        default="",
+        db_default="",
+        help_text=_("What becomes of a due time on any other day. Blank: it is run."),
+    )
+    calendar = models.CharField(
+        _("calendar"),
+        max_length=200,
+        blank=True,
+        default="",
+        db_default="",
+        help_text=_("Which days these are: weekdays, holidays:ZA, or a function, app.module:name."),
+    )
+    start_date = models.DateField(
+        _("start date"),
+        null=True,
+        blank=True,
+        help_text=_("Nothing is due before this date, in its time zone. Blank: at once."),
     )
     allow_overlap = models.BooleanField(
         _("allow overlap"),
@@ -170,14 +206,23 @@ class ScheduleClock(ClockFieldsModel):
         abstract = True
 
     @property
-    def rule(self) -> Rule:
-        """The schedule's rule.
+    def rule(self) -> AnyRule:
+        """The schedule's rule, with its calendar.
 
         Raises
         ------
         ScheduleError
             It is invalid.
         """
+        if not self.business_days and self.start_date is None:
+            return self.base_rule
+        is_business_day = calendars.business_days(self.calendar)
+        name, days = self.calendar or calendars.WEEKDAYS, self.business_days
+        return BusinessRule(self.base_rule, days, name, is_business_day, self.start_date)  # type: ignore[arg-type]
+
+    @property
+    def base_rule(self) -> Rule:
+        """The schedule's rule without its calendar; raises as ``rule`` does."""
         zone = self.timezone or settings.TIME_ZONE
         if self.cron:
             return CronRule(self.cron, zone)
@@ -224,7 +269,7 @@ class ScheduleClock(ClockFieldsModel):
             return []
         self.anchor = clock.new_anchor(now)
         if clock.noted or self.next_run is None:  # a new row may set its first due time
-            self.next_run = self.anchor
+            self.next_run = clock.first_due(now, self.anchor)
         self.next_run_rule = clock.label
         changed = ["anchor", "next_run", "next_run_rule"]
         if not self.enabled:

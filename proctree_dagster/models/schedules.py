@@ -7,9 +7,11 @@ from django.db import models, router
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from .. import calendars
 from .. import context as contexts
 from ..domain import names, tree_spec
 from ..domain.names import MAX_NAME_LENGTH
+from ..domain.rule_clocks import RuleClock
 from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..domain.schedule_rules import MAX_INTERVAL, CronRule
 from ..exceptions import ContextError, ScheduleError
@@ -24,6 +26,9 @@ from .for_each import ForEachModel
 from .schedule_clock import ScheduleClock
 from .schedule_queries import ProcessTreeScheduleQuerySet
 from .trees import ProcessTree
+
+_LATER = ("not_after_minutes", "business_days", "calendar", "start_date")
+"""The options that count for drift only where they are set: 0.1 did not have them."""
 
 
 class ProcessTreeSchedule(ForEachModel, ScheduleClock):
@@ -176,6 +181,10 @@ class ProcessTreeSchedule(ForEachModel, ScheduleClock):
                 CronRule(self.cron, "UTC")
             except ScheduleError as error:
                 problems["cron"] = str(error)
+        if self.calendar and not self.business_days:
+            self.business_days = "skip"
+        if not problems and (self.business_days or self.start_date):
+            problems |= self._calendar_problems()
         if self.enabled and self.process_tree_id is not None:
             problem = self.process_tree.unattended_problem()
             if problem is not None:
@@ -184,6 +193,18 @@ class ProcessTreeSchedule(ForEachModel, ScheduleClock):
             problems |= self.for_each_problems()
         if problems:
             raise ValidationError(problems)
+
+    def _calendar_problems(self) -> dict[str, str]:
+        """Return what is wrong with its calendar: also that it never has a business day."""
+        try:
+            calendars.business_days(self.calendar)
+        except ScheduleError as error:
+            return {"calendar": str(error)}
+        try:
+            RuleClock(self.rule, True, "", None).due_after(timezone.now())
+        except ScheduleError as error:
+            return {"business_days": str(error)}
+        return {}
 
     @property
     def digest(self) -> str:
@@ -196,7 +217,7 @@ class ProcessTreeSchedule(ForEachModel, ScheduleClock):
                 "timezone": self.timezone,
                 "allow_overlap": self.allow_overlap,
                 "pass_scheduled_for": self.pass_scheduled_for,
-                **({"not_after_minutes": self.not_after_minutes} if self.not_after_minutes else {}),
+                **{name: str(getattr(self, name)) for name in _LATER if getattr(self, name)},
                 "context": self.context,
                 "tags": self.tags,
                 **self.for_each_options,

@@ -160,11 +160,22 @@ def prepare(
     given = {field: value for field, value in given.items() if value is not None}
     if given.get("not_after_minutes") == 0:
         given["not_after_minutes"] = None
+    if "start_date" in given:
+        given["start_date"] = _start_date(given["start_date"])
     for field, value in given.items():
         setattr(schedule, field, value)
     _set_rule(schedule, interval_minutes, start_time, cron)
     clean(schedule)
     return set(given)
+
+
+def _start_date(value: object) -> dt.date | None:
+    """Return the start date that was given; ``None`` for a blank one, which takes it away."""
+    if value == "":
+        return None
+    if isinstance(value, dt.datetime) or not isinstance(value, dt.date):
+        raise ScheduleError(f"start_date must be a datetime.date, or blank, not {value!r}.")
+    return value
 
 
 def clean(schedule: ProcessTreeSchedule) -> None:

@@ -439,6 +439,9 @@ class ProcessTreeInstance(TreeDraft):
         spread_minutes: int | None = None,
         order_by: str | Sequence[str] | None = None,
         not_after_minutes: int | None = None,
+        business_days: str | None = None,
+        calendar: str | None = None,
+        start_date: dt.date | str | None = None,
     ) -> ProcessTreeSchedule:
         """Schedule the tree, or change a schedule of it.
 
@@ -493,6 +496,17 @@ class ProcessTreeInstance(TreeDraft):
         not_after_minutes:
             A due time that is later than this is dropped, and its schedule and its tick say so; 0:
             it is run, however late, which is the default.
+        business_days:
+            What becomes of a due time on a day that is no business day: ``"skip"``, ``"next"`` or
+            ``"previous"`` (it moves to the same time of that business day); or ``"first"`` or
+            ``"last"``: only the first or last business day of each month counts. Blank: it is run,
+            which is the default.
+        calendar:
+            Which days those are: ``"weekdays"``, which is the default, ``"holidays:ZA"`` (by the
+            library ``holidays``, an extra), or an allowed function that takes a date, as
+            ``"app.module:function"``.
+        start_date:
+            Nothing is due before this date, in the schedule's zone. Blank or default: none.
 
         Raises
         ------
@@ -523,6 +537,9 @@ class ProcessTreeInstance(TreeDraft):
             "spread_minutes": spread_minutes,
             "order_by": order_by,
             "not_after_minutes": not_after_minutes,
+            "business_days": business_days,
+            "calendar": calendar,
+            "start_date": start_date,
         }
         if (declared := declaring.current()) is not None:
             return declared.schedule(self.name, name, **options)

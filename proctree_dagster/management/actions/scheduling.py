@@ -62,6 +62,15 @@ class Schedule(Action):
         parser.add_argument("--order-by", help="Fields by which the rows are ordered.")
         parser.add_argument("--timezone", help="IANA zone; default: Django's TIME_ZONE.")
         parser.add_argument(
+            "--business-days",
+            choices=["skip", "next", "previous", "first", "last"],
+            help="What becomes of a due time on a day that is no business day.",
+        )
+        parser.add_argument(
+            "--calendar", help="weekdays, holidays:ZA, or a function, app.module:function."
+        )
+        parser.add_argument("--start-date", metavar="DATE", help="Nothing is due before it.")
+        parser.add_argument(
             "--not-after",
             metavar="MINUTES",
             type=int,
@@ -83,6 +92,9 @@ class Schedule(Action):
             cron=options["cron"],
             timezone=options["timezone"],
             not_after_minutes=options["not_after"],
+            business_days=options["business_days"],
+            calendar=options["calendar"],
+            start_date=_date(options["start_date"]),
             context=typed_context.read(options, row.context_schema),
             tags=tag_pairs.parse(options["tag"]) if options["tag"] else None,
             for_each=_for_each(options["for_each"]),
@@ -149,6 +161,15 @@ def _for_each(text: str | None) -> Any:
         return json.loads(text)
     except ValueError as error:
         raise CommandError(f"--for-each is no JSON: {error}", returncode=2) from None
+
+
+def _date(text: str | None) -> dt.date | None:
+    try:
+        return None if text is None else dt.date.fromisoformat(text)
+    except ValueError:
+        raise CommandError(
+            f"--start-date takes a date such as 2026-03-31, not {text!r}.", returncode=2
+        ) from None
 
 
 def _time(text: str | None) -> dt.time | None:
