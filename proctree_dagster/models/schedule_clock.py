@@ -12,13 +12,13 @@ from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from .. import calendars
 from ..domain import due_times as intervals
 from ..domain.business_days import BusinessRule
 from ..domain.due_times import AnyRule
 from ..domain.rule_clocks import RuleClock
 from ..domain.schedule_rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
 from ..exceptions import ScheduleError
+from . import calendars
 from .fields import ClockFieldsModel, validate_timezone
 from .schedule_queries import OVERDUE_AFTER, RunStatus
 

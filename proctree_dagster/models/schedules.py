@@ -7,7 +7,6 @@ from django.db import models, router
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
-from .. import calendars
 from .. import context as contexts
 from ..domain import names, tree_spec
 from ..domain.names import MAX_NAME_LENGTH
@@ -15,7 +14,7 @@ from ..domain.rule_clocks import RuleClock
 from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..domain.schedule_rules import MAX_INTERVAL, CronRule
 from ..exceptions import ContextError, ScheduleError
-from . import context_schema
+from . import calendars, context_schema
 from .context_schema import SCHEDULED_FOR
 from .fields import (
     ContextField,

@@ -6,9 +6,8 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 
-from proctree_dagster import calendars
 from proctree_dagster.exceptions import ScheduleError
-from proctree_dagster.models import ProcessTree
+from proctree_dagster.models import ProcessTree, calendars
 from proctree_dagster.services import due_time_claims
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes

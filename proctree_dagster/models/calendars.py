@@ -10,9 +10,9 @@ from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any
 
-from . import functions
-from .domain.texts import explain
-from .exceptions import FunctionError, ScheduleError
+from .. import functions
+from ..domain.texts import explain
+from ..exceptions import FunctionError, ScheduleError
 
 WEEKDAYS = "weekdays"
 """Monday to Friday."""
@@ -22,7 +22,7 @@ HOLIDAYS = "holidays:"
 
 
 def business_days(name: str) -> Callable[[dt.date], bool]:
-    """Return what says whether a date is a business day.
+    """Return the function by which a date is a business day, or is none.
 
     Parameters
     ----------
