@@ -18,6 +18,7 @@ from ..domain.due_times import AnyRule
 from ..domain.rule_clocks import RuleClock
 from ..domain.schedule_rules import MAX_INTERVAL, CronRule, IntervalRule, Rule
 from ..exceptions import ScheduleError
+from ..support.row_reading import readable
 from . import calendars
 from .fields import ClockFieldsModel, validate_timezone
 from .schedule_queries import OVERDUE_AFTER, RunStatus
@@ -322,7 +323,7 @@ class ScheduleClock(ClockFieldsModel):
         if self.pauses_now is None:
             pauses: Any = apps.get_model("proctree_dagster", "Pause").objects
             of_it = pauses.active(timezone.now()).of(self.pk, self.process_tree_id)
-            self.pauses_now = list(of_it)
+            self.pauses_now = readable(of_it)
         return self.pauses_now
 
     def should_run(self) -> bool:
