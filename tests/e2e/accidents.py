@@ -17,6 +17,7 @@ from typing import Any
 import psutil
 import yaml
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunsFilter
+from dagster._grpc.client import DagsterGrpcClient
 from django.db import connections
 from django.db.models import QuerySet
 
@@ -93,7 +94,7 @@ class Accidents(Stack):
 
     def prepare(self) -> None:
         """Make the trees. None is due for hours, but for the due times that they are given."""
-        self.manage("migrate", "-v0")
+        self.migrate()
         self.shell(
             "begins = (timezone.localtime() + datetime.timedelta(hours=12)).time()\n"
             f"for number in range({self.trees}):\n"
@@ -125,12 +126,11 @@ class Accidents(Stack):
         what = ("-m", "definitions", "-a", "process_trees", "-d", str(TOP))
         python = "--use-python-environment-entry-point"
         server = self._run_python("-m", "dagster", "api", "grpc", *at, *what, python)
+        client = DagsterGrpcClient(port=self._code_port, host="127.0.0.1")
 
         def answers() -> bool:
             assert server.poll() is None, self.log.read_text()[-3000:]
-            check = (sys.executable, "-m", "dagster", "api", "grpc-health-check")
-            done = subprocess.run([*check, "-p", str(self._code_port)], capture_output=True)
-            return done.returncode == 0
+            return bool(client.health_check_query() == "SERVING")
 
         wait_for("the code server", answers, 120)
         return psutil.Process(server.pid)

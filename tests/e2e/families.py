@@ -25,7 +25,7 @@ class Families(Accidents):
 
     def prepare(self) -> None:
         """Make the trees. None is due for hours, but for the due times that they are given."""
-        self.manage("migrate", "-v0")
+        self.migrate()
         self.shell(CODE / "save_families.py", FAMILIES=str(self.trees))
 
     def settled(self) -> bool:

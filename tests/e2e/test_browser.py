@@ -36,8 +36,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     (stack.folder / "e2e_settings.py").write_text(SETTINGS)
     stack.env["DJANGO_SETTINGS_MODULE"] = "e2e_settings"
     try:
-        stack.manage("migrate", "-v0")
-        stack.manage("setup_example", silently=True)
+        stack.set_up_example()
         stack.shell(CODE / "save_imports.py", silently=True)
         stack.start_dagster()
         stack.graphql(browsers.SKIP_THE_WELCOME)
@@ -300,8 +299,7 @@ def test_a_tree_saved_meanwhile_appears_where_webserver_and_daemon_run_by_themse
 ) -> None:
     stack = Stack(tmp_path / "services")
     try:
-        stack.manage("migrate", "-v0")
-        stack.manage("setup_example", silently=True)
+        stack.set_up_example()
         stack.start_dagster(as_services=True)
         stack.graphql(browsers.SKIP_THE_WELCOME)
         with browsers.open_tab(browser, stack.url) as tab:

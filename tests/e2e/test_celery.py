@@ -50,7 +50,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> "Iterator[FarStack]":
     try:
         stack.start_worker("east", of_dagster=True)
         stack.start_worker("west")
-        stack.manage("migrate", "-v0")
+        stack.migrate()
         stack.shell(CODE / "save_trees.py", silently=True)
         stack.start_dagster()
         stack.wait_for_workers()

@@ -14,8 +14,7 @@ pytestmark = pytest.mark.e2e
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
     stack = Stack(tmp_path / "stack")
-    stack.manage("migrate", "-v0")
-    stack.manage("setup_example", silently=True)
+    stack.set_up_example()
     try:
         yield stack
     finally:

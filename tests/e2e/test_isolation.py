@@ -43,7 +43,7 @@ def stack(tmp_path: Path) -> Iterator[Stack]:
         "BESIDE_DATABASE": str(tmp_path / "real.sqlite3"),
     }
     try:
-        stack.manage("migrate", "-v0")
+        stack.migrate()
         stack.shell(REAL_TREES)
         stack.start_daemon()
         yield stack

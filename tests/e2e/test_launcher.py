@@ -47,7 +47,7 @@ class Speaking(Stack):
             assert before in text
             text = text.replace(before, after)
         settings.write_text(text)
-        self.manage("migrate", "-v0")
+        self.migrate()
         self.shell(CODE / "save_trees.py", silently=True)
 
     def launch_named(self, name: str, *, job: str = "speak", sleeps: bool = False) -> str:

@@ -30,7 +30,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     )
     stack.env["DJANGO_SETTINGS_MODULE"] = "e2e_settings"
     try:
-        stack.manage("migrate", "-v0")
+        stack.migrate()
         stack.shell(CODE / "save_trees.py", silently=True)
         stack.shell(
             "ProcessTreeSchedule.objects.update(next_run=timezone.now())",

@@ -79,7 +79,7 @@ def test_each_run_executes_the_release_that_it_was_requested_from_or_the_one_tha
     stack: Released,
 ) -> None:
     first = stack.deploy("A")
-    stack.manage("migrate", "-v0")
+    stack.migrate()
     stack.shell("ProcessTreeInstance('speak').add_process('speak', 'spoken:speak').save()")
     stack.start_dagster(as_services=True)
     stack.launch_named("of A")

@@ -46,7 +46,7 @@ def prepare(stack: Stack) -> None:
         "PROCTREE = {**PROCTREE, 'FUNCTION_MODULES': ['e2e_functions']}\n"
     )
     stack.env["DJANGO_SETTINGS_MODULE"] = "e2e_settings"
-    stack.manage("migrate", "-v0")
+    stack.migrate()
     stack.shell(code_of(__file__) / "save_triggers.py", silently=True)
 
 

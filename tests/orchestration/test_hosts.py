@@ -44,7 +44,7 @@ class CodeServer:
     def __init__(self, folder: Path, instance: DagsterInstance) -> None:
         self._instance = instance
         self._stack = Stack(folder)
-        self._stack.manage("migrate", "-v0")
+        self._stack.migrate()
         self._stack.shell(SAVE, silently=True)
         self.origin = GrpcServerCodeLocationOrigin(
             host="127.0.0.1", port=free_port(), location_name=run_tags.LOCATION

@@ -40,7 +40,7 @@ class Home(Stack):
         }
         self.hosts: list[Host] = []
         self.configure()
-        self.manage("migrate", "-v0")
+        self.migrate()
         names = "note", "hang", "hold_the_lock", "sleep", "start_programs"
         self.shell(
             f"for name in {names!r}:\n"

@@ -30,8 +30,7 @@ class SiteStack(Stack):
     def start_site(self, *, daemon: bool = True) -> None:
         """Migrate, set the example up, add people, and wait until Dagster is served."""
         self.env["EXAMPLE_DAGSTER_URL"] = ""  # who saves a tree finds the socket in the home
-        self.manage("migrate", "-v0")
-        self.manage("setup_example", silently=True)
+        self.set_up_example()
         self.add_people()
         self.start_web()
         if daemon:

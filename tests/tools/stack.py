@@ -18,6 +18,7 @@ import psutil
 from dagster import DagsterInstance
 
 from tests.tools import TOP
+from tests.tools.shell_server import ShellServer
 
 T = TypeVar("T")
 
@@ -30,6 +31,12 @@ from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 """
 """What lines that are given to ``Stack.shell`` need not import."""
+
+SILENTLY = """
+from django.conf import settings
+settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_URL": None}
+"""
+"""What keeps lines from asking Dagster to reload."""
 
 
 def free_port() -> int:
@@ -82,6 +89,7 @@ class Stack:
             "PYTHONPATH": os.pathsep.join([str(folder), str(TOP)]),
         }
         self.processes: list[subprocess.Popen[bytes]] = []
+        self._shells: dict[tuple[object, ...], ShellServer] = {}
 
     def manage(
         self,
@@ -108,17 +116,38 @@ class Stack:
         return done
 
     def shell(self, code: str | Path, *, silently: bool = False, **environment: str) -> str:
-        """Run Python in the project, a file or some lines; return what it prints."""
+        """Run Python in the project, a file or some lines; return what it prints.
+
+        ``silently``: without asking Dagster to reload. ``environment``: beside the stack's own.
+        """
         program = code.read_text() if isinstance(code, Path) else IMPORTS + code
-        command = ("shell", "--no-imports", "-c", program)
-        done = self.manage(*command, silently=silently, environment=environment)
+        env = {**self.env, **environment}
+        key = (self.top, *sorted(env.items()))
+        if key not in self._shells:
+            self._shells[key] = ShellServer(self.top, env, self.log)
+        done = self._shells[key].run(f"{SILENTLY}{program}" if silently else program)
+        if done.returncode:
+            raise AssertionError(f"exit status {done.returncode} of {code}\n{done.stderr}")
         return done.stdout.strip()
 
     def start(self) -> None:
-        """Migrate, set the example up, and wait until Dagster serves it."""
-        self.manage("migrate", "-v0")
-        self.manage("setup_example", silently=True)
+        """Set the example up, and wait until Dagster serves it."""
+        self.set_up_example()
         self.start_dagster()
+
+    def migrate(self) -> None:
+        """Make the tables."""
+        self.call_command("migrate", "-v0")
+
+    def set_up_example(self) -> None:
+        """Make the tables, and save the example's trees."""
+        self.migrate()
+        self.call_command("setup_example", silently=True)
+
+    def call_command(self, *args: str, silently: bool = False) -> str:
+        """Call a command of ``manage.py`` that is not what is tested, and return what it prints."""
+        call = f"from django.core.management import call_command\ncall_command(*{args!r})"
+        return self.shell(call, silently=silently)
 
     def start_dagster(self, *, as_services: bool = False) -> None:
         """Start Dagster in one of the ways that docs/install.md shows.
@@ -172,6 +201,9 @@ class Stack:
 
     def stop(self) -> list[psutil.Process]:
         """Stop what was started, as Ctrl-C does; return the processes that outlived it."""
+        for shell in self._shells.values():
+            shell.stop()
+        self._shells = {}
         family = []
         for process in self.processes:
             started = psutil.Process(process.pid)
