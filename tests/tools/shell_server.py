@@ -1,0 +1,99 @@
+"""Lines of Python in a project, without a new interpreter for each: they run in forks of one.
+
+That one has set Django up, and imports Dagster once it is used often: each takes half a second or
+more, and a fork takes milliseconds.
+"""
+
+import importlib
+import json
+import os
+import selectors
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+TIMEOUT_SECONDS = 120
+
+OFTEN = 4
+"""The program before which Dagster is imported for all that come."""
+
+
+class ShellServer:
+    """The process that forks. It ends with the process that has started it."""
+
+    def __init__(self, folder: Path, env: Mapping[str, str], log: Path) -> None:
+        """Start it in a project's folder."""
+        self._address = f"\0proctree-tests-{os.getpid()}-{id(self)}"
+        with socket.socket(socket.AF_UNIX) as listener, log.open("ab") as output:
+            listener.bind(self._address)
+            listener.listen(64)
+            program = f"from {__name__} import serve; serve({listener.fileno()})"
+            self._process = subprocess.Popen(
+                [sys.executable, "manage.py", "shell", "--no-imports", "-c", program],
+                cwd=folder,
+                env=env,
+                stdin=subprocess.PIPE,  # its end tells the server that nobody is left
+                stdout=output,
+                stderr=output,
+                pass_fds=[listener.fileno()],
+                start_new_session=True,
+            )
+
+    def run(self, program: str) -> "subprocess.CompletedProcess[str]":
+        """Run a program as ``manage.py shell`` does, and return what it came to."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(TIMEOUT_SECONDS)
+            connection.connect(self._address)
+            connection.sendall(program.encode())
+            connection.shutdown(socket.SHUT_WR)
+            with connection.makefile("rb") as answer:
+                status, output, errors = json.loads(answer.read())
+        return subprocess.CompletedProcess(["shell"], status, output, errors)
+
+    def stop(self) -> None:
+        """End it; the programs that it runs go on to their ends."""
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(30)
+
+
+def serve(descriptor: int) -> None:
+    """Fork for each program that comes, until standard input ends. The server calls it."""
+    count = 0
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks that wait for programs are reaped
+    with socket.socket(fileno=descriptor) as listener, selectors.DefaultSelector() as selector:
+        selector.register(listener, selectors.EVENT_READ)
+        selector.register(sys.stdin, selectors.EVENT_READ)
+        while not any(key.fileobj is sys.stdin for key, _ in selector.select()):
+            connection, _ = listener.accept()
+            count += 1
+            if count == OFTEN:
+                importlib.import_module("proctree_dagster.orchestration.runs.create")
+            if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                _answer(connection)
+            connection.close()
+
+
+def _answer(connection: socket.socket) -> None:
+    """Run a program in one more fork, send what it came to, and end this process."""
+    with connection.makefile("rb") as lines:
+        program = lines.read().decode()
+    with tempfile.TemporaryFile() as output, tempfile.TemporaryFile() as errors:
+        pid = os.fork()
+        if pid == 0:
+            connection.close()
+            os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+            os.dup2(output.fileno(), 1)
+            os.dup2(errors.fileno(), 2)
+            # The functions that it defines belong to the module that they would belong to.
+            exec(program, vars(importlib.import_module("django.core.management.commands.shell")))
+            sys.exit()  # as a program that has come to its end
+        _, status = os.waitpid(pid, 0)
+        printed = [(each.seek(0), each.read().decode())[1] for each in (output, errors)]
+    connection.sendall(json.dumps([os.waitstatus_to_exitcode(status), *printed]).encode())
+    os._exit(0)
