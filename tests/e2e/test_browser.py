@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser
+from playwright.sync_api import BrowserContext
 
 from tests.tools import browser as browsers
 from tests.tools.browser import Tab
@@ -46,20 +46,20 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> Iterator[BrowserContext]:
     chromium = browsers.chromium()
     if chromium is None:
         reason = "There is no Chromium here: apt-get install chromium."
         if os.environ.get("PROCTREE_REQUIRE_ALL") == "1":
             pytest.fail(reason)
         pytest.skip(reason)
-    with browsers.open_browser(chromium) as browser:
+    with browsers.open_profile(chromium) as browser:
         yield browser
 
 
 @pytest.fixture
-def tab(browser: Browser, stack: Stack) -> Iterator[Tab]:
-    with browsers.open_tab(browser, stack.url) as tab:
+def tab(browser: BrowserContext, stack: Stack) -> Iterator[Tab]:
+    with browsers.open_tab_of(browser, stack.url) as tab:
         yield tab
 
 
@@ -227,8 +227,8 @@ trees.update(processes=[hen, egg])
 
 
 def save(stack: Stack, code: str | Path, job: str) -> None:
-    """Save a tree, and wait until Dagster serves it."""
-    stack.shell(code)
+    """Save a tree, and wait until Dagster serves it, which it does by itself."""
+    stack.shell(code, silently=True)
     wait_for(f"Dagster to serve {job}", lambda: job in stack.job_names())
 
 
@@ -295,14 +295,14 @@ def test_a_tree_saved_meanwhile_appears_in_an_open_list_of_jobs_without_a_reload
 
 
 def test_a_tree_saved_meanwhile_appears_where_webserver_and_daemon_run_by_themselves(
-    browser: Browser, tmp_path: Path
+    browser: BrowserContext, tmp_path: Path
 ) -> None:
     stack = Stack(tmp_path / "services")
     try:
         stack.set_up_example()
         stack.start_dagster(as_services=True)
         stack.graphql(browsers.SKIP_THE_WELCOME)
-        with browsers.open_tab(browser, stack.url) as tab:
+        with browsers.open_tab_of(browser, stack.url) as tab:
             tab.open_jobs()
             tab.see("monthly_close")
             stack.shell(
@@ -340,7 +340,7 @@ def test_a_run_of_a_tree_that_goes_round_in_a_circle_says_so_and_its_neighbour_r
 ) -> None:
     save(stack, SAVE_HEN_AND_EGG, "hen_and_egg")
     tab.open_launchpad("hen_and_egg")
-    stack.shell(BREAK_HEN_AND_EGG)
+    stack.shell(BREAK_HEN_AND_EGG, silently=True)
 
     tab.launch()
     tab.see_status("Failure")

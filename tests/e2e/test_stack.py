@@ -40,12 +40,10 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 
 def prepare_schedules(stack: Stack) -> None:
     """Set up what the daemon needs a minute or two to come to; the last tests look at it."""
-    stack.shell(
-        "ProcessTreeSchedule.objects.filter(process_tree__name='receivables_reminder')"
-        ".update(next_run=timezone.now() - datetime.timedelta(hours=3))"
-    )
     path = str(stack.folder / "go_on")
-    stack.shell(
+    stack.shell(  # nobody asks Dagster to reload
+        "ProcessTreeSchedule.objects.filter(process_tree__name='receivables_reminder')"
+        ".update(next_run=timezone.now() - datetime.timedelta(hours=3))\n"
         "tree = ProcessTreeInstance('takes_long')\n"
         "tree.add_process('waits', func='e2e_functions:waits').save()\n"
         f"tree.register_schedule(cron='* * * * *', context={{'path': {path!r}}})\n"
@@ -55,9 +53,6 @@ def prepare_schedules(stack: Stack) -> None:
         "tree = ProcessTreeInstance('leads').add_process('quick', func='e2e_functions:quick')\n"
         "tree.add_dependent_tree('follows').add_sibling_tree('beside')\n"
         "tree.set_run_tags(['year', 'missing']).save()\n"
-    )
-    # Nobody tells Dagster of these.
-    stack.shell(
         "for name in ['held_back', 'unannounced']:\n"
         "    tree = ProcessTreeInstance(name).add_process('quick', func='e2e_functions:quick')\n"
         "    tree.save()\n"
@@ -169,9 +164,10 @@ def test_a_tree_that_is_broken_shows_its_reason_while_its_neighbours_run(stack: 
     stack.shell(
         "ProcessTree.objects.create(name='broken', processes=["
         "{'name': 'a', 'func': 'e2e_functions:quick', 'dependencies': ['b']},"
-        "{'name': 'b', 'func': 'os:system', 'dependencies': ['a']}])"
+        "{'name': 'b', 'func': 'os:system', 'dependencies': ['a']}])",
+        silently=True,
     )
-    wait_for("the broken job", lambda: "broken" in stack.job_names(), 30)
+    wait_for("the broken job", lambda: "broken" in stack.job_names())
     run = stack.finished(stack.launch("broken"))
     assert run["status"] == "FAILURE"
     [failure] = [
@@ -189,16 +185,17 @@ def test_a_re_execution_whose_step_is_gone_is_refused_with_its_reason(stack: Sta
     run_id = stack.shell(
         "ProcessTreeInstance('shrunk').add_process('first', func='e2e_functions:quick')"
         ".add_process('bad', func='e2e_functions:fails', dependencies=['first']).save()\n"
-        "print(ProcessTreeManager.execute_tree('shrunk')['run_id'])"
+        "print(ProcessTreeManager.execute_tree('shrunk')['run_id'])",
+        silently=True,
     ).split()[-1]
-    wait_for("the job", lambda: "shrunk" in stack.job_names(), 30)
-    stack.shell("ProcessTreeInstance.load('shrunk').remove_process('bad').save()")
+    wait_for("the job", lambda: "shrunk" in stack.job_names())
+    stack.shell("ProcessTreeInstance.load('shrunk').remove_process('bad').save()", silently=True)
 
     def refusal() -> str | None:
         answer = stack.reexecution(run_id, "FROM_FAILURE")
         return answer.get("message") if answer["__typename"] == "PythonError" else None
 
-    assert "unknown step: bad" in wait_for("the refusal", refusal, 30)
+    assert "unknown step: bad" in wait_for("the refusal", refusal)
 
 
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
@@ -209,7 +206,8 @@ def test_a_command_that_is_interrupted_leaves_its_run_canceled(
         "tree = ProcessTreeInstance('slow', overwrite=True)"
         ".add_process('slow', func='e2e_functions:slow')\n"
         "tree.save()\n"
-        f"tree.create_command('slow_tree', {str(stack.folder / 'slow_tree.py')!r})"
+        f"tree.create_command('slow_tree', {str(stack.folder / 'slow_tree.py')!r})",
+        silently=True,
     )
     script = (
         "import os, sys, django\n"
@@ -262,7 +260,8 @@ def test_each_action_works_beside_a_running_daemon(stack: Stack) -> None:
     stack.shell(
         "for name in ['slow', 'fails']:\n"
         "    ProcessTreeInstance(f'{name} beside it', overwrite=True)"
-        ".add_process(name, func=f'e2e_functions:{name}').save()\n"
+        ".add_process(name, func=f'e2e_functions:{name}').save()\n",
+        silently=True,
     )
     failed, slow, listed, shown, doctor, reloaded = typed(
         stack,
@@ -313,7 +312,8 @@ def test_what_changes_when_trees_run_works_beside_a_running_daemon(stack: Stack)
         "create_trigger('by hand', 'event')\n"
         "ProcessTreeInstance('typed', overwrite=True)"
         ".add_process('quick', func='e2e_functions:quick', cache_key='typed')"
-        ".subscribe_to_trigger('by hand').save()\n"
+        ".subscribe_to_trigger('by hand').save()\n",
+        silently=True,
     )
     scheduled, disabled, off, enabled, checked, home, cleared, fired = typed(
         stack,
