@@ -227,8 +227,8 @@ trees.update(processes=[hen, egg])
 
 
 def save(stack: Stack, code: str | Path, job: str) -> None:
-    """Save a tree, and wait until Dagster serves it, which it does by itself."""
-    stack.shell(code, silently=True)
+    """Save a tree, and wait until Dagster serves it."""
+    stack.shell(code)
     wait_for(f"Dagster to serve {job}", lambda: job in stack.job_names())
 
 

@@ -41,7 +41,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
 def prepare_schedules(stack: Stack) -> None:
     """Set up what the daemon needs a minute or two to come to; the last tests look at it."""
     path = str(stack.folder / "go_on")
-    stack.shell(  # nobody asks Dagster to reload
+    stack.shell(
         "ProcessTreeSchedule.objects.filter(process_tree__name='receivables_reminder')"
         ".update(next_run=timezone.now() - datetime.timedelta(hours=3))\n"
         "tree = ProcessTreeInstance('takes_long')\n"
@@ -53,6 +53,9 @@ def prepare_schedules(stack: Stack) -> None:
         "tree = ProcessTreeInstance('leads').add_process('quick', func='e2e_functions:quick')\n"
         "tree.add_dependent_tree('follows').add_sibling_tree('beside')\n"
         "tree.set_run_tags(['year', 'missing']).save()\n"
+    )
+    # Nobody asks Dagster to reload for these.
+    stack.shell(
         "for name in ['held_back', 'unannounced']:\n"
         "    tree = ProcessTreeInstance(name).add_process('quick', func='e2e_functions:quick')\n"
         "    tree.save()\n"
@@ -164,8 +167,7 @@ def test_a_tree_that_is_broken_shows_its_reason_while_its_neighbours_run(stack: 
     stack.shell(
         "ProcessTree.objects.create(name='broken', processes=["
         "{'name': 'a', 'func': 'e2e_functions:quick', 'dependencies': ['b']},"
-        "{'name': 'b', 'func': 'os:system', 'dependencies': ['a']}])",
-        silently=True,
+        "{'name': 'b', 'func': 'os:system', 'dependencies': ['a']}])"
     )
     wait_for("the broken job", lambda: "broken" in stack.job_names())
     run = stack.finished(stack.launch("broken"))
@@ -185,8 +187,7 @@ def test_a_re_execution_whose_step_is_gone_is_refused_with_its_reason(stack: Sta
     run_id = stack.shell(
         "ProcessTreeInstance('shrunk').add_process('first', func='e2e_functions:quick')"
         ".add_process('bad', func='e2e_functions:fails', dependencies=['first']).save()\n"
-        "print(ProcessTreeManager.execute_tree('shrunk')['run_id'])",
-        silently=True,
+        "print(ProcessTreeManager.execute_tree('shrunk')['run_id'])"
     ).split()[-1]
     wait_for("the job", lambda: "shrunk" in stack.job_names())
     stack.shell("ProcessTreeInstance.load('shrunk').remove_process('bad').save()", silently=True)
