@@ -78,7 +78,7 @@ def commanded_run(stack: Stack) -> str:
 @pytest.fixture(scope="module")
 def scheduled_run(stack: Stack) -> str:
     """A run that the daemon started when its schedule was due, and whose second process failed."""
-    [run] = wait_for("the daemon to start a run", lambda: stack.runs("import_by_schedule"), 150)
+    *_, run = wait_for("the daemon to start a run", lambda: stack.runs("import_by_schedule"), 150)
     return _failed_at_convert(stack, run, "schedule")
 
 
