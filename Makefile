@@ -6,6 +6,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 3000
+# What installs: the environment's own pip, or another that is given, such as "uv pip".
+PIP ?=
 
 RIGHT_PYTHON = -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
   "This is Python %d.%d; Python 3.11 or newer is needed: make PYTHON=python3.11 ..." \
@@ -79,6 +81,9 @@ messages: install
 	  ../$(BIN)/django-admin makemessages -l af -l de --no-location --no-obsolete && \
 	  ../$(BIN)/django-admin compilemessages
 
+# $(call PIP_OF,venv)
+PIP_OF = $(if $(PIP),VIRTUAL_ENV=$(1) $(PIP),$(1)/bin/pip)
+
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
 
@@ -89,11 +94,11 @@ venv:
 
 # The stamp is written last, so an installation that failed half-way is begun again.
 $(VENV)/installed: pyproject.toml constraints.txt | venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	$(call PIP_OF,$(VENV)) install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml constraints.txt | venv
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[test,check]'
+	$(call PIP_OF,$(VENV)) install --quiet --constraint constraints.txt --editable '.[test,check]'
 	@touch $(VENV)/installed $@
 
 # A stamp says what was installed from what, and is written last: anything else is begun again.
@@ -115,7 +120,7 @@ define INSTALL
 stamp="$$("$$python" --version) $$(cat pyproject.toml constraints-oldest.txt | cksum)" && \
   { test "$$(cat $(1)/installed 2>/dev/null)" = "$$stamp" || { \
     "$$python" -m venv --clear $(1) && \
-    $(1)/bin/pip install --quiet $(2) --editable '.[test]' && \
+    $(call PIP_OF,$(1)) install --quiet $(2) --editable '.[test]' && \
     echo "$$stamp" >$(1)/installed; }; } && \
   $(1)/bin/python -c 'from importlib.metadata import version as v; import platform; \
     print("Python", platform.python_version(), *(f"{n} {v(n)}" for n in ("django", "dagster", "sqlalchemy")))'
