@@ -7,7 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PORT ?= 3000
 # What installs: the environment's own pip, or another that is given, such as "uv pip".
-PIP ?=
+INSTALLER ?=
 
 RIGHT_PYTHON = -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else \
   "This is Python %d.%d; Python 3.11 or newer is needed: make PYTHON=python3.11 ..." \
@@ -81,8 +81,8 @@ messages: install
 	  ../$(BIN)/django-admin makemessages -l af -l de --no-location --no-obsolete && \
 	  ../$(BIN)/django-admin compilemessages
 
-# $(call PIP_OF,venv)
-PIP_OF = $(if $(PIP),VIRTUAL_ENV=$(1) $(PIP),$(1)/bin/pip)
+# $(call INSTALLER_OF,venv)
+INSTALLER_OF = $(if $(INSTALLER),VIRTUAL_ENV=$(1) $(INSTALLER),$(1)/bin/pip)
 
 install: $(VENV)/installed
 install-test: $(VENV)/installed-test
@@ -94,11 +94,11 @@ venv:
 
 # The stamp is written last, so an installation that failed half-way is begun again.
 $(VENV)/installed: pyproject.toml constraints.txt | venv
-	$(call PIP_OF,$(VENV)) install --quiet --constraint constraints.txt --editable .
+	$(call INSTALLER_OF,$(VENV)) install --quiet --constraint constraints.txt --editable .
 	@touch $@
 
 $(VENV)/installed-test: pyproject.toml constraints.txt | venv
-	$(call PIP_OF,$(VENV)) install --quiet --constraint constraints.txt --editable '.[test,check]'
+	$(call INSTALLER_OF,$(VENV)) install --quiet --constraint constraints.txt --editable '.[test,check]'
 	@touch $(VENV)/installed $@
 
 # A stamp says what was installed from what, and is written last: anything else is begun again.
@@ -120,7 +120,7 @@ define INSTALL
 stamp="$$("$$python" --version) $$(cat pyproject.toml constraints-oldest.txt | cksum)" && \
   { test "$$(cat $(1)/installed 2>/dev/null)" = "$$stamp" || { \
     "$$python" -m venv --clear $(1) && \
-    $(call PIP_OF,$(1)) install --quiet $(2) --editable '.[test]' && \
+    $(call INSTALLER_OF,$(1)) install --quiet $(2) --editable '.[test]' && \
     echo "$$stamp" >$(1)/installed; }; } && \
   $(1)/bin/python -c 'from importlib.metadata import version as v; import platform; \
     print("Python", platform.python_version(), *(f"{n} {v(n)}" for n in ("django", "dagster", "sqlalchemy")))'
