@@ -10,6 +10,7 @@ Importing it must not import Dagster: every Django command loads the admin.
 from django.contrib.admin import AdminSite
 
 from ..models import (
+    Backfill,
     DagsterAction,
     OutboxRun,
     Overview,
@@ -19,6 +20,7 @@ from ..models import (
     Run,
     Trigger,
 )
+from .backfills import BackfillAdmin
 from .dagster_actions import DagsterActionAdmin
 from .outbox import OutboxRunAdmin
 from .overview import OverviewAdmin
@@ -36,6 +38,7 @@ PAGES = {
     ProcessTreeSchedule: ProcessTreeScheduleAdmin,
     Trigger: TriggerAdmin,
     Pause: PauseAdmin,
+    Backfill: BackfillAdmin,
     OutboxRun: OutboxRunAdmin,
     DagsterAction: DagsterActionAdmin,
 }
@@ -63,6 +66,7 @@ __all__ = [
     "NAME_FUNCTIONS",
     "PAGES",
     "RUN",
+    "BackfillAdmin",
     "DagsterActionAdmin",
     "OutboxRunAdmin",
     "OverviewAdmin",

@@ -88,6 +88,7 @@ STARTERS = {
     "admin": _("the admin"),
     "trigger": _("a trigger"),
     "tree": _("another tree"),
+    "backfill": _("a backfill"),
     "": _("Dagster's UI"),
 }
 """What has started a run, by ``RunSummary.triggered_by``."""

@@ -132,6 +132,26 @@ def _never(rule: AnyRule) -> ScheduleError:
     return ScheduleError(f"No due time was found in {MOST_YEARS} years: {rule}.")
 
 
+def earlier_anchor(rule: Rule, anchor: dt.datetime, first: dt.datetime) -> dt.datetime:
+    """Return an anchor that is not after ``first``, from which the same due times are counted.
+
+    Parameters
+    ----------
+    rule, anchor:
+        As in ``due_after``.
+    first:
+        Aware.
+    """
+    if not isinstance(rule, IntervalRule) or first >= anchor:
+        return min(anchor, first)
+    step = dt.timedelta(minutes=max(rule.interval_minutes, DAY if not rule.is_elapsed else 0))
+    periods = (anchor - first) // step + 2  # a day may have 25 hours
+    if rule.is_elapsed:
+        return anchor - periods * step
+    local = anchor.astimezone(rule.zone).replace(tzinfo=None) - periods * step
+    return local.replace(tzinfo=rule.zone).astimezone(UTC)
+
+
 def due_times(
     rule: AnyRule, anchor: dt.datetime, first: dt.datetime, last: dt.datetime
 ) -> Iterator[dt.datetime]:

@@ -27,7 +27,10 @@ TRIGGER = "proctree/trigger"
 SCHEDULE = "proctree/schedule"
 
 DUE_OF_ROW = "proctree/due_of_row"
-"""The due time of a run of a schedule with a run for each row. Such a run takes no claim."""
+"""The due time of a run that takes no claim: one of several rows, or of a backfill."""
+
+BACKFILL = "proctree/backfill"
+"""The number of the backfill that has requested a run, for the due time in ``DUE_OF_ROW``."""
 
 KEY = "proctree/key"
 """The key of a run: of those with the same one, at most one is unfinished."""
@@ -107,7 +110,7 @@ WILL_RETRY = "dagster/will_retry"
 CODE_SERVER = ".dagster/grpc_info"
 """Dagster's tag of the code server that executes a run."""
 
-Trigger = Literal["schedule", "command", "python", "admin", "trigger", "tree"]
+Trigger = Literal["schedule", "command", "python", "admin", "trigger", "tree", "backfill"]
 """What can start a run; the values of ``TRIGGERED_BY``."""
 
 LOCATION = "proctree"

@@ -5,6 +5,7 @@ has the states of an outbox row, ``trigger_firing`` fires triggers. ``services``
 above may import it; it imports ``process`` and what is below.
 """
 
+from .backfills import Backfill, BackfillState
 from .dagster_actions import DagsterAction
 from .fields import ClockFieldsModel, ContextField, validate_timezone
 from .links import TreeLink, TreeLinkManager, TreeLinkQuerySet
@@ -29,6 +30,8 @@ from .triggers import (
 )
 
 __all__ = [
+    "Backfill",
+    "BackfillState",
     "ClockFieldsModel",
     "CodeSync",
     "ContextField",

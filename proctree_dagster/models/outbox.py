@@ -6,6 +6,7 @@ from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from ..domain.names import MAX_NAME_LENGTH
+from .backfills import Backfill
 from .fields import ContextField, RowField
 from .schedules import ProcessTreeSchedule
 from .trees import ProcessTree
@@ -39,6 +40,16 @@ class OutboxRun(models.Model):
         related_name="outbox",
         verbose_name=_("schedule"),
         help_text=_("The schedule with a run for each row that has requested it."),
+    )
+    backfill = models.ForeignKey(
+        Backfill,
+        on_delete=models.SET_NULL,
+        null=True,
+        blank=True,
+        editable=False,
+        related_name="outbox",
+        verbose_name=_("backfill"),
+        help_text=_("The backfill that has requested it."),
     )
     context = ContextField(
         _("context"),

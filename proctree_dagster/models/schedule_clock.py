@@ -1,7 +1,7 @@
 """When a schedule is due: its rule, and the times that claims and runs leave on its row."""
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -290,6 +290,31 @@ class ScheduleClock(ClockFieldsModel):
         """
         due_times = intervals.due_times(self.rule, self.anchor or first, first, last)
         return sum(1 for _ in islice(due_times, most))
+
+    def due_times_since(
+        self, first: dt.datetime, after: dt.datetime | None = None
+    ) -> Iterator[dt.datetime]:
+        """Return the due times from ``first`` on, also those before the schedule was saved.
+
+        Parameters
+        ----------
+        first:
+            Aware; the earliest one that is wanted.
+        after:
+            Aware; only those after it.
+
+        Raises
+        ------
+        ScheduleError
+            The rule is invalid.
+        """
+        rule, base = self.rule, self._clock.base
+        anchor = intervals.earlier_anchor(base, self.anchor or first, first)
+        due = max(first - dt.timedelta(microseconds=1), after or first - dt.timedelta(seconds=1))
+        while True:
+            due = intervals.due_after(rule, anchor, due)
+            if due >= first:
+                yield due
 
     def needs_check(self, at: dt.datetime) -> bool:
         """Return whether a check at ``at`` (aware) could find anything but "not due".

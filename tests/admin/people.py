@@ -14,7 +14,7 @@ ADMIN = "/admin/proctree_dagster"
 VIEWS = (
     *("view_processtree", "view_processtreeschedule", "view_trigger", "view_triggersubscription"),
     *("view_treelink", "view_outboxrun", "view_run", "view_dagsteraction"),
-    "view_pause",
+    *("view_pause", "view_backfill"),
 )
 """Those of people who only watch."""
 
@@ -22,7 +22,7 @@ DEEDS = ("run_processtree", "cancel_run", "retry_run", "fire_trigger")
 """Those of an operator, besides."""
 
 MODELS = (
-    *("processtree", "processtreeschedule", "pause"),
+    *("processtree", "processtreeschedule", "pause", "backfill"),
     *("trigger", "triggersubscription", "treelink"),
 )
 OWNS = (

@@ -1,5 +1,6 @@
 """The addresses of the admin, from Django's resolver: what is added is tested, too."""
 
+import datetime as dt
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from django.utils import timezone
 
 from proctree_dagster.domain import run_tags
 from proctree_dagster.models import (
+    Backfill,
     DagsterAction,
     OutboxRun,
     Pause,
@@ -55,6 +57,7 @@ class Rows:
     outbox: OutboxRun
     action: DagsterAction
     pause: Pause
+    backfill: Backfill
 
     def key(self, model: str) -> str:
         """Return the key of the row of a model; an unknown one for those without rows."""
@@ -65,6 +68,7 @@ class Rows:
             "outboxrun": self.outbox,
             "dagsteraction": self.action,
             "pause": self.pause,
+            "backfill": self.backfill,
         }
         if model == "run":  # that of the outbox, which Dagster does not have yet
             return str(self.outbox.run_id)
@@ -120,7 +124,11 @@ def make_rows(name: str = "t", context: Any = None, tags: Any = None) -> Rows:
         username=name, action="launchRun", target=name, run_ids=[name], allowed=True
     )
     pause = Pause.objects.create(schedule=schedule, reason=name, made_by=name)
-    return Rows(tree, schedule, trigger, outbox, action, pause)
+    day = timezone.now() - dt.timedelta(days=1)
+    backfill = Backfill.objects.create(
+        schedule=schedule, first=day - dt.timedelta(days=1), last=day, made_by=name
+    )
+    return Rows(tree, schedule, trigger, outbox, action, pause, backfill)
 
 
 def table(lines: Iterable[Iterable[str]]) -> str:

@@ -26,6 +26,12 @@ GET                               anonymous  staff  viewer  operator  owner  sup
 /                                 login      200    200     200       200    200
 autocomplete/                     login      403    200     200       200    200
 (app)                             login      404    200     200       200    200
+backfill/                         login      403    200     200       200    200
+backfill/KEY/action/              login      405    405     405       405    405
+backfill/KEY/change/              login      403    200     200       200    200
+backfill/KEY/delete/              login      403    403     403       200    200
+backfill/KEY/history/             login      403    200     200       200    200
+backfill/add/                     login      403    403     403       200    200
 dagsteraction/                    login      403    200     200       200    200
 dagsteraction/KEY/change/         login      403    200     200       200    200
 dagsteraction/KEY/delete/         login      403    403     403       200    200
@@ -81,6 +87,12 @@ POST                              anonymous  staff  viewer  operator  owner  sup
 /                                 login      200    200     200       200    200
 autocomplete/                     login      405    405     405       405    405
 (app)                             login      404    200     200       200    200
+backfill/                         login      403    200     200       302*   302*
+backfill/KEY/action/              login      403    403     403       302*   302*
+backfill/KEY/change/              login      403    403     403       302*   302*
+backfill/KEY/delete/              login      403    403     403       302*   302*
+backfill/KEY/history/             login      403    200     200       200    200
+backfill/add/                     login      403    403     403       200    200
 dagsteraction/                    login      403    200     200       200    200
 dagsteraction/KEY/change/         login      403    403     403       403    403
 dagsteraction/KEY/delete/         login      403    403     403       302*   302*
@@ -167,6 +179,8 @@ def sent(route: str, rows: Rows) -> dict[str, Any]:
         f"{APP}run/<path:object_id>/action/": {"action": "cancel"},
         f"{APP}pause/": {"action": "resume", "_selected_action": rows.pause.pk},
         f"{APP}pause/<path:object_id>/action/": {"action": "resume"},
+        f"{APP}backfill/": {"action": "stop", "_selected_action": rows.backfill.pk},
+        f"{APP}backfill/<path:object_id>/action/": {"action": "stop"},
     }
     return chosen.get(route, {"post": "yes"} if route.endswith("/delete/") else {})
 

@@ -87,6 +87,13 @@ EXPECTED: Mapping[tuple[str, ...], Expected] = {
     ("schedule", "good", "--every", "30"): goes_on("'good' runs every 30 minutes"),
     ("enable", "good"): goes_on("'good' runs every hour"),
     ("disable", "good"): goes_on("'good' does not run by itself any more."),
+    ("pause", "good", "--reason", "audit"): goes_on("'good' is paused until"),
+    ("resume", "good"): goes_on("There is no such pause"),
+    ("pauses",): goes_on(""),
+    ("backfill", "good", "--from", "2026-01-05", "--to", "2026-01-05"): goes_on(
+        "24 due times of good, 4 at once"
+    ),
+    ("backfills",): goes_on(""),
     ("sync",): goes_on("", keys="trees errors newer_release"),
     ("take", "good"): refuses("is not declared in code"),
     ("keep", "good"): refuses("is not declared in code"),

@@ -4,6 +4,7 @@ Each action is a subclass of ``Action`` and listed in ``ACTIONS``. The command `
 it.
 """
 
+from .backfills import Backfill, Backfills
 from .base import Action
 from .caches import ClearCache
 from .code import Keep, Sync, Take
@@ -22,6 +23,7 @@ ACTIONS: tuple[type[Action], ...] = (
     *(Runs, Logs, Cancel, Retry),
     *(Schedule, Enable, Disable),
     *(Pause, Resume, Pauses),
+    *(Backfill, Backfills),
     *(Sync, Take, Keep, Export, Apply),
     *(Revisions, Restore),
     *(Check, Doctor, Reload, Web, Home, Init, ClearCache),

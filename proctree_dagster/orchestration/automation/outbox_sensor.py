@@ -15,7 +15,7 @@ from ...domain import run_tags
 from ...domain.texts import explain
 from ...services import run_outbox
 from ...support.connections import fresh_connections
-from ..runs import lost_runs, outbox_delivery
+from ..runs import backfill_runs, lost_runs, outbox_delivery
 from ..translator import ProcessTreeTranslator
 from . import trigger_sensors
 
@@ -64,7 +64,9 @@ def _look(context: SensorEvaluationContext) -> SkipReason:
         lost = _tried(lambda: lost_runs.settle(instance), "Lost runs can't be ended")
         kept = _tried(lambda: run_outbox.forget(timezone.now()), "The outbox can't be cleared")
         delivered = outbox_delivery.deliver(instance, seconds=BUDGET_SECONDS)
-        return SkipReason("; ".join(filter(None, [lost, kept, str(delivered)])))
+        # After what has ended was noticed by the delivery.
+        begun = _tried(lambda: backfill_runs.advance(instance), "Backfills can't go on")
+        return SkipReason("; ".join(filter(None, [lost, kept, str(delivered), begun])))
 
 
 def _tried(work: Callable[[], object], problem: str) -> str:

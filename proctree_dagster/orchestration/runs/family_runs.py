@@ -145,7 +145,7 @@ def _kin(
 
 
 def end(instance: DagsterInstance, run_id: str) -> None:
-    """Deliver the runs that waited for an ended run, or for its key; raises nothing."""
+    """Deliver the runs that waited for an ended run, its key or its backfill; raises nothing."""
     try:
         run = instance.get_run_by_id(run_id)
         if run is None:
@@ -154,18 +154,25 @@ def end(instance: DagsterInstance, run_id: str) -> None:
         if isolation.is_active():
             if followers and not run.is_success:
                 run_outbox.withdraw(run.tags[run_tags.FAMILY], run_id)
-        elif instance.is_persistent and (followers or run_tags.KEY in run.tags):
+        elif instance.is_persistent and (followers or not _OF_LINES.isdisjoint(run.tags)):
             with fresh_connections():
-                _deliver_soon(instance, [*followers, *_of_its_key(run)])
+                _deliver_soon(instance, [*followers, *_next_in_its_line(run)])
     except Exception:  # the run's outcome stands; the sensor delivers the followers
         logger.exception("What follows run %s is left to the sensor.", run_id)
 
 
-def _of_its_key(run: DagsterRun) -> list[str]:
-    """Return the id of a run with a key, to release it, and of the run that waits for it."""
+_OF_LINES = frozenset({run_tags.KEY, run_tags.BACKFILL})
+"""Tags of runs for which others wait."""
+
+
+def _next_in_its_line(run: DagsterRun) -> list[str]:
+    """Return the id of a run for which others wait, to release them, and of the next one.
+
+    The next one of a backfill is requested when this one was released.
+    """
     key = run.tags.get(run_tags.KEY)
     if not key:
-        return []
+        return [run.run_id] if run_tags.BACKFILL in run.tags else []
     return [run.run_id, *(str(row.run_id) for row in run_keys.in_line([key], timezone.now())[:1])]
 
 
@@ -185,9 +192,11 @@ def _deliver_with_another_instance(run_ids: list[str]) -> None:
 
 
 def _deliver(instance: DagsterInstance, run_ids: list[str]) -> None:
-    from . import outbox_delivery  # it translates trees, and translated trees plan their followers
+    # They translate trees, and translated trees plan their followers.
+    from . import backfill_runs, outbox_delivery
 
     try:
         outbox_delivery.deliver(instance, run_ids)
+        backfill_runs.advance(instance)
     except Exception:  # the followed run must not fail because of it; the rows stay in the outbox
         logger.exception("Runs that follow another are left to the sensor.")
