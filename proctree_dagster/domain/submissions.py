@@ -6,6 +6,7 @@ from typing import Literal, Self, get_args
 
 from ..exceptions import SubmissionError
 from .names import MAX_NAME_LENGTH
+from .predicates import is_whole
 from .texts import storable
 
 OnConflict = Literal["return", "skip", "replace", "queue"]
@@ -18,6 +19,9 @@ RequestOutcome = Literal["requested", "returned", "skipped"]
 
 PRIORITY = "dagster/priority"
 """Dagster's tag of how urgent a run in its queue is."""
+
+MAX_PRIORITY = 1_000_000
+"""The highest; its negative is the lowest."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ def _problems_of_time(run_after: object) -> list[str]:
             f"run_after must say of which time zone it is, not {run_after!r}: "
             "django.utils.timezone.make_aware() adds the project's."
         ]
+    if not dt.MINYEAR < run_after.year < dt.MAXYEAR:  # no zone of the world could show it
+        return [f"run_after must be of the years 2 to 9998, not {run_after}."]
     return []
 
 
@@ -97,10 +103,14 @@ def priority_tag(priority: int | None) -> dict[str, str]:
     Raises
     ------
     SubmissionError
-        It is no whole number.
+        It is no whole number, or too large a one.
     """
     if priority is None:
         return {}
     if isinstance(priority, bool) or not isinstance(priority, int):
         raise SubmissionError(f"A priority is a whole number, not {priority!r:.100}.")
+    if not is_whole(priority, -MAX_PRIORITY, MAX_PRIORITY):
+        raise SubmissionError(
+            f"A priority is a whole number from {-MAX_PRIORITY:,} to {MAX_PRIORITY:,}."
+        )
     return {PRIORITY: str(priority)}

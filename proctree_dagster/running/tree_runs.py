@@ -26,7 +26,7 @@ from ..models import ProcessTree, ProcessTreeSchedule, RunStatus
 from ..models.validation.tree_validation import references, validate_tree
 from ..process import caching, reporting
 from ..process.run import Outcome, Status
-from ..services import run_outbox, stand_ins, webserver
+from ..services import declaring, run_outbox, stand_ins, webserver
 from ..support import isolation
 from ..support.connections import after_commit
 
@@ -405,6 +405,7 @@ def _execute(
     from ..orchestration.runs import create, family_runs, local_runs, opening
     from ..orchestration.runs.in_process import signals_kept
 
+    declaring.refuse("run a tree")
     if options.ephemeral and record.spec is not None:  # patches of a test apply to its own thread
         record = replace(record, spec=replace(record.spec, max_concurrent=1))
     outcomes: dict[str, Outcome] = {}

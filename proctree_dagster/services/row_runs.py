@@ -59,7 +59,7 @@ class Requested:
 
 
 def rows(schedule: ProcessTreeSchedule) -> list[EachRow]:
-    """Return the rows of a schedule, in its order; each once.
+    """Return the rows of a schedule, in its order; what its function yields twice is there twice.
 
     Raises
     ------
@@ -75,8 +75,12 @@ def rows(schedule: ProcessTreeSchedule) -> list[EachRow]:
     if found:
         raise ScheduleError(" ".join(found))
     decoded = contexts.decode(schedule.for_each)
-    each = _yielded(schedule, decoded) if "function" in decoded else _of_model(schedule, decoded)
-    return list({row.key: row for row in each}.values())
+    if "function" not in decoded:
+        return list({row.key: row for row in _of_model(schedule, decoded)}.values())
+    try:
+        return list(_yielded(schedule, decoded))
+    except SystemExit as error:  # it would end the process that looks at all schedules
+        raise ScheduleError(f"for_each: {decoded['function']} has raised SystemExit.") from error
 
 
 def _of_model(schedule: ProcessTreeSchedule, decoded: Mapping[str, Any]) -> Iterator[EachRow]:
@@ -133,7 +137,8 @@ def request(decision: Due, now: dt.datetime) -> Requested | Skip:
         As for ``rows``; the claim stays open, and is tried again.
     """
     schedule, due = decision.schedule, decision.due
-    each = rows(schedule)
+    found = rows(schedule)
+    each = list({row.key: row for row in found}.values())
     keys = {} if schedule.allow_overlap else {row.key: _key(schedule, row) for row in each}
     with writing(ProcessTreeSchedule) as alias:
         mine = ProcessTreeSchedule.objects.using(alias).filter(pk=schedule.pk, enabled=True)
@@ -161,7 +166,10 @@ def request(decision: Due, now: dt.datetime) -> Requested | Skip:
             ignore_conflicts=True,
         )
     behind = sum(keys.get(row.key, "") in before for row in chosen)
-    return Requested(len(chosen), _reason(schedule, len(chosen), behind, left_out))
+    said = _reason(schedule, len(chosen), behind, left_out)
+    if repeated := len(found) - len(each):
+        said += f" Left out, as it was yielded before: {repeated:,}."
+    return Requested(len(chosen), said)
 
 
 def _outbox_row(decision: Due, row: EachRow, key: str, not_before: dt.datetime | None) -> OutboxRun:

@@ -12,6 +12,7 @@ from django.db import IntegrityError
 from .. import context as contexts
 from ..context import sensitive, tagging
 from ..domain import names
+from ..domain.predicates import are_texts
 from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..domain.texts import shorten
 from ..exceptions import ContextError, ScheduleError, ScheduleNotFound
@@ -126,6 +127,8 @@ def _for_each(options: Mapping[str, Any]) -> dict[str, Any]:
     """Return ``for_each`` and its options as they are saved; none of them without ``for_each``."""
     order_by = options.get("order_by")
     several = order_by is not None and not isinstance(order_by, str)
+    if several and not are_texts(order_by):
+        raise ScheduleError(f"order_by is a field, or a list of fields, not {order_by!r:.100}.")
     given = {"order_by": ", ".join(order_by)} if several and order_by is not None else {}
     if options.get("for_each") is None:
         return given

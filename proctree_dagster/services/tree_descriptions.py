@@ -225,10 +225,14 @@ def fill(row: models.Model, options: Mapping[str, Any], known: Iterable[str], wh
             raise DescriptionError(f"{what} has no option {name!r}; it has {', '.join(known)}.")
         field: Any = row._meta.get_field(name)
         is_json = isinstance(field, models.JSONField)
+        if value is None and not (field.null or is_json):
+            raise DescriptionError(f"{what}: {name} can't be null; leave it out for its default.")
         try:
             setattr(row, name, value if value is None or is_json else field.to_python(value))
-        except (ValidationError, TypeError, ValueError) as error:
+        except (ValidationError, TypeError, ValueError, OverflowError) as error:
             why = " ".join(getattr(error, "messages", [f"not {value!r}"]))
+            if isinstance(field, models.TimeField) and isinstance(value, int):
+                why += ", which is how YAML reads a time that is not in quotes"
             raise DescriptionError(f"{what}: {name}: {why}") from error
 
 

@@ -42,6 +42,11 @@ class Declaration:
     operators_own: tuple[str, ...] = OPERATORS_OWN
 
     @property
+    def names(self) -> list[str]:
+        """The names of the tree: its own, and the one that it had before."""
+        return [self.name, *([] if self.renamed_from is None else [self.renamed_from])]
+
+    @property
     def place(self) -> str:
         """The function as ``module:qualname``."""
         return functions.describe(self.func)
@@ -124,8 +129,10 @@ def process_tree(
     Raises
     ------
     DeclarationError
-        ``operators_own`` names an option that does not exist.
+        The name, or the former one, is no text.
     """
+    if not isinstance(renamed_from, (str, type(None))):
+        raise DeclarationError(f"renamed_from is a tree's former name, not {renamed_from!r:.100}.")
     if not isinstance(name, str):  # at once: without brackets, the function itself would be it
         raise DeclarationError(f'Write @process_tree("name"), with the tree\'s name, not {name!r}.')
     owned = (operators_own,) if isinstance(operators_own, str) else tuple(operators_own)
@@ -157,7 +164,8 @@ def collect(labels: Collection[str] | None = None) -> Collected:
     _refuse_contested_names(found, by_name)
     for name, several in sorted(by_name.items()):
         if labels is not None and not any(_label(each) in labels for each in several):
-            found.unknown_trees.add(name)  # of another app: it was not asked
+            # of another app: it was not asked
+            found.unknown_trees.update(*(each.names for each in several))
         elif name not in found.unknown_trees:
             _add(found, several[0])
     return found
@@ -190,7 +198,7 @@ def _counts(declaration: Declaration, found: Collected) -> bool:
     label = _label(declaration)
     if label is None:
         told = f"{declaration.name}: {declaration.place} is in no installed app."
-        found.refuse(told, [declaration.name])
+        found.refuse(told, declaration.names)
     return label is not None and label not in found.unknown_apps
 
 
@@ -204,7 +212,8 @@ def _refuse_contested_names(found: Collected, by_name: dict[str, list[Declaratio
     for name, several in by_name.items():
         if len(several) > 1:
             places = " and ".join(sorted(each.place for each in several))
-            found.refuse(f"{name}: declared by {places}, and only one may. Neither counts.", [name])
+            told = f"{name}: declared by {places}, and only one may. Neither counts."
+            found.refuse(told, [each for one in several for each in one.names])
     claimed: dict[str, Declaration] = {}
     for declaration in [each for several in by_name.values() for each in several]:
         before = declaration.renamed_from
@@ -216,7 +225,7 @@ def _refuse_contested_names(found: Collected, by_name: dict[str, list[Declaratio
             found.refuse(
                 f"{declaration.name}: {declaration.place} has renamed_from={before!r}, and "
                 f"{rival.place} {'declares' if before in by_name else 'has'} that name, too.",
-                [declaration.name, before],
+                [*declaration.names, *rival.names],
             )
 
 
@@ -225,11 +234,11 @@ def _add(found: Collected, declaration: Declaration) -> None:
     try:
         found.trees.append(_declare(declaration))
     except (ProctreeError, TypeError) as error:
-        found.refuse(f"{declaration.name}: {declaration.place}: {error}", [declaration.name])
-    except Exception as error:  # a project's function may raise anything; the others are synced
+        found.refuse(f"{declaration.name}: {declaration.place}: {error}", declaration.names)
+    except (Exception, SystemExit) as error:  # it may raise anything; the others are synced
         logger.exception("The process tree %r can't be declared.", declaration.name)
         why = explain(error)
-        found.refuse(f"{declaration.name}: {declaration.place}: {why}", [declaration.name])
+        found.refuse(f"{declaration.name}: {declaration.place}: {why}", declaration.names)
 
 
 def _declare(declaration: Declaration) -> DeclaredTree:

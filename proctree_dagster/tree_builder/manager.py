@@ -188,8 +188,8 @@ class ProcessTreeManager:
             Aware; the run is not made before this time, and about ten seconds after it. Default:
             now.
         priority:
-            A run of a higher one leaves Dagster's queue first; default: 0. It is Dagster's tag
-            ``dagster/priority``.
+            A run of a higher one leaves Dagster's queue first; default: 0. From -1,000,000 to
+            1,000,000. It is Dagster's tag ``dagster/priority``.
         key:
             Of the runs with the same key, of whatever tree, at most one is unfinished at any time.
             At most 200 characters; it is shown as a tag. Default: none.

@@ -294,8 +294,13 @@ def _is_on(present: TreeDescription | None, part: Path) -> bool:
 
 def _removed(collected: Collected, labels: Collection[str] | None) -> list[tuple[str, int]]:
     """Return the trees that are not in the code any more: their names, and their sources' keys."""
-    known = {each.name for each in collected.trees} | collected.unknown_trees
-    known |= {each.renamed_from for each in collected.trees if each.renamed_from is not None}
+    names = {each.name for each in collected.trees}
+    # One of a former name is renamed, unless there is a row of the new name already.
+    new = names - set(ProcessTree.objects.filter(name__in=names).values_list("name", flat=True))
+    known = names | collected.unknown_trees
+    known |= {
+        each.renamed_from for each in collected.trees if each.renamed_from and each.name in new
+    }
     sources = TreeSource.objects.order_by("process_tree__name")
     if labels is not None:
         sources = sources.filter(app_label__in=labels)

@@ -185,6 +185,8 @@ def parse(text: str) -> list[TreeDescription]:
             found.append(_tree(tree, triggers, problems))
     names = [each.name for each in found]
     problems += [f"The tree {name!r} is there twice." for name in {*names} if names.count(name) > 1]
+    if triggers and not document["trees"]:
+        problems.append("It has triggers, and no tree to save them with.")
     if problems:
         raise DescriptionError("\n  - ".join(["It is not valid:", *problems]))
     if found:
@@ -237,7 +239,11 @@ def _tree(
         row.processes = content["processes"]
     except InvalidTree as error:
         problems += [f"{name}: {problem}" for problem in error.problems]
-    unknown = Trigger.objects.unknown_problems(content, data.get(SUBSCRIPTIONS) or (), triggers)
+    if content.get("limit_per_key", 1) != 1 and not content.get("one_at_a_time_per"):
+        problems.append(f"{name}: limit_per_key needs one_at_a_time_per, which is not given.")
+    subscribed = data.get(SUBSCRIPTIONS)
+    subscribed = subscribed if isinstance(subscribed, Mapping) else ()
+    unknown = Trigger.objects.unknown_problems(content, subscribed, triggers)
     problems += [f"{name}: {problem}" for problem in unknown]
 
     def schedule(called: str, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -315,11 +321,6 @@ def apply(trees: Iterable[TreeDescription], file: str) -> list[TreeSync]:
         if errors:
             raise SyncError("\n".join(["Nothing was changed:", *errors]))
     return found
-
-
-def _is_declared(row: ProcessTree) -> bool:
-    """Return whether a function declares a tree: what a file says of it is an edit then."""
-    return row.pk is not None and TreeSource.objects.filter(process_tree=row).exists()
 
 
 def _compared(tree: TreeDescription, file: str) -> tuple[ProcessTree | None, TreeSync]:

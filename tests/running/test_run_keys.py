@@ -3,6 +3,7 @@
 import datetime as dt
 import itertools
 import logging
+import zoneinfo
 from typing import Any
 
 import pytest
@@ -48,6 +49,20 @@ def end(instance: DagsterInstance, run_id: str, event: str = "RUN_SUCCESS") -> N
         kind = DagsterEventType[name].value
         instance.report_dagster_event(DagsterEvent(kind, run.job_name), run_id=run_id)
     family_runs.end(instance, run_id)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"priority": 10**5000}, "from -1,000,000 to 1,000,000"),
+        ({"priority": -1_000_001}, "from -1,000,000 to 1,000,000"),
+        ({"run_after": dt.datetime.max.replace(tzinfo=dt.UTC)}, "years 2 to 9998"),
+        ({"run_after": dt.datetime.min.replace(tzinfo=zoneinfo.ZoneInfo("Asia/Tokyo"))}, "years"),
+    ],
+)
+def test_what_no_database_or_page_could_show_is_refused(given: Any, told: str) -> None:
+    with pytest.raises(SubmissionError, match=told):
+        submit(**given)
 
 
 class TestQueue:

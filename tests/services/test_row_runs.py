@@ -156,11 +156,24 @@ class TestRecording:
         expected = {"region": "north", "place": "north"}
         assert found == [{**expected, "tenant": name} for name in ("brook", "harbour", "moor")]
 
-    def test_a_function_that_yields_no_contexts_is_an_error_and_the_claim_stays_open(
+    def test_what_a_function_yields_twice_counts_once_and_that_is_said(
         self, organisations: list[Organisation]
     ) -> None:
-        schedule(processes.no_contexts)
-        with pytest.raises(ScheduleError, match="must yield contexts"):
+        Organisation.objects.create(name="brook")
+        schedule(processes.tenants)
+        requested = decide()
+        assert requested.reason.endswith("tenants. Left out, as it was yielded before: 1.")
+        assert (requested.count, OutboxRun.objects.count()) == (3, 3)
+
+    @pytest.mark.parametrize(
+        ("func", "why"),
+        [(processes.no_contexts, "must yield contexts"), (processes.exits, "raised SystemExit")],
+    )
+    def test_a_function_that_yields_no_contexts_is_an_error_and_the_claim_stays_open(
+        self, organisations: list[Organisation], func: Any, why: str
+    ) -> None:
+        schedule(func)
+        with pytest.raises(ScheduleError, match=why):
             decide()
         assert ProcessTreeSchedule.objects.get().claim == DUE
         assert not OutboxRun.objects.exists()
@@ -343,6 +356,9 @@ class TestRegistering:
             ({"for_each": 5}, "a model, a function or a dictionary"),
             ({"for_each": {"model": "app.Organisation", "filter": {"nothing": 1}}}, "nothing"),
             ({"for_each": "app.Organisation", "order_by": "nothing"}, "nothing"),
+            ({"for_each": "app.Organisation", "order_by": "--name"}, "order_by"),
+            ({"for_each": "app.Organisation", "order_by": ["name", 3]}, "a list of fields"),
+            ({"for_each": "app.Organisation", "order_by": 3}, "a list of fields"),
             ({"for_each": "auth.User", "order_by": "password"}, "secret|CONTEXT_MODELS"),
             ({"for_each": "app.Organisation", "as_": "not a name"}, "name of an argument"),
             ({"for_each": "app.Organisation", "spread_minutes": 99999}, "spread_minutes"),

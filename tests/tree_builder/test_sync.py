@@ -24,7 +24,11 @@ from proctree_dagster.models import (
     Trigger,
     TriggerSubscription,
 )
-from proctree_dagster.tree_builder import ProcessTreeInstance, declarations
+from proctree_dagster.tree_builder import (
+    ProcessTreeInstance,
+    ProcessTreeManager,
+    declarations,
+)
 from tests.app import processes
 from tests.app.models import Organisation
 from tests.tree_builder.code_of_trees import Code, said, tree
@@ -142,6 +146,7 @@ def test_a_tree_may_be_declared_from_rows_that_are_read(code: Code) -> None:
     [
         (lambda tree: Organisation.objects.create(name="x"), "write to the database (INSERT"),
         (lambda tree: tree.execute(), "run a tree"),
+        (lambda tree: ProcessTreeManager.execute_tree("report"), "run a tree"),
         (lambda tree: tree.create_command(), "use what is saved of it"),
         (lambda tree: triggers.subscribe_tree_to_trigger("close", "t"), "subscribe a saved tree"),
         (lambda tree: tree.add_process("two", func=lambda: 1), "is a lambda"),
@@ -158,8 +163,9 @@ def test_a_tree_may_be_declared_from_rows_that_are_read(code: Code) -> None:
 def test_what_is_no_declaration_or_invalid_is_said_and_stops_no_other_tree(
     code: Code, caplog: pytest.LogCaptureFixture, fill: Any, told: str
 ) -> None:
-    code.says("close", fill)
     code.says("report")
+    synced()
+    code.says("close", fill)
     status, text = said("sync")
     assert status == 1
     assert "close: " in text
@@ -188,6 +194,8 @@ def test_a_function_that_returns_no_tree_or_another_one_is_an_error(code: Code) 
 def test_a_decorator_without_a_name_is_refused_at_once() -> None:
     with pytest.raises(DeclarationError, match="Write @process_tree"):
         declarations.process_tree(full)  # type: ignore[arg-type]
+    with pytest.raises(DeclarationError, match="former name"):
+        declarations.process_tree("close", renamed_from=5)  # type: ignore[arg-type]
 
 
 def test_two_places_that_declare_one_name_are_refused_and_both_are_named(code: Code) -> None:
@@ -351,6 +359,62 @@ def test_names_that_two_trees_claim_are_refused(code: Code) -> None:
     assert status == 1
     assert "renamed_from='close'" in text
     assert not ProcessTree.objects.exists()
+
+
+def test_the_former_name_of_a_tree_that_is_there_besides_is_removed_from_the_code(
+    code: Code,
+) -> None:
+    code.says("month_end")
+    code.says("close", full)
+    code.says("report")
+    synced()  # as a rollback of the release that renamed it does
+    code.says_nothing_of("close")
+    code.says("month_end", full, renamed_from="close")
+    assert "not in the code any more, and it still runs" in synced()
+    synced("--prune")
+    assert tree().what_runs_it() == []
+    assert tree("month_end").schedule.enabled
+
+
+def fails(tree: ProcessTreeInstance) -> None:
+    raise SystemExit("no such account")
+
+
+@pytest.mark.parametrize(
+    ("declared", "arguments"),
+    [
+        ({"fill": fails}, ()),
+        ({"fill": full, "module": "example.ledger.trees"}, ("--app", "app")),
+        ({"fill": full, "module": "no_app.trees"}, ()),
+    ],
+)
+def test_a_tree_whose_new_name_is_not_synced_is_not_switched_off(
+    code: Code, caplog: pytest.LogCaptureFixture, declared: Any, arguments: tuple[str, ...]
+) -> None:
+    code.says("close", full)
+    code.says("report")
+    synced()
+    code.says_nothing_of("close")
+    code.says("month_end", renamed_from="close", **declared)
+    _, text = said("sync", "--prune", *arguments)
+    assert "not in the code" not in text
+    assert tree().schedule.enabled
+    caplog.clear()
+
+
+def test_of_trees_whose_names_moved_on_at_once_none_is_switched_off(code: Code) -> None:
+    code.says("close", full)
+    code.says("month_end")
+    code.says("report")
+    synced()
+    code.says_nothing_of("close")
+    code.says("month_end", full, renamed_from="close")
+    code.says("year_end", renamed_from="month_end")
+    status, text = said("sync", "--prune")
+    assert status == 1
+    assert "renamed_from='month_end'" in text
+    assert "not in the code" not in text
+    assert tree().schedule.enabled
 
 
 def test_a_function_that_moved_is_said_and_nothing_else_changes(code: Code) -> None:

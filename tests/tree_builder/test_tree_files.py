@@ -164,6 +164,12 @@ GOOD = "{name: t, processes: [{name: a, func: 'tests.app.processes:one'}]"
             "auth.User",
         ),
         ("triggers: {x: {trigger_type: no}}\ntrees: []", "triggers: 'x'"),
+        ("triggers: {x: {trigger_type: event}}\ntrees: []", "no tree to save them with"),
+        (f"trees: [{GOOD}, subscriptions: 5}}]", "must be a mapping"),
+        (f"trees: [{GOOD}, limit_per_key: 5}}]", "needs one_at_a_time_per"),
+        (f"trees: [{GOOD}, schedules: {{default: {{start_time: 10:30}}}}}}]", "not in quotes"),
+        (f"trees: [{GOOD}, schedules: {{default: {{interval_minutes: .inf}}}}}}]", "not inf"),
+        (f"trees: [{GOOD}, schedules: {{default: {{enabled: null}}}}}}]", "can't be null"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_and_nothing_is_changed(

@@ -52,7 +52,7 @@ def _problems_of_order(model: type[models.Model], order_by: str) -> list[str]:
         problem = sensitive.problem_of_lookup(model, path)
         if problem is None:
             try:
-                str(model._default_manager.order_by(path).query)
+                str(model._default_manager.order_by(field).query)
             except FieldError as error:
                 problem = str(error)
         if problem is not None:
