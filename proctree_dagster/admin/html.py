@@ -16,6 +16,7 @@ from django.utils.translation import gettext_lazy as _
 from ..context import sensitive
 from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..domain.runs import RunSummary
+from ..models import ProcessTreeSchedule
 
 STATUSES = {
     "requested": _("requested"),
@@ -204,3 +205,10 @@ def moment(at: dt.datetime | None, *, seconds: bool = True) -> SafeString | str:
         at.isoformat(),
         f"{timezone.localtime(at):{'%Y-%m-%d %H:%M:%S' if seconds else '%Y-%m-%d %H:%M'}}",
     )
+
+
+def next_run(schedule: ProcessTreeSchedule) -> SafeString | str:
+    """Return when a schedule is due next, or that it has ended."""
+    if schedule.has_ended:
+        return gettext("ended (end date %(date)s)") % {"date": schedule.end_date}
+    return moment(schedule.next_run, seconds=False) or gettext("now")

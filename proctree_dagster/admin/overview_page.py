@@ -183,7 +183,7 @@ def context(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
 COLUMNS = (
     *("name", "process_tree__name", "enabled", "stopped_in_dagster"),
     *("interval_minutes", "cron", "start_time", "timezone", "allow_overlap", "process_tree"),
-    *("business_days", "calendar", "start_date"),
+    *("business_days", "calendar", "start_date", "end_date", "for_each"),
     *("next_run", "anchor", "next_run_rule", "claim", "claimed_at"),
     *("last_run", "last_run_id", "last_run_status"),
 )
@@ -272,7 +272,7 @@ class Pages:
         return {
             "tree": self.scheduled(schedule),
             "rule": schedule.rule_in_words,
-            "next_run": html.moment(schedule.next_run, seconds=False),
+            "next_run": html.next_run(schedule),
             "last_run": html.moment(schedule.last_run),
             "run": html.run_link(schedule.last_run_id, site=self.site),
         }

@@ -30,6 +30,7 @@ from .html import (
     json_text,
     labelled,
     moment,
+    next_run,
     page_address,
     row_link,
     run_link,
@@ -44,7 +45,7 @@ DUE_TIMES = 5
 
 RULE = (
     *("rule_kind", ("interval_minutes", "start_time"), "cron", "timezone"),
-    *(("business_days", "calendar"), "start_date"),
+    *(("business_days", "calendar"), ("start_date", "end_date")),
 )
 """The fields that set when a schedule is due."""
 
@@ -113,6 +114,8 @@ class ShowsSchedules(NeedsRunPermission):
             found = schedule.next_due_times(DUE_TIMES, timezone.now())
         except ScheduleError as error:
             return str(error)
+        if schedule.has_ended:
+            return next_run(schedule)
         zone = schedule.rule.zone
         is_local = str(zone) == timezone.get_current_timezone_name()
         items = (
@@ -211,7 +214,11 @@ class ScheduleFormSet(BaseInlineFormSet):  # type: ignore[type-arg]
 
 
 def tell_ignored(request: HttpRequest, form: Any) -> None:
-    """Show what does not count of what was typed into a schedule's form."""
+    """Show what does not count of what was typed into a schedule's form, and that it has ended."""
+    if form.instance.has_ended and form.has_changed():
+        told = gettext("%(schedule)s: nothing is due until its end date, %(date)s.")
+        date = form.instance.end_date
+        messages.warning(request, told % {"schedule": form.instance.title, "date": date})
     for sentence in getattr(form, "ignored", ()):
         messages.warning(request, sentence)
 
@@ -288,8 +295,7 @@ class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, admin.ModelAdmin):
     def next(self, schedule: ProcessTreeSchedule) -> SafeString | str:
         """Return the next due time."""
         late = badge(gettext("overdue"), "failure") if schedule.is_overdue(timezone.now()) else ""
-        due = moment(schedule.next_run, seconds=False) or gettext("now")
-        return labelled(gettext("next run"), format_html("{} {}", due, late))
+        return labelled(gettext("next run"), format_html("{} {}", next_run(schedule), late))
 
     def get_fieldsets(self, request: HttpRequest, obj: Any = None) -> Any:
         """Return the fields in groups."""

@@ -346,6 +346,7 @@ def _schedule_in_words(
         "is_overdue": schedule.is_overdue(now),
         "pauses": pauses_shown.lines(schedule.active_pauses()),
         "dropped": schedule.dropped_why,
+        "ended": html.next_run(schedule) if schedule.has_ended else "",
         "due_times": [html.moment(each, seconds=False) for each in due_times],
         "last_run": html.moment(schedule.last_run),
         "last_status": html.status_badge(status),

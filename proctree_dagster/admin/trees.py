@@ -164,10 +164,10 @@ class ProcessTreeAdmin(RunNow, TreeHistory, TreeCode, admin.ModelAdmin):  # type
     @admin.display(description=_("next run"), ordering="next_due")
     @of_readable
     def next_run(self, tree: ProcessTree) -> str:
-        """Return when it is due next, if one of its schedules is on."""
-        due = [each.next_run for each in tree.all_schedules() if each.enabled and each.next_run]
-        at = min(due, default=None)
-        return html.labelled(gettext("next run"), html.moment(at, seconds=False))
+        """Return when it is due next, if one of its schedules is on; or that all have ended."""
+        due = [each for each in tree.all_schedules() if each.enabled and each.next_run]
+        first = min(due, key=attrgetter("next_run"), default=None)
+        return html.labelled(gettext("next run"), html.next_run(first) if first else "")
 
     @admin.display(description=_("last scheduled run"), ordering="last_scheduled")
     @of_readable

@@ -1,4 +1,4 @@
-"""Rules that go by business days, and from a date on: another rule, with some dates left out. Pure.
+"""Rules that go by business days, or between two dates: another rule, with dates left out. Pure.
 
 A due time on a day that is none is left out, or moved to the same time of the next business day, or
 of the previous one; due times that coincide are one. ``first`` and ``last`` keep the due times of a
@@ -50,6 +50,8 @@ class BusinessRule:
         Returns whether a date is one.
     start_date:
         The first date of all; ``None``: any.
+    end_date:
+        The last date of all; ``None``: any.
 
     Raises
     ------
@@ -62,6 +64,7 @@ class BusinessRule:
     calendar: str
     is_business_day: Callable[[dt.date], bool] = field(compare=False)
     start_date: dt.date | None = None
+    end_date: dt.date | None = None
 
     def __post_init__(self) -> None:
         if self.days not in CHOICES:
@@ -84,7 +87,8 @@ class BusinessRule:
     @property
     def _restrictions(self) -> str:
         business = f", {_WORDS[self.days]} ({self.calendar})" if self.days else ""
-        return business + (f", from {self.start_date}" if self.start_date else "")
+        start = f", from {self.start_date}" if self.start_date else ""
+        return f"{business}{start}{f', until {self.end_date}' if self.end_date else ''}"
 
     @property
     def timezone(self) -> str:
@@ -129,7 +133,7 @@ class BusinessRule:
 
     def allows(self, date: dt.date) -> bool:
         """Return whether a date may have due times, whatever the base rule says."""
-        if self.start_date is not None and date < self.start_date:
+        if not self._is_in_time(date):
             return False
         if not self.days:
             return True
@@ -139,14 +143,21 @@ class BusinessRule:
             return not any(map(self.is_business_day, _before(date)))
         return self.days != "last" or not any(map(self.is_business_day, _after(date)))
 
+    def is_over(self, date: dt.date) -> bool:
+        """Return whether nothing is due on a date, nor later."""
+        return self.end_date is not None and date > self.end_date
+
     def next_date(self, date: dt.date, anchor: dt.datetime) -> dt.date:
         """Return ``date`` or a later one: those in between have no due times."""
         start = date if self.start_date is None else max(date, self.start_date)
         return start if self.days in MOVES else self.base.next_date(start, anchor)
 
     def _is_due(self, date: dt.date, anchor: dt.datetime) -> bool:
-        in_time = self.start_date is None or date >= self.start_date
-        return in_time and self.base.on(date, anchor)
+        return self._is_in_time(date) and self.base.on(date, anchor)
+
+    def _is_in_time(self, date: dt.date) -> bool:
+        is_early = self.start_date is not None and date < self.start_date
+        return not (is_early or self.is_over(date))
 
     def _is_moved_here(self, date: dt.date, anchor: dt.datetime, step: dt.timedelta) -> bool:
         """Return whether a due time of the days without business beside a date is moved to it."""

@@ -26,7 +26,11 @@ AnyRule = Rule | BusinessRule
 MOST_YEARS = 30
 """How far ahead a due time is searched: a leap day may be no business day several times."""
 
+NEVER = dt.datetime(9999, 12, 31, tzinfo=dt.UTC)
+"""The due time of a rule that has ended: later than any other."""
+
 MOMENT = dt.timedelta(microseconds=1)
+YEARLY = "0 0 1 1 *"
 EVERY_MINUTE = "* * * * *"
 UTC = dt.UTC
 ONE_DAY = dt.timedelta(days=1)
@@ -87,13 +91,15 @@ def due_after(rule: AnyRule, anchor: dt.datetime, after: dt.datetime) -> dt.date
     Returns
     -------
     datetime
-        In UTC.
+        In UTC; ``NEVER`` if the rule ends before there is one.
 
     Raises
     ------
     ScheduleError
         There is none in ``MOST_YEARS``, or the rule's calendar can't say.
     """
+    if after >= NEVER:
+        return NEVER
     anchor, after = anchor.astimezone(UTC).replace(second=0, microsecond=0), after.astimezone(UTC)
     if after < anchor and isinstance(rule, IntervalRule):
         return anchor
@@ -111,6 +117,8 @@ def due_after(rule: AnyRule, anchor: dt.datetime, after: dt.datetime) -> dt.date
         later = bisect_right(due, after)
         if later < len(due):
             return due[later]
+        if isinstance(rule, BusinessRule) and rule.is_over(day - ONE_DAY):
+            return NEVER
         # What is due on a date of the zone may lie on the UTC day before it, or after it.
         day = max(day + ONE_DAY, rule.next_date(day, anchor) - ONE_DAY)
     raise _never(rule)
@@ -123,6 +131,8 @@ def _elapsed_due_after(rule: BusinessRule, anchor: dt.datetime, after: dt.dateti
         date = due.astimezone(rule.zone).date()
         if rule.allows(date):
             return due
+        if rule.is_over(date):
+            return NEVER
         midnight = dt.datetime.combine(date + ONE_DAY, dt.time(), rule.zone)
         after = max(due, midnight.astimezone(UTC) - MOMENT)
     raise _never(rule)
@@ -159,7 +169,7 @@ def due_times(
 
     def walk() -> Iterator[dt.datetime]:
         due = first
-        while True:
+        while due < NEVER:
             yield due
             due = due_after(rule, anchor, due)
 

@@ -57,13 +57,14 @@ class RuleClock:
     def new_anchor(self, now: dt.datetime) -> dt.datetime:
         """Return the first due time after ``now`` (aware): no backlog, and no surprise run.
 
-        Of ``base``, that is. A switch on or off keeps the rhythm of the due times; a changed rule
-        starts a new one.
+        Of ``base``, that is. A switch on or off, a calendar and a first or last date keep the
+        rhythm of the due times; another ``base`` starts a new one.
         """
         before = self.noted.removesuffix(_DISABLED)
         if not before:
             return due_times.first_due(self.base, now)
-        if before == self._rule_as_noted and self.anchor is not None:
+        is_of_base = before == self._rule_as_noted or before.partition(", ")[0] == str(self.base)
+        if is_of_base and self.anchor is not None:
             return due_times.due_after(self.base, self.anchor, now)
         return due_times.restarted_due(self.base, now)
 

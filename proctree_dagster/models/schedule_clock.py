@@ -106,6 +106,12 @@ class ScheduleClock(ClockFieldsModel):
         blank=True,
         help_text=_("Nothing is due before this date, in its time zone. Blank: at once."),
     )
+    end_date = models.DateField(
+        _("end date"),
+        null=True,
+        blank=True,
+        help_text=_("Nothing is due after this date, in its time zone. Blank: it has no end."),
+    )
     allow_overlap = models.BooleanField(
         _("allow overlap"),
         default=False,
@@ -117,7 +123,7 @@ class ScheduleClock(ClockFieldsModel):
         null=True,
         blank=True,
         editable=False,  # a form that was opened before a due time would request it again
-        help_text=_("The next due time. Blank: due now."),
+        help_text=_("The next due time. Blank: due now. In the year 9999: it has ended."),
     )
     anchor = models.DateTimeField(
         _("anchor"),
@@ -215,11 +221,12 @@ class ScheduleClock(ClockFieldsModel):
         ScheduleError
             It is invalid.
         """
-        if not self.business_days and self.start_date is None:
+        if not self.business_days and self.start_date is None and self.end_date is None:
             return self.base_rule
         is_business_day = calendars.business_days(self.calendar)
         name, days = self.calendar or calendars.WEEKDAYS, self.business_days
-        return BusinessRule(self.base_rule, days, name, is_business_day, self.start_date)  # type: ignore[arg-type]
+        dates = (self.start_date, self.end_date)
+        return BusinessRule(self.base_rule, days, name, is_business_day, *dates)  # type: ignore[arg-type]
 
     @property
     def base_rule(self) -> Rule:
@@ -330,6 +337,11 @@ class ScheduleClock(ClockFieldsModel):
         )
 
     @property
+    def has_ended(self) -> bool:
+        """Whether nothing is due any more: the last due time before its ``end_date`` has passed."""
+        return self.next_run is not None and self.next_run >= intervals.NEVER
+
+    @property
     def held_back_by(self) -> str:
         """What keeps the schedule from running: Django's ``enabled``, Dagster's switch, a pause.
 
@@ -379,6 +391,8 @@ class ScheduleClock(ClockFieldsModel):
     def next_due_times(self, count: int, now: dt.datetime) -> list[dt.datetime]:
         """Return the next due times; the first one may have passed, if nothing has run it yet.
 
+        There are fewer, or none, if it ends before.
+
         Parameters
         ----------
         count:
@@ -393,9 +407,9 @@ class ScheduleClock(ClockFieldsModel):
         """
         _known = self.rule.zone  # raises for an unknown one
         found = [self.next_run or now]
-        while len(found) < count:
+        while len(found) < count and found[-1] < intervals.NEVER:
             found.append(self.due_after(max(found[-1], now)))
-        return found
+        return [due for due in found if due < intervals.NEVER]
 
     def update_next_run_time(self) -> dt.datetime:
         """Compute ``next_run`` from now and return it; save it and other changes of this object.
@@ -412,7 +426,8 @@ class ScheduleClock(ClockFieldsModel):
         """Return the crons that Dagster ticks by, and their zone.
 
         A schedule that is overdue, or has an open claim or a long run, ticks every minute until
-        that is settled; so does one whose UTC offset changes soon, until it has changed.
+        that is settled; so does one whose UTC offset changes soon, until it has changed. One that
+        has ended ticks once a year, as Dagster has no cron for never.
         """
         grace = dt.timedelta(seconds=30)  # the tick of the due time itself may still be under way
         overdue = self.next_run is None or self.next_run < now - grace
@@ -423,6 +438,10 @@ class ScheduleClock(ClockFieldsModel):
             and self.last_run < now - WATCHED_AFTER
         )
         unsettled = self.claim is not None or self.next_run_rule != self.current_rule
-        if overdue or watched or unsettled or intervals.clock_changes(self.rule, now):
+        if overdue or watched or unsettled:
+            return [intervals.EVERY_MINUTE], "UTC"
+        if self.has_ended:
+            return [intervals.YEARLY], "UTC"
+        if intervals.clock_changes(self.rule, now):
             return [intervals.EVERY_MINUTE], "UTC"
         return intervals.cron_cover(self.rule, self.anchor or now)

@@ -26,8 +26,11 @@ from .schedule_clock import ScheduleClock
 from .schedule_queries import ProcessTreeScheduleQuerySet
 from .trees import ProcessTree
 
-_LATER = ("not_after_minutes", "business_days", "calendar", "start_date")
+_LATER = ("not_after_minutes", "business_days", "calendar", "start_date", "end_date")
 """The options that count for drift only where they are set: 0.1 did not have them."""
+
+_AS_TEXT = ("interval_minutes", "start_time", "start_date", "end_date")
+"""The options of a rule that may be given as text."""
 
 
 class ProcessTreeSchedule(ForEachModel, ScheduleClock):
@@ -138,7 +141,7 @@ class ProcessTreeSchedule(ForEachModel, ScheduleClock):
         """
         self.context = contexts.encode(self.context)
         for field in self._meta.concrete_fields:
-            if field.name in ("interval_minutes", "start_time"):  # Django takes strings, too
+            if field.name in _AS_TEXT:  # Django takes strings, too
                 setattr(self, field.name, field.to_python(getattr(self, field.name)))
         alias = using or router.db_for_write(ProcessTreeSchedule, instance=self)
         schedules = ProcessTreeSchedule.objects.using(alias)
@@ -182,6 +185,8 @@ class ProcessTreeSchedule(ForEachModel, ScheduleClock):
                 problems["cron"] = str(error)
         if self.calendar and not self.business_days:
             self.business_days = "skip"
+        if self.start_date and self.end_date and self.end_date < self.start_date:
+            problems["end_date"] = _("It is before the start date, so nothing would ever be due.")
         if not problems and (self.business_days or self.start_date):
             problems |= self._calendar_problems()
         if self.enabled and self.process_tree_id is not None:

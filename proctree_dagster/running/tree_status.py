@@ -40,6 +40,10 @@ class ScheduleStatus:
     """Whether it is on in Django; ``None`` if that can't be read."""
 
     next_run: dt.datetime | None = None
+    ended: bool = False
+    """Whether nothing is due any more; ``next_run`` is then ``None``."""
+
+    end_date: dt.date | None = None
     last_run: dt.datetime | None = None
     last_status: str = ""
     """``started``, ``success``, ``failure``, ``canceled``, ``lost?``, or ``requested``."""
@@ -179,7 +183,9 @@ def _status_of_schedule(schedule: ProcessTreeSchedule, now: dt.datetime) -> Sche
             schedule=schedule.name,
             rule=schedule.rule_in_words,
             enabled=schedule.enabled,
-            next_run=schedule.next_run,
+            next_run=None if schedule.has_ended else schedule.next_run,
+            ended=schedule.has_ended,
+            end_date=schedule.end_date,
             last_run=schedule.last_run,
             last_status="requested" if schedule.claim else schedule.last_run_status,
             last_run_id="" if schedule.claim else schedule.last_run_id,

@@ -121,7 +121,7 @@ def request(schedule_id: int, at: dt.datetime, history: History) -> Due | Skip:
         # This tick was evaluated before, and its run has started: Dagster recognises the run key.
         return Due(schedule, schedule.last_due)
     if not schedule.is_due(at):
-        return Skip(f"Not due until {_say(schedule.next_run)}.")
+        return Skip(_not_due(schedule))
     if schedule.last_run_status == RunStatus.STARTED and not schedule.allow_overlap:
         return Skip(
             f"The last run ({schedule.last_run_id}) is still running; the due time "
@@ -129,7 +129,7 @@ def request(schedule_id: int, at: dt.datetime, history: History) -> Due | Skip:
         )
     dropped = due_drops.drop(schedule, at, now, pauses)
     if dropped and not schedule.is_due(at):
-        return Skip(f"{dropped} Not due until {_say(schedule.next_run)}.")
+        return Skip(f"{dropped} {_not_due(schedule)}")
     return _claim(schedule, at)
 
 
@@ -149,7 +149,7 @@ def _held(schedule: ProcessTreeSchedule, at: dt.datetime, pauses: list[Pause], d
     elif schedule.is_due(at):
         what = f"The due time {_say(schedule.next_run)} is kept; one run catches up."
     else:
-        what = f"Not due until {_say(schedule.next_run)}."
+        what = _not_due(schedule)
     return " ".join(filter(None, [f"Paused {in_words(pauses)}.", dropped, what]))
 
 
@@ -327,6 +327,12 @@ def _rewrite(schedule: ProcessTreeSchedule) -> None:
         now = rows.select_for_update().first()
         if now is not None:
             rows.update(next_run=now.next_run, claim=now.claim, claimed_at=now.claimed_at)
+
+
+def _not_due(schedule: ProcessTreeSchedule) -> str:
+    if schedule.has_ended:
+        return f"Not due any more: its end date is {schedule.end_date}."
+    return f"Not due until {_say(schedule.next_run)}."
 
 
 def _say(moment: dt.datetime | None) -> str:

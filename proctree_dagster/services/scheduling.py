@@ -23,6 +23,8 @@ from ..support.connections import writing
 logger = logging.getLogger(__name__)
 
 
+_DATES = ("start_date", "end_date")
+
 _GIVE_CONTEXT = ("for_each", "for_each_as")
 """The options that say which keys the context of a run has besides."""
 
@@ -114,6 +116,8 @@ def register(
         try:
             with writing(ProcessTreeSchedule):
                 schedule.save()
+            if by_code:
+                warn_if_ended(schedule)
             if by_code and not is_new:
                 _warn_of_replaced_context(schedule, had)
             return schedule
@@ -163,8 +167,7 @@ def prepare(
     given = {field: value for field, value in given.items() if value is not None}
     if given.get("not_after_minutes") == 0:
         given["not_after_minutes"] = None
-    if "start_date" in given:
-        given["start_date"] = _start_date(given["start_date"])
+    given |= {field: _date(field, given[field]) for field in _DATES if field in given}
     for field, value in given.items():
         setattr(schedule, field, value)
     _set_rule(schedule, interval_minutes, start_time, cron)
@@ -172,12 +175,12 @@ def prepare(
     return set(given)
 
 
-def _start_date(value: object) -> dt.date | None:
-    """Return the start date that was given; ``None`` for a blank one, which takes it away."""
+def _date(field: str, value: object) -> dt.date | None:
+    """Return the date that was given; ``None`` for a blank one, which takes it away."""
     if value == "":
         return None
     if isinstance(value, dt.datetime) or not isinstance(value, dt.date):
-        raise ScheduleError(f"start_date must be a datetime.date, or blank, not {value!r}.")
+        raise ScheduleError(f"{field} must be a datetime.date, or blank, not {value!r}.")
     return value
 
 
@@ -211,6 +214,16 @@ def _warn_of_replaced_context(schedule: ProcessTreeSchedule, had: object) -> Non
         "replaced by %s. To keep both, give each schedule a name: register_schedule(name=…).",
         *(schedule.name, schedule.process_tree.name, _shown(had), _shown(schedule.context)),
     )
+
+
+def warn_if_ended(schedule: ProcessTreeSchedule) -> None:
+    """Log that a schedule that was just saved will run nothing, if it is so."""
+    if schedule.enabled and schedule.has_ended:
+        logger.warning(
+            "The schedule of %r runs nothing: nothing is due from now until its end date, %s. A "
+            "later end_date, or a blank one, lets it run again.",
+            *(schedule.title, schedule.end_date),
+        )
 
 
 def _shown(context: object) -> str:

@@ -196,6 +196,7 @@ def save_schedule(
     schedule.saved_by_code = schedule.digest if by_code else noted
     if schedule_options(schedule) != before:
         schedule.save()
+        scheduling.warn_if_ended(schedule)
     elif schedule.saved_by_code != noted:  # so its due times stay
         rows = ProcessTreeSchedule.objects.filter(pk=schedule.pk)
         rows.update(saved_by_code=schedule.saved_by_code)

@@ -442,6 +442,7 @@ class ProcessTreeInstance(TreeDraft):
         business_days: str | None = None,
         calendar: str | None = None,
         start_date: dt.date | str | None = None,
+        end_date: dt.date | str | None = None,
     ) -> ProcessTreeSchedule:
         """Schedule the tree, or change a schedule of it.
 
@@ -507,6 +508,10 @@ class ProcessTreeInstance(TreeDraft):
             ``"app.module:function"``.
         start_date:
             Nothing is due before this date, in the schedule's zone. Blank or default: none.
+        end_date:
+            The last date on which anything is due, in the schedule's zone; one that has passed is
+            logged. Another one, or a blank one, counts from now on: nothing that was not due
+            before is run. Blank or default: it has no end.
 
         Raises
         ------
@@ -540,6 +545,7 @@ class ProcessTreeInstance(TreeDraft):
             "business_days": business_days,
             "calendar": calendar,
             "start_date": start_date,
+            "end_date": end_date,
         }
         if (declared := declaring.current()) is not None:
             return declared.schedule(self.name, name, **options)

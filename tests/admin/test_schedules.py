@@ -125,6 +125,35 @@ def test_what_posts_no_choice_needs_none(
     assert schedule.cron == "0 9 * * *"
 
 
+@pytest.mark.parametrize(
+    ("start", "end", "field", "message"),
+    [
+        ("", "2020-12-31", None, "nothing is due until its end date, 2020-12-31."),
+        ("2021-01-01", "2020-12-31", "end_date", ""),
+        ("", "2999-12-31", None, ""),
+    ],
+)
+def test_an_end_date_is_refused_before_the_start_and_said_if_it_has_passed(
+    admin_client: Client,
+    schedule: ProcessTreeSchedule,
+    start: str,
+    end: str,
+    field: str | None,
+    message: str,
+) -> None:
+    page = page_of(schedule)
+    typed = {"start_date": start, "end_date": end}
+    answer = admin_client.post(page, {**shown(admin_client, page), **typed})
+    if field is not None:
+        assert list(errors(answer)) == [field]
+        return
+    said = [each for each in messages(answer) if "end date" in each]
+    assert [message in each for each in said] == ([True] if message else [])
+    schedule.refresh_from_db()
+    assert str(schedule.end_date) == end
+    assert schedule.has_ended == bool(message)
+
+
 def test_a_start_time_that_a_cron_leaves_unused_stays_as_it_was(
     admin_client: Client, schedule: ProcessTreeSchedule
 ) -> None:

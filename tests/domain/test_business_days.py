@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proctree_dagster.domain.business_days import BusinessRule
-from proctree_dagster.domain.due_times import _occurrences, cron_cover, due_after, first_due
+from proctree_dagster.domain.due_times import (
+    NEVER,
+    _occurrences,
+    cron_cover,
+    due_after,
+    due_times,
+    first_due,
+)
 from proctree_dagster.domain.schedule_rules import DAY, HOUR, CronRule, IntervalRule
 from proctree_dagster.exceptions import ScheduleError
 
@@ -50,6 +57,8 @@ def target(date: dt.date, days: str, is_business_day: IsBusinessDay) -> dt.date 
     """Return the date on which what is due on a date is run; ``None``: it is not."""
     if days in ("next", "previous"):
         return moved(date, 1 if days == "next" else -1, is_business_day)
+    if days == "":
+        return date
     if not is_business_day(date):
         return None
     same_month = (date + ONE_DAY * step for step in range(-31, 32))
@@ -67,7 +76,7 @@ def oracle(
     rule: BusinessRule, anchor: dt.datetime, after: dt.datetime, days: int
 ) -> list[dt.datetime]:
     """Return all due times after a moment in so many days, from each date of the base rule."""
-    base, start = rule.base, rule.start_date
+    base, start, last = rule.base, rule.start_date, rule.end_date
     first = after.astimezone(rule.zone).date() - 40 * ONE_DAY
     found = set()
     for number in range(days + 80):
@@ -76,6 +85,8 @@ def oracle(
             continue
         goal = target(date, rule.days, rule.is_business_day)
         if goal is None or (start is not None and goal < start):
+            continue
+        if last is not None and max(date, goal) > last:
             continue
         for minute in base.minutes:
             found |= set(_occurrences(goal, minute, rule.zone, both=base.twice))
@@ -87,17 +98,26 @@ def oracle(
 @settings(max_examples=60, deadline=None)
 @given(
     base=st.sampled_from(BASES),
-    days=st.sampled_from(["skip", "next", "previous", "first", "last"]),
+    days=st.sampled_from(["", "skip", "next", "previous", "first", "last"]),
     calendar=st.sampled_from(sorted(OFF)),
     offset=st.integers(0, 700),
     start=st.none() | st.integers(-10, 60),
+    end=st.none() | st.integers(-10, 60),
 )
 def test_the_due_times_are_those_of_a_walk_day_by_day(
-    base: CronRule | IntervalRule, days: str, calendar: str, offset: int, start: int | None
+    base: CronRule | IntervalRule,
+    days: str,
+    calendar: str,
+    offset: int,
+    start: int | None,
+    end: int | None,
 ) -> None:
     after = NOW + ONE_DAY * offset
-    start_date = None if start is None else after.date() + ONE_DAY * start
-    rule = BusinessRule(base, days, calendar, OFF[calendar], start_date)  # type: ignore[arg-type]
+    start_date, end_date = (
+        None if number is None else after.date() + ONE_DAY * number for number in (start, end)
+    )
+    dates = (start_date, end_date)
+    rule = BusinessRule(base, days, calendar, OFF[calendar], *dates)  # type: ignore[arg-type]
     anchor = first_due(base, after)
     expected = oracle(rule, anchor, after, 75)
     found, moment = [], after
@@ -105,6 +125,10 @@ def test_the_due_times_are_those_of_a_walk_day_by_day(
         moment = due_after(rule, anchor, moment)
         found.append(moment)
     assert found == expected[:12]
+    if end is not None and len(expected) <= 12:
+        assert due_after(rule, anchor, moment) == NEVER
+        assert due_after(rule, anchor, NEVER) == NEVER
+        return
     if not expected:
         with suppress(ScheduleError):  # or never
             assert due_after(rule, anchor, after) > after + ONE_DAY * 75
@@ -152,6 +176,18 @@ def test_elapsed_time_leaves_days_out_and_keeps_its_rhythm(days: str) -> None:
         moment = due_after(rule, anchor, moment)
         assert (moment - anchor) % dt.timedelta(minutes=50) == dt.timedelta(0)
         assert rule.allows(moment.astimezone(rule.zone).date())
+
+
+@pytest.mark.parametrize("days", ["", "skip"])
+def test_elapsed_time_ends_with_the_last_date(days: str) -> None:
+    base = IntervalRule(50, dt.time(), "Africa/Johannesburg")
+    end = dt.date(2026, 3, 3)
+    rule = BusinessRule(base, days, "weekdays", OFF["weekdays"], None, end)  # type: ignore[arg-type]
+    anchor = first_due(base, NOW)
+    found = list(due_times(rule, anchor, due_after(rule, anchor, NOW), NEVER))
+    dates = {due.astimezone(rule.zone).date() for due in found}
+    assert max(dates) == end
+    assert due_after(rule, anchor, found[-1]) == NEVER
 
 
 def test_elapsed_time_can_not_be_moved() -> None:

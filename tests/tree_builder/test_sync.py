@@ -1,5 +1,6 @@
 """Rows follow the code: ``manage.py proctree sync``."""
 
+import datetime as dt
 import importlib
 import logging
 from collections.abc import Iterator
@@ -52,7 +53,8 @@ def no_logged_errors(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
 def full(each: ProcessTreeInstance) -> None:
     """Declare a schedule, a trigger, a subscription and a follower."""
     each.register_schedule(cron="0 9 * * *", context={"year": 2026})
-    each.register_schedule(name="north", interval_minutes=30, context={"year": 2027})
+    end = dt.date(2099, 12, 31)
+    each.register_schedule(name="north", interval_minutes=30, context={"year": 2027}, end_date=end)
     each.create_trigger("paid", "event")
     each.subscribe_to_trigger("paid", context={"year": 1})
     each.add_dependent_tree("report")

@@ -43,7 +43,8 @@ def make() -> ProcessTreeInstance:
         context={"organisation": harbour, "day": dt.date(2026, 3, 31), "yes": "no", "s": "10:30"},
         timezone="Africa/Johannesburg",
     )
-    made.register_schedule(name="north", cron="0 9 * * *", enabled=False, tags={"a": "b"})
+    dates: dict[str, Any] = {"start_date": dt.date(2026, 1, 31), "end_date": dt.date(2099, 12, 31)}
+    made.register_schedule(name="north", cron="0 9 * * *", enabled=False, tags={"a": "b"}, **dates)
     made.subscribe_to_trigger("paid", context={"n": 1.5}, enabled=False)
     return made
 
@@ -87,6 +88,8 @@ def test_a_file_holds_what_differs_from_the_defaults_and_rows_as_references(file
         "cron": "0 9 * * *",
         "enabled": False,
         "tags": {"a": "b"},
+        "start_date": "2026-01-31",
+        "end_date": "2099-12-31",
     }
     default = close["schedules"]["default"]
     assert default["start_time"] == "10:30"

@@ -31,7 +31,7 @@ from .base import Action
 from .revisions import find as find_revision
 from .runs import HEADINGS as RUN_HEADINGS
 from .runs import as_json, cells
-from .tree_list import drift_in_words, say
+from .tree_list import drift_in_words, say, say_next
 
 logger = logging.getLogger(__name__)
 
@@ -158,6 +158,8 @@ class Show(Action):
                 self.out.line(f"  paused {each.paused}")
             if each.dropped:
                 self.out.line(f"  {each.dropped}")
+            if each.ended:
+                self.out.line(f"  {say_next(each)}")
             for due in due_times[each.schedule]:
                 self.out.line(f"  {say(due)}")
         for sentence in drift_in_words(status):

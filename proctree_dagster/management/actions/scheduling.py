@@ -9,12 +9,18 @@ from django.core.management.base import CommandError, CommandParser
 
 from ... import tree_builder
 from ...domain.run_tags import DEFAULT_SCHEDULE
-from ...models import ProcessTreeSchedule
+from ...models import ProcessTree, ProcessTreeSchedule
 from ...running import tree_runs
 from ...services import scheduling
 from .. import tag_pairs, typed_context
 from .base import Action
 from .tree_list import say
+
+_SETTINGS = (
+    *("every", "at", "cron", "timezone", "business_days", "calendar", "start_date", "end_date"),
+    *("for_each", "as_", "spread", "order_by", "not_after", "tag", "context", "set"),
+)
+"""The options that set something of a schedule."""
 
 
 def add_name(parser: CommandParser) -> None:
@@ -69,7 +75,15 @@ class Schedule(Action):
         parser.add_argument(
             "--calendar", help="weekdays, holidays:ZA, or a function, app.module:function."
         )
-        parser.add_argument("--start-date", metavar="DATE", help="Nothing is due before it.")
+        parser.add_argument(
+            "--from", "--start-date", dest="start_date", metavar="DATE", help="The first day."
+        )
+        parser.add_argument(
+            "--until",
+            dest="end_date",
+            metavar="DATE",
+            help="The last day on which anything is due; '' for no end, as with --from.",
+        )
         parser.add_argument(
             "--not-after",
             metavar="MINUTES",
@@ -80,10 +94,18 @@ class Schedule(Action):
             parser, "They take the place of the default context that the schedule has."
         )
         tag_pairs.add_arguments(parser, "A tag of its runs")
+        parser.add_argument(
+            "--remove",
+            action="store_true",
+            help="Remove it instead, with what it knows of its runs; 'disable' keeps it.",
+        )
 
     def handle(self, options: Mapping[str, Any]) -> None:
-        """Register it."""
+        """Register it, or remove it."""
         row = tree_runs.get_row(options["name"])
+        if options["remove"]:
+            self._remove(row, options)
+            return
         schedule = tree_builder.change_schedule(
             row.name,
             options["schedule"],
@@ -94,7 +116,8 @@ class Schedule(Action):
             not_after_minutes=options["not_after"],
             business_days=options["business_days"],
             calendar=options["calendar"],
-            start_date=_date(options["start_date"]),
+            start_date=_date("--from", options["start_date"]),
+            end_date=_date("--until", options["end_date"]),
             context=typed_context.read(options, row.context_schema),
             tags=tag_pairs.parse(options["tag"]) if options["tag"] else None,
             for_each=_for_each(options["for_each"]),
@@ -103,6 +126,20 @@ class Schedule(Action):
             order_by=options["order_by"],
         )
         _show(self, schedule)
+
+    def _remove(self, row: ProcessTree, options: Mapping[str, Any]) -> None:
+        """Remove it; with anything that would set it, nothing is removed."""
+        if any(options[name] not in (None, []) for name in _SETTINGS):
+            raise CommandError(
+                "--remove takes nothing but --name: what else is given would set the schedule.",
+                returncode=2,
+            )
+        schedule = scheduling.find(row, options["schedule"])
+        scheduling.remove(row, schedule.name)
+        self.out.line(
+            f"The schedule of {schedule.title!r} is removed. A run under way continues; one that "
+            "is still in the queue ends as canceled."
+        )
 
 
 class Enable(Action):
@@ -149,7 +186,9 @@ def _show(action: Action, schedule: ProcessTreeSchedule) -> None:
     name = schedule.title
     off = "" if schedule.enabled else ", and is switched off ('manage.py proctree enable')"
     action.out.line(f"{name!r} runs {schedule.rule_in_words}{off}.")
-    if schedule.enabled:
+    if schedule.has_ended:
+        action.out.warn(f"Nothing is due until its end date, {schedule.end_date}.")
+    elif schedule.enabled:
         action.out.line(f"Next due time: {say(schedule.next_run) or 'now'}.")
 
 
@@ -163,12 +202,12 @@ def _for_each(text: str | None) -> Any:
         raise CommandError(f"--for-each is no JSON: {error}", returncode=2) from None
 
 
-def _date(text: str | None) -> dt.date | None:
+def _date(option: str, text: str | None) -> dt.date | str | None:
     try:
-        return None if text is None else dt.date.fromisoformat(text)
+        return dt.date.fromisoformat(text) if text else text
     except ValueError:
         raise CommandError(
-            f"--start-date takes a date such as 2026-03-31, not {text!r}.", returncode=2
+            f"{option} takes a date such as 2026-03-31, not {text!r}.", returncode=2
         ) from None
 
 

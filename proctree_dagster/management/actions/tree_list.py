@@ -126,12 +126,19 @@ def _cells(name: str, schedule: ScheduleStatus) -> tuple[str, ...]:
     return _row(
         name,
         schedule.rule,
-        say(schedule.next_run) or "now",
+        say_next(schedule),
         say(schedule.last_run),
         schedule.last_status,
         schedule.last_run_id,
         schedule.held_back_by,
     )
+
+
+def say_next(schedule: ScheduleStatus) -> str:
+    """Return when a schedule is due next, or that it has ended."""
+    if schedule.ended:
+        return f"ended (end date {schedule.end_date})"
+    return say(schedule.next_run) or "now"
 
 
 def _row(*cells: str) -> tuple[str, ...]:
