@@ -318,8 +318,7 @@ class ScheduleClock(ClockFieldsModel):
         rule, base = self.rule, self._clock.base
         anchor = intervals.earlier_anchor(base, self.anchor or first, first)
         due = max(first - dt.timedelta(microseconds=1), after or first - dt.timedelta(seconds=1))
-        while True:
-            due = intervals.due_after(rule, anchor, due)
+        while (due := intervals.due_after(rule, anchor, due)) < intervals.NEVER:
             if due >= first:
                 yield due
 

@@ -11,7 +11,7 @@ from django.test import Client
 
 from proctree_dagster.domain.due_times import NEVER
 from proctree_dagster.exceptions import ScheduleError
-from proctree_dagster.models import Pause, ProcessTree, ProcessTreeSchedule, RunStatus
+from proctree_dagster.models import Backfill, Pause, ProcessTree, ProcessTreeSchedule, RunStatus
 from proctree_dagster.services import due_time_claims
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
@@ -157,6 +157,15 @@ def test_a_pause_over_the_end_keeps_or_drops_what_was_due(
     assert row(schedule).has_ended
     if drop:
         assert "Not due any more: its end date is 2026-06-10." in str(found)
+
+
+def test_a_backfill_of_what_has_ended_ends_with_it(tree: ProcessTreeInstance, clock: Clock) -> None:
+    schedule = ended(tree)
+    backfill = Backfill(schedule=schedule, first=utc("2026-06-07 12:00"), last=clock.now)
+    days = [due.day for due in backfill.due_times_left(clock.now)]
+    assert days == [8, 9]
+    backfill.first = utc("2026-06-09 12:00")
+    assert "Nothing was due" in backfill.problem(clock.now)
 
 
 def test_what_is_too_late_at_the_end_is_dropped(tree: ProcessTreeInstance, clock: Clock) -> None:
