@@ -79,7 +79,7 @@ def rows(schedule: ProcessTreeSchedule) -> list[EachRow]:
         return list({row.key: row for row in _of_model(schedule, decoded)}.values())
     try:
         return list(_yielded(schedule, decoded))
-    except SystemExit as error:  # it would end the process that looks at all schedules
+    except SystemExit as error:  # it would end the process that checks all schedules
         raise ScheduleError(f"for_each: {decoded['function']} has raised SystemExit.") from error
 
 
