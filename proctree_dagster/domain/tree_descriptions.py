@@ -74,7 +74,7 @@ class TreeDescription:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "TreeDescription":
         """Return the description of JSON that ``to_dict`` returned, maybe in another release."""
-        groups = {group: data.get(group) or {} for group in GROUPS}
+        groups = {group: dict(_parts(data.get(group))) for group in GROUPS}
         content = {name: data.get(name, default) for name, default in OF_TREE.items()}
         return cls(name=str(data.get("name", "")), content=content, **groups)
 
@@ -98,6 +98,13 @@ class TreeDescription:
         others = {key: each for key, each in getattr(self, group).items() if key != name}
         changed: Any = {group: others if options is None else {**others, name: options}}
         return replace(self, **changed)
+
+
+def _parts(stored: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the parts of a group, without what only SQL can have put there."""
+    for name, options in stored.items() if isinstance(stored, Mapping) else ():
+        if isinstance(options, Mapping):
+            yield name, options
 
 
 def _with_rule(group: str, options: Mapping[str, Any]) -> Iterator[tuple[Path, Any]]:

@@ -189,3 +189,8 @@ def test_a_second_sync_changes_nothing(
         synced = synced.with_part(part, options_at(chosen, part))
     assert not any(each.changes_row for each in merge(code, code, synced))
     assert edited(code, synced) == []
+
+
+@pytest.mark.parametrize("odd", [5, [1], {"default": 5}, None])
+def test_parts_that_only_sql_can_have_written_are_left_out(odd: Any) -> None:
+    assert TreeDescription.from_dict({"name": "t", "schedules": odd}).parts == []
