@@ -19,6 +19,7 @@ from tests.tools.stack import Stack, heed_interrupts, wait_for
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 BAD_CONTEXT = '{"organisation": "Acme"}'
+REMINDER = "receivables_reminder"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,11 @@ def prepare_schedules(stack: Stack) -> None:
     """Set up what the daemon needs a minute or two to come to; the last tests look at it."""
     path = str(stack.folder / "go_on")
     stack.shell(
-        "ProcessTreeSchedule.objects.filter(process_tree__name='receivables_reminder')"
+        "tree = ProcessTreeInstance('was_due').add_process('quick', func='e2e_functions:quick')\n"
+        "tree.save()\n"
+        "tree.register_schedule()\n"
+        "names = ['was_due', 'receivables_reminder']\n"
+        "ProcessTreeSchedule.objects.filter(process_tree__name__in=names)"
         ".update(next_run=timezone.now() - datetime.timedelta(hours=3))\n"
         "tree = ProcessTreeInstance('takes_long')\n"
         "tree.add_process('waits', func='e2e_functions:waits').save()\n"
@@ -362,21 +367,37 @@ def scheduled_runs(stack: Stack, job: str) -> list[dict[str, Any]]:
 
 
 def test_a_schedule_that_is_due_is_run_by_the_daemon_once(stack: Stack) -> None:
-    [run] = wait_for(
-        "the scheduled run", lambda: scheduled_runs(stack, "receivables_reminder"), 150
-    )
+    [run] = wait_for("the scheduled run", lambda: scheduled_runs(stack, "was_due"), 150)
     finished = stack.finished(run["runId"])
     assert finished["status"] == "SUCCESS"
     assert finished["tags"]["proctree/triggered_by"] == "schedule"
     row = stack.shell(
-        "row = ProcessTreeSchedule.objects.get(process_tree__name='receivables_reminder')\n"
+        "row = ProcessTreeSchedule.objects.get(process_tree__name='was_due')\n"
         "print(row.claim, row.last_run_id, row.next_run > timezone.now(), row.last_run is not None)"
     )
     assert row == f"None {run['runId']} True True"
     again = stack.finished(stack.reexecute(run["runId"], "ALL_STEPS"))
     assert again["status"] == "SUCCESS", "a re-execution has no claim of its own"
-    runs = {each["runId"] for each in scheduled_runs(stack, "receivables_reminder")}
+    runs = {each["runId"] for each in scheduled_runs(stack, "was_due")}
     assert runs == {run["runId"], again["runId"]}
+
+
+def test_one_schedule_with_for_each_runs_once_for_each_row(stack: Stack) -> None:
+    runs = wait_for(
+        "a run for each organisation",
+        lambda: len(stack.runs(REMINDER)) > 1 and stack.runs(REMINDER),
+        150,
+    )
+    of_rows = {stack.tags(run["runId"])["context/organisation"]: run["runId"] for run in runs}
+    assert sorted(of_rows) == ["ledger.Organisation:1", "ledger.Organisation:2"]
+    assert len(runs) == 2
+    for row, outstanding in (("1", "15802.50"), ("2", "19314.00")):
+        finished = stack.finished(of_rows[f"ledger.Organisation:{row}"])
+        assert finished["status"] == "SUCCESS"
+        assert outstanding in output(finished, "summarise_reminders")
+    reasons = [tick["skipReason"] or "" for tick in stack.ticks(REMINDER)]
+    wanted = "Requested 2 runs, one for each ledger.Organisation."
+    assert [reason for reason in reasons if reason.startswith("Requested")] == [wanted]
 
 
 def test_the_daemon_sees_a_new_schedule_that_nobody_told_it_of(stack: Stack) -> None:
