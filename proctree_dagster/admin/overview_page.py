@@ -183,7 +183,8 @@ def context(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
 COLUMNS = (
     *("name", "process_tree__name", "enabled", "stopped_in_dagster"),
     *("interval_minutes", "cron", "start_time", "timezone", "allow_overlap", "process_tree"),
-    *("business_days", "calendar", "start_date", "end_date", "for_each"),
+    *("business_days", "calendar", "start_date", "end_date"),
+    *("for_each", "spread_minutes"),
     *("next_run", "anchor", "next_run_rule", "claim", "claimed_at"),
     *("last_run", "last_run_id", "last_run_status"),
 )
