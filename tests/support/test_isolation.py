@@ -231,6 +231,7 @@ def test_to_want_the_real_dagster_decorates_functions_coroutines_and_test_cases(
     assert isolation.is_active()
 
 
+@pytest.mark.django_db
 def test_this_database_is_a_test_database() -> None:
     assert isolation._has_test_database()
     assert connection.settings_dict["NAME"] != isolation._configured["default"]
