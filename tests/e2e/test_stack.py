@@ -379,11 +379,11 @@ def test_a_schedule_that_is_due_is_run_by_the_daemon_once(stack: Stack) -> None:
 
 
 def test_one_schedule_with_for_each_runs_once_for_each_row(stack: Stack) -> None:
-    runs = wait_for(
-        "a run for each organisation",
-        lambda: len(stack.runs(REMINDER)) > 1 and stack.runs(REMINDER),
-        150,
-    )
+    def both() -> list[dict[str, Any]]:
+        found = stack.runs(REMINDER)
+        return found if len(found) > 1 else []
+
+    runs = wait_for("a run for each organisation", both, 150)
     of_rows = {stack.tags(run["runId"])["context/organisation"]: run["runId"] for run in runs}
     assert sorted(of_rows) == ["ledger.Organisation:1", "ledger.Organisation:2"]
     assert len(runs) == 2
