@@ -5,7 +5,9 @@ import shutil
 import signal
 import subprocess
 import sys
+from ast import literal_eval
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -55,6 +57,7 @@ def prepare_schedules(stack: Stack) -> None:
         "tree.add_dependent_tree('follows').add_sibling_tree('beside')\n"
         "tree.set_run_tags(['year', 'missing']).save()\n"
     )
+    stack.shell(code_of(__file__) / "save_requests.py")
     # Nobody asks Dagster to reload for these.
     stack.shell(
         "for name, minutes in {'held_back': 1, 'unannounced': 1, 'was_due': 600}.items():\n"
@@ -399,6 +402,73 @@ def test_one_schedule_with_for_each_runs_once_for_each_row(stack: Stack) -> None
 def test_the_daemon_sees_a_new_schedule_that_nobody_told_it_of(stack: Stack) -> None:
     runs = wait_for("the first run", lambda: scheduled_runs(stack, "unannounced"), 180)
     assert stack.finished(runs[-1]["runId"])["status"] == "SUCCESS"
+
+
+def test_a_due_schedule_of_rows_has_one_run_for_each_found_by_its_tag(stack: Stack) -> None:
+    keys = stack.shell(
+        "from example.ledger.models import Organisation\n"
+        "print(*Organisation.objects.values_list('pk', flat=True))"
+    ).split()
+
+    def requested() -> list[dict[str, Any]] | None:
+        runs = stack.runs("for_each_one")
+        return runs if len(runs) >= len(keys) else None
+
+    runs = wait_for("the runs of all rows", requested, 180)
+    assert {stack.finished(run["runId"])["status"] for run in runs} == {"SUCCESS"}
+    assert sorted(run["tags"]["context/organisation"] for run in runs) == sorted(
+        f"ledger.Organisation:{key}" for key in keys
+    )
+
+    def said() -> str | None:
+        reasons = [tick["skipReason"] or "" for tick in stack.ticks("for_each_one")]
+        return next((reason for reason in reasons if reason.startswith("Requested")), None)
+
+    told = wait_for("the tick that says how many", said)
+    assert told == f"Requested {len(keys)} runs, one for each ledger.Organisation."
+
+
+def test_two_schedules_of_a_tree_that_are_due_run_each_with_its_own_context(stack: Stack) -> None:
+    def both() -> list[dict[str, Any]] | None:
+        runs = scheduled_runs(stack, "both_due")
+        return runs if len(runs) >= 2 else None
+
+    runs = wait_for("a run of each schedule", both, 180)
+    assert {
+        run["tags"].get(run_tags.SCHEDULE): literal_eval(
+            output(stack.finished(run["runId"]), "quick")
+        )
+        for run in runs
+    } == {None: {"of": "the default one", "kept": 1}, "second": {"of": "the second one"}}
+    assert len(runs) == 2
+
+
+def test_submits_with_one_key_run_in_their_order_each_soon_after_the_one_before(
+    stack: Stack,
+) -> None:
+    ids = stack.shell(
+        "for number in range(3):\n"
+        "    print(ProcessTreeManager.submit_tree(\n"
+        "        'in_line', {'number': number}, key='one line', on_conflict='queue').run_id)"
+    ).split()[-3:]
+    times = []
+    for number, run_id in enumerate(ids):
+        run = stack.finished(run_id)
+        assert (run["status"], output(run, "naps")) == ("SUCCESS", str(number))
+        times.append(stack.began_and_ended(run_id))
+    for (_, ended), (began, _) in pairwise(times):
+        assert ended <= began, "two runs with one key at the same time"
+
+
+def test_a_limit_by_key_holds_for_launches_from_the_ui(stack: Stack) -> None:
+    contexts = [{"number": number, "customer": "a"} for number in range(3)]
+    ids = [stack.launch("limited", {"context": each}) for each in contexts]
+    other = stack.launch("limited", {"context": {"number": 3, "customer": "b"}})
+    for run_id in [*ids, other]:
+        assert stack.finished(run_id)["status"] == "SUCCESS"
+    times = [stack.began_and_ended(run_id) for run_id in ids]
+    for began, _ in times:
+        assert sum(start <= began < end for start, end in times) <= 2
 
 
 def test_a_disabled_schedule_skips_and_the_tick_says_why(stack: Stack) -> None:

@@ -316,6 +316,14 @@ class Stack:
             run = instance.get_run_by_id(run_id)
             return dict(run.tags) if run is not None else {}
 
+    def began_and_ended(self, run_id: str) -> tuple[float, float]:
+        """Return when a run that has ended began and ended, in seconds since the epoch."""
+        data = self.graphql(
+            """query ($id: ID!) { runOrError(runId: $id) { ... on Run { startTime endTime } } }""",
+            id=run_id,
+        )["runOrError"]
+        return data["startTime"], data["endTime"]
+
     def finished(self, run_id: str, seconds: float = 90) -> dict[str, Any]:
         """Wait until a run has ended and return it."""
 

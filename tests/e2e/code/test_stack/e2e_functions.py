@@ -18,3 +18,8 @@ def waits(path):
 
 def fails(**context):
     raise ValueError("on purpose")
+
+
+def naps(number, customer=None):
+    time.sleep(1)
+    return number
