@@ -50,7 +50,7 @@ def prepare_schedules(stack: Stack) -> None:
         "tree = ProcessTreeInstance('takes_long')\n"
         "tree.add_process('waits', func='e2e_functions:waits').save()\n"
         f"tree.register_schedule(cron='* * * * *', context={{'path': {path!r}}})\n"
-        "for name in ['follows', 'beside']:\n"
+        "for name in ['follows', 'beside', 'was_due']:\n"
         "    tree = ProcessTreeInstance(name).add_process('quick', func='e2e_functions:quick')\n"
         "    tree.save()\n"
         "tree = ProcessTreeInstance('leads').add_process('quick', func='e2e_functions:quick')\n"
@@ -60,10 +60,11 @@ def prepare_schedules(stack: Stack) -> None:
     stack.shell(code_of(__file__) / "save_requests.py")
     # Nobody asks Dagster to reload for these.
     stack.shell(
-        "for name, minutes in {'held_back': 1, 'unannounced': 1, 'was_due': 600}.items():\n"
+        "ProcessTreeInstance.load('was_due').register_schedule(interval_minutes=600)\n"
+        "for name in ['held_back', 'unannounced']:\n"
         "    tree = ProcessTreeInstance(name).add_process('quick', func='e2e_functions:quick')\n"
         "    tree.save()\n"
-        "    tree.register_schedule(interval_minutes=minutes)\n"
+        "    tree.register_schedule(interval_minutes=1)\n"
         "ProcessTreeSchedule.objects.filter(process_tree__name='held_back').update(enabled=False)\n"
         "ProcessTreeSchedule.objects.filter(process_tree__name__in=['unannounced', 'was_due'])"
         ".update(next_run=timezone.now() - datetime.timedelta(hours=3))",
