@@ -94,7 +94,7 @@ def request(pk: int, has_run: HasRun) -> list[str]:
         Asked before the transaction begins.
     """
     seen = _running(pk)
-    if seen is None:
+    if seen is None or unfinished(seen) >= seen.limit:
         return []
     now = timezone.now()
     left = list(islice(seen.due_times_left(now), CHUNK))
@@ -104,9 +104,11 @@ def request(pk: int, has_run: HasRun) -> list[str]:
         if row is None or row.reached != seen.reached:
             return []  # another process was here
         free = row.limit - unfinished(row)
+        recorded = OutboxRun.objects.using(alias).filter(run_id__in=[_id(row, due) for due in left])
+        ids = set(recorded.values_list("run_id", flat=True))
         made: list[str] = []
         for due in left:
-            if due in had or OutboxRun.objects.using(alias).filter(run_id=_id(row, due)).exists():
+            if due in had or _id(row, due) in ids:
                 row.left_out += 1
             elif free > 0:
                 made.append(str(_record(row, due, alias).run_id))

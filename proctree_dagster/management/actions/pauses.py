@@ -1,7 +1,6 @@
 """Actions on pauses."""
 
 import datetime as dt
-import getpass
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -14,6 +13,7 @@ from ...models import Pause as PauseRow
 from ...models import ProcessTree, ProcessTreeSchedule
 from ...running import tree_runs
 from ...services import pauses, scheduling
+from ..login import login_name
 from .base import Action
 from .tree_list import say
 
@@ -57,7 +57,7 @@ class Pause(Action):
             until=_moment("--until", options["until"]),
             since=_moment("--from", options["since"]),
             drop=options["drop"],
-            made_by=_user(),
+            made_by=login_name(),
         )
         until = f"until {say(made.until)}" if made.until else "until 'manage.py proctree resume'"
         since = "" if made.is_active(timezone.now()) else f"from {say(made.since)} "
@@ -157,13 +157,6 @@ def _next(time: dt.time, now: dt.datetime) -> dt.datetime:
     today = timezone.make_aware(dt.datetime.combine(now.date(), time))
     tomorrow = dt.datetime.combine(now.date() + dt.timedelta(days=1), time)
     return today if today > now else timezone.make_aware(tomorrow)
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container may run as a user without a name
-        return ""
 
 
 def _title(pause: PauseRow) -> str:

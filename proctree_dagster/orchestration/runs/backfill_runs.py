@@ -10,8 +10,7 @@ from ...domain import run_tags as tags
 from ...models import ProcessTreeSchedule
 from ...services import backfills
 from . import outbox_delivery
-from .origins import is_ours
-from .schedule_claims import due_tag
+from .schedule_claims import due_tag, is_of_our_job
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +47,5 @@ def _that_have_run(
     return {
         by_tag[run.tags[tags.DUE]]
         for run in found
-        if tags.schedule_of(run.tags) == schedule.name
-        and (run.remote_job_origin is None or is_ours(run.remote_job_origin.repository_origin))
+        if tags.schedule_of(run.tags) == schedule.name and is_of_our_job(run)
     }

@@ -30,7 +30,7 @@ MAX_LAUNCHES = 10
 """How many runs of a claim may fail before they take it; then the claim is given up."""
 
 
-def _is_of_our_job(run: DagsterRun) -> bool:
+def is_of_our_job(run: DagsterRun) -> bool:
     """Return True if a run of a job of this name is ours; one from Python may have no origin."""
     origin = run.remote_job_origin
     return origin is None or is_ours(origin.repository_origin)
@@ -86,7 +86,7 @@ class ScheduleHistory:
             for run in found
             if run.parent_run_id is None
             and tags.schedule_of(run.tags) == name
-            and _is_of_our_job(run)
+            and is_of_our_job(run)
             and run.status != DagsterRunStatus.NOT_STARTED
         ]
         # The claim is still open, so a failed run has not taken it: the daemon or the code server
