@@ -15,6 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
+from .domain import retention
 from .domain.predicates import is_number, is_text, is_whole
 
 SOCKET = "unix:"
@@ -124,6 +125,13 @@ class Settings:
     SYNC_ON_MIGRATE: bool = False
     """Whether ``manage.py migrate`` makes the rows of declared trees follow the code, too."""
 
+    KEEP: retention.Rules = field(default_factory=retention.Rules)
+    """How long history is kept: a dictionary of texts, such as ``{"runs": "90 days"}``.
+
+    Its keys are those of ``domain.retention.Rules``. What has no key is kept for good, but for the
+    outbox: 30 days. A tree's ``keep_runs`` comes before ``runs``.
+    """
+
 
 _KEYS = tuple(each.name for each in fields(Settings))
 _LISTS = {
@@ -156,6 +164,8 @@ def current() -> Settings:
     for key in _LISTS:
         if values.get(key) is not None:
             values[key] = tuple(values[key])
+    if "KEEP" in values:
+        values["KEEP"] = retention.rules(values["KEEP"])
     for key in ("DAGSTER_HOME", *_ADDRESSES):
         if values.get(key) is not None:
             values[key] = str(values[key])
@@ -170,6 +180,8 @@ def problems(given: Any) -> list[str]:
     for key, value in given.items():
         if key not in _KEYS:
             found.append(_unknown(key))
+        elif key == "KEEP":
+            found += (f"PROCTREE['KEEP']{problem}" for problem in retention.problems(value))
         elif complaint := _complaint(key, value):
             found.append(f"PROCTREE[{key!r}] must be {complaint}, not {_shown(key, value)}.")
     return found

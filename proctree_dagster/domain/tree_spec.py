@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ..exceptions import InvalidTree
+from . import retention
 from .limits import limit_options, limit_problems
 from .names import MAX_NAME_LENGTH, TAG_PART, dagster_name, short_hash
 from .names import problems as name_problems
@@ -163,6 +164,9 @@ class TreeSpec:
     limit_per_key: int = 1
     """How many of these runs go on at the same time."""
 
+    keep_runs: str = ""
+    """How long its runs are kept, such as ``90 days`` or ``last 500``; blank: as set for all."""
+
     def to_dict(self) -> dict[str, Any]:
         """Return the tree as JSON; ``parse`` takes it back."""
         return {
@@ -173,6 +177,7 @@ class TreeSpec:
             **executor_options(self.executor, self.max_concurrent),
             **run_tag_option(self.run_tags),
             **limit_options(self.one_at_a_time_per, self.limit_per_key),
+            **retention.tree_option(self.keep_runs),
             **linked_trees(self.dependent_trees, self.sibling_trees),
         }
 
@@ -261,6 +266,7 @@ def read(data: Mapping[str, Any]) -> TreeSpec:
         run_tags=tuple(data.get("run_tags", ())),
         one_at_a_time_per=data.get("one_at_a_time_per", ""),
         limit_per_key=data.get("limit_per_key", 1),
+        keep_runs=data.get("keep_runs", ""),
     )
 
 
@@ -292,6 +298,7 @@ def problems(data: Mapping[str, Any]) -> list[str]:
         )
     found += run_tag_problems(data.get("run_tags", ()))
     found += limit_problems(data.get("one_at_a_time_per", ""), data.get("limit_per_key", 1))
+    found += retention.tree_problems(data.get("keep_runs", ""))
     found += _link_problems(data)
     processes = data.get("processes")
     if not isinstance(processes, (list, tuple)):

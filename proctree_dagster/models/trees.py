@@ -10,7 +10,7 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, router
 from django.utils.translation import gettext_lazy as _
 
-from ..domain import limits, tree_spec
+from ..domain import limits, retention, tree_spec
 from ..domain.names import MAX_NAME_LENGTH, dagster_name
 from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..exceptions import InvalidTree
@@ -78,7 +78,7 @@ class ProcessTreeQuerySet(models.QuerySet["ProcessTree"]):
         if row is not None:  # else it was deleted meanwhile
             row.description, row.cache_enabled, row.executor = "", True, ""
             row.max_concurrent, row.run_tags = None, []
-            row.one_at_a_time_per, row.limit_per_key = "", 1
+            row.one_at_a_time_per, row.limit_per_key, row.keep_runs = "", 1, ""
             row.note_unreadable(error)
         return row
 
@@ -185,6 +185,17 @@ class ProcessTree(HasSchedules):
         validators=[MinValueValidator(1), MaxValueValidator(limits.MAX_LIMIT_PER_KEY)],
         help_text=_("How many runs with the same text go on at the same time."),
     )
+    keep_runs = models.CharField(
+        _("keep runs"),
+        max_length=MAX_NAME_LENGTH,
+        blank=True,
+        default="",
+        db_default="",
+        help_text=_(
+            "How long its runs stay in the history once they have ended: 90 days, 1 year, last "
+            "500, or all. Blank: what the settings say."
+        ),
+    )
     saved_by_code = saved_by_code_field()
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated at"), auto_now=True)
@@ -271,6 +282,7 @@ class ProcessTree(HasSchedules):
             **tree_spec.executor_options(self.executor, self.max_concurrent),
             **tree_spec.run_tag_option(self.run_tags),
             **limits.limit_options(self.one_at_a_time_per, self.limit_per_key),
+            **retention.tree_option(self.keep_runs),
         }
 
     @property
@@ -339,6 +351,7 @@ _PROBLEMS_OF = {
     "The tree's run_tags": "run_tags",
     "The tree's one_at_a_time_per": "one_at_a_time_per",
     "The tree's limit_per_key": "limit_per_key",
+    "The tree's keep_runs": "keep_runs",
 }
 """The fields of problems that are not of the processes, by how the sentences begin."""
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from .. import functions
-from ..domain import limits, tree_spec
+from ..domain import limits, retention, tree_spec
 from ..exceptions import InvalidTree, ProctreeError
 from ..models import Trigger
 from ..models.validation import tree_validation as validation
@@ -36,6 +36,7 @@ class TreeDraft:
         self.run_tags: Sequence[str] = ()
         self.one_at_a_time_per = ""
         self.limit_per_key = 1
+        self.keep_runs = ""
         self.func_registry: dict[str, Function] = {}
         self._processes: list[DraftProcess] = []
         self._dependents: list[str] = []
@@ -297,6 +298,18 @@ class TreeDraft:
         self.one_at_a_time_per, self.limit_per_key = one_at_a_time_per, limit_per_key
         return self
 
+    def set_keep_runs(self, keep_runs: str) -> Self:
+        """Set how long the tree's runs are kept, and return the tree. See docs/retention.md.
+
+        Parameters
+        ----------
+        keep_runs:
+            Such as ``90 days``, ``1 year``, ``last 500`` or ``all``; blank: what
+            ``PROCTREE["KEEP"]`` says.
+        """
+        self.keep_runs = keep_runs
+        return self
+
     def _get(self, process_name: str) -> DraftProcess:
         for process in self._processes:
             if process.name == process_name:
@@ -342,6 +355,7 @@ class TreeDraft:
             self.run_tags,
         )
         draft.data |= limits.limit_options(self.one_at_a_time_per, self.limit_per_key)
+        draft.data |= retention.tree_option(self.keep_runs)
         draft.data |= tree_spec.linked_trees(self._dependents, self._siblings)
         return draft
 

@@ -102,6 +102,9 @@ class ProcessTreeInstance(TreeDraft):
     one_at_a_time_per, limit_per_key:
         The limit of the tree's runs at the same time (see ``set_limit``). Left out: none, or that
         of ``tree_instance``.
+    keep_runs:
+        How long the tree's runs are kept (see ``set_keep_runs``). Left out: as the settings say, or
+        as ``tree_instance`` does.
 
     Raises
     ------
@@ -120,6 +123,7 @@ class ProcessTreeInstance(TreeDraft):
         *,
         one_at_a_time_per: str | None = None,
         limit_per_key: int | None = None,
+        keep_runs: str | None = None,
     ) -> None:
         super().__init__(name, description, cache_enabled)
         self._overwrite = overwrite
@@ -135,6 +139,8 @@ class ProcessTreeInstance(TreeDraft):
             self.one_at_a_time_per = one_at_a_time_per
         if limit_per_key is not None:
             self.limit_per_key = limit_per_key
+        if keep_runs is not None:
+            self.set_keep_runs(keep_runs)
 
     load = _Load()
 
@@ -161,7 +167,7 @@ class ProcessTreeInstance(TreeDraft):
         self._row, self._seen = row, [row.content]
         self.executor, self.max_concurrent = row.executor, row.max_concurrent
         self.run_tags = tuple(row.run_tags)
-        self.set_limit(row.one_at_a_time_per, row.limit_per_key)
+        self.set_limit(row.one_at_a_time_per, row.limit_per_key).set_keep_runs(row.keep_runs)
         self._processes = [
             DraftProcess(
                 process["name"],
@@ -338,7 +344,7 @@ class ProcessTreeInstance(TreeDraft):
         if row.pk is None or row.content != draft.data:
             # Options with default values are left out.
             row.executor, row.max_concurrent, row.run_tags = "", None, []
-            row.one_at_a_time_per, row.limit_per_key = "", 1
+            row.one_at_a_time_per, row.limit_per_key, row.keep_runs = "", 1, ""
             for attribute in draft.data.keys() - {"dependent_trees", "sibling_trees"}:
                 setattr(row, attribute, draft.data[attribute])
             row.saved_by_code = row.digest

@@ -307,3 +307,24 @@ def test_an_executor_that_is_not_there_is_an_error(settings: Any) -> None:
     settings.PROCTREE = {"EXECUTOR": "k8s_job"}
     [message] = found_by_check()["E005"]
     assert "not installed: pip install dagster-k8s" in message
+
+
+# --- What is kept ---------------------------------------------------------------------------------
+
+
+@override_settings(PROCTREE={"KEEP": {"runs": "90 days", "failed_runs": "the last 500"}})
+def test_what_is_kept_is_read_as_rules() -> None:
+    keep = conf.current().KEEP
+    assert (str(keep.runs), str(keep.failed_runs), str(keep.events)) == (
+        *("90 days", "last 500"),
+        "all",
+    )
+    assert str(keep.outbox) == "30 days", "as it always was"
+
+
+@override_settings(PROCTREE={"KEEP": {"runs": "soon", "log": "1 day"}})
+def test_each_wrong_rule_of_what_is_kept_is_named() -> None:
+    with pytest.raises(ImproperlyConfigured) as caught:
+        conf.current()
+    assert "PROCTREE['KEEP']['runs'] must be an age such as '90 days'" in str(caught.value)
+    assert "PROCTREE['KEEP'] has no key 'log'" in str(caught.value)

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from ...context import sensitive
 from ...domain import due_times as intervals
-from ...domain import run_tags
+from ...domain import retention, run_tags
 from ...domain.limits import limit_options
 from ...domain.run_tags import DEFAULT_SCHEDULE
 from ...domain.texts import explain
@@ -119,6 +119,8 @@ class Show(Action):
             self.out.line(
                 f"\nAt the same time: {spec.limit_per_key} for each {spec.one_at_a_time_per!r}"
             )
+        if spec is not None and spec.keep_runs:
+            self.out.line(f"\nRuns that are kept: {spec.keep_runs}")
         self._show_schedules(status, due_times)
         self.out.line("\nLast runs:" if runs else f"\nLast runs: {why_no_runs or 'none'}")
         if runs:
@@ -137,6 +139,7 @@ class Show(Action):
                 "processes": row.processes,
                 "run_tags": row.run_tags,
                 **limit_options(row.one_at_a_time_per, row.limit_per_key),
+                **retention.tree_option(row.keep_runs),
                 "context": [_key_as_json(key) for key in schema.keys.values()],
                 "due_times": due_times.get(DEFAULT_SCHEDULE, []),
                 "runs": [as_json(run) for run in runs],
