@@ -122,6 +122,14 @@ class Settings:
     ``None``: the last sync counts.
     """
 
+    SECRETS: str | tuple[str, ...] | None = None
+    """Where the values of ``{"$secret": name}`` in contexts come from.
+
+    Dotted path of a function that takes a name and returns a text, ``None`` for one that it does
+    not know. Or the names of the environment's variables that contexts may refer to. ``None``: any
+    variable of the environment.
+    """
+
     SYNC_ON_MIGRATE: bool = False
     """Whether ``manage.py migrate`` makes the rows of declared trees follow the code, too."""
 
@@ -161,8 +169,8 @@ def current() -> Settings:
     if found:
         raise ImproperlyConfigured(" ".join(found))
     values = dict(given)
-    for key in _LISTS:
-        if values.get(key) is not None:
+    for key in (*_LISTS, "SECRETS"):
+        if values.get(key) is not None and not isinstance(values[key], str):
             values[key] = tuple(values[key])
     if "KEEP" in values:
         values["KEEP"] = retention.rules(values["KEEP"])
@@ -207,6 +215,17 @@ def _complaint(key: str, value: Any) -> str | None:
         return None if is_whole(value, 1) else "a whole number from 1"
     if key == "RELEASE":
         return None if value is None or is_whole(value, 0) else "a whole number from 0, or None"
+    if key == "SECRETS":
+        good = value is None or (
+            all(is_text(each) for each in value)
+            if isinstance(value, (list, tuple, set))
+            else is_text(value) and "." in value
+        )
+        return (
+            None
+            if good
+            else ("the dotted path of a function, a list of the environment's variables, or None")
+        )
     if key == "SYNC_ON_MIGRATE":
         return None if isinstance(value, bool) else "True or False"
     if key in _SECONDS:

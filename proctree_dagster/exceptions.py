@@ -101,6 +101,14 @@ class CacheKeyError(ProctreeError, ValueError):
     """The cache key of a process can't be filled in."""
 
 
+class SecretError(ProctreeError, LookupError):
+    """A secret can't be given to a function, or can't be masked."""
+
+
+class MaskedError(ProctreeError):
+    """A process raised an error that holds a secret; its message was masked."""
+
+
 class ValidationFailed(ProctreeError, ValueError):
     """The result of a process did not pass its checks."""
 

@@ -112,8 +112,10 @@ class ContextForm(forms.Form):
     def _value(self, key: ContextKey, field: forms.Field, value: Any) -> dict[str, Any]:
         """Return a key's part of the context: nothing, where its default is what is asked for."""
         if value not in (None, ""):
-            text = isinstance(field, TypedTextField)
-            found = typed_values.parse(value, key.annotation) if text else value
+            if isinstance(field, TypedTextField):
+                found = typed_values.parse(value, key.annotation)
+            else:
+                found = typed_values.text_or_secret(value) if isinstance(value, str) else value
             is_default = key.name not in self.base and _is_same(found, key.default)
             return {} if is_default else {key.name: found}
         if hides(key.name, self.base.get(key.name)):
@@ -192,7 +194,7 @@ def field_of(key: ContextKey, given: Any, row_field: RowField) -> forms.Field:
     row_field:
         Makes the fields for rows of models.
     """
-    is_secret = sensitive.is_sensitive_name(key.name)
+    is_secret = sensitive.is_sensitive_name(key.name) and not contexts.is_reference(given)
     field = _field_of_type(key, given, row_field) or _untyped_field(key, is_secret)
     is_hidden = given is not _MISSING and hides(key.name, given)
     field.label = key.name
@@ -220,6 +222,8 @@ def _field_of_type(key: ContextKey, given: Any, row_field: RowField) -> forms.Fi
     """Return the field for a key's type; ``None`` if there is none for it, or for its value."""
     kind = chosen_type(key.annotation)
     if kind is None or (given is not _MISSING and not accepts(key.annotation, given)):
+        return None
+    if contexts.is_reference(given):
         return None
     if isinstance(given, Mapping) and "using" in given:  # a row of another database
         return None

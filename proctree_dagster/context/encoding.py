@@ -3,9 +3,11 @@
 What JSON can't say is stored as an object with one reserved key, which a person can also type::
 
     {"$model": "ledger.Organisation", "pk": 1}   {"$date": "2026-03-31"}   {"$decimal": "1.50"}
+    {"$secret": "XERO_TOKEN"}
 
 A row of another database than its model is read from has its alias, too: ``"using": "north"``.
-Which models' rows may be stored is ``sensitive``'s business.
+Which models' rows may be stored is ``sensitive``'s business. A secret is decoded to its reference,
+``Secret("XERO_TOKEN")``: its value is known to nothing but ``process.secrets``.
 
 ``encode`` leaves what is encoded already as it is, so encoding twice changes nothing.
 """
@@ -17,6 +19,7 @@ import uuid
 from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from enum import Enum
+from operator import attrgetter
 from typing import Any
 
 from django.apps import apps
@@ -26,6 +29,7 @@ from django.db import DatabaseError, connections, models, router
 from ..domain.names import READ_AS_OBJECTS
 from ..exceptions import ContextError
 from . import sensitive
+from .references import SECRET, Secret
 
 Json = Any
 
@@ -78,6 +82,7 @@ _SCALARS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
     "$uuid": (uuid.UUID, str, uuid.UUID),
     "$decimal": (Decimal, _decimal_text, _decimal),
     "$int": (int, str, int),
+    SECRET: (Secret, attrgetter("name"), Secret),
 }
 _MODEL, _USING = "$model", "using"
 RESERVED = frozenset({_MODEL, *_SCALARS})
@@ -177,7 +182,7 @@ def _encode(value: Any, path: str, depth: int) -> Json:
         return [_encode(each, f"{path}[{index}]", depth + 1) for index, each in enumerate(value)]
     raise ContextError(
         f"{path} is {type(value).__name__}, which can't be stored: {sensitive.shortened(value)}. "
-        "A context holds JSON, saved model instances, dates, times, UUIDs and Decimals."
+        "A context holds JSON, saved model instances, dates, times, UUIDs, Decimals and Secrets."
     )
 
 

@@ -44,6 +44,7 @@ from django.db.models.constants import LOOKUP_SEP
 from .. import conf
 from ..domain import texts
 from ..support.project_apps import project_apps
+from .references import is_reference
 
 Use = Literal["CONTEXT_MODELS", "TRIGGER_MODELS"]
 """The use that a row makes of a model: the key of ``settings.PROCTREE`` that lists the models."""
@@ -257,7 +258,7 @@ def _secrets_of(row: Model) -> Iterator[Any]:
 
 def _secrets_of_json(value: Any) -> Iterator[Any]:
     """Return what stands, however deep, under a key that is called like a secret."""
-    if isinstance(value, dict):
+    if isinstance(value, dict) and not is_reference(value):
         for key, each in value.items():
             if is_sensitive_name(str(key)) and not isinstance(each, (bool, dict, list)):
                 yield each
@@ -274,11 +275,11 @@ HIDDEN = "(hidden)"
 def masked(value: Any) -> Any:
     """Return a copy of JSON for people to read: ``HIDDEN`` in the place of each secret.
 
-    Other values in it, such as rows, stay what they are.
+    Other values in it, such as rows and references to secrets, stay what they are.
     """
     if type(value) in (list, tuple):
         return type(value)(masked(each) for each in value)
-    if not isinstance(value, dict):
+    if not isinstance(value, dict) or is_reference(value):
         return value
     hides_key = _refers_to_secret_key(value)
     return {
@@ -289,7 +290,7 @@ def masked(value: Any) -> Any:
 
 def _hides(name: str, value: Any) -> bool:
     """Return whether a value is a secret by its name; that there is none is no secret."""
-    if value is None or value == "" or isinstance(value, (bool, Model)):
+    if value is None or value == "" or isinstance(value, (bool, Model)) or is_reference(value):
         return False
     return is_sensitive_name(name)
 

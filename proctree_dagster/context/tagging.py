@@ -20,6 +20,7 @@ from ..domain.texts import storable
 from ..exceptions import TagError
 from . import sensitive
 from .lookups import GuardedFormatter, first_parts
+from .references import SECRET, is_reference
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +185,8 @@ def _json(value: Any) -> str | None:
 
 def _written(value: Any) -> Any:
     """Return JSON for a reader: rows and dates as text, secrets left out."""
+    if is_reference(value):
+        return f"<secret {value[SECRET]}>"
     if isinstance(value, Mapping):
         if "$model" in value:
             return _row(value)

@@ -21,7 +21,7 @@ import docstring_parser
 from django.apps import apps
 from django.db.models import Model
 
-from ..context import lookups, sensitive
+from ..context import is_reference, lookups, sensitive
 from ..domain.predicates import is_whole
 from ..domain.texts import shown
 from ..domain.tree_spec import ProcessSpec, TreeSpec, linked_trees
@@ -146,7 +146,8 @@ class ContextSchema:
             key = self.keys.get(name)
             if key is not None and not accepts(key.annotation, value):
                 given = shown(value, 80, write=sensitive.shown)
-                yield f"context[{name!r}] must be {key.type_text}, not {given}.{_advice(key)}"
+                advice = _advice(key, value)
+                yield f"context[{name!r}] must be {key.type_text}, not {given}.{advice}"
 
 
 def of_tree(data: Mapping[str, Any], known: Collection[str] = ()) -> ContextSchema:
@@ -381,6 +382,8 @@ def accepts(annotation: Any, value: Any) -> bool:
 def _accepts(kind: Any, value: Any) -> bool:
     if kind is None or kind is types.NoneType:
         return value is None
+    if is_reference(value):  # its value is a text
+        return kind is str or not _is_checked(kind)
     if get_origin(kind) is Literal:
         return value in [
             each.value if isinstance(each, enum.Enum) else each for each in get_args(kind)
@@ -400,6 +403,13 @@ def _accepts(kind: Any, value: Any) -> bool:
     if issubclass(kind, Model):
         return _is_row(kind, value)
     return True
+
+
+def _is_checked(kind: Any) -> bool:
+    """Return whether values are checked for being of a type."""
+    if not isinstance(kind, type):
+        return get_origin(kind) is Literal
+    return kind in (bool, int, float, *WRITTEN) or issubclass(kind, (enum.Enum, Model))
 
 
 def _is_whole(value: Any) -> bool:
@@ -422,8 +432,10 @@ def _is_row(model: type[Model], value: Any) -> bool:
     return found is not None and issubclass(found, model)
 
 
-def _advice(key: ContextKey) -> str:
+def _advice(key: ContextKey, value: Any) -> str:
     """Return a hint on how to write a key's type in JSON; blank for plain types."""
+    if is_reference(value):
+        return " The value of a secret is a text."
     for kind in members(key.annotation):
         if kind in WRITTEN:
             tag, example = WRITTEN[kind]

@@ -7,6 +7,7 @@ from typing import Any
 from django.apps import apps
 from django.db import models
 
+from ..context import is_reference
 from .context_schema import WRITTEN, accepts, members
 
 _ROW = re.compile(r"([A-Za-z_]\w*\.[A-Za-z_]\w*):(.+)", re.DOTALL)
@@ -42,6 +43,12 @@ def parse(text: str, annotation: Any) -> Any:
         if is_model and isinstance(value, int | str) and not isinstance(value, bool):
             return reference(kind, value)
     return value
+
+
+def text_or_secret(text: str) -> Any:
+    """Return a typed text as it is; a reference to a secret as JSON."""
+    value = _json_or_text(text) if text.lstrip().startswith("{") else text
+    return value if is_reference(value) else text
 
 
 def written(value: Any, annotation: Any) -> str:

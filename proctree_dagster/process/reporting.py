@@ -19,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 from .. import conf
 from ..exceptions import ReportError
 from ..support.project_apps import project_modules
+from . import masking
 
 T = TypeVar("T")
 
@@ -239,7 +240,9 @@ class _ProgressReporter:
         """
         report = _report.get()
         if report is not None:
-            report.take(Progress(int(done), None if total is None else int(total), str(what)))
+            report.take(
+                Progress(int(done), None if total is None else int(total), masking.text(str(what)))
+            )
 
     def track(self, items: Iterable[T], what: str = "", total: int | None = None) -> Iterator[T]:
         """Yield the items, and report how many are done.
@@ -293,10 +296,10 @@ def log_table(rows: Iterable[Mapping[str, Any]], name: str = "table") -> None:
                 f"log_table() takes dictionaries, one a row, not {type(row).__name__}."
             )
         if len(shown) < MOST_ROWS:
-            shown.append({str(key): value for key, value in row.items()})
+            shown.append(masking.masked({str(key): value for key, value in row.items()}))
         else:
             left_out += 1
-    report.attachments.append(Table(str(name), shown, left_out))
+    report.attachments.append(Table(masking.text(str(name)), shown, left_out))
 
 
 def log_image(image: Any, name: str = "image") -> None:
@@ -325,7 +328,7 @@ def log_image(image: Any, name: str = "image") -> None:
             f"log_image() takes up to {MOST_IMAGE_BYTES // 1_000_000} MB; this one has "
             f"{len(png) / 1_000_000:.1f}: make it smaller."
         )
-    report.attachments.append(Image(str(name), png))
+    report.attachments.append(Image(masking.text(str(name)), png))
 
 
 def _png_of(image: Any) -> bytes:

@@ -4,7 +4,7 @@ import datetime as dt
 import logging
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, Protocol
 
@@ -13,11 +13,11 @@ from django.utils import timezone
 from ..context import sensitive
 from ..domain.texts import explain, shown
 from ..domain.tree_spec import ProcessSpec
-from ..exceptions import ResultNotStored, ValidationFailed
+from ..exceptions import ResultNotStored, SecretError, ValidationFailed
 from ..support import forks
 from ..support.call_context import isolated
 from ..support.connections import fresh_connections
-from . import caching, calling, cancellation, response_variables, timeouts
+from . import caching, calling, cancellation, masking, response_variables, secrets, timeouts
 from .calling import bind_arguments as bind_arguments
 
 logger = logging.getLogger(__name__)
@@ -152,9 +152,24 @@ def run_process(
         A dependency's result could not be pickled.
     ResponseVariableError
         A response variable can't be extracted.
+    SecretError
+        A secret of the context is not known, or can't be masked in the result.
     Exception
-        Whatever the function raises.
+        Whatever the function raises, without secrets.
     """
+    with masking.in_errors():
+        outcome = _run(process, context, outcomes, use_cache, run_id)
+        note = None if outcome.note is None else masking.text(outcome.note)
+        return outcome if note == outcome.note else replace(outcome, note=note)
+
+
+def _run(
+    process: Process,
+    context: Mapping[str, Any],
+    outcomes: Mapping[str, Outcome],
+    use_cache: bool,
+    run_id: str,
+) -> Outcome:
     _require_stored(outcomes)
     available = {key: value for key, value in context.items() if key not in outcomes}
     available |= {key: outcome.result for key, outcome in outcomes.items() if outcome.has_result}
@@ -175,8 +190,10 @@ def run_process(
             return _skipped(process, "Up to date")
         with calling.missing_arguments_named(what, process.func, available):
             result = timeouts.call(
-                lambda: _call(process.func, arguments), process.spec.timeout, process.name, run_id
+                lambda: _call(process.func, secrets.resolved(what, arguments)),
+                *(process.spec.timeout, process.name, run_id),
             )
+        result = _masked(process, result)
         _check(process, result)
         variables = response_variables.extract(process.name, process.spec.response_vars, result)
         if entry is not None:
@@ -190,6 +207,15 @@ def run_process(
         note=note,
         response_variables=variables,
     )
+
+
+def _masked(process: Process, result: Any) -> Any:
+    try:
+        return masking.masked(result)
+    except SecretError as error:
+        raise SecretError(
+            f"The result of process {process.name!r} can't be kept. {error}"
+        ) from None
 
 
 def in_sync(process: Process, context: Mapping[str, Any], *, use_cache: bool = True) -> Outcome:
@@ -320,8 +346,8 @@ def call_with(
     """
     if "context" not in available and "context" in calling.takes(func).names:
         available = {**available, "context": dict(context or {})}
-    arguments = bind_arguments(what, func, available)
-    with calling.missing_arguments_named(what, func, available):
+    arguments = secrets.resolved(what, bind_arguments(what, func, available))
+    with masking.in_errors(), calling.missing_arguments_named(what, func, available):
         return _call(func, arguments, finish=partial(calling.answer_of, _name(func)))
 
 

@@ -96,12 +96,21 @@ def _of_row(name: str, row: Model) -> EachRow:
 
 
 def _yielded(schedule: ProcessTreeSchedule, decoded: Mapping[str, Any]) -> Iterator[EachRow]:
-    """Yield what a function yields: contexts, or rows."""
-    from ..process.run import bind_arguments  # it imports all that runs processes
+    """Yield what a function yields: contexts, or rows; a secret that it was given is masked."""
+    from ..process import masking  # it imports all that runs processes
+
+    with masking.in_errors():
+        yield from _asked(schedule, decoded)
+
+
+def _asked(schedule: ProcessTreeSchedule, decoded: Mapping[str, Any]) -> Iterator[EachRow]:
+    from ..process import masking, secrets
+    from ..process.calling import bind_arguments
 
     reference = decoded["function"]
     function = functions.resolve(reference)
-    answer = function(**bind_arguments("for_each", function, contexts.decode(schedule.context)))
+    arguments = bind_arguments("for_each", function, contexts.decode(schedule.context))
+    answer = function(**secrets.resolved("for_each", arguments))
     if inspect.iscoroutine(answer):
         answer.close()
     if isinstance(answer, (str, Mapping)) or not isinstance(answer, Iterable):
@@ -112,7 +121,7 @@ def _yielded(schedule: ProcessTreeSchedule, decoded: Mapping[str, Any]) -> Itera
         if isinstance(each, Model):
             yield _of_row(schedule.for_each_as or each._meta.model_name or "row", each)
         elif isinstance(each, Mapping):
-            context = contexts.encode(each)
+            context = contexts.encode(masking.masked(each))
             yield EachRow(json.dumps(context, sort_keys=True, ensure_ascii=False), context)
         else:
             raise ScheduleError(

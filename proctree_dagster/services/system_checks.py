@@ -14,6 +14,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.core.management.base import BaseCommand
 from django.core.management.commands.check import Command as CheckCommand
 from django.db import DatabaseError
+from django.utils.module_loading import import_string
 
 from .. import conf
 from ..context import sensitive
@@ -53,6 +54,7 @@ def check_settings(app_configs: Sequence[AppConfig] | None, **kwargs: Any) -> li
         *_executor_problems(current),
         *_launcher_problems(current),
         *_model_problems(),
+        *_secrets_problems(current),
         *_sqlite_problems(current),
         *_shared_database_problems(current),
     ]
@@ -185,6 +187,21 @@ def _executor_problems(current: conf.Settings) -> list[CheckMessage]:
     if problem is None:
         return []
     return [Error(f'PROCTREE["EXECUTOR"]: {problem}.', id="proctree_dagster.E005")]
+
+
+def _secrets_problems(current: conf.Settings) -> list[CheckMessage]:
+    """Import the function of secrets, where checks are wanted: it may need all of the project."""
+    if not isinstance(current.SECRETS, str) or not is_asked_for():
+        return []
+    try:
+        found = callable(import_string(current.SECRETS))
+        why = "" if found else "it is no function"
+    except ImportError as error:
+        why = str(error)
+    if not why:
+        return []
+    said = f'PROCTREE["SECRETS"] is {current.SECRETS!r}, which can\'t be used: {why}.'
+    return [Error(said, id="proctree_dagster.E011")]
 
 
 def _launcher_problems(current: conf.Settings) -> list[CheckMessage]:

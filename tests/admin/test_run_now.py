@@ -219,6 +219,24 @@ def test_a_secret_of_no_type_is_text_also_of_digits(admin_client: Client) -> Non
     assert requested().context == {"api_key": "0123"}
 
 
+def test_a_reference_to_a_secret_is_shown_and_typed_as_json(admin_client: Client) -> None:
+    tree = save(func=annotated.takes_secrets)
+    reference, other = ({"$secret": name} for name in ("XERO_TOKEN", "OTHER"))
+    context = {"api_key": reference, "settings": {"password": reference}, "plain": reference}
+    ProcessTreeInstance.load("t").register_schedule(context=context)
+    assert form_of(admin_client, run_page(tree))["key_api_key"] == json.dumps(reference)
+    assert send(admin_client, run_page(tree)).status_code == 302
+    assert requested().context == context
+    OutboxRun.objects.all().delete()
+    typed = {"key_api_key": json.dumps(other)}
+    assert send(admin_client, run_page(tree), **typed).status_code == 302
+    assert requested().context["api_key"] == other
+    OutboxRun.objects.all().delete()
+    ProcessTreeInstance.load("t").register_schedule(context={**context, "api_key": "hunter2"})
+    assert send(admin_client, run_page(tree), **typed).status_code == 302
+    assert requested().context["api_key"] == other
+
+
 # --- Rows of models -------------------------------------------------------------------------------
 
 

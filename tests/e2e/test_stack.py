@@ -21,6 +21,7 @@ from tests.tools.stack import Stack, heed_interrupts, wait_for
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
 BAD_CONTEXT = '{"organisation": "Acme"}'
+TOKEN = "a token that nobody sees"
 REMINDER = "receivables_reminder"
 
 
@@ -33,6 +34,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         "PROCTREE = {**PROCTREE, 'FUNCTION_MODULES': ['example.ledger', 'e2e_functions']}\n"
     )
     stack.env["DJANGO_SETTINGS_MODULE"] = "e2e_settings"
+    stack.env["E2E_TOKEN"] = TOKEN
     try:
         stack.start()
         prepare_schedules(stack)
@@ -98,6 +100,24 @@ def test_a_launch_with_a_changed_context_uses_it(stack: Stack) -> None:
     run = stack.finished(stack.launch("monthly_close", {"context": context}))
     assert run["status"] == "SUCCESS"
     assert "5860.79" in output(run, "publish_statements")
+
+
+def test_the_value_of_a_secret_is_in_no_file_of_a_run_that_prints_it(stack: Stack) -> None:
+    context = {"token": {"$secret": "E2E_TOKEN"}}
+    run = stack.finished(stack.launch("has_a_secret", {"context": context}))
+    assert run["status"] == "FAILURE"
+    assert output(run, "says") == "{'header': 'Bearer (secret E2E_TOKEN)'}"
+    done = stack.manage(
+        *("proctree", "run", "has_a_secret", "--context", json.dumps(context)), check=False
+    )
+    assert done.returncode == 1
+    assert "(secret E2E_TOKEN) was refused, as 'Bearer (secret E2E_TOKEN)'" in done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+    files = [each for each in stack.folder.rglob("*") if each.is_file()]
+    said = {each: each.read_bytes() for each in files}
+    assert [each for each, content in said.items() if TOKEN.encode() in content] == []
+    printed = [each for each in files if each.suffix in (".out", ".err")]
+    assert sum(b"(secret E2E_TOKEN)" in said[each] for each in printed) >= 2
 
 
 def test_a_launch_is_followed_and_a_person_finds_the_way_there_and_back(stack: Stack) -> None:

@@ -9,7 +9,7 @@ from django.db import models
 
 from ... import context as contexts
 from ... import functions
-from ...context import sensitive
+from ...context import references, sensitive
 from ...domain import for_each as rules
 from ...exceptions import ContextError, FunctionError, ScheduleError
 from . import trigger_validation
@@ -35,6 +35,8 @@ def problems(for_each: Any, order_by: str = "") -> list[str]:
         decoded = contexts.decode(contexts.encode(for_each))
     except ContextError as error:
         return [f"for_each can't be stored: {error}"]
+    if names := sorted(set(references.names_in(for_each))):
+        return [f"for_each can't refer to a secret: it refers to {names[0]!r}."]
     found = [f"for_each: {each}" for each in trigger_validation.row_problems(decoded)]
     if found:
         return found

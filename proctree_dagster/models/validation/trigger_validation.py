@@ -12,7 +12,7 @@ from django.db import NotSupportedError, models
 
 from ... import context as contexts
 from ... import functions
-from ...context import sensitive
+from ...context import references, sensitive
 from ...domain import trigger_configurations
 from ...exceptions import ContextError, FunctionError
 
@@ -36,6 +36,8 @@ def problems(trigger_type: Any, configuration: Any) -> list[str]:
         decoded = contexts.decode(contexts.encode(configuration))
     except ContextError as error:
         return [*found, f"The configuration can't be stored: {error}"]
+    if names := sorted(set(references.names_in(configuration))):
+        return [*found, f"A trigger can't refer to a secret: it refers to {names[0]!r}."]
     if trigger_type == trigger_configurations.CUSTOM and isinstance(decoded.get("function"), str):
         try:
             functions.resolve(decoded["function"])

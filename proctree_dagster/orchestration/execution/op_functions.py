@@ -22,7 +22,7 @@ from ...domain import run_tags
 from ...domain.names import dagster_name
 from ...domain.texts import explain, shorten, shown, storable, storable_error
 from ...exceptions import ProcessTimeout, StillWorking
-from ...process import reporting, timeouts
+from ...process import masking, reporting, timeouts
 from ...process.run import Outcome, Process, in_sync, run_process
 from ..tree_records import TreeRecord
 from . import event_batching, remote_steps, step_logs
@@ -162,7 +162,7 @@ def _without_secrets(value: Any) -> str:
     """Return a value as text without secrets: those of rows, and what is called like one."""
     with suppress(RecursionError):  # it holds itself, which its text can show
         value = sensitive.masked(value)
-    return sensitive.shown(value)
+    return masking.text(sensitive.shown(value))
 
 
 def _variable(value: Any) -> str | float:

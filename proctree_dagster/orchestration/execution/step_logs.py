@@ -10,6 +10,7 @@ from dagster import MetadataValue, OpExecutionContext, TableRecord
 
 from ...context import MAX_SAFE_INTEGER, sensitive
 from ...domain.texts import shorten, shown, storable
+from ...process import masking
 from ...process.reporting import Image, Progress, Report, Table
 
 _TRACES = logging.Formatter()
@@ -38,7 +39,7 @@ class StepListener:
         text = _message(record)
         if record.exc_info:
             text = f"{text}\n{_TRACES.formatException(record.exc_info)}"
-        self._context.log.log(record.levelno, "%s", text)
+        self._context.log.log(record.levelno, "%s", masking.text(text))
 
     def progress(self, progress: Progress) -> None:
         """Write its progress."""
@@ -93,7 +94,7 @@ def _cell(value: Any) -> str | int | float | bool:
         return value
     if type(value) is str:
         return shorten(storable(value))
-    return shown(value, write=sensitive.shown)
+    return masking.text(shown(value, write=sensitive.shown))
 
 
 def escape(context: OpExecutionContext) -> None:

@@ -34,7 +34,7 @@ _ANYTHING = Shape({"context": Field(Permissive(), is_required=False), "execution
 """The configuration of a run that is executed."""
 
 _TYPES: Mapping[type, Any] = {
-    str: dagster.String,
+    str: ScalarUnion(dagster.String, Shape({"$secret": dagster.String})),
     bool: dagster.Bool,
     float: dagster.Float,
     int: ScalarUnion(dagster.Int, Shape({"$int": dagster.String})),

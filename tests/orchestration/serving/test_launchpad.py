@@ -104,6 +104,22 @@ def test_what_suits_is_taken_by_a_host(right: dict[str, Any]) -> None:
     assert problems(job(), {"context": {**WHOLE, **right}}) == []
 
 
+@pytest.mark.django_db
+def test_a_reference_to_a_secret_is_taken_where_a_text_is() -> None:
+    tree = ProcessTreeInstance("t").add_process("only", func=annotated.takes_secrets)
+    tree.save()
+    reference = {"$secret": "XERO_TOKEN"}
+    for context in ({"api_key": reference, "settings": {}}, {"api_key": "a", "settings": {}}):
+        assert problems(job(), {"context": context}) == []
+    for wrong in ({"$secret": 5}, {"$sceret": "XERO_TOKEN"}, 5):
+        assert problems(job(), {"context": {"api_key": wrong, "settings": {}}}) != []
+    tree.register_schedule(context={"api_key": reference, "settings": {"password": reference}})
+    assert prefilled(job())["context"] == {
+        "api_key": reference,
+        "settings": {"password": reference},
+    }
+
+
 def test_the_schedules_context_is_filled_in(tree: ProcessTreeInstance) -> None:
     organisation = Organisation.objects.create(name="one")
     tree.register_schedule(context={"organisation": organisation, "year": 2026, "kind": "bill"})

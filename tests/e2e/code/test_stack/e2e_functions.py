@@ -1,3 +1,5 @@
+import logging
+import sys
 import time
 from pathlib import Path
 
@@ -18,6 +20,17 @@ def waits(path):
 
 def fails(**context):
     raise ValueError("on purpose")
+
+
+def says_its_secret(token):
+    print(token)
+    print(token, file=sys.stderr)
+    logging.getLogger(__name__).warning("The token is %s.", token)
+    return {"header": f"Bearer {token}"}
+
+
+def fails_with_its_secret(says, token):
+    raise ValueError(f"{token} was refused, as {says['header']!r}")
 
 
 def naps(number, customer=None):

@@ -1,4 +1,4 @@
-"""Trees of which several runs are asked for at once."""
+"""Trees of which several runs are asked for at once, and one that is given a secret."""
 
 from django.utils import timezone
 
@@ -23,5 +23,9 @@ due = ProcessTreeSchedule.objects.filter(process_tree__name__in=["for_each_one",
 due.update(next_run=timezone.now())
 
 saved("in_line", "naps")
+told = ProcessTreeInstance("has_a_secret")
+told.add_process("says", func="e2e_functions:says_its_secret")
+told.add_process("fails", func="e2e_functions:fails_with_its_secret", dependencies=["says"])
+told.save()
 limited = ProcessTreeInstance("limited", one_at_a_time_per="{customer}", limit_per_key=2)
 limited.add_process("naps", func="e2e_functions:naps").save()
