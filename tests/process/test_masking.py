@@ -144,7 +144,7 @@ def test_an_error_is_masked_in_place_with_those_that_it_was_raised_from() -> Non
     assert error.args == (f"401 for {MASK}", [MASK])
     assert error.__notes__ == [f"seen {MASK}"]
     assert error.__cause__.args == (MASK,)
-    [inner] = error.__cause__.__context__.exceptions  # type: ignore[attr-defined]
+    [inner] = error.__cause__.__context__.exceptions
     assert inner.args == (MASK,)
 
 
