@@ -15,7 +15,7 @@ from urllib.parse import SplitResult, urlsplit
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 
-from .domain import retention
+from .domain import alert_settings, retention
 from .domain.predicates import is_number, is_text, is_whole
 
 SOCKET = "unix:"
@@ -140,6 +140,9 @@ class Settings:
     outbox: 30 days. A tree's ``keep_runs`` comes before ``runs``.
     """
 
+    ALERTS: alert_settings.Alerts = field(default_factory=alert_settings.Alerts)
+    """Who gets which alerts, as a dictionary (see ``domain.alert_settings``). None: nobody."""
+
 
 _KEYS = tuple(each.name for each in fields(Settings))
 _LISTS = {
@@ -177,6 +180,8 @@ def current() -> Settings:
     for key in ("DAGSTER_HOME", *_ADDRESSES):
         if values.get(key) is not None:
             values[key] = str(values[key])
+    if "ALERTS" in values:
+        values["ALERTS"] = alert_settings.read(values["ALERTS"])
     return Settings(**values)
 
 
@@ -190,6 +195,8 @@ def problems(given: Any) -> list[str]:
             found.append(_unknown(key))
         elif key == "KEEP":
             found += (f"PROCTREE['KEEP']{problem}" for problem in retention.problems(value))
+        elif key == "ALERTS":
+            found += alert_settings.problems(value)
         elif complaint := _complaint(key, value):
             found.append(f"PROCTREE[{key!r}] must be {complaint}, not {_shown(key, value)}.")
     return found

@@ -192,6 +192,10 @@ class CommandError(ProctreeError, ValueError):
     """The management command can't be written."""
 
 
+class AlertError(ProctreeError, RuntimeError):
+    """The alert can't be delivered."""
+
+
 class InstanceError(ProctreeError, RuntimeError):
     """The Dagster instance can't do this."""
 

@@ -10,6 +10,7 @@ Importing it must not import Dagster: every Django command loads the admin.
 from django.contrib.admin import AdminSite
 
 from ..models import (
+    Alert,
     Backfill,
     DagsterAction,
     OutboxRun,
@@ -20,6 +21,7 @@ from ..models import (
     Run,
     Trigger,
 )
+from .alerts import AlertAdmin
 from .backfills import BackfillAdmin
 from .dagster_actions import DagsterActionAdmin
 from .outbox import OutboxRunAdmin
@@ -40,6 +42,7 @@ PAGES = {
     Pause: PauseAdmin,
     Backfill: BackfillAdmin,
     OutboxRun: OutboxRunAdmin,
+    Alert: AlertAdmin,
     DagsterAction: DagsterActionAdmin,
 }
 """The pages of each model."""
@@ -66,6 +69,7 @@ __all__ = [
     "NAME_FUNCTIONS",
     "PAGES",
     "RUN",
+    "AlertAdmin",
     "BackfillAdmin",
     "DagsterActionAdmin",
     "OutboxRunAdmin",

@@ -128,6 +128,12 @@ DEFAULT_SCHEDULE = "default"
 OUTBOX_SENSOR = "proctree_outbox"
 """The sensor that delivers the runs that wait in the outbox."""
 
+ALERTS_SENSOR = "proctree_alerts"
+"""The sensor that sends signals, and delivers alerts."""
+
+SENSORS = (OUTBOX_SENSOR, ALERTS_SENSOR)
+"""The sensors that are there without a row."""
+
 TRIGGER_SUFFIX = "_trigger"
 """Suffix of a trigger's sensor, after the trigger's name."""
 

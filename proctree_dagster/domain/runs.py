@@ -2,7 +2,8 @@
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any, Self
 
 from . import run_tags
 
@@ -97,6 +98,23 @@ class RunSummary:
     def has_ended(self) -> bool:
         """Whether it has ended."""
         return self.status in ENDED
+
+    def to_json(self) -> dict[str, Any]:
+        """Return it as JSON; ``from_json`` takes it back."""
+        return {
+            name: value.isoformat() if isinstance(value, dt.datetime) else value
+            for name, value in asdict(self).items()
+        }
+
+    @classmethod
+    def from_json(cls, given: Mapping[str, Any]) -> Self:
+        """Return the run that ``to_json`` has written."""
+        moments = ("due", "created_at", "started_at", "ended_at")
+        values: dict[str, Any] = {
+            name: dt.datetime.fromisoformat(value) if name in moments and value else value
+            for name, value in given.items()
+        }
+        return cls(**values)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ has the states of an outbox row, ``trigger_firing`` fires triggers. ``services``
 above may import it; it imports ``process`` and what is below.
 """
 
+from .alerts import Alert, AlertDelivery, AlertState, Event, EventCursor
 from .backfills import Backfill, BackfillState
 from .dagster_actions import DagsterAction
 from .fields import ClockFieldsModel, ContextField, validate_timezone
@@ -30,12 +31,17 @@ from .triggers import (
 )
 
 __all__ = [
+    "Alert",
+    "AlertDelivery",
+    "AlertState",
     "Backfill",
     "BackfillState",
     "ClockFieldsModel",
     "CodeSync",
     "ContextField",
     "DagsterAction",
+    "Event",
+    "EventCursor",
     "LinkKind",
     "Origin",
     "OutboxRun",

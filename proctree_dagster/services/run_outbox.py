@@ -355,6 +355,16 @@ def withdraw_one(row: OutboxRun, reason: str, now: dt.datetime) -> bool:
     return bool(waiting.update(**_dropped(reason)))
 
 
+def is_made_anew(run_id: str) -> bool:
+    """Return whether another run takes the place of one that has failed before its start."""
+    try:
+        run = uuid.UUID(run_id)
+    except ValueError:  # a run that somebody has made with an id of another form
+        return False
+    again = Q(run_id=run, state__in=OPEN, launches__lt=MAX_LAUNCHES) | Q(run_id=next_id(run))
+    return OutboxRun.objects.filter(again).exists()
+
+
 def next_id(run_id: uuid.UUID) -> uuid.UUID:
     """Return the id of the run that takes the place of one that failed before it started."""
     return uuid.uuid5(run_id, "again")

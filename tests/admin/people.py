@@ -14,7 +14,7 @@ ADMIN = "/admin/proctree_dagster"
 VIEWS = (
     *("view_processtree", "view_processtreeschedule", "view_trigger", "view_triggersubscription"),
     *("view_treelink", "view_outboxrun", "view_run", "view_dagsteraction"),
-    *("view_pause", "view_backfill"),
+    *("view_pause", "view_backfill", "view_alert"),
 )
 """Those of people who only watch."""
 
@@ -27,7 +27,7 @@ MODELS = (
 )
 OWNS = (
     *(f"{verb}_{model}" for verb in ("add", "change", "delete") for model in MODELS),
-    *("delete_outboxrun", "delete_dagsteraction", "name_functions"),
+    *("delete_alert", "delete_outboxrun", "delete_dagsteraction", "name_functions"),
 )
 """Those of an owner, besides."""
 

@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from proctree_dagster.domain import run_tags
 from proctree_dagster.models import (
+    Alert,
     Backfill,
     DagsterAction,
     OutboxRun,
@@ -58,6 +59,7 @@ class Rows:
     action: DagsterAction
     pause: Pause
     backfill: Backfill
+    alert: Alert
 
     def key(self, model: str) -> str:
         """Return the key of the row of a model; an unknown one for those without rows."""
@@ -69,6 +71,7 @@ class Rows:
             "dagsteraction": self.action,
             "pause": self.pause,
             "backfill": self.backfill,
+            "alert": self.alert,
         }
         if model == "run":  # that of the outbox, which Dagster does not have yet
             return str(self.outbox.run_id)
@@ -128,7 +131,17 @@ def make_rows(name: str = "t", context: Any = None, tags: Any = None) -> Rows:
     backfill = Backfill.objects.create(
         schedule=schedule, first=day - dt.timedelta(days=1), last=day, made_by=name
     )
-    return Rows(tree, schedule, trigger, outbox, action, pause, backfill)
+    alert = Alert.objects.create(
+        kind="failure",
+        process_tree=tree,
+        tree=name,
+        cause=name,
+        recipient=name,
+        reason=name,
+        facts={"failures": {name: name}, "customers": [name], "run_id": str(outbox.run_id)},
+        **dict.fromkeys(("first_at", "last_at", "planned_at", "not_before"), day),
+    )
+    return Rows(tree, schedule, trigger, outbox, action, pause, backfill, alert)
 
 
 def table(lines: Iterable[Iterable[str]]) -> str:

@@ -26,6 +26,11 @@ GET                               anonymous  staff  viewer  operator  owner  sup
 /                                 login      200    200     200       200    200
 autocomplete/                     login      403    200     200       200    200
 (app)                             login      404    200     200       200    200
+alert/                            login      403    200     200       200    200
+alert/KEY/change/                 login      403    200     200       200    200
+alert/KEY/delete/                 login      403    403     403       200    200
+alert/KEY/history/                login      403    200     200       200    200
+alert/add/                        login      403    403     403       403    403
 backfill/                         login      403    200     200       200    200
 backfill/KEY/action/              login      405    405     405       405    405
 backfill/KEY/change/              login      403    200     200       200    200
@@ -87,6 +92,11 @@ POST                              anonymous  staff  viewer  operator  owner  sup
 /                                 login      200    200     200       200    200
 autocomplete/                     login      405    405     405       405    405
 (app)                             login      404    200     200       200    200
+alert/                            login      403    200     200       302*   302*
+alert/KEY/change/                 login      403    403     403       403    403
+alert/KEY/delete/                 login      403    403     403       302*   302*
+alert/KEY/history/                login      403    200     200       200    200
+alert/add/                        login      403    403     403       403    403
 backfill/                         login      403    200     200       302*   302*
 backfill/KEY/action/              login      403    403     403       302*   302*
 backfill/KEY/change/              login      403    403     403       302*   302*
@@ -168,6 +178,9 @@ def sent(route: str, rows: Rows) -> dict[str, Any]:
         f"{APP}trigger/": {"action": "fire", "_selected_action": rows.trigger.pk},
         f"{APP}outboxrun/": {
             **{"action": "delete_selected", "post": "yes", "_selected_action": rows.outbox.pk},
+        },
+        f"{APP}alert/": {
+            **{"action": "delete_selected", "post": "yes", "_selected_action": rows.alert.pk},
         },
         f"{APP}processtreeschedule/<path:object_id>/action/": {"action": "disable"},
         f"{APP}trigger/<path:object_id>/action/": {"action": "fire"},

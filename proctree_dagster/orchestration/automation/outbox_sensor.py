@@ -1,8 +1,5 @@
 """The sensors of the repository."""
 
-import logging
-from collections.abc import Callable
-
 from dagster import (
     DefaultSensorStatus,
     SensorDefinition,
@@ -12,14 +9,12 @@ from dagster import (
 from django.utils import timezone
 
 from ...domain import run_tags
-from ...domain.texts import explain
 from ...services import run_outbox
 from ...support.connections import fresh_connections
 from ..runs import backfill_runs, lost_runs, outbox_delivery
 from ..translator import ProcessTreeTranslator
-from . import trigger_sensors
-
-logger = logging.getLogger(__name__)
+from . import alerts_sensor, trigger_sensors
+from .passes import tried
 
 INTERVAL = 10
 """Least seconds between two passes over the outbox."""
@@ -31,13 +26,15 @@ BUDGET_SECONDS = 40.0
 def all_sensors(translator: ProcessTreeTranslator) -> list[SensorDefinition]:
     """Return the sensors of the present rows."""
     of_triggers = trigger_sensors.all_sensors(translator)
-    return [outbox_sensor(), *of_triggers]
+    return [outbox_sensor(), alerts_sensor.alerts_sensor(), *of_triggers]
 
 
 def find_sensor(translator: ProcessTreeTranslator, name: str) -> SensorDefinition | None:
     """Return one sensor, if the present rows have it; builds no other."""
     if name == run_tags.OUTBOX_SENSOR:
         return outbox_sensor()
+    if name == run_tags.ALERTS_SENSOR:
+        return alerts_sensor.alerts_sensor()
     return trigger_sensors.find_sensor(translator, name)
 
 
@@ -61,18 +58,9 @@ def outbox_sensor() -> SensorDefinition:
 def _look(context: SensorEvaluationContext) -> SkipReason:
     instance = context.instance
     with fresh_connections():
-        lost = _tried(lambda: lost_runs.settle(instance), "Lost runs can't be ended")
-        kept = _tried(lambda: run_outbox.forget(timezone.now()), "The outbox can't be cleared")
+        lost = tried(lambda: lost_runs.settle(instance), "Lost runs can't be ended")
+        kept = tried(lambda: run_outbox.forget(timezone.now()), "The outbox can't be cleared")
         delivered = outbox_delivery.deliver(instance, seconds=BUDGET_SECONDS)
         # After what has ended was noticed by the delivery.
-        begun = _tried(lambda: backfill_runs.advance(instance), "Backfills can't go on")
+        begun = tried(lambda: backfill_runs.advance(instance), "Backfills can't go on")
         return SkipReason("; ".join(filter(None, [lost, kept, str(delivered), begun])))
-
-
-def _tried(work: Callable[[], object], problem: str) -> str:
-    """Do one part of a pass, and return its report; an error does not prevent the other parts."""
-    try:
-        return str(work() or "")
-    except Exception as error:  # the other parts concern other runs
-        logger.exception("%s.", problem)
-        return f"{problem}: {explain(error)}"

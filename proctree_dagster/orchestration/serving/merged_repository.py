@@ -44,10 +44,11 @@ class MergedRepositoryData(RepositoryData):
         self._trees = trees
         self._own = own
         self._said: set[str] = set()
-        if own.has_sensor_def(run_tags.OUTBOX_SENSOR):
-            raise DagsterInvalidDefinitionError(
-                f"The sensor {run_tags.OUTBOX_SENSOR!r} is proctree-dagster's: rename yours."
-            )
+        for name in run_tags.SENSORS:
+            if own.has_sensor_def(name):
+                raise DagsterInvalidDefinitionError(
+                    f"The sensor {name!r} is proctree-dagster's: rename yours."
+                )
 
     # --- Jobs ---
 
