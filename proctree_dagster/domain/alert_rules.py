@@ -17,7 +17,7 @@ from .alert_settings import (
 from .texts import shorten
 
 MANY_FAILURES = 3
-"""How many failures in a row are told as such."""
+"""How many failures in a row have an alert of their own."""
 
 GIVE_UP_AFTER = dt.timedelta(days=1)
 """How long the delivery of an alert is tried."""

@@ -49,7 +49,7 @@ class Alerts:
     """How many minutes after its due time a run that has not started is late."""
 
     silent_minutes: int = 5
-    """After how many minutes without a look of the daemon that is told."""
+    """Minutes without a pass of the daemon after which there is an alert."""
 
     every_minutes: int = 15
     """Least minutes between two messages of the same tree and cause to the same recipient."""

@@ -35,7 +35,7 @@ class EventCursor(models.Model):
 
 
 class Event(models.Model):
-    """Something that has happened, once; receivers of the signal of its kind are told of it."""
+    """Something that has happened, once; receivers of the signal of its kind get it."""
 
     kind = models.CharField(_("kind"), max_length=30)
     subject = models.CharField(

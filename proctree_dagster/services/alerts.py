@@ -60,7 +60,7 @@ def _note_success(event: RunEvent, tree: ProcessTree | None, now: dt.datetime) -
         "failures_in_a_row": failures,
     }
     name = _name(event, tree)
-    # What waits to be counted is told before.
+    # Failures that wait to be counted are delivered first.
     waiting = Alert.objects.filter(state=AlertDelivery.WAITING, attempts=0, tree=name)
     waiting.filter(kind__in=ABOUT_FAILURES).update(not_before=now)
     add(RECOVERED, tree, name, "", facts, event.at, now, _customer(event))
@@ -181,7 +181,7 @@ def _merged(before: Any, facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def note_look(last: dt.datetime | None, now: dt.datetime) -> None:
-    """Record that a daemon looks; if that it did not was told, tell that it does again."""
+    """Record that a daemon polls; after an alert that none did, add one that it does again."""
     if last is None or not Event.objects.filter(kind=SILENCE, subject=last.isoformat()).exists():
         return
     facts = {"since": in_words(last), "is_over": True}

@@ -33,7 +33,7 @@ RETENTION = dt.timedelta(days=7)
 """How long what was sent is known, so that it is not sent again."""
 
 READ_AGAIN = RETENTION - dt.timedelta(days=1)
-"""How far back events are read at most, where a storage begins anew or is an older copy."""
+"""How far back events are read at most, where a storage begins again or is an older copy."""
 
 LONGEST_PAST = dt.timedelta(days=1)
 """How far a cursor looks back whose row has vanished."""
@@ -227,7 +227,7 @@ def _call(event: Event) -> None:
     except (TypeError, ValueError, KeyError, AttributeError):  # SQL has put something else there
         logger.exception("The event %s can't be read: it is sent to nobody.", event)
         return
-    # It logs what a receiver raises, and goes on with the next one.
+    # It logs what a receiver raises, and calls the next one.
     signals.SIGNALS[event.kind].send_robust(ProcessTree, **given)
 
 

@@ -94,6 +94,7 @@ EXPECTED: Mapping[tuple[str, ...], Expected] = {
         "24 due times of good, 4 at once"
     ),
     ("backfills",): goes_on(""),
+    ("alerts",): goes_on(""),
     ("sync",): goes_on("", keys="trees errors newer_release"),
     ("take", "good"): refuses("is not declared in code"),
     ("keep", "good"): refuses("is not declared in code"),

@@ -91,7 +91,7 @@ def test_the_whole_repository_can_be_sent_as_a_code_server_sends_it(deferred: bo
     received = deserialize_value(serialize_value(snapshot), RepositorySnap)
     assert received == snapshot
     assert [each.name for each in received.schedules] == ["one_schedule"]
-    assert {each.name for each in received.sensors} == {"polled_trigger", "proctree_outbox"}
+    assert {each.name for each in received.sensors} == {"polled_trigger", *run_tags.SENSORS}
     assert received.metadata
     assert received.metadata[run_tags.ENVIRONMENT].value
 

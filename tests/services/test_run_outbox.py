@@ -392,7 +392,7 @@ class TestLaunches:
 class TestSensor:
     def test_it_is_always_there_because_any_run_may_be_lost(self, db: None) -> None:
         live = LiveRepositoryData(ProcessTreeTranslator())
-        [sensor] = live.get_all_sensors()
+        sensor, *_others = live.get_all_sensors()
         assert sensor.name == "proctree_outbox"
         assert sensor.default_status == DefaultSensorStatus.RUNNING
         assert live.has_sensor("proctree_outbox")

@@ -49,7 +49,9 @@ def mail_server(failing: int = 0) -> Iterator[Received]:
     received = Received(failing)
 
     class Handler:
-        async def handle_DATA(self, _server: Any, _session: Any, envelope: Any) -> str:  # noqa: N802
+        async def handle_DATA(  # noqa: N802  # its name in aiosmtpd
+            self, _server: Any, _session: Any, envelope: Any
+        ) -> str:
             mail: Message = message_from_bytes(envelope.content)
             is_taken = received.take((envelope.rcpt_tos, mail["Subject"], mail.get_payload()))
             return "250 OK" if is_taken else "451 Try again later"
@@ -69,7 +71,7 @@ def web_server(failing: int = 0) -> Iterator[Received]:
     received = Received(failing)
 
     class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:  # noqa: N802
+        def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             is_taken = received.take((self.path, dict(self.headers), json.loads(body)))
             self.send_response(200 if is_taken else 503)

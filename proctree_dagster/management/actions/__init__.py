@@ -4,6 +4,7 @@ Each action is a subclass of ``Action`` and listed in ``ACTIONS``. The command `
 it.
 """
 
+from .alerts import Alerts
 from .backfills import Backfill, Backfills
 from .base import Action
 from .caches import ClearCache
@@ -24,6 +25,7 @@ ACTIONS: tuple[type[Action], ...] = (
     *(Schedule, Enable, Disable),
     *(Pause, Resume, Pauses),
     *(Backfill, Backfills),
+    Alerts,
     *(Sync, Take, Keep, Export, Apply),
     *(Revisions, Restore),
     *(Check, Doctor, Reload, Web, Home, Init, ClearCache),

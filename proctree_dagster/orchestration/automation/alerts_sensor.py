@@ -24,7 +24,7 @@ BUDGET_SECONDS = 30.0
 """Seconds after which a pass begins no further delivery: Dagster's timeout of a tick is 60."""
 
 READING_SECONDS = 20.0
-"""Seconds after which a pass reads no further events: the next one goes on."""
+"""Seconds after which a pass reads no further events: the next pass continues."""
 
 
 def alerts_sensor() -> SensorDefinition:

@@ -120,7 +120,7 @@ def _storage_id(instance: DagsterInstance) -> str:
 def _read(instance: DagsterInstance, kind: str, position: int, since: dt.datetime) -> _Read:
     records = _after(instance, kind, position, since)
     if not records and position and _newest(instance, kind) < position:
-        position = 0  # the storage was emptied, and begins anew
+        position = 0  # the storage was emptied, and begins again
         records = _after(instance, kind, position, since)
     return _Read(kind, records, position)
 

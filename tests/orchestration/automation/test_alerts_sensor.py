@@ -1,6 +1,7 @@
 """Signals and alerts: what a pass of the sensor finds in Dagster's storage, and does once."""
 
 import datetime as dt
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +11,8 @@ from dagster import (
     DagsterEvent,
     DagsterEventType,
     DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
     build_sensor_context,
 )
 from django.db import connection
@@ -55,6 +58,17 @@ def run(name: str = "takings", **context: Any) -> str:
     """Run a tree, and return its run's id."""
     row = ProcessTree.objects.get(name=name)
     return str(tree_runs.execute_row(row, context)["run_id"])
+
+
+def note(instance: DagsterInstance, *, fails: bool = True, **tags: str) -> str:
+    """Record a run that nothing has executed, and return its id."""
+    run_id = str(uuid.uuid4())
+    tags = {run_tags.TREE: "takings", **tags}
+    instance.add_run(DagsterRun("takings", run_id, status=DagsterRunStatus.STARTED, tags=tags))
+    kind = DagsterEventType.PIPELINE_FAILURE if fails else DagsterEventType.PIPELINE_SUCCESS
+    event = DagsterEvent(kind.value, "takings", message="till-nowhere.csv" if fails else None)
+    instance.report_dagster_event(event, run_id)
+    return run_id
 
 
 @pytest.fixture
@@ -133,7 +147,7 @@ def test_a_receiver_that_fails_stops_no_other(
     signals.run_failed.connect(fail)
     try:
         with listening("run_failed") as heard:
-            run(shop="nowhere")
+            note(instance)
             alerts_sensor.look(instance)
             alerts_sensor.look(instance)
     finally:
@@ -157,7 +171,7 @@ def test_a_process_that_may_fail_is_told_though_its_run_succeeds(
 
 def test_what_nobody_hears_leaves_no_row(instance: DagsterInstance) -> None:
     save()
-    run()
+    note(instance, fails=False)
     alerts_sensor.look(instance)
     assert [each.kind for each in Event.objects.all()] == ["run_succeeded"]
 
@@ -167,7 +181,7 @@ def test_a_run_that_failed_before_the_first_pass_is_told(
 ) -> None:
     alerts_to("ada@example.com")
     save()
-    run(shop="nowhere")
+    note(instance)
     assert EventCursor.objects.get().looked_at is None
     alerts_sensor.look(instance)
     assert Alert.objects.get().kind == FAILURE
@@ -178,7 +192,7 @@ def test_what_failed_before_there_were_alerts_is_not_told(
 ) -> None:
     alerts_to("ada@example.com")
     save()
-    run(shop="nowhere")
+    note(instance)
     EventCursor.objects.update(since=timezone.now())
     alerts_sensor.look(instance)
     assert not Alert.objects.exists()
@@ -189,8 +203,8 @@ def test_an_event_that_the_database_commits_after_a_later_one_is_not_missed(
 ) -> None:
     save()
     with listening("run_failed") as heard:
-        first = run(shop="nowhere")
-        second = run(shop="nowhere")
+        first = note(instance)
+        second = note(instance)
         real = instance.fetch_run_status_changes
 
         def without_first(*args: Any, **kwargs: Any) -> Any:
@@ -212,7 +226,7 @@ def test_more_events_than_are_read_at_once_keep_their_order(
     monkeypatch.setattr("proctree_dagster.orchestration.runs.run_events.MOST", 2)
     shops = ["nowhere", "corner", "corner", "corner", "nowhere"]
     with listening("run_failed", "run_succeeded") as heard:
-        made = [run(shop=shop) for shop in shops]
+        made = [note(instance, fails=shop == "nowhere") for shop in shops]
         alerts_sensor.look(instance)
     assert [given["run"].run_id for _, given in heard] == made
 
@@ -220,9 +234,9 @@ def test_more_events_than_are_read_at_once_keep_their_order(
 def test_another_storage_is_read_from_the_last_look_on(instance: DagsterInstance) -> None:
     save()
     with listening("run_failed") as heard:
-        run(shop="nowhere")
+        note(instance)
         a_while_later = timezone.now() + run_events.OVERLAP
-        new = run(shop="nowhere")
+        new = note(instance)
         # To an older copy of this storage: its numbers are lower, and its events long known.
         high = [{"at": "2020-01-01T00:00:00+00:00", "positions": {"run_failed": 10**6}}]
         EventCursor.objects.update(storage="another", marks=high, looked_at=a_while_later)
@@ -234,13 +248,13 @@ def test_another_storage_is_read_from_the_last_look_on(instance: DagsterInstance
 def test_a_storage_that_was_emptied_is_read_from_its_beginning(instance: DagsterInstance) -> None:
     save()
     with listening("run_failed") as heard:
-        run(shop="nowhere")
+        note(instance)
         alerts_sensor.look(instance)
         row = EventCursor.objects.get()
         old = (timezone.now() - dt.timedelta(minutes=5)).isoformat()
         row.marks = [{"at": old, "positions": {"run_failed": 10**6}}]
         row.save()
-        again = run(shop="nowhere")
+        again = note(instance)
         alerts_sensor.look(instance)
     assert heard[-1][1]["run"].run_id == again
     assert len(heard) == 2
@@ -251,7 +265,7 @@ def test_a_run_that_dagster_repeats_raises_no_alert(
 ) -> None:
     alerts_to("ada@example.com")
     save()
-    run_id = run(shop="nowhere")
+    run_id = note(instance)
     instance.add_run_tags(run_id, {run_tags.WILL_RETRY: "true"})
     with listening("run_failed") as heard:
         alerts_sensor.look(instance)
@@ -264,7 +278,7 @@ def test_a_run_whose_worker_died_is_told(
 ) -> None:
     alerts_to("ada@example.com")
     save()
-    run_id = run()
+    run_id = note(instance, fails=False)
     # As the daemon ends it: with an event, and nothing from the run's own process.
     died = instance.get_run_by_id(run_id)
     assert died is not None
@@ -324,7 +338,7 @@ def test_a_webhook_gets_the_body_that_the_settings_say(
         }
         alerts_to("ntfy", webhooks={"ntfy": ntfy})
         save()
-        run(shop="nowhere")
+        note(instance)
         alerts_sensor.look(instance)
     [(_path, headers, body)] = posts.items
     assert headers["Authorization"] == "Bearer tk"
@@ -337,13 +351,11 @@ def test_a_webhook_gets_the_body_that_the_settings_say(
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of its own imports
-def test_apprise_delivers_too(
-    instance: DagsterInstance, alerts_to: Callable[..., None]
-) -> None:
+def test_apprise_delivers_too(instance: DagsterInstance, alerts_to: Callable[..., None]) -> None:
     with web_server() as posts:
         alerts_to("phone", apprise={"phone": f"json://127.0.0.1:{posts.port}/"})
         save()
-        run(shop="nowhere")
+        note(instance)
         alerts_sensor.look(instance)
     [(_path, _headers, body)] = posts.items
     assert (body["title"], body["message"][:16]) == ("takings failed", "The process tree")
@@ -357,7 +369,7 @@ def test_a_storm_is_one_message_and_one_with_a_count(
         alerts_to("chat", on=[FAILURE], webhooks={"chat": hook}, every_minutes=15)
         save()
         for _ in range(4):
-            run(shop="nowhere")
+            note(instance)
             alerts_sensor.look(instance)
         assert len(posts.items) == 1
         pass_time(minutes=16)
@@ -374,7 +386,7 @@ def test_the_third_failure_in_a_row_and_the_recovery_are_told(
     alerts_to("ada@example.com", on=[THIRD_FAILURE, RECOVERED])
     save()
     for shop in ("nowhere", "nowhere", "corner", *["nowhere"] * 4, "corner", "corner"):
-        run(shop=shop)
+        note(instance, fails=shop == "nowhere")
     alerts_sensor.look(instance)
     told = [(each.kind, each.count) for each in Alert.objects.order_by("pk")]
     assert told == [(RECOVERED, 2), (THIRD_FAILURE, 1)]
@@ -385,7 +397,7 @@ def test_events_of_a_row_that_sql_has_broken_are_left_out(
 ) -> None:
     save()
     with listening("run_failed") as heard:
-        run(shop="nowhere")
+        note(instance)
         reading_off = alerts_sensor._note(instance)
         assert reading_off == "1 events"
         with connection.cursor() as cursor:
@@ -393,7 +405,7 @@ def test_events_of_a_row_that_sql_has_broken_are_left_out(
             cursor.execute("UPDATE proctree_dagster_eventcursor SET marks = '{\"a\": 1}'")
         alerts_sensor.look(instance)
         assert heard == []
-        run(shop="nowhere")
+        note(instance)
         alerts_sensor.look(instance)
     assert len(heard) == 1
     assert "can't be read" in caplog.text
@@ -401,7 +413,7 @@ def test_events_of_a_row_that_sql_has_broken_are_left_out(
 
 def test_old_events_are_cleared(instance: DagsterInstance) -> None:
     save()
-    run(shop="nowhere")
+    note(instance)
     alerts_sensor.look(instance)
     Event.objects.update(sent_at=timezone.now() - events.RETENTION - dt.timedelta(minutes=1))
     alerts_sensor.look(instance)

@@ -115,7 +115,7 @@ def test_dagster_takes_the_sensors_of_several_trees() -> None:
     subscribed()
     subscribed(tree="another")
     snap = RepositorySnap.from_def(build_repository())
-    assert {each.name for each in snap.sensors} == {"t_trigger", run_tags.OUTBOX_SENSOR}
+    assert {each.name for each in snap.sensors} == {"t_trigger", *run_tags.SENSORS}
     assert sensors()["t_trigger"].description == "t (custom), for another, tree"
 
 

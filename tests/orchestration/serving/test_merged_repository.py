@@ -24,6 +24,7 @@ from dagster import (
 )
 from dagster._core.remote_representation.external_data import RepositorySnap
 
+from proctree_dagster.domain import run_tags
 from proctree_dagster.orchestration import repository_data
 from proctree_dagster.orchestration.repository import LiveRepository, build_repository
 from proctree_dagster.tree_builder import ProcessTreeInstance
@@ -108,7 +109,7 @@ def test_what_dagster_lists_is_the_trees_and_the_projects_own(repository: LiveRe
     assert {each.name for each in listed.schedules} == {
         *("close_schedule", "tidy_schedule", "refresh_rates_schedule")
     }
-    assert {each.name for each in listed.sensors} == {"proctree_outbox", "tidy_sensor"}
+    assert {each.name for each in listed.sensors} == {*run_tags.SENSORS, "tidy_sensor"}
     assert {each.asset_key.to_user_string() for each in listed.asset_nodes} == {"rates", "average"}
     checks = [each.name for each in listed.asset_check_nodes or []]
     assert checks == ["average_is_positive"]
@@ -173,8 +174,9 @@ def test_a_name_that_a_tree_has_is_the_trees_and_the_rest_goes_on(
         repository.load_all_definitions()
 
 
-def test_the_outboxs_sensor_is_ours() -> None:
-    @sensor(name="proctree_outbox", target="*")
+@pytest.mark.parametrize("name", run_tags.SENSORS)
+def test_a_sensor_of_ours_is_ours(name: str) -> None:
+    @sensor(name=name, target="*")
     def theirs() -> None:
         """Look at nothing."""
 
