@@ -13,22 +13,22 @@ class EventCursor(models.Model):
     """How far Dagster's events have been read: one row."""
 
     since = models.DateTimeField(
-        _("since"), default=timezone.now, help_text=_("Nothing that happened before is read.")
+        "since", default=timezone.now, help_text="Nothing that happened before is read."
     )
     storage = models.CharField(
-        _("storage"), max_length=100, blank=True, default="", help_text=_("Dagster's, by its id.")
+        "storage", max_length=100, blank=True, default="", help_text="Dagster's, by its id."
     )
     marks = RowField(
-        _("marks"), default=list, help_text=_("The last positions, and when they were reached.")
+        "marks", default=list, help_text="The last positions, and when they were reached."
     )
     looked_at = models.DateTimeField(
-        _("looked at"), null=True, blank=True, help_text=_("When a daemon looked last.")
+        "looked at", null=True, blank=True, help_text="When a daemon looked last."
     )
 
     class Meta:
         default_permissions = ()
-        verbose_name = _("cursor of events")
-        verbose_name_plural = _("cursors of events")
+        verbose_name = "cursor of events"
+        verbose_name_plural = "cursors of events"
 
     def __str__(self) -> str:
         return str(self.looked_at)
@@ -37,23 +37,23 @@ class EventCursor(models.Model):
 class Event(models.Model):
     """Something that has happened, once; receivers of the signal of its kind get it."""
 
-    kind = models.CharField(_("kind"), max_length=30)
+    kind = models.CharField("kind", max_length=30)
     subject = models.CharField(
-        _("subject"),
+        "subject",
         max_length=300,
-        help_text=_("The run, the process of a run, or the due time of a schedule."),
+        help_text="The run, the process of a run, or the due time of a schedule.",
     )
-    tree = models.CharField(_("process tree"), max_length=MAX_NAME_LENGTH)
-    at = models.DateTimeField(_("at"))
-    data = RowField(_("data"), default=dict)
-    attempts = models.PositiveSmallIntegerField(_("attempts"), default=0)
-    leased_until = models.DateTimeField(_("leased until"), null=True, blank=True)
-    sent_at = models.DateTimeField(_("sent at"), null=True, blank=True)
+    tree = models.CharField("process tree", max_length=MAX_NAME_LENGTH)
+    at = models.DateTimeField("at")
+    data = RowField("data", default=dict)
+    attempts = models.PositiveSmallIntegerField("attempts", default=0)
+    leased_until = models.DateTimeField("leased until", null=True, blank=True)
+    sent_at = models.DateTimeField("sent at", null=True, blank=True)
 
     class Meta:
         default_permissions = ()
-        verbose_name = _("event")
-        verbose_name_plural = _("events")
+        verbose_name = "event"
+        verbose_name_plural = "events"
         ordering = ["pk"]
         constraints = [
             models.UniqueConstraint(fields=["subject", "kind"], name="proctree_event_once")
@@ -71,18 +71,18 @@ class AlertState(models.Model):
         ProcessTree,
         on_delete=models.CASCADE,
         related_name="alert_states",
-        verbose_name=_("process tree"),
+        verbose_name="process tree",
     )
-    customer = models.CharField(_("customer"), max_length=MAX_NAME_LENGTH, blank=True, default="")
-    failures = models.PositiveIntegerField(_("failures in a row"), default=0)
-    failing_since = models.DateTimeField(_("failing since"), null=True, blank=True)
-    succeeded_at = models.DateTimeField(_("last success"), null=True, blank=True)
-    updated_at = models.DateTimeField(_("updated at"), auto_now=True)
+    customer = models.CharField("customer", max_length=MAX_NAME_LENGTH, blank=True, default="")
+    failures = models.PositiveIntegerField("failures in a row", default=0)
+    failing_since = models.DateTimeField("failing since", null=True, blank=True)
+    succeeded_at = models.DateTimeField("last success", null=True, blank=True)
+    updated_at = models.DateTimeField("updated at", auto_now=True)
 
     class Meta:
         default_permissions = ()
-        verbose_name = _("state of a process tree")
-        verbose_name_plural = _("states of process trees")
+        verbose_name = "state of a process tree"
+        verbose_name_plural = "states of process trees"
         constraints = [
             models.UniqueConstraint(
                 fields=["process_tree", "customer"], name="proctree_alert_state_once"
