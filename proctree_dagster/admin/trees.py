@@ -133,6 +133,13 @@ class ProcessTreeAdmin(RunNow, TreeHistory, TreeCode, admin.ModelAdmin):  # type
                 ]
             },
         ),
+        (
+            _("Alerts"),
+            {
+                "classes": ["collapse"],
+                "fields": ["alert_on", "alert_to", "expected_minutes", "success_within_minutes"],
+            },
+        ),
         (_("Dates"), {"fields": ["job_name", "created_at", "updated_at"]}),
     ]
     inlines = [ScheduleInline, FollowersInline]

@@ -130,7 +130,7 @@ def _subject(kind: str, tree: str, facts: Mapping[str, Any], count: int) -> str:
     said = {
         FAILURE: f"{tree} failed",
         THIRD_FAILURE: f"{tree} failed for the third time in a row",
-        RECOVERED: f"{tree} has recovered",
+        RECOVERED: f"{tree} is not late any more" if facts.get("due") else f"{tree} has recovered",
         LATE: f"{tree} is late",
         TOO_LONG: f"{tree} runs too long",
         NO_SUCCESS: f"{tree} has not succeeded",
@@ -148,7 +148,11 @@ def _sentence(kind: str, tree: str, facts: Mapping[str, Any]) -> str:
 _SENTENCES: Mapping[str, Callable[[str, Mapping[str, Any]], str]] = {
     FAILURE: lambda tree, _: f"The process tree {tree!r} failed.",
     THIRD_FAILURE: lambda tree, _: f"The process tree {tree!r} failed three times in a row.",
-    RECOVERED: lambda tree, _: f"The process tree {tree!r} succeeds again.",
+    RECOVERED: lambda tree, facts: (
+        f"The process tree {tree!r} is not late any more: it was due at {facts['due']}."
+        if facts.get("due")
+        else f"The process tree {tree!r} succeeds again."
+    ),
     LATE: lambda tree, facts: (
         f"The process tree {tree!r} was due at {facts.get('due')}, and has not started."
     ),
@@ -156,7 +160,8 @@ _SENTENCES: Mapping[str, Callable[[str, Mapping[str, Any]], str]] = {
         f"A run of the process tree {tree!r} takes longer than {facts.get('minutes')} minutes."
     ),
     NO_SUCCESS: lambda tree, facts: (
-        f"The process tree {tree!r} has not succeeded for {facts.get('minutes')} minutes."
+        f"The process tree {tree!r} has not succeeded since {facts.get('since')}: at least every "
+        f"{facts.get('minutes')} minutes is expected."
     ),
     SILENCE: lambda _, facts: (
         f"Dagster's daemon works again, after it was silent since {facts.get('since')}."
@@ -179,4 +184,5 @@ def _lines(facts: Mapping[str, Any]) -> Iterator[str]:
         yield f"Process {process}: {said}" if process else f"It said: {said}"
     if facts.get("failing_since"):
         in_a_row = facts.get("failures_in_a_row") or 1
-        yield f"Failing since {facts['failing_since']}: {in_a_row} in a row."
+        word = "Failed" if facts.get("is_over") else "Failing"
+        yield f"{word} since {facts['failing_since']}: {in_a_row} in a row."

@@ -76,8 +76,8 @@ def read(given: Mapping[str, Any]) -> Alerts:
 def problems(given: Any) -> list[str]:
     """Return a sentence for each problem of ``PROCTREE["ALERTS"]``; none shows an address."""
     if not isinstance(given, Mapping):
-        return [f'PROCTREE["ALERTS"] must be a dictionary, not {type(given).__name__}.']
-    return [f'PROCTREE["ALERTS"]{each}' for each in _problems(given)]
+        return [f"PROCTREE['ALERTS'] must be a dictionary, not {type(given).__name__}."]
+    return [f"PROCTREE['ALERTS']{each}" for each in _problems(given)]
 
 
 def _problems(given: Mapping[Any, Any]) -> Iterator[str]:

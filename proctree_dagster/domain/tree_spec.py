@@ -8,11 +8,11 @@ import graphlib
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from ..exceptions import InvalidTree
-from . import retention
+from . import retention, tree_alerts
 from .limits import limit_options, limit_problems
 from .names import MAX_NAME_LENGTH, TAG_PART, dagster_name, short_hash
 from .names import problems as name_problems
@@ -167,6 +167,24 @@ class TreeSpec:
     keep_runs: str = ""
     """How long its runs are kept, such as ``90 days`` or ``last 500``; blank: as set for all."""
 
+    alert_on: tuple[str, ...] = ()
+    """The kinds of its alerts (see ``tree_alerts``); empty: as set for all."""
+
+    alert_to: tuple[str, ...] = ()
+    """Who gets them; empty: as set for all."""
+
+    expected_minutes: int | None = None
+    """How long a run takes at most."""
+
+    success_within_minutes: int | None = None
+    """How long it takes at most from one success to the next one."""
+
+    @property
+    def alerts(self) -> tree_alerts.TreeAlerts:
+        """Who gets which alerts of it."""
+        lists = self.alert_on, self.alert_to
+        return tree_alerts.TreeAlerts(*lists, self.expected_minutes, self.success_within_minutes)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the tree as JSON; ``parse`` takes it back."""
         return {
@@ -178,6 +196,7 @@ class TreeSpec:
             **run_tag_option(self.run_tags),
             **limit_options(self.one_at_a_time_per, self.limit_per_key),
             **retention.tree_option(self.keep_runs),
+            **self.alerts.options(),
             **linked_trees(self.dependent_trees, self.sibling_trees),
         }
 
@@ -267,6 +286,7 @@ def read(data: Mapping[str, Any]) -> TreeSpec:
         one_at_a_time_per=data.get("one_at_a_time_per", ""),
         limit_per_key=data.get("limit_per_key", 1),
         keep_runs=data.get("keep_runs", ""),
+        **asdict(tree_alerts.of(data)),
     )
 
 
@@ -299,6 +319,7 @@ def problems(data: Mapping[str, Any]) -> list[str]:
     found += run_tag_problems(data.get("run_tags", ()))
     found += limit_problems(data.get("one_at_a_time_per", ""), data.get("limit_per_key", 1))
     found += retention.tree_problems(data.get("keep_runs", ""))
+    found += tree_alerts.problems(data)
     found += _link_problems(data)
     processes = data.get("processes")
     if not isinstance(processes, (list, tuple)):

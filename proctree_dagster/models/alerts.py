@@ -21,6 +21,12 @@ class EventCursor(models.Model):
     marks = RowField(
         "marks", default=list, help_text="The last positions, and when they were reached."
     )
+    working_since = models.DateTimeField(
+        "working since",
+        null=True,
+        blank=True,
+        help_text="Since when a daemon looks without longer gaps.",
+    )
     looked_at = models.DateTimeField(
         "looked at", null=True, blank=True, help_text="When a daemon looked last."
     )
@@ -46,6 +52,12 @@ class Event(models.Model):
     tree = models.CharField("process tree", max_length=MAX_NAME_LENGTH)
     at = models.DateTimeField("at")
     data = RowField("data", default=dict)
+    is_open = models.BooleanField(
+        "open",
+        default=False,
+        db_default=False,
+        help_text="Of a schedule that is late: whether it still is.",
+    )
     attempts = models.PositiveSmallIntegerField("attempts", default=0)
     leased_until = models.DateTimeField("leased until", null=True, blank=True)
     sent_at = models.DateTimeField("sent at", null=True, blank=True)

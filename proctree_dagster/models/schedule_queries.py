@@ -38,10 +38,20 @@ class RunStatus(models.TextChoices):
 class ProcessTreeScheduleQuerySet(models.QuerySet["ProcessTreeSchedule"]):
     """Queries of schedules."""
 
-    def overdue(self, now: dt.datetime) -> "ProcessTreeScheduleQuerySet":
-        """Those for which ``is_overdue(now)`` is true."""
+    def overdue(
+        self, now: dt.datetime, after: dt.timedelta = OVERDUE_AFTER
+    ) -> "ProcessTreeScheduleQuerySet":
+        """Those for which ``is_overdue(now)`` is true.
+
+        Parameters
+        ----------
+        now:
+            Aware.
+        after:
+            How long after its due time a schedule is overdue.
+        """
         waits_for_run = models.Q(last_run_status=RunStatus.STARTED, allow_overlap=False)
-        limit = now - OVERDUE_AFTER
+        limit = now - after
         waits = models.Q(claim__isnull=True, next_run__lt=limit)
         is_claimed = models.Q(claim__isnull=False, claimed_at__lt=limit)
         on = self.filter(enabled=True, stopped_in_dagster=False).exclude(waits_for_run)

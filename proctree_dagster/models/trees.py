@@ -10,7 +10,8 @@ from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models, router
 from django.utils.translation import gettext_lazy as _
 
-from ..domain import limits, retention, tree_spec
+from .. import conf
+from ..domain import alert_settings, limits, retention, tree_alerts, tree_spec
 from ..domain.names import MAX_NAME_LENGTH, dagster_name
 from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..exceptions import InvalidTree
@@ -79,6 +80,7 @@ class ProcessTreeQuerySet(models.QuerySet["ProcessTree"]):
             row.description, row.cache_enabled, row.executor = "", True, ""
             row.max_concurrent, row.run_tags = None, []
             row.one_at_a_time_per, row.limit_per_key, row.keep_runs = "", 1, ""
+            row.set_alerts(tree_alerts.TreeAlerts())
             row.note_unreadable(error)
         return row
 
@@ -196,6 +198,40 @@ class ProcessTree(HasSchedules):
             "500, or all. Blank: what the settings say."
         ),
     )
+    alert_on = RowField(
+        _("alerts of"),
+        default=list,
+        db_default=models.Value([], models.JSONField()),
+        blank=True,
+        help_text=_(
+            'A JSON list of "failure", "third failure in a row", "recovered", "late", "too long", '
+            '"no success"; or ["nothing"]. Blank: what the settings say.'
+        ),
+    )
+    alert_to = RowField(
+        _("alerts to"),
+        default=list,
+        db_default=models.Value([], models.JSONField()),
+        blank=True,
+        help_text=_(
+            "A JSON list of mail addresses, and of names that the settings have. Blank: what the "
+            "settings say."
+        ),
+    )
+    expected_minutes = models.PositiveIntegerField(
+        _("expected minutes"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(alert_settings.MOST_MINUTES)],
+        help_text=_("How long a run takes at most: if one takes longer, there is an alert."),
+    )
+    success_within_minutes = models.PositiveIntegerField(
+        _("success within minutes"),
+        null=True,
+        blank=True,
+        validators=[MinValueValidator(1), MaxValueValidator(alert_settings.MOST_MINUTES)],
+        help_text=_("If no run succeeds for so long, there is an alert."),
+    )
     saved_by_code = saved_by_code_field()
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated at"), auto_now=True)
@@ -237,6 +273,7 @@ class ProcessTree(HasSchedules):
         super().clean()
         self.run_tags = [] if self.run_tags is None else self.run_tags  # a form left it empty
         self.limit_per_key = 1 if self.limit_per_key is None else self.limit_per_key
+        self.alert_on, self.alert_to = self.alert_on or [], self.alert_to or []
         errors: dict[str, list[ValidationError]] = {}
         for problem in self.problems():
             errors.setdefault(_field_of(problem), []).append(ValidationError(problem))
@@ -250,6 +287,8 @@ class ProcessTree(HasSchedules):
         """
         triggers: Any = apps.get_model("proctree_dagster", "Trigger")
         found: list[str] = triggers.objects.unknown_problems(self.content)
+        known = alert_settings.names(conf.current().ALERTS)
+        found += tree_alerts.unknown_recipients(self.alert_to, known)
         try:
             validate_tree(self.content)
         except InvalidTree as error:
@@ -283,7 +322,21 @@ class ProcessTree(HasSchedules):
             **tree_spec.run_tag_option(self.run_tags),
             **limits.limit_options(self.one_at_a_time_per, self.limit_per_key),
             **retention.tree_option(self.keep_runs),
+            **self.alert_options,
         }
+
+    @property
+    def alert_options(self) -> dict[str, Any]:
+        """Who gets which alerts of it, as JSON; what is empty is left out."""
+        names = (*tree_alerts.LISTS, *tree_alerts.MINUTES)
+        values = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in values.items() if value not in ([], (), None)}
+
+    def set_alerts(self, given: tree_alerts.TreeAlerts) -> None:
+        """Set who gets which alerts of it, without saving it."""
+        self.alert_on, self.alert_to = list(given.alert_on), list(given.alert_to)
+        self.expected_minutes = given.expected_minutes
+        self.success_within_minutes = given.success_within_minutes
 
     @property
     def digest(self) -> str:
@@ -352,6 +405,7 @@ _PROBLEMS_OF = {
     "The tree's one_at_a_time_per": "one_at_a_time_per",
     "The tree's limit_per_key": "limit_per_key",
     "The tree's keep_runs": "keep_runs",
+    **{f"The tree's {name}": name for name in (*tree_alerts.LISTS, *tree_alerts.MINUTES)},
 }
 """The fields of problems that are not of the processes, by how the sentences begin."""
 

@@ -12,9 +12,11 @@ from django.db.models import F
 from django.utils import timezone
 
 from .. import conf
-from ..domain import alert_rules, run_events
+from ..domain import alert_rules, run_events, tree_alerts
 from ..domain.alert_settings import FAILURE, RECOVERED, SILENCE, THIRD_FAILURE
 from ..domain.run_events import RunEvent
+from ..domain.runs import RunSummary
+from ..domain.tree_alerts import TreeAlerts
 from ..models import Alert, AlertDelivery, AlertState, Event, ProcessTree
 
 LONGEST_CAUSE = 300
@@ -44,7 +46,7 @@ def _note_failure(event: RunEvent, tree: ProcessTree | None, now: dt.datetime) -
     }
     cause = ", ".join(filter(None, event.failures)) or next(iter(event.failures.values()), "")
     for kind in alert_rules.of_failure(state.failures):
-        add(kind, tree, _name(event, tree), cause, facts, event.at, now, _customer(event))
+        add(kind, tree, _name(event, tree), cause, facts, event.at, now, customer_of(event.run))
 
 
 def _note_success(event: RunEvent, tree: ProcessTree | None, now: dt.datetime) -> None:
@@ -57,25 +59,27 @@ def _note_success(event: RunEvent, tree: ProcessTree | None, now: dt.datetime) -
     facts = {
         "run_id": event.run.run_id,
         "failing_since": in_words(failing_since),
+        "is_over": True,
         "failures_in_a_row": failures,
     }
     name = _name(event, tree)
     # Failures that wait to be counted are delivered first.
     waiting = Alert.objects.filter(state=AlertDelivery.WAITING, attempts=0, tree=name)
     waiting.filter(kind__in=ABOUT_FAILURES).update(not_before=now)
-    add(RECOVERED, tree, name, "", facts, event.at, now, _customer(event))
+    add(RECOVERED, tree, name, "", facts, event.at, now, customer_of(event.run))
 
 
 def _name(event: RunEvent, tree: ProcessTree | None) -> str:
     return event.run.tree if tree is None else tree.name
 
 
-def _customer(event: RunEvent) -> str:
-    return alert_rules.customer(event.run.tags)
+def customer_of(run: RunSummary) -> str:
+    """Return for whom a run works, by its tags from the context."""
+    return alert_rules.customer(run.tags)
 
 
 def _state(event: RunEvent, tree: ProcessTree | None) -> AlertState:
-    customer = _customer(event)
+    customer = customer_of(event.run)
     if tree is None:  # it was deleted: nothing is known of its other runs
         return AlertState(customer=customer)
     return AlertState.objects.get_or_create(process_tree=tree, customer=customer)[0]
@@ -121,9 +125,12 @@ def add(
 
 
 def recipients(kind: str, tree: ProcessTree | None) -> Iterable[str]:
-    """Return who gets alerts of a kind: as the settings say."""
+    """Return who gets alerts of a kind: as the tree says, or else the settings."""
     settings = conf.current().ALERTS
-    return settings.to if kind == SILENCE or kind in settings.on else ()
+    if kind == SILENCE:
+        return settings.to
+    chosen = TreeAlerts() if tree is None else tree_alerts.of(tree.alert_options)
+    return chosen.recipients(settings) if kind in chosen.kinds(settings) else ()
 
 
 def _add_to(

@@ -44,6 +44,9 @@ LEASE = dt.timedelta(minutes=2)
 MOST_ATTEMPTS = 3
 """How often an event is sent whose receivers end the process."""
 
+GAP = dt.timedelta(minutes=2)
+"""After how long without a pass the daemon has not worked meanwhile."""
+
 SENT_AT_ONCE = 200
 
 AT_ONCE = 400
@@ -93,6 +96,12 @@ def looked_at() -> dt.datetime | None:
     """Return when a daemon looked last; before its first look, since when it is expected."""
     row = EventCursor.objects.filter(pk=CURSOR).values_list("looked_at", "since").first()
     return None if row is None else row[0] or row[1]
+
+
+def has_worked_for(now: dt.datetime, long: dt.timedelta) -> bool:
+    """Return whether a daemon has made its passes for some time without longer gaps."""
+    since = EventCursor.objects.filter(pk=CURSOR).values_list("working_since", flat=True).first()
+    return since is not None and since <= now - long
 
 
 def is_of_interest(kind: str) -> bool:
@@ -152,6 +161,8 @@ def _move(row: EventCursor, mark: Mark, storage: str, is_all: bool) -> None:
     if is_all:
         row.since = max(row.since, mark.at - READ_AGAIN)
     row.marks = [each.to_json() for each in run_events.moved(known, mark)]
+    if row.looked_at is None or mark.at - row.looked_at > GAP:
+        row.working_since = mark.at
     row.storage, row.looked_at = storage, mark.at
     row.save()
 
@@ -166,7 +177,15 @@ def _store(event: RunEvent) -> None:
             add(run_events.PROCESS_FAILED, subject, run.tree, event.at, {**data, **extra})
 
 
-def add(kind: str, subject: str, tree: str, at: dt.datetime, data: Mapping[str, Any]) -> bool:
+def add(
+    kind: str,
+    subject: str,
+    tree: str,
+    at: dt.datetime,
+    data: Mapping[str, Any] | None = None,
+    *,
+    is_open: bool = False,
+) -> bool:
     """Store an event, in the caller's transaction; return False if it is stored already.
 
     Parameters
@@ -181,6 +200,8 @@ def add(kind: str, subject: str, tree: str, at: dt.datetime, data: Mapping[str, 
         When it happened.
     data:
         What receivers get, as JSON.
+    is_open:
+        Whether it lasts: it is not forgotten while it does.
     """
     signal = signals.SIGNALS.get(kind)
     heard = signal is not None and signal.has_listeners()
@@ -190,7 +211,8 @@ def add(kind: str, subject: str, tree: str, at: dt.datetime, data: Mapping[str, 
         defaults={
             "tree": tree,
             "at": at,
-            "data": dict(data) if heard else {},
+            "data": dict(data or {}) if heard else {},
+            "is_open": is_open,
             "sent_at": None if heard else timezone.now(),
         },
     )
@@ -244,6 +266,6 @@ def _arguments(event: Event) -> dict[str, Any]:
 
 def forget(now: dt.datetime) -> None:
     """Delete what was sent long ago."""
-    old: models.QuerySet[Event] = Event.objects.filter(sent_at__lt=now - RETENTION)
+    old: models.QuerySet[Event] = Event.objects.filter(sent_at__lt=now - RETENTION, is_open=False)
     if old.exists():  # a DELETE takes SQLite's write lock
         old.delete()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Self
 
 from .. import functions
-from ..domain import limits, retention, tree_spec
+from ..domain import limits, retention, tree_alerts, tree_spec
 from ..exceptions import InvalidTree, ProctreeError
 from ..models import Trigger
 from ..models.validation import tree_validation as validation
@@ -37,6 +37,7 @@ class TreeDraft:
         self.one_at_a_time_per = ""
         self.limit_per_key = 1
         self.keep_runs = ""
+        self.alerts = tree_alerts.TreeAlerts()
         self.func_registry: dict[str, Function] = {}
         self._processes: list[DraftProcess] = []
         self._dependents: list[str] = []
@@ -310,6 +311,37 @@ class TreeDraft:
         self.keep_runs = keep_runs
         return self
 
+    def set_alerts(
+        self,
+        alert_on: str | Sequence[str] = (),
+        alert_to: str | Sequence[str] = (),
+        *,
+        expected_minutes: int | None = None,
+        success_within_minutes: int | None = None,
+    ) -> Self:
+        """Set who gets which alerts of the tree, and return the tree. See docs/howto/alerts.md.
+
+        What is left out is as ``PROCTREE["ALERTS"]`` says.
+
+        Parameters
+        ----------
+        alert_on:
+            Kinds of alerts: ``failure``, ``third failure in a row``, ``recovered``, ``late``,
+            ``too long``, ``no success``; or ``nothing``.
+        alert_to:
+            Recipients: mail addresses, and names in ``PROCTREE["ALERTS"]``.
+        expected_minutes:
+            How long a run takes at most: an alert ``too long`` if one takes longer.
+        success_within_minutes:
+            An alert ``no success`` if no run succeeds for so long.
+        """
+        kinds = (alert_on,) if isinstance(alert_on, str) else tuple(alert_on)
+        recipients = (alert_to,) if isinstance(alert_to, str) else tuple(alert_to)
+        self.alerts = tree_alerts.TreeAlerts(
+            kinds, recipients, expected_minutes, success_within_minutes
+        )
+        return self
+
     def _get(self, process_name: str) -> DraftProcess:
         for process in self._processes:
             if process.name == process_name:
@@ -356,6 +388,7 @@ class TreeDraft:
         )
         draft.data |= limits.limit_options(self.one_at_a_time_per, self.limit_per_key)
         draft.data |= retention.tree_option(self.keep_runs)
+        draft.data |= self.alerts.options()
         draft.data |= tree_spec.linked_trees(self._dependents, self._siblings)
         return draft
 

@@ -15,7 +15,7 @@ from django.db import IntegrityError, router
 from .. import context as contexts
 from .. import functions, triggers
 from ..context import tagging
-from ..domain import tree_spec
+from ..domain import tree_alerts, tree_spec
 from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..exceptions import (
     FunctionNotNameable,
@@ -105,6 +105,9 @@ class ProcessTreeInstance(TreeDraft):
     keep_runs:
         How long the tree's runs are kept (see ``set_keep_runs``). Left out: as the settings say, or
         as ``tree_instance`` does.
+    alert_on, alert_to, expected_minutes, success_within_minutes:
+        Who gets which alerts of the tree (see ``set_alerts``). Left out: as the settings say, or as
+        ``tree_instance`` does.
 
     Raises
     ------
@@ -124,6 +127,10 @@ class ProcessTreeInstance(TreeDraft):
         one_at_a_time_per: str | None = None,
         limit_per_key: int | None = None,
         keep_runs: str | None = None,
+        alert_on: str | Sequence[str] | None = None,
+        alert_to: str | Sequence[str] | None = None,
+        expected_minutes: int | None = None,
+        success_within_minutes: int | None = None,
     ) -> None:
         super().__init__(name, description, cache_enabled)
         self._overwrite = overwrite
@@ -141,6 +148,15 @@ class ProcessTreeInstance(TreeDraft):
             self.limit_per_key = limit_per_key
         if keep_runs is not None:
             self.set_keep_runs(keep_runs)
+        minutes = (expected_minutes, success_within_minutes)
+        if any(each is not None for each in (alert_on, alert_to, *minutes)):
+            now = self.alerts
+            self.set_alerts(
+                now.alert_on if alert_on is None else alert_on,
+                now.alert_to if alert_to is None else alert_to,
+                expected_minutes=expected_minutes or now.expected_minutes,
+                success_within_minutes=success_within_minutes or now.success_within_minutes,
+            )
 
     load = _Load()
 
@@ -168,6 +184,7 @@ class ProcessTreeInstance(TreeDraft):
         self.executor, self.max_concurrent = row.executor, row.max_concurrent
         self.run_tags = tuple(row.run_tags)
         self.set_limit(row.one_at_a_time_per, row.limit_per_key).set_keep_runs(row.keep_runs)
+        self.alerts = tree_alerts.of(row.alert_options)
         self._processes = [
             DraftProcess(
                 process["name"],
@@ -345,6 +362,7 @@ class ProcessTreeInstance(TreeDraft):
             # Options with default values are left out.
             row.executor, row.max_concurrent, row.run_tags = "", None, []
             row.one_at_a_time_per, row.limit_per_key, row.keep_runs = "", 1, ""
+            row.set_alerts(tree_alerts.TreeAlerts())
             for attribute in draft.data.keys() - {"dependent_trees", "sibling_trees"}:
                 setattr(row, attribute, draft.data[attribute])
             row.saved_by_code = row.digest

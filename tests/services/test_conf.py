@@ -328,3 +328,37 @@ def test_each_wrong_rule_of_what_is_kept_is_named() -> None:
         conf.current()
     assert "PROCTREE['KEEP']['runs'] must be an age such as '90 days'" in str(caught.value)
     assert "PROCTREE['KEEP'] has no key 'log'" in str(caught.value)
+
+
+@override_settings(PROCTREE={"ALERTS": {"to": ["a@b.c", "chat"], "webhooks": {"chat": "http://c"}}})
+def test_alerts_are_read_with_their_defaults() -> None:
+    alerts = conf.current().ALERTS
+    assert (alerts.to, alerts.webhooks["chat"].url) == (("a@b.c", "chat"), "http://c")
+    assert (alerts.on, alerts.late_minutes) == (("failure", "recovered", "late"), 10)
+    assert "http://c" not in repr(alerts)
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], "PROCTREE['ALERTS'] must be a dictionary, not list."),
+        ({"two": []}, "PROCTREE['ALERTS'] has no key 'two'. Known keys: to, on,"),
+        ({"to": "a@b.c"}, "PROCTREE['ALERTS']['to'] must be a list of texts, not str."),
+        ({"to": ["chat"]}, "PROCTREE['ALERTS']['to']: 'chat' is neither a mail address nor a name"),
+        ({"to": ["@b"]}, "PROCTREE['ALERTS']['to']: '@b' is no mail address."),
+        ({"on": ["rain"]}, "PROCTREE['ALERTS']['on']: there is no kind of alert 'rain'; there are"),
+        ({"late_minutes": 0}, "['late_minutes'] must be a whole number of minutes, not 0."),
+        ({"webhooks": ["http://c/token"]}, "['webhooks'] must be a dictionary of names and"),
+        ({"webhooks": {"c": "ftp://c/token"}}, "['webhooks']['c']: its url must begin with http"),
+        ({"webhooks": {"a@b": "http://c"}}, "['webhooks']['a@b']: a name is a text without '@'."),
+        ({"webhooks": {"c": {"uri": "token"}}}, "['webhooks']['c'] must be an address, or a dict"),
+        ({"webhooks": {"c": {"url": "http://c", "headers": 1}}}, "its headers must be a dict"),
+        ({"apprise": {"c": 1}}, "['apprise'] must be a dictionary of names and apprise's URLs."),
+    ],
+)
+def test_a_problem_of_alerts_names_its_place_and_shows_no_address(given: Any, said: str) -> None:
+    with override_settings(PROCTREE={"ALERTS": given}):
+        with pytest.raises(ImproperlyConfigured) as caught:
+            conf.current()
+        assert said in str(caught.value)
+        assert "token" not in str(caught.value)

@@ -31,6 +31,7 @@ def make() -> ProcessTreeInstance:
     """Save a tree with everything that a file may say."""
     ProcessTreeInstance("report").add_process("one", func=processes.one).save()
     made = ProcessTreeInstance("close", description="Closes.\nThe books: all.")
+    made.set_alerts(["late", "failure"], "ada@example.com", expected_minutes=30)
     made.add_process("one", func=processes.one, metadata={"a": [1, None, 1e16]}, cache_ttl=60)
     made.add_process("two", func=processes.two, dependencies=["one"], trigger="weekly")
     made.create_trigger("weekly", "schedule", {"cron": "0 9 * * 1"})
@@ -84,6 +85,8 @@ def test_a_file_holds_what_differs_from_the_defaults_and_rows_as_references(file
     assert [each["name"] for each in document["trees"]] == ["close"]
     [close] = document["trees"]
     assert "executor" not in close
+    assert (close["alert_to"], close["expected_minutes"]) == (["ada@example.com"], 30)
+    assert "success_within_minutes" not in close
     assert close["schedules"]["north"] == {
         "cron": "0 9 * * *",
         "enabled": False,

@@ -121,6 +121,9 @@ class Show(Action):
             )
         if spec is not None and spec.keep_runs:
             self.out.line(f"\nRuns that are kept: {spec.keep_runs}")
+        for name, value in row.alert_options.items():
+            shown = ", ".join(value) if isinstance(value, list) else value
+            self.out.line(f"\n{name.replace('_', ' ').capitalize()}: {shown}")
         self._show_schedules(status, due_times)
         self.out.line("\nLast runs:" if runs else f"\nLast runs: {why_no_runs or 'none'}")
         if runs:
@@ -140,6 +143,7 @@ class Show(Action):
                 "run_tags": row.run_tags,
                 **limit_options(row.one_at_a_time_per, row.limit_per_key),
                 **retention.tree_option(row.keep_runs),
+                **row.alert_options,
                 "context": [_key_as_json(key) for key in schema.keys.values()],
                 "due_times": due_times.get(DEFAULT_SCHEDULE, []),
                 "runs": [as_json(run) for run in runs],

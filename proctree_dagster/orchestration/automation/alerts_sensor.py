@@ -12,9 +12,9 @@ from dagster import (
 from django.utils import timezone
 
 from ...domain import run_tags
-from ...services import alert_delivery, events
+from ...services import alert_delivery, events, lateness
 from ...support.connections import fresh_connections
-from ..runs import run_events
+from ..runs import run_events, run_pages
 from .passes import tried
 
 INTERVAL = 15
@@ -52,6 +52,7 @@ def look(instance: DagsterInstance) -> str:
     """Make a pass, and return its report; blank if nothing has happened."""
     parts = [
         tried(lambda: _note(instance), "Events can't be read"),
+        tried(lambda: _note_lateness(instance), "Schedules can't be checked for lateness"),
         tried(_send, "Signals can't be sent"),
         tried(_deliver, "Alerts can't be delivered"),
         tried(_forget, "Old events can't be cleared"),
@@ -69,6 +70,11 @@ def _note(instance: DagsterInstance) -> str:
             return f"{found} events" if found else ""
         after = reading.mark.positions
         reading = run_events.read(instance, events.cursor(), timezone.now(), after)
+
+
+def _note_lateness(instance: DagsterInstance) -> str:
+    found = lateness.note(timezone.now(), lambda names: run_pages.under_way(instance, names))
+    return f"{found} late, too long or recovered" if found else ""
 
 
 def _send() -> str:

@@ -1,7 +1,7 @@
 """Runs page by page: what Dagster's storage filters, and what it can't."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, RunRecord, RunsFilter
@@ -10,7 +10,7 @@ from ...context import sensitive
 from ...domain import run_tags as tags
 from ...domain.runs import RunPage, RunQuery, RunSummary
 from . import storage_time
-from .summaries import summaries
+from .summaries import summaries, summary
 
 SEARCHED = 2000
 """How many runs a page compares at most with what Dagster can't search for."""
@@ -59,6 +59,14 @@ def page(
         before = ""  # the first page, which is full if there are enough
     found = scan(instance, query, most, before, searched)
     return _older_page(instance, found, is_first=not before)
+
+
+def under_way(instance: DagsterInstance, job_names: Collection[str]) -> list[RunSummary]:
+    """Return the runs of trees that have started and not ended, the newest of a great many."""
+    started = RunsFilter(statuses=[DagsterRunStatus.STARTED])
+    records = instance.get_run_records(started, limit=SEARCHED)
+    ours = (each for each in records if tags.TREE in each.dagster_run.tags)
+    return [summary(instance, each) for each in ours if each.dagster_run.job_name in job_names]
 
 
 @dataclass
