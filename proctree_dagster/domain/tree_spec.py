@@ -3,7 +3,7 @@
 ``parse`` turns what the database holds into a ``TreeSpec`` or raises one error that lists every
 problem. Whether the functions that it names exist is not its business: see ``models.validation``.
 
-It is long because each option of a tree and of a process is here: its field, its JSON, its problems.
+It is long because every option of a tree and of a process is here: its field, JSON and problems.
 """
 
 import graphlib
