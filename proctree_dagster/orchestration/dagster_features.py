@@ -254,6 +254,27 @@ def _of_failures() -> Iterator[str]:
     )
 
 
+def _of_retention() -> Iterator[str]:
+    runs = {"id", "run_id", "pipeline_name", "status", "end_time", "update_timestamp"}
+    ticks = {"id", "job_origin_id", "selector_id", "timestamp"}
+    return _unmet(
+        {
+            f"The table of runs lacks one of {', '.join(sorted(runs))}": (
+                runs <= set(internals.RunsTable.c.keys())
+            ),
+            "The table of tags lacks run_id, key or value": (
+                {"run_id", "key", "value"} <= set(internals.RunTagsTable.c.keys())
+            ),
+            f"The table of ticks lacks one of {', '.join(sorted(ticks))}": (
+                ticks <= set(internals.JobTickTable.c.keys())
+            ),
+            "The event log's storages have no delete_events_for_run": hasattr(
+                internals.SqliteEventLogStorage, "delete_events_for_run"
+            ),
+        }
+    )
+
+
 def _of_console() -> Iterator[str]:
     from dagster import colored_console_logger
 
@@ -513,9 +534,26 @@ GATED_WEBSERVER = Feature(
     differences=_of_gated_webserver,
 )
 
+RETENTION = Feature(
+    key="retention",
+    title="Removing old history",
+    names=(
+        *("JobTickTable", "RunTagsTable", "RunsTable", "SqlEventLogStorageTable"),
+        *("SqlScheduleStorage", "SqliteEventLogStorage"),
+    ),
+    works_around=(
+        "Dagster removes ticks, and never a run or its events by itself; its 'delete_run' takes "
+        "one at a time, and leaves each run's file of events."
+    ),
+    without="Nothing is removed, whatever PROCTREE['KEEP'] says: the history grows.",
+    until="Dagster's retention removes runs.",
+    differences=_of_retention,
+)
+
 FEATURES = (
     *(THREADS, EVENT_BATCHING, JOB_SNAPSHOTS, LAZY_HOSTS, SQLITE_KEEPALIVE),
     *(MIGRATIONS_READ_ONCE, IMPORTED_ONCE, HOMES, TEMPLATE, QUIET_CONSOLE, OUTPUT_IN_THREADS),
     *(RETRY_FROM_FAILURE, SCHEDULE_STATUS, WORKSPACE_CHECK, FAILURES_AT_ONCE, GATED_WEBSERVER),
+    RETENTION,
 )
 """Every feature."""

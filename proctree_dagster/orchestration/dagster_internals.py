@@ -72,10 +72,11 @@ _BY_MODULE = {
     "dagster._core.storage.noop_compute_log_manager": "NoOpComputeLogManager",
     "dagster._core.storage.runs": "SqliteRunStorage",
     "dagster._core.storage.runs.migration": "REQUIRED_DATA_MIGRATIONS",
-    "dagster._core.storage.runs.schema": "RunStorageSqlMetadata",
+    "dagster._core.storage.runs.schema": "RunStorageSqlMetadata RunTagsTable RunsTable",
+    "dagster._core.storage.schedules": "SqlScheduleStorage",
     "dagster._core.storage.runs.sqlite": "sqlite_run_storage",
     "dagster._core.storage.schedules.migration": "REQUIRED_SCHEDULE_DATA_MIGRATIONS",
-    "dagster._core.storage.schedules.schema": "ScheduleStorageSqlMetadata",
+    "dagster._core.storage.schedules.schema": "JobTickTable ScheduleStorageSqlMetadata",
     "dagster._core.storage.schedules.sqlite": "sqlite_schedule_storage",
     "dagster._core.storage.sql": "ALEMBIC_SCRIPTS_LOCATION get_alembic_config stamp_alembic_rev",
     "dagster._core.storage.sqlite": "SQLITE_BUSY_TIMEOUT_SECONDS",
@@ -214,11 +215,12 @@ if TYPE_CHECKING:
     from dagster._core.storage.runs import SqliteRunStorage
     from dagster._core.storage.runs.base import RunStorage
     from dagster._core.storage.runs.migration import REQUIRED_DATA_MIGRATIONS
-    from dagster._core.storage.runs.schema import RunStorageSqlMetadata
+    from dagster._core.storage.runs.schema import RunsTable, RunStorageSqlMetadata, RunTagsTable
     from dagster._core.storage.runs.sqlite import sqlite_run_storage
+    from dagster._core.storage.schedules import SqlScheduleStorage
     from dagster._core.storage.schedules.base import ScheduleStorage
     from dagster._core.storage.schedules.migration import REQUIRED_SCHEDULE_DATA_MIGRATIONS
-    from dagster._core.storage.schedules.schema import ScheduleStorageSqlMetadata
+    from dagster._core.storage.schedules.schema import JobTickTable, ScheduleStorageSqlMetadata
     from dagster._core.storage.schedules.sqlite import sqlite_schedule_storage
     from dagster._core.storage.sql import (
         ALEMBIC_SCRIPTS_LOCATION,

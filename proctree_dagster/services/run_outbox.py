@@ -18,6 +18,7 @@ from django.db import connections, models
 from django.db.models import F, Q
 from django.utils import timezone
 
+from .. import conf
 from ..context import encode
 from ..domain import run_tags as tag_names
 from ..domain.names import READ_AS_OBJECTS
@@ -29,9 +30,6 @@ from ..support.row_reading import readable
 
 LEASE = dt.timedelta(seconds=60)
 """Duration of a lease on a delivery; after that, or a failure, it is tried again."""
-
-RETENTION = dt.timedelta(days=30)
-"""How long a row in a final state is retained."""
 
 MAX_LAUNCHES = 10
 """How many runs of a row may fail before they start; after that none is created any more."""
@@ -437,12 +435,24 @@ def family(first_run_id: str) -> models.QuerySet[OutboxRun]:
     return rows.only("run_id", "state", "reason", "process_tree", "process_tree__name")
 
 
+MOST_FORGOTTEN = 500
+"""How many rows are deleted at once: on SQLite nothing else is written meanwhile."""
+
+
 def forget(now: dt.datetime) -> None:
-    """Delete rows in a final state after the retention period."""
-    old = OutboxRun.objects.filter(key_held=None, created_at__lt=now - RETENTION)
-    old = old.exclude(state__in=OPEN)
-    if old.exists():  # called every few seconds, and on SQLite a DELETE takes the write lock
-        old.delete()
+    """Delete rows in a final state after the time that ``PROCTREE["KEEP"]`` says."""
+    kept = conf.current().KEEP.outbox.age
+    if kept is None:
+        return
+    old = list(closed_before(now - kept).values_list("pk", flat=True)[:MOST_FORGOTTEN])
+    if old:  # called every few seconds, and on SQLite a DELETE takes the write lock
+        OutboxRun.objects.filter(pk__in=old).delete()
+
+
+def closed_before(moment: dt.datetime) -> models.QuerySet[OutboxRun]:
+    """Return the rows in a final state, without a key, that were written before a moment."""
+    old = OutboxRun.objects.filter(key_held=None, created_at__lt=moment)
+    return old.exclude(state__in=OPEN)
 
 
 def _mine(row: OutboxRun) -> models.QuerySet[OutboxRun]:

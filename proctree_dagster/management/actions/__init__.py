@@ -11,6 +11,7 @@ from .caches import ClearCache
 from .code import Keep, Sync, Take
 from .one_tree import Check, Run, Show
 from .pauses import Pause, Pauses, Resume
+from .pruning import Prune
 from .revisions import Restore, Revisions
 from .runs import Cancel, Logs, Retry, Runs
 from .scheduling import Disable, Enable, Schedule
@@ -28,7 +29,7 @@ ACTIONS: tuple[type[Action], ...] = (
     Alerts,
     *(Sync, Take, Keep, Export, Apply),
     *(Revisions, Restore),
-    *(Check, Doctor, Reload, Web, Home, Init, ClearCache),
+    *(Check, Doctor, Reload, Web, Home, Init, ClearCache, Prune),
 )
 """In the order of the help."""
 

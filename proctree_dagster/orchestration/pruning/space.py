@@ -1,0 +1,79 @@
+"""Giving the space of removed rows back to the disk: SQLite keeps it in its files otherwise.
+
+A file gives it back a few pages at a time, if it was made for that or rewritten once. Rewriting a
+large file holds its lock for as long as that takes, so only a small one is rewritten while runs go
+on.
+"""
+
+import sqlite3
+from collections.abc import Iterable
+from contextlib import closing
+from pathlib import Path
+
+from ...domain.pace import Pace
+
+REWRITTEN_AT_ONCE = 4 * 1024**2
+"""Bytes of a file's content up to which it is rewritten while others use it: it takes 0.05 s."""
+
+PAGES = 20
+"""How many pages are given back for each row that a batch would have."""
+
+WORTH_IT = 1024**2
+"""Bytes that are worth to be given back."""
+
+INCREMENTAL = 2
+"""SQLite's word for a file that gives pages back when it is asked to."""
+
+
+def give_back(files: Iterable[Path], pace: Pace, *, rewrite: bool = False) -> list[str]:
+    """Give unused pages of SQLite files back; return what could not be, as sentences.
+
+    Parameters
+    ----------
+    files:
+        The files; those that do not exist are left out.
+    pace:
+        How much is given back at once.
+    rewrite:
+        Whether large files are rewritten, too, if they must be: it holds their locks.
+    """
+    found = (_give_back(each, pace, rewrite=rewrite) for each in files if each.is_file())
+    return [each for each in found if each]
+
+
+def _give_back(file: Path, pace: Pace, *, rewrite: bool) -> str:
+    with closing(sqlite3.connect(file, timeout=30, isolation_level=None)) as connection:
+        unused, size = _unused(connection), _number(connection, "page_size")
+        if unused * size < WORTH_IT:
+            return ""
+        if _number(connection, "auto_vacuum") != INCREMENTAL:
+            content = (_number(connection, "page_count") - unused) * size
+            if content > REWRITTEN_AT_ONCE and not rewrite:
+                return (
+                    f"{file} has {unused * size / 1e6:.0f} MB to give back, and must be rewritten "
+                    "for it once: 'proctree prune --rewrite', while nothing runs."
+                )
+            with pace.batch():
+                connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
+                connection.execute("VACUUM")
+        while _unused(connection) and not pace.is_over:
+            with pace.batch():
+                connection.execute(f"PRAGMA incremental_vacuum({PAGES * pace.size})").fetchall()
+        connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
+    return ""
+
+
+def prepare(file: Path) -> None:
+    """Let a new file give pages back, before it has grown."""
+    with closing(sqlite3.connect(file, timeout=30, isolation_level=None)) as connection:
+        if _number(connection, "auto_vacuum") != INCREMENTAL:
+            connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
+            connection.execute("VACUUM")
+
+
+def _unused(connection: sqlite3.Connection) -> int:
+    return _number(connection, "freelist_count")
+
+
+def _number(connection: sqlite3.Connection, name: str) -> int:
+    return int(connection.execute(f"PRAGMA {name}").fetchone()[0])

@@ -1,0 +1,522 @@
+"""What a pass over the history removes, and what it leaves."""
+
+import datetime as dt
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, job
+from dagster._core.definitions.run_request import InstigatorType
+from dagster._core.scheduler.instigation import TickData, TickStatus
+from django.db import connection
+from django.utils import timezone
+from pytest_django import Settings
+
+from proctree_dagster.domain import run_tags
+from proctree_dagster.models import (
+    Backfill,
+    BackfillState,
+    DagsterAction,
+    OutboxRun,
+    OutboxState,
+    ProcessTree,
+    ProcessTreeSchedule,
+    RunWorker,
+    TreeChange,
+    TreeRevision,
+)
+from proctree_dagster.orchestration.pruning import passes
+from proctree_dagster.orchestration.pruning.passes import Pruned
+from proctree_dagster.orchestration.pruning.removal import LOGS
+from proctree_dagster.orchestration.runs.schedule_claims import due_tag
+from proctree_dagster.services import run_outbox
+from proctree_dagster.tree_builder import ProcessTreeInstance
+from tests.app import processes
+from tests.orchestration.opening import yaml_of_postgres
+from tests.orchestration.pruning.history import CANCELED, FAILURE, STARTED, History, run_of, tree
+
+if TYPE_CHECKING:
+    from tests.tools.postgres import Postgres
+
+pytestmark = pytest.mark.django_db
+
+
+@job
+def other_job() -> None:
+    """A job that is no tree."""
+
+
+@pytest.fixture
+def history() -> Iterator[History]:
+    """Runs in memory."""
+    with DagsterInstance.ephemeral() as instance:
+        yield History(instance)
+
+
+@pytest.fixture
+def on_disk(instance: DagsterInstance) -> History:
+    """Runs of a home, each with a file of its events."""
+    return History(instance)
+
+
+def prune(settings: Settings, history: History, keep: Mapping[str, Any], **options: Any) -> Pruned:
+    settings.PROCTREE = {**settings.PROCTREE, "KEEP": keep}
+    return passes.prune(history.instance, **options)
+
+
+# --- Which runs go --------------------------------------------------------------------------------
+
+
+def test_nothing_is_removed_unless_a_rule_says_so(history: History, settings: Settings) -> None:
+    old = history.run(tree(), 10_000)
+    history.run(tree())
+    found = prune(settings, history, {})
+    assert old in history.ids()
+    assert found.counts.total() == 0
+    assert str(found) == "Nothing to remove."
+
+
+def test_runs_that_ended_before_go_with_every_trace_and_later_ones_stay_whole(
+    on_disk: History, settings: Settings
+) -> None:
+    row = tree()
+    old, new = on_disk.run(row, 91), on_disk.run(row, 89)
+    before = on_disk.traces_of(new)
+    assert {"runs", "run_tags", f"{new}.db", new} <= set(before)
+    found = prune(settings, on_disk, {"runs": "90 days"})
+    assert on_disk.traces_of(old) == []
+    assert on_disk.traces_of(new) == before
+    assert found.counts["runs"] == 1
+    assert found.bytes > 2000, "the files of its events and its results"
+
+
+def test_a_dry_run_counts_the_same_and_removes_nothing(
+    on_disk: History, settings: Settings
+) -> None:
+    row = tree()
+    old, _ = on_disk.run(row, 91), on_disk.run(row, 1)
+    keep = {"runs": "90 days", "events": "30 days", "results": "30 days"}
+    dry = prune(settings, on_disk, keep, dry_run=True)
+    assert on_disk.traces_of(old)
+    assert (+dry.counts, +dry.trees) == ({"runs": 1}, {row.job_name: 1})
+    assert prune(settings, on_disk, keep).counts["runs"] == 1
+    assert on_disk.traces_of(old) == []
+
+
+def test_of_each_tree_the_last_ones_stay(history: History, settings: Settings) -> None:
+    one, two = tree("one"), tree("two")
+    of_one = [history.run(one, 10 - number, FAILURE if number == 2 else CANCELED)
+              for number in range(4)]  # fmt: skip
+    of_two = [history.run(two, 1)]
+    prune(settings, history, {"runs": "last 2"})
+    assert history.ids() == {*of_one[2:], *of_two}
+
+
+def test_failed_runs_stay_for_as_long_as_their_own_rule_says(
+    history: History, settings: Settings
+) -> None:
+    row = tree()
+    failed, failed_long_ago = history.run(row, 100, FAILURE), history.run(row, 400, FAILURE)
+    canceled, _ = history.run(row, 100, CANCELED), history.run(row, 1)
+    prune(settings, history, {"runs": "90 days", "failed_runs": "1 year"})
+    assert failed in history.ids()
+    assert history.ids().isdisjoint({failed_long_ago, canceled})
+
+
+def test_a_trees_own_rule_comes_before_that_of_all(history: History, settings: Settings) -> None:
+    ever, few, rest = tree("ever", "all"), tree("few", "last 1"), tree("rest")
+    kept = [history.run(ever, 1000), history.run(ever, 999), history.run(few, 1)]
+    gone = [history.run(rest, 100), history.run(few, 1.5)]
+    kept += [history.run(rest, 1)]
+    # The newest of a tree has the highest number, whenever it ended.
+    kept[2], gone[1] = gone[1], kept[2]
+    prune(settings, history, {"runs": "90 days"})
+    assert history.ids() == set(kept)
+
+
+def test_runs_of_a_tree_that_was_deleted_follow_the_rule_of_all(
+    history: History, settings: Settings
+) -> None:
+    row = tree()
+    _, new = history.run(row, 100), history.run(row, 1)
+    ProcessTree.objects.all().delete()
+    prune(settings, history, {"runs": "90 days"})
+    assert history.ids() == {new}
+
+
+def test_runs_of_jobs_that_are_no_trees_are_never_touched(
+    history: History, settings: Settings
+) -> None:
+    foreign = history.instance.create_run_for_job(other_job, status=DagsterRunStatus.SUCCESS)
+    history.end(foreign.run_id, 1000)
+    history.run(tree(), 1)
+    prune(settings, history, {"runs": "1 day", "events": "1 day", "results": "1 day"})
+    assert foreign.run_id in history.ids()
+
+
+# --- What is needed -------------------------------------------------------------------------------
+
+KEEP = {"runs": "90 days"}
+
+
+def kept_as(found: Pruned, reason: str) -> bool:
+    return found.kept[reason] > 0
+
+
+def test_unfinished_runs_stay(history: History, settings: Settings) -> None:
+    row = tree()
+    unfinished, _ = history.run(row, status=STARTED), history.run(row, 1)
+    prune(settings, history, {"runs": "1 minute"})
+    assert unfinished in history.ids()
+
+
+def test_the_last_run_and_the_last_success_of_a_tree_stay_however_old(
+    history: History, settings: Settings
+) -> None:
+    row = tree()
+    runs = [history.run(row), history.run(row), history.run(row, status=FAILURE),
+            history.run(row, status=FAILURE)]  # fmt: skip
+    found = prune(settings, history, KEEP)
+    assert history.ids() == {runs[1], runs[3]}
+    assert kept_as(found, "it is the last success of its tree")
+
+
+def test_attempts_stay_together_until_the_last_of_them_may_go(
+    history: History, settings: Settings
+) -> None:
+    row = tree()
+    first = history.run(row, 100, FAILURE)
+    second = history.run(row, 95, FAILURE, repeats=first)
+    third = history.run(row, 10, repeats=second, root=first)
+    history.run(row, 1)
+    found = prune(settings, history, {**KEEP, "results": "50 days"})
+    assert {first, second, third} <= history.ids()
+    assert kept_as(found, "another attempt of it is kept")
+    assert (history.folder / first / "only" / "result").exists(), "the third may need it"
+    history.end(third, 91)
+    prune(settings, history, KEEP)
+    assert history.ids().isdisjoint({first, second, third})
+
+
+def test_an_attempt_that_goes_on_keeps_those_before_it(
+    on_disk: History, settings: Settings
+) -> None:
+    row = tree()
+    first = on_disk.run(row, 100, FAILURE)
+    on_disk.run(row, status=STARTED, repeats=first)
+    on_disk.run(row, 1)
+    prune(settings, on_disk, {**KEEP, "events": "1 day", "results": "1 day"})
+    assert first in on_disk.ids()
+    assert on_disk.shard(first).exists()
+
+
+def test_a_run_that_dagster_is_going_to_repeat_stays_for_a_day(
+    history: History, settings: Settings
+) -> None:
+    row = tree()
+    tags = {run_tags.WILL_RETRY: "true"}
+    soon, lost = history.run(row, 0.1, FAILURE, tags), history.run(row, 5, FAILURE, tags)
+    history.run(row, 0)
+    prune(settings, history, {"runs": "1 hour"})
+    assert soon in history.ids()
+    assert lost not in history.ids()
+
+
+def test_the_last_run_of_a_schedule_stays(history: History, settings: Settings) -> None:
+    row = tree()
+    last, _ = history.run(row), history.run(row, 1)
+    ProcessTreeSchedule.objects.create(process_tree=row, last_run_id=last)
+    assert kept_as(prune(settings, history, KEEP), "it is the last run of its schedule")
+    assert last in history.ids()
+
+
+def test_the_runs_of_a_claimed_due_time_stay(history: History, settings: Settings) -> None:
+    row = tree()
+    due = timezone.now() - dt.timedelta(days=100)
+    tags = {run_tags.DUE: due_tag(due)}
+    claimed, named = history.run(row, tags=tags), history.run(
+        row, tags={**tags, run_tags.SCHEDULE: "another"}
+    )  # fmt: skip
+    history.run(row, 1)
+    ProcessTreeSchedule.objects.create(process_tree=row, claim=due, claimed_at=due)
+    assert kept_as(prune(settings, history, KEEP), "its due time is claimed")
+    assert claimed in history.ids()
+    assert named not in history.ids(), "the claim is of another schedule"
+
+
+def test_what_a_backfill_must_not_repeat_stays_until_it_is_done(
+    history: History, settings: Settings
+) -> None:
+    row = tree()
+    due = timezone.now() - dt.timedelta(days=100)
+    run = history.run(row, tags={run_tags.DUE: due_tag(due)})
+    history.run(row, 1)
+    day = dt.timedelta(days=1)
+    backfill = Backfill.objects.create(
+        schedule=ProcessTreeSchedule.objects.create(process_tree=row),
+        first=due - day,
+        last=due + day,
+        state=BackfillState.STOPPED,
+    )
+    prune(settings, history, KEEP)
+    assert run in history.ids(), "it can be resumed"
+    Backfill.objects.filter(pk=backfill.pk).update(state=BackfillState.DONE)
+    prune(settings, history, KEEP)
+    assert run not in history.ids()
+
+
+@pytest.mark.parametrize("state", [OutboxState.WAITING, OutboxState.DELIVERED, OutboxState.DROPPED])
+def test_a_family_stays_while_runs_of_it_may_still_follow(
+    history: History, settings: Settings, state: str
+) -> None:
+    row, family = tree(), str(uuid.uuid4())
+    first = history.run(row, tags={run_tags.FAMILY: family})
+    history.run(row, 1)
+    follower = run_outbox.add(row, {}, {run_tags.FAMILY: family}, after=[first])
+    OutboxRun.objects.filter(pk=follower.pk).update(state=state)
+    prune(settings, history, KEEP)
+    assert first in history.ids()
+    OutboxRun.objects.filter(pk=follower.pk).update(state=OutboxState.STARTED)
+    prune(settings, history, KEEP)
+    assert first not in history.ids()
+
+
+def test_a_family_stays_while_one_of_its_runs_goes_on(history: History, settings: Settings) -> None:
+    row, other, family = tree(), tree("other"), str(uuid.uuid4())
+    first = history.run(row, tags={run_tags.FAMILY: family})
+    history.run(other, status=STARTED, tags={run_tags.FAMILY: family})
+    history.run(row, 1)
+    prune(settings, history, KEEP)
+    assert first in history.ids()
+
+
+def test_a_run_that_holds_its_key_stays(history: History, settings: Settings) -> None:
+    row = tree()
+    run = history.run(row)
+    history.run(row, 1)
+    holding = run_outbox.add(row, {}, {}, run_id=run)
+    OutboxRun.objects.filter(pk=holding.pk).update(state=OutboxState.STARTED, key_held="k")
+    prune(settings, history, KEEP)
+    assert run in history.ids()
+
+
+def test_a_run_whose_process_has_not_ended_stays(history: History, settings: Settings) -> None:
+    row, now = tree(), timezone.now()
+    run = history.run(row)
+    history.run(row, 1)
+    RunWorker.objects.create(run_id=run, taken_at=now, beat_at=now)
+    prune(settings, history, KEEP)
+    assert run in history.ids()
+    RunWorker.objects.update(ended_at=now)
+    prune(settings, history, KEEP)
+    assert run not in history.ids()
+
+
+def test_in_the_daemon_what_has_just_ended_stays(history: History, settings: Settings) -> None:
+    row = tree()
+    just, before, _ = history.run(row, 0.001), history.run(row, 1), history.run(row, 0)
+    prune(settings, history, {"runs": "1 minute"}, spare=dt.timedelta(minutes=10))
+    assert just in history.ids()
+    assert before not in history.ids()
+
+
+# --- Logs and results alone -----------------------------------------------------------------------
+
+
+def test_logs_go_before_their_runs_and_how_these_ended_stays(
+    on_disk: History, settings: Settings
+) -> None:
+    row = tree()
+    run, new = on_disk.run(row, 40, STARTED), on_disk.run(row, 1)
+    on_disk.instance.report_run_failed(run_of(on_disk.instance, run), "It was lost.")
+    on_disk.end(run, 40)
+    found = prune(settings, on_disk, {"events": "30 days"})
+    assert (run in on_disk.ids(), on_disk.shard(run).exists()) == (True, False)
+    assert not (on_disk.folder / run / LOGS).exists()
+    assert (on_disk.folder / run / "only" / "result").exists(), "results have a rule of their own"
+    assert "event_logs" in on_disk.traces_of(run), "why it failed"
+    assert on_disk.shard(new).exists()
+    assert found.counts["logs"] == 1
+    assert prune(settings, on_disk, {"events": "30 days"}).counts["logs"] == 0, "it is noted"
+
+
+def test_results_go_before_their_runs(history: History, settings: Settings) -> None:
+    row = tree()
+    old, new = history.run(row, 40), history.run(row, 20)
+    prune(settings, history, {"results": "30 days"})
+    assert not (history.folder / old / "only").exists()
+    assert (history.folder / old / LOGS).exists()
+    assert (history.folder / new / "only" / "result").exists()
+
+
+def test_what_was_needed_is_looked_at_again(history: History, settings: Settings) -> None:
+    row, now = tree(), timezone.now()
+    needed, other = history.run(row, 40), history.run(row, 39)
+    history.run(row, 1)
+    RunWorker.objects.create(run_id=needed, taken_at=now, beat_at=now)
+    keep = {"results": "30 days"}
+    prune(settings, history, keep)
+    assert (history.folder / needed / "only").exists()
+    assert not (history.folder / other / "only").exists()
+    RunWorker.objects.update(ended_at=now)
+    prune(settings, history, keep)
+    assert not (history.folder / needed / "only").exists()
+
+
+# --- A pass ---------------------------------------------------------------------------------------
+
+
+def test_a_pass_whose_time_is_up_says_with_which_tree_the_next_one_goes_on(
+    history: History, settings: Settings
+) -> None:
+    row = tree()
+    old, _ = history.run(row), history.run(row, 1)
+    found = prune(settings, history, KEEP, seconds=0)
+    assert found.next_job == row.job_name
+    assert old in history.ids()
+    assert prune(settings, history, KEEP, first_job=found.next_job).next_job == ""
+    assert old not in history.ids()
+
+
+def test_an_error_of_one_tree_leaves_the_others_to_go(
+    history: History, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bad, good = tree("bad"), tree("good")
+    old = [history.run(bad), history.run(good)]
+    history.run(bad, 1), history.run(good, 1)
+    before = passes.needed.of
+
+    def fail(instance: Any, records: Any, is_old: Any) -> Any:
+        if records[0].dagster_run.job_name == "bad":
+            raise ValueError("a row can't be read")
+        return before(instance, records, is_old)
+
+    monkeypatch.setattr(passes.needed, "of", fail)
+    found = prune(settings, history, KEEP)
+    assert history.ids() & set(old) == {old[0]}
+    assert found.problems == ["Those of 'bad' stay: ValueError: a row can't be read"]
+
+
+def test_files_of_runs_that_are_gone_go_a_day_later(on_disk: History, settings: Settings) -> None:
+    row = tree()
+    gone, fresh, there = on_disk.run(row, 1), on_disk.run(row, 1), on_disk.run(row, 1)
+    for run_id in (gone, fresh):
+        on_disk.instance.delete_run(run_id)  # as Dagster's UI does it
+    assert on_disk.shard(gone).exists(), "Dagster leaves it"
+    long_ago = time.time() - 2 * 24 * 3600
+    for run_id in (gone, there):
+        os.utime(on_disk.shard(run_id), (long_ago, long_ago))
+        os.utime(on_disk.folder / run_id, (long_ago, long_ago))
+    other = on_disk.folder / "of_somebody_else"
+    other.mkdir()
+    prune(settings, on_disk, {"failed_runs": "1 year"})
+    assert on_disk.traces_of(gone) == []
+    assert on_disk.shard(fresh).exists(), "it may be of a run that begins"
+    assert on_disk.shard(there).exists()
+    assert other.exists()
+
+
+def test_no_batch_takes_long_and_others_write_between_them(
+    history: History, settings: Settings
+) -> None:
+    row = tree()
+    for _ in range(3):
+        history.run(row)
+    assert prune(settings, history, KEEP).longest > 0
+
+
+# --- Ticks and rows -------------------------------------------------------------------------------
+
+
+def test_old_ticks_go_but_for_the_newest_of_each(on_disk: History, settings: Settings) -> None:
+    now = time.time()
+
+    def tick(selector: str, days: float) -> int:
+        data = TickData(f"origin {selector}", selector, InstigatorType.SCHEDULE,
+                        TickStatus.SKIPPED, now - days * 86400, selector_id=selector)  # fmt: skip
+        return int(on_disk.instance.create_tick(data).tick_id)
+
+    def left(selector: str) -> set[int]:
+        found = on_disk.instance.get_ticks(f"origin {selector}", selector)
+        return {int(each.tick_id) for each in found}
+
+    for days in (50, 40):
+        tick("gone", days)
+        tick("there", days)
+    last = {tick("gone", 35)}, {tick("there", 31), tick("there", 1)}
+    assert prune(settings, on_disk, {"ticks": "30 days"}).counts["ticks"] == 5
+    assert left("gone") == last[0]
+    assert left("there") == {max(last[1])}
+
+
+def test_old_records_of_actions_and_closed_rows_of_the_outbox_go(
+    history: History, settings: Settings
+) -> None:
+    row, now = tree(), timezone.now()
+    for days in (1, 100):
+        action = DagsterAction.objects.create(username="ann", action="launchRun", allowed=True)
+        written = {"created_at": now - dt.timedelta(days=days)}
+        DagsterAction.objects.filter(pk=action.pk).update(**written)
+        for state in (OutboxState.WAITING, OutboxState.STARTED):
+            made = run_outbox.add(row, {}, {})
+            OutboxRun.objects.filter(pk=made.pk).update(state=state, **written)
+    found = prune(settings, history, {"actions": "90 days", "outbox": "all"})
+    assert (DagsterAction.objects.count(), OutboxRun.objects.count()) == (1, 4)
+    assert found.counts["actions"] == 1
+    prune(settings, history, {})
+    states = OutboxRun.objects.order_by("pk").values_list("state", flat=True)
+    assert list(states) == ["waiting", "started", "waiting"], "30 days, if nothing is said"
+
+
+def test_old_revisions_go_but_for_the_present_one_and_those_that_runs_name(
+    history: History, settings: Settings
+) -> None:
+    revisions = []
+    for number in range(4):
+        made = ProcessTreeInstance("close", f"number {number}", overwrite=True)
+        row = made.add_process("only", func=processes.one).save()
+        revisions.append(row.revision)
+    history.run(row, 1, tags={run_tags.REVISION: revisions[1]})
+    long_ago = timezone.now() - dt.timedelta(days=400)
+    _set_times(long_ago)
+    found = prune(settings, history, {"revisions": "1 year"}, dry_run=True)
+    assert (found.counts["changes"], found.counts["revisions"]) == (3, 2)
+    found = prune(settings, history, {"revisions": "1 year"})
+    assert (found.counts["changes"], found.counts["revisions"]) == (3, 2)
+    left = set(TreeRevision.objects.values_list("revision", flat=True))
+    assert left == {revisions[1], revisions[3]}
+    assert [each.revision for each in TreeChange.objects.all()] == [revisions[3]]
+
+
+def _set_times(at: dt.datetime) -> None:
+    """Set when trees were changed, as SQL does: the model refuses it."""
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE proctree_dagster_treechange SET at = %s", [at])
+
+
+# --- PostgreSQL -----------------------------------------------------------------------------------
+
+
+def test_on_postgresql_the_same_goes_and_stays(
+    tmp_path: Path, settings: Settings, postgres: "Postgres", real_dagster: None
+) -> None:
+    (tmp_path / "dagster.yaml").write_text(yaml_of_postgres(postgres.new_database()))
+    settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": str(tmp_path)}
+    with DagsterInstance.from_config(str(tmp_path)) as instance:
+        history, row = History(instance), tree()
+        old, failed = history.run(row), history.run(row, 100, FAILURE)
+        log_only, new = history.run(row, 40, STARTED), history.run(row, 1)
+        instance.report_run_failed(run_of(instance, log_only), "It was lost.")
+        history.end(log_only, 40)
+        keep = {"runs": "90 days", "failed_runs": "1 year", "events": "30 days", "ticks": "1 day"}
+        found = prune(settings, history, keep)
+        assert history.ids() == {failed, log_only, new}
+        assert history.traces_of(old) == []
+        kinds = [each.dagster_event_type for each in instance.all_logs(log_only)]
+        assert kinds == [DagsterEventType.PIPELINE_FAILURE]
+        assert len(instance.all_logs(new)) == 1
+        assert (found.counts["runs"], found.counts["logs"]) == (1, 2)
