@@ -138,6 +138,11 @@ class Rules:
     actions: Keep = KEEP_ALL
     """What people did in Dagster's UI."""
 
+    def removing(self) -> dict[str, Keep]:
+        """Return the rules by which something is removed, by their keys."""
+        every = {key: getattr(self, key) for key in KEYS}
+        return {key: rule for key, rule in every.items() if rule not in (None, KEEP_ALL)}
+
     def of_tree(self, own: Keep | None) -> tuple[Keep, ...]:
         """Return the rules for a tree's successful and canceled runs: one that any keeps stays."""
         return (self.runs if own is None else own,)

@@ -128,10 +128,13 @@ DEFAULT_SCHEDULE = "default"
 OUTBOX_SENSOR = "proctree_outbox"
 """The sensor that delivers the runs that wait in the outbox."""
 
+RETENTION_SENSOR = "proctree_retention"
+"""The sensor that removes old history."""
+
 ALERTS_SENSOR = "proctree_alerts"
 """The sensor that sends signals, and delivers alerts."""
 
-SENSORS = (OUTBOX_SENSOR, ALERTS_SENSOR)
+SENSORS = (OUTBOX_SENSOR, ALERTS_SENSOR, RETENTION_SENSOR)
 """The sensors that are there without a row."""
 
 TRIGGER_SUFFIX = "_trigger"

@@ -13,8 +13,9 @@ It is long because what is half created is recognised and repaired for two kinds
 
 import importlib
 import logging
+import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -417,7 +418,24 @@ def _create(found: Sequence[Database], open_storage: Callable[[], S]) -> S:
     opened = open_storage()
     if not all(state.is_complete or state.is_older for state in states.values()):
         _migrate_data(opened)
+    for database, state in states.items():
+        if state.is_empty and database.file is not None:
+            with closing(sqlite3.connect(database.file, isolation_level=None)) as connection:
+                rewrite_to_shrink(connection)
     return opened
+
+
+INCREMENTAL = 2
+"""SQLite's ``auto_vacuum`` of a file that gives unused pages back when it is asked to."""
+
+
+def rewrite_to_shrink(connection: sqlite3.Connection) -> None:
+    """Rewrite an SQLite file so that it can give unused pages back to the disk from then on.
+
+    It locks the file for as long as that takes: a new one for some milliseconds.
+    """
+    connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
+    connection.execute("VACUUM")
 
 
 def _name_scripts_by_path() -> None:

@@ -111,6 +111,9 @@ EXPECTED: Mapping[tuple[str, ...], Expected] = {
     ),
     ("reload",): Expected(NO_WEBSERVER, NO_WEBSERVER, NO_WEBSERVER),
     ("home",): needs_dagster("is ready."),
+    ("prune",): needs_dagster(
+        "There is nothing to remove.", keys="dry_run removed trees kept bytes problems"
+    ),
     ("clear-cache", "good"): goes_on("Cleared the cached results of 'good'"),
 }
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -336,6 +337,15 @@ def test_a_home_without_dagster_yaml_is_created_and_opened(
     with opening.open_instance() as instance:
         use(instance)
     assert all(state.is_complete for state in states(tmp_path))
+    assert [pragmas(tmp_path / file) for file in FILES] == [("wal", homes.INCREMENTAL)] * 3
+
+
+def pragmas(file: Path) -> tuple[str, int]:
+    """Return whether readers and writers disturb each other, and whether space is given back."""
+    with closing(sqlite3.connect(file)) as connection:
+        names = ("journal_mode", "auto_vacuum")
+        mode, vacuum = (connection.execute(f"PRAGMA {name}").fetchone()[0] for name in names)
+        return mode, vacuum
 
 
 def test_our_instance_class_names_our_storage_unless_another_is_named(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ from typing import Any
 from django.core.management.base import CommandParser
 
 from ... import conf
-from ...domain import retention
 from ...models import ProcessTree
 from ...running import pruning
 from .base import Action
@@ -75,9 +74,8 @@ class Prune(Action):
 
 def _is_anything_said() -> bool:
     """Return whether a rule removes runs."""
-    keep = conf.current().KEEP
+    keys = conf.current().KEEP.removing().keys()
     return (
-        not keep.runs.is_all
-        or keep.failed_runs not in (None, retention.KEEP_ALL)
+        not keys.isdisjoint({"runs", "failed_runs"})
         or ProcessTree.objects.exclude(keep_runs="").exists()
     )

@@ -1,5 +1,7 @@
 """The sensors of the repository."""
 
+from collections.abc import Callable, Mapping
+
 from dagster import (
     DefaultSensorStatus,
     SensorDefinition,
@@ -13,7 +15,7 @@ from ...services import run_outbox
 from ...support.connections import fresh_connections
 from ..runs import backfill_runs, lost_runs, outbox_delivery
 from ..translator import ProcessTreeTranslator
-from . import alerts_sensor, trigger_sensors
+from . import alerts_sensor, retention_sensor, trigger_sensors
 from .passes import tried
 
 INTERVAL = 10
@@ -26,16 +28,22 @@ BUDGET_SECONDS = 40.0
 def all_sensors(translator: ProcessTreeTranslator) -> list[SensorDefinition]:
     """Return the sensors of the present rows."""
     of_triggers = trigger_sensors.all_sensors(translator)
-    return [outbox_sensor(), alerts_sensor.alerts_sensor(), *of_triggers]
+    return [*(make() for make in _always().values()), *of_triggers]
 
 
 def find_sensor(translator: ProcessTreeTranslator, name: str) -> SensorDefinition | None:
     """Return one sensor, if the present rows have it; builds no other."""
-    if name == run_tags.OUTBOX_SENSOR:
-        return outbox_sensor()
-    if name == run_tags.ALERTS_SENSOR:
-        return alerts_sensor.alerts_sensor()
-    return trigger_sensors.find_sensor(translator, name)
+    make = _always().get(name)
+    return trigger_sensors.find_sensor(translator, name) if make is None else make()
+
+
+def _always() -> Mapping[str, Callable[[], SensorDefinition]]:
+    """Return what makes the sensors that need no row, by their names."""
+    return {
+        run_tags.OUTBOX_SENSOR: outbox_sensor,
+        run_tags.ALERTS_SENSOR: alerts_sensor.alerts_sensor,
+        run_tags.RETENTION_SENSOR: retention_sensor.retention_sensor,
+    }
 
 
 def outbox_sensor() -> SensorDefinition:

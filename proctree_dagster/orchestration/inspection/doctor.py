@@ -488,6 +488,17 @@ def check_launcher(subject: Subject) -> Iterator[Finding]:
     )
 
 
+def check_retention(_: Subject) -> Iterator[Finding]:
+    """Report how long history is kept."""
+    keep = conf.current().KEEP
+    said = [f"{key} {rule}" for key, rule in keep.removing().items()]
+    own = ProcessTree.objects.exclude(keep_runs="").count()
+    if own:
+        said.append(f"runs of {own} tree{'s' if own > 1 else ''} as they say themselves")
+    known = ", ".join(said) or "all of it for good, as PROCTREE['KEEP'] names no rule"
+    yield Finding("ok", f"History is kept: {known}.")
+
+
 CHECKS: tuple[Check, ...] = (
     check_versions,
     check_internals,
@@ -502,5 +513,6 @@ CHECKS: tuple[Check, ...] = (
     check_executors_launcher,
     check_launcher,
     check_limits,
+    check_retention,
 )
 """Every check, in the order in which its findings are printed."""

@@ -191,7 +191,7 @@ class _Pass:
 
     def leftovers(self) -> None:
         """Remove files of runs that are gone, if runs are removed at all."""
-        if self._rules.runs.is_all and self._rules.failed_runs in (None, retention.KEEP_ALL):
+        if self._rules.removing().keys().isdisjoint({"runs", "failed_runs"}):
             return
         for ids in leftovers.of_gone_runs(self._instance, self._table):
             if self.pace.is_over:

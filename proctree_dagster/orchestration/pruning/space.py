@@ -11,6 +11,7 @@ from contextlib import closing
 from pathlib import Path
 
 from ...domain.pace import Pace
+from ..homes import INCREMENTAL, rewrite_to_shrink
 
 REWRITTEN_AT_ONCE = 4 * 1024**2
 """Bytes of a file's content up to which it is rewritten while others use it: it takes 0.05 s."""
@@ -20,9 +21,6 @@ PAGES = 20
 
 WORTH_IT = 1024**2
 """Bytes that are worth to be given back."""
-
-INCREMENTAL = 2
-"""SQLite's word for a file that gives pages back when it is asked to."""
 
 
 def give_back(files: Iterable[Path], pace: Pace, *, rewrite: bool = False) -> list[str]:
@@ -54,21 +52,12 @@ def _give_back(file: Path, pace: Pace, *, rewrite: bool) -> str:
                     "for it once: 'proctree prune --rewrite', while nothing runs."
                 )
             with pace.batch():
-                connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
-                connection.execute("VACUUM")
+                rewrite_to_shrink(connection)
         while _unused(connection) and not pace.is_over:
             with pace.batch():
                 connection.execute(f"PRAGMA incremental_vacuum({PAGES * pace.size})").fetchall()
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     return ""
-
-
-def prepare(file: Path) -> None:
-    """Let a new file give pages back, before it has grown."""
-    with closing(sqlite3.connect(file, timeout=30, isolation_level=None)) as connection:
-        if _number(connection, "auto_vacuum") != INCREMENTAL:
-            connection.execute(f"PRAGMA auto_vacuum = {INCREMENTAL}")
-            connection.execute("VACUUM")
 
 
 def _unused(connection: sqlite3.Connection) -> int:
