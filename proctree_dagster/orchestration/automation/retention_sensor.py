@@ -40,7 +40,7 @@ SPARE = dt.timedelta(minutes=10)
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where the next pass goes on."""
+    """Where the next pass continues."""
 
     job: str = ""
     rests_until: float = 0.0

@@ -59,7 +59,7 @@ class Pruned:
     """Seconds that the longest batch took: no lock was held for longer."""
 
     next_job: str = ""
-    """The job with which the next pass goes on; blank if this one has ended."""
+    """The job with which the next pass continues; blank if this one has ended."""
 
     def __str__(self) -> str:
         said = [f"{count:,} {kind}" for kind, count in self.counts.items() if count]
@@ -183,7 +183,7 @@ class _Pass:
                 break
             try:
                 self._of_job(job)
-            except Exception as error:  # a row that can't be read: other trees go on
+            except Exception as error:  # a row that can't be read; other trees are done
                 logger.exception("Old runs of %r can't be removed.", job)
                 self.found.problems.append(f"Those of {job!r} stay: {explain(error)}")
         if not self._dry_run:
