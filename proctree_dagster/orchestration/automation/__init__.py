@@ -1,4 +1,4 @@
-"""What the daemon evaluates: the sensors of triggers, that of the outbox, and that of retention.
+"""What the daemon evaluates: the sensors of triggers, of the outbox, of alerts and of retention.
 
 ``repository`` imports it; it imports ``translator`` and what is below.
 """
