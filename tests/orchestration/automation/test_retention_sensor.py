@@ -8,6 +8,7 @@ from dagster import DagsterInstance, SkipReason, build_sensor_context
 from pytest_django import Settings
 
 from proctree_dagster.orchestration.automation import retention_sensor
+from proctree_dagster.orchestration.pruning import passes
 from proctree_dagster.orchestration.repository_data import LiveRepositoryData
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from tests.orchestration.pruning.history import FAILURE, History, tree
@@ -85,6 +86,6 @@ def test_a_storage_from_which_nothing_can_be_removed_is_named(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings.PROCTREE = {**settings.PROCTREE, "KEEP": {"runs": "90 days"}}
-    monkeypatch.setattr(retention_sensor.passes, "_NEEDED", ("connect", "no_such"))
+    monkeypatch.setattr(passes, "_NEEDED", ("connect", "no_such"))
     with DagsterInstance.ephemeral() as instance:
         assert "SQL storages only" in Ticks(instance).next()

@@ -29,7 +29,7 @@ from proctree_dagster.models import (
     TreeChange,
     TreeRevision,
 )
-from proctree_dagster.orchestration.pruning import passes
+from proctree_dagster.orchestration.pruning import needed, passes
 from proctree_dagster.orchestration.pruning.passes import Pruned
 from proctree_dagster.orchestration.pruning.removal import LOGS
 from proctree_dagster.orchestration.runs.schedule_claims import due_tag
@@ -355,16 +355,16 @@ def test_results_go_before_their_runs(history: History, settings: Settings) -> N
 
 def test_what_was_needed_is_looked_at_again(history: History, settings: Settings) -> None:
     row, now = tree(), timezone.now()
-    needed, other = history.run(row, 40), history.run(row, 39)
+    used, other = history.run(row, 40), history.run(row, 39)
     history.run(row, 1)
-    RunWorker.objects.create(run_id=needed, taken_at=now, beat_at=now)
+    RunWorker.objects.create(run_id=used, taken_at=now, beat_at=now)
     keep = {"results": "30 days"}
     prune(settings, history, keep)
-    assert (history.folder / needed / "only").exists()
+    assert (history.folder / used / "only").exists()
     assert not (history.folder / other / "only").exists()
     RunWorker.objects.update(ended_at=now)
     prune(settings, history, keep)
-    assert not (history.folder / needed / "only").exists()
+    assert not (history.folder / used / "only").exists()
 
 
 # --- A pass ---------------------------------------------------------------------------------------
@@ -388,14 +388,14 @@ def test_an_error_of_one_tree_leaves_the_others_to_go(
     bad, good = tree("bad"), tree("good")
     old = [history.run(bad), history.run(good)]
     history.run(bad, 1), history.run(good, 1)
-    before = passes.needed.of
+    before = needed.of
 
     def fail(instance: Any, records: Any, is_old: Any) -> Any:
         if records[0].dagster_run.job_name == "bad":
             raise ValueError("a row can't be read")
         return before(instance, records, is_old)
 
-    monkeypatch.setattr(passes.needed, "of", fail)
+    monkeypatch.setattr(needed, "of", fail)
     found = prune(settings, history, KEEP)
     assert history.ids() & set(old) == {old[0]}
     assert found.problems == ["Those of 'bad' stay: ValueError: a row can't be read"]
