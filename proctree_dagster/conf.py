@@ -133,6 +133,12 @@ class Settings:
     SYNC_ON_MIGRATE: bool = False
     """Whether ``manage.py migrate`` makes the rows of declared trees follow the code, too."""
 
+    SENTRY: tuple[str, ...] = ("errors",)
+    """What Sentry is sent, where the project has called ``sentry_sdk.init``.
+
+    ``"errors"``: the errors of processes. ``"crons"``: a check-in for each run of a schedule.
+    """
+
     KEEP: retention.Rules = field(default_factory=retention.Rules)
     """How long history is kept: a dictionary of texts, such as ``{"runs": "90 days"}``.
 
@@ -153,6 +159,7 @@ _LISTS = {
 }
 """Keys that hold a list of texts, and of what; ``None`` means a default."""
 _ADDRESSES = ("DAGSTER_URL", "DAGSTER_PUBLIC_URL", "SITE_URL")
+_SENTRY = ("errors", "crons")
 _PATH = re.compile(r"(/[A-Za-z0-9_-]+)+")
 _TEXT = {"TRANSLATOR", "EXECUTOR", "CACHE"}
 _SECONDS = {"EXIT_GRACE": 0, "LOST_AFTER": 5, "TERMINATE_GRACE": 0}
@@ -172,7 +179,7 @@ def current() -> Settings:
     if found:
         raise ImproperlyConfigured(" ".join(found))
     values = dict(given)
-    for key in (*_LISTS, "SECRETS"):
+    for key in (*_LISTS, "SECRETS", "SENTRY"):
         if values.get(key) is not None and not isinstance(values[key], str):
             values[key] = tuple(values[key])
     if "KEEP" in values:
@@ -215,6 +222,9 @@ def _complaint(key: str, value: Any) -> str | None:
             isinstance(value, (list, tuple, set)) and all(is_text(each) for each in value)
         )
         return None if good else f"a list of {_LISTS[key]}"
+    if key == "SENTRY":
+        good = isinstance(value, (list, tuple, set)) and all(each in _SENTRY for each in value)
+        return None if good else f"a list of {' and '.join(map(repr, _SENTRY))}, or an empty one"
     if key == "LOG_LEVEL":
         levels = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
         return None if value in levels else f"one of {', '.join(levels)}"

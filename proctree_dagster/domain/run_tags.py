@@ -59,6 +59,12 @@ FOLLOWS = ".dagster/proctree_follows"
 FOLLOWED_BY = ".dagster/proctree_followed_by"
 """Ids of the runs that follow it directly."""
 
+SUBMITTED_IN = ".dagster/proctree_submitted_in"
+"""The OpenTelemetry span in which a run was submitted (``process.tracing``)."""
+
+SPAN = ".dagster/proctree_span"
+"""The OpenTelemetry span of a run."""
+
 FROM_CONTEXT = ".dagster/proctree_run_tags"
 """The keys of the context whose values are tags of a job's runs."""
 
@@ -82,6 +88,9 @@ SHOWN_REVISION = "proctree/revision"
 
 ENVIRONMENT = "proctree/environment"
 """Metadata of the repository: on which machine and in which environment it is loaded."""
+
+RUN_LOGGER = "proctree_dagster.runs"
+"""The logger that is given what is in the runs' logs."""
 
 CONTEXT = "context/"
 """Prefix of a tag that shows a key of the context."""

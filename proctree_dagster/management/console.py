@@ -10,8 +10,7 @@ from typing import Any
 
 from django.core.management.base import OutputWrapper
 
-RUNS = "proctree_dagster.runs"
-"""The logger of runs in the calling process."""
+from ..domain.run_tags import RUN_LOGGER
 
 
 @contextmanager
@@ -86,7 +85,7 @@ def run_log(show: bool) -> Iterator[None]:
         Whether to print all of the log, with each trace. Otherwise only warnings, as the command
         reports failures itself. Handlers that write elsewhere get everything in either case.
     """
-    runs = logging.getLogger(RUNS)
+    runs = logging.getLogger(RUN_LOGGER)
     handlers = [each for each in _handlers(runs) if _writes_to_console(each)]
     with ExitStack() as afterwards:
         if show and not handlers:
@@ -100,7 +99,7 @@ def run_log(show: bool) -> Iterator[None]:
 
 
 def _is_for_console(record: logging.LogRecord) -> bool:
-    return record.name != RUNS or record.levelno == logging.WARNING
+    return record.name != RUN_LOGGER or record.levelno == logging.WARNING
 
 
 def _handlers(logger: logging.Logger) -> list[logging.Handler]:

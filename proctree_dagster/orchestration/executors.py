@@ -9,11 +9,13 @@ import logging
 import multiprocessing
 import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from dagster import (
     DagsterEvent,
     DagsterExecutionInterruptedError,
+    DagsterRun,
     DagsterRunStatus,
     Executor,
     ExecutorDefinition,
@@ -34,7 +36,7 @@ from ..domain.texts import explain
 from ..exceptions import ExecutorError, TreeFailed
 from ..models import RunStatus
 from ..models.validation import executor_names
-from ..process import timeouts
+from ..process import error_reports, timeouts, tracing
 from ..services import due_time_claims, revisions
 from ..support import project
 from ..support.connections import fresh_connections
@@ -270,12 +272,15 @@ class TreeExecutor(Executor):
         if claim is not None:
             yield DagsterEvent.engine_event(plan_context, str(claim), EngineEventData())
         failed = False
+        error_reports.begin()
         try:
-            with run_taking.executing(run, instance) as execution:
+            with run_taking.executing(run, instance) as execution, _span(plan_context) as span:
                 for event in self._execute(plan_context):
-                    execution.failed = failed = failed or event.is_step_failure
+                    execution.failed = span.failed = failed = failed or event.is_step_failure
                     yield event
-        except BaseException:
+        except BaseException as error:
+            if not failed and isinstance(error, Exception):
+                error_reports.report(error, _about(run))
             failed = True
             raise
         finally:
@@ -357,6 +362,22 @@ class TreeExecutor(Executor):
         self._failed_optional.append((step.tags or {}).get(run_tags.PROCESS, step.key))
         names = run_tags.join(self._failed_optional)
         plan_context.instance.add_run_tags(plan_context.run_id, {run_tags.FAILED_OPTIONAL: names})
+
+
+def _about(run: DagsterRun) -> dict[str, str]:
+    """Return what a report or a span says of a run."""
+    return {"tree": run.tags.get(run_tags.TREE, run.job_name), "run_id": run.run_id}
+
+
+@contextmanager
+def _span(plan_context: PlanOrchestrationContext) -> Iterator[tracing.RunSpan]:
+    """Have a span for the run; steps in other processes find it by a tag."""
+    run = plan_context.dagster_run
+    about, parent = _about(run), run.tags.get(run_tags.SUBMITTED_IN, "")
+    with tracing.of_run(run.run_id, f"run {about['tree']}", parent, about) as span:
+        if span.header:
+            plan_context.instance.add_run_tags(run.run_id, {run_tags.SPAN: span.header})
+        yield span
 
 
 def _failed_before(plan_context: PlanOrchestrationContext, plan: "ExecutionPlan") -> list[str]:

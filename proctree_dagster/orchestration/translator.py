@@ -222,7 +222,7 @@ class ProcessTreeTranslator:
 @logger
 def _django_logger(context: InitLoggerContext) -> logging.Logger:
     """Leave the logging of a run in the calling process to Django's ``LOGGING``."""
-    runs = logging.getLogger("proctree_dagster.runs")
+    runs = logging.getLogger(run_tags.RUN_LOGGER)
     runs.addFilter(_without_second_trace)
     return runs
 

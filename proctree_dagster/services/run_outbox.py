@@ -24,6 +24,7 @@ from ..domain import run_tags as tag_names
 from ..domain.names import READ_AS_OBJECTS
 from ..domain.submissions import Submission
 from ..models import OutboxRun, OutboxState, ProcessTree, default_schedules
+from ..process import tracing
 from ..support import isolation
 from ..support.connections import writing
 from ..support.row_reading import readable
@@ -111,13 +112,14 @@ def add(
     ContextError
         The context can't be stored.
     """
+    span = tracing.current()
     recorded = {"state": OutboxState.DROPPED, "reason": isolation.RECORDED}
     row, _ = OutboxRun.objects.get_or_create(
         run_id=uuid.UUID(str(run_id)) if run_id is not None else uuid.uuid4(),
         defaults={
             "process_tree": tree,
             "context": encode(context),
-            "tags": dict(tags),
+            "tags": {**tags, **({tag_names.SUBMITTED_IN: span} if span else {})},
             "family": tags.get(tag_names.FAMILY, ""),
             "after": [str(each) for each in after],
             "run_after": submission.run_after,

@@ -4,7 +4,7 @@ import math
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from typing import Any, NoReturn
 
@@ -22,7 +22,7 @@ from ...domain import run_tags
 from ...domain.names import dagster_name
 from ...domain.texts import explain, shorten, shown, storable, storable_error
 from ...exceptions import ProcessTimeout, StillWorking
-from ...process import masking, reporting, timeouts
+from ...process import error_reports, masking, reporting, timeouts, tracing
 from ...process.run import Outcome, Process, in_sync, run_process
 from ..tree_records import TreeRecord
 from . import event_batching, remote_steps, step_logs
@@ -53,7 +53,7 @@ def compute_function(
         started = time.perf_counter()
         listener = step_logs.StepListener(context, partial(run.report, process.name))
         try:
-            with reporting.reporting(listener) as report:
+            with reporting.reporting(listener) as report, _span(context, process):
                 outcome = _run(context, process, run, dependencies)
         except BaseException as raised:
             error = _unless_it_works_on(context, process, raised)
@@ -66,6 +66,8 @@ def compute_function(
                 context.log.error(str(error))
             elif context.retry_number < process.spec.retries:
                 _raise(error)
+            about = _what_runs(context, process)
+            error_reports.report(error, about, handled=not process.required)
             if process.required:
                 if run.local is None or run.local.stop_on_error:
                     _raise(error)
@@ -79,6 +81,25 @@ def compute_function(
         yield Output(outcome, OUTPUT, metadata=metadata)
 
     return compute
+
+
+def _what_runs(context: OpExecutionContext, process: Process) -> dict[str, str]:
+    """Return what a report or a span says of where it belongs."""
+    return {
+        "tree": context.run.tags.get(run_tags.TREE, context.run.job_name),
+        "run_id": context.run_id,
+        "process": process.name,
+    }
+
+
+def _span(context: OpExecutionContext, process: Process) -> AbstractContextManager[None]:
+    tags = context.run.tags
+    attributes: tracing.Attributes = {
+        **_what_runs(context, process),
+        "try": context.retry_number + 1,
+    }
+    parent = tags.get(run_tags.SPAN) or tags.get(run_tags.SUBMITTED_IN, "")
+    return tracing.of_process(context.run_id, f"process {process.name}", parent, attributes)
 
 
 def _run(

@@ -19,6 +19,7 @@ from typing import NoReturn
 from dagster import DagsterInstance
 
 from ... import conf
+from ...process import error_reports, tracing
 from ...support.helper_threads import HelperThread
 
 logger = logging.getLogger(__name__)
@@ -73,6 +74,8 @@ def _leave() -> NoReturn:
 def within_grace(instance: DagsterInstance, run_id: str) -> None:
     """Limit the end of this process to the grace period from now on, whatever its run has left.
 
+    What OpenTelemetry and Sentry have not sent yet is sent now.
+
     Parameters
     ----------
     instance:
@@ -90,6 +93,9 @@ def within_grace(instance: DagsterInstance, run_id: str) -> None:
 
     watch = threading.Thread(target=_watch, args=(grace, report), name="exit grace", daemon=True)
     watch.start()
+    # It may end without calling what its libraries have registered for the end.
+    tracing.flush()
+    error_reports.flush()
 
 
 def _watch(grace: float, report: Callable[[str], None]) -> None:

@@ -31,15 +31,21 @@ def sockets() -> set[int]:
     return {each.fd for each in psutil.Process().net_connections("all")}
 
 
+_FORK_AWARE = "OtelBatch"
+"""How the threads' names begin that OpenTelemetry's SDK starts anew in a child, with new locks."""
+
+
 def fork_problem() -> str | None:
     """Return why this process must not be forked, or ``None``."""
+    others = [each for each in threading.enumerate() if each is not threading.main_thread()]
+    named = [each.name for each in others if not each.name.startswith(_FORK_AWARE)]
     count = threading.active_count()
     tasks = Path("/proc/self/task")
     if tasks.is_dir():  # threads that Python does not know of count as well
         count = max(count, len(list(tasks.iterdir())))
+    count -= len(others) - len(named)
     if count <= 1:
         return None
-    named = [each.name for each in threading.enumerate() if each is not threading.main_thread()]
     return (
         f"importing the code location has left {count - 1} threads running "
         f"({', '.join(named) or f'of a library; {_thread_variables()}'})"

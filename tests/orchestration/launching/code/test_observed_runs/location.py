@@ -1,0 +1,11 @@
+import os
+
+os.environ["DJANGO_SETTINGS_MODULE"] = "location_settings"
+
+import django
+
+django.setup()
+
+from proctree_dagster.orchestration.repository import build_repository
+
+process_trees = build_repository()

@@ -1,0 +1,91 @@
+"""Errors of processes as Sentry's SDK sends them, kept in memory."""
+
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import sentry_sdk
+from dagster import DagsterInstance
+from pytest_django import Settings
+from sentry_sdk.envelope import Envelope
+from sentry_sdk.transport import Transport
+
+from proctree_dagster.process import error_reports
+from proctree_dagster.tree_builder import ProcessTreeInstance
+
+pytestmark = pytest.mark.django_db
+
+
+class Kept(Transport):
+    """Keeps what would be sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[dict[str, Any]] = []
+
+    def capture_envelope(self, envelope: Envelope) -> None:
+        event = envelope.get_event()
+        if event is not None:
+            self.events.append(dict(event))
+
+
+@pytest.fixture
+def sentry() -> Iterator[Kept]:
+    """Sentry, set up as a project does, with its default integrations."""
+    transport = Kept()
+    with sentry_sdk.isolation_scope():
+        sentry_sdk.init(dsn="http://key@127.0.0.1:1/1", transport=transport)
+        yield transport
+        sentry_sdk.get_client().close(timeout=0)
+        sentry_sdk.get_global_scope().set_client(None)
+
+
+def run(*, required: bool = True, retries: int = 0, func: str = "fail") -> dict[str, Any]:
+    tree = ProcessTreeInstance("reported")
+    tree.add_process("step", f"tests.app.processes:{func}", required=required, retries=retries)
+    tree.save()
+    return tree.execute()
+
+
+def test_the_error_of_a_process_is_reported_once_with_tree_process_and_run(
+    sentry: Kept, instance: DagsterInstance
+) -> None:
+    run_id = run(retries=1)["run_id"]
+    [event] = sentry.events
+    assert event["tags"] == {
+        "proctree.tree": "reported",
+        "proctree.process": "step",
+        "proctree.run_id": run_id,
+    }
+    assert event["transaction"] == "reported / step"
+    [error] = event["exception"]["values"]
+    assert (error["type"], error["value"]) == ("ValueError", "this process always fails")
+    assert error["mechanism"] == {"type": "proctree_dagster", "handled": False}
+    assert error["stacktrace"]["frames"][-1]["function"] == "fail"
+
+
+def test_a_process_that_may_fail_is_a_warning(sentry: Kept, instance: DagsterInstance) -> None:
+    assert run(required=False)["success"]
+    [event] = sentry.events
+    assert event["level"] == "warning"
+
+
+def test_a_run_that_succeeds_reports_nothing(sentry: Kept, instance: DagsterInstance) -> None:
+    assert run(func="one")["success"]
+    assert sentry.events == []
+
+
+def test_nothing_is_reported_where_the_setting_leaves_errors_out(
+    sentry: Kept, instance: DagsterInstance, settings: Settings
+) -> None:
+    settings.PROCTREE = {**settings.PROCTREE, "SENTRY": []}
+    run()
+    assert [event for event in sentry.events if "exception" in event] == []
+
+
+def test_without_sentry_nothing_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "sentry_sdk")
+    error_reports.report(ValueError("never sent"), {"tree": "any"})
+    error_reports.flush()
+    assert "sentry_sdk" not in sys.modules
