@@ -18,12 +18,13 @@ class ProctreeDagsterConfig(AppConfig):
         """Register the system checks and the signal receivers; remember the databases' names."""
         # Importing two of them registers the checks.
         from .orchestration.inspection import missing_names  # noqa: F401
-        from .services import revisions, system_checks, webserver  # noqa: F401
+        from .services import revisions, sentry_crons, system_checks, webserver  # noqa: F401
         from .support import isolation
 
         isolation.remember_databases()
         webserver.connect_receivers()
         revisions.connect_receivers()
+        sentry_crons.connect()
         post_migrate.connect(_migrated, dispatch_uid="proctree_dagster.sync")
 
 

@@ -1,5 +1,6 @@
 """Errors of processes as Sentry's SDK sends them, kept in memory."""
 
+import json
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -89,3 +90,15 @@ def test_without_sentry_nothing_is_imported(monkeypatch: pytest.MonkeyPatch) -> 
     error_reports.report(ValueError("never sent"), {"tree": "any"})
     error_reports.flush()
     assert "sentry_sdk" not in sys.modules
+
+
+def test_a_secret_is_in_no_report_neither_in_the_error_nor_in_a_frames_variables(
+    sentry: Kept, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BANK_TOKEN", "s3cr3t-of-the-bank")
+    tree = ProcessTreeInstance("reported")
+    tree.add_process("step", "tests.app.secret_functions:fail").save()
+    assert not tree.execute(context={"token": {"$secret": "BANK_TOKEN"}})["success"]
+    [event] = sentry.events
+    assert "s3cr3t-of-the-bank" not in json.dumps(event, default=str)
+    assert "(secret BANK_TOKEN)" in json.dumps(event, default=str)

@@ -81,6 +81,8 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("CACHE", "redis", "redis"),
     ("COMMANDS_APP", "ledger", "ledger"),
     ("CONTEXT_MODELS", ["ledger", "auth.User"], ("ledger", "auth.User")),
+    ("SENTRY", ["errors", "crons"], ("errors", "crons")),
+    ("SENTRY", [], ()),
     ("TRIGGER_MODELS", [], ()),
 ]
 
@@ -120,6 +122,9 @@ BAD: list[tuple[str, Any]] = [
     ("CACHE", None),
     ("COMMANDS_APP", ""),
     ("CONTEXT_MODELS", "ledger"),
+    ("SENTRY", True),
+    ("SENTRY", "errors"),
+    ("SENTRY", ["error"]),
     ("TRIGGER_MODELS", [5]),
 ]
 
