@@ -28,7 +28,7 @@ def is_in_use(what: str = "errors") -> bool:
 def begin() -> None:
     """Mask secrets in whatever this process sends; and leave out what is in a run's log.
 
-    The log has the errors that are reported here, and what the project's loggers have said already.
+    The log has the errors that are reported here, and what the project's loggers have logged already.
     """
     if is_in_use():
         _mask_once()
@@ -64,7 +64,7 @@ def report(error: BaseException, run: Mapping[str, str], *, handled: bool = Fals
     run:
         What Sentry's tags say of its run: ``tree``, ``run_id``, ``process`` and others.
     handled:
-        Whether the run goes on: the process is not required.
+        Whether the run continues: the process is not required.
     """
     if not is_in_use():
         return

@@ -32,7 +32,7 @@ def sockets() -> set[int]:
 
 
 _FORK_AWARE = "OtelBatch"
-"""How the threads' names begin that OpenTelemetry's SDK starts anew in a child, with new locks."""
+"""How the threads' names begin that OpenTelemetry's SDK starts again in a child, with new locks."""
 
 
 def fork_problem() -> str | None:
