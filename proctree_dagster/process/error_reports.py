@@ -28,7 +28,7 @@ def is_in_use(what: str = "errors") -> bool:
 def begin() -> None:
     """Mask secrets in whatever this process sends; and leave out what is in a run's log.
 
-    The log has the errors that are reported here, and what the project's loggers have logged already.
+    The log has the errors that are reported here, and what the project's loggers have logged.
     """
     if is_in_use():
         _mask_once()
