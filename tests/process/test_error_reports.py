@@ -46,7 +46,7 @@ def run(*, required: bool = True, retries: int = 0, func: str = "fail") -> dict[
     tree = ProcessTreeInstance("reported")
     tree.add_process("step", f"tests.app.processes:{func}", required=required, retries=retries)
     tree.save()
-    return tree.execute()
+    return dict(tree.execute())
 
 
 def test_the_error_of_a_process_is_reported_once_with_tree_process_and_run(
