@@ -36,7 +36,7 @@ from ..models import (
 )
 from ..models.schedule_queries import ProcessTreeScheduleQuerySet
 from ..running import run_history
-from ..services import pauses, webserver, webserver_probe
+from ..services import alert_delivery, pauses, silence, webserver, webserver_probe
 from ..support import project
 from ..support.row_reading import readable
 from . import html
@@ -141,6 +141,7 @@ def beginning_of_yesterday(now: dt.datetime) -> dt.datetime:
 def context(site: AdminSite, request: HttpRequest) -> dict[str, Any]:
     """Return what the template of the page's live part needs."""
     now = timezone.now()
+    silence.deliver_in_background(now)
     dagster = ask_dagster(now)
     schedules = ProcessTreeSchedule.objects.select_related("process_tree").only(*COLUMNS)
     stopped = is_stopped(dagster)
@@ -312,7 +313,7 @@ def numbers(
 def services(dagster: FromDagster, now: dt.datetime) -> list[Service]:
     """Return the parts of Dagster, and whether each answers."""
     answer = webserver_probe.answer(webserver.some_job())
-    return [_daemon(dagster, now), _webserver(answer), _code_server(answer)]
+    return [_daemon(dagster, now), _passes(now), _webserver(answer), _code_server(answer)]
 
 
 UNKNOWN = ("neutral", _("unknown"))
@@ -338,6 +339,25 @@ def _daemon(dagster: FromDagster, now: dt.datetime) -> Service:
         last = gettext("It was last seen at")
         return _service(name, SILENT, format_html("{} {}. {}", last, html.moment(seen), start))
     return _service(name, ANSWERS, html.moment(seen))
+
+
+def _passes(now: dt.datetime) -> Service:
+    """Return whether the daemon's sensors make their passes, as Django's database knows."""
+    name, last = gettext("Sensors"), silence.last_pass(now)
+    failed = alert_delivery.undelivered(now)
+    if last.is_silent:
+        hint = gettext("Is the daemon running, and the sensor “proctree_alerts” on?")
+        return _service(name, SILENT, format_html("{} {}", html.moment(last.at), hint))
+    if last.at is None:
+        return _service(name, UNKNOWN, gettext("They have not run yet."))
+    if failed:
+        said = ngettext(
+            "%(count)d alert could not be delivered.",
+            "%(count)d alerts could not be delivered.",
+            failed,
+        )
+        return _service(name, ("warning", ANSWERS[1]), said % {"count": failed})
+    return _service(name, ANSWERS, html.moment(last.at))
 
 
 def _webserver(answer: webserver_probe.Answer) -> Service:

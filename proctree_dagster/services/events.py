@@ -92,10 +92,10 @@ def _row() -> EventCursor:
     return EventCursor.objects.get_or_create(pk=CURSOR, defaults={"since": since})[0]
 
 
-def looked_at() -> dt.datetime | None:
-    """Return when a daemon looked last; before its first look, since when it is expected."""
-    row = EventCursor.objects.filter(pk=CURSOR).values_list("looked_at", "since").first()
-    return None if row is None else row[0] or row[1]
+def known_cursor() -> Cursor | None:
+    """Return the cursor, if its row is there; nothing is written."""
+    row = EventCursor.objects.filter(pk=CURSOR).first()
+    return None if row is None else _cursor_of(row)
 
 
 def has_worked_for(now: dt.datetime, long: dt.timedelta) -> bool:

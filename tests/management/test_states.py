@@ -103,6 +103,7 @@ EXPECTED: Mapping[tuple[str, ...], Expected] = {
     ("revisions", "good"): goes_on("now", keys="present revisions"),
     ("restore", "good", "2999-01-01"): goes_on("its processes and options are those of"),
     ("check",): goes_on("Every tree, schedule, trigger and context fits the code."),
+    ("health",): goes_on("OK  daemon: No daemon has made a pass yet.", keys="ok checks"),
     ("doctor",): Expected(
         (0, "WARNING  Dagster's daemon has never run here"),
         (0, f"WARNING  {NO_HOME}"),

@@ -9,6 +9,7 @@ from .backfills import Backfill, Backfills
 from .base import Action
 from .caches import ClearCache
 from .code import Keep, Sync, Take
+from .health import Health
 from .one_tree import Check, Run, Show
 from .pauses import Pause, Pauses, Resume
 from .pruning import Prune
@@ -29,7 +30,7 @@ ACTIONS: tuple[type[Action], ...] = (
     Alerts,
     *(Sync, Take, Keep, Export, Apply),
     *(Revisions, Restore),
-    *(Check, Doctor, Reload, Web, Home, Init, ClearCache, Prune),
+    *(Check, Health, Doctor, Reload, Web, Home, Init, ClearCache, Prune),
 )
 """In the order of the help."""
 
