@@ -1,8 +1,8 @@
 """Events: each is stored once, with the alerts of it, and then sent to receivers of its signal.
 
-A pass reads what has happened since the cursor. In one transaction it moves the cursor and stores
-what is new with its alerts. So a process that dies loses nothing and doubles nothing: before the
-commit nothing has happened, after it the next pass sends and delivers what is stored.
+A pass reads what has happened since the cursor. In one transaction it stores an event that is new
+with its alerts, and after all of them it moves the cursor. So a process that dies loses nothing and
+doubles nothing: what is not stored is read again, and what is stored is sent by the next pass.
 """
 
 import datetime as dt
@@ -48,6 +48,9 @@ GAP = dt.timedelta(minutes=2)
 """After how long without a pass the daemon has not worked meanwhile."""
 
 SENT_AT_ONCE = 200
+
+STORED_AT_ONCE = 20
+"""How many events are stored in one transaction: on SQLite nobody else writes meanwhile."""
 
 AT_ONCE = 400
 """How many events are looked up by one query: SQLite takes a thousand values."""
@@ -120,7 +123,7 @@ def unknown(found: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
 
 
 def record(found: Iterable[RunEvent], mark: Mark, storage: str, *, is_all: bool = True) -> int:
-    """Move the cursor; store the events that are new, and the alerts of them.
+    """Store the events that are new, and the alerts of them; then move the cursor.
 
     Parameters
     ----------
@@ -139,17 +142,28 @@ def record(found: Iterable[RunEvent], mark: Mark, storage: str, *, is_all: bool 
         How many were new.
     """
     _row()
+    given = list(found)
+    parts = [given[at : at + STORED_AT_ONCE] for at in range(0, len(given), STORED_AT_ONCE)]
+    stored = 0
+    for part in parts:
+        with writing(EventCursor):  # an event and its alerts together, so that neither lacks
+            EventCursor.objects.select_for_update().get(pk=CURSOR)
+            stored += _store_new(part, mark.at)
     with writing(EventCursor):
         row = EventCursor.objects.select_for_update().get(pk=CURSOR)
         alerts.note_look(row.looked_at, mark.at)
-        given = {(each.run.run_id, each.kind): each for each in found}
-        new = unknown(given.keys())
-        for (run_id, kind), event in given.items():
-            if (run_id, kind) in new:
-                _store(event)
-                alerts.note_run(event, mark.at)
         _move(row, mark, storage, is_all)
-        return len(new)
+    return stored
+
+
+def _store_new(found: Iterable[RunEvent], now: dt.datetime) -> int:
+    """Store those events that are new, with the alerts of them; return how many."""
+    given = {(each.run.run_id, each.kind): each for each in found}
+    new = unknown(given.keys())
+    for key in filter(new.__contains__, given):
+        _store(given[key])
+        alerts.note_run(given[key], now)
+    return len(new)
 
 
 def _move(row: EventCursor, mark: Mark, storage: str, is_all: bool) -> None:

@@ -44,7 +44,7 @@ class Received:
 
 
 @contextmanager
-def mail_server(failing: int = 0) -> Iterator[Received]:
+def mail_server(failing: int = 0, port: int | None = None) -> Iterator[Received]:
     """Run a mail server that refuses the first mails for now."""
     received = Received(failing)
 
@@ -56,7 +56,7 @@ def mail_server(failing: int = 0) -> Iterator[Received]:
             is_taken = received.take((envelope.rcpt_tos, mail["Subject"], mail.get_payload()))
             return "250 OK" if is_taken else "451 Try again later"
 
-    received.port = free_port()
+    received.port = port or free_port()
     controller = Controller(Handler(), hostname="127.0.0.1", port=received.port)
     controller.start()
     try:
@@ -66,7 +66,7 @@ def mail_server(failing: int = 0) -> Iterator[Received]:
 
 
 @contextmanager
-def web_server(failing: int = 0) -> Iterator[Received]:
+def web_server(failing: int = 0, port: int = 0) -> Iterator[Received]:
     """Run a web server that answers the first requests with 503."""
     received = Received(failing)
 
@@ -81,7 +81,7 @@ def web_server(failing: int = 0) -> Iterator[Received]:
         def log_message(self, *args: Any) -> None:
             """Print nothing."""
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     received.port = server.server_port
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
