@@ -1,6 +1,6 @@
 """A pass over all that is kept: what is older than the rules say goes, in small batches.
 
-Runs that are needed stay, whatever the rules say; each pass checks them anew. How far the logs
+Runs that are needed stay, whatever the rules say; each pass checks them again. How far the logs
 and the results of each tree's runs were removed is noted in Dagster's storage, so that a pass does
 not read the runs again whose rows stay for longer.
 """
