@@ -104,8 +104,8 @@ def _measured(stack: Stack, runs: int, events: int, yaml: str) -> Measured:
         (stack.home / "dagster.yaml").write_text(yaml)
     stack.env |= {"DJANGO_SETTINGS_MODULE": "bench_settings", "BENCH_KEEP": json.dumps(KEEP)}
     stack.migrate()
-    size = {"BENCH_RUNS": str(runs), "BENCH_EVENTS": str(events)}
-    filled = json.loads(stack.shell(CODE / "fill.py", **size).splitlines()[-1])
+    said = stack.shell(CODE / "fill.py", BENCH_RUNS=str(runs), BENCH_EVENTS=str(events))
+    filled = json.loads(said.splitlines()[-1])
     tell(f"filled: {runs:,} runs of {filled['events']} events")
     kept = stack.folder / "kept.json"
     kept.write_text(json.dumps(filled["kept"]))
@@ -113,16 +113,16 @@ def _measured(stack: Stack, runs: int, events: int, yaml: str) -> Measured:
     with _running_each_second(stack) as taken:
         time.sleep(BEFORE_SECONDS)
         begun = time.monotonic()
-        said = _prune(stack)
+        report = _prune(stack)
         seconds = time.monotonic() - begun
     times = json.loads(taken.read_text())
     left = stack.shell(CODE / "count_kept.py", BENCH_KEPT=str(kept)).splitlines()[-1]
     return Measured(
         before=[took for at, took in times if at + took < BEFORE_SECONDS - 5],
         meanwhile=[took for at, took in times if at >= BEFORE_SECONDS - 5],
-        removed=said["removed"]["runs"],
+        removed=report["removed"]["runs"],
         seconds=seconds,
-        longest_batch=said["longest_batch_seconds"],
+        longest_batch=report["longest_batch_seconds"],
         megabytes=(before - _used(stack.home)) / 1e6,
         left=json.loads(left),
         kept=len(filled["kept"]),

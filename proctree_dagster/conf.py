@@ -18,6 +18,9 @@ from django.core.exceptions import ImproperlyConfigured
 from .domain import alert_settings, retention
 from .domain.predicates import is_number, is_text, is_whole
 
+SHORTEST_TOKEN = 16
+"""Least characters of a token: shorter ones can be guessed."""
+
 SOCKET = "unix:"
 """How the address of a socket begins."""
 
@@ -139,6 +142,12 @@ class Settings:
     ``"errors"``: the errors of processes. ``"crons"``: a check-in for each run of a schedule.
     """
 
+    METRICS_TOKEN: str | None = field(default=None, repr=False)
+    """What a reader of ``proctree_dagster.prometheus.metrics`` sends who has no login.
+
+    ``None``: only users who may see runs read it.
+    """
+
     KEEP: retention.Rules = field(default_factory=retention.Rules)
     """How long history is kept: a dictionary of texts, such as ``{"runs": "90 days"}``.
 
@@ -243,6 +252,9 @@ def _complaint(key: str, value: Any) -> str | None:
             if good
             else ("the dotted path of a function, a list of the environment's variables, or None")
         )
+    if key == "METRICS_TOKEN":
+        good = value is None or (is_text(value) and len(value) >= SHORTEST_TOKEN)
+        return None if good else f"a text of at least {SHORTEST_TOKEN} characters, or None"
     if key == "SYNC_ON_MIGRATE":
         return None if isinstance(value, bool) else "True or False"
     if key in _SECONDS:
@@ -302,6 +314,8 @@ def _parts(address: str) -> SplitResult | None:
 def _shown(key: str, value: Any) -> str:
     """Return a value for a message; an address only if it can't hold a password or a token."""
     text = repr(value)
+    if key == "METRICS_TOKEN":
+        return f"this {type(value).__name__} (not shown: it is a secret)"
     is_harmless = not isinstance(value, str) or "//" not in value or _parts(value) is not None
     if key not in _ADDRESSES or (is_harmless and not re.search("[@?#]", text)):
         return text

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 AIM = 0.05
 """Seconds that a batch should take; none may hold a lock for more than 0.2."""
 
-MOST = 500
+MOST = 200
 """Rows in a batch at most: databases limit how many parameters a query has."""
 
 FIRST = 20

@@ -35,6 +35,8 @@ from . import dagster_loading
 if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterRun
 
+    from ..orchestration.runs.unfinished_runs import Unfinished
+
 logger = logging.getLogger(__name__)
 
 WAIT = 0.3
@@ -145,6 +147,12 @@ class History:
 
         found = self._ask(run_pages.by_ids, list(run_ids))
         return {each.run_id: each for each in found}
+
+    def unfinished(self) -> Unfinished:
+        """Return how many runs of trees are unfinished."""
+        from ..orchestration.runs import unfinished_runs
+
+        return self._ask(unfinished_runs.count)
 
     def counts(
         self, statuses: Iterable[str], since: dt.datetime | None = None, job_name: str = ""

@@ -112,6 +112,9 @@ EXPECTED: Mapping[tuple[str, ...], Expected] = {
     ),
     ("reload",): Expected(NO_WEBSERVER, NO_WEBSERVER, NO_WEBSERVER),
     ("home",): needs_dagster("is ready."),
+    ("metrics",): goes_on(
+        "proctree_dagster_up 0", "proctree_dagster_up 1", keys="proctree_trees proctree_dagster_up"
+    ),
     ("prune",): needs_dagster(
         "There is nothing to remove.", keys="dry_run removed trees kept bytes problems"
     ),

@@ -367,3 +367,12 @@ def test_a_problem_of_alerts_names_its_place_and_shows_no_address(given: Any, sa
             conf.current()
         assert said in str(caught.value)
         assert "token" not in str(caught.value)
+
+
+@pytest.mark.parametrize("token", ["short", "", " " * 20, 5, ["a-token-of-twenty-letters"]])
+def test_a_token_is_long_and_no_message_shows_it(token: Any) -> None:
+    wrong = override_settings(PROCTREE={"METRICS_TOKEN": token})
+    with wrong, pytest.raises(ImproperlyConfigured) as caught:
+        conf.current()
+    assert "PROCTREE['METRICS_TOKEN'] must be a text of at least 16 characters" in str(caught.value)
+    assert "not shown" in str(caught.value)

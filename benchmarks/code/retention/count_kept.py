@@ -3,6 +3,7 @@
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 from dagster import DagsterInstance, RunsFilter
 
@@ -10,7 +11,8 @@ from proctree_dagster.orchestration import dagster_internals as internals
 
 kept = json.loads(Path(os.environ["BENCH_KEPT"]).read_text())
 instance = DagsterInstance.get()
-storage, folder = instance.event_log_storage, Path(instance.storage_directory())
+storage: Any = instance.event_log_storage
+folder = Path(instance.storage_directory())
 found = {"runs": 0, "tagged": 0, "events": 0, "logs": 0, "results": 0}
 for begin in range(0, len(kept), 200):
     for run in instance.get_runs(RunsFilter(run_ids=kept[begin : begin + 200])):

@@ -9,6 +9,7 @@ import shutil
 import time
 import uuid
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy
 from dagster import DagsterInstance
@@ -28,7 +29,8 @@ few = len(instance.all_logs(template))
 template = ProcessTreeManager.execute_tree("bench", context={"lines": EVENTS - few})["run_id"]
 runs, tags = internals.RunsTable, internals.RunTagsTable
 events = internals.SqlEventLogStorageTable
-run_storage, event_storage = instance.run_storage, instance.event_log_storage
+run_storage: Any = instance.run_storage
+event_storage: Any = instance.event_log_storage
 is_sharded = isinstance(event_storage, internals.SqliteEventLogStorage)
 folder = Path(instance.storage_directory())
 

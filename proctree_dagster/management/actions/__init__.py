@@ -10,6 +10,7 @@ from .base import Action
 from .caches import ClearCache
 from .code import Keep, Sync, Take
 from .health import Health
+from .measuring import Metrics
 from .one_tree import Check, Run, Show
 from .pauses import Pause, Pauses, Resume
 from .pruning import Prune
@@ -30,7 +31,7 @@ ACTIONS: tuple[type[Action], ...] = (
     Alerts,
     *(Sync, Take, Keep, Export, Apply),
     *(Revisions, Restore),
-    *(Check, Health, Doctor, Reload, Web, Home, Init, ClearCache, Prune),
+    *(Check, Health, Metrics, Doctor, Reload, Web, Home, Init, ClearCache, Prune),
 )
 """In the order of the help."""
 

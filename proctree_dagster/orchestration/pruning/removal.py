@@ -7,7 +7,7 @@ Dagster's own ``delete_run`` begins with the run, and leaves each run's file of 
 import logging
 import shutil
 from collections.abc import Callable, Collection, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,8 +159,18 @@ def delete_by_id(
     while begin < len(ids):
         chunk = list(ids[begin : begin + pace.size])
         begin += len(chunk)
-        with pace.batch(), connect() as connection:
-            connection.execute(table.delete().where(table.c.id.in_(chunk)))
+        with ExitStack() as opened:
+            connection = opened.enter_context(connect())
+            _take_lock(connection)
+            with pace.batch():
+                connection.execute(table.delete().where(table.c.id.in_(chunk)))
+                opened.close()  # commits
+
+
+def _take_lock(connection: sqlalchemy.Connection) -> None:
+    """Wait for SQLite's write lock, so that only its holding is timed; others lock rows only."""
+    if connection.dialect.name == "sqlite":
+        connection.execute(sqlalchemy.text("BEGIN IMMEDIATE"))
 
 
 def size_of(path: Path) -> int:

@@ -16,7 +16,7 @@ from ..homes import INCREMENTAL, rewrite_to_shrink
 REWRITTEN_AT_ONCE = 4 * 1024**2
 """Bytes of a file's content up to which it is rewritten while others use it: it takes 0.05 s."""
 
-PAGES = 20
+PAGES = 5
 """How many pages are given back for each row that a batch would have."""
 
 WORTH_IT = 1024**2
@@ -54,8 +54,10 @@ def _give_back(file: Path, pace: Pace, *, rewrite: bool) -> str:
             with pace.batch():
                 rewrite_to_shrink(connection)
         while _unused(connection) and not pace.is_over:
+            connection.execute("BEGIN IMMEDIATE")  # waits for others, which is not timed
             with pace.batch():
                 connection.execute(f"PRAGMA incremental_vacuum({PAGES * pace.size})").fetchall()
+                connection.execute("COMMIT")
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
     return ""
 
