@@ -29,6 +29,7 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         *("subscribe_tree_to_trigger", "unsubscribe_tree_from_trigger"),
         *("get_trigger_subscriptions", "get_tree_subscription"),
     ),
+    "prometheus": ("metrics", "TreeCollector"),
     "tasks": ("check_and_run_scheduled_tasks",),
     "models": (
         *("ProcessTree", "ProcessTreeSchedule", "Trigger", "TriggerSubscription", "TreeLink"),
