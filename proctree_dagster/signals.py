@@ -11,9 +11,10 @@
 
 Connect receivers where every process imports them, such as in ``AppConfig.ready``: they are called
 in Dagster's code server, by the sensor ``proctree_alerts``, within half a minute of the event, also
-for a run whose worker was killed. Each event is sent once. Only if the code server dies between the
-call and its record is an event sent a second time, so a receiver should bear that. An exception in
-a receiver is logged, and stops no other receiver.
+for a run whose worker was killed; without a daemon by ``check_and_run_scheduled_tasks()``. Each
+event is sent once. Only if the process dies between the call and its record is an event sent a
+second time, so a receiver should bear that. An exception in a receiver is logged, and stops no
+other receiver.
 
 ``sender`` is the model ``ProcessTree``. Every receiver gets these keyword arguments:
 

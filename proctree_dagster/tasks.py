@@ -22,7 +22,7 @@ from .domain.run_tags import DEFAULT_SCHEDULE
 from .domain.texts import explain
 from .exceptions import ScheduleError, TreeFailed
 from .models import ProcessTree, ProcessTreeSchedule, RunStatus
-from .running import results, row_execution, tree_runs
+from .running import alert_passes, results, row_execution, tree_runs
 from .running.results import Results
 from .services import due_time_claims, row_runs, scheduling
 from .support.call_context import carried
@@ -44,7 +44,7 @@ _LONG_AGO = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
 def check_and_run_scheduled_tasks() -> dict[str, Results]:
-    """Poll the triggers, run every tree that is due here and now, and deliver the outbox.
+    """Poll the triggers, run every tree that is due here and now, deliver the outbox and alerts.
 
     Call it every minute, or leave the schedules to Dagster's daemon, or both. Trees that are due
     run side by side, ``PROCTREE["MAX_CONCURRENT"]`` at once, the earliest due time first;
@@ -88,6 +88,7 @@ def check_and_run_scheduled_tasks() -> dict[str, Results]:
         _in_turn([partial(run, each) for each in due], threads=conf.current().MAX_CONCURRENT)
         with fresh_connections():
             tree_runs.deliver(of_rows=False)  # which are executed here
+            alert_passes.make_if_nobody_does()
     names = [schedule.title for schedule in due]
     return {name: results[name] for name in names if name in results}
 

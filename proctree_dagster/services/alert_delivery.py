@@ -5,9 +5,8 @@ import json
 import logging
 import time
 from collections.abc import Mapping
-from http import HTTPStatus
 from typing import Any
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from django.conf import settings
 from django.core.mail import EmailMessage, get_connection
@@ -99,7 +98,14 @@ def _deliver(alert: Alert) -> bool:
 
 def message_of(alert: Alert) -> Message:
     """Return what an alert says."""
-    facts = alert.facts if isinstance(alert.facts, dict) else {}  # SQL may have put anything there
+    try:
+        return _message_of(alert, alert.facts)
+    except (TypeError, ValueError, AttributeError, KeyError):  # SQL may have put anything there
+        logger.warning("What alert %s says can't be read, but for its tree and kind.", alert.pk)
+        return _message_of(alert, {})
+
+
+def _message_of(alert: Alert, facts: Mapping[str, Any]) -> Message:
     return alert_rules.message(
         alert.kind,
         alert.tree,
@@ -172,9 +178,15 @@ def _post(webhook: Webhook, message: Message) -> None:
         {"Content-Type": "application/json", **webhook.headers},
         method="POST",
     )
-    with urlopen(request, timeout=TIMEOUT) as response:  # noqa: S310
-        if response.status >= HTTPStatus.MULTIPLE_CHOICES:
-            raise AlertError(f"The webhook has answered {response.status}.")
+    with build_opener(_NoRedirects).open(request, timeout=TIMEOUT):
+        pass  # any answer but a success is an error
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """Refuses redirects: what is posted would be asked for with a GET there, and be lost."""
+
+    def redirect_request(self, *_args: Any) -> None:
+        """Return no request, so that the answer is an error."""
 
 
 def _filled(body: Any, data: Mapping[str, Any]) -> Any:

@@ -75,11 +75,14 @@ def _note_recovered(now: dt.datetime) -> int:
 
 def _note_recovered_one(event: Event, now: dt.datetime) -> bool:
     """Close the event of a schedule that was late, if its due time has been run or dropped."""
-    _kind, pk, due_text = event.subject.split(":", 2)
-    due = dt.datetime.fromisoformat(due_text)
-    found = ProcessTreeSchedule.objects.filter(pk=pk).select_related("process_tree")
-    schedule = next(iter(readable(found)), None)
     still = Event.objects.filter(pk=event.pk, is_open=True)
+    try:
+        _kind, pk, due_text = event.subject.split(":", 2)
+        due = dt.datetime.fromisoformat(due_text)
+        found = ProcessTreeSchedule.objects.filter(pk=pk).select_related("process_tree")
+        schedule = next(iter(readable(found)), None)
+    except ValueError:  # SQL has put something else there
+        schedule = None
     if schedule is None:  # it was deleted, or can't be read
         still.update(is_open=False)
         return False

@@ -10,7 +10,9 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from proctree_dagster.domain.runs import RunQuery
+from proctree_dagster.models import Event
 from proctree_dagster.orchestration import homes
+from proctree_dagster.orchestration.automation import alerts_sensor
 from proctree_dagster.running import dagster_loading, run_history, tree_runs
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
@@ -18,6 +20,12 @@ from tests.orchestration.opening import address, yaml_of_postgres
 
 if TYPE_CHECKING:
     from tests.tools.postgres import Postgres
+
+
+def failed_runs(history: run_history.History) -> list[str]:
+    """Make a pass over what has happened, and return the runs that have failed."""
+    assert "can't" not in alerts_sensor.look(history._instance)
+    return list(Event.objects.filter(kind="run_failed").values_list("subject", flat=True))
 
 
 @pytest.mark.django_db
@@ -57,6 +65,7 @@ def test_runs_are_found_and_what_failed_is_read_at_once_whatever_the_servers_zon
         assert history.ids_that_begin_with(made[0][:8]) == [made[0]]
         assert history.detail(made[0]).processes[0].status == "failed"
         assert not history.log(made[0], most=1000).is_cut
+        assert [failed_runs(history) for _ in range(2)] == [made, made], "and once only"
         repeated = history.repeat(made[0], "ann")
         assert history.summaries([repeated])[repeated].launched_by == "ann"
         assert history.cancel(repeated, "ann")

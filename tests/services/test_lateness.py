@@ -229,6 +229,23 @@ def test_a_tree_that_sql_has_broken_leaves_it_to_the_settings() -> None:
     assert [each.recipient for each in Alert.objects.all()] == ["ada@example.com"]
 
 
+@pytest.mark.parametrize("facts", [7, [1], {"failures": 3}, {"customers": 1}, "x"])
+def test_an_alert_that_sql_has_broken_still_says_its_tree_and_kind(facts: Any) -> None:
+    alerts.add("late", books(), "books", "", {}, NOW, NOW)
+    Alert.objects.update(facts=facts)
+    assert alert_delivery.message_of(Alert.objects.get()).subject == "books is late"
+
+
+def test_an_event_that_sql_has_broken_is_closed() -> None:
+    scheduled()
+    look(11)
+    for subject in ("x", "schedule:x:y", "schedule:1"):
+        Event.objects.update(subject=subject, is_open=True)
+        assert look(12)[0] == "late"
+        assert not Event.objects.get(subject=subject).is_open
+        Event.objects.exclude(subject=subject).delete()
+
+
 def test_many_customers_are_one_message_that_names_some() -> None:
     tree = books()
     for number in range(8):

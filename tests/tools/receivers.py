@@ -28,6 +28,8 @@ class Received:
         self.tried = 0
         self.items: list[Any] = []
         self.port = 0
+        self.answer = 200
+        """The status of the answers of a web server that takes what it is sent."""
         self.then: Callable[[], None] = lambda: None
         """Called when something has arrived, before it is acknowledged."""
         self._lock = threading.Lock()
@@ -74,7 +76,7 @@ def web_server(failing: int = 0, port: int = 0) -> Iterator[Received]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
             is_taken = received.take((self.path, dict(self.headers), json.loads(body)))
-            self.send_response(200 if is_taken else 503)
+            self.send_response(received.answer if is_taken else 503)
             self.send_header("Content-Length", "0")
             self.end_headers()
 

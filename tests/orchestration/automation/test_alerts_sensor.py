@@ -5,6 +5,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from urllib.error import HTTPError
 
 import pytest
 from dagster import (
@@ -22,6 +23,7 @@ from pytest_django import Settings
 
 from proctree_dagster import signals
 from proctree_dagster.domain import run_events, run_tags
+from proctree_dagster.domain.alert_rules import Message
 from proctree_dagster.domain.alert_settings import FAILURE, RECOVERED, THIRD_FAILURE
 from proctree_dagster.functions import process_function
 from proctree_dagster.models import Alert, AlertDelivery, Event, EventCursor, ProcessTree
@@ -29,7 +31,8 @@ from proctree_dagster.orchestration.automation import alerts_sensor
 from proctree_dagster.orchestration.repository_data import LiveRepositoryData
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.running import tree_runs
-from proctree_dagster.services import events
+from proctree_dagster.services import alert_delivery, events
+from proctree_dagster.tasks import check_and_run_scheduled_tasks
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
 from tests.tools.receivers import mail_server, web_server
@@ -350,6 +353,16 @@ def test_a_webhook_gets_the_body_that_the_settings_say(
     }
 
 
+def test_a_webhook_that_leads_elsewhere_has_not_taken_it(
+    alerts_to: Callable[..., None], real_dagster: None
+) -> None:
+    with web_server() as posts:
+        posts.answer = 302
+        alerts_to("chat", webhooks={"chat": f"http://127.0.0.1:{posts.port}/"})
+        with pytest.raises(HTTPError, match="302"):
+            alert_delivery.send("chat", Message("s", "t", {}))
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of its own imports
 def test_apprise_delivers_too(instance: DagsterInstance, alerts_to: Callable[..., None]) -> None:
     with web_server() as posts:
@@ -418,3 +431,18 @@ def test_old_events_are_cleared(instance: DagsterInstance) -> None:
     Event.objects.update(sent_at=timezone.now() - events.RETENTION - dt.timedelta(minutes=1))
     alerts_sensor.look(instance)
     assert not Event.objects.exists()
+
+
+def test_without_a_daemon_what_runs_the_schedules_makes_the_pass(
+    instance: DagsterInstance, alerts_to: Callable[..., None]
+) -> None:
+    save()
+    note(instance)
+    check_and_run_scheduled_tasks()
+    assert EventCursor.objects.get().looked_at is None, "nobody would get anything"
+    alerts_to("ada@example.com")
+    check_and_run_scheduled_tasks()
+    assert Alert.objects.count() == 1
+    note(instance)
+    check_and_run_scheduled_tasks()
+    assert Event.objects.count() == 1, "another pass was made within a minute"
