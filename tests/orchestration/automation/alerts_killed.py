@@ -89,6 +89,10 @@ BY_SERVER = ("as_posted", "as_mailed")
 """The moments at which the server kills it that has received the message."""
 
 
+TOGETHER = "together"
+"""No process is killed, and several make the pass at the same moment."""
+
+
 def pass_lease() -> None:
     """Let the leases of a process end that was killed."""
     from django.utils import timezone
@@ -131,7 +135,7 @@ def main(kills: int, seed: int) -> None:
     read_migrations_once()
     run_failed.connect(note_run)
     chance = random.Random(seed)  # for moments, not for secrets
-    moments = [*MOMENTS, *BY_SERVER, *["random"] * kills]
+    moments = [*MOMENTS, *BY_SERVER, TOGETHER, *["random"] * kills]
     made: list[tuple[str, str]] = []
     killed = 0
     with (
@@ -140,6 +144,7 @@ def main(kills: int, seed: int) -> None:
     ):
         for moment in moments:
             made.append((moment, fail()))
+            others = [child(lambda: None) for _ in range(2 * (moment == TOGETHER))]
             pid = child(MOMENTS.get(moment, lambda: None))
             server = {"as_posted": posts, "as_mailed": mails}.get(moment)
             if server is not None:
@@ -148,6 +153,7 @@ def main(kills: int, seed: int) -> None:
                 time.sleep(chance.uniform(0.0, 0.3))
                 os.kill(pid, signal.SIGKILL)
             killed += os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+            assert not any(os.waitpid(each, 0)[1] for each in others)
             mails.then = posts.then = lambda: None
             for _ in range(2):
                 pass_lease()
