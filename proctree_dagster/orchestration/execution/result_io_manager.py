@@ -13,6 +13,7 @@ from upath import UPath
 
 from ...domain import run_tags
 from ...domain.texts import explain
+from ...exceptions import RunError
 from ...process.run import NotStored, Outcome
 
 
@@ -35,7 +36,14 @@ class ResultIOManager(UPathIOManager):
 
     def load_from_path(self, context: InputContext, path: UPath) -> Any:
         """Load an outcome for a process that depends on it."""
-        return pickle.loads(path.read_bytes())  # noqa: S301  # written by a run of the instance
+        try:
+            data = path.read_bytes()
+        except FileNotFoundError as error:
+            raise RunError(
+                f"The result at {path} is gone. PROCTREE['KEEP']['results'] says how long results "
+                "are kept; without them a run can only be repeated in full."
+            ) from error
+        return pickle.loads(data)  # noqa: S301  # written by a run of the instance
 
 
 @io_manager(description="Keeps the outcomes of processes in the instance's storage folder.")

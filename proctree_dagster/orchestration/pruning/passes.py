@@ -6,7 +6,6 @@ not read the runs again whose rows stay for longer.
 """
 
 import datetime as dt
-import json
 import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -26,14 +25,12 @@ from ...models import ProcessTree
 from ...services import old_rows
 from ..dagster_features import RETENTION, is_on, why_off
 from ..launching import sqlite_keepalive
+from ..runs import removed
 from . import leftovers, needed, space, ticks
 from .candidates import ENDED, FAILED, SUCCEEDED, Ended, RunTable
 from .removal import Removal, size_of
 
 logger = logging.getLogger(__name__)
-
-NOTES = "proctree/pruned"
-"""The entry of Dagster's storage that says how far logs and results were removed."""
 
 Kind = Literal["runs", "events", "results"]
 
@@ -151,7 +148,7 @@ class _Pass:
         self._rules: Rules = conf.current().KEEP
         self._table = RunTable(instance)
         self._own = dict(ProcessTree.objects.values_list("job_name", "keep_runs"))
-        self._notes = _read_notes(instance)
+        self._notes = removed.read_notes(instance)
         self.removal = Removal(instance, pace)
         self.found = Pruned()
         self._gone: set[str] = set()
@@ -319,12 +316,6 @@ def _ended(record: RunRecord) -> Ended:
     return Ended(record.storage_id, run.run_id, run.status.value, ended)
 
 
-def _read_notes(instance: DagsterInstance) -> dict[str, dict[str, int]]:
-    text = instance.daemon_cursor_storage.get_cursor_values({NOTES}).get(NOTES, "{}")
-    found: dict[str, dict[str, int]] = json.loads(text)
-    return found
-
-
 def _write_notes(
     instance: DagsterInstance, notes: Mapping[str, Mapping[str, int]], jobs: Collection[str]
 ) -> None:
@@ -333,4 +324,4 @@ def _write_notes(
         for kind, numbers in notes.items()
     }
     if notes:
-        instance.daemon_cursor_storage.set_cursor_values({NOTES: json.dumps(present)})
+        removed.write_notes(instance, present)

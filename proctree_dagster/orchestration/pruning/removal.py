@@ -12,18 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import sqlalchemy
-from dagster import DagsterEventType, DagsterInstance
+from dagster import DagsterInstance
 
 from ...domain.pace import Pace
 from .. import dagster_internals as internals
+from ..runs.removed import STATUS_EVENTS
 
 logger = logging.getLogger(__name__)
 
 LOGS = "compute_logs"
 """The folder with what the processes of a run have printed, beside its results."""
-
-STATUS_EVENTS = tuple(each.value for each in DagsterEventType if each.value.startswith("PIPELINE_"))
-"""The events that say how a run began and ended: they stay as long as the run."""
 
 
 class Removal:

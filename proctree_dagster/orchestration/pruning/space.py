@@ -16,7 +16,7 @@ from ..homes import INCREMENTAL, rewrite_to_shrink
 REWRITTEN_AT_ONCE = 4 * 1024**2
 """Bytes of a file's content up to which it is rewritten while others use it: it takes 0.05 s."""
 
-PAGES = 5
+PAGES = 2
 """How many pages are given back for each row that a batch would have."""
 
 WORTH_IT = 1024**2

@@ -13,6 +13,7 @@ from dagster import (
     DagsterRun,
     DagsterRunStatus,
     EventLogEntry,
+    RunRecord,
     RunsFilter,
 )
 
@@ -21,7 +22,7 @@ from ...domain import run_tags as tags
 from ...domain.runs import LogPage, ProcessRun, RunDetail, RunSummary
 from ...exceptions import RunNotFound
 from .. import errors
-from . import history, run_pages
+from . import history, removed, run_pages
 from .summaries import UNKNOWN, all_failures, moment, summaries, summary
 
 STEP_EVENTS = {
@@ -60,7 +61,7 @@ def detail(instance: DagsterInstance, run_id: str) -> RunDetail:
     fault = failures.get("", "") or _canceled(instance, run)
     return RunDetail(
         summary=summary(instance, record, failures),
-        processes=tuple(_processes(instance, run, fault)),
+        processes=tuple(_processes(instance, record, fault)),
         fault=fault,
         context=sensitive.masked(run_pages.context_of(run)),
         root_run_id=run.root_run_id or run.run_id,
@@ -111,6 +112,10 @@ def log(
     found = instance.get_records_for_run(run_id, limit=most + 1, ascending=False).records
     entries = [record.event_log_entry for record in reversed(found[:most])]
     lines = [history.line(entry) for entry in entries]
+    if len(found) <= most and removed.are_of_status(entries):
+        record = instance.get_run_record_by_id(run_id)
+        if record is not None and removed.has_no_log(instance, record):
+            lines = [removed.line(record), *lines]
     known = names or {}
     named = (replace(each, process=known.get(each.process, each.process)) for each in lines)
     return LogPage(tuple(named), is_cut=len(found) > most)
@@ -195,10 +200,17 @@ class _Step:
         return (self.ended_at - self.started_at).total_seconds()
 
 
-def _processes(instance: DagsterInstance, run: DagsterRun, fault: str) -> list[ProcessRun]:
-    """Return what became of each process: those of the run's job, and others that it executed."""
+def _processes(instance: DagsterInstance, record: RunRecord, fault: str) -> list[ProcessRun]:
+    """Return what became of each process: those of the run's job, and others that it executed.
+
+    If the run's log was removed, that is not known, and there is none.
+    """
+    run = record.dagster_run
+    entries = instance.all_logs(run.run_id, STEP_EVENTS)
+    if not entries and removed.has_no_log(instance, record):
+        return []
     steps = {step.key: step for step in _planned(instance, run)}
-    for entry in instance.all_logs(run.run_id, STEP_EVENTS):
+    for entry in entries:
         _see(steps, entry)
     names = {step.key: step.name for step in steps.values()}
     chosen = set(run.step_keys_to_execute or steps)

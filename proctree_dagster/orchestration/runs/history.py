@@ -17,7 +17,7 @@ from ...domain.runs import LogLine, RunSummary
 from ...domain.texts import storable
 from ...exceptions import RunError, RunNotFound
 from .. import errors
-from . import run_pages, storage_time
+from . import removed, run_pages, storage_time
 from .summaries import all_failures, summary
 
 PAGE = 100
@@ -112,7 +112,12 @@ def find(instance: DagsterInstance, run_id: str) -> RunRecord:
 
 def log(instance: DagsterInstance, run_id: str) -> Iterator[LogLine]:
     """Return a run's log: Dagster's events, and the log lines of its functions."""
-    return map(line, instance.all_logs(run_id))
+    entries = instance.all_logs(run_id)
+    if removed.are_of_status(entries):
+        record = instance.get_run_record_by_id(run_id)
+        if record is not None and removed.has_no_log(instance, record):
+            yield removed.line(record)
+    yield from map(line, entries)
 
 
 def line(entry: EventLogEntry) -> LogLine:

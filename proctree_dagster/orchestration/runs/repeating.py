@@ -4,7 +4,14 @@ import datetime as dt
 import uuid
 from collections.abc import Iterable
 
-from dagster import DagsterInstance, DagsterRun, DagsterRunStatus, JobDefinition, RunsFilter
+from dagster import (
+    DagsterInstance,
+    DagsterRun,
+    DagsterRunStatus,
+    JobDefinition,
+    RunRecord,
+    RunsFilter,
+)
 
 from ...context import tagging
 from ...domain import run_tags as tags
@@ -15,7 +22,7 @@ from .. import dagster_internals as internals
 from .. import tree_records
 from ..configured import translator
 from ..dagster_features import RETRY_FROM_FAILURE, is_on, why_off
-from . import create, opening, run_pages, storage_time
+from . import create, opening, removed, run_pages, storage_time
 from .summaries import LAUNCHERS, summaries
 
 RESUMABLE = (DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED)
@@ -160,9 +167,28 @@ def _resumed(
     RunError
         Its tree has lost a process that is to be repeated.
     """
+    record = instance.get_run_record_by_id(run.run_id)
+    if record is not None:
+        _require_history(instance, record)
     steps, known = internals.KnownExecutionState.build_resume_retry_reexecution(instance, run)
     _require_steps(run, job, steps)
     return list(steps), known
+
+
+def _require_history(instance: DagsterInstance, record: RunRecord) -> None:
+    """Refuse to resume a run of which too little is left; it can be repeated in full."""
+    lost = (
+        removed.NO_LOG
+        if removed.has_no_log(instance, record)
+        else removed.NO_RESULTS
+        if removed.has_no_results(instance, record)
+        else ""
+    )
+    if lost:
+        raise RunError(
+            f"Run {record.dagster_run.run_id} can't go on where it failed. {lost} Repeat it in "
+            "full: 'proctree retry --all'."
+        )
 
 
 def _require_steps(run: DagsterRun, job: JobDefinition, steps: Iterable[str]) -> None:

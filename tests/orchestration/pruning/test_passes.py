@@ -2,6 +2,7 @@
 
 import datetime as dt
 import os
+import re
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -17,6 +18,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from proctree_dagster.domain import run_tags
+from proctree_dagster.exceptions import RunError
 from proctree_dagster.models import (
     Backfill,
     BackfillState,
@@ -32,7 +34,10 @@ from proctree_dagster.models import (
 from proctree_dagster.orchestration.pruning import needed, passes
 from proctree_dagster.orchestration.pruning.passes import Pruned
 from proctree_dagster.orchestration.pruning.removal import LOGS
+from proctree_dagster.orchestration.runs import details, removed, repeating
+from proctree_dagster.orchestration.runs import history as run_log
 from proctree_dagster.orchestration.runs.schedule_claims import due_tag
+from proctree_dagster.running import tree_runs
 from proctree_dagster.services import run_outbox
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
@@ -365,6 +370,34 @@ def test_what_was_needed_is_looked_at_again(history: History, settings: Settings
     RunWorker.objects.update(ended_at=now)
     prune(settings, history, keep)
     assert not (history.folder / used / "only").exists()
+
+
+def failed_run(row: ProcessTree, history: History, days: float) -> str:
+    """Execute a tree that fails after a process that succeeds; as if that was so long ago."""
+    run_id: str = tree_runs.execute_row(row)["run_id"]
+    history.end(run_id, days)
+    return run_id
+
+
+def test_without_its_log_a_run_says_so_and_is_only_repeated_in_full(
+    on_disk: History, settings: Settings
+) -> None:
+    made = ProcessTreeInstance("failing").add_process("one", func=processes.one)
+    row = made.add_process("fail", func=processes.fail, dependencies=["one"]).save()
+    no_log, no_results = failed_run(row, on_disk, 40), failed_run(row, on_disk, 20)
+    newest = failed_run(row, on_disk, 1)
+    prune(settings, on_disk, {"events": "30 days", "results": "10 days"})
+    instance = on_disk.instance
+    assert next(run_log.log(instance, no_log)).message == removed.NO_LOG
+    assert details.log(instance, no_log, most=10).lines[0].message == removed.NO_LOG
+    known = details.detail(instance, no_log)
+    assert (known.processes, known.summary.status) == ((), "failure")
+    assert len(details.detail(instance, no_results).processes) == 2
+    for run_id, why in ((no_log, removed.NO_LOG), (no_results, removed.NO_RESULTS)):
+        with pytest.raises(RunError, match=re.escape(why)):
+            repeating.again(instance, run_of(instance, run_id))
+    assert repeating.again(instance, run_of(instance, newest)).step_keys_to_execute == ["fail"]
+    assert repeating.again(instance, run_of(instance, no_log), everything=True)
 
 
 # --- A pass ---------------------------------------------------------------------------------------
