@@ -17,6 +17,7 @@ from .. import conf
 from ..domain import tree_spec
 from ..models import ProcessTree, Trigger
 from ..services import function_listing
+from .alert_forms import KindsField, RecipientsField
 from .forms import Form, JsonField
 from .process_rows import (
     FUNCTIONS,
@@ -257,6 +258,16 @@ class ProcessTreeForm(Form):
     """A tree."""
 
     processes = ProcessesField(initial=list)
+    alert_on = KindsField(
+        label=_("alerts when"), help_text=_("Nothing is ticked: what the settings say.")
+    )
+    alert_to = RecipientsField(
+        label=_("alerts to"),
+        help_text=_(
+            "Mail addresses, and names that the settings have, one a line. Blank: what the "
+            "settings say."
+        ),
+    )
 
     functions_url = ""
     """The address from which a script completes functions; the page sets it."""

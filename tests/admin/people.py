@@ -64,14 +64,11 @@ def shown(client: Client, page: str) -> dict[str, Any]:
     formsets = [inline.formset for inline in answer.context["inline_admin_formsets"]]
     for formset in formsets:
         forms += [formset.management_form, *formset.forms]
-    values = {
-        bound.html_name: bound.value()
-        for form in forms
-        for bound in form
-        if bound.value() is not None
-    }
+    bounds = [bound for form in forms for bound in form]
+    ticked = {each.html_name for each in bounds if hasattr(each.field, "choices")}
+    values = {each.html_name: each.value() for each in bounds if each.value() is not None}
     return {
-        name: json.dumps(value) if isinstance(value, (dict, list)) else value
+        name: json.dumps(value) if isinstance(value, (dict, list)) and name not in ticked else value
         for name, value in values.items()
         if value is not False
     }

@@ -5,6 +5,7 @@ from a position on, kind by kind. An event may be read twice; ``services.events`
 """
 
 import datetime as dt
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -35,6 +36,9 @@ TYPES = {
 
 MOST = 200
 """How many events of a kind are read at once."""
+
+UNDECIDED_SECONDS = 5.0
+"""How long Dagster may take to record that it repeats a run, after the event of its failure."""
 
 CLOCKS_APART = 86_400.0
 """Seconds by which the times of Dagster's columns may differ from ours (see ``storage_time``)."""
@@ -156,8 +160,16 @@ def _events(
     return [
         _event(instance, runs[run_id], kind, at)
         for (run_id, kind), at in in_order
-        if run_id in runs
+        if run_id in runs and not (kind == run_events.FAILED and _is_undecided(instance, at))
     ]
+
+
+def _is_undecided(instance: DagsterInstance, at: float) -> bool:
+    """Return whether Dagster may not have recorded yet that it repeats a run that has just failed.
+
+    The next pass reads the event again.
+    """
+    return instance.run_retries_enabled and 0 <= time.time() - at < UNDECIDED_SECONDS
 
 
 def _runs(instance: DagsterInstance, run_ids: set[str]) -> Mapping[str, RunRecord]:
