@@ -11,6 +11,7 @@ from dagster import DagsterInstance
 
 from ...domain.pace import Pace
 from .. import dagster_internals as internals
+from ..runs import storage_time
 from .removal import delete_by_id
 
 PAGE = 1000
@@ -25,7 +26,7 @@ def old(instance: DagsterInstance, before: dt.datetime) -> list[int]:
     if not isinstance(storage, internals.SqlScheduleStorage):
         return []
     ticks = internals.JobTickTable.c
-    moment = before.astimezone(dt.UTC).replace(tzinfo=None)
+    moment = before.astimezone(storage_time.zone_of(instance)).replace(tzinfo=None)
     found: list[int] = []
     last = 0
     while True:

@@ -31,7 +31,7 @@ from proctree_dagster.models import (
     TreeChange,
     TreeRevision,
 )
-from proctree_dagster.orchestration.pruning import needed, passes
+from proctree_dagster.orchestration.pruning import passes
 from proctree_dagster.orchestration.pruning.passes import Pruned
 from proctree_dagster.orchestration.pruning.removal import LOGS
 from proctree_dagster.orchestration.runs import details, removed, repeating
@@ -415,23 +415,29 @@ def test_a_pass_whose_time_is_up_says_with_which_tree_the_next_one_goes_on(
     assert old not in history.ids()
 
 
-def test_an_error_of_one_tree_leaves_the_others_to_go(
-    history: History, settings: Settings, monkeypatch: pytest.MonkeyPatch
+def test_a_row_that_sql_has_broken_keeps_the_runs_of_its_tree_and_of_no_other(
+    history: History, settings: Settings
 ) -> None:
     bad, good = tree("bad"), tree("good")
-    old = [history.run(bad), history.run(good)]
+    due = {run_tags.DUE: due_tag(timezone.now())}
+    old = [history.run(bad, tags=due), history.run(good, tags=due)]
     history.run(bad, 1), history.run(good, 1)
-    before = needed.of
-
-    def fail(instance: Any, records: Any, is_old: Any) -> Any:
-        if records[0].dagster_run.job_name == "bad":
-            raise ValueError("a row can't be read")
-        return before(instance, records, is_old)
-
-    monkeypatch.setattr(needed, "of", fail)
+    ProcessTreeSchedule.objects.create(process_tree=bad, claim=timezone.now())
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE proctree_dagster_processtreeschedule SET claim = '2026-13-45 00:00:00'")
     found = prune(settings, history, KEEP)
     assert history.ids() & set(old) == {old[0]}
-    assert found.problems == ["Those of 'bad' stay: ValueError: a row can't be read"]
+    assert [each.split(":")[0] for each in found.problems] == ["Those of 'bad' stay"]
+
+
+def test_a_rule_that_sql_has_broken_keeps_the_runs_of_its_tree(
+    history: History, settings: Settings
+) -> None:
+    row = tree()
+    old, _ = history.run(row), history.run(row, 1)
+    ProcessTree.objects.update(keep_runs="soon")
+    assert prune(settings, history, KEEP).counts.total() == 0
+    assert old in history.ids()
 
 
 def test_files_of_runs_that_are_gone_go_a_day_later(on_disk: History, settings: Settings) -> None:
