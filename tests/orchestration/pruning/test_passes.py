@@ -424,7 +424,8 @@ def test_a_row_that_sql_has_broken_keeps_the_runs_of_its_tree_and_of_no_other(
     history.run(bad, 1), history.run(good, 1)
     ProcessTreeSchedule.objects.create(process_tree=bad, claim=timezone.now())
     with connection.cursor() as cursor:
-        cursor.execute("UPDATE proctree_dagster_processtreeschedule SET claim = '2026-13-45 00:00:00'")
+        broken = "2026-13-45 00:00:00"
+        cursor.execute("UPDATE proctree_dagster_processtreeschedule SET claim = %s", [broken])
     found = prune(settings, history, KEEP)
     assert history.ids() & set(old) == {old[0]}
     assert [each.split(":")[0] for each in found.problems] == ["Those of 'bad' stay"]
