@@ -126,7 +126,7 @@ def main(kills: int, seed: int) -> None:
     django.setup()
     from django.core.management import call_command
 
-    import proctree_dagster.orchestration.repository  # noqa: F401  # imported once for all
+    import proctree_dagster.orchestration.automation.alerts_sensor  # noqa: F401  # once for all
     from proctree_dagster.orchestration.template.preload import read_migrations_once
     from proctree_dagster.signals import run_failed
     from tests.tools.receivers import mail_server, web_server
