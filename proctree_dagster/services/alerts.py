@@ -14,12 +14,14 @@ from django.utils import timezone
 from .. import conf
 from ..domain import alert_rules, run_events, tree_alerts
 from ..domain.alert_settings import FAILURE, RECOVERED, SILENCE, THIRD_FAILURE
+from ..domain.names import MAX_NAME_LENGTH
 from ..domain.run_events import RunEvent
 from ..domain.runs import RunSummary
 from ..domain.tree_alerts import TreeAlerts
 from ..models import Alert, AlertDelivery, AlertState, Event, ProcessTree
 
 LONGEST_CAUSE = 300
+LONGEST_RECIPIENT = 320
 
 ABOUT_FAILURES = (FAILURE, THIRD_FAILURE)
 
@@ -121,7 +123,12 @@ def add(
     """
     said = {**facts, **({"customers": [customer]} if customer else {})}
     for recipient in recipients(kind, tree):
-        _add_to(recipient, kind, tree, name, cause[:LONGEST_CAUSE], said, at, now)
+        to, name, cause = (
+            recipient[:LONGEST_RECIPIENT],
+            name[:MAX_NAME_LENGTH],
+            cause[:LONGEST_CAUSE],
+        )
+        _add_to(to, kind, tree, name, cause, said, at, now)
 
 
 def recipients(kind: str, tree: ProcessTree | None) -> Iterable[str]:

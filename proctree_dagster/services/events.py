@@ -7,7 +7,7 @@ doubles nothing: what is not stored is read again, and what is stored is sent by
 
 import datetime as dt
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from django.utils import timezone
 
 from .. import signals
 from ..domain import run_events
+from ..domain.names import MAX_NAME_LENGTH
 from ..domain.run_events import Mark, RunEvent
 from ..domain.runs import RunSummary
 from ..models import Event, EventCursor, ProcessTree
@@ -48,6 +49,8 @@ GAP = dt.timedelta(minutes=2)
 """After how long without a pass the daemon has not worked meanwhile."""
 
 SENT_AT_ONCE = 200
+
+LONGEST_SUBJECT = 300
 
 STORED_AT_ONCE = 20
 """How many events are stored in one transaction: on SQLite nobody else writes meanwhile."""
@@ -144,11 +147,7 @@ def record(found: Iterable[RunEvent], mark: Mark, storage: str, *, is_all: bool 
     _row()
     given = list(found)
     parts = [given[at : at + STORED_AT_ONCE] for at in range(0, len(given), STORED_AT_ONCE)]
-    stored = 0
-    for part in parts:
-        with writing(EventCursor):  # an event and its alerts together, so that neither lacks
-            EventCursor.objects.select_for_update().get(pk=CURSOR)
-            stored += _store_new(part, mark.at)
+    stored = sum(_store_together(part, mark.at) for part in parts)
     with writing(EventCursor):
         row = EventCursor.objects.select_for_update().get(pk=CURSOR)
         alerts.note_look(row.looked_at, mark.at)
@@ -156,14 +155,31 @@ def record(found: Iterable[RunEvent], mark: Mark, storage: str, *, is_all: bool 
     return stored
 
 
-def _store_new(found: Iterable[RunEvent], now: dt.datetime) -> int:
-    """Store those events that are new, with the alerts of them; return how many."""
-    given = {(each.run.run_id, each.kind): each for each in found}
-    new = unknown(given.keys())
-    for key in filter(new.__contains__, given):
-        _store(given[key])
-        alerts.note_run(given[key], now)
-    return len(new)
+def _store_together(part: Sequence[RunEvent], now: dt.datetime) -> int:
+    """Store some events in one transaction; if that fails, each in its own."""
+    try:
+        with writing(EventCursor):  # an event and its alerts together, so that neither lacks
+            EventCursor.objects.select_for_update().get(pk=CURSOR)
+            return sum(_store(event, now) for event in part)
+    except Exception:  # a value that the database does not take must not stop the other events
+        if len(part) > 1:
+            return sum(_store_together([event], now) for event in part)
+        logger.exception("The event %s of run %s can't be stored.", part[0].kind, part[0].run)
+        return 0
+
+
+def _store(event: RunEvent, now: dt.datetime) -> bool:
+    """Store an event that is new, with the alerts of it; return False if it is stored already."""
+    run, data = event.run, event.data()
+    if not add(event.kind, run.run_id, run.tree, event.at, data):
+        return False
+    for process, error in event.failures.items():
+        if process:
+            extra = {"process": process, "error": error}
+            subject = f"{run.run_id}:{process}"
+            add(run_events.PROCESS_FAILED, subject, run.tree, event.at, {**data, **extra})
+    alerts.note_run(event, now)
+    return True
 
 
 def _move(row: EventCursor, mark: Mark, storage: str, is_all: bool) -> None:
@@ -179,16 +195,6 @@ def _move(row: EventCursor, mark: Mark, storage: str, is_all: bool) -> None:
         row.working_since = mark.at
     row.storage, row.looked_at = storage, mark.at
     row.save()
-
-
-def _store(event: RunEvent) -> None:
-    run, data = event.run, event.data()
-    add(event.kind, run.run_id, run.tree, event.at, data)
-    for process, error in event.failures.items():
-        if process:
-            extra = {"process": process, "error": error}
-            subject = f"{run.run_id}:{process}"
-            add(run_events.PROCESS_FAILED, subject, run.tree, event.at, {**data, **extra})
 
 
 def add(
@@ -220,10 +226,10 @@ def add(
     signal = signals.SIGNALS.get(kind)
     heard = signal is not None and signal.has_listeners()
     _event, is_new = Event.objects.get_or_create(
-        subject=subject[:300],
+        subject=subject[:LONGEST_SUBJECT],
         kind=kind,
         defaults={
-            "tree": tree,
+            "tree": tree[:MAX_NAME_LENGTH],
             "at": at,
             "data": dict(data or {}) if heard else {},
             "is_open": is_open,

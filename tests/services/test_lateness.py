@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from django.db import DataError
 from django.utils import timezone
 from pytest_django import Settings
 
@@ -227,6 +228,29 @@ def test_a_tree_that_sql_has_broken_leaves_it_to_the_settings() -> None:
     tree.refresh_from_db()
     alerts.add("failure", tree, "books", "", {}, NOW, NOW)
     assert [each.recipient for each in Alert.objects.all()] == ["ada@example.com"]
+
+
+def test_an_event_that_cannot_be_stored_stops_no_other(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    tree = books()
+    real = alerts.note_run
+
+    def note_run(event: RunEvent, now: dt.datetime) -> None:
+        if event.run.run_id == "2":
+            raise DataError("what the database does not take")
+        real(event, now)
+
+    monkeypatch.setattr(alerts, "note_run", note_run)
+    runs = [replace(RUN, run_id=each, job_name=tree.job_name) for each in "123"]
+    found = [RunEvent(run_events.FAILED, each, NOW, failures={"one": "no till"}) for each in runs]
+    assert events.record(found, Mark(NOW, {}), "s") == 2
+    stored = Event.objects.filter(kind="run_failed").values_list("subject", flat=True)
+    assert set(stored) == {"1", "3"}
+    assert Alert.objects.get().count == 2
+    assert "what the database does not take" in caplog.text
+    monkeypatch.undo()
+    assert events.record(found, Mark(NOW, {}), "s") == 1, "it is read again"
 
 
 @pytest.mark.parametrize("facts", [7, [1], {"failures": 3}, {"customers": 1}, "x"])

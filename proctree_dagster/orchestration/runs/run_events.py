@@ -7,7 +7,7 @@ from a position on, kind by kind. An event may be read twice; ``services.events`
 import datetime as dt
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from dagster import (
@@ -21,6 +21,7 @@ from dagster import (
 
 from ...domain import run_events, run_tags
 from ...domain.run_events import Mark, RunEvent
+from ...domain.texts import shorten, storable
 from ...services import events, run_outbox
 from . import details
 from .summaries import all_failures, moment, summary
@@ -185,12 +186,16 @@ def _runs(instance: DagsterInstance, run_ids: set[str]) -> Mapping[str, RunRecor
 def _event(instance: DagsterInstance, record: RunRecord, kind: str, at: float) -> RunEvent:
     happened = moment(at)
     assert happened is not None
+    run = summary(instance, record)
     return RunEvent(
         kind=kind,
-        run=summary(instance, record),
+        run=replace(run, tags={name: storable(text) for name, text in run.tags.items()}),
         at=happened,
         will_retry=kind == run_events.FAILED and _will_retry(record),
-        failures=dict(_failures(instance, record, kind)),
+        failures={
+            storable(process): shorten(storable(error))
+            for process, error in _failures(instance, record, kind)
+        },
     )
 
 
