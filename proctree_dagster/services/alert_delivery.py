@@ -9,7 +9,7 @@ from typing import Any
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from django.conf import settings
-from django.core.mail import EmailMessage, get_connection
+from django.core import mail
 from django.db.models import F
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
@@ -156,18 +156,18 @@ def send(recipient: str, message: Message) -> None:
 
 
 def _mail(address: str, message: Message) -> None:
-    options: dict[str, Any] = {}
-    backend = settings.EMAIL_BACKEND
-    if backend == SMTP and settings.EMAIL_TIMEOUT is None:
-        options["timeout"] = int(TIMEOUT)
-    subject = f"{settings.EMAIL_SUBJECT_PREFIX}{message.subject}"
-    mail = EmailMessage(
-        " ".join(subject.split()),
-        message.text,
-        to=[address],
-        connection=get_connection(**options),
-    )
-    mail.send()
+    subject = " ".join(f"{settings.EMAIL_SUBJECT_PREFIX}{message.subject}".split())
+    mail.EmailMessage(subject, message.text, to=[address], **_with_timeout()).send()
+
+
+def _with_timeout() -> dict[str, Any]:
+    """Return the connection of a mail with a timeout, where the settings have none.
+
+    From Django 6.1 on ``MAILERS`` has the timeout, and a mail is given no connection.
+    """
+    if hasattr(mail, "mailers") or settings.EMAIL_BACKEND != SMTP or settings.EMAIL_TIMEOUT:
+        return {}
+    return {"connection": mail.get_connection(timeout=int(TIMEOUT))}
 
 
 def _post(webhook: Webhook, message: Message) -> None:

@@ -10,6 +10,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from aiosmtpd.controller import Controller
+from django.core import mail
 
 from tests.tools.stack import free_port
 
@@ -45,6 +46,15 @@ class Received:
         return True
 
 
+def mail_settings(port: int) -> dict[str, Any]:
+    """Return the settings with which this Django sends mail to a server of this machine."""
+    backend = "django.core.mail.backends.smtp.EmailBackend"
+    if hasattr(mail, "mailers"):  # from Django 6.1 on
+        options = {"host": "127.0.0.1", "port": port, "timeout": 10}
+        return {"MAILERS": {"default": {"BACKEND": backend, "OPTIONS": options}}}
+    return {"EMAIL_BACKEND": backend, "EMAIL_HOST": "127.0.0.1", "EMAIL_PORT": port}
+
+
 @contextmanager
 def mail_server(failing: int = 0, port: int | None = None) -> Iterator[Received]:
     """Run a mail server that refuses the first mails for now."""
@@ -54,8 +64,9 @@ def mail_server(failing: int = 0, port: int | None = None) -> Iterator[Received]
         async def handle_DATA(  # noqa: N802  # its name in aiosmtpd
             self, _server: Any, _session: Any, envelope: Any
         ) -> str:
-            mail: Message = message_from_bytes(envelope.content)
-            is_taken = received.take((envelope.rcpt_tos, mail["Subject"], mail.get_payload()))
+            sent: Message = message_from_bytes(envelope.content)
+            text = bytes(sent.get_payload(decode=True)).decode()
+            is_taken = received.take((envelope.rcpt_tos, sent["Subject"], text))
             return "250 OK" if is_taken else "451 Try again later"
 
     received.port = port or free_port()

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from tests.tools import TOP
+from tests.tools.receivers import mail_settings
 from tests.tools.stack import free_port
 
 FULL = os.environ.get("PROCTREE_ACCIDENTS") == "full"
@@ -49,8 +50,7 @@ def test_what_happens_is_sent_once_or_once_more_whenever_the_daemon_is_killed(
         "from tests.settings import *\n"
         f"DATABASES = {{'default': {database!r}}}\nLOGGING = {{}}\n"
         f"PROCTREE = {{'ALERTS': {alerts!r}}}\n"
-        "EMAIL_BACKEND = 'django.core.mail.backends.smtp.EmailBackend'\n"
-        f"EMAIL_HOST, EMAIL_PORT = '127.0.0.1', {ports['MAIL_PORT']}\n"
+        f"globals().update({mail_settings(int(ports['MAIL_PORT']))!r})\n"
     )
     program = "tests.orchestration.automation.alerts_killed"
     ended = subprocess.run(

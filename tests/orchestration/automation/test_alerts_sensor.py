@@ -35,7 +35,7 @@ from proctree_dagster.services import alert_delivery, events
 from proctree_dagster.tasks import check_and_run_scheduled_tasks
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
-from tests.tools.receivers import mail_server, web_server
+from tests.tools.receivers import mail_server, mail_settings, web_server
 
 pytestmark = pytest.mark.django_db
 
@@ -301,8 +301,8 @@ def test_a_mail_says_what_failed_and_a_link_leads_there(
 ) -> None:
     settings.PROCTREE = {**settings.PROCTREE, "SITE_URL": "https://books.example.com"}
     with mail_server(failing=2) as mails, web_server(failing=2) as posts:
-        settings.EMAIL_BACKEND = "django.core.mail.backends.smtp.EmailBackend"
-        settings.EMAIL_HOST, settings.EMAIL_PORT = "127.0.0.1", mails.port
+        for name, value in mail_settings(mails.port).items():
+            setattr(settings, name, value)
         hook = f"http://127.0.0.1:{posts.port}/hook?token=secret"
         alerts_to("ada@example.com", "chat", webhooks={"chat": hook})
         save()
