@@ -184,6 +184,10 @@ class RunNotFound(ProctreeError, LookupError):
     """There is no such run."""
 
 
+class RunNotFinished(ProctreeError, TimeoutError):
+    """The run has not ended within the time that its result was waited for."""
+
+
 class RunError(ProctreeError, RuntimeError):
     """The run can't be canceled, or executed again."""
 

@@ -20,7 +20,8 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference.md"
 
 PUBLIC: Mapping[str, tuple[str, ...]] = {
     "tree_builder": ("ProcessTreeInstance", "ProcessTreeBuilder", "ProcessTreeManager"),
-    "running.results": ("Results", "SubmittedRun"),
+    "running.results": ("Results",),
+    "running.submitted_run": ("SubmittedRun",),
     "functions": ("process_function",),
     "process": ("progress", "log_table", "log_image"),
     "triggers": (
@@ -30,13 +31,14 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         *("get_trigger_subscriptions", "get_tree_subscription"),
     ),
     "prometheus": ("metrics", "TreeCollector"),
+    "runs": ("state", "wait", "await_result", "changes", "RunState", "ProcessState"),
     "tasks": ("check_and_run_scheduled_tasks",),
     "models": (
         *("ProcessTree", "ProcessTreeSchedule", "Trigger", "TriggerSubscription", "TreeLink"),
         *("TriggerType", "TriggerState", "RunStatus", "LinkKind", "OutboxRun"),
     ),
     "testing": ("run_tree", "submitted", "fired", "followed", "RecordedRun", "real_dagster"),
-    "context": ("encode", "decode"),
+    "context": ("encode", "decode", "Secret"),
     "services.webserver": ("run_url",),
     "conf": ("Settings",),
     "management.base": ("TreeCommand",),
@@ -54,7 +56,16 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         *("FunctionNotFound", "FunctionAmbiguous", "StandInError", "ArgumentError"),
         *("CacheKeyError", "CacheError", "ValidationFailed", "ProcessTimeout", "StillWorking"),
         *("UnstorableError", "ResponseVariableError", "ResultNotStored", "SyncCheckError"),
-        *("ContextError", "ScheduleError", "TriggerError", "TriggerNotFound", "ExecutorError"),
+        *(
+            "ContextError",
+            "SecretError",
+            "MaskedError",
+            "RunNotFinished",
+            "ScheduleError",
+            "TriggerError",
+            "TriggerNotFound",
+            "ExecutorError",
+        ),
         *("StepLost", "ReportError", "RunNotFound", "RunError", "CommandError", "InstanceError"),
         "UnnameableFunctionWarning",
     ),

@@ -1,6 +1,7 @@
 """What is read of runs: queries for them, their summaries, details and logs."""
 
 import datetime as dt
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -15,6 +16,10 @@ STATUSES = (
 
 ENDED = ("success", "failure", "canceled")
 """The statuses of a run that has ended."""
+
+
+PROGRESS = "Progress: "
+"""How a line of a run's log begins that says how far a process is."""
 
 
 @dataclass(frozen=True)
@@ -212,6 +217,79 @@ class RunDetail:
 
     revision: str = ""
     """The revision of its tree that it has executed; blank: unknown."""
+
+
+@dataclass(frozen=True)
+class ProcessState:
+    """How far a process of a run is."""
+
+    name: str
+    status: str
+    """``pending``, ``running``, ``completed``, ``failed``, ``skipped`` or ``cached``."""
+
+    seconds: float | None = None
+    """How long its function took; ``None`` if it has not returned."""
+
+    error: str = ""
+    """Why it failed, or was skipped."""
+
+    progress: str = ""
+    """What it has reported last, such as ``3 of 10 invoices (30 %)``, while it is running."""
+
+    @property
+    def done(self) -> int | None:
+        """How many it has done, as it has reported; ``None`` if it has not."""
+        return self._number(r"(\d+)")
+
+    @property
+    def total(self) -> int | None:
+        """Out of how many; ``None`` if nobody knows."""
+        return self._number(r"\d+ of (\d+)")
+
+    def _number(self, pattern: str) -> int | None:
+        found = re.match(pattern, self.progress)
+        return None if found is None else int(found[1])
+
+
+@dataclass(frozen=True)
+class RunState:
+    """How far a requested run is, at one moment."""
+
+    run_id: str
+    """The id that it was asked for by."""
+
+    tree: str
+    """The tree's name."""
+
+    status: str
+    """``requested`` (in the outbox), Dagster's (see ``STATUSES``), ``retrying``, or ``dropped``."""
+
+    has_ended: bool
+    """Whether nothing more will come: no retry either."""
+
+    reason: str = ""
+    """Why it waits, was dropped, failed or was canceled; blank if nothing is to be said."""
+
+    processes: tuple[ProcessState, ...] = ()
+    """Each after those that it depends on; none while it waits in the outbox."""
+
+    attempt: str = ""
+    """The id of the run that executes it, or did: another one after a retry."""
+
+    url: str | None = None
+    """The page of that in Dagster's UI, if ``PROCTREE["DAGSTER_URL"]`` is set."""
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether it has ended well."""
+        return self.status == "success"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it for a page."""
+        processes = [
+            {**asdict(each), "done": each.done, "total": each.total} for each in self.processes
+        ]
+        return {**asdict(self), "processes": processes, "succeeded": self.succeeded}
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,8 @@ from ..models.validation.tree_validation import processes_of
 from ..process.reporting import Progress
 from ..process.run import Status
 from ..running import run_options, tree_runs
-from ..running.results import Results, SubmittedRun
+from ..running.results import Results
+from ..running.submitted_run import SubmittedRun
 from ..services import webserver
 from . import submission_options, tag_pairs, typed_context
 from .console import run_log

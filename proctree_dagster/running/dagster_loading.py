@@ -17,11 +17,13 @@ logger = logging.getLogger(__name__)
 NEEDED = (
     "proctree_dagster.orchestration.configured",
     "proctree_dagster.orchestration.launching.daemons",
+    "proctree_dagster.orchestration.runs.attempts",
     "proctree_dagster.orchestration.runs.details",
     "proctree_dagster.orchestration.runs.history",
     "proctree_dagster.orchestration.runs.opening",
     "proctree_dagster.orchestration.runs.outbox_delivery",
     "proctree_dagster.orchestration.runs.repeating",
+    "proctree_dagster.orchestration.runs.stored_outcomes",
     "proctree_dagster.orchestration.serving.schedule_status",
 )
 """The modules that read and create runs."""

@@ -108,8 +108,14 @@ def find(run_id: str) -> OutboxRun | None:
 
 def next_attempt(run_id: str) -> OutboxRun | None:
     """Return the row of the run that was made because another failed before it started."""
+    wanted = next_attempt_id(run_id)
+    return find(wanted) if wanted else None
+
+
+def next_attempt_id(run_id: str) -> str:
+    """Return the id that such a run has, or would have; blank if ``run_id`` is no id."""
     ids = _ids([run_id])
-    return find(str(run_outbox.next_id(ids[0]))) if ids else None
+    return str(run_outbox.next_id(ids[0])) if ids else ""
 
 
 def _ids(run_ids: Iterable[str]) -> list[uuid.UUID]:

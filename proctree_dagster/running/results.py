@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from ..domain.names import dagster_name
-from ..domain.submissions import RequestOutcome
 from ..domain.tree_spec import TreeSpec
 from ..process.run import Outcome, Status
 
@@ -44,48 +43,6 @@ class Results(TypedDict):
 
     run_id: str
     """The run's id in Dagster."""
-
-
-class _RunAndPage(NamedTuple):
-    run_id: str
-    url: str | None
-
-
-class SubmittedRun(_RunAndPage):
-    """A requested run: a pair of its id and its page, with what became of the request.
-
-    Attributes
-    ----------
-    run_id:
-        The run's id in Dagster, which it has before Dagster has it. With ``on_conflict="return"``
-        it may be the id of the unfinished run; blank if the request was skipped.
-    url:
-        Its page, if ``PROCTREE["DAGSTER_URL"]`` is set.
-    outcome:
-        ``requested``; ``returned`` or ``skipped`` if another run with its key was unfinished.
-    unfinished:
-        The id of the unfinished run with its key that was found; blank without one.
-    """
-
-    outcome: RequestOutcome
-    unfinished: str
-
-    def __new__(
-        cls,
-        run_id: str,
-        url: str | None,
-        outcome: RequestOutcome = "requested",
-        unfinished: str = "",
-    ) -> Self:
-        """Make the pair."""
-        found = super().__new__(cls, run_id, url)
-        found.outcome, found.unfinished = outcome, unfinished
-        return found
-
-    @property
-    def skipped(self) -> bool:
-        """Whether nothing was requested, as another run with its key is unfinished."""
-        return self.outcome == "skipped"
 
 
 class Follower(NamedTuple):

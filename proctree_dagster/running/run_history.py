@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from dagster import DagsterInstance, DagsterRun
 
     from ..orchestration.runs.unfinished_runs import Unfinished
+    from ..process.run import Outcome
 
 logger = logging.getLogger(__name__)
 
@@ -190,6 +191,27 @@ class History:
         from ..orchestration.runs import details
 
         return self._ask(details.detail, run_id)
+
+    def last_attempt(self, run_id: str) -> tuple[str, bool]:
+        """Return the id of the run that counts for a requested one, and whether it is final.
+
+        Raises
+        ------
+        RunNotFound
+            Dagster does not have it.
+        """
+        from ..orchestration.runs import attempts
+
+        return self._ask(attempts.last, run_id)
+
+    def outcomes(self, run_id: str, steps: Iterable[str]) -> Mapping[str, Outcome | str]:
+        """Return the stored outcomes of a run's steps, with their results.
+
+        In the place of one that can't be read is why: it lies on another machine, say.
+        """
+        from ..orchestration.runs import stored_outcomes
+
+        return self._ask(stored_outcomes.of_run, self._run(run_id), steps)
 
     def log(self, run_id: str, *, most: int, names: Mapping[str, str] | None = None) -> LogPage:
         """Return the newest lines of a run's log.

@@ -34,8 +34,9 @@ if TYPE_CHECKING:
     from ..orchestration.tree_records import TreeRecord
 
 from . import submissions
-from .results import Follower, Results, SubmittedRun, results_of
+from .results import Follower, Results, results_of
 from .run_options import RunOptions, processes_in_sync
+from .submitted_run import SubmittedRun
 
 logger = logging.getLogger(__name__)
 

@@ -9,8 +9,9 @@ from ..domain.submissions import OnConflict, Submission, priority_tag
 from ..exceptions import SyncCheckError
 from ..running import tree_runs
 from ..running.family_execution import FamilyResults, execute_family
-from ..running.results import Results, SubmittedRun
+from ..running.results import Results
 from ..running.run_options import RunOptions, SyncCheck
+from ..running.submitted_run import SubmittedRun
 from .instance import Function, ProcessTreeInstance
 
 

@@ -80,7 +80,9 @@ def test_the_tutorial_does_what_it_says(bookshop: Newcomer) -> None:
     assert (bookshop.folder / "dagster_home" / "dagster.yaml").is_file()
 
 
-@pytest.mark.parametrize("page", ["logging-and-progress", "trees-in-code", "test", "tenants"])
+@pytest.mark.parametrize(
+    "page", ["logging-and-progress", "trees-in-code", "test", "tenants", "waiting"]
+)
 def test_a_page_on_how_to_do_something_does_what_it_says(bookshop: Newcomer, page: str) -> None:
     bookshop.follow(f"docs/howto/{page}.md")
 

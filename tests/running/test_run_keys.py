@@ -17,7 +17,7 @@ from proctree_dagster.exceptions import SubmissionError
 from proctree_dagster.models import OutboxRun, OutboxState, ProcessTree
 from proctree_dagster.orchestration.runs import family_runs, history, outbox_delivery, repeating
 from proctree_dagster.running import tree_runs
-from proctree_dagster.running.results import SubmittedRun
+from proctree_dagster.running.submitted_run import SubmittedRun
 from proctree_dagster.services import run_keys
 from proctree_dagster.testing import submitted
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager

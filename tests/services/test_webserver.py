@@ -21,7 +21,7 @@ from pytest_django import DjangoCaptureOnCommitCallbacks
 
 from proctree_dagster import conf
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
-from proctree_dagster.running import results
+from proctree_dagster.running import submitted_run
 from proctree_dagster.services import webserver
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
@@ -459,7 +459,7 @@ def test_a_password_in_the_address_is_sent_and_shown_nowhere(
     settle()
     expected = base64.b64encode(f"us@er:{SECRET}/".encode()).decode()
     assert server.logins == [f"Basic {expected}"]
-    run = results.SubmittedRun("1", webserver.run_url("1"))
+    run = submitted_run.SubmittedRun("1", webserver.run_url("1"))
     assert run.url == f"{server.url}/runs/1"
     assert SECRET not in f"{caplog.text} {run!r} {conf.current()!r}"
 

@@ -9,6 +9,7 @@ from typing import Any
 from dagster import MetadataValue, OpExecutionContext, TableRecord
 
 from ...context import MAX_SAFE_INTEGER, sensitive
+from ...domain.runs import PROGRESS
 from ...domain.texts import shorten, shown, storable
 from ...process import masking
 from ...process.reporting import Image, Progress, Report, Table
@@ -43,7 +44,7 @@ class StepListener:
 
     def progress(self, progress: Progress) -> None:
         """Write its progress."""
-        self._context.log.info("%s", f"Progress: {progress}")
+        self._context.log.info("%s", f"{PROGRESS}{progress}")
         self._report(progress)
 
 
