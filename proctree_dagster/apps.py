@@ -1,8 +1,10 @@
 """The Django app."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from django.apps import AppConfig, apps
+from django.conf import settings
 from django.db.models.signals import post_migrate
 from django.utils.translation import gettext_lazy as _
 
@@ -21,11 +23,20 @@ class ProctreeDagsterConfig(AppConfig):
         from .services import revisions, sentry_crons, system_checks, webserver  # noqa: F401
         from .support import isolation
 
+        if _executes_tasks():
+            from . import django_tasks  # noqa: F401  # registers the function that executes them
         isolation.remember_databases()
         webserver.connect_receivers()
         revisions.connect_receivers()
         sentry_crons.connect()
         post_migrate.connect(_migrated, dispatch_uid="proctree_dagster.sync")
+
+
+def _executes_tasks() -> bool:
+    """Return whether ``TASKS`` names our backend of ``django.tasks``, or one derived from it."""
+    backends = getattr(settings, "TASKS", {}).values()
+    named = [each.get("BACKEND") for each in backends if isinstance(each, Mapping)]
+    return any(str(each).startswith(f"{__package__}.") for each in named)
 
 
 def _migrated(sender: AppConfig, using: str, plan: Any = None, **kwargs: Any) -> None:

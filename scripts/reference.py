@@ -32,6 +32,7 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
     ),
     "prometheus": ("metrics", "TreeCollector"),
     "runs": ("state", "wait", "await_result", "changes", "RunState", "ProcessState"),
+    "django_tasks": ("DagsterBackend", "DagsterTaskResult"),
     "tasks": ("check_and_run_scheduled_tasks",),
     "models": (
         *("ProcessTree", "ProcessTreeSchedule", "Trigger", "TriggerSubscription", "TreeLink"),

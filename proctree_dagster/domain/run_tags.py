@@ -32,6 +32,9 @@ DUE_OF_ROW = "proctree/due_of_row"
 BACKFILL = "proctree/backfill"
 """The number of the backfill that has requested a run, for the due time in ``DUE_OF_ROW``."""
 
+TASK_QUEUE = "task_queue"
+"""The queue of a task of ``django.tasks``: a limit in ``dagster.yaml`` may name it."""
+
 KEY = "proctree/key"
 """The key of a run: of those with the same one, at most one is unfinished."""
 

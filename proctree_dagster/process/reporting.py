@@ -91,6 +91,9 @@ class Report:
     """The reports of one call of a process."""
 
     listener: Listener
+    attempt: int = 1
+    """How often the process was begun in its run, this time included."""
+
     attachments: list[Table | Image] = field(default_factory=list)
     """Tables and pictures for its output."""
 
@@ -113,21 +116,29 @@ _report: ContextVar[Report | None] = ContextVar("proctree_report", default=None)
 
 
 @contextmanager
-def reporting(listener: Listener) -> Iterator[Report]:
+def reporting(listener: Listener, attempt: int = 1) -> Iterator[Report]:
     """Send the logs and reports of the block to a listener, from any thread that has its context.
 
     Parameters
     ----------
     listener:
         Receives them.
+    attempt:
+        How often the process was begun in its run, this time included.
     """
-    report = Report(listener)
+    report = Report(listener, attempt)
     token = _report.set(report)
     try:
         with _capture.installed():
             yield report
     finally:
         _report.reset(token)
+
+
+def attempt() -> int:
+    """Return how often the current process was begun in its run; outside of one 1."""
+    report = _report.get()
+    return 1 if report is None else report.attempt
 
 
 # --- The log --------------------------------------------------------------------------------------

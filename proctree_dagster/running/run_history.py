@@ -241,6 +241,16 @@ class History:
 
         return run_pages.context_of(self._run(run_id))
 
+    def tags_of(self, run_id: str) -> Mapping[str, str]:
+        """Return a run's tags, Dagster's own included.
+
+        Raises
+        ------
+        RunNotFound
+            Dagster does not have it.
+        """
+        return self._run(run_id).tags
+
     def last_failed(self, since: dt.datetime, most_trees: int = MOST_TREES) -> FailedRuns:
         """Return the last run of each tree since a moment, of those whose last run has failed.
 

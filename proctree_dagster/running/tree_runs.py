@@ -197,6 +197,7 @@ def submit_row(
     use_cache: bool = True,
     run_tags: Mapping[str, str] | None = None,
     submission: Submission = run_outbox.AT_ONCE,
+    run_id: str | None = None,
 ) -> SubmittedRun:
     """Queue a run of a saved tree for the daemon and return at once.
 
@@ -219,6 +220,8 @@ def submit_row(
         More tags of the run.
     submission:
         Not before when it is made, and its key.
+    run_id:
+        A UUID for the run; left out, a new one is made.
 
     Raises
     ------
@@ -247,7 +250,7 @@ def submit_row(
     }
     if not isolation.is_active():
         _check_queue()
-    written = submissions.write_down(row, merged, all_tags, submission=submission)
+    written = submissions.write_down(row, merged, all_tags, run_id, submission)
     run_id = written.run_id
     if written.outcome == "requested" and isolation.is_active():
         logger.info("A test has submitted %r: run %s is recorded, and not run.", row.name, run_id)

@@ -51,7 +51,7 @@ def state(run_id: str) -> RunState:
     HistoryUnavailable
         Dagster can't be asked now.
     """
-    row = _row_of(run_id)
+    row = row_of(run_id)
     if row is not None and row.state in (OutboxState.WAITING, OutboxState.DROPPED):
         return _state_of_row(run_id, row)
     with run_history.opened(wait=IMPORT_SECONDS) as history:
@@ -172,7 +172,7 @@ class _Poll:
         return min(pause, left)
 
 
-def _row_of(run_id: str) -> OutboxRun | None:
+def row_of(run_id: str) -> OutboxRun | None:
     """Return the row of a run, which may have another run by now: the first did not start."""
     found, wanted = requested_runs.find(run_id), run_id
     for _ in range(run_outbox.MAX_LAUNCHES):
@@ -237,7 +237,7 @@ def _progress(history: run_history.History, run_id: str) -> dict[str, str]:
 
 
 def _results(run_id: str) -> Results | None:
-    row = _row_of(run_id)
+    row = row_of(run_id)
     if row is not None and row.state == OutboxState.DROPPED:
         if row.reason == isolation.RECORDED:
             raise RunError(

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from dagster import DagsterEvent, DagsterEventType, DagsterInstance
+from dagster import DagsterInstance
 from django.db import connections, transaction
 
 from proctree_dagster import runs
@@ -17,10 +17,10 @@ from proctree_dagster.exceptions import HistoryUnavailable, RunError, RunNotFini
 from proctree_dagster.models import OutboxRun, OutboxState
 from proctree_dagster.orchestration import tree_records
 from proctree_dagster.orchestration.configured import translator
-from proctree_dagster.orchestration.runs import local_runs
 from proctree_dagster.running import dagster_loading, run_history, tree_runs
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes, waited
+from tests.running.delivered import run_now
 
 pytestmark = pytest.mark.django_db(transaction=True)
 
@@ -57,16 +57,6 @@ def worker(instance: DagsterInstance) -> Iterator[Any]:
     for thread in threads:
         thread.join()
     waited.looked.clear()
-
-
-def run_now(instance: DagsterInstance, run_id: str) -> None:
-    """Execute a run that was delivered."""
-    event = DagsterEvent(DagsterEventType.RUN_STARTING.value, "a job")
-    instance.report_dagster_event(event, run_id=run_id)
-    run = instance.get_run_by_id(run_id)
-    assert run is not None
-    row = tree_runs.get_row(run.tags[run_tags.TREE])
-    local_runs.execute_here(instance, translator().job(tree_records.from_row(row)), run)
 
 
 # --- Waiting --------------------------------------------------------------------------------------

@@ -53,7 +53,8 @@ def compute_function(
         started = time.perf_counter()
         listener = step_logs.StepListener(context, partial(run.report, process.name))
         try:
-            with reporting.reporting(listener) as report, _span(context, process):
+            attempt = context.retry_number + 1
+            with reporting.reporting(listener, attempt) as report, _span(context, process):
                 outcome = _run(context, process, run, dependencies)
         except BaseException as raised:
             error = _unless_it_works_on(context, process, raised)

@@ -1,0 +1,270 @@
+"""The backend of ``django.tasks``: what is enqueued is a run, and its result can be asked for."""
+
+import asyncio
+import datetime as dt
+import uuid
+from typing import Any
+
+import pytest
+from dagster import DagsterInstance
+from django.db import transaction
+from django.utils import timezone
+from pytest_django import Settings
+
+from proctree_dagster import apps, django_tasks
+from proctree_dagster.django_tasks import FAILED, FUNCTION, READY, RUNNING, SUCCESSFUL
+from proctree_dagster.exceptions import FunctionNotAllowed, FunctionNotFound, ResultNotStored
+from proctree_dagster.models import OutboxRun, OutboxState, ProcessTree
+from proctree_dagster.running import dagster_loading
+from proctree_dagster.testing import submitted
+from proctree_dagster.tree_builder import ProcessTreeInstance
+from tests.app import processes, tasks
+from tests.app.tasks import InvalidTask, TaskResultDoesNotExist, signals
+from tests.running.delivered import run_now
+
+pytestmark = pytest.mark.django_db(transaction=True)
+
+BACKEND = "proctree_dagster.django_tasks.DagsterBackend"
+
+
+@pytest.fixture(autouse=True)
+def backend(settings: Settings) -> None:
+    settings.TASKS = {
+        "default": {"BACKEND": BACKEND, "QUEUES": ["default", "slow"]},
+        "other": {"BACKEND": BACKEND},
+    }
+    tasks.calls.clear()
+
+
+@pytest.fixture
+def run(instance: DagsterInstance) -> Any:
+    """Return a function that executes an enqueued task, and refreshes its result."""
+    assert dagster_loading.wait(60)
+
+    def execute(result: Any) -> Any:
+        run_now(instance, result.id)
+        result.refresh()
+        return result
+
+    return execute
+
+
+def test_a_task_becomes_a_tree_with_a_run_and_a_result(run: Any) -> None:
+    result = tasks.add.enqueue(2, second=3)
+    assert (result.status, result.args, result.kwargs) == (READY, [2], {"second": 3})
+    assert not result.is_finished
+    row = ProcessTree.objects.get()
+    assert (row.name, row.description) == ("tests.app.tasks.add", "Add two numbers.")
+    assert [each["func"] for each in row.processes] == [FUNCTION]
+    run(result)
+    assert (result.status, result.return_value, result.attempts) == (SUCCESSFUL, 5, 1)
+    times: list[Any] = [result.enqueued_at, result.started_at, result.finished_at]
+    assert times == sorted(times)
+    assert tasks.add.get_result(result.id) == result
+    assert tasks.calls == [(2, 3)]
+    run(tasks.add.enqueue(1))
+    assert ProcessTree.objects.count() == 1
+
+
+def test_an_error_is_told_with_its_class_and_its_trace(run: Any) -> None:
+    result = run(tasks.refuse.enqueue("not today"))
+    assert result.status == FAILED
+    [error] = result.errors
+    assert error.exception_class is tasks.Refused
+    assert error.traceback.startswith("Traceback (most recent call last):")
+    assert error.traceback.endswith("Refused: not today\n")
+    with pytest.raises(ValueError, match="failed"):
+        result.return_value  # noqa: B018
+
+
+def test_a_task_that_exits_has_failed(run: Any) -> None:
+    result = run(tasks.leave.enqueue())
+    assert (result.status, result.errors[0].exception_class) == (FAILED, SystemExit)
+
+
+def test_async_tasks_and_async_callers_are_served(run: Any) -> None:
+    async def enqueue() -> Any:
+        return await tasks.later.aenqueue(7)
+
+    result = run(asyncio.run(enqueue()))
+    assert result.return_value == 7
+    assert asyncio.run(tasks.later.aget_result(result.id)) == result
+
+
+def test_a_task_that_takes_its_context_knows_its_result(run: Any) -> None:
+    result = tasks.tells_id.enqueue("a")
+    assert run(result).return_value == [result.id, 1, "a"]
+
+
+def test_a_retry_of_its_process_is_another_attempt(run: Any) -> None:
+    first = run(tasks.refuse.enqueue("once"))
+    assert first.attempts == 1
+    row = ProcessTree.objects.get()
+    row.processes = [{**row.processes[0], "retries": 1}]
+    row.save()
+    assert run(tasks.refuse.enqueue("twice")).attempts == 2
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"$secret": "HOME"},
+        {"$model": "app.Organisation", "pk": 1},
+        {"$date": "no date"},
+        {"__class__": "x"},
+        [None, True, 1.5, 2**70, "\x00", "ü", {"a": {"b": []}}],
+        {},
+    ],
+)
+def test_arguments_are_plain_json_whatever_they_look_like(value: Any, run: Any) -> None:
+    result = tasks.echo.enqueue(value, key=value)
+    assert (result.args, result.kwargs) == ([value], {"key": value})
+    assert tasks.echo.get_result(result.id).args == [value]
+    run(result)
+    assert result.return_value == {"args": [value], "kwargs": {"key": value}}
+    assert (result.args, result.kwargs) == ([value], {"key": value})
+
+
+def test_what_is_no_json_is_refused(run: Any) -> None:
+    with pytest.raises(TypeError):
+        tasks.echo.enqueue({1, 2})
+    assert OutboxRun.objects.count() == 0
+    result = run(tasks.returns_a_set.enqueue())
+    assert (result.status, result.errors[0].exception_class) == (FAILED, TypeError)
+
+
+def test_priority_queue_and_time_are_those_of_the_run(instance: DagsterInstance, run: Any) -> None:
+    task = tasks.add.using(priority=5, queue_name="slow")
+    result = task.enqueue(1)
+    found = instance.get_run_by_id(result.id)
+    assert found is not None
+    assert (found.tags["dagster/priority"], found.tags["task_queue"]) == ("5", "slow")
+    again = tasks.add.get_result(result.id).task
+    assert (again.priority, again.queue_name) == (5, "slow")
+    tomorrow = timezone.now() + dt.timedelta(days=1)
+    waits = tasks.add.using(run_after=tomorrow).enqueue(1)
+    assert instance.get_run_by_id(waits.id) is None
+    assert tasks.add.get_result(waits.id).task.run_after == tomorrow
+    assert tasks.add.get_result(waits.id).status == READY
+    with pytest.raises(InvalidTask, match="nowhere"):
+        tasks.add.using(queue_name="nowhere")
+
+
+def test_it_is_enqueued_with_its_transaction(instance: DagsterInstance) -> None:
+    with transaction.atomic():
+        result = tasks.add.enqueue(1)
+        assert tasks.add.get_result(result.id).status == READY
+        transaction.set_rollback(True)
+    assert instance.get_runs() == []
+    assert ProcessTree.objects.count() == 0
+    with pytest.raises(TaskResultDoesNotExist):
+        tasks.add.get_result(result.id)
+
+
+def test_signals_are_sent_where_things_happen(run: Any) -> None:
+    told: list[Any] = []
+
+    def note(signal: Any, task_result: Any, **kwargs: Any) -> None:
+        told.append((signal, task_result.id, task_result.status))
+
+    for each in (signals.task_enqueued, signals.task_started, signals.task_finished):
+        each.connect(note)
+    try:
+        good, bad = run(tasks.add.enqueue(1)), run(tasks.refuse.enqueue("x"))
+    finally:
+        for each in (signals.task_enqueued, signals.task_started, signals.task_finished):
+            each.disconnect(note)
+    assert told == [
+        (signals.task_enqueued, good.id, READY),
+        (signals.task_started, good.id, RUNNING),
+        (signals.task_finished, good.id, SUCCESSFUL),
+        (signals.task_enqueued, bad.id, READY),
+        (signals.task_started, bad.id, RUNNING),
+        (signals.task_finished, bad.id, FAILED),
+    ]
+
+
+def test_a_run_that_is_withdrawn_or_canceled_has_failed(
+    instance: DagsterInstance, run: Any
+) -> None:
+    dropped, canceled = tasks.add.enqueue(1), tasks.add.enqueue(1)
+    OutboxRun.objects.filter(run_id=dropped.id).update(
+        state=OutboxState.DROPPED, reason="Withdrawn by ann."
+    )
+    found = instance.get_run_by_id(canceled.id)
+    assert found is not None
+    instance.report_run_canceled(found, "Stopped by ann.")
+    for result, said in ((dropped, "Withdrawn by ann."), (canceled, "Stopped by ann.")):
+        result.refresh()
+        assert result.status == FAILED
+        assert said in result.errors[0].traceback
+        assert issubclass(result.errors[0].exception_class, Exception)
+
+
+def test_a_return_value_on_another_machine_is_said(instance: DagsterInstance, run: Any) -> None:
+    result = run(tasks.add.enqueue(1))
+    from upath import UPath
+
+    for file in (UPath(instance.storage_directory()) / result.id).glob("*/result"):
+        file.unlink()
+    result.refresh()
+    assert result.status == SUCCESSFUL
+    with pytest.raises(ResultNotStored, match="is not stored where this process can read it"):
+        result.return_value  # noqa: B018
+
+
+@pytest.mark.parametrize("result_id", ["", "123", str(uuid.uuid4())])
+def test_a_result_that_is_not_there_is_said(result_id: str, run: Any) -> None:
+    with pytest.raises(TaskResultDoesNotExist):
+        tasks.add.get_result(result_id)
+
+
+def test_other_runs_and_other_backends_have_no_result_here(run: Any) -> None:
+    ProcessTreeInstance("t").add_process("one", func=processes.one).save()
+    results = ProcessTreeInstance.load("t").execute()
+    other = run(tasks.add.using(backend="other").enqueue(1))
+    for each in (results["run_id"], other.id):
+        with pytest.raises(TaskResultDoesNotExist):
+            tasks.add.get_result(each)
+
+
+def test_only_tasks_can_be_run_and_only_of_allowed_modules() -> None:
+    given: dict[str, Any] = {"task_id": "1", "backend": "default"}
+    for path in ("os.system", "django.core.mail.send_mail", "nothing"):
+        with pytest.raises(FunctionNotAllowed):
+            django_tasks.run_task(path, **given)
+    for path in ("tests.app.processes.one", "tests.app.tasks.nothing", "tests.app.tasks.calls"):
+        with pytest.raises(FunctionNotFound):
+            django_tasks.run_task(path, **given)
+
+
+def test_a_tree_that_has_the_name_is_not_taken_over() -> None:
+    tree = ProcessTreeInstance("tests.app.tasks.add").add_process("one", func=processes.one)
+    tree.save()
+    with pytest.raises(InvalidTask, match="which is not of the task"):
+        tasks.add.enqueue(1)
+
+
+def test_in_a_test_a_task_is_recorded_and_not_run() -> None:
+    result = tasks.add.enqueue(1)
+    [recorded] = submitted()
+    assert (recorded.tree, recorded.run_id) == ("tests.app.tasks.add", result.id)
+    result.refresh()
+    assert result.status == READY
+
+
+def test_options_are_refused(settings: Settings) -> None:
+    backend = django_tasks.DagsterBackend("default", {"OPTIONS": {"retries": 3}})
+    [problem] = backend.check()
+    assert problem.id == "proctree_dagster.E012"
+    assert django_tasks.DagsterBackend("default", {}).check() == []
+
+
+def test_a_worker_knows_the_function_of_tasks_if_the_settings_name_the_backend(
+    settings: Settings,
+) -> None:
+    assert apps._executes_tasks()
+    settings.TASKS = {"default": {"BACKEND": "django.tasks.backends.dummy.DummyBackend"}}
+    assert not apps._executes_tasks()
+    del settings.TASKS
+    assert not apps._executes_tasks()
