@@ -157,6 +157,9 @@ class DagsterBackend(BaseTaskBackend):
             submission=Submission(run_after=task.run_after),
             run_id=result.id,
         )
+        row = waiting.row_of(result.id)  # none yet, in a transaction on another database
+        if row is not None:
+            object.__setattr__(result, "enqueued_at", row.created_at)
         signals.task_enqueued.send(type(self), task_result=result)
         return result
 

@@ -53,6 +53,7 @@ def test_a_task_becomes_a_tree_with_a_run_and_a_result(run: Any) -> None:
     result = tasks.add.enqueue(2, second=3)
     assert (result.status, result.args, result.kwargs) == (READY, [2], {"second": 3})
     assert not result.is_finished
+    assert tasks.add.get_result(result.id) == result
     row = ProcessTree.objects.get()
     assert (row.name, row.description) == ("tests.app.tasks.add", "Add two numbers.")
     assert [each["func"] for each in row.processes] == [FUNCTION]
