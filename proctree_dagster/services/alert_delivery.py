@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import logging
+import re
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -192,9 +193,7 @@ class _NoRedirects(HTTPRedirectHandler):
 def _filled(body: Any, data: Mapping[str, Any]) -> Any:
     """Return the JSON of a webhook with ``{subject}``, ``{text}``, … filled in."""
     if isinstance(body, str):
-        for name, value in data.items():
-            body = body.replace(f"{{{name}}}", str(value))
-        return body
+        return re.sub(r"\{(\w+)\}", lambda found: str(data.get(found[1], found[0])), body)
     if isinstance(body, Mapping):
         return {name: _filled(each, data) for name, each in body.items()}
     return [_filled(each, data) for each in body] if isinstance(body, (list, tuple)) else body

@@ -337,7 +337,7 @@ def test_a_webhook_gets_the_body_that_the_settings_say(
         ntfy = {
             "url": f"http://127.0.0.1:{posts.port}/",
             "headers": {"Authorization": "Bearer tk"},
-            "body": {"topic": "books", "title": "{subject}", "tags": ["x-{kind}"], "priority": 4},
+            "body": {"topic": "{books}", "title": "{subject}", "tags": ["x-{kind}"], "priority": 4},
         }
         alerts_to("ntfy", webhooks={"ntfy": ntfy})
         save()
@@ -346,7 +346,7 @@ def test_a_webhook_gets_the_body_that_the_settings_say(
     [(_path, headers, body)] = posts.items
     assert headers["Authorization"] == "Bearer tk"
     assert body == {
-        "topic": "books",
+        "topic": "{books}",
         "title": "takings failed",
         "tags": ["x-failure"],
         "priority": 4,
