@@ -203,6 +203,10 @@ def test_what_is_fired_while_dagster_is_stopped_or_away_is_delivered_once(stack:
         lambda: len(said(stack, "proctree_outbox", started) or []) > looks,
     )
     assert len(stack.runs("of_event")) == before + 2
+    retention = wait_for(
+        "the sensor of retention", lambda: said(stack, "proctree_retention", started)
+    )
+    assert retention[0].startswith("Everything is kept")
 
 
 # --- By many at once ------------------------------------------------------------------------------

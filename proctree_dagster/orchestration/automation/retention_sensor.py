@@ -102,8 +102,8 @@ def _prune(context: SensorEvaluationContext) -> SkipReason:
         logger.info("Retention: %s", found)
     following = Cursor(
         job=found.next_job,
-        rests_until=0.0 if found.next_job else now + RESTS,
-        swept_at=now if sweeps and not found.next_job else cursor.swept_at,
+        rests_until=now + RESTS if found.is_complete else 0.0,
+        swept_at=now if sweeps and found.is_complete else cursor.swept_at,
     )
     context.update_cursor(following.write())
-    return SkipReason(f"{found}{' More is left.' if found.next_job else ''}")
+    return SkipReason(f"{found}{'' if found.is_complete else ' More is left.'}")

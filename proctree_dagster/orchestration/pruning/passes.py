@@ -8,7 +8,7 @@ not read the runs again whose rows stay for longer.
 import datetime as dt
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -54,6 +54,9 @@ class Pruned:
 
     longest: float = 0.0
     """Seconds that the longest batch took: no lock was held for longer."""
+
+    is_complete: bool = True
+    """Whether there was time for all of it."""
 
     next_job: str = ""
     """The job with which the next pass continues; blank if this one has ended."""
@@ -129,7 +132,7 @@ def prune(
         work.leftovers()
     if not dry_run:
         work.space(rewrite)
-    work.found.longest = work.pace.longest
+    work.found.longest, work.found.is_complete = work.pace.longest, not work.pace.is_over
     work.found.bytes += work.removal.freed
     return work.found
 
@@ -164,9 +167,8 @@ class _Pass:
         if self._rules.ticks.age is None:
             return
         ids = ticks.old(self._instance, self._now - self._rules.ticks.age)
-        self.found.counts["ticks"] += len(ids)
-        if not self._dry_run:
-            ticks.remove(self._instance, ids, self.pace)
+        count = len(ids) if self._dry_run else ticks.remove(self._instance, ids, self.pace)
+        self.found.counts["ticks"] += count
 
     def runs(self, first_job: str) -> None:
         """Remove old runs, logs and results, of one job after the other."""
@@ -247,29 +249,24 @@ class _Pass:
 
         remove: Callable[[list[str]], None] = getattr(self.removal, kind)
         number = self._notes.get(kind, {}).get(job, 0)
-        is_first = True
-        for page in self._pages(job, statuses, number, is_old):
-            chosen = self._unneeded(kind, job, page, is_old)
+        has_stayed = False
+        while not self.pace.is_over:
+            page = self._table.after(job, statuses, number)
+            old = [run for run in page if is_old(run)]
+            if not old:
+                return
+            chosen = self._unneeded(kind, job, old, is_old)
             self.found.counts[_CALLED[kind]] += len(chosen)
             if kind == "runs":
                 self.found.trees[job] += len(chosen)
                 self._gone.update(chosen)
             if not self._dry_run and chosen:
                 remove(chosen)
-            is_first = is_first and len(chosen) == len(page)
-            if kind != "runs" and is_first:  # not past one that is needed now
-                self._notes.setdefault(kind, {})[job] = page[-1].number
-
-    def _pages(
-        self, job: str, statuses: Sequence[str], number: int, is_old: Callable[[Ended], bool]
-    ) -> Iterator[list[Ended]]:
-        """Yield the old runs of a job, up to a page on which none is old."""
-        while not self.pace.is_over:
-            page = self._table.after(job, statuses, number)
-            old = [run for run in page if is_old(run)]
-            if not old:
-                return
-            yield old
+            done = set(chosen)
+            for run in page:
+                has_stayed = has_stayed or run.run_id not in done
+                if kind != "runs" and not has_stayed:  # the next pass looks again at what has
+                    self._notes.setdefault(kind, {})[job] = run.number
             number = page[-1].number
 
     def _unneeded(

@@ -16,6 +16,9 @@ from .removal import delete_by_id
 
 PAGE = 1000
 
+MOST = 50_000
+"""How many are removed at most in one pass: the next one removes more."""
+
 
 def old(instance: DagsterInstance, before: dt.datetime) -> list[int]:
     """Return the ids of ticks that began before a moment (aware), but for the newest of each.
@@ -35,7 +38,7 @@ def old(instance: DagsterInstance, before: dt.datetime) -> list[int]:
             page = connection.execute(query.order_by(ticks.id).limit(PAGE)).fetchall()
         chosen = [row.id for row in page if row.timestamp < moment]
         found += chosen
-        if not chosen or len(page) < PAGE:
+        if not chosen or len(page) < PAGE or len(found) >= MOST:
             return _without_newest(storage, found)
         last = page[-1].id
 
@@ -51,7 +54,11 @@ def _without_newest(storage: Any, found: list[int]) -> list[int]:
     return [each for each in found if each not in newest]
 
 
-def remove(instance: DagsterInstance, ids: list[int], pace: Pace) -> None:
-    """Remove ticks by their ids."""
+def remove(instance: DagsterInstance, ids: list[int], pace: Pace) -> int:
+    """Remove ticks by their ids, as long as there is time; return how many."""
     storage: Any = instance.schedule_storage
-    delete_by_id(storage.connect, internals.JobTickTable, ids, pace)
+    for begin in range(0, len(ids), PAGE):
+        if pace.is_over:
+            return begin
+        delete_by_id(storage.connect, internals.JobTickTable, ids[begin : begin + PAGE], pace)
+    return len(ids)

@@ -372,6 +372,19 @@ def test_what_was_needed_is_looked_at_again(history: History, settings: Settings
     assert not (history.folder / used / "only").exists()
 
 
+def test_a_run_that_took_long_is_looked_at_again_though_later_ones_are_done(
+    history: History, settings: Settings
+) -> None:
+    row = tree()
+    took_long, other, _ = history.run(row, 20), history.run(row, 40), history.run(row, 1)
+    keep = {"results": "30 days"}
+    prune(settings, history, keep)
+    assert not (history.folder / other / "only").exists()
+    history.end(took_long, 31)
+    prune(settings, history, keep)
+    assert not (history.folder / took_long / "only").exists()
+
+
 def failed_run(row: ProcessTree, history: History, days: float) -> str:
     """Execute a tree that fails after a process that succeeds; as if that was so long ago."""
     run_id: str = tree_runs.execute_row(row)["run_id"]
