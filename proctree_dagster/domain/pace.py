@@ -13,13 +13,14 @@ MOST = 200
 FIRST = 20
 """Rows in the first batch, before it is known how long one takes."""
 
-SHORTEST_PAUSE = 0.002
+SHORTEST_PAUSE = 0.01
+"""Seconds between two batches at least: who waits for SQLite's lock asks only now and then."""
 
 
 class Pace:
     """The size of the next batch, by how long the last one took.
 
-    After each batch others may write for as long as it took.
+    After each batch others may write for twice as long as it took.
 
     Parameters
     ----------
@@ -61,4 +62,4 @@ class Pace:
             self.size = max(1, self.size // 2)
         elif seconds < AIM / 2:
             self.size = min(MOST, self.size * 2)
-        self._sleep(max(SHORTEST_PAUSE, seconds))
+        self._sleep(max(SHORTEST_PAUSE, 2 * seconds))

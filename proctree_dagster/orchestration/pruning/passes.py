@@ -10,6 +10,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 from dagster import DagsterInstance, RunRecord, RunsFilter
@@ -124,14 +125,16 @@ def prune(
         Nothing can be removed from this instance.
     """
     check(instance)
-    work = _Pass(instance, dry_run, Pace(seconds), timezone.now(), spare)
-    work.rows()
-    work.ticks()
-    work.runs(first_job)
-    if thorough:
-        work.leftovers()
-    if not dry_run:
-        work.space(rewrite)
+    files = sqlite_keepalive.of_instance(instance)
+    with space.held_open(files) as write_back:
+        work = _Pass(instance, dry_run, Pace(seconds), timezone.now(), spare, write_back)
+        work.rows()
+        work.ticks()
+        work.runs(first_job)
+        if thorough:
+            work.leftovers()
+        if not dry_run:
+            work.space(files, rewrite)
     work.found.longest, work.found.is_complete = work.pace.longest, not work.pace.is_over
     work.found.bytes += work.removal.freed
     return work.found
@@ -145,7 +148,9 @@ class _Pass:
         pace: Pace,
         now: dt.datetime,
         spare: dt.timedelta,
+        write_back: Callable[[], None],
     ) -> None:
+        self._write_back = write_back
         self._instance, self._dry_run, self.pace = instance, dry_run, pace
         self._now, self._spare = now, (now - spare).timestamp()
         self._rules: Rules = conf.current().KEEP
@@ -200,9 +205,8 @@ class _Pass:
                 for run_id in ids:
                     self.removal.leftovers(run_id)
 
-    def space(self, rewrite: bool) -> None:
+    def space(self, files: Sequence[Path], rewrite: bool) -> None:
         """Give the space of removed rows back."""
-        files = sqlite_keepalive.of_instance(self._instance)
         before = sum(map(size_of, files))
         self.found.problems += space.give_back(files, self.pace, rewrite=rewrite)
         self.found.bytes += max(0, before - sum(map(size_of, files)))
@@ -262,6 +266,7 @@ class _Pass:
                 self._gone.update(chosen)
             if not self._dry_run and chosen:
                 remove(chosen)
+                self._write_back()
             done = set(chosen)
             for run in page:
                 has_stayed = has_stayed or run.run_id not in done

@@ -165,10 +165,18 @@ def delete_by_id(
                 opened.close()  # commits
 
 
+_QUICK = ("PRAGMA synchronous = NORMAL", "PRAGMA wal_autocheckpoint = 0", "BEGIN IMMEDIATE")
+"""What keeps SQLite from waiting for the disk while it holds its write lock, and takes that.
+
+After a power failure the last removals may be undone: the next pass repeats them.
+"""
+
+
 def _take_lock(connection: sqlalchemy.Connection) -> None:
     """Wait for SQLite's write lock, so that only its holding is timed; others lock rows only."""
     if connection.dialect.name == "sqlite":
-        connection.execute(sqlalchemy.text("BEGIN IMMEDIATE"))
+        for statement in _QUICK:
+            connection.execute(sqlalchemy.text(statement))
 
 
 def size_of(path: Path) -> int:
