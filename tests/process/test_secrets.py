@@ -1,13 +1,14 @@
 """Secrets in contexts: who is given their values, and who never sees one."""
 
 import io
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from django.core.cache import caches
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import connection
 from django.test import Client
 from pytest_django import Settings
@@ -204,6 +205,7 @@ def test_the_value_is_in_no_table_file_log_page_or_output(
     said += [*capsys.readouterr(), caplog.text, all_rows()]
     assert all("XERO_TOKEN" in text for text in said[1:4]), "a page shows the reference"
     assert [text for text in said if VALUE in text] == []
+    assert any("401 for (secret XERO_TOKEN)" in text for text in said)
     files = [each for each in dagster_home.rglob("*") if each.is_file()]
     assert [each for each in files if VALUE.encode() in each.read_bytes()] == []
 
@@ -236,14 +238,23 @@ def pages(client: Client, done: list[Any]) -> Iterator[str]:
             yield client.get(f"/admin/proctree_dagster/{model}/{pk}/change/").content.decode()
 
 
+COMMANDS = "tell", "fail"
+"""The trees that the command line runs, too."""
+
+
 def outputs(done: list[Any]) -> Iterator[str]:
     """Yield what the command line prints of the runs."""
     logs = [["logs", results["run_id"], "-v", "2"] for results in done]
     trees = [["show", name] for name in ("use", "tell", "fail")]
-    for arguments in (*logs, *trees, ["runs"], ["runs", "--json"], ["list"]):
-        out = io.StringIO()
-        call_command("proctree", *arguments, stdout=out)
+    runs = [["run", name, "--set", f"token={json.dumps(CONTEXT['token'])}"] for name in COMMANDS]
+    for arguments in (*runs, *logs, *trees, ["runs"], ["runs", "--json"], ["list"]):
+        out, err = io.StringIO(), io.StringIO()
+        try:
+            call_command("proctree", *arguments, stdout=out, stderr=err)
+        except CommandError as error:  # the run has failed
+            yield str(error)
         yield out.getvalue()
+        yield err.getvalue()
 
 
 def all_rows() -> str:

@@ -12,6 +12,7 @@ from django.utils import timezone
 from pytest_django import Settings
 
 from proctree_dagster import apps, django_tasks
+from proctree_dagster import context as contexts
 from proctree_dagster.django_tasks import FAILED, FUNCTION, READY, RUNNING, SUCCESSFUL
 from proctree_dagster.exceptions import FunctionNotAllowed, FunctionNotFound, ResultNotStored
 from proctree_dagster.models import OutboxRun, OutboxState, ProcessTree
@@ -22,7 +23,7 @@ from tests.app import processes, tasks
 from tests.app.tasks import InvalidTask, TaskResultDoesNotExist, signals
 from tests.running.delivered import run_now
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
 
 BACKEND = "proctree_dagster.django_tasks.DagsterBackend"
 
@@ -83,6 +84,7 @@ def test_a_task_that_exits_has_failed(run: Any) -> None:
     assert (result.status, result.errors[0].exception_class) == (FAILED, SystemExit)
 
 
+@pytest.mark.django_db(transaction=True)
 def test_async_tasks_and_async_callers_are_served(run: Any) -> None:
     async def enqueue() -> Any:
         return await tasks.later.aenqueue(7)
@@ -117,13 +119,18 @@ def test_a_retry_of_its_process_is_another_attempt(run: Any) -> None:
         {},
     ],
 )
-def test_arguments_are_plain_json_whatever_they_look_like(value: Any, run: Any) -> None:
+def test_arguments_are_plain_json_whatever_they_look_like(value: Any) -> None:
     result = tasks.echo.enqueue(value, key=value)
     assert (result.args, result.kwargs) == ([value], {"key": value})
-    assert tasks.echo.get_result(result.id).args == [value]
-    run(result)
-    assert result.return_value == {"args": [value], "kwargs": {"key": value}}
-    assert (result.args, result.kwargs) == ([value], {"key": value})
+    found = tasks.echo.get_result(result.id)
+    assert (found.args, found.kwargs) == ([value], {"key": value})
+    context = contexts.decode(OutboxRun.objects.get().context)
+    assert django_tasks.run_task(**context) == {"args": [value], "kwargs": {"key": value}}
+
+
+def test_arguments_are_passed_on_by_a_run(run: Any) -> None:
+    result = run(tasks.echo.enqueue({"$secret": "HOME"}, key=[1]))
+    assert result.return_value == {"args": [{"$secret": "HOME"}], "kwargs": {"key": [1]}}
 
 
 def test_what_is_no_json_is_refused(run: Any) -> None:
@@ -151,6 +158,7 @@ def test_priority_queue_and_time_are_those_of_the_run(instance: DagsterInstance,
         tasks.add.using(queue_name="nowhere")
 
 
+@pytest.mark.django_db(transaction=True)
 def test_it_is_enqueued_with_its_transaction(instance: DagsterInstance) -> None:
     with transaction.atomic():
         result = tasks.add.enqueue(1)

@@ -22,7 +22,8 @@ from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManage
 from tests.app import processes, waited
 from tests.running.delivered import run_now
 
-pytestmark = pytest.mark.django_db(transaction=True)
+pytestmark = pytest.mark.django_db
+THREADS = pytest.mark.django_db(transaction=True)  # other threads see what is saved
 
 
 @pytest.fixture(autouse=True)
@@ -62,6 +63,7 @@ def worker(instance: DagsterInstance) -> Iterator[Any]:
 # --- Waiting --------------------------------------------------------------------------------------
 
 
+@THREADS
 def test_what_is_waited_for_is_what_execute_returns(close: None, worker: Any) -> None:
     run = ProcessTreeManager.submit_tree("close")
     worker(run.run_id)
@@ -74,6 +76,7 @@ def test_what_is_waited_for_is_what_execute_returns(close: None, worker: Any) ->
     assert waited["run_id"] == run.run_id
 
 
+@THREADS
 def test_a_run_that_failed_says_why_as_execute_does(worker: Any) -> None:
     tree = ProcessTreeInstance("fails").add_process("one", func=processes.one)
     tree.add_process("sum up", func=processes.fail, dependencies=["one"])
@@ -85,6 +88,7 @@ def test_a_run_that_failed_says_why_as_execute_does(worker: Any) -> None:
         assert waited[key] == executed[key], key
 
 
+@THREADS
 def test_the_event_loop_is_not_blocked(close: None, worker: Any) -> None:
     run = ProcessTreeManager.submit_tree("close")
 
@@ -103,6 +107,7 @@ def test_the_event_loop_is_not_blocked(close: None, worker: Any) -> None:
     assert turns >= 5
 
 
+@THREADS
 def test_what_takes_too_long_is_a_timeout_and_goes_on(close: None, worker: Any) -> None:
     run = ProcessTreeManager.submit_tree("close")
     for timeout in (0, 0.2):
@@ -116,6 +121,7 @@ def test_what_takes_too_long_is_a_timeout_and_goes_on(close: None, worker: Any) 
     assert run.wait(60)["success"]
 
 
+@THREADS
 def test_a_result_that_is_not_there_says_so(worker: Any, instance: DagsterInstance) -> None:
     tree = ProcessTreeInstance("t").add_process("local", func=waited.local)
     tree.add_process("one", func=processes.one).save()
@@ -165,6 +171,7 @@ def test_a_retry_by_dagster_is_waited_for(close: None, instance: DagsterInstance
     assert run.state().attempt == second.run_id
 
 
+@THREADS
 def test_a_run_that_could_not_start_is_waited_for_until_another_takes_its_place(
     close: None, instance: DagsterInstance
 ) -> None:
@@ -192,6 +199,7 @@ def test_a_dropped_run_has_ended(close: None, instance: DagsterInstance) -> None
     assert (found.status, found.has_ended, found.reason) == ("dropped", True, "Withdrawn by ann.")
 
 
+@THREADS
 def test_in_its_own_transaction_nobody_can_wait_for_it(close: None) -> None:
     with transaction.atomic():
         run = ProcessTreeManager.submit_tree("close")
@@ -200,6 +208,7 @@ def test_in_its_own_transaction_nobody_can_wait_for_it(close: None) -> None:
             run.wait()
 
 
+@THREADS
 def test_what_was_skipped_has_no_run_to_wait_for(close: None) -> None:
     first = ProcessTreeManager.submit_tree("close", key="a")
     second = ProcessTreeManager.submit_tree("close", key="a", on_conflict="skip")
@@ -215,6 +224,7 @@ def test_a_run_that_is_not_there_is_said(run_id: str, instance: DagsterInstance)
             ask(run_id)
 
 
+@THREADS
 def test_dagster_may_be_away_for_a_while(close: None, worker: Any, monkeypatch: Any) -> None:
     run = ProcessTreeManager.submit_tree("close")
     worker(run.run_id).join()
@@ -241,6 +251,7 @@ def test_dagster_may_be_away_for_a_while(close: None, worker: Any, monkeypatch: 
 # --- States ---------------------------------------------------------------------------------------
 
 
+@THREADS
 def test_a_state_says_how_far_each_process_is(worker: Any, instance: DagsterInstance) -> None:
     tree = ProcessTreeInstance("counts").add_process("counts", func=waited.counts)
     tree.add_process("after", func=processes.add, dependencies=["counts"]).save()
@@ -263,6 +274,7 @@ def test_a_state_says_how_far_each_process_is(worker: Any, instance: DagsterInst
     assert run.state().succeeded
 
 
+@THREADS
 def test_changes_are_told_once_each_until_the_end(close: None, instance: DagsterInstance) -> None:
     run = ProcessTreeManager.submit_tree("close")
 
