@@ -21,7 +21,6 @@ PAGE = Path(__file__).resolve().parents[1] / "docs" / "reference.md"
 PUBLIC: Mapping[str, tuple[str, ...]] = {
     "tree_builder": ("ProcessTreeInstance", "ProcessTreeBuilder", "ProcessTreeManager"),
     "running.results": ("Results",),
-    "running.submitted_run": ("SubmittedRun",),
     "functions": ("process_function",),
     "process": ("progress", "log_table", "log_image"),
     "triggers": (
@@ -31,7 +30,10 @@ PUBLIC: Mapping[str, tuple[str, ...]] = {
         *("get_trigger_subscriptions", "get_tree_subscription"),
     ),
     "prometheus": ("metrics", "TreeCollector"),
-    "runs": ("state", "wait", "await_result", "changes", "RunState", "ProcessState"),
+    "runs": (
+        *("SubmittedRun", "state", "wait", "await_result", "changes"),
+        *("RunState", "ProcessState"),
+    ),
     "django_tasks": ("DagsterBackend", "DagsterTaskResult"),
     "tasks": ("check_and_run_scheduled_tasks",),
     "models": (

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
@@ -155,3 +157,16 @@ def _never_ran(
         error = f"Dependency failed: {failed[0]}" if failed else next(iter(upstream), fault)
         result[process.name] = Outcome("skipped" if error else "pending", error=error)
     return result
+
+
+def __getattr__(name: str) -> Any:
+    """Return what was here before 0.2: ``SubmittedRun``; remove it in 0.3."""
+    if name != "SubmittedRun":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    warnings.warn(
+        f"{__name__}.{name} is called proctree_dagster.runs.{name} now; the old name goes with "
+        "proctree-dagster 0.3.",
+        DeprecationWarning,
+        stacklevel=2,
+    )
+    return getattr(importlib.import_module("proctree_dagster.running.submitted_run"), name)

@@ -17,7 +17,7 @@ from proctree_dagster.exceptions import HistoryUnavailable, RunError, RunNotFini
 from proctree_dagster.models import OutboxRun, OutboxState
 from proctree_dagster.orchestration import tree_records
 from proctree_dagster.orchestration.configured import translator
-from proctree_dagster.running import dagster_loading, run_history, tree_runs
+from proctree_dagster.running import dagster_loading, results, run_history, tree_runs
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes, waited
 from tests.running.delivered import run_now
@@ -306,3 +306,10 @@ def test_a_run_of_a_test_is_recorded_and_never_ends() -> None:
     run = ProcessTreeManager.submit_tree("t")
     with pytest.raises(RunError, match="requested in a test"):
         run.wait()
+
+
+def test_the_old_name_of_a_submitted_run_works_and_warns() -> None:
+    with pytest.warns(DeprecationWarning, match="is called proctree_dagster.runs.SubmittedRun now"):
+        assert results.SubmittedRun is runs.SubmittedRun
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        results.Nothing  # noqa: B018
