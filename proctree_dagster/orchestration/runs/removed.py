@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 
 from dagster import DagsterEventType, DagsterInstance, EventLogEntry, RunRecord
 
+from ... import conf
+from ...domain.retention import KEEP_ALL
 from ...domain.runs import LogLine
 
 STATUS_EVENTS = tuple(each.value for each in DagsterEventType if each.value.startswith("PIPELINE_"))
@@ -32,6 +34,8 @@ def has_no_log(instance: DagsterInstance, record: RunRecord) -> bool:
     """Return whether a run has executed something, and has no log of it any more."""
     if not record.dagster_run.is_finished or record.start_time is None:
         return False
+    if conf.current().KEEP.events == KEEP_ALL and "events" not in read_notes(instance):
+        return False  # no log was ever removed: its worker has died at once
     run_id = record.dagster_run.run_id
     found = instance.get_records_for_run(run_id, limit=MOST_STATUS_EVENTS).records
     return are_of_status(each.event_log_entry for each in found)
