@@ -105,12 +105,22 @@ def no_dagster_home(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DAGSTER_HOME", raising=False)
 
 
+HOME = """
+telemetry:
+  enabled: false
+instance_class:
+  module: proctree_dagster.orchestration.storage
+  class: ProctreeInstance
+"""
+"""The ``dagster.yaml`` of most tests: Dagster's own, but for the storage."""
+
+
 @pytest.fixture(scope="session")
 def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a Dagster home whose tables are made: a copy of it is faster than a new one."""
     read_migrations_once()
     home = tmp_path_factory.mktemp("empty_home")
-    (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+    (home / "dagster.yaml").write_text(HOME)
     with DagsterInstance.from_config(str(home)):
         return home
 

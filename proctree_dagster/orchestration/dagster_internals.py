@@ -32,6 +32,7 @@ _BY_MODULE = {
     "dagster._core.execution.api": (
         "ExecuteRunWithPlanIterable create_execution_plan execute_run_iterator"
     ),
+    "dagster._core.execution": "compute_logs",
     "dagster._core.execution.compute_logs": "create_compute_log_file_key",
     "dagster._core.execution.context.system": "PlanOrchestrationContext",
     "dagster._core.execution.context_creation_job": "PlanExecutionContextManager",
@@ -63,6 +64,7 @@ _BY_MODULE = {
     "dagster._core.snap": "JobSnap snapshot_from_execution_plan",
     "dagster._core.snap.dagster_types": "DagsterTypeNamespaceSnapshot build_dagster_type_snap",
     "dagster._core.storage": "sql",
+    "dagster._core.storage.base_storage": "DagsterStorage",
     "dagster._core.storage.event_log": "SqlEventLogStorage SqlEventLogStorageTable",
     "dagster._core.storage.event_log.migration": "ASSET_DATA_MIGRATIONS",
     "dagster._core.storage.event_log.schema": "SqlEventLogStorageMetadata",
@@ -79,7 +81,7 @@ _BY_MODULE = {
     "dagster._core.storage.schedules.schema": "JobTickTable ScheduleStorageSqlMetadata",
     "dagster._core.storage.schedules.sqlite": "sqlite_schedule_storage",
     "dagster._core.storage.sql": "ALEMBIC_SCRIPTS_LOCATION get_alembic_config stamp_alembic_rev",
-    "dagster._core.storage.sqlite": "SQLITE_BUSY_TIMEOUT_SECONDS",
+    "dagster._core.storage.sqlite": "SQLITE_BUSY_TIMEOUT_SECONDS create_db_conn_string",
     "dagster._core.storage.sqlite_storage": "DagsterSqliteStorage",
     "dagster._core.storage.tags": "TAGS_TO_MAYBE_OMIT_ON_RETRY",
     "dagster._core.system_config.objects": "ResolvedRunConfig",
@@ -106,7 +108,8 @@ NAMES = {name: module for module, names in _BY_MODULE.items() for name in names.
 CORE = (
     # The instance, and the classes that dagster.yaml names.
     *("CheckRunHealthResult", "ConfigurableClass", "ConfigurableClassData"),
-    *("DagsterDaemonScheduler", "DagsterSqliteStorage", "InstanceRef", "RunLauncher"),
+    *("DagsterDaemonScheduler", "DagsterSqliteStorage", "DagsterStorage", "InstanceRef"),
+    "RunLauncher",
     "WorkerStatus",
     # Creating a run, and handing it to a worker.
     *("DagsterRunAlreadyExists", "ExecuteRunArgs", "create_execution_plan"),
@@ -144,6 +147,7 @@ if TYPE_CHECKING:
         DagsterUserCodeUnreachableError,
     )
     from dagster._core.events import DagsterEventBatchMetadata, EngineEventData
+    from dagster._core.execution import compute_logs
     from dagster._core.execution.api import (
         ExecuteRunWithPlanIterable,
         create_execution_plan,
@@ -204,6 +208,7 @@ if TYPE_CHECKING:
         build_dagster_type_snap,
     )
     from dagster._core.storage import sql
+    from dagster._core.storage.base_storage import DagsterStorage
     from dagster._core.storage.event_log import SqlEventLogStorage, SqlEventLogStorageTable
     from dagster._core.storage.event_log.base import EventLogStorage
     from dagster._core.storage.event_log.migration import ASSET_DATA_MIGRATIONS
@@ -227,7 +232,7 @@ if TYPE_CHECKING:
         get_alembic_config,
         stamp_alembic_rev,
     )
-    from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS
+    from dagster._core.storage.sqlite import SQLITE_BUSY_TIMEOUT_SECONDS, create_db_conn_string
     from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
     from dagster._core.storage.tags import TAGS_TO_MAYBE_OMIT_ON_RETRY
     from dagster._core.system_config.objects import ResolvedRunConfig

@@ -46,7 +46,7 @@ from .dagster_internals import (
     ResolvedRunConfig,
     create_execution_plan,
 )
-from .execution import event_batching, remote_steps, tree_run
+from .execution import event_batching, remote_steps, run_output, tree_run
 from .execution.threads_executor import threads_executor as threads_executor  # public here
 from .execution.tree_run import RUN_RESOURCE
 from .launching import worker_end
@@ -273,6 +273,7 @@ class TreeExecutor(Executor):
             yield DagsterEvent.engine_event(plan_context, str(claim), EngineEventData())
         failed = False
         error_reports.begin()
+        run_output.follow_by_tail_alone()
         try:
             with run_taking.executing(run, instance) as execution, _span(plan_context) as span:
                 for event in self._execute(plan_context):

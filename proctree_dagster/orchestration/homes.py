@@ -375,7 +375,11 @@ def state_of(database: Database, *, to_read: bool = True) -> State:
         )
 
 
-def create_alone(found: Sequence[Database], open_storage: Callable[[], S]) -> S:
+def create_alone(
+    found: Sequence[Database],
+    open_storage: Callable[[], S],
+    open_complete: Callable[[], S] | None = None,
+) -> S:
     """Open a storage, and create it under a lock if it is not complete.
 
     Parameters
@@ -384,6 +388,8 @@ def create_alone(found: Sequence[Database], open_storage: Callable[[], S]) -> S:
         Its databases.
     open_storage:
         Opens it as Dagster does, which creates what is missing.
+    open_complete:
+        Opens it if nothing is missing. Left out: as Dagster does.
 
     Raises
     ------
@@ -394,7 +400,7 @@ def create_alone(found: Sequence[Database], open_storage: Callable[[], S]) -> S:
     if is_on(HOMES):
         _name_scripts_by_path()
     if all(map(_is_complete, found)):
-        return open_storage()
+        return (open_complete or open_storage)()
     try:
         with _lock(found[0]):
             return _create(found, open_storage)

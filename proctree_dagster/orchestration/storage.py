@@ -5,13 +5,19 @@ are all that they load of proctree-dagster before the storage is created.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import yaml
 from dagster import DagsterInstance, Field
 
 from . import homes
-from .dagster_internals import ConfigurableClassData, DagsterSqliteStorage, InstanceRef
+from .dagster_features import RUN_FILES, is_on
+from .dagster_internals import (
+    ConfigurableClassData,
+    DagsterSqliteStorage,
+    InstanceRef,
+)
 
 
 class SqliteStorage(homes.Guarded, DagsterSqliteStorage):
@@ -20,6 +26,43 @@ class SqliteStorage(homes.Guarded, DagsterSqliteStorage):
     It takes the configuration of ``DagsterSqliteStorage``.
     """
 
+    def __init__(
+        self,
+        base_dir: str,
+        inst_data: ConfigurableClassData | None = None,
+        *,
+        is_complete: bool = False,
+    ) -> None:
+        """Open it.
+
+        Parameters
+        ----------
+        base_dir:
+            Its folder.
+        inst_data:
+            Where ``dagster.yaml`` names it.
+        is_complete:
+            Whether its databases are known to be complete: alembic is not asked then.
+        """
+        found = homes.of_sqlite(base_dir) if is_on(RUN_FILES) else ()
+        if not found:
+            super().__init__(base_dir, inst_data)
+            return
+        from .dagster_internals import sqlite_run_storage, sqlite_schedule_storage
+        from .run_files import RunFileStorage
+
+        runs, events, schedules = (str(each.file) for each in found)
+        if is_complete:
+            self._run_storage = sqlite_run_storage.SqliteRunStorage(_address(runs))
+            self._schedule_storage = sqlite_schedule_storage.SqliteScheduleStorage(
+                _address(schedules)
+            )
+            self.base_dir, self._inst_data = base_dir, inst_data
+            super(DagsterSqliteStorage, self).__init__()  # type: ignore[no-untyped-call]
+        else:
+            super().__init__(base_dir, inst_data)
+        self._event_log_storage = RunFileStorage(str(Path(events).parent))
+
     @classmethod
     def from_config_value(
         cls, inst_data: ConfigurableClassData, config_value: Mapping[str, Any]
@@ -27,8 +70,17 @@ class SqliteStorage(homes.Guarded, DagsterSqliteStorage):
         """Open it as ``dagster.yaml`` says."""
         folder = config_value["base_dir"]
         return homes.create_alone(
-            homes.of_sqlite(folder), lambda: cls.from_local(folder, inst_data)
+            homes.of_sqlite(folder),
+            lambda: cls.from_local(folder, inst_data),
+            lambda: cls(folder, inst_data, is_complete=True),
         )
+
+
+def _address(file: str) -> str:
+    """Return the address of a database as Dagster writes it."""
+    from .dagster_internals import create_db_conn_string
+
+    return create_db_conn_string(str(Path(file).parent), Path(file).stem)
 
 
 class ProctreeInstance(DagsterInstance):

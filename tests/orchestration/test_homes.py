@@ -223,6 +223,7 @@ def test_a_file_that_is_no_database_is_named_with_the_remedy(
 def test_a_half_created_home_of_dagsters_own_storage_is_completed_by_django(
     dagster_home: Path,
 ) -> None:
+    (dagster_home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
     change(dagster_home / FILES[1], HALF_CREATED["two revisions"])
     with pytest.raises(Exception, match="more than one head"), _stock(dagster_home) as instance:
         use(instance)

@@ -154,12 +154,24 @@ def of_schedule_status(instance: dagster.DagsterInstance, job: dagster.JobDefini
     return True
 
 
+def of_output_tail(instance: dagster.DagsterInstance, job: dagster.JobDefinition) -> bool:
+    from dagster._core.execution import compute_logs
+
+    return compute_logs.tail_to_stream.__module__ == compute_logs.__name__
+
+
+def of_run_files(instance: dagster.DagsterInstance, job: dagster.JobDefinition) -> bool:
+    return type(instance.event_log_storage).__name__ == "SqliteEventLogStorage"
+
+
 INSTEAD: dict[str, Callable[[dagster.DagsterInstance, dagster.JobDefinition], bool]] = {
     "threads": of_threads,
     "job_snapshots": of_job_snapshots,
     "lazy_hosts": of_lazy_hosts,
     "homes": of_homes,
     "template": of_template,
+    "output_tail": of_output_tail,
+    "run_files": of_run_files,
     "retry_from_failure": of_retry_from_failure,
     "schedule_status": of_schedule_status,
     "failures_at_once": of_failures_at_once,

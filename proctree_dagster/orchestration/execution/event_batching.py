@@ -86,12 +86,17 @@ def grouped(instance: DagsterInstance, run_id: str) -> Iterator[None]:
         del instance.handle_new_event
 
 
+_KNOWN = (
+    "dagster_postgres.event_log.event_log.PostgresEventLogStorage",
+    "proctree_dagster.orchestration.run_files.RunFileStorage",
+)
+"""Storages besides Dagster's for SQLite that only insert a row for such an event."""
+
+
 def _is_known(storage: object) -> "TypeGuard[SqlEventLogStorage]":
     """Return whether a storage only inserts a row for such an event."""
     name = f"{type(storage).__module__}.{type(storage).__name__}"
-    return type(storage) is internals.SqliteEventLogStorage or (
-        name == "dagster_postgres.event_log.event_log.PostgresEventLogStorage"
-    )
+    return type(storage) is internals.SqliteEventLogStorage or name in _KNOWN
 
 
 def flush(instance: DagsterInstance) -> None:

@@ -42,6 +42,9 @@ FUNCTIONS = (CODE / "functions.py").read_text()
 CONFIG = """
 telemetry:
   enabled: false
+instance_class:
+  module: proctree_dagster.orchestration.storage
+  class: ProctreeInstance
 run_monitoring:
   enabled: true
 run_launcher:

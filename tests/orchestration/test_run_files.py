@@ -1,0 +1,177 @@
+"""The files of runs' events on SQLite: copies of an empty one, whoever creates them."""
+
+import logging
+import multiprocessing
+import os
+import shutil
+import sqlite3
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import dagster
+import pytest
+from dagster import DagsterInstance, EventLogEntry
+from dagster._core.storage import sql
+from dagster._core.storage.event_log import SqliteEventLogStorage
+
+from proctree_dagster.orchestration import homes, run_files
+from proctree_dagster.orchestration.run_files import PAGE_BYTES, RunFileStorage
+from proctree_dagster.support.project import create_home
+
+PROCESSES = 8
+EVENTS = 20
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    """A home with the ``dagster.yaml`` of a project that has written none."""
+    home = tmp_path / "home"
+    create_home(str(home))
+    with homes.open_home(str(home)):
+        return home
+
+
+@pytest.fixture
+def opened(home: Path) -> Iterator[DagsterInstance]:
+    with homes.open_home(str(home)) as instance:
+        yield instance
+
+
+def store(instance: DagsterInstance, run_id: str, message: str = "said") -> None:
+    entry = EventLogEntry(None, logging.INFO, message, run_id, 1.0)
+    instance.event_log_storage.store_event(entry)
+
+
+def said(instance: DagsterInstance, run_id: str) -> list[str]:
+    return [each.user_message for each in instance.event_log_storage.get_logs_for_run(run_id)]
+
+
+def path_of(instance: DagsterInstance, run_id: str) -> Path:
+    storage = instance.event_log_storage
+    assert isinstance(storage, RunFileStorage)
+    return Path(storage.path_for_shard(run_id))
+
+
+def query(file: Path, statement: str) -> list[Any]:
+    with closing(sqlite3.connect(file)) as connection:
+        return connection.execute(statement).fetchall()
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+def test_a_runs_file_has_what_dagsters_own_would_have_on_smaller_pages(
+    opened: DagsterInstance, tmp_path: Path
+) -> None:
+    ours = path_of(opened, run_id := new_id())
+    store(opened, run_id)
+    stock = SqliteEventLogStorage(str(tmp_path / "stock"))
+    entry = EventLogEntry(None, logging.INFO, "said", run_id, 1.0)
+    stock.store_event(entry)
+    theirs = Path(stock.path_for_shard(run_id))
+    for asked in (
+        "SELECT type, name, tbl_name, sql FROM sqlite_master ORDER BY name",
+        "SELECT version_num FROM alembic_version",
+        "PRAGMA journal_mode",
+    ):
+        assert query(ours, asked) == query(theirs, asked)
+    assert query(ours, "PRAGMA page_size") == [(PAGE_BYTES,)]
+    assert ours.stat().st_size < theirs.stat().st_size / 2
+    assert said(opened, run_id) == ["said"]
+
+
+def test_dagster_migrates_it_as_its_own(opened: DagsterInstance) -> None:
+    store(opened, run_id := new_id())
+    opened.upgrade(print_fn=lambda _: None)
+    assert said(opened, run_id) == ["said"]
+
+
+def _append(home: str, run_id: str, start: Any) -> None:
+    with homes.open_home(home) as instance:
+        start.wait()
+        for _ in range(EVENTS):
+            store(instance, run_id, str(os.getpid()))
+
+
+def test_of_processes_that_create_one_at_the_same_moment_each_writes_into_it(
+    home: Path, opened: DagsterInstance
+) -> None:
+    run_id = new_id()
+    context = multiprocessing.get_context("fork")
+    start = context.Barrier(PROCESSES)
+    processes = [
+        context.Process(target=_append, args=(str(home), run_id, start)) for _ in range(PROCESSES)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0] * PROCESSES
+    counted = said(opened, run_id)
+    assert {counted.count(word) for word in counted} == {EVENTS}
+    assert len(counted) == PROCESSES * EVENTS
+    left = {each.name for each in path_of(opened, run_id).parent.iterdir()}
+    assert not any(name.startswith(".") and "empty" not in name for name in left), "no drafts"
+
+
+def test_a_file_that_is_there_stays_as_it_is(home: Path, opened: DagsterInstance) -> None:
+    run_id = new_id()
+    stock = SqliteEventLogStorage(str(path_of(opened, run_id).parent))
+    entry = EventLogEntry(None, logging.INFO, "of an earlier release", run_id, 1.0)
+    stock.store_event(entry)
+    store(opened, run_id)
+    assert query(path_of(opened, run_id), "PRAGMA page_size") == [(4096,)]
+    assert said(opened, run_id) == ["of an earlier release", "said"]
+
+
+def test_an_empty_file_that_was_left_behind_is_completed(opened: DagsterInstance) -> None:
+    path_of(opened, run_id := new_id()).touch()
+    store(opened, run_id)
+    assert said(opened, run_id) == ["said"]
+
+
+def test_where_there_are_no_hard_links_dagster_creates_it_and_the_log_says_so(
+    opened: DagsterInstance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    store(opened, run_id := new_id())
+    assert said(opened, run_id) == ["said"]
+    assert "can't be created by a copy" in caplog.text
+
+
+def test_a_home_of_another_dagster_makes_an_empty_file_of_its_own(
+    opened: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store(opened, new_id())
+    folder = path_of(opened, "any").parent
+    monkeypatch.setattr(dagster, "__version__", "99")
+    monkeypatch.setattr(run_files, "_contents", {})
+    store(opened, run_id := new_id())
+    assert (folder / f".empty-99-{PAGE_BYTES}").is_file()
+    assert run_id in opened.event_log_storage.get_all_run_ids()  # type: ignore[attr-defined]
+    assert len(opened.event_log_storage.get_all_run_ids()) == 2  # type: ignore[attr-defined]
+
+
+def test_a_complete_home_is_opened_without_alembic(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("alembic was asked")
+
+    monkeypatch.setattr(sql, "check_alembic_revision", refuse)
+    with homes.open_home(str(home)) as instance:
+        store(instance, run_id := new_id())
+        assert said(instance, run_id) == ["said"]
+
+
+def test_a_home_that_lacks_a_database_is_completed(home: Path) -> None:
+    shutil.rmtree(home / "schedules")
+    with homes.open_home(str(home)) as instance:
+        assert instance.all_instigator_state() == []
