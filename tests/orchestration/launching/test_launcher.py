@@ -574,7 +574,7 @@ def test_forty_runs_in_a_row_leave_nothing_behind(place: Place) -> None:
     after = belongings(me)
     assert no_more(after, before[1]), (before, after)
     leftover = {path.name for path in place.home.iterdir() if path.is_file()}
-    locks = {".proctree_template.lock", ".proctree_template.log.lock"}
+    locks = {".proctree.lock", ".proctree_template.lock", ".proctree_template.log.lock"}
     assert leftover <= {"dagster.yaml", "proctree_template.log", *locks}
 
 
