@@ -80,14 +80,17 @@ def _monitor(schedule: ProcessTreeSchedule) -> MonitorConfig | None:
     if why_not is not None:
         _warn_once(f"{schedule}", why_not)
         return None
-    interval = schedule.interval_minutes
-    return {
+    interval, longest = schedule.interval_minutes, schedule.process_tree.expected_minutes
+    monitor: MonitorConfig = {
         "schedule": {"type": "crontab", "value": schedule.cron}
         if interval is None
         else {"type": "interval", "value": interval, "unit": "minute"},
         "timezone": schedule.timezone or settings.TIME_ZONE,
         "checkin_margin": MARGIN_MINUTES,
     }
+    if longest is not None:
+        monitor["max_runtime"] = longest
+    return monitor
 
 
 def problem(schedule: ProcessTreeSchedule) -> str | None:

@@ -82,6 +82,7 @@ def test_a_scheduled_run_checks_in_as_it_starts_and_ends_with_the_schedule_itsel
     sentry: Kept, rule: dict[str, Any], schedule: dict[str, Any]
 ) -> None:
     scheduled(timezone="Africa/Johannesburg", **rule)
+    ProcessTree.objects.update(expected_minutes=20)
     send("run_started")
     send("run_succeeded", seconds=3)
     began, ended = sentry.check_ins
@@ -92,6 +93,7 @@ def test_a_scheduled_run_checks_in_as_it_starts_and_ends_with_the_schedule_itsel
         "schedule": schedule,
         "timezone": "Africa/Johannesburg",
         "checkin_margin": 5,
+        "max_runtime": 20,
     }
 
 
