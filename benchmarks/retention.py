@@ -155,9 +155,8 @@ def _running_each_second(stack: Stack) -> Iterator[Path]:
 
 
 def _used(folder: Path) -> int:
-    """Return the bytes that a folder takes on the disk."""
-    found = (each.lstat() for each in folder.rglob("*"))
-    return sum(each.st_blocks * 512 for each in found)
+    """Return the bytes of all files in a folder; a file system may allocate more, or later."""
+    return sum(each.lstat().st_size for each in folder.rglob("*") if each.is_file())
 
 
 def main() -> None:

@@ -16,6 +16,9 @@ FIRST = 20
 SHORTEST_PAUSE = 0.01
 """Seconds between two batches at least: who waits for SQLite's lock asks only now and then."""
 
+LONGEST_PAUSE = 0.5
+"""Seconds between two batches at most, where one took long as its process had no processor."""
+
 
 class Pace:
     """The size of the next batch, by how long the last one took.
@@ -62,4 +65,4 @@ class Pace:
             self.size = max(1, self.size // 2)
         elif seconds < AIM / 2:
             self.size = min(MOST, self.size * 2)
-        self._sleep(max(SHORTEST_PAUSE, 2 * seconds))
+        self._sleep(min(LONGEST_PAUSE, max(SHORTEST_PAUSE, 2 * seconds)))

@@ -55,7 +55,9 @@ def test_others_have_twice_as_long_as_a_batch_took() -> None:
         clock.now += 0.07
     with found.batch():
         pass
-    assert clock.slept == pytest.approx([0.14, pace.SHORTEST_PAUSE])
+    with found.batch():
+        clock.now += 30
+    assert clock.slept == pytest.approx([0.14, pace.SHORTEST_PAUSE, pace.LONGEST_PAUSE])
 
 
 def test_it_is_over_when_its_time_is_up_also_after_an_error() -> None:

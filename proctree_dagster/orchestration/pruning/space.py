@@ -77,10 +77,14 @@ def _give_back(file: Path, pace: Pace, *, rewrite: bool) -> str:
                 )
             with pace.batch():
                 rewrite_to_shrink(connection)
-        while _unused(connection) and not pace.is_over:
+        before = unused + 1
+        while 0 < (unused := _unused(connection)) < before and not pace.is_over:
+            before = unused
             connection.execute("BEGIN IMMEDIATE")  # waits for others, which is not timed
             with pace.batch():
-                connection.execute(f"PRAGMA incremental_vacuum({PAGES * pace.size})").fetchall()
+                # One page at a time: Python takes one step of this statement, whatever its number.
+                for _ in range(PAGES * pace.size):
+                    connection.execute("PRAGMA incremental_vacuum(1)")
                 connection.execute("COMMIT")
             connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
         connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchall()
