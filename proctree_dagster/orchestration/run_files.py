@@ -5,12 +5,13 @@ run: every table by itself, with alembic's migrations read twice. And each of th
 tables and indexes takes four kilobytes, however few rows it has.
 """
 
+import hashlib
 import logging
 import os
 import sqlite3
 import uuid
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -26,6 +27,9 @@ logger = logging.getLogger(__name__)
 
 PAGE_BYTES = 1024
 """Bytes of a page of a run's file. With SQLite's own 4096 an empty one has 115 kB, with this 33."""
+
+DIGEST_BYTES = 32
+"""Bytes of the SHA-256 digest before the kept content of an empty file."""
 
 
 class RunFileStorage(SqliteEventLogStorage):
@@ -65,19 +69,20 @@ def create(path: Path, create_tables: Callable[[Engine], None]) -> bool:
     Returns
     -------
     bool
-        Whether it did. Not on a file system without hard links, and not if there is a file.
+        Whether it did. Not on a file system without hard links, nor where nothing can be written,
+        and not if there is a file, or what SQLite has left of one.
     """
-    draft = path.with_name(f".{uuid.uuid4().hex}")
+    if Path(f"{path}-wal").exists():  # of a removed file: SQLite would read it into the copy
+        return False
     try:
-        _write(draft, _empty(path.parent, create_tables))
-        os.link(draft, path)
+        with _draft(path.parent) as draft:
+            _write(draft, _empty(path.parent, create_tables))
+            os.link(draft, path)
     except FileExistsError:
         return False
-    except OSError:
+    except (OSError, sqlite3.Error, DBAPIError):
         logger.warning("%s can't be created by a copy.", path, exc_info=True)
         return False
-    finally:
-        draft.unlink(missing_ok=True)
     return True
 
 
@@ -94,13 +99,37 @@ def _empty(folder: Path, create_tables: Callable[[Engine], None]) -> bytes:
 
 def _read_or_make(folder: Path, create_tables: Callable[[Engine], None]) -> bytes:
     kept = folder / f".empty-{dagster.__version__}-{PAGE_BYTES}"
-    with suppress(FileNotFoundError):
-        return kept.read_bytes()
+    content = _read(kept)
+    if content is not None:
+        return content
     content = _made(create_tables)
-    draft = folder / f".{uuid.uuid4().hex}"
-    _write(draft, content)
-    draft.replace(kept)
+    try:
+        with _draft(folder) as draft:
+            _write(draft, _digest(content) + content)
+            draft.replace(kept)
+    except OSError:
+        logger.warning("%s can't be written: each process makes its own.", kept, exc_info=True)
     return content
+
+
+def _read(kept: Path) -> bytes | None:
+    """Return the content that is kept in a file, after its digest; ``None`` if it is not whole."""
+    try:
+        found = kept.read_bytes()
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        logger.warning("%s can't be read: this process makes its own. %s", kept, error)
+        return None
+    content = found[DIGEST_BYTES:]
+    if content and found[:DIGEST_BYTES] == _digest(content):
+        return content
+    logger.warning("%s is damaged, and is made again.", kept)
+    return None
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
 
 
 def _made(create_tables: Callable[[Engine], None]) -> bytes:
@@ -113,6 +142,17 @@ def _made(create_tables: Callable[[Engine], None]) -> bytes:
         with closing(sqlite3.connect(path)) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return path.read_bytes()
+
+
+@contextmanager
+def _draft(folder: Path) -> Iterator[Path]:
+    """Have the path of a file that is not there any more afterwards."""
+    draft = folder / f".{uuid.uuid4().hex}"
+    try:
+        yield draft
+    finally:
+        with suppress(OSError):  # it was not created, or nothing can be changed in the folder
+            draft.unlink()
 
 
 def _write(path: Path, content: bytes) -> None:

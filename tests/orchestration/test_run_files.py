@@ -1,5 +1,6 @@
 """The files of runs' events on SQLite: copies of an empty one, whoever creates them."""
 
+import errno
 import logging
 import multiprocessing
 import os
@@ -144,6 +145,71 @@ def test_where_there_are_no_hard_links_dagster_creates_it_and_the_log_says_so(
     store(opened, run_id := new_id())
     assert said(opened, run_id) == ["said"]
     assert "can't be created by a copy" in caplog.text
+
+
+@pytest.mark.parametrize("spoil", ["zero bytes", "half", "of another file"])
+def test_a_damaged_empty_file_is_made_again_and_no_run_gets_it(
+    opened: DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    spoil: str,
+) -> None:
+    store(opened, new_id())
+    [kept] = path_of(opened, "any").parent.glob(".empty-*")
+    whole = kept.read_bytes()
+    kept.write_bytes({"zero bytes": b"", "half": whole[: len(whole) // 2]}.get(spoil, b"x" * 5000))
+    monkeypatch.setattr(run_files, "_contents", {})
+    store(opened, run_id := new_id())
+    assert said(opened, run_id) == ["said"]
+    assert kept.read_bytes() == whole
+    assert "is damaged" in caplog.text
+
+
+def test_what_sqlite_has_left_of_a_removed_file_is_not_read_into_a_new_one(
+    home: Path, opened: DagsterInstance
+) -> None:
+    store(opened, run_id := new_id())
+    path = path_of(opened, run_id)
+    with closing(sqlite3.connect(path)) as reader:  # as long as it is open, the WAL stays
+        reader.execute("SELECT count(*) FROM event_logs").fetchall()
+        store(opened, run_id, "removed")
+        path.unlink()
+    assert Path(f"{path}-wal").exists()
+    with homes.open_home(str(home)) as another:
+        store(another, run_id, "new")
+        assert said(another, run_id) == ["new"]
+
+
+@pytest.mark.parametrize("function", ["_made", "_write"])
+def test_where_no_empty_file_can_be_made_dagster_creates_it_and_no_draft_stays(
+    opened: DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    function: str,
+) -> None:
+    def fail(path: Any, *_: object) -> None:
+        if function == "_write":
+            path.touch()
+            raise OSError(errno.ENOSPC, "No space left on device")
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(run_files, function, fail)
+    monkeypatch.setattr(run_files, "_contents", {})
+    store(opened, run_id := new_id())
+    assert said(opened, run_id) == ["said"]
+    assert "can't be created by a copy" in caplog.text
+    assert not list(path_of(opened, run_id).parent.glob(".*"))
+
+
+def test_an_empty_file_that_only_another_user_may_read_is_no_hindrance(
+    opened: DagsterInstance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = path_of(opened, "any").parent / f".empty-{dagster.__version__}-{PAGE_BYTES}"
+    kept.mkdir()  # root may read any file, and no one a folder as one
+    monkeypatch.setattr(run_files, "_contents", {})
+    store(opened, run_id := new_id())
+    assert query(path_of(opened, run_id), "PRAGMA page_size") == [(PAGE_BYTES,)]
+    assert "can't be read" in caplog.text
 
 
 def test_a_home_of_another_dagster_makes_an_empty_file_of_its_own(

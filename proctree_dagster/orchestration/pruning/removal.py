@@ -82,7 +82,7 @@ class Removal:
         """Remove the file of a run's events, if SQLite has one for each run."""
         if isinstance(self._events, internals.SqliteEventLogStorage):
             path = self._events.path_for_shard(run_id)
-            for suffix in ("", "-wal", "-shm"):
+            for suffix in ("-wal", "-shm", ""):  # the file last: it is found again by the next pass
                 self._remove(Path(path + suffix))
 
     def leftovers(self, run_id: str) -> None:
