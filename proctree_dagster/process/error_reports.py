@@ -50,8 +50,25 @@ def _masked(value: Any) -> Any:
     if isinstance(value, str):
         return masking.text(value)
     if isinstance(value, dict):
-        return {key: _masked(each) for key, each in value.items()}
-    return [_masked(each) for each in value] if isinstance(value, list) else value
+        return {_masked_key(key): _masked(each) for key, each in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(_masked, value))
+    return (
+        value if value is None or isinstance(value, (bool, int, float)) else _masked_object(value)
+    )
+
+
+def _masked_key(key: Any) -> Any:
+    return masking.text(key) if isinstance(key, str) else key
+
+
+def _masked_object(value: Any) -> Any:
+    """Return the object; if what Sentry would send of it has a secret, that without."""
+    from sentry_sdk.serializer import serialize
+
+    sent: Any = serialize({"value": value})
+    shown = _masked(sent["value"])
+    return value if shown == sent["value"] else shown
 
 
 def report(error: BaseException, run: Mapping[str, str], *, handled: bool = False) -> None:

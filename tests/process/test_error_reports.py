@@ -1,6 +1,7 @@
 """Errors of processes as Sentry's SDK sends them, kept in memory."""
 
 import json
+import logging
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -12,7 +13,7 @@ from pytest_django import Settings
 from sentry_sdk.envelope import Envelope
 from sentry_sdk.transport import Transport
 
-from proctree_dagster.process import error_reports
+from proctree_dagster.process import error_reports, masking
 from proctree_dagster.tree_builder import ProcessTreeInstance
 
 pytestmark = pytest.mark.django_db
@@ -102,3 +103,33 @@ def test_a_secret_is_in_no_report_neither_in_the_error_nor_in_a_frames_variables
     [event] = sentry.events
     assert "s3cr3t-of-the-bank" not in json.dumps(event, default=str)
     assert "(secret BANK_TOKEN)" in json.dumps(event, default=str)
+
+
+class Client:
+    """What a logger's ``extra`` may hold."""
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def __repr__(self) -> str:
+        return f"Client({self.token})"
+
+
+def test_a_secret_is_in_nothing_that_a_logger_is_given_beside_its_message(sentry: Kept) -> None:
+    masking.learn("BANK_TOKEN", token := "s3cr3t-of-the-bank")
+    error_reports.begin()
+    given = {
+        "pair": (token, 1),
+        "client": Client(token),
+        "set": {token},
+        "bytes": token.encode(),
+        token: "a key",
+        "whole": Client("of the public"),
+        "number": 1,
+    }
+    logging.getLogger("tests.bank").error("Refused", extra=given)
+    [event] = sentry.events
+    assert token not in json.dumps(event, default=str)
+    assert event["extra"]["client"] == "Client((secret BANK_TOKEN))"
+    assert event["extra"]["whole"] == "Client(of the public)"
+    assert event["extra"]["number"] == 1

@@ -6,6 +6,7 @@ ends the ``tail`` if the run's process is killed. GNU's ``tail`` does so by itse
 
 import os
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -17,6 +18,9 @@ from ..dagster_features import OUTPUT_TAIL, is_on
 
 TAIL_SECONDS = 30
 """Seconds that a ``tail`` may take to end."""
+
+WAIT_VARIABLE = "DAGSTER_COMPUTE_LOG_TAIL_WAIT_AFTER_FINISH"
+"""Dagster's environment variable of the seconds a ``tail`` has for the last lines."""
 
 
 def follow_by_tail_alone() -> None:
@@ -36,7 +40,7 @@ def _ends_with_a_process() -> bool:
             timeout=TAIL_SECONDS,
             check=False,
         )
-    except OSError:  # Dagster says what is missing
+    except (OSError, subprocess.TimeoutExpired):  # Dagster says what is missing
         return False
     return "GNU coreutils" in said.stdout
 
@@ -53,6 +57,7 @@ def _tail(path: str, stream: Any) -> Iterator[tuple[int | None, int | None]]:
     try:
         yield tail.pid, None
     finally:
+        time.sleep(float(os.environ.get(WAIT_VARIABLE, "0")))
         tail.terminate()
         tail.wait(TAIL_SECONDS)
 

@@ -66,3 +66,14 @@ def test_a_tail_that_is_not_gnus_is_left_to_dagster(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(run_output, "_ends_with_a_process", lambda: False)
     run_output.follow_by_tail_alone()
     assert compute_logs.tail_to_stream is before
+
+
+def test_dagsters_variable_gives_the_tail_time_for_the_last_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waited: list[float] = []
+    monkeypatch.setattr(run_output.time, "sleep", waited.append)
+    monkeypatch.setenv("DAGSTER_COMPUTE_LOG_TAIL_WAIT_AFTER_FINISH", "0.25")
+    with (tmp_path / "printed").open("w") as printed, run_output._tail(str(tmp_path), printed):
+        pass
+    assert waited[0] == 0.25  # then subprocess may sleep, too
