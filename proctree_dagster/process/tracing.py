@@ -134,7 +134,14 @@ def flush() -> None:
     from opentelemetry.trace import get_tracer_provider
 
     force_flush = getattr(get_tracer_provider(), "force_flush", None)  # the SDK's has it
-    if force_flush is not None and not force_flush(int(1000 * FLUSH_SECONDS)):
+    if force_flush is None:
+        return
+    try:
+        exported = force_flush(int(1000 * FLUSH_SECONDS))
+    except Exception:  # the project's own code; what was done is not undone by it
+        logger.exception("Spans could not be exported.")
+        return
+    if not exported:
         logger.warning("Spans were not exported within %g seconds.", FLUSH_SECONDS)
 
 

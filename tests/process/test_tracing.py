@@ -148,3 +148,19 @@ def test_without_opentelemetry_nothing_is_traced_and_no_run_carries_anything(
     assert run is not None
     assert run_tags.SPAN not in run.tags
     assert "run traced" not in by_name(spans)
+
+
+def test_an_exporter_that_fails_does_not_fail_the_process_and_is_logged(
+    spans: InMemorySpanExporter,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError("the collector is away")
+
+    monkeypatch.setattr(trace.get_tracer_provider(), "force_flush", fail)
+    with tracing.of_process(OTHER_RUN, "elsewhere", "", {}):
+        pass
+    assert names(spans.get_finished_spans()) == ["elsewhere"]
+    assert "could not be exported" in caplog.text
+    assert "the collector is away" in caplog.text
