@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import dagster
 import sqlalchemy
@@ -42,6 +43,19 @@ class RunFileStorage(SqliteEventLogStorage):
         if _has_tables(engine, path) or (is_of_run and create(path, super()._initdb)):
             return
         super()._initdb(engine, for_index_shard)
+
+    def _connect(self, shard: str) -> Any:
+        """Connect to a file; to one that another process has removed meanwhile as to a new one."""
+        if not _has_content(Path(self.path_for_shard(shard))):
+            self._initialized_dbs.discard(shard)
+        return super()._connect(shard)
+
+
+def _has_content(path: Path) -> bool:
+    try:
+        return path.stat().st_size > 0
+    except FileNotFoundError:
+        return False
 
 
 def _has_tables(engine: Engine, path: Path) -> bool:

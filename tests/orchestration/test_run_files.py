@@ -180,6 +180,19 @@ def test_what_sqlite_has_left_of_a_removed_file_is_not_read_into_a_new_one(
         assert said(another, run_id) == ["new"]
 
 
+def test_a_process_that_has_read_a_file_is_not_disturbed_by_its_removal(
+    opened: DagsterInstance,
+) -> None:
+    store(opened, run_id := new_id())
+    assert said(opened, run_id) == ["said"]
+    for suffix in ("-wal", "-shm", ""):
+        Path(f"{path_of(opened, run_id)}{suffix}").unlink(missing_ok=True)
+    assert said(opened, run_id) == []
+    path_of(opened, run_id).write_bytes(b"")  # by a process that has not noticed it
+    store(opened, run_id, "late")
+    assert said(opened, run_id) == ["late"]
+
+
 @pytest.mark.parametrize("function", ["_made", "_write"])
 def test_where_no_empty_file_can_be_made_dagster_creates_it_and_no_draft_stays(
     opened: DagsterInstance,
