@@ -30,6 +30,7 @@ from .exceptions import (
     ContextError,
     FunctionNotAllowed,
     FunctionNotFound,
+    InvalidTree,
     ResultNotStored,
     RunNotFound,
     TreeExists,
@@ -203,7 +204,7 @@ def _tree_of(task: Any) -> ProcessTree:
     Raises
     ------
     InvalidTask
-        Its module is not allowed, or another tree has its name.
+        Its module is not allowed, another tree has its name, or it can't be saved as a tree.
     """
     name = task.module_path
     if not functions.is_allowed(task.func.__module__):
@@ -218,8 +219,11 @@ def _saved(name: str, task: Any) -> ProcessTree:
     said = (task.func.__doc__ or "").strip().partition("\n")[0]
     tree = ProcessTreeInstance(name, said or f"The task {name}.", cache_enabled=False)
     tree.add_process(task.name, func=run_task)
-    with suppress(TreeExists, IntegrityError):  # another process has saved it meanwhile
-        tree.save()
+    try:
+        with suppress(TreeExists, IntegrityError):  # another process has saved it meanwhile
+            tree.save()
+    except InvalidTree as error:  # its name is too long, say
+        raise InvalidTask(f"The task {name!r} can't be saved as a tree. {error}") from error
     return tree_runs.get_row(name)
 
 

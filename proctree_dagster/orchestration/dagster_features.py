@@ -322,7 +322,8 @@ def _of_run_files() -> Iterator[str]:
             "SqliteEventLogStorage does not create a file's tables by _initdb": (
                 parameters(getattr(storage, "_initdb", None))
                 == ["self", "engine", "for_index_shard"]
-                and "_initdb" in names_in(getattr(storage._connect, "__wrapped__", None))
+                and {"_initdb", "_initialized_dbs"}
+                <= set(names_in(getattr(storage._connect, "__wrapped__", None)))
             ),
             "DagsterSqliteStorage does not keep its parts as it did": (
                 {"_event_log_storage", "_inst_data", "_run_storage", "_schedule_storage"}

@@ -15,7 +15,7 @@ else:
         from django_tasks.exceptions import InvalidTaskError as InvalidTask
         from django_tasks.exceptions import TaskResultDoesNotExist
 
-__all__ = ["InvalidTask", "TaskResultDoesNotExist", "signals"]
+__all__ = ["InvalidTask", "TaskResultDoesNotExist", "signals", "task"]
 
 calls: list[Any] = []
 """What the tasks were called with, in this process."""

@@ -277,3 +277,13 @@ def test_a_worker_knows_the_function_of_tasks_if_the_settings_name_the_backend(
     assert not apps._executes_tasks()
     del settings.TASKS
     assert not apps._executes_tasks()
+
+
+def test_a_task_whose_name_is_too_long_for_a_tree_is_invalid(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(processes.one, "__qualname__", "o" * 250)
+    monkeypatch.setattr(processes, "o" * 250, processes.one, raising=False)
+    with pytest.raises(InvalidTask, match="can't be saved as a tree"):
+        tasks.task(processes.one).enqueue()
+    assert not ProcessTree.objects.exists()
