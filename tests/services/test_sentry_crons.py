@@ -130,6 +130,14 @@ def test_no_receiver_is_connected_unless_the_settings_say_so(settings: Settings)
     assert [len(each.receivers) for each in signals.SIGNALS.values()] == before
 
 
+@pytest.mark.parametrize("wrong", [True, 5, "crons", None])
+def test_a_wrong_setting_is_left_to_the_checks(settings: Settings, wrong: Any) -> None:
+    settings.PROCTREE = {**settings.PROCTREE, "SENTRY": wrong}
+    before = {name: len(each.receivers) for name, each in signals.SIGNALS.items()}
+    sentry_crons.connect()
+    assert {name: len(each.receivers) for name, each in signals.SIGNALS.items()} == before
+
+
 def test_the_slug_of_a_long_name_is_cut_and_stays_unique() -> None:
     long = "a" * 60
     assert sentry_crons.slug("Close (all)_schedule") == "close-all-_schedule"
