@@ -222,7 +222,7 @@ def test_a_return_value_on_another_machine_is_said(instance: DagsterInstance, ru
         result.return_value  # noqa: B018
 
 
-@pytest.mark.parametrize("result_id", ["", "123", str(uuid.uuid4())])
+@pytest.mark.parametrize("result_id", ["", "123", str(uuid.UUID(int=9))])
 def test_a_result_that_is_not_there_is_said(result_id: str, run: Any) -> None:
     with pytest.raises(TaskResultDoesNotExist):
         tasks.add.get_result(result_id)
