@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 import pytest
 from dagster import DagsterInstance
 from django.core.cache import caches
+from django.utils import timezone
 from pytest_django import Settings
 
 from proctree_dagster import testing
+from proctree_dagster.models import EventCursor
 from proctree_dagster.orchestration.template.preload import read_migrations_once
 from tests.app import processes
 
@@ -146,6 +148,12 @@ def instance(dagster_home: Path) -> Iterator[DagsterInstance]:
     """The instance, to look up what was recorded."""
     with DagsterInstance.from_config(str(dagster_home)) as instance:
         yield instance
+
+
+@pytest.fixture
+def migrated_cursor(db: None) -> None:
+    """Have the row from which events are read, as after a migration: a flush has emptied it."""
+    EventCursor.objects.get_or_create(pk=1, defaults={"since": timezone.now()})
 
 
 @pytest.fixture

@@ -44,7 +44,7 @@ def connect() -> None:
     """Check in with Sentry from now on, if the settings say so: no event is kept for it else."""
     given = getattr(settings, "PROCTREE", {})
     wanted = given.get("SENTRY") if isinstance(given, dict) else None
-    if isinstance(wanted, (list, tuple, set)) and "crons" in wanted:  # the checks tell of others
+    if isinstance(wanted, (list, tuple, set)) and "crons" in wanted:  # the checks name others
         for name in _STATUSES:
             signals.SIGNALS[name].connect(_check_in, dispatch_uid=f"proctree_dagster.{name}")
 

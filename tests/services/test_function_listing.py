@@ -22,7 +22,9 @@ def test_registered_functions_come_first_then_those_of_modules_of_processes() ->
     found = references()
     ranks = [function_listing._rank(each) for each in found]
     assert ranks == sorted(ranks)
-    assert found[0] == "registered"
+    registered = [each for each in found if ":" not in each]
+    assert "registered" in registered
+    assert found[: len(registered)] == registered
     assert "tests.app.processes:one" in found
     assert "example.ledger.processes:fetch_journals" in found
 

@@ -28,7 +28,7 @@ from proctree_dagster.services import alert_delivery, alerts, events, lateness
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("migrated_cursor")]
 
 NOW = dt.datetime(2026, 6, 10, 12, 0, tzinfo=dt.UTC)
 RUN = RunSummary(

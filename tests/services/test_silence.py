@@ -26,7 +26,7 @@ from tests.app import processes
 from tests.tools.receivers import web_server
 from tests.tree_builder.code_of_trees import said
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("migrated_cursor")]
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
 from tests.tools.receivers import mail_server, mail_settings, web_server
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("migrated_cursor")]
 
 Heard = list[tuple[str, dict[str, Any]]]
 

@@ -88,6 +88,12 @@ class TestVersions:
 
 class TestLocations:
     @pytest.fixture
+    def dagster_home(self, dagster_home: Path) -> Path:
+        """A home whose ``dagster.yaml`` names nothing of ours."""
+        (dagster_home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
+        return dagster_home
+
+    @pytest.fixture
     def subject(self, dagster_home: Path) -> Subject:
         """A home whose ``dagster.yaml`` names one of our classes."""
         with (dagster_home / "dagster.yaml").open("a") as file:
