@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from proctree_dagster.domain import run_tags
 from tests.tools import TOP
 from tests.tools.stack import Stack, wait_for
 
@@ -61,8 +62,21 @@ class Released(Stack):
     def launch_named(self, name: str) -> str:
         return self.launch("speak", {"context": {"name": name}})
 
+    def last_pass(self) -> float:
+        """Return when the last pass over the outbox began that has ended."""
+        data = self.graphql(
+            """query ($selector: SensorSelector!) { sensorOrError(sensorSelector: $selector) {
+              ... on Sensor { sensorState { ticks(limit: 1, statuses: [SKIPPED]) {
+                timestamp } } } } }""",
+            selector={**self.selector, "sensorName": run_tags.OUTBOX_SENSOR},
+        )
+        ticks = data["sensorOrError"]["sensorState"]["ticks"]
+        return float(ticks[0]["timestamp"]) if ticks else 0.0
+
     def submit(self, name: str) -> None:
-        """Queue the tree from a Django process."""
+        """Queue the tree from a Django process, right after a pass: it delivers the run itself."""
+        before = self.last_pass()
+        wait_for("a pass over the outbox", lambda: self.last_pass() > before, 90)
         self.shell(f"ProcessTreeManager.submit_tree('speak', context={{'name': {name!r}}})")
 
 

@@ -47,7 +47,7 @@ RUN = RunSummary(
 
 
 @pytest.fixture(autouse=True)
-def everybody_hears(settings: Settings) -> None:
+def everybody_hears(settings: Settings, migrated_cursor: None) -> None:
     given = {"to": ["ada@example.com"], "on": list(KINDS), "late_minutes": 10}
     settings.PROCTREE = {**settings.PROCTREE, "ALERTS": given}
     EventCursor.objects.update(working_since=NOW - dt.timedelta(days=1))
