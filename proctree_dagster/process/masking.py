@@ -84,7 +84,10 @@ def masked(value: Any) -> Any:
             return value
         pickled, replaced = _pickled(value)
     except Exception:  # noqa: BLE001  # pickling runs the object's own code
-        return _masked_parts(value)
+        try:
+            return _masked_parts(value)
+        except RecursionError:  # it leaves this process as text only, which is masked by itself
+            return value
     if not replaced:
         return value
     with suppress(Exception):  # such as a Decimal's, of which no text can take the place

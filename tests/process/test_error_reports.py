@@ -37,7 +37,11 @@ def sentry() -> Iterator[Kept]:
     """Sentry, set up as a project does, with its default integrations."""
     transport = Kept()
     with sentry_sdk.isolation_scope():
-        sentry_sdk.init(dsn="http://key@127.0.0.1:1/1", transport=transport)
+        sentry_sdk.init(
+            dsn="http://key@127.0.0.1:1/1",
+            transport=transport,
+            auto_enabling_integrations=False,  # they would stay in this process
+        )
         yield transport
         sentry_sdk.get_client().close(timeout=0)
         sentry_sdk.get_global_scope().set_client(None)

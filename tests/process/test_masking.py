@@ -112,6 +112,13 @@ def test_what_cannot_be_pickled_is_masked_as_far_as_it_is_made_of_containers() -
     assert copy == {"func": local, "token": MASK, "more": [MASK, {MASK}]}
 
 
+def test_a_result_that_is_nested_too_deep_to_be_pickled_is_no_error() -> None:
+    deep: list[Any] = ["nothing secret"]
+    for _ in range(100_000):
+        deep = [deep]
+    masking.masked(deep)
+
+
 def test_a_short_secret_is_masked_as_a_word_of_its_own() -> None:
     masking.learn("PIN", "1234")
     masking.learn("NAME", "json")

@@ -23,12 +23,14 @@ OTHER_RUN = str(uuid.UUID(int=1))
 
 
 @pytest.fixture(scope="module")
-def exporter() -> InMemorySpanExporter:
-    """The provider of this process: OpenTelemetry allows one."""
+def exporter() -> Iterator[InMemorySpanExporter]:
+    """The provider of this process: OpenTelemetry allows one. Afterwards it keeps nothing."""
     provider, exporter = TracerProvider(), InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     trace.set_tracer_provider(provider)
-    return exporter
+    yield exporter
+    exporter.shutdown()
+    exporter.clear()
 
 
 @pytest.fixture

@@ -42,7 +42,11 @@ def sentry(settings: Settings) -> Iterator[Kept]:
     """Sentry, with check-ins switched on."""
     settings.PROCTREE = {**settings.PROCTREE, "SENTRY": ["errors", "crons"]}
     transport = Kept()
-    sentry_sdk.init(dsn="http://key@127.0.0.1:1/1", transport=transport)
+    sentry_sdk.init(
+        dsn="http://key@127.0.0.1:1/1",
+        transport=transport,
+        auto_enabling_integrations=False,  # they would stay in this process
+    )
     sentry_crons.connect()
     yield transport
     for name in sentry_crons._STATUSES:
