@@ -22,7 +22,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from .dagster_internals import SqliteEventLogStorage
+from .dagster_internals import SqliteEventLogStorage, sqlite_event_log
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +39,9 @@ class RunFileStorage(SqliteEventLogStorage):
     def _initdb(self, engine: Engine, for_index_shard: bool = False) -> None:
         """Create a file's tables; called once for each file in a process."""
         path = Path(engine.url.database or "")
-        is_of_run = not for_index_shard and path != Path(self.path_for_shard("index"))
+        is_of_run = not for_index_shard and path != Path(
+            self.path_for_shard(sqlite_event_log.INDEX_SHARD_NAME)
+        )
         if _has_tables(engine, path) or (is_of_run and create(path, super()._initdb)):
             return
         super()._initdb(engine, for_index_shard)

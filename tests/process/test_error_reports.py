@@ -7,44 +7,20 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import sentry_sdk
 from dagster import DagsterInstance
 from pytest_django import Settings
-from sentry_sdk.envelope import Envelope
-from sentry_sdk.transport import Transport
 
 from proctree_dagster.process import error_reports, masking
 from proctree_dagster.tree_builder import ProcessTreeInstance
+from tests.tools.sentry import Kept, in_use
 
 pytestmark = pytest.mark.django_db
 
 
-class Kept(Transport):
-    """Keeps what would be sent."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.events: list[dict[str, Any]] = []
-
-    def capture_envelope(self, envelope: Envelope) -> None:
-        event = envelope.get_event()
-        if event is not None:
-            self.events.append(dict(event))
-
-
 @pytest.fixture
 def sentry() -> Iterator[Kept]:
-    """Sentry, set up as a project does, with its default integrations."""
-    transport = Kept()
-    with sentry_sdk.isolation_scope():
-        sentry_sdk.init(
-            dsn="http://key@127.0.0.1:1/1",
-            transport=transport,
-            auto_enabling_integrations=False,  # they would stay in this process
-        )
-        yield transport
-        sentry_sdk.get_client().close(timeout=0)
-        sentry_sdk.get_global_scope().set_client(None)
+    with in_use() as kept:
+        yield kept
 
 
 def run(*, required: bool = True, retries: int = 0, func: str = "fail") -> dict[str, Any]:

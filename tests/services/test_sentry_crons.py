@@ -7,17 +7,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import sentry_sdk
 from django.utils import timezone
 from pytest_django import Settings
-from sentry_sdk.envelope import Envelope
-from sentry_sdk.transport import Transport
 
 from proctree_dagster import signals
 from proctree_dagster.domain.runs import RunSummary
 from proctree_dagster.models import ProcessTree
 from proctree_dagster.services import sentry_crons
 from proctree_dagster.tree_builder import ProcessTreeInstance
+from tests.tools.sentry import Kept, in_use
 
 pytestmark = pytest.mark.django_db
 
@@ -25,34 +23,15 @@ RUN_ID = str(uuid.UUID(int=7))
 DUE = dt.datetime(2026, 11, 27, 9, tzinfo=dt.UTC)
 
 
-class Kept(Transport):
-    """Keeps the check-ins that would be sent."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.check_ins: list[dict[str, Any]] = []
-
-    def capture_envelope(self, envelope: Envelope) -> None:
-        items = [each for each in envelope.items if each.type == "check_in"]
-        self.check_ins += [dict(each.payload.json or {}) for each in items]
-
-
 @pytest.fixture
 def sentry(settings: Settings) -> Iterator[Kept]:
     """Sentry, with check-ins switched on."""
     settings.PROCTREE = {**settings.PROCTREE, "SENTRY": ["errors", "crons"]}
-    transport = Kept()
-    sentry_sdk.init(
-        dsn="http://key@127.0.0.1:1/1",
-        transport=transport,
-        auto_enabling_integrations=False,  # they would stay in this process
-    )
-    sentry_crons.connect()
-    yield transport
-    for name in sentry_crons._STATUSES:
-        signals.SIGNALS[name].disconnect(dispatch_uid=f"proctree_dagster.{name}")
-    sentry_sdk.get_client().close(timeout=0)
-    sentry_sdk.get_global_scope().set_client(None)
+    with in_use() as kept:
+        sentry_crons.connect()
+        yield kept
+        for name in sentry_crons._STATUSES:
+            signals.SIGNALS[name].disconnect(dispatch_uid=f"proctree_dagster.{name}")
 
 
 def scheduled(**rule: Any) -> None:
