@@ -152,8 +152,13 @@ def instance(dagster_home: Path) -> Iterator[DagsterInstance]:
 
 @pytest.fixture
 def migrated_cursor(db: None) -> None:
-    """Have the row from which events are read, as after a migration: a flush has emptied it."""
-    EventCursor.objects.get_or_create(pk=1, defaults={"since": timezone.now()})
+    """Have the row from which events are read, as right after a migration.
+
+    Another test's flush may have emptied it, and the tests may have run for long since.
+    """
+    EventCursor.objects.update_or_create(
+        pk=1, defaults={"since": timezone.now(), "looked_at": None}
+    )
 
 
 @pytest.fixture

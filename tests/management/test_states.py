@@ -14,7 +14,7 @@ from proctree_dagster.management.actions import ACTIONS
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("migrated_cursor")]
 
 NO_HOME = "Dagster has no home"
 BAD_YAML = "The dagster.yaml of "
