@@ -142,6 +142,18 @@ class RunPage:
 
 
 @dataclass(frozen=True)
+class ProcessTry:
+    """One try of a process in a run."""
+
+    started_at: dt.datetime
+    error: str = ""
+    """Why it failed; blank if it did not, or has not ended."""
+
+    trace: str = ""
+    """The traceback of its failure, from its function on."""
+
+
+@dataclass(frozen=True)
 class ProcessRun:
     """What a run has made of one process."""
 
@@ -173,11 +185,16 @@ class ProcessRun:
     note: str = ""
     """Why it was skipped, or another remark."""
 
-    attempts: int = 0
-    """How often it was begun."""
+    tries: tuple[ProcessTry, ...] = ()
+    """Each time that it was begun, the first one first."""
 
     response_variables: dict[str, str] = field(default_factory=dict)
     """Its response variables, as text."""
+
+    @property
+    def attempts(self) -> int:
+        """How often it was begun."""
+        return len(self.tries)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,10 @@ _MACHINERY = (
 )
 """How a frame of a traceback begins that belongs to what calls a function."""
 
+_WRAPPERS = ("Dagster", "RetryRequested")
+"""How the class of an error begins in which Dagster has wrapped another. The second asks for a
+retry; once there is none left, its message is how many there were."""
+
 
 def fault(error: "SerializableErrorInfo | None") -> str | None:
     """Return what a person needs to know of an error: what Dagster has wrapped."""
@@ -42,7 +46,7 @@ def _is_machinery(frame: str) -> bool:
 
 
 def _unwrapped(error: "SerializableErrorInfo") -> "SerializableErrorInfo":
-    while error.cause is not None and (error.cls_name or "").startswith("Dagster"):
+    while error.cause is not None and (error.cls_name or "").startswith(_WRAPPERS):
         error = error.cause
     return error
 

@@ -259,6 +259,21 @@ def test_a_run_has_the_outcome_of_each_process(history: run_history.History) -> 
     assert order.index("one") < order.index("fails") < order.index("after")
 
 
+def test_a_process_that_failed_at_its_last_retry_has_its_own_error(
+    history: run_history.History,
+) -> None:
+    row = ProcessTreeInstance("retried").add_process("fails", func=processes.fail, retries=1).save()
+    found = history.detail(ran(row))
+    assert found.summary.failures == {"fails": "ValueError: this process always fails"}
+    [process] = found.processes
+    assert process.error == "ValueError: this process always fails"
+    assert process.attempts == 2
+    raised = 'raise ValueError("this process always fails")\n'
+    assert process.trace.endswith(f"{raised}ValueError: this process always fails")
+    assert {(each.error, each.trace) for each in process.tries} == {(process.error, process.trace)}
+    assert process.tries[0].started_at < process.tries[1].started_at
+
+
 def test_a_run_that_could_not_be_launched_has_the_reason(
     history: run_history.History, instance: DagsterInstance
 ) -> None:

@@ -19,7 +19,7 @@ from dagster import (
 
 from ...context import sensitive
 from ...domain import run_tags as tags
-from ...domain.runs import LogPage, ProcessRun, RunDetail, RunSummary
+from ...domain.runs import LogPage, ProcessRun, ProcessTry, RunDetail, RunSummary
 from ...exceptions import RunNotFound
 from .. import errors
 from . import history, removed, run_pages
@@ -136,7 +136,7 @@ class _Step:
     status: str = "pending"
     started_at: dt.datetime | None = None
     ended_at: dt.datetime | None = None
-    attempts: int = 0
+    tries: list[ProcessTry] = field(default_factory=list)
     error: str = ""
     trace: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -147,7 +147,7 @@ class _Step:
         if kind in _BEGINS:
             self.status, self.ended_at = "running", None
             self.started_at = self.started_at or at
-            self.attempts += 1
+            self.tries.append(ProcessTry(at))
         elif kind == DagsterEventType.STEP_OUTPUT:
             metadata = event.step_output_data.metadata
             self.metadata = {name: value.value for name, value in metadata.items()}
@@ -165,6 +165,8 @@ class _Step:
     def _fail(self, error: Any) -> None:
         self.error = errors.fault(error) or UNKNOWN
         self.trace = "" if error is None else errors.trace(error)
+        if self.tries:
+            self.tries[-1] = replace(self.tries[-1], error=self.error, trace=self.trace)
 
     def as_process(self, names: Mapping[str, str], note: str) -> ProcessRun:
         """Return what became of its process."""
@@ -183,7 +185,7 @@ class _Step:
             error=self.error or (remark if has_failed else ""),
             trace=self.trace,
             note="" if has_failed else remark,
-            attempts=self.attempts,
+            tries=tuple(self.tries),
             response_variables={
                 name.removeprefix(prefix): str(value)
                 for name, value in self.metadata.items()
