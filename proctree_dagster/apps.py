@@ -1,6 +1,7 @@
 """The Django app."""
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from django.apps import AppConfig, apps
@@ -33,10 +34,16 @@ class ProctreeDagsterConfig(AppConfig):
 
 
 def _executes_tasks() -> bool:
-    """Return whether ``TASKS`` names our backend of ``django.tasks``, or one derived from it."""
+    """Return whether ``TASKS`` names our backend of ``django.tasks``, or may name one of its kind.
+
+    Any but Django's own may be derived from it; it is not imported to find out.
+    """
     backends = getattr(settings, "TASKS", {}).values()
-    named = [each.get("BACKEND") for each in backends if isinstance(each, Mapping)]
-    return any(str(each).startswith(f"{__package__}.") for each in named)
+    named = [str(each.get("BACKEND", "")) for each in backends if isinstance(each, Mapping)]
+    if any(each.startswith(f"{__package__}.") for each in named):
+        return True
+    others = [each for each in named if each and not each.startswith(("django.", "django_tasks."))]
+    return bool(others) and any(map(find_spec, ("django.tasks", "django_tasks")))
 
 
 def _migrated(sender: AppConfig, using: str, plan: Any = None, **kwargs: Any) -> None:
