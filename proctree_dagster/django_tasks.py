@@ -10,10 +10,11 @@ enqueued. To enqueue it is to request a run of that tree; the run's id is the re
 
 import importlib
 import json
+import logging
 import re
 import traceback
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ from .exceptions import (
     ContextError,
     FunctionNotAllowed,
     FunctionNotFound,
+    HistoryUnavailable,
     InvalidTree,
     ResultNotStored,
     RunNotFound,
@@ -63,6 +65,8 @@ else:
         from django_tasks.exceptions import InvalidTaskError as InvalidTask
         from django_tasks.exceptions import TaskResultDoesNotExist
         from django_tasks.utils import normalize_json
+
+logger = logging.getLogger(__name__)
 
 FUNCTION = "django.tasks"
 """The key of the function that executes tasks, as rows of their trees name it."""
@@ -139,14 +143,14 @@ class DagsterBackend(BaseTaskBackend):
             An argument is not JSON.
         """
         self.validate_task(task)
+        plain = normalize_json({"args": list(args), "kwargs": dict(kwargs)})
         result = _result(
             id=str(uuid.uuid4()),
             task=task,
             status=READY,
             enqueued_at=timezone.now(),
-            args=list(args),
-            kwargs=dict(kwargs),
             backend=self.alias,
+            **json.loads(json.dumps(plain)),  # as its function gets them: JSON's keys are text
         )
         tree_runs.submit_row(
             _tree_of(task),
@@ -273,23 +277,25 @@ def run_task(
     """
     given = json.loads(arguments) if arguments else {"args": args or [], "kwargs": kwargs or {}}
     found = _task_at(task, backend)
-    now = timezone.now()
+    before, now = _before(found.get_backend(), task_id), timezone.now()
     result = _result(
         id=task_id,
         task=found,
         status=RUNNING,
-        started_at=now,
+        enqueued_at=before and before.enqueued_at,
+        started_at=(before and before.started_at) or now,
         last_attempted_at=now,
         args=given["args"],
         kwargs=given["kwargs"],
         backend=backend,
-        worker_ids=[task_id] * reporting.attempt(),
+        errors=before.errors if before else [],
+        worker_ids=(before and before.worker_ids) or [task_id] * reporting.attempt(),
     )
     sender = type(found.get_backend())
     signals.task_started.send(sender, task_result=result)
-    before = [TaskContext(task_result=result)] if found.takes_context else []
+    first = [TaskContext(task_result=result)] if found.takes_context else []
     try:
-        value = normalize_json(found.call(*before, *result.args, **result.kwargs))
+        value = normalize_json(found.call(*first, *result.args, **result.kwargs))
     except BaseException as error:
         _end(result, FAILED)
         said = "".join(traceback.format_exception(error))
@@ -301,6 +307,17 @@ def run_task(
     _end(result, SUCCESSFUL)
     signals.task_finished.send(sender, task_result=result)
     return value
+
+
+def _before(backend: Any, task_id: str) -> Any:
+    """Return the result of a task as it is stored; ``None`` if this is its first attempt."""
+    if reporting.attempt() == 1 and reporting.run_id() in ("", task_id):
+        return None
+    try:
+        return backend.get_result(task_id)
+    except (TaskResultDoesNotExist, HistoryUnavailable):  # the task needs none of them
+        logger.warning("Earlier attempts of the task %s can't be read.", task_id, exc_info=True)
+        return None
 
 
 def _path(kind: type) -> str:
@@ -393,36 +410,62 @@ def _from_row(alias: str, result_id: str, row: OutboxRun) -> Any:
 def _from_history(
     history: run_history.History, alias: str, result_id: str, row: OutboxRun | None
 ) -> Any:
-    attempt, has_ended = history.last_attempt(result_id if row is None else str(row.run_id))
-    detail = history.detail(attempt)
-    summary = detail.summary
+    run_ids, has_ended = history.attempts(result_id if row is None else str(row.run_id))
+    details = [history.detail(each) for each in run_ids]
+    run_id, first, last = run_ids[-1], details[0].summary, details[-1].summary
     asked = _asked(
-        alias, result_id, history.context_of(attempt), **_options(history.tags_of(attempt), row)
+        alias, result_id, history.context_of(run_id), **_options(history.tags_of(run_id), row)
     )
-    status = _STATUSES.get(summary.status, READY)
-    if status == FAILED and not has_ended:
+    process = _process(details[-1])
+    status = _STATUSES.get(last.status, READY)
+    if (status == FAILED and not has_ended) or (status == RUNNING and _waits(process)):
         status = READY  # it will be tried again
-    [process] = detail.processes or [ProcessRun("", "", "pending")]
+    started = [each.started_at for detail in details for each in _process(detail).tries]
     result = _result(
         **asked,
-        enqueued_at=summary.created_at if row is None else row.created_at,
-        started_at=process.started_at or summary.started_at,
-        last_attempted_at=process.started_at or summary.started_at,
-        finished_at=summary.ended_at if status in (FAILED, SUCCESSFUL) else None,
+        enqueued_at=first.created_at if row is None else row.created_at,
+        started_at=started[0] if started else first.started_at,
+        last_attempted_at=started[-1] if started else last.started_at,
+        finished_at=last.ended_at if status in (FAILED, SUCCESSFUL) else None,
         status=status,
-        errors=[_error(detail, process)] if status == FAILED or process.error else [],
-        worker_ids=[attempt] * process.attempts,
+        errors=[error for detail in details for error in _errors(detail)],
+        worker_ids=[
+            each
+            for each, detail in zip(run_ids, details, strict=True)
+            for _ in _process(detail).tries
+        ],
     )
     if status == SUCCESSFUL:
-        stored = history.outcomes(attempt, [process.step]).get(process.step, "")
+        stored = history.outcomes(run_id, [process.step]).get(process.step, "")
         value = stored.result if isinstance(stored, Outcome) else _Unreadable(stored)
         object.__setattr__(result, "_return_value", value)
     return result
 
 
-def _error(detail: RunDetail, process: ProcessRun) -> Any:
-    """Return the last error of a task; of a run that ended otherwise, why it did."""
-    said = process.trace or process.error or detail.fault
+def _process(detail: RunDetail) -> ProcessRun:
+    """Return the process of a task's run; one that was not begun, if its log was removed."""
+    [process] = detail.processes or [ProcessRun("", "", "pending")]
+    return process
+
+
+def _waits(process: ProcessRun) -> bool:
+    """Return whether a process has failed, and will be tried again in the same run."""
+    return process.status == "running" and bool(process.tries[-1].error)
+
+
+def _errors(detail: RunDetail) -> Iterator[Any]:
+    """Yield the error of each try in a run; at last why it ended, if that was none of these."""
+    process = _process(detail)
+    for each in process.tries:
+        if each.error:
+            yield _error(each.trace or each.error)
+    is_told = bool(process.tries and process.tries[-1].error)
+    if _STATUSES.get(detail.summary.status) == FAILED and not is_told:
+        yield _error(detail.fault or process.trace or process.error)
+
+
+def _error(said: str) -> Any:
+    """Return an error of a task from what Dagster keeps of it."""
     found = re.search(rf"\s*{_RAISED}([\w.<>]+)\s*$", said)
     path = found[1] if found else _NO_ERROR
     return TaskError(

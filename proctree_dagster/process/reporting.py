@@ -94,6 +94,9 @@ class Report:
     attempt: int = 1
     """How often the process was begun in its run, this time included."""
 
+    run_id: str = ""
+    """The id of its run."""
+
     attachments: list[Table | Image] = field(default_factory=list)
     """Tables and pictures for its output."""
 
@@ -116,7 +119,7 @@ _report: ContextVar[Report | None] = ContextVar("proctree_report", default=None)
 
 
 @contextmanager
-def reporting(listener: Listener, attempt: int = 1) -> Iterator[Report]:
+def reporting(listener: Listener, attempt: int = 1, run_id: str = "") -> Iterator[Report]:
     """Send the logs and reports of the block to a listener, from any thread that has its context.
 
     Parameters
@@ -125,8 +128,10 @@ def reporting(listener: Listener, attempt: int = 1) -> Iterator[Report]:
         Receives them.
     attempt:
         How often the process was begun in its run, this time included.
+    run_id:
+        The id of its run.
     """
-    report = Report(listener, attempt)
+    report = Report(listener, attempt, run_id)
     token = _report.set(report)
     try:
         with _capture.installed():
@@ -139,6 +144,12 @@ def attempt() -> int:
     """Return how often the current process was begun in its run; outside of one 1."""
     report = _report.get()
     return 1 if report is None else report.attempt
+
+
+def run_id() -> str:
+    """Return the id of the current process's run; outside of one it is blank."""
+    report = _report.get()
+    return "" if report is None else report.run_id
 
 
 # --- The log --------------------------------------------------------------------------------------

@@ -204,6 +204,18 @@ class History:
 
         return self._ask(attempts.last, run_id)
 
+    def attempts(self, run_id: str) -> tuple[list[str], bool]:
+        """Return the ids of the runs that count for a requested one, and whether they are final.
+
+        Raises
+        ------
+        RunNotFound
+            Dagster does not have it.
+        """
+        from ..orchestration.runs import attempts
+
+        return self._ask(attempts.every, run_id)
+
     def outcomes(self, run_id: str, steps: Iterable[str]) -> Mapping[str, Outcome | str]:
         """Return the stored outcomes of a run's steps, with their results.
 

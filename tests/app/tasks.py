@@ -59,6 +59,18 @@ def tells_id(context: TaskContext, name: str) -> list[Any]:
     return [context.task_result.id, context.attempt, name]
 
 
+@task(takes_context=True)
+def succeeds_at(context: TaskContext, attempt: int) -> list[Any]:
+    """Raise an error before an attempt; then return what it knows of the earlier ones."""
+    result = context.task_result
+    if context.attempt < attempt:
+        raise Refused(f"attempt {context.attempt}")
+    assert result.started_at is not None
+    assert result.last_attempted_at is not None
+    first = result.started_at < result.last_attempted_at
+    return [context.attempt, [each.exception_class_path for each in result.errors], first]
+
+
 @task
 def returns_a_set() -> Any:
     """Return what is no JSON."""

@@ -6,7 +6,7 @@ import uuid
 from typing import Any
 
 import pytest
-from dagster import DagsterInstance
+from dagster import DagsterEventType, DagsterInstance
 from django.db import transaction
 from django.utils import timezone
 from pytest_django import Settings
@@ -14,14 +14,18 @@ from pytest_django import Settings
 from proctree_dagster import apps, django_tasks
 from proctree_dagster import context as contexts
 from proctree_dagster.django_tasks import FAILED, FUNCTION, READY, RUNNING, SUCCESSFUL
+from proctree_dagster.domain import run_tags
 from proctree_dagster.exceptions import FunctionNotAllowed, FunctionNotFound, ResultNotStored
 from proctree_dagster.models import OutboxRun, OutboxState, ProcessTree
+from proctree_dagster.orchestration import tree_records
+from proctree_dagster.orchestration.configured import translator
+from proctree_dagster.orchestration.runs import create, run_pages
 from proctree_dagster.running import dagster_loading
 from proctree_dagster.testing import submitted
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes, tasks
 from tests.app.tasks import InvalidTask, TaskResultDoesNotExist, signals
-from tests.running.delivered import run_now
+from tests.running.delivered import events_of, run_now
 
 pytestmark = pytest.mark.django_db
 
@@ -99,13 +103,87 @@ def test_a_task_that_takes_its_context_knows_its_result(run: Any) -> None:
     assert run(result).return_value == [result.id, 1, "a"]
 
 
+def retried(times: int) -> None:
+    """Let the process of the only task be retried."""
+    row = ProcessTree.objects.get()
+    row.processes = [{**row.processes[0], "retries": times}]
+    row.save()
+
+
 def test_a_retry_of_its_process_is_another_attempt(run: Any) -> None:
     first = run(tasks.refuse.enqueue("once"))
     assert first.attempts == 1
-    row = ProcessTree.objects.get()
-    row.processes = [{**row.processes[0], "retries": 1}]
-    row.save()
+    retried(1)
     assert run(tasks.refuse.enqueue("twice")).attempts == 2
+
+
+REFUSED = "tests.app.tasks.Refused"
+
+
+def test_the_errors_of_all_attempts_are_kept_also_if_the_last_one_succeeds(run: Any) -> None:
+    run(tasks.succeeds_at.enqueue(1))
+    retried(2)
+    result = run(tasks.succeeds_at.enqueue(3))
+    assert (result.status, result.attempts) == (SUCCESSFUL, 3)
+    assert result.return_value == [3, [REFUSED, REFUSED], True]
+    assert [each.traceback.splitlines()[-1] for each in result.errors] == [
+        f"{REFUSED}: attempt 1",
+        f"{REFUSED}: attempt 2",
+    ]
+    times: list[Any] = [result.started_at, result.last_attempted_at, result.finished_at]
+    assert times == sorted(set(times))
+    failed = run(tasks.succeeds_at.enqueue(9))
+    assert (failed.status, failed.attempts, len(failed.errors)) == (FAILED, 3, 3)
+
+
+def test_a_task_that_waits_for_its_retry_is_ready(instance: DagsterInstance, run: Any) -> None:
+    run(tasks.refuse.enqueue("once"))
+    retried(1)
+    result = tasks.refuse.enqueue("twice")
+    told: list[Any] = []
+    for event in events_of(instance, result.id):
+        result.refresh()
+        told.append((event.event_type, result.status, len(result.errors)))
+    assert (DagsterEventType.STEP_UP_FOR_RETRY, READY, 1) in told
+    assert told[-1] == (DagsterEventType.RUN_FAILURE, FAILED, 2)
+
+
+def test_attempts_by_another_run_count_too(instance: DagsterInstance, run: Any) -> None:
+    result = run(tasks.succeeds_at.enqueue(2))
+    assert (result.status, result.attempts) == (FAILED, 1)
+    instance.add_run_tags(result.id, {run_tags.WILL_RETRY: "true"})  # as Dagster does
+    result.refresh()
+    assert (result.status, result.finished_at, len(result.errors)) == (READY, None, 1)
+    first = instance.get_run_by_id(result.id)
+    assert first is not None
+    job = translator().job(tree_records.from_row(ProcessTree.objects.get()))
+    tags = {run_tags.PARENT_RUN: result.id, run_tags.ROOT_RUN: result.id}
+    second = create.create_run(instance, job, run_pages.context_of(first), tags)
+    instance.add_run_tags(second.run_id, tags)
+    run_now(instance, second.run_id)
+    result.refresh()
+    assert (result.status, result.worker_ids) == (SUCCESSFUL, [result.id, second.run_id])
+    assert result.return_value == [2, [REFUSED], True]
+    assert [each.exception_class for each in result.errors] == [tasks.Refused]
+
+
+def test_a_run_that_died_before_its_task_began_is_an_error_and_no_attempt(
+    instance: DagsterInstance, run: Any
+) -> None:
+    result = tasks.add.enqueue(1)
+    found = instance.get_run_by_id(result.id)
+    assert found is not None
+    instance.report_run_failed(found, "The machine is gone.")
+    instance.add_run_tags(result.id, {run_tags.WILL_RETRY: "true"})
+    result.refresh()
+    assert (result.status, result.attempts, result.started_at) == (READY, 0, None)
+    assert "The machine is gone." in result.errors[0].traceback
+
+
+def test_a_result_has_its_arguments_as_the_function_gets_them() -> None:
+    result = tasks.echo.enqueue((1, 2), key={1: b"text"})
+    assert (result.args, result.kwargs) == ([[1, 2]], {"key": {"1": "text"}})
+    assert tasks.echo.get_result(result.id) == result
 
 
 @pytest.mark.parametrize(
@@ -275,6 +353,8 @@ def test_a_worker_knows_the_function_of_tasks_if_the_settings_name_the_backend(
     assert apps._executes_tasks()
     settings.TASKS = {"default": {"BACKEND": "django.tasks.backends.dummy.DummyBackend"}}
     assert not apps._executes_tasks()
+    settings.TASKS = {"default": {"BACKEND": "books.tasks.DerivedBackend"}}
+    assert apps._executes_tasks()
     del settings.TASKS
     assert not apps._executes_tasks()
 

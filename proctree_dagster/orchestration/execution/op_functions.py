@@ -54,7 +54,8 @@ def compute_function(
         listener = step_logs.StepListener(context, partial(run.report, process.name))
         try:
             attempt = context.retry_number + 1
-            with reporting.reporting(listener, attempt) as report, _span(context, process):
+            reports = reporting.reporting(listener, attempt, context.run_id)
+            with reports as report, _span(context, process):
                 outcome = _run(context, process, run, dependencies)
         except BaseException as raised:
             error = _unless_it_works_on(context, process, raised)

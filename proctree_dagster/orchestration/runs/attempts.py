@@ -1,4 +1,4 @@
-"""The run that counts for a requested one: itself, or the last of its retries."""
+"""The runs that count for a requested one: itself, and its retries."""
 
 from dagster import DagsterInstance, DagsterRun, RunsFilter
 
@@ -20,15 +20,29 @@ def last(instance: DagsterInstance, run_id: str) -> tuple[str, bool]:
     RunNotFound
         Dagster does not have the run.
     """
+    ids, is_final = every(instance, run_id)
+    return ids[-1], is_final
+
+
+def every(instance: DagsterInstance, run_id: str) -> tuple[list[str], bool]:
+    """Return the ids of the attempts of a run, and whether no other will follow; see ``last``.
+
+    Raises
+    ------
+    RunNotFound
+        Dagster does not have the run.
+    """
     run = instance.get_run_by_id(run_id)
     if run is None:
         raise RunNotFound(f"Dagster has no run {run_id!r}.")
+    ids = [run.run_id]
     while run.is_finished and run.tags.get(tags.WILL_RETRY) == "true":
         retry = _retry_of(instance, run)
         if retry is None:
-            return run.run_id, False
+            return ids, False
         run = retry
-    return run.run_id, run.is_finished and not _will_be_made_anew(instance, run)
+        ids.append(run.run_id)
+    return ids, run.is_finished and not _will_be_made_anew(instance, run)
 
 
 def _retry_of(instance: DagsterInstance, run: DagsterRun) -> DagsterRun | None:
