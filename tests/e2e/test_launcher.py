@@ -10,6 +10,7 @@ from typing import Any
 
 import psutil
 import pytest
+from dagster import DagsterInstance
 
 from proctree_dagster.domain import run_tags
 from tests.tools.code_files import code_of
@@ -31,11 +32,13 @@ class Speaking(Stack):
 
     def __init__(self, folder: Path, *, limits: str = LIMITS) -> None:
         super().__init__(folder)
-        shutil.copy(CODE / "spoken.py", folder)
+        for module in ("spoken.py", "dying.py", "derived.py"):
+            shutil.copy(CODE / module, folder)
         (folder / "word").write_text("one")
         (folder / "e2e_settings.py").write_text(
             "from example.settings import *\n"
-            "PROCTREE = {**PROCTREE, 'FUNCTION_MODULES': ['spoken'], 'POOLS': {'a_pool': 1}}\n"
+            "PROCTREE |= {'FUNCTION_MODULES': ['spoken', 'dying'], 'POOLS': {'a_pool': 1}}\n"
+            "TASKS = {'default': {'BACKEND': 'derived.Derived'}}\n"
         )
         self.env["DJANGO_SETTINGS_MODULE"] = "e2e_settings"
         settings = self.home / "dagster.yaml"
@@ -215,6 +218,17 @@ def test_a_killed_template_is_replaced_and_its_worker_still_watched(services: Sp
     assert services.run(lives)["status"] == "STARTED"
     services.go("lives")
     assert services.finished(lives)["status"] == "SUCCESS"
+
+
+def test_a_task_whose_worker_was_killed_knows_that_at_its_next_attempt(services: Speaking) -> None:
+    first = services.shell("from dying import dies_once\nprint(dies_once.enqueue().id)")
+    assert services.finished(first)["status"] == "FAILURE"
+    with DagsterInstance.from_config(str(services.home)) as instance:
+        instance.add_run_tags(first, {run_tags.WILL_RETRY: "true"})  # as Dagster does, if it may
+    second = services.reexecute(first, "ALL_STEPS")
+    assert services.finished(second)["status"] == "SUCCESS"
+    said = json.loads(services.shell(CODE / "ask_for_result.py", RESULT=first))
+    assert said == ["SUCCESSFUL", [first, second], [2, 1, [first, second]]]
 
 
 def test_an_edited_function_is_what_the_next_run_executes(services: Speaking) -> None:
