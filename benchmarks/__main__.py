@@ -14,6 +14,8 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.tools.interrupts import heed_interrupts
+
 from . import launch, scale, schedules, steps, web
 from .table import HEADER, Row, tell
 
@@ -30,6 +32,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], list[Row]]] = {
 def main() -> None:
     """Measure, and print the table."""
     # What was started is stopped whatever ends this, a time limit included.
+    heed_interrupts()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(BENCHMARKS)}")

@@ -25,7 +25,7 @@ from proctree_dagster.orchestration import hosts
 from tests.tools import TOP
 from tests.tools import browser as browsers
 from tests.tools.code_files import code_of
-from tests.tools.stack import free_port, heed_interrupts, wait_for
+from tests.tools.stack import free_port, wait_for
 
 from .launch import idle_cpu
 from .stacks import Ours
@@ -233,7 +233,6 @@ class CodeServer:
             env=self.side.env,
             stdout=self.side.log.open("ab"),
             stderr=subprocess.STDOUT,
-            preexec_fn=heed_interrupts,  # or SIGTERM would be ignored, too: Dagster's handler
         )
 
     def until_there(self) -> float:

@@ -11,6 +11,7 @@ from playwright.sync_api import Page, expect
 
 from tests.tools import browser as browsers
 from tests.tools.browser import Tab
+from tests.tools.interrupts import heed_interrupts
 from tests.tools.stack import Stack
 
 IMAGES = Path(__file__).resolve().parents[1] / "docs" / "images"
@@ -21,6 +22,7 @@ WIDTH, HEIGHT = 1240, 780
 
 def main() -> None:
     """Start, take the pictures, stop."""
+    heed_interrupts()
     chromium = browsers.chromium()
     if chromium is None:
         sys.exit("There is no Chromium here: apt-get install chromium.")

@@ -18,6 +18,7 @@ from proctree_dagster import testing
 from proctree_dagster.models import EventCursor
 from proctree_dagster.orchestration.template.preload import read_migrations_once
 from tests.app import processes
+from tests.tools.interrupts import heed_interrupts
 
 if TYPE_CHECKING:
     from tests.tools.postgres import Postgres
@@ -55,6 +56,7 @@ INTERNALS = (
 def pytest_configure() -> None:
     """Collect no garbage while modules are imported: there is none, and it takes a fifth longer."""
     gc.disable()
+    heed_interrupts()
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

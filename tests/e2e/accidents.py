@@ -24,7 +24,7 @@ from django.db.models import QuerySet
 from example.settings import DATABASES
 from proctree_dagster.models import ProcessTreeSchedule
 from tests.tools import TOP
-from tests.tools.stack import Stack, free_port, heed_interrupts, wait_for
+from tests.tools.stack import Stack, free_port, wait_for
 
 FUNCTIONS = """
 import os
@@ -115,7 +115,6 @@ class Accidents(Stack):
                 stdout=subprocess.PIPE if piped else log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=heed_interrupts,
             )
         self.processes.append(process)
         return process

@@ -28,12 +28,15 @@ import subprocess
 import sys
 import termios
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 from tests.tools import TOP
-from tests.tools.stack import free_port, heed_interrupts, wait_for
+from tests.tools.stack import free_port, wait_for
+from tests.tools.warm_python import WarmPython
 
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 FILE = re.compile(r"# (\S+\.(?:py|yaml))( \(add\))?\n")
@@ -74,10 +77,17 @@ def blocks(page: Path) -> Iterator[Block]:
 
 def says(printed: str, shown: str) -> bool:
     """Return whether a command printed what a page shows of it."""
-    parts = [re.escape(part) for part in re.split(r"\s+", shown.strip())]
-    pattern = r"\s+".join(parts).replace("…", ".*?")
-    pattern = re.sub("─+", "─+", pattern)
-    return re.search(pattern, printed, re.DOTALL) is not None
+    rest = _folded(printed)
+    for part in filter(None, map(str.strip, _folded(shown).split("…"))):
+        if part not in rest:
+            return False
+        rest = rest[rest.index(part) + len(part) :]
+    return True
+
+
+def _folded(text: str) -> str:
+    """Return a text on one line, with its rules of one length."""
+    return re.sub("─+", "─", " ".join(text.split()))
 
 
 class Newcomer:
@@ -96,9 +106,12 @@ class Newcomer:
         self.python = python
         left_out = ("DJANGO_SETTINGS_MODULE", "DAGSTER_HOME", "PYTHONPATH")
         self.env = {key: value for key, value in os.environ.items() if key not in left_out}
-        self.env["PATH"] = os.pathsep.join([str(Path(python).parent), os.environ["PATH"]])
+        self.bin = TemporaryDirectory()
+        path = [self.bin.name, str(Path(python).parent), os.environ["PATH"]]
+        self.env["PATH"] = os.pathsep.join(path)
         self.env |= {"TERM": "dumb", "NO_COLOR": "1", "DJANGO_COLORS": "nocolor", "COLUMNS": "200"}
         self.env["DJANGO_SUPERUSER_PASSWORD"] = "a long password"
+        self.warm_python = WarmPython(Path(self.bin.name), self.env, python)
         self.shell: subprocess.Popen[str] | None = None
         self.dev: subprocess.Popen[bytes] | None = None
 
@@ -192,7 +205,6 @@ class Newcomer:
                 stdout=file,
                 stderr=file,
                 start_new_session=True,
-                preexec_fn=heed_interrupts,
             )
 
         def ready() -> bool:
@@ -244,10 +256,11 @@ class Newcomer:
 
     def leave(self) -> None:
         """End everything."""
-        try:
-            self.close_shell()
-        finally:
-            self.stop_dev()
+        with ExitStack() as ends:
+            ends.callback(self.bin.cleanup)
+            ends.callback(self.warm_python.stop)
+            ends.callback(self.stop_dev)
+            ends.callback(self.close_shell)
 
 
 def _read_to_the_end(reader: int) -> str:

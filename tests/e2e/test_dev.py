@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psutil
@@ -17,7 +18,8 @@ import pytest
 from tests.e2e.newcomer import Newcomer
 from tests.tools.code_files import code_of
 from tests.tools.site import PASSWORD, Person
-from tests.tools.stack import SELECTOR, free_port, heed_interrupts, wait_for
+from tests.tools.stack import SELECTOR, free_port, wait_for
+from tests.tools.warm_python import WarmPython
 
 pytestmark = pytest.mark.e2e
 
@@ -45,18 +47,24 @@ class NewProject:
         self.env["PATH"] = "/usr/bin:/bin"  # neither dagster nor this Python
         self.log = folder / "dev.log"
         self.started: list[subprocess.Popen[bytes]] = []
+        self.env |= {"DJANGO_SUPERUSER_USERNAME": "ann", "DJANGO_SUPERUSER_PASSWORD": PASSWORD}
+        self.bin = TemporaryDirectory()
+        self.python = WarmPython(Path(self.bin.name), self.env)
         self.run("-m", "django", "startproject", "mysite", ".")
         self.manage("startapp", "bookkeeping")
         shutil.copy(CODE / "sums.py", folder / "bookkeeping")
         with (folder / "mysite" / "settings.py").open("a") as settings:
             settings.write('INSTALLED_APPS += ["proctree_dagster", "bookkeeping"]\n')
         self.manage("migrate", "-v0")
-        self.env |= {"DJANGO_SUPERUSER_USERNAME": "ann", "DJANGO_SUPERUSER_PASSWORD": PASSWORD}
         self.manage("createsuperuser", "--noinput", "--email=ann@example.com")
 
     def run(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, *args], cwd=self.folder, env=self.env, capture_output=True, text=True
+            [self.python.executable, *args],
+            cwd=self.folder,
+            env=self.env,
+            capture_output=True,
+            text=True,
         )
         assert not check or done.returncode == 0, done.stderr[-3000:]
         return done
@@ -75,7 +83,6 @@ class NewProject:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=heed_interrupts,
             )
         self.started.append(process)
 
@@ -108,6 +115,8 @@ class NewProject:
                 process.wait()
         for left in self.processes():
             left.kill()
+        self.python.stop()
+        self.bin.cleanup()
 
 
 def graphql(port: int, query: str, **variables: Any) -> Any:

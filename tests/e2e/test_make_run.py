@@ -15,7 +15,7 @@ import pytest
 
 from tests.tools import TOP
 from tests.tools.site import Person
-from tests.tools.stack import free_port, heed_interrupts, wait_for
+from tests.tools.stack import free_port, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(shutil.which("make") is None, reason="no make")]
 
@@ -52,7 +52,6 @@ class Checkout:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                preexec_fn=heed_interrupts,
             )
         self.started.append(process)
         return process

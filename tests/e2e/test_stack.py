@@ -16,7 +16,7 @@ from proctree_dagster.domain import run_tags
 from proctree_dagster.management.tag_pairs import os_user
 from tests.tools import TOP
 from tests.tools.code_files import code_of
-from tests.tools.stack import Stack, heed_interrupts, wait_for
+from tests.tools.stack import Stack, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
 
@@ -242,7 +242,6 @@ def test_a_command_that_is_interrupted_leaves_its_run_canceled(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=heed_interrupts,
     )
     assert command.stdout is not None
     for line in command.stdout:

@@ -20,7 +20,6 @@ from proctree_dagster.services.run_workers import Order
 from proctree_dagster.support.os_processes import Identity, State
 from tests.tools.code_files import code_of
 from tests.tools.host import can_have_namespaces
-from tests.tools.stack import heed_interrupts
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -49,8 +48,7 @@ def run_guardian(before: str = "", **given: object) -> None:
 
 @pytest.fixture
 def child() -> Iterator["subprocess.Popen[bytes]"]:
-    # preexec_fn: where the tests run in the background of a shell, SIGINT would be ignored.
-    with subprocess.Popen(["sleep", "600"], preexec_fn=heed_interrupts) as process:
+    with subprocess.Popen(["sleep", "600"]) as process:
         yield process
         process.kill()
 
@@ -114,7 +112,7 @@ def test_a_worker_that_has_ended_its_run_may_join_what_that_has_left(
 def test_a_process_that_was_given_the_id_of_a_guardian_is_left_alone(
     child: "subprocess.Popen[bytes]",
 ) -> None:
-    with subprocess.Popen(["sleep", "600"], preexec_fn=heed_interrupts) as worker:
+    with subprocess.Popen(["sleep", "600"]) as worker:
         of_worker = Worker.of_process("run", worker.pid).guarded_by(child.pid)
         assert replace(of_worker, guardian_started="1").cancel()
         assert worker.wait(30) == -signal.SIGINT, "it is asked itself"

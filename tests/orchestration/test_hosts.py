@@ -26,7 +26,7 @@ from dagster_shared.error import SerializableErrorInfo
 from proctree_dagster.domain import run_tags
 from proctree_dagster.orchestration import dagster_features, hosts
 from tests.tools import TOP
-from tests.tools.stack import Stack, free_port, heed_interrupts, wait_for
+from tests.tools.stack import Stack, free_port, wait_for
 
 SAVE = """
 for name in ("one", "two", "three"):
@@ -56,7 +56,6 @@ class CodeServer:
             env=self._stack.env,
             stdout=self._stack.log.open("ab"),
             stderr=subprocess.STDOUT,
-            preexec_fn=heed_interrupts,
         )
         wait_for("the code server", self._answers, 120)
 

@@ -46,11 +46,6 @@ def free_port() -> int:
         return port
 
 
-def heed_interrupts() -> None:
-    """Let a child heed Ctrl-C, also where the tests run in the background of a shell."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def wait_for(what: str, ask: Callable[[], T | None], seconds: float = 60) -> T:
     """Ask until there is an answer, ever less often; fail with what was waited for."""
     deadline, pause = time.monotonic() + seconds, 0.02
@@ -185,7 +180,6 @@ class Stack:
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=heed_interrupts,
             )
         self.processes.append(process)
         return process

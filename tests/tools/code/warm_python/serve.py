@@ -1,0 +1,100 @@
+"""Run command lines of Python in forks of this process, which has imported Django and Dagster.
+
+    python -P serve.py ADDRESS
+
+It imports nothing of a project: each command reads the files as they are.
+"""
+
+import importlib
+import json
+import os
+import runpy
+import selectors
+import signal
+import socket
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+IMPORTED_ONCE = (
+    *("alembic.autogenerate", "dagster", "dagster._cli", "dagster._core.storage.legacy_storage"),
+    *("dagster._core.storage.sqlite_storage", "dagster._daemon.controller"),
+    *("dagster_graphql.schema", "django.contrib.admin", "django.db.models", "django.test"),
+    *("django.core.management.commands.migrate", "django.views.generic", "requests"),
+)
+"""What commands import of other packages, but for what needs settings."""
+
+OF_A_SHELL = {"_", "OLDPWD", "PWD", "SHLVL"}
+"""Variables that each shell sets for itself."""
+
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in OF_A_SHELL}
+
+
+def serve(address: str) -> None:
+    """Fork for each command line, until standard input ends."""
+    for name in IMPORTED_ONCE:
+        importlib.import_module(name)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks that wait for commands are reaped
+    with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
+        listener.bind(f"\0{address}")
+        listener.listen(64)
+        selector.register(listener, selectors.EVENT_READ)
+        selector.register(sys.stdin, selectors.EVENT_READ)
+        print("ready", flush=True)
+        while not any(key.fileobj is sys.stdin for key, _ in selector.select()):
+            connection, _ = listener.accept()
+            if os.fork() == 0:
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                answer(connection)
+            connection.close()
+
+
+def answer(connection: socket.socket) -> NoReturn:
+    """Run a command line in one more fork, send its exit status, and end this process."""
+    data, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+    while more := connection.recv(1 << 20):
+        data += more
+    request = json.loads(data)
+    status = None
+    if can_run(request):
+        pid = os.fork()
+        if pid == 0:
+            connection.close()
+            run(request, descriptors)
+        _, ended = os.waitpid(pid, 0)
+        code = os.waitstatus_to_exitcode(ended)
+        status = code if code >= 0 else 128 - code
+    connection.sendall(json.dumps(status).encode())
+    os._exit(0)
+
+
+def can_run(request: dict[str, Any]) -> bool:
+    """Return whether a fork can stand for it: its environment is this one's, as /proc says it."""
+    found = {k: v for k, v in request["environment"].items() if k not in OF_A_SHELL}
+    args = request["args"]
+    return found == ENVIRONMENT and bool(args) and (args[0] == "-m" or args[0].endswith(".py"))
+
+
+def run(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
+    """Become the command."""
+    os.chdir(request["folder"])
+    for number, descriptor in enumerate(descriptors):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    sys.stdin = os.fdopen(0, closefd=False)
+    sys.stdout = os.fdopen(1, "w", closefd=False)
+    sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
+    args = request["args"]
+    if args[0] == "-m":
+        sys.path.insert(0, request["folder"])
+        sys.argv = args[1:]
+        runpy.run_module(args[1], run_name="__main__", alter_sys=True)
+    else:
+        sys.path.insert(0, str(Path(args[0]).resolve().parent))
+        sys.argv = args
+        runpy.run_path(args[0], run_name="__main__")
+    sys.exit()
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
