@@ -159,6 +159,8 @@ class DevServer:
             afterwards.callback(lambda: _stop(processes, received))
             for command in self._commands(folder):
                 processes.append(self._start(command))
+                if "code-server" in command:
+                    _wait_for(_code_socket(folder), processes[-1], received)
             if self.site is not None:
                 processes.append(self._start(self._site_command(self.site), self._site_output()))
             ready = False
@@ -205,7 +207,7 @@ class DevServer:
         own = project.own_workspace()
         if own is not None:
             return [self._daemon_command(own), self._web_command(own, folder)]
-        code = Path(folder) / "code.sock"
+        code = _code_socket(folder)
         workspace = project.write_workspace(Path(folder), code)
         server = self._code_server_command(code)
         return [server, self._daemon_command(workspace), self._web_command(workspace, folder)]
@@ -272,6 +274,17 @@ class DevServer:
 def _socket(folder: str) -> Path:
     """Return where the web process answers Django itself."""
     return Path(folder) / "dagster.sock"
+
+
+def _code_socket(folder: str) -> Path:
+    """Return where the code server answers Dagster's daemon and the web process."""
+    return Path(folder) / "code.sock"
+
+
+def _wait_for(socket: Path, server: "subprocess.Popen[bytes]", received: Sequence[int]) -> None:
+    """Wait until a code server listens: to those that come sooner, Dagster prints pages on that."""
+    while not socket.exists() and server.poll() is None and not received:
+        time.sleep(POLL_SECONDS)
 
 
 def _serves_dagster(address: Address) -> bool:

@@ -28,6 +28,8 @@ class ClockedStack(Accidents):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, trees=0)
+        # One template for all due times of a test, which come seconds after one another.
+        self.configure_dagster(run_launcher={"config": {"linger_seconds": 20}})
         self.clock = clocks.Clock(folder)
         self.env |= self.clock.env
 
