@@ -1,10 +1,6 @@
 """A submitted run is written down in the caller's transaction, and made once whatever happens."""
 
-import os
-import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -17,8 +13,8 @@ from proctree_dagster.models import OutboxRun, OutboxState
 from proctree_dagster.running import tree_runs
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
-from tests.tools import TOP
 from tests.tools.code_files import code_of
+from tests.tools.project import Project
 
 NOWHERE = """
 storage:
@@ -37,31 +33,11 @@ def books() -> None:
 def test_what_a_process_submits_that_is_killed_right_after_its_commit_is_made_once(
     tmp_path: Path, empty_home: Path
 ) -> None:
-    database = {"ENGINE": "django.db.backends.sqlite3", "NAME": str(tmp_path / "db.sqlite3")}
-    (tmp_path / "killed_settings.py").write_text(
-        f"from tests.settings import *\nDATABASES = {{'default': {database!r}}}\nPROCTREE = {{}}\n"
-    )
-    home = shutil.copytree(empty_home, tmp_path / "home")
-    program = code_of(__file__) / "killed_after_commit.py"
-
-    def run(what: str) -> "subprocess.CompletedProcess[str]":
-        return subprocess.run(
-            [sys.executable, str(program), what],
-            env={
-                **os.environ,
-                "DJANGO_SETTINGS_MODULE": "killed_settings",
-                "DAGSTER_HOME": str(home),
-                "PYTHONPATH": os.pathsep.join([str(TOP), str(tmp_path)]),
-            },
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-
-    killed = run("submit")
+    project = Project(tmp_path, empty_home)
+    program = str(code_of(__file__) / "killed_after_commit.py")
+    killed = project.run(program, "submit")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    delivered = run("deliver")
+    delivered = project.run(program, "deliver")
     assert delivered.stdout == killed.stdout, delivered.stderr
 
 
