@@ -57,7 +57,8 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
         """Register the instance; this makes each poll of a queue on SQLite cheaper."""
         super().register_instance(instance)
         sqlite_keepalive.keep_engines()
-        self._files = sqlite_keepalive.keep_open(sqlite_keepalive.of_instance(instance))
+        if instance not in sqlite_keepalive.opened_during_runs:
+            self._files = sqlite_keepalive.keep_open(sqlite_keepalive.of_instance(instance))
 
     def dispose(self) -> None:
         """Release its resources."""

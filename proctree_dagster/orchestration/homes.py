@@ -222,6 +222,11 @@ def databases(ref: InstanceRef) -> Sequence[Database]:
     return ()
 
 
+def files_of(ref: InstanceRef) -> Sequence[Path]:
+    """Return the files of an instance's databases; none if they are no files, or not known."""
+    return [each.file for each in databases(ref) if each.file is not None]
+
+
 def has_wrong_driver(ref: InstanceRef) -> bool:
     """Return whether Dagster's own PostgreSQL storage would use a driver with which it fails."""
     data = ref.storage_data

@@ -77,7 +77,7 @@ def opened(*, wait: float = WAIT) -> Iterator[History]:
 
     with ExitStack() as stack:
         with _reasons():
-            opened_one = opening.open_instance(persistent=True, create=False, keep=True)
+            opened_one = opening.open_instance(persistent=True, create=False)
             instance = stack.enter_context(opened_one)
         yield History(instance)
 

@@ -38,7 +38,7 @@ def record(
     tags: dict[str, str] | None = None,
 ) -> str:
     """Record a run that has ended, without executing anything, and return its id."""
-    with opening.open_instance(persistent=True, keep=True) as instance:
+    with opening.open_instance(persistent=True) as instance:
         job = translator().job(tree_records.from_row(row))
         run = create.create_run(instance, job, context or {}, tags or {})
         if failed:

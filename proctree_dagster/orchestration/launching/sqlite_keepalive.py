@@ -5,7 +5,9 @@ and wait for the disk, unless another one holds it open. And Dagster creates SQL
 each query, which takes longer than the query.
 """
 
+import os
 import sqlite3
+import weakref
 from collections.abc import Iterable
 from contextlib import ExitStack
 from functools import lru_cache
@@ -30,9 +32,21 @@ compiles a statement that is never used again (10 kB).
 """
 
 
+opened_during_runs: "weakref.WeakSet[DagsterInstance]" = weakref.WeakSet()
+"""Instances that stay open without a user: their files are held open while a run is executed."""
+
+_opened: "weakref.WeakSet[ExitStack]" = weakref.WeakSet()
+
+
 def keep_open(paths: Iterable[Path]) -> ExitStack:
-    """Open files, and return what closes them; those that are not there are left out."""
+    """Open files, and return what closes them; those that are not there are left out.
+
+    They are closed before this process is forked, too. SQLite's locks belong to a process, and it
+    would believe in a child that the child has them: another process could then remove what the
+    child writes.
+    """
     opened = ExitStack()
+    _opened.add(opened)
     for path in paths:
         if path.is_file():
             # It may be another thread that closes it.
@@ -42,8 +56,16 @@ def keep_open(paths: Iterable[Path]) -> ExitStack:
     return opened
 
 
+def _close_before_fork() -> None:
+    for each in list(_opened):
+        each.close()
+
+
+os.register_at_fork(before=_close_before_fork)
+
+
 def of_instance(instance: DagsterInstance) -> list[Path]:
-    """Return the files that the daemon asks all the time; none if Dagster uses another storage."""
+    """Return the files that are asked all the time; none if Dagster uses another storage."""
     if not is_on(SQLITE_KEEPALIVE):
         return []
     if not isinstance(instance.run_storage, internals.SqliteRunStorage):

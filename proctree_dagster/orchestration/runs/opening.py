@@ -10,7 +10,6 @@ from dagster import DagsterInstance, QueuedRunCoordinator
 from ... import conf
 from ...exceptions import InstanceError
 from ...support import isolation, project
-from . import shared_instances
 from .in_process import tame
 from .shared_instances import shared
 
@@ -29,9 +28,8 @@ def open_instance(
     ephemeral: bool = False,
     to_execute: bool = False,
     create: bool = True,
-    keep: bool = False,
 ) -> Iterator[DagsterInstance]:
-    """Open the Dagster instance, or use the one that this process has open.
+    """Open the Dagster instance, or use the one that this process has open; it stays open.
 
     Parameters
     ----------
@@ -43,8 +41,6 @@ def open_instance(
         Whether a run will be executed with it, which then has it alone.
     create:
         Whether the default home is created, if it does not exist yet.
-    keep:
-        Whether it stays open for the next caller in this process.
 
     Raises
     ------
@@ -87,8 +83,6 @@ def open_instance(
         project.create_home(home)
     if not Path(home).is_dir():
         raise InstanceError(f"Dagster's home {home!r} is not a folder; create it.")
-    if keep:
-        shared_instances.keep(home)
     with shared(home, to_execute=to_execute) as instance:
         set_pool_sizes(instance)
         yield tame(instance)

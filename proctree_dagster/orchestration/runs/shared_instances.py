@@ -1,42 +1,84 @@
-"""Shared Dagster instances: one of a home, for all of its users in this process at a time.
+"""Shared Dagster instances: one of a home, for all of its users in this process.
 
-Opening an instance costs more than most queries: it reads files, the storage's state, and alembic's
-migrations. So a caller that opens one while another part of this process has it open gets the same
-one. It is closed by its last user. Two runs never share one, as a run changes its instance
-(``execution.event_batching``).
+Opening an instance costs more than most runs: it reads files and asks the storage for its state. So
+a caller gets the one that is open, and the last of its users leaves it open for the next one, as
+long as the home is the same. Two runs never share one at the same time, as a run changes its
+instance (``execution.event_batching``): the second one has another, which is left open, too.
+
+What is left open costs memory only: Dagster's storages hold no connection between two queries, and
+SQLite's files are open while a run is executed, for its queries to find them open. An instance is
+closed by the next call if nobody has used it for a while, if its user failed, if the home or
+the environment has changed since, and when the process ends.
 """
 
+import atexit
 import os
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from dagster import DagsterInstance
 
 from .. import homes
+from ..launching import sqlite_keepalive
 from .in_process import in_main_thread
+
+IDLE_SECONDS = 300.0
+"""Seconds without a user after which an instance is not used again."""
+
+MOST_IDLE = 4
+"""How many are left open: one for each of so many runs at once."""
+
+MOST_USES = 1000
+"""How often one is used: a storage may keep something of each run, and never free it."""
 
 _Key = tuple[object, ...]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Shared:
     instance: DagsterInstance
+    key: _Key
     executes: bool
     """Whether a run is executed with it."""
 
+    files: Sequence[Path] = ()
+    """Those of its storage, if it has any."""
+
+    marks: Sequence[object] = ()
+    """What they were when it was opened."""
+
+    opened: ExitStack = field(default_factory=ExitStack)
+    """Holds the files open during a run."""
+
+    environment: dict[str, str] = field(default_factory=lambda: dict(os.environ))
+    """``dagster.yaml`` may name variables."""
+
     users: int = 1
+    uses: int = 1
+    unused_since: float = 0.0
+    spoiled: bool = False
+    """Whether a user of it has failed."""
+
+    @property
+    def may_be_used_again(self) -> bool:
+        """Whether the next user may have it, though nobody uses it now."""
+        return (
+            not self.spoiled
+            and self.uses < MOST_USES
+            and time.monotonic() - self.unused_since < IDLE_SECONDS
+            and self.environment == dict(os.environ)
+            and self.marks == _marks(self.files)
+        )
 
 
-_open: dict[_Key, _Shared] = {}
+_open: list[_Shared] = []
+"""Those in use, and those left open."""
+
 _lock = threading.Lock()
-
-_kept: dict[_Key, _Shared] = {}
-"""What ``keep`` has opened: at most one of the main thread, and one of all others."""
-
-_keeping = threading.Lock()
 
 
 @contextmanager
@@ -55,56 +97,94 @@ def shared(home: str, *, to_execute: bool = False) -> Iterator[DagsterInstance]:
     InstanceError
         See ``homes.open_home``.
     """
-    key = _key(home)
-    found = _acquire(key, home, to_execute=to_execute)
+    found = _acquire(home, to_execute=to_execute)
     try:
         yield found.instance
+    except BaseException:
+        found.spoiled = True
+        raise
     finally:
-        _release(key, found, to_execute=to_execute)
+        _release(found, to_execute=to_execute)
 
 
-def _acquire(key: _Key, home: str, *, to_execute: bool) -> _Shared:
+def _acquire(home: str, *, to_execute: bool) -> _Shared:
+    key = _key(home)
     with _lock:
-        found = _open.get(key)
-        if found is not None and not (to_execute and found.executes):
+        old = [each for each in _open if not each.users and not _is_good(each, key)]
+        for each in old:
+            _open.remove(each)
+        free = (each for each in _open if each.key == key and not (to_execute and each.executes))
+        found = max(free, key=lambda each: each.users, default=None)
+        if found is not None:
             found.users += 1
+            found.uses += 1
             found.executes = found.executes or to_execute
-            return found
-    found = _Shared(homes.open_home(home), to_execute)
-    with _lock:
-        _open.setdefault(key, found)  # another thread may have opened one: then both are used
+    _dispose(old)
+    if found is None:
+        found = _opened(home, key, to_execute=to_execute)
+    if to_execute:
+        found.opened = sqlite_keepalive.keep_open(sqlite_keepalive.of_instance(found.instance))
     return found
 
 
-def _release(key: _Key, found: _Shared, *, to_execute: bool) -> None:
+def _opened(home: str, key: _Key, *, to_execute: bool) -> _Shared:
+    sqlite_keepalive.keep_engines()
+    instance = homes.open_home(home)
+    sqlite_keepalive.opened_during_runs.add(instance)
+    files = homes.files_of(instance.get_ref())
+    found = _Shared(instance, key, to_execute, files, _marks(files))
+    with _lock:
+        _open.append(found)  # another thread may have opened one: then both are used
+    return found
+
+
+def _is_good(unused: _Shared, key: _Key) -> bool:
+    """Return whether an instance stays open while one of a home is opened.
+
+    One of another home is not needed any more. Those of the main thread and of others differ only
+    in what a run does to them.
+    """
+    return unused.key[1:] == key[1:] and unused.may_be_used_again
+
+
+def _release(found: _Shared, *, to_execute: bool) -> None:
+    """Give an instance back; the last one to do so leaves it open, or closes it."""
+    if to_execute:
+        found.opened.close()
     with _lock:
         found.users -= 1
         found.executes = found.executes and not to_execute
-        is_unused = found.users == 0
-        if is_unused and _open.get(key) is found:
-            del _open[key]
-    if is_unused:
+        if found.users:
+            return
+        _forget_runs(found.instance)
+        found.unused_since = time.monotonic()
+        idle = [each for each in _open if not each.users]
+        is_kept = found in _open and len(idle) <= MOST_IDLE and found.may_be_used_again
+        if not is_kept and found in _open:
+            _open.remove(found)
+    if not is_kept:
         found.instance.dispose()
 
 
-def keep(home: str) -> None:
-    """Keep a home's instance open until this is called for another one, or the process ends.
+def _forget_runs(instance: DagsterInstance) -> None:
+    """Drop what Dagster leaves in an instance of every run: an empty list of its listeners."""
+    listeners: dict[str, list[object]] = getattr(instance, "_subscribers", {})
+    for run_id in [run_id for run_id, each in list(listeners.items()) if not each]:
+        listeners.pop(run_id, None)
 
-    For a process that reads a little, again and again. Dagster's storages hold no connection
-    between two queries, so what is kept costs nothing but memory.
 
-    Raises
-    ------
-    InstanceError
-        See ``homes.open_home``.
-    """
-    key = _key(home)
-    with _keeping:
-        if key in _kept:
-            return
-        for other in [each for each in _kept if each[1] == key[1]]:
-            _release(other, _kept.pop(other), to_execute=False)
-        _kept[key] = _acquire(key, home, to_execute=False)
+def close_unused() -> None:
+    """Close what nobody uses now."""
+    with _lock:
+        unused = [each for each in _open if not each.users]
+        for each in unused:
+            _open.remove(each)
+    _dispose(unused)
+
+
+def _dispose(found: Sequence[_Shared]) -> None:
+    for each in found:
+        each.instance.dispose()
 
 
 def _key(home: str) -> _Key:
@@ -118,15 +198,28 @@ def _key(home: str) -> _Key:
     with suppress(FileNotFoundError):  # Dagster's defaults
         file = Path(home, "dagster.yaml").stat()
         marks += (file.st_ino, file.st_mtime_ns, file.st_size)
-    return (home, in_main_thread(), *marks)
+    return (in_main_thread(), home, *marks)
+
+
+def _marks(files: Sequence[Path]) -> Sequence[object]:
+    """Return what a storage's files are now: a file in the place of another is another one."""
+    return [_mark(each) for each in files]
+
+
+def _mark(file: Path) -> object:
+    try:
+        found = file.stat()
+    except OSError:  # removed; whoever opens the home creates it again
+        return None
+    return (found.st_dev, found.st_ino)
 
 
 def _begin_anew() -> None:
-    """Reset the lock in a forked child, where a thread of the parent may have held it."""
-    global _lock, _keeping
-    _lock, _keeping = threading.Lock(), threading.Lock()
+    """Leave the parent's instances to it in a forked child, where a thread may hold the lock."""
+    global _lock
+    _lock = threading.Lock()
     _open.clear()
-    _kept.clear()
 
 
 os.register_at_fork(after_in_child=_begin_anew)
+atexit.register(close_unused)

@@ -1,23 +1,28 @@
-"""What uses a home's instance at the same time in one process uses one instance."""
+"""What uses a home's instance in one process uses one instance, one after another and at once."""
 
 import os
 import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 from dagster import DagsterInstance
+from pytest_django import Settings
 
 from proctree_dagster.exceptions import InstanceError
 from proctree_dagster.orchestration import homes
+from proctree_dagster.orchestration.runs import shared_instances
 from proctree_dagster.orchestration.runs.opening import open_instance
+from tests.conftest import skip_without
 
 
 @pytest.fixture
 def closed(monkeypatch: pytest.MonkeyPatch) -> list[DagsterInstance]:
     """The instances that were closed."""
+    shared_instances.close_unused()
     found: list[DagsterInstance] = []
     dispose = DagsterInstance.dispose
 
@@ -29,32 +34,25 @@ def closed(monkeypatch: pytest.MonkeyPatch) -> list[DagsterInstance]:
     return found
 
 
-def test_what_uses_a_home_at_the_same_time_uses_one_instance(
+def opened(*, to_execute: bool = False) -> DagsterInstance:
+    """Return the instance that a user gets; it is unused again."""
+    with open_instance(to_execute=to_execute) as instance:
+        assert instance.get_runs() == []
+        return instance
+
+
+def test_what_uses_a_home_at_the_same_time_uses_one_instance_and_leaves_it_open(
     dagster_home: Path, closed: list[DagsterInstance]
 ) -> None:
-    with open_instance() as outer:
-        with open_instance(persistent=True) as inner:
-            assert inner is outer
-        assert closed == [], "it is still used"
-    assert closed == [outer]
-    with open_instance() as later:
-        assert later is not outer, "a home is looked at again when nobody uses it"
+    with open_instance() as outer, open_instance(persistent=True) as inner:
+        assert inner is outer
+    assert opened() is outer
+    assert closed == []
 
 
-def test_it_stays_open_for_the_last_of_its_users(
+def test_two_runs_have_one_each_and_a_run_has_what_is_open(
     dagster_home: Path, closed: list[DagsterInstance]
 ) -> None:
-    first = open_instance()
-    instance = first.__enter__()
-    with open_instance() as second:
-        first.__exit__(None, None, None)
-        assert second is instance
-        assert closed == []
-        assert second.get_runs() == []
-    assert closed == [instance]
-
-
-def test_two_runs_have_one_each_and_a_run_has_what_is_open(dagster_home: Path) -> None:
     with open_instance() as asked:
         with open_instance(to_execute=True) as first:
             assert first is asked
@@ -64,6 +62,82 @@ def test_two_runs_have_one_each_and_a_run_has_what_is_open(dagster_home: Path) -
                 assert asked_meanwhile is first
         with open_instance(to_execute=True) as next_one:
             assert next_one is asked, "the first run has ended"
+    assert closed == []
+
+
+def test_no_more_are_left_open_than_a_few(
+    dagster_home: Path, closed: list[DagsterInstance]
+) -> None:
+    more = 3
+    with ExitStack() as runs:
+        for _ in range(shared_instances.MOST_IDLE + more):
+            runs.enter_context(open_instance(to_execute=True))
+    assert len(closed) == more
+
+
+def test_one_is_closed_by_the_next_user_when_it_was_unused_for_long(
+    dagster_home: Path, closed: list[DagsterInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = opened()
+    monkeypatch.setattr(shared_instances, "IDLE_SECONDS", 0.0)
+    assert opened() is not before
+    assert before in closed
+
+
+def test_one_is_replaced_after_many_uses(
+    dagster_home: Path, closed: list[DagsterInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_instances, "MOST_USES", 3)
+    used = [opened() for _ in range(4)]
+    assert used[0] is used[1] is used[2] is not used[3]
+    assert closed == [used[0]]
+
+
+def test_one_whose_user_has_failed_is_closed(
+    dagster_home: Path, closed: list[DagsterInstance]
+) -> None:
+    with pytest.raises(ValueError, match="no"), open_instance() as failed:
+        raise ValueError("no")
+    assert closed == [failed]
+    assert opened() is not failed
+
+
+def test_what_a_process_leaves_open_is_closed_at_its_end(
+    dagster_home: Path, closed: list[DagsterInstance]
+) -> None:
+    unused = opened()
+    with open_instance(to_execute=True) as used:
+        assert used is unused
+        shared_instances.close_unused()  # registered with atexit
+        assert closed == []
+    shared_instances.close_unused()
+    assert closed == [used]
+
+
+def test_files_are_held_open_during_a_run_and_by_nobody_else_and_not_while_a_child_is_forked(
+    dagster_home: Path,
+) -> None:
+    descriptors = Path("/proc/self/fd")
+    if not descriptors.is_dir():
+        skip_without("/proc")
+
+    def held() -> set[str]:
+        links = [each.readlink() for each in descriptors.iterdir() if each.is_symlink()]
+        return {each.name for each in links if dagster_home in each.parents}
+
+    def fork() -> int:
+        child = os.fork()
+        if child == 0:
+            os._exit(bool(held()))
+        return os.waitpid(child, 0)[1]
+
+    assert opened().run_coordinator
+    assert held() == set()
+    with open_instance(to_execute=True) as instance:
+        assert {"runs.db", "index.db", "schedules.db"} <= held()
+        assert fork() == 0
+        assert instance.get_runs() == []
+    assert held() == set()
 
 
 def change_settings(home: Path) -> None:
@@ -80,6 +154,42 @@ def remove_settings(home: Path) -> None:
     (home / "dagster.yaml").unlink()
 
 
+def replace_database(home: Path) -> None:
+    (home / "history" / "runs.db").unlink()
+
+
+@pytest.mark.parametrize(
+    "change", [change_settings, replace_folder, remove_settings, replace_database]
+)
+def test_a_home_that_was_changed_since_is_opened_anew(
+    dagster_home: Path, change: Callable[[Path], None], closed: list[DagsterInstance]
+) -> None:
+    before = opened()
+    change(dagster_home)
+    assert opened() is not before
+    assert closed == [before]
+
+
+def test_a_home_is_opened_anew_when_the_environment_has_changed(
+    dagster_home: Path, closed: list[DagsterInstance], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = opened()
+    monkeypatch.setenv("DAGSTER_PG_HOST", "elsewhere")
+    assert opened() is not before
+    assert closed == [before]
+
+
+def test_one_of_another_home_is_closed(
+    dagster_home: Path, closed: list[DagsterInstance], settings: Settings, tmp_path: Path
+) -> None:
+    before = opened()
+    other = tmp_path / "other"
+    shutil.copytree(dagster_home, other)
+    settings.PROCTREE = {**settings.PROCTREE, "DAGSTER_HOME": str(other)}
+    assert opened() is not before
+    assert closed == [before]
+
+
 @pytest.mark.parametrize("change", [change_settings, replace_folder, remove_settings])
 def test_a_home_that_was_changed_meanwhile_is_opened_anew(
     dagster_home: Path, change: Callable[[Path], None], closed: list[DagsterInstance]
@@ -88,8 +198,9 @@ def test_a_home_that_was_changed_meanwhile_is_opened_anew(
         change(dagster_home)
         with open_instance() as after:
             assert after is not before
-        assert closed == [after]
-    assert closed == [after, before]
+        assert before not in closed, "it is still used"
+    assert opened() is after
+    assert closed == [before]
 
 
 def test_a_thread_has_another_one_since_its_runs_capture_no_output(dagster_home: Path) -> None:
@@ -115,6 +226,7 @@ def test_threads_that_open_a_home_at_once_are_all_served(
 
     with ThreadPoolExecutor(8) as pool:
         used = list(pool.map(use, range(8)))
+    shared_instances.close_unused()
     assert len(set(map(id, closed))) == len(closed), "none was closed twice"
     assert {id(instance) for instance in closed} == {id(instance) for instance in used}
 
