@@ -1,7 +1,7 @@
 """Batched writes of a run's events: one transaction a step, where Dagster makes one an event.
 
-A step has some nine events. Most record what Dagster did between two functions, within
-milliseconds; they are held in memory and written together, by a separate thread:
+A step has some nine events, and the executor some six. Most record what Dagster did between two
+functions, within milliseconds; they are held in memory and written together, by a separate thread:
 
 - before a process's function is called (``flush``): all earlier events are on the disk,
 - with a message that a function logs, and before any other event: the log keeps the order of
@@ -53,8 +53,15 @@ HELD = {
     DagsterEventType.STEP_OUTPUT,
     DagsterEventType.HANDLED_OUTPUT,
     DagsterEventType.STEP_SUCCESS,
+    DagsterEventType.ENGINE_EVENT,
+    DagsterEventType.LOGS_CAPTURED,
+    DagsterEventType.RESOURCE_INIT_STARTED,
+    DagsterEventType.RESOURCE_INIT_SUCCESS,
 }
-"""The events of a step that goes well. Everything else is written at once."""
+"""The events of a step that goes well, and of what is around all steps.
+
+Everything else is written at once.
+"""
 
 
 @contextmanager

@@ -176,11 +176,11 @@ def test_a_step_costs_one_transaction(home: Path, monkeypatch: pytest.MonkeyPatc
         tree.add_process(f"step_{number}", func=processes.add, dependencies=before)
     tree.execute()
     assert [(group[0], group[-1]) for group in groups] == [
-        ("step_0", "step_0"),
+        (None, "step_0"),
         ("step_0", "step_1"),
         ("step_1", "step_2"),
         ("step_2", "step_3"),
-        ("step_3", "step_3"),
+        ("step_3", None),
     ]
 
 
@@ -317,7 +317,7 @@ def test_an_event_of_another_kind_is_written_after_what_came_before(
     with grouped(instance, RUN_ID):
         instance.handle_new_event(event("one"))
         assert stored(instance) == []
-        instance.handle_new_event(event("two", DagsterEventType.ENGINE_EVENT))
+        instance.handle_new_event(event("two", DagsterEventType.STEP_UP_FOR_RETRY))
         assert stored(instance) == ["one", "two"]
 
 
