@@ -202,7 +202,7 @@ if TYPE_CHECKING:
     from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
     from dagster._core.scheduler import DagsterDaemonScheduler
     from dagster._core.scheduler.instigation import InstigatorStatus
-    from dagster._core.snap import JobSnap, snapshot_from_execution_plan
+    from dagster._core.snap import ExecutionPlanSnapshot, JobSnap, snapshot_from_execution_plan
     from dagster._core.snap.dagster_types import (
         DagsterTypeNamespaceSnapshot,
         build_dagster_type_snap,

@@ -263,6 +263,9 @@ class TreeExecutor(Executor):
     ) -> Iterator[DagsterEvent]:
         """Take the claim, warn of a changed tree, and execute."""
         run, instance = plan_context.dagster_run, plan_context.instance
+        options = tree_run.options_of(run.run_id) if self._local else None
+        if options is not None:
+            self._went_on_after = options.went_on_after
         claim = schedule_claims.take_claim(run, resumed=plan_context.resume_from_failure)
         if isinstance(claim, due_time_claims.Skip):
             yield DagsterEvent.engine_event(plan_context, claim.reason, EngineEventData())

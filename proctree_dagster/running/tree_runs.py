@@ -404,8 +404,9 @@ def _execute(
     run_id: str | None = None,
     on_report: OnReport | None = None,
 ) -> Results:
+    from ..orchestration import local_jobs
     from ..orchestration.configured import translator
-    from ..orchestration.execution.tree_run import Local
+    from ..orchestration.execution.tree_run import Local, executed_here
     from ..orchestration.runs import create, family_runs, local_runs, opening
     from ..orchestration.runs.in_process import signals_kept
 
@@ -431,13 +432,19 @@ def _execute(
     opened = opening.open_instance(ephemeral=options.ephemeral, to_execute=True)
     with signals_kept(), opened as instance:
         # Recorded as a run of the job that Dagster serves; executed by a local copy of that job.
-        served = chosen.job(record)
+        jobs = local_jobs.of_tree(chosen, record, local, in_memory=in_memory)
         run_id = run_id or str(uuid.uuid4())
         all_tags = {**run_tags, **local_runs.executed_here(run_id)}
         run = create.create_run(
-            instance, served, context, all_tags, in_memory=in_memory, run_id=run_id
+            instance,
+            jobs.served,
+            context,
+            all_tags,
+            in_memory=in_memory,
+            run_id=run_id,
+            same_plan=jobs.same_plan,
         )
-        job = chosen.job(record, local=local)
-        ended = local_runs.execute_here(instance, job, run)
+        with executed_here(run_id, local):
+            ended = local_runs.execute_here(instance, jobs.executed, run)
         family_runs.end(instance, run.run_id)
     return results_of(record, outcomes, ended, run.run_id)

@@ -1,7 +1,8 @@
 """What the processes of a run share: its context, and the receivers of their outcomes."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,6 +46,28 @@ class Local:
 
     report: Callable[[str, reporting.Progress], None] | None = None
     """Called when a process reports progress, from its thread."""
+
+
+ANY_RUN = Local(collect=lambda process, outcome: None)
+"""Stands for the options of each run of a job that is executed in the calling process."""
+
+_here: dict[str, Local] = {}
+"""The options of runs in this process, by the run's id."""
+
+
+@contextmanager
+def executed_here(run_id: str, local: Local) -> Iterator[None]:
+    """Let the run have its options during the block, if its job was made for ``ANY_RUN``."""
+    _here[run_id] = local
+    try:
+        yield
+    finally:
+        del _here[run_id]
+
+
+def options_of(run_id: str) -> Local | None:
+    """Return the options of a run in this process; ``None`` if it has none."""
+    return _here.get(run_id)
 
 
 @dataclass(frozen=True)
@@ -123,7 +146,10 @@ def run_resource(local: Local | None) -> ResourceDefinition:
     def create(context: InitResourceContext) -> TreeRun:
         stored = context_of(context.run, context.resource_config["context"])
         begun = None if context.run is None else _begun.pop(context.run.run_id, None)
-        return TreeRun(contexts.decode(stored) if begun is None else begun, stored, local)
+        own = local
+        if local is ANY_RUN and context.run is not None:
+            own = options_of(context.run.run_id)
+        return TreeRun(contexts.decode(stored) if begun is None else begun, stored, own)
 
     return ResourceDefinition(
         create,

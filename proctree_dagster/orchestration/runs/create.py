@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from dagster import (
     DagsterInstance,
@@ -13,11 +14,15 @@ from dagster import (
 from ... import context as contexts
 from ...context import tagging
 from ...domain import run_tags as tags
-from ..dagster_internals import create_execution_plan, snapshot_from_execution_plan
+from ..dagster_internals import (
+    ResolvedRunConfig,
+    create_execution_plan,
+    snapshot_from_execution_plan,
+)
 from .origins import code_origin, remote_origin
 
 if TYPE_CHECKING:
-    from ..dagster_internals import ExecutionPlan
+    from ..dagster_internals import ExecutionPlan, ExecutionPlanSnapshot
 
 
 def create_run(
@@ -28,6 +33,7 @@ def create_run(
     *,
     in_memory: bool = False,
     run_id: str | None = None,
+    same_plan: bool = False,
 ) -> DagsterRun:
     """Create a run of a tree's job. Every run that Python starts is created here.
 
@@ -45,6 +51,8 @@ def create_run(
         Whether the run uses functions that only this process has: it can't be re-executed then.
     run_id:
         A UUID for the run; left out, Dagster makes one.
+    same_plan:
+        Whether the job's plan is the same for every context, so that it is made once.
 
     Raises
     ------
@@ -53,7 +61,7 @@ def create_run(
     """
     contexts.refuse_kept_keys(context)
     run_config = {"context": dict(context)}
-    plan = create_execution_plan(job, run_config)
+    plan = _plan(job, run_config, same=same_plan)
     all_tags = {**job.run_tags, **run_tags, **({tags.IN_MEMORY: "true"} if in_memory else {})}
     # Not create_run_for_job: it records today's steps, but a run executes the tree as it is
     # when it starts.
@@ -66,22 +74,48 @@ def create_run(
         root_run_id=None,
         parent_run_id=None,
         step_keys_to_execute=None,
-        **of_job(job, plan, in_memory=in_memory),
+        **_of_snapshot(job, plan, in_memory=in_memory),
     )
 
 
-def of_job(job: JobDefinition, plan: "ExecutionPlan", *, in_memory: bool = False) -> dict[str, Any]:
+_plans: "WeakKeyDictionary[JobDefinition, ExecutionPlanSnapshot]" = WeakKeyDictionary()
+"""The plans of jobs whose plan is always the same."""
+
+
+def _plan(
+    job: JobDefinition, run_config: Mapping[str, Any], *, same: bool
+) -> "ExecutionPlanSnapshot":
+    """Return the snapshot of a job's plan; the configuration is checked in any case."""
+    known = _plans.get(job) if same else None
+    if known is not None:
+        ResolvedRunConfig.build(job, run_config)
+        return known
+    made = _snapshot(job, create_execution_plan(job, run_config))
+    if same:
+        _plans[job] = made
+    return made
+
+
+def _snapshot(job: JobDefinition, plan: "ExecutionPlan") -> "ExecutionPlanSnapshot":
+    return snapshot_from_execution_plan(plan, job.get_job_snapshot_id())
+
+
+def of_job(job: JobDefinition, plan: "ExecutionPlan") -> dict[str, Any]:
     """Return the arguments of ``DagsterInstance.create_run`` that describe a run's job.
 
     Parameters
     ----------
     job, plan:
         The job, and what of it the run executes.
-    in_memory:
-        Whether only this process has the job, so that it has no code origin.
     """
+    return _of_snapshot(job, _snapshot(job, plan), in_memory=False)
+
+
+def _of_snapshot(
+    job: JobDefinition, plan: "ExecutionPlanSnapshot", *, in_memory: bool
+) -> dict[str, Any]:
     return {
-        "execution_plan_snapshot": snapshot_from_execution_plan(plan, job.get_job_snapshot_id()),
+        "execution_plan_snapshot": plan,
         "job_snapshot": job.get_job_snapshot(),
         "parent_job_snapshot": None,
         "asset_selection": None,
