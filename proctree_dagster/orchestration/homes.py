@@ -405,10 +405,10 @@ def create_alone(
     if is_on(HOMES):
         _name_scripts_by_path()
     if all(map(_is_complete, found)):
-        return (open_complete or open_storage)()
+        return _knowing_its_columns((open_complete or open_storage)())
     try:
         with _lock(found[0]):
-            return _create(found, open_storage)
+            return _knowing_its_columns(_create(found, open_storage))
     except DBAPIError as error:
         names = ", ".join(database.name for database in found)
         is_away = isinstance(error, OperationalError) and all(each.file is None for each in found)
@@ -417,6 +417,31 @@ def create_alone(
             "mend its address in dagster.yaml and its permissions. A file that is broken: restore "
             "it from a backup, or move it away; then a new one is created, without its history."
         ) from error
+
+
+COLUMNS = ("has_run_stats_index_cols", "has_backfill_id_column")
+"""What Dagster's run storage asks the database about the table of runs, some seven times a run."""
+
+
+def _knowing_its_columns(opened: S) -> S:
+    """Let a storage ask no more for a column that it has found: none is ever dropped."""
+    storage = opened.run_storage
+    for name in COLUMNS:
+        ask = getattr(storage, name, None)
+        if ask is not None:
+            setattr(storage, name, _until_true(ask))
+    return opened
+
+
+def _until_true(ask: Callable[[], bool]) -> Callable[[], bool]:
+    found = False
+
+    def answer() -> bool:
+        nonlocal found
+        found = found or ask()
+        return found
+
+    return answer
 
 
 def _create(found: Sequence[Database], open_storage: Callable[[], S]) -> S:

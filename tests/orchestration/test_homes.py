@@ -331,6 +331,17 @@ def test_a_complete_home_is_opened_without_the_lock(home: Path) -> None:
         use(instance)
 
 
+def test_a_storage_asks_no_more_for_a_column_that_it_has_found(home: Path) -> None:
+    with opening.open_instance() as instance:
+        ask = [getattr(instance.run_storage, name) for name in homes.COLUMNS]
+        assert [each() for each in ask] == [True, True]
+        (home / "history" / "runs.db").rename(home / "away.db")
+        assert [each() for each in ask] == [True, True]
+    answers = iter([False, False, True])
+    until = homes._until_true(lambda: next(answers))
+    assert [until() for _ in range(5)] == [False, False, True, True, True]
+
+
 def test_a_home_without_dagster_yaml_is_created_and_opened(
     tmp_path: Path, settings: Settings
 ) -> None:
