@@ -1,5 +1,8 @@
 """The Django app."""
 
+import inspect
+import os
+import sys
 from collections.abc import Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -7,6 +10,7 @@ from typing import Any
 from django.apps import AppConfig, apps
 from django.conf import settings
 from django.db.models.signals import post_migrate
+from django.utils.autoreload import DJANGO_AUTORELOAD_ENV
 from django.utils.translation import gettext_lazy as _
 
 
@@ -31,6 +35,10 @@ class ProctreeDagsterConfig(AppConfig):
         revisions.connect_receivers()
         sentry_crons.connect()
         post_migrate.connect(_migrated, dispatch_uid="proctree_dagster.sync")
+        if _preloads() and _serves_pages():
+            from .running import dagster_loading
+
+            dagster_loading.preload()
 
 
 def _executes_tasks() -> bool:
@@ -44,6 +52,30 @@ def _executes_tasks() -> bool:
         return True
     others = [each for each in named if each and not each.startswith(("django.", "django_tasks."))]
     return bool(others) and any(map(find_spec, ("django.tasks", "django_tasks")))
+
+
+def _preloads() -> bool:
+    """Return whether ``PROCTREE["PRELOAD"]`` is set; the system checks report wrong settings."""
+    given = getattr(settings, "PROCTREE", {})
+    return isinstance(given, Mapping) and given.get("PRELOAD") is True
+
+
+def _serves_pages() -> bool:
+    """Return whether this process may serve pages: no command sets Django up, or ``runserver``.
+
+    Its parent, which starts it again when code changes, serves none.
+    """
+    frame = inspect.currentframe()
+    while frame is not None:
+        if frame.f_code.co_name == "execute" and frame.f_globals.get("__name__") == MANAGEMENT:
+            is_child = os.environ.get(DJANGO_AUTORELOAD_ENV) == "true" or "--noreload" in sys.argv
+            return "runserver" in sys.argv[1:2] and is_child
+        frame = frame.f_back
+    return True
+
+
+MANAGEMENT = "django.core.management"
+"""The module whose ``ManagementUtility.execute`` runs a command."""
 
 
 def _migrated(sender: AppConfig, using: str, plan: Any = None, **kwargs: Any) -> None:

@@ -136,6 +136,12 @@ class Settings:
     SYNC_ON_MIGRATE: bool = False
     """Whether ``manage.py migrate`` makes the rows of declared trees follow the code, too."""
 
+    PRELOAD: bool = False
+    """Whether a process that serves pages imports Dagster when it starts, not when it needs it.
+
+    Commands of ``manage.py`` import it when they need it, whatever this says.
+    """
+
     SENTRY: tuple[str, ...] = ("errors",)
     """What Sentry is sent, where the project has called ``sentry_sdk.init``.
 
@@ -167,6 +173,7 @@ _LISTS = {
     "LOGGERS": "loggers' names",
 }
 """Keys that hold a list of texts, and of what; ``None`` means a default."""
+_SWITCHES = ("PRELOAD", "SYNC_ON_MIGRATE")
 _ADDRESSES = ("DAGSTER_URL", "DAGSTER_PUBLIC_URL", "SITE_URL")
 _SENTRY = ("errors", "crons")
 _PATH = re.compile(r"(/[A-Za-z0-9_-]+)+")
@@ -255,7 +262,7 @@ def _complaint(key: str, value: Any) -> str | None:
     if key == "METRICS_TOKEN":
         good = value is None or (is_text(value) and len(value) >= SHORTEST_TOKEN)
         return None if good else f"a text of at least {SHORTEST_TOKEN} characters, or None"
-    if key == "SYNC_ON_MIGRATE":
+    if key in _SWITCHES:
         return None if isinstance(value, bool) else "True or False"
     if key in _SECONDS:
         least = _SECONDS[key]

@@ -1,7 +1,8 @@
 """Dagster, imported by a thread of a process that serves pages: its import takes seconds.
 
 A page that needs Dagster begins the import, waits for it no longer than a reader does, and says so
-if it has not ended. No page imports it in a request.
+if it has not ended. No page imports it in a request. With ``PROCTREE["PRELOAD"]`` it is imported
+before there is a request.
 """
 
 import importlib
@@ -28,6 +29,15 @@ NEEDED = (
 )
 """The modules that read and create runs."""
 
+TO_EXECUTE = (
+    "proctree_dagster.orchestration.coordinator",
+    "proctree_dagster.orchestration.launcher",
+    "proctree_dagster.orchestration.local_jobs",
+    "proctree_dagster.orchestration.runs.local_runs",
+    "proctree_dagster.orchestration.storage",
+)
+"""Those that a run in the calling process needs besides, and those that ``dagster.yaml`` names."""
+
 _lock = threading.Lock()
 _loaded = threading.Event()
 _thread: threading.Thread | None = None
@@ -41,6 +51,19 @@ def begin() -> None:
         if not _loaded.is_set() and _thread is None:
             _thread = HelperThread(_load, "proctree-dagster-import")
             _thread.start()
+
+
+def preload() -> None:
+    """Import now what pages and runs in the calling process need; raises nothing.
+
+    In the calling thread, as a server may fork its workers when it has started: they share it then.
+    """
+    try:
+        for name in (*NEEDED, *TO_EXECUTE):
+            importlib.import_module(name)
+        _loaded.set()
+    except Exception:  # the site starts without it; whoever needs Dagster tries again
+        logger.exception('PROCTREE["PRELOAD"]: Dagster can\'t be imported.')
 
 
 def wait(seconds: float) -> bool:

@@ -42,6 +42,36 @@ def test_a_django_process_that_runs_no_tree_imports_no_processes_module() -> Non
     assert done.stdout.strip() == "False False", done.stderr
 
 
+PRELOADED = Path(__file__).parent / "code" / "test_imports" / "preloaded.py"
+
+
+@pytest.mark.parametrize(
+    ("how", "is_loaded"),
+    [
+        (["wsgi"], True),
+        (["asgi"], True),
+        (["command", "check"], False),
+        (["command", "runserver"], False),  # the parent of the one that serves
+        (["command", "runserver", "--noreload"], True),
+        (["off"], False),
+    ],
+)
+def test_dagster_is_imported_at_start_where_pages_are_served_if_it_is_to_be(
+    how: list[str], is_loaded: bool
+) -> None:
+    env = {**os.environ, "PYTHONPATH": str(TOP)}
+    command = [sys.executable, str(PRELOADED), *how]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.stdout.splitlines()[-1] == f"loaded: {is_loaded}", done.stderr
+
+
+def test_what_is_imported_at_start_is_all_that_imports_dagster_for_a_run() -> None:
+    env = {**os.environ, "PYTHONPATH": str(TOP)}
+    command = [sys.executable, str(PRELOADED), "run"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env)
+    assert done.stdout.splitlines()[-1] == "more: []", done.stderr
+
+
 def test_no_page_of_the_admin_imports_dagster_in_its_request() -> None:
     program = Path(__file__).parent / "code" / "test_imports" / "admin_pages.py"
     env = {**os.environ, "PYTHONPATH": str(TOP)}

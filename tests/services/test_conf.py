@@ -83,6 +83,7 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("CONTEXT_MODELS", ["ledger", "auth.User"], ("ledger", "auth.User")),
     ("SENTRY", ["errors", "crons"], ("errors", "crons")),
     ("SENTRY", [], ()),
+    ("PRELOAD", True, True),
     ("TRIGGER_MODELS", [], ()),
 ]
 
@@ -125,6 +126,7 @@ BAD: list[tuple[str, Any]] = [
     ("SENTRY", True),
     ("SENTRY", "errors"),
     ("SENTRY", ["error"]),
+    ("PRELOAD", 1),
     ("TRIGGER_MODELS", [5]),
 ]
 
