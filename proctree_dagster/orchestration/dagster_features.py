@@ -544,7 +544,7 @@ RUN_FILES = Feature(
         "Dagster creates each run's file of events table by table, and asks alembic about its "
         "databases whenever it opens them."
     ),
-    without="On SQLite each run takes some 0.1 s more of processor time, and 90 kB more of disk.",
+    without="On SQLite each run takes some 0.1 s more of processor time, and 110 kB more of disk.",
     until="Dagster's file of a run has no table that the run does not need.",
     differences=_of_run_files,
 )
