@@ -107,6 +107,18 @@ SENSOR_NAME = "dagster/sensor_name"
 SCHEDULE_NAME = "dagster/schedule_name"
 """Dagster's tag of the schedule that has asked for a run."""
 
+SCHEDULED_FOR = ".dagster/scheduled_execution_time"
+"""Dagster's tag of the time of the tick that has asked for a run."""
+
+TICK = "dagster/tick"
+"""Dagster's tag of the tick that has asked for a run, by its id."""
+
+RUN_KEY = "dagster/run_key"
+"""Dagster's tag of what distinguishes the runs of one tick."""
+
+CODE_LOCATION = "dagster/code_location"
+"""Dagster's tag of a run's code location."""
+
 PARENT_RUN = "dagster/parent_run_id"
 """Dagster's tag of the run that a run repeats."""
 
@@ -133,6 +145,12 @@ REPOSITORY = "process_trees"
 
 SCHEDULE_SUFFIX = "_schedule"
 """Suffix of a schedule's name in Dagster (see ``names.schedule_name``)."""
+
+DUE_TOGETHER = "proctree__due_together"
+"""The schedule that no list has: its ticks are those of several schedules.
+
+No other one has its name: those of trees end with ``SCHEDULE_SUFFIX``, or with that and a number.
+"""
 
 DEFAULT_SCHEDULE = "default"
 """The name of a tree's schedule where none is given."""

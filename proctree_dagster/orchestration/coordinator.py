@@ -1,5 +1,6 @@
 """Launching runs without the queue, where no limit could hold them back."""
 
+import logging
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -14,11 +15,14 @@ from dagster import (
 
 from ..domain import run_tags
 from ..domain.limits import MAX_LIMIT_PER_KEY
+from . import queueing, ticks_together
 from .launcher import WarmRunLauncher, has_own_server
 from .launching import daemons, releases, sqlite_keepalive
 
 if TYPE_CHECKING:
-    from .dagster_internals import RunQueueConfig
+    from .dagster_internals import BaseWorkspaceRequestContext, RunQueueConfig
+
+logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 """Seconds between two polls of the queue, unless ``dequeue_interval_seconds`` is set."""
@@ -54,8 +58,13 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
         self._presence: daemons.Presence | None = None
 
     def register_instance(self, instance: DagsterInstance) -> None:
-        """Register the instance; this makes each poll of a queue on SQLite cheaper."""
+        """Register the instance.
+
+        This makes each poll of a queue on SQLite cheaper, and lets Dagster's daemon evaluate ticks
+        together.
+        """
         super().register_instance(instance)
+        ticks_together.install()
         sqlite_keepalive.keep_engines()
         if instance not in sqlite_keepalive.opened_during_runs:
             self._files = sqlite_keepalive.keep_open(sqlite_keepalive.of_instance(instance))
@@ -86,6 +95,36 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
             if not self._may_be_limited(run) and self._can_launch(context):
                 return self._instance.launch_run(run.run_id, context.workspace)
         return super().submit_run(context._replace(dagster_run=run))
+
+    def submit_together(
+        self, runs: Sequence[DagsterRun], workspace: "BaseWorkspaceRequestContext"
+    ) -> None:
+        """Launch or queue several runs; one that can't be launched is marked as failed.
+
+        Parameters
+        ----------
+        runs:
+            Runs as they are stored.
+        workspace:
+            The workspace of the process.
+        """
+        waiting: list[DagsterRun] = []
+        for given in runs:
+            if given.status != DagsterRunStatus.NOT_STARTED:
+                continue
+            run = self._tagged(self._prepared(given))
+            can_wait = self._may_be_limited(run) or not self._can_launch(
+                SubmitRunContext(run, workspace)
+            )
+            if can_wait and queueing.can_together(self._instance):
+                waiting.append(run)
+                continue
+            try:
+                self._instance.submit_run(run.run_id, workspace)
+            except Exception:  # the run has failed, and its log has the trace
+                logger.exception("Run %s can't be submitted.", run.run_id)
+        if waiting:
+            queueing.queue(self._instance, waiting)
 
     def _may_be_limited(self, run: DagsterRun) -> bool:
         """Whether a limit may hold this run back; those of other runs' tags can't."""

@@ -48,6 +48,7 @@ _BY_MODULE = {
     ),
     "dagster._core.execution.tags": "get_tag_concurrency_limits_config",
     "dagster._core.instance.ref": "InstanceRef",
+    "dagster._core.op_concurrency_limits_counter": "compute_run_op_concurrency_info_for_snapshot",
     "dagster._core.launcher": "CheckRunHealthResult RunLauncher WorkerStatus",
     "dagster._core.origin": "JobPythonOrigin RepositoryPythonOrigin",
     "dagster._core.remote_origin": (
@@ -60,8 +61,9 @@ _BY_MODULE = {
         "extract_serialized_job_snap_from_serialized_job_data_snap"
     ),
     "dagster._core.scheduler": "DagsterDaemonScheduler",
-    "dagster._core.scheduler.instigation": "InstigatorStatus",
+    "dagster._core.scheduler.instigation": "InstigatorStatus InstigatorTick TickData TickStatus",
     "dagster._core.snap": "JobSnap snapshot_from_execution_plan",
+    "dagster._core.snap.execution_plan_snapshot": "create_execution_plan_snapshot_id",
     "dagster._core.snap.dagster_types": "DagsterTypeNamespaceSnapshot build_dagster_type_snap",
     "dagster._core.storage": "sql",
     "dagster._core.storage.base_storage": "DagsterStorage",
@@ -74,7 +76,10 @@ _BY_MODULE = {
     "dagster._core.storage.noop_compute_log_manager": "NoOpComputeLogManager",
     "dagster._core.storage.runs": "SqliteRunStorage",
     "dagster._core.storage.runs.migration": "REQUIRED_DATA_MIGRATIONS",
-    "dagster._core.storage.runs.schema": "RunStorageSqlMetadata RunTagsTable RunsTable",
+    "dagster._core.storage.runs.schema": (
+        "RunStorageSqlMetadata RunTagsTable RunsTable SnapshotsTable"
+    ),
+    "dagster._core.storage.runs.sql_run_storage": "SnapshotType",
     "dagster._core.storage.schedules": "SqlScheduleStorage",
     "dagster._core.storage.runs.sqlite": "sqlite_run_storage",
     "dagster._core.storage.schedules.migration": "REQUIRED_SCHEDULE_DATA_MIGRATIONS",
@@ -94,8 +99,9 @@ _BY_MODULE = {
     "dagster._core.workspace.permissions": (
         "LOCATION_SCOPED_PERMISSIONS PermissionResult Permissions"
     ),
+    "dagster._daemon.daemon": "execute_scheduler_iteration_loop",
     "dagster._grpc.client": "DagsterGrpcClient",
-    "dagster._grpc.types": "ExecuteRunArgs",
+    "dagster._grpc.types": "ExecuteRunArgs ExternalScheduleExecutionArgs",
     "dagster._serdes": "ConfigurableClass ConfigurableClassData",
     "dagster._utils.error": "serializable_error_info_from_exc_info",
     "dagster._utils.interrupts": "capture_interrupts",
@@ -185,6 +191,9 @@ if TYPE_CHECKING:
         RunLauncher,
         WorkerStatus,
     )
+    from dagster._core.op_concurrency_limits_counter import (
+        compute_run_op_concurrency_info_for_snapshot,
+    )
     from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin
     from dagster._core.remote_origin import (
         CodeLocationOrigin,
@@ -194,6 +203,7 @@ if TYPE_CHECKING:
         RemoteRepositoryOrigin,
     )
     from dagster._core.remote_representation.code_location import GrpcServerCodeLocation
+    from dagster._core.remote_representation.external import RemoteSchedule
     from dagster._core.remote_representation.external_data import (
         RepositoryErrorSnap,
         RepositorySnap,
@@ -201,12 +211,20 @@ if TYPE_CHECKING:
     )
     from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
     from dagster._core.scheduler import DagsterDaemonScheduler
-    from dagster._core.scheduler.instigation import InstigatorStatus
+    from dagster._core.scheduler.instigation import (
+        InstigatorState,
+        InstigatorStatus,
+        InstigatorTick,
+        ScheduleInstigatorData,
+        TickData,
+        TickStatus,
+    )
     from dagster._core.snap import ExecutionPlanSnapshot, JobSnap, snapshot_from_execution_plan
     from dagster._core.snap.dagster_types import (
         DagsterTypeNamespaceSnapshot,
         build_dagster_type_snap,
     )
+    from dagster._core.snap.execution_plan_snapshot import create_execution_plan_snapshot_id
     from dagster._core.storage import sql
     from dagster._core.storage.base_storage import DagsterStorage
     from dagster._core.storage.event_log import SqlEventLogStorage, SqlEventLogStorageTable
@@ -220,7 +238,13 @@ if TYPE_CHECKING:
     from dagster._core.storage.runs import SqliteRunStorage
     from dagster._core.storage.runs.base import RunStorage
     from dagster._core.storage.runs.migration import REQUIRED_DATA_MIGRATIONS
-    from dagster._core.storage.runs.schema import RunsTable, RunStorageSqlMetadata, RunTagsTable
+    from dagster._core.storage.runs.schema import (
+        RunsTable,
+        RunStorageSqlMetadata,
+        RunTagsTable,
+        SnapshotsTable,
+    )
+    from dagster._core.storage.runs.sql_run_storage import SnapshotType, SqlRunStorage
     from dagster._core.storage.runs.sqlite import sqlite_run_storage
     from dagster._core.storage.schedules import SqlScheduleStorage
     from dagster._core.storage.schedules.base import ScheduleStorage
@@ -240,6 +264,8 @@ if TYPE_CHECKING:
     from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
     from dagster._core.workspace import autodiscovery
     from dagster._core.workspace.context import (
+        BaseWorkspaceRequestContext,
+        IWorkspaceProcessContext,
         WorkspaceProcessContext,
         WorkspaceRequestContext,
     )
@@ -250,9 +276,10 @@ if TYPE_CHECKING:
         PermissionResult,
         Permissions,
     )
+    from dagster._daemon.daemon import execute_scheduler_iteration_loop  # type: ignore[attr-defined]
     from dagster._daemon.types import DaemonHeartbeat
     from dagster._grpc.client import DagsterGrpcClient
-    from dagster._grpc.types import ExecuteRunArgs
+    from dagster._grpc.types import ExecuteRunArgs, ExternalScheduleExecutionArgs
     from dagster._serdes import ConfigurableClass, ConfigurableClassData
     from dagster._utils.error import serializable_error_info_from_exc_info
     from dagster._utils.interrupts import capture_interrupts

@@ -338,7 +338,7 @@ def _current_origin(context: "LaunchRunContext") -> RepositoryPythonOrigin | Non
 def has_own_server(run: DagsterRun) -> bool:
     """Return whether a run was requested from a code server that Dagster has not started."""
     job = run.remote_job_origin
-    return job is not None and _is_own_server(job.repository_origin.code_location_origin)
+    return job is not None and is_own_server(job.repository_origin.code_location_origin)
 
 
 def _own_server(context: "LaunchRunContext") -> GrpcServerCodeLocationOrigin | None:
@@ -355,7 +355,7 @@ def _own_server(context: "LaunchRunContext") -> GrpcServerCodeLocationOrigin | N
     if context.workspace is not None:
         entry = context.workspace.get_location_entry(origin.location_name)
         origin = origin if entry is None else entry.origin
-    if not _is_own_server(origin):
+    if not is_own_server(origin):
         return None
     is_twin = _is_twin(context, origin.location_name, job.repository_origin.repository_name)
     return None if is_twin else origin
@@ -374,7 +374,7 @@ def _is_twin(context: "LaunchRunContext", location_name: str, repository: str) -
     return environment is not None and environment.value == releases.environment_key(os.environ)
 
 
-def _is_own_server(origin: "CodeLocationOrigin") -> TypeGuard[GrpcServerCodeLocationOrigin]:
+def is_own_server(origin: "CodeLocationOrigin") -> TypeGuard[GrpcServerCodeLocationOrigin]:
     """Return whether a code location has a server of its own, with its own environment.
 
     ``dagster dev`` lists the servers that it has started in the same way, but with what they load.

@@ -28,6 +28,7 @@ from django.db import DatabaseError
 from django.db.models import prefetch_related_objects
 
 from .. import functions
+from ..domain import run_tags
 from ..domain.names import dagster_name
 from ..domain.texts import explain
 from ..exceptions import FunctionError
@@ -37,6 +38,7 @@ from ..support.connections import fresh_connections
 from ..support.row_reading import UNREADABLE, readable
 from .automation import outbox_sensor
 from .runs import opening, run_taking
+from .serving import due_together
 from .serving.job_snapshots import SnapshotJob, snapshot_job
 from .serving.schedule_status import look_at_switches
 from .translator import ProcessTreeTranslator
@@ -164,7 +166,9 @@ class LiveRepositoryData(RepositoryData):
         return self._find_schedule(schedule_name) is not None
 
     def get_schedule(self, schedule_name: str) -> ScheduleDefinition:
-        """Build one schedule, as it is now."""
+        """Build one schedule, as it is now; or the one that stands for several."""
+        if schedule_name == run_tags.DUE_TOGETHER and self._may_be_evaluated_together:
+            return due_together.definition(lambda row: self._build(_named(row)).job)
         schedule = self._find_schedule(schedule_name)
         if schedule is None:
             raise DagsterInvariantViolationError(
@@ -172,6 +176,11 @@ class LiveRepositoryData(RepositoryData):
                 "no schedule of this name any more."
             )
         return self._schedule(schedule)
+
+    @property
+    def _may_be_evaluated_together(self) -> bool:
+        """Whether no translator of the project's changes what a tick does."""
+        return type(self._translator).schedule is ProcessTreeTranslator.schedule
 
     def get_all_sensors(self) -> Sequence[SensorDefinition]:
         """Return the sensor that delivers the outbox, and one for each polled trigger."""

@@ -74,19 +74,33 @@ def main() -> None:
     from dagster._daemon.cli import main as run_daemon
     from dagster._scheduler import scheduler
 
+    from proctree_dagster.orchestration import queueing, ticks_together
     from proctree_dagster.orchestration.launcher import WarmRunLauncher
 
     def evaluated(data: Any) -> str:
         return "claimed" if data.run_requests else "skipped"
 
+    def evaluated_together(answer: Any) -> str:
+        return "claimed" if answer.made else "skipped"
+
+    submit = ticks_together._submit
+
+    def submit_together(instance: Any, workspace: Any, made: Any) -> None:
+        if made:  # by the code server
+            pass_by("created")
+        submit(instance, workspace, made)
+
     for owner, name, before, after in (
         (GrpcServerCodeLocation, "get_schedule_execution_data", "ticking", evaluated),
+        (ticks_together, "_ask", "ticking", evaluated_together),
+        (queueing, "queue", "", lambda result: "queued"),
         (DagsterInstance, "create_run", "", lambda result: "created"),
         (QueuedRunCoordinator, "submit_run", "", lambda result: "queued"),
         (DefaultRunLauncher, "launch_run", "launching", lambda result: "launched"),
         (WarmRunLauncher, "launch_run", "launching", lambda result: "launched"),
     ):
         setattr(owner, name, noted(getattr(owner, name), before, after))
+    ticks_together._submit = submit_together
     if os.environ.get("DAEMON_IS_WATCHFUL"):
         scheduler._get_next_scheduler_iteration_time = wait_a_second
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead need no one who waits for them

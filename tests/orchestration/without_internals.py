@@ -160,6 +160,16 @@ def of_output_tail(instance: dagster.DagsterInstance, job: dagster.JobDefinition
     return compute_logs.tail_to_stream.__module__ == compute_logs.__name__
 
 
+def of_ticks_together(instance: dagster.DagsterInstance, job: dagster.JobDefinition) -> bool:
+    from dagster._daemon import daemon  # noqa: F401  # as in the daemon
+    from dagster._scheduler import scheduler
+
+    from proctree_dagster.orchestration import ticks_together
+
+    pool = getattr(scheduler, dagster_features.TICKS_EXECUTOR)
+    return not ticks_together.install() and pool.__module__.startswith("dagster.")
+
+
 def of_run_files(instance: dagster.DagsterInstance, job: dagster.JobDefinition) -> bool:
     return type(instance.event_log_storage).__name__ == "SqliteEventLogStorage"
 
@@ -172,6 +182,7 @@ INSTEAD: dict[str, Callable[[dagster.DagsterInstance, dagster.JobDefinition], bo
     "template": of_template,
     "output_tail": of_output_tail,
     "run_files": of_run_files,
+    "ticks_together": of_ticks_together,
     "retry_from_failure": of_retry_from_failure,
     "schedule_status": of_schedule_status,
     "failures_at_once": of_failures_at_once,

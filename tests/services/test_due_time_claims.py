@@ -13,7 +13,8 @@ from django.db import connection, connections
 
 from proctree_dagster.context import decode
 from proctree_dagster.domain.due_times import EVERY_MINUTE
-from proctree_dagster.models import ProcessTree, ProcessTreeSchedule, RunStatus
+from proctree_dagster.models import Pause, ProcessTree, ProcessTreeSchedule, RunStatus
+from proctree_dagster.services import due_time_claims
 from proctree_dagster.services.due_time_claims import (
     REQUEST_AGAIN_AFTER,
     Due,
@@ -21,6 +22,7 @@ from proctree_dagster.services.due_time_claims import (
     Taken,
     end,
     request,
+    request_together,
     resume,
     take,
 )
@@ -930,3 +932,98 @@ def test_a_run_that_another_worker_goes_on_with_is_watched_there(clock: Clock) -
     assert row(schedule).last_run_worker == "host 1 10"
     assert resume(SEVEN, "a", "host 2 20") == Taken(SEVEN, 1)
     assert row(schedule).last_run_worker == "host 2 20"
+
+
+# Many at once
+
+
+STATES: dict[str, dict[str, Any]] = {
+    "due": {"enabled": True},
+    "not due": {"next_run": SEVEN + HOUR},
+    "due now": {"next_run": None},
+    "disabled": {"enabled": False},
+    "claimed a moment ago": {"claim": SEVEN - HOUR, "claimed_at": SEVEN},
+    "claimed long ago": {"claim": SEVEN - HOUR, "claimed_at": SEVEN - HOUR},
+    "still running": {"last_run_status": RunStatus.STARTED, "last_run_id": "r"},
+    "ticked before": {"last_run": SEVEN, "last_due": SEVEN},
+    "too late": {"not_after_minutes": 30, "next_run": SEVEN - HOUR},
+    "another rule": {"interval_minutes": 30},
+    "at its end": {"end_date": dt.date(2026, 1, 1)},
+    "an impossible zone": {"timezone": "No/Where"},
+}
+
+
+@database
+@pytest.mark.parametrize("state", STATES)
+def test_several_are_decided_on_as_each_by_itself(clock: Clock, state: str) -> None:
+    def seen(decision: Due | Skip | Exception) -> tuple[object, ...]:
+        if isinstance(decision, Due):
+            return "due", decision.due
+        return type(decision).__name__, getattr(decision, "reason", "")
+
+    alone, together, neighbour = register(), register(), register()
+    for schedule in (alone, together):
+        update(schedule, **STATES[state])
+    clock.now = SEVEN + SECOND
+
+    def running(pk: int) -> Runs:
+        return Runs("none", RunStatus.STARTED)
+
+    try:
+        expected: Due | Skip | Exception = request(alone.pk, SEVEN, running(alone.pk))
+    except Exception as error:  # noqa: BLE001  # it is compared
+        expected = error
+    found = request_together(dict.fromkeys([together.pk, neighbour.pk, 0], SEVEN), running)
+    assert seen(found[together.pk]) == seen(expected)
+    columns = [each.attname for each in ProcessTreeSchedule._meta.concrete_fields]
+    differ = {"id", "process_tree_id", "dagster_name", "name"}
+    rows = ProcessTreeSchedule.objects.filter(pk__in=[alone.pk, together.pk])
+    mine, theirs = rows.order_by("pk").values(*[each for each in columns if each not in differ])
+    assert mine == theirs
+    assert seen(found[neighbour.pk]) == ("due", SEVEN)
+    assert seen(found[0]) == seen(Skip("The tree or its schedule was deleted."))
+
+
+@database
+def test_a_paused_one_is_held_among_others_that_run(clock: Clock) -> None:
+    paused, other = register(), register()
+    clock.now = SEVEN + SECOND
+    Pause.objects.create(schedule=paused, since=SEVEN - HOUR, reason="stock-taking")
+    found = request_together({paused.pk: SEVEN, other.pk: SEVEN}, lambda pk: Runs())
+    assert isinstance(found[other.pk], Due)
+    held = found[paused.pk]
+    assert isinstance(held, Skip)
+    assert "stock-taking" in held.reason
+
+
+@database
+def test_a_hundred_are_claimed_with_a_query_and_an_update_each(
+    clock: Clock, django_assert_max_num_queries: Any
+) -> None:
+    schedules = [register() for _ in range(100)]
+    clock.now = SEVEN + SECOND
+    with django_assert_max_num_queries(100 + 4):
+        found = request_together({each.pk: SEVEN for each in schedules}, lambda pk: Runs())
+    assert all(isinstance(each, Due) for each in found.values())
+
+
+@database
+def test_one_that_another_process_claims_between_is_its_own(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine, theirs = register(), register()
+    clock.now = SEVEN + SECOND
+    real = due_time_claims._is_simple
+
+    def outrun(schedule: ProcessTreeSchedule, *args: Any) -> bool:
+        simple = real(schedule, *args)
+        if schedule.pk == theirs.pk:
+            assert isinstance(request(theirs.pk, SEVEN + SECOND, Runs()), Due)
+        return simple
+
+    monkeypatch.setattr(due_time_claims, "_is_simple", outrun)
+    found = request_together({mine.pk: SEVEN, theirs.pk: SEVEN}, lambda pk: Runs())
+    assert isinstance(found[mine.pk], Due)
+    lost = found[theirs.pk]
+    assert isinstance(lost, Skip)
+    assert "has just been requested" in lost.reason

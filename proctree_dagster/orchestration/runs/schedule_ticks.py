@@ -36,6 +36,11 @@ def evaluate(context: ScheduleEvaluationContext, schedule_id: int) -> RunRequest
             return SkipReason(row_runs.request(decision, timezone.now()).reason)
     if isinstance(decision, due_time_claims.Skip):
         return SkipReason(decision.reason)
+    return request_of(decision)
+
+
+def request_of(decision: due_time_claims.Due) -> RunRequest:
+    """Return the request for the run of a claimed due time."""
     due, schedule = schedule_claims.due_tag(decision.due), decision.schedule
     return RunRequest(
         run_key=due,
