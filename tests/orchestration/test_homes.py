@@ -22,7 +22,7 @@ from pytest_django import Settings
 
 from proctree_dagster.exceptions import InstanceError
 from proctree_dagster.orchestration import homes
-from proctree_dagster.orchestration.runs import opening
+from proctree_dagster.orchestration.runs import opening, shared_instances
 from proctree_dagster.orchestration.storage import ProctreeInstance, SqliteStorage
 from tests.orchestration.opening import (
     OURS,
@@ -188,6 +188,7 @@ def test_what_is_in_a_home_outlives_its_repair(home: Path) -> None:
     with opening.open_instance() as instance:
         run = instance.create_run_for_job(_job())
     change(home / FILES[0], HALF_CREATED["two revisions"], "DROP INDEX idx_run_status")
+    shared_instances.close_unused()  # as in another process
     with opening.open_instance() as instance:
         assert instance.has_run(run.run_id)
         (runs_database, *_) = homes.databases(instance.get_ref())

@@ -512,6 +512,7 @@ class Interrupted:
         self._instance = instance
         self._meet = threading.Barrier(parties, action=self._interrupt)
         self.cleaned_up: list[str] = []
+        self.is_over = False
 
     def _interrupt(self) -> None:
         [run] = self._instance.get_runs()
@@ -523,7 +524,7 @@ class Interrupted:
             try:
                 self._meet.wait(SECONDS)
                 deadline = time.monotonic() + SECONDS
-                while time.monotonic() < deadline:
+                while not self.is_over and time.monotonic() < deadline:
                     time.sleep(0.01)
             finally:
                 self.cleaned_up.append(name)
@@ -570,17 +571,21 @@ def test_what_can_not_be_stopped_is_abandoned_and_said_to_be(
 ) -> None:
     monkeypatch.setattr(thread_loop, "GRACE_SECONDS", 0.3)
     interrupted = Interrupted(memory, 2)
-    released: list[bool] = []
+    threads = set(threading.enumerate())
 
     def stubborn() -> None:
-        while not released:
+        while not interrupted.is_over:
             with contextlib.suppress(BaseException):
                 interrupted.until_stopped("stubborn")()
 
     ran = run(
         memory, job(op("stubborn", stubborn), op("stops", interrupted.until_stopped("stops")))
     )
-    released.append(True)
+    interrupted.is_over = (
+        True  # or it would disturb other tests: its loggers' handlers are still there
+    )
+    for thread in set(threading.enumerate()) - threads:
+        thread.join(SECONDS)
     assert ran.status == DagsterRunStatus.CANCELED
     assert "stops" in interrupted.cleaned_up
     assert "did not stop within 0.3 seconds" in ran.failure("stubborn")
