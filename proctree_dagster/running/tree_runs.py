@@ -406,7 +406,7 @@ def _execute(
 ) -> Results:
     from ..orchestration import local_jobs
     from ..orchestration.configured import translator
-    from ..orchestration.execution.tree_run import Local, executed_here
+    from ..orchestration.execution.tree_run import Local, with_options
     from ..orchestration.runs import create, family_runs, local_runs, opening
     from ..orchestration.runs.in_process import signals_kept
 
@@ -444,7 +444,7 @@ def _execute(
             run_id=run_id,
             same_plan=jobs.same_plan,
         )
-        with executed_here(run_id, local):
+        with with_options(run_id, local):
             ended = local_runs.execute_here(instance, jobs.executed, run)
         family_runs.end(instance, run.run_id)
     return results_of(record, outcomes, ended, run.run_id)

@@ -26,7 +26,7 @@ from dagster_shared.error import SerializableErrorInfo
 from proctree_dagster.domain import run_tags
 from proctree_dagster.orchestration import dagster_features, hosts
 from tests.tools import TOP
-from tests.tools.stack import Stack, free_port, wait_for
+from tests.tools.stack import Stack, free_port
 
 SAVE = """
 for name in ("one", "two", "three"):
@@ -46,25 +46,7 @@ class CodeServer:
         self._stack = Stack(folder)
         self._stack.migrate()
         self._stack.shell(SAVE, silently=True)
-        self.origin = GrpcServerCodeLocationOrigin(
-            host="127.0.0.1", port=free_port(), location_name=run_tags.LOCATION
-        )
-        command = ["-m", "dagster", "api", "grpc", "-p", str(self.origin.port), "-m", "definitions"]
-        self._process = subprocess.Popen(
-            [sys.executable, *command],
-            cwd=TOP,
-            env=self._stack.env,
-            stdout=self._stack.log.open("ab"),
-            stderr=subprocess.STDOUT,
-        )
-        wait_for("the code server", self._answers, 120)
-
-    def _answers(self) -> bool:
-        assert self._process.poll() is None, self._stack.log.read_text()[-3000:]
-        try:
-            return bool(self.origin.create_client().ping(""))
-        except DagsterUserCodeUnreachableError:
-            return False
+        self.origin = self._stack.serve_code()
 
     def refresh(self) -> RemoteRepository:
         """Look at the repository anew, as a host does each minute."""
@@ -78,8 +60,7 @@ class CodeServer:
         time.sleep(1.1)  # what was just listed serves for a second
 
     def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(30)
+        self._stack.stop()
 
 
 @pytest.fixture(scope="module")

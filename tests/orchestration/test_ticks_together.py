@@ -4,7 +4,6 @@ import contextlib
 import datetime as dt
 import logging
 import sqlite3
-import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -14,8 +13,6 @@ from typing import Any
 
 import pytest
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
-from dagster._core.errors import DagsterUserCodeUnreachableError
-from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
 from dagster._core.scheduler.instigation import InstigatorTick, TickStatus
 from dagster._core.utils import InheritContextThreadPoolExecutor
 from dagster._core.workspace.context import WorkspaceProcessContext
@@ -26,9 +23,8 @@ from dagster._scheduler import scheduler
 from proctree_dagster.domain import run_tags
 from proctree_dagster.orchestration import dagster_features, ticks_together
 from proctree_dagster.orchestration.ticks_together import TicksExecutor
-from tests.tools import TOP
 from tests.tools.code_files import code_of
-from tests.tools.stack import Stack, free_port, wait_for
+from tests.tools.stack import Stack
 
 Pool = Callable[[], Any]
 
@@ -56,32 +52,13 @@ class Server:
         self._stack.shell(code_of(__file__) / "save_trees.py", silently=True)
         self.now = dt.datetime.now(dt.UTC).replace(second=30, microsecond=0) - 60 * MINUTE
         self.make_due(*NAMES)  # as the daemon sees them: overdue, so with a tick each minute
-        self.origin = GrpcServerCodeLocationOrigin(
-            host="127.0.0.1", port=free_port(), location_name=run_tags.LOCATION
-        )
-        command = ["-m", "dagster", "api", "grpc", "-p", str(self.origin.port), "-m", "definitions"]
-        with self._stack.log.open("ab") as log:
-            self._process = subprocess.Popen(
-                [sys.executable, *command],
-                cwd=TOP,
-                env=self._stack.env,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        wait_for("the code server", self._answers, 120)
+        self.origin = self._stack.serve_code()
         self.instance = DagsterInstance.from_config(str(self._stack.home))
         target = GrpcServerTarget(
             host="127.0.0.1", port=self.origin.port, socket=None, location_name=run_tags.LOCATION
         )
         self._workspace = WorkspaceProcessContext(self.instance, target)
         self.look(dagsters)
-
-    def _answers(self) -> bool:
-        assert self._process.poll() is None, self._stack.log.read_text()[-3000:]
-        try:
-            return bool(self.origin.create_client().ping(""))
-        except DagsterUserCodeUnreachableError:
-            return False
 
     def log(self) -> str:
         return self._stack.log.read_text()
@@ -154,8 +131,6 @@ class Server:
     def stop(self) -> None:
         self._workspace.__exit__(None, None, None)
         self.instance.dispose()
-        self._process.terminate()
-        self._process.wait(30)
         self._stack.stop()
 
 

@@ -16,6 +16,8 @@ from typing import Any, TypeVar
 
 import psutil
 from dagster import DagsterInstance
+from dagster._core.errors import DagsterUserCodeUnreachableError
+from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
 
 from tests.tools import TOP
 from tests.tools.shell_server import ShellServer
@@ -169,6 +171,24 @@ class Stack:
     def _start(self, *command: str) -> subprocess.Popen[bytes]:
         """Start one of Dagster's programs with the workspace."""
         return self.start_module(*command, "-w", self.workspace)
+
+    def serve_code(self) -> GrpcServerCodeLocationOrigin:
+        """Start a code server by itself, wait until it answers, and return how it is reached."""
+        origin = GrpcServerCodeLocationOrigin(
+            host="127.0.0.1", port=free_port(), location_name=SELECTOR["repositoryLocationName"]
+        )
+        command = ("api", "grpc", "-p", str(origin.port), "-m", "definitions")
+        process = self.start_module("dagster", *command)
+
+        def answers() -> bool:
+            assert process.poll() is None, self.log.read_text()[-3000:]
+            try:
+                return bool(origin.create_client().ping(""))
+            except DagsterUserCodeUnreachableError:
+                return False
+
+        wait_for("the code server", answers, 120)
+        return origin
 
     def start_module(self, *command: str) -> subprocess.Popen[bytes]:
         """Start a module of this Python's in the project, which ``stop`` ends."""

@@ -56,7 +56,7 @@ _here: dict[str, Local] = {}
 
 
 @contextmanager
-def executed_here(run_id: str, local: Local) -> Iterator[None]:
+def with_options(run_id: str, local: Local) -> Iterator[None]:
     """Let the run have its options during the block, if its job was made for ``ANY_RUN``."""
     _here[run_id] = local
     try:
