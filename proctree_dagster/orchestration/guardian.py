@@ -266,6 +266,14 @@ class _Watch:
             # It has just given its first sign of life, by taking the run.
             self._beat_at = time.monotonic() + self._charge.beat_seconds
 
+    def _read_last_orders(self) -> None:
+        """Read what the worker wrote just before it ended, while this process was busy."""
+        with suppress(KeyError):  # no longer registered: it was read to its end
+            self._selector.get_key(self._orders)
+            os.set_blocking(self._orders, False)
+            with suppress(BlockingIOError):  # another process still has the worker's end
+                self._read_orders()
+
     def _cancel(self, signals: socket.socket | None = None) -> None:
         """Make the worker cancel its run: as Ctrl-C would, and after the grace period by force."""
         if signals is not None:
@@ -328,6 +336,7 @@ class _Watch:
         return os_processes.programs_of(charge.worker, charge.run_id, session=charge.session)
 
     def _clean_up(self) -> None:
+        self._read_last_orders()
         if not self._done:
             programs = self._programs()
             os_processes.end_all(programs.in_session, PROGRAMS_SECONDS)

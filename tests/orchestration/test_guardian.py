@@ -95,6 +95,15 @@ def test_a_guardian_of_a_stopped_worker_waits(child: "subprocess.Popen[bytes]") 
     assert found._seconds_to_wait() > 0
 
 
+@pytest.mark.parametrize(("orders", "program"), [("t", "ended"), ("td", "lives")])
+def test_what_a_worker_says_just_before_it_ends_is_read_though_its_guardian_was_busy(
+    orders: str, program: str
+) -> None:
+    command = [sys.executable, str(CODE / "ended_before.py"), orders]
+    said = subprocess.run(command, check=True, timeout=60, stdout=subprocess.PIPE, text=True)
+    assert said.stdout.split() == [program]
+
+
 @pytest.mark.parametrize("done", [False, True])
 def test_a_worker_that_has_ended_its_run_may_join_what_that_has_left(
     child: "subprocess.Popen[bytes]", monkeypatch: pytest.MonkeyPatch, done: bool

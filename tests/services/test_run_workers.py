@@ -439,7 +439,13 @@ def test_the_programs_that_a_run_has_started_end_with_it_unless_it_succeeds(
         assert home.here.terminate(run.run_id)
     elif end == "killed":
         os.kill(run.worker.pid, signal.SIGKILL)
-    run.ended()
+    statuses = {
+        "fails": DagsterRunStatus.FAILURE,
+        "terminated": DagsterRunStatus.CANCELED,
+        "killed": DagsterRunStatus.FAILURE,
+        "succeeds": DagsterRunStatus.SUCCESS,
+    }
+    assert run.ended() == statuses[end], run.messages
     lives = end == "succeeds"
     assert alive(f"plain {run.word}") == alive(f"own group {run.word}") == lives
     assert alive(f"detached {run.word}"), "it has left the session, as a daemon does"

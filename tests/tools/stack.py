@@ -306,6 +306,12 @@ class Stack:
 
     def run(self, run_id: str) -> dict[str, Any]:
         """Return what Dagster says of a run."""
+        found = self.run_or_none(run_id)
+        assert found is not None, f"Dagster has no run {run_id}"
+        return found
+
+    def run_or_none(self, run_id: str) -> dict[str, Any] | None:
+        """Return what Dagster says of a run; ``None`` if it has no such run yet."""
         data = self.graphql(
             """query ($id: ID!) { runOrError(runId: $id) { __typename
               ... on Run { runId status jobName parentRunId runConfigYaml
@@ -320,6 +326,8 @@ class Stack:
             id=run_id,
         )
         found: dict[str, Any] = data["runOrError"]
+        if found["__typename"] == "RunNotFoundError":
+            return None
         assert found["__typename"] == "Run", data
         found["tags"] = {tag["key"]: tag["value"] for tag in found["tags"]}
         return found
@@ -342,8 +350,9 @@ class Stack:
         """Wait until a run has ended and return it."""
 
         def ask() -> dict[str, Any] | None:
-            run = self.run(run_id)
-            return run if run["status"] in ("SUCCESS", "FAILURE", "CANCELED") else None
+            run = self.run_or_none(run_id)
+            ended = run is not None and run["status"] in ("SUCCESS", "FAILURE", "CANCELED")
+            return run if ended else None
 
         return wait_for(f"run {run_id} to end", ask, seconds)
 
