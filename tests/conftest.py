@@ -18,6 +18,7 @@ from proctree_dagster import testing
 from proctree_dagster.models import EventCursor
 from proctree_dagster.orchestration.template.preload import read_migrations_once
 from tests.app import processes
+from tests.tools import python_path
 from tests.tools.interrupts import heed_interrupts
 
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ def pytest_configure() -> None:
     """Collect no garbage while modules are imported: there is none, and it takes a fifth longer."""
     gc.disable()
     heed_interrupts()
+    given = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = python_path(*([given] if given else []))
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

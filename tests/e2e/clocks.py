@@ -6,9 +6,14 @@ from pathlib import Path
 LIBRARY = next(Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1"), None)
 """Its file; ``None`` if it is not installed."""
 
-# libfaketime 0.9.10 breaks the one call that Python's sleep makes.
+# libfaketime 0.9.10 breaks the one call that Python's sleep makes. And it puts the name of its
+# shared memory into the environment of each process, which would then differ from that of the
+# others: no run would be forked from a template.
 SITE = """
-import threading, time
+import gc, os, threading, time
+
+os.environ.pop("FAKETIME_SHARED", None)
+gc.set_threshold(50_000)  # see tests/tools/startup, in the place of which this is read
 
 def sleep(seconds):
     threading.Event().wait(seconds)

@@ -34,7 +34,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
-from tests.tools import TOP
+from tests.tools import TOP, python_path
 from tests.tools.stack import free_port, wait_for
 from tests.tools.warm_python import WarmPython
 
@@ -104,8 +104,9 @@ class Newcomer:
     def __init__(self, folder: Path, python: str = sys.executable) -> None:
         self.folder = folder
         self.python = python
-        left_out = ("DJANGO_SETTINGS_MODULE", "DAGSTER_HOME", "PYTHONPATH")
+        left_out = ("DJANGO_SETTINGS_MODULE", "DAGSTER_HOME")
         self.env = {key: value for key, value in os.environ.items() if key not in left_out}
+        self.env["PYTHONPATH"] = python_path()
         self.bin = TemporaryDirectory()
         path = [self.bin.name, str(Path(python).parent), os.environ["PATH"]]
         self.env["PATH"] = os.pathsep.join(path)

@@ -16,6 +16,7 @@ import psutil
 import pytest
 
 from tests.e2e.newcomer import Newcomer
+from tests.tools import python_path
 from tests.tools.code_files import code_of
 from tests.tools.site import PASSWORD, Person
 from tests.tools.stack import SELECTOR, free_port, wait_for
@@ -42,8 +43,9 @@ class NewProject:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        left_out = ("DJANGO_SETTINGS_MODULE", "DAGSTER_HOME", "PYTHONPATH")
+        left_out = ("DJANGO_SETTINGS_MODULE", "DAGSTER_HOME")
         self.env = {key: value for key, value in os.environ.items() if key not in left_out}
+        self.env["PYTHONPATH"] = python_path()
         self.env["PATH"] = "/usr/bin:/bin"  # neither dagster nor this Python
         self.log = folder / "dev.log"
         self.started: list[subprocess.Popen[bytes]] = []

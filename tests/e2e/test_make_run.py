@@ -13,7 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.tools import TOP
+from tests.tools import TOP, python_path
 from tests.tools.site import Person
 from tests.tools.stack import free_port, wait_for
 
@@ -34,8 +34,9 @@ class Checkout:
         for left in home.iterdir():
             if left.name != "dagster.yaml":
                 shutil.rmtree(left) if left.is_dir() else left.unlink()
-        left_out = ("DJANGO_SETTINGS_MODULE", "DAGSTER_HOME", "PYTHONPATH", "MAKEFLAGS")
+        left_out = ("DJANGO_SETTINGS_MODULE", "DAGSTER_HOME", "MAKEFLAGS")
         self.env = {key: value for key, value in os.environ.items() if key not in left_out}
+        self.env["PYTHONPATH"] = python_path()
         self.env["DAGSTER_HOME"] = str(
             folder / "elsewhere"
         )  # the example's own is used all the same

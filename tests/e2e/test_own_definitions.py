@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from dagster import DagsterInstance
 
-from tests.tools import TOP
+from tests.tools import TOP, python_path
 from tests.tools.code_files import code_of
 from tests.tools.stack import wait_for
 
@@ -49,7 +49,7 @@ class Project:
             "DJANGO_SETTINGS_MODULE": "example.settings",
             "DAGSTER_HOME": str(self.home),
             "EXAMPLE_DATABASE": str(folder / "db.sqlite3"),
-            "PYTHONPATH": os.pathsep.join([str(folder), str(TOP)]),
+            "PYTHONPATH": python_path(folder, TOP),
         }
         self.python("django", "migrate", "-v0")
         self.python("django", "setup_example")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from proctree_dagster.domain import run_tags
-from tests.tools import TOP
+from tests.tools import TOP, python_path
 from tests.tools.stack import Stack, wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(400)]
@@ -36,7 +36,7 @@ class Released(Stack):
         super().__init__(folder)
         self.env |= {
             "DJANGO_SETTINGS_MODULE": "e2e_settings",
-            "PYTHONPATH": str(TOP),
+            "PYTHONPATH": python_path(TOP),
             "PATH": "/usr/bin:/bin",
             "SAID": str(folder),
         }

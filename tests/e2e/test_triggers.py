@@ -16,7 +16,7 @@ from dagster import DagsterInstance
 from example.settings import DATABASES
 from proctree_dagster.domain import run_tags
 from tests.e2e.sixteen_fire import FIRES, POLLED
-from tests.tools import TOP
+from tests.tools import TOP, python_path
 from tests.tools.code_files import code_of
 from tests.tools.stack import Stack, wait_for
 
@@ -242,7 +242,7 @@ def test_a_hundred_fires_from_sixteen_processes_are_a_hundred_runs_of_each_subsc
     home = str(tmp_path)
     (tmp_path / "e2e_settings.py").write_text(SETTINGS.format(home=home, database=database))
     (tmp_path / "dagster.yaml").write_text(DAGSTER.format(home=home))
-    path = os.pathsep.join([home, str(TOP)])
+    path = python_path(home, TOP)
     done = subprocess.run(
         [sys.executable, "-m", "tests.e2e.sixteen_fire", *subscribers],
         cwd=TOP,

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.tools import python_path
 from tests.tools.code_files import code_of
 
 CODE = code_of(__file__)
@@ -26,8 +27,9 @@ class Terminal:
         self.folder = folder
         for file in CODE.glob("*.py"):
             shutil.copy(file, folder)
-        left_out = ("DAGSTER_HOME", "PYTHONPATH", "COLUMNS", "LINES", "NO_COLOR")
+        left_out = ("DAGSTER_HOME", "COLUMNS", "LINES", "NO_COLOR")
         self.env = {key: value for key, value in os.environ.items() if key not in left_out}
+        self.env["PYTHONPATH"] = python_path()
         self.env |= {"DJANGO_SETTINGS_MODULE": "mysettings", "TERM": "xterm-256color"}
         subprocess.run([sys.executable, "save_trees.py"], cwd=folder, env=self.env, check=True)
 

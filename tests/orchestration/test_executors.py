@@ -38,6 +38,7 @@ from proctree_dagster.running import tree_runs
 from proctree_dagster.testing import run_tree
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
+from tests.tools import python_path
 from tests.tools.code_files import code_of
 
 pytestmark = pytest.mark.django_db
@@ -405,7 +406,7 @@ class Place:
         )
 
     def start(self, *, endless: bool) -> "subprocess.Popen[str]":
-        path = os.pathsep.join([str(self.folder), str(Path.cwd())])
+        path = python_path(self.folder, Path.cwd())
         program = (CODE / "run_command.py").read_text()
         return subprocess.Popen(
             [sys.executable, "-c", program, json.dumps({"endless": endless})],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from proctree_dagster.domain import run_tags
+from tests.tools import python_path
 from tests.tools.code_files import code_of
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ def test_all_that_fail_at_once_in_processes_of_their_own_are_in_the_runs_tag(
         [sys.executable, str(tmp_path / "program.py"), *NAMES],
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join([str(tmp_path), str(Path.cwd())]),
+            "PYTHONPATH": python_path(tmp_path, Path.cwd()),
             "TEST_COUNT": str(len(NAMES)),
         },
         capture_output=True,

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.tools import TOP
+from tests.tools import TOP, python_path
 
 
 def test_what_can_be_pasted_into_the_shell_of_a_clone_works(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_what_can_be_pasted_into_the_shell_of_a_clone_works(tmp_path: Path) -> N
         "DAGSTER_HOME": str(home),
         "EXAMPLE_DATABASE": str(tmp_path / "db.sqlite3"),
         "EXAMPLE_DAGSTER_URL": "",
-        "PYTHONPATH": str(TOP),
+        "PYTHONPATH": python_path(TOP),
     }
 
     def manage(*args: str, typed: str = "") -> str:

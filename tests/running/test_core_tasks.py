@@ -18,7 +18,7 @@ import django
 import pytest
 
 from tests.conftest import skip_without
-from tests.tools import TOP
+from tests.tools import TOP, python_path
 from tests.tools.code_files import code_of
 
 pytestmark = [
@@ -98,12 +98,11 @@ def outcomes(core: Path, tmp_path_factory: pytest.TempPathFactory, empty_home: P
     """Why each of Django's tests did not pass with our backend; ``None`` if it did."""
     folder, code = tmp_path_factory.mktemp("core"), code_of(__file__)
     home, written = shutil.copytree(empty_home, folder / "home"), folder / "outcomes.json"
-    paths = [str(each) for each in (TOP, code, core)]
     done = subprocess.run(
         [sys.executable, code / "run_core_tests.py", core / "tasks", written],
         env={
             **os.environ,
-            "PYTHONPATH": os.pathsep.join(paths),
+            "PYTHONPATH": python_path(TOP, code, core),
             "DJANGO_SETTINGS_MODULE": "core_settings",
             "DAGSTER_HOME": str(home),
         },

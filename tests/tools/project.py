@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from tests.tools import TOP
+from tests.tools import TOP, python_path
 
 
 class Project:
@@ -49,7 +49,7 @@ class Project:
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "project_settings",
             "DAGSTER_HOME": str(shutil.copytree(empty_home, folder / "home")),
-            "PYTHONPATH": os.pathsep.join([str(TOP), str(folder)]),
+            "PYTHONPATH": python_path(TOP, folder),
         }
 
     def run(self, *args: str, **environment: str) -> "subprocess.CompletedProcess[str]":

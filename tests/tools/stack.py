@@ -19,7 +19,7 @@ from dagster import DagsterInstance
 from dagster._core.errors import DagsterUserCodeUnreachableError
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin
 
-from tests.tools import TOP
+from tests.tools import TOP, python_path
 from tests.tools.shell_server import ShellServer
 
 T = TypeVar("T")
@@ -83,7 +83,7 @@ class Stack:
             "DAGSTER_HOME": str(self.home),
             "EXAMPLE_DATABASE": str(folder / "db.sqlite3"),
             "EXAMPLE_DAGSTER_URL": self.url if told_to_reload else "",
-            "PYTHONPATH": os.pathsep.join([str(folder), str(TOP)]),
+            "PYTHONPATH": python_path(folder, TOP),
         }
         self.processes: list[subprocess.Popen[bytes]] = []
         self._shells: dict[tuple[object, ...], ShellServer] = {}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.tools import TOP
+from tests.tools import TOP, python_path
 
 TIMES = int(os.environ.get("PROCTREE_SAVES_AT_ONCE", "10"))
 """How often each thing is saved by four processes at once; 30 is what is promised."""
@@ -37,7 +37,7 @@ def test_what_is_saved_by_several_processes_at_once_is_saved(
         env={
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "at_once_settings",
-            "PYTHONPATH": os.pathsep.join([str(TOP), str(tmp_path)]),
+            "PYTHONPATH": python_path(TOP, tmp_path),
         },
         cwd=TOP,
         capture_output=True,

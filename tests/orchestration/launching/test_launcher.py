@@ -28,7 +28,7 @@ from proctree_dagster.orchestration.launcher import WarmRunLauncher
 from proctree_dagster.orchestration.launching import imports, template_client
 from proctree_dagster.orchestration.launching.workers import Worker, started
 from proctree_dagster.orchestration.template import server as template
-from tests.tools import TOP
+from tests.tools import TOP, python_path
 from tests.tools.code_files import code_of
 from tests.tools.postgres import Postgres
 from tests.tools.stack import wait_for
@@ -199,7 +199,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
 def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setenv("TEST_FOLDER", str(tmp_path))
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
-    path = os.pathsep.join([str(tmp_path), str(TOP)])
+    path = python_path(tmp_path, TOP)
     monkeypatch.setenv("PYTHONPATH", path)
     place = Place(tmp_path)
     place.open()

@@ -37,7 +37,7 @@ from tests.orchestration.launching.test_launcher import (
     copy_location,
     opened,
 )
-from tests.tools import TOP
+from tests.tools import TOP, python_path
 from tests.tools.stack import free_port, wait_for
 
 pytestmark = pytest.mark.timeout(300)
@@ -57,7 +57,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     for place in opened(tmp_path, monkeypatch):
         for name in ("location.py", "location_settings.py", "functions.py"):
             (tmp_path / name).unlink()
-        monkeypatch.setenv("PYTHONPATH", str(TOP))
+        monkeypatch.setenv("PYTHONPATH", python_path(TOP))
         yield place
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from proctree_dagster.orchestration.runs.in_process import signals_kept
+from tests.tools import python_path
 from tests.tools.code_files import code_of
 
 CODE = code_of(__file__)
@@ -23,7 +24,7 @@ def setup(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     # Any setting makes Dagster configure the logging of the process that a run is in.
     (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n")
     shutil.copy(CODE / "set_up.py", tmp_path)
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", python_path(tmp_path))
     monkeypatch.setenv("TEST_FOLDER", str(tmp_path))
     return "import logging, os, signal, threading\nfrom set_up import execute\n"
 
