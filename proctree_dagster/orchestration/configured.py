@@ -21,8 +21,7 @@ def translator() -> "ProcessTreeTranslator":
     ImproperlyConfigured
         It can't be imported, or is no subclass of ``ProcessTreeTranslator``.
     """
-    path = conf.current().TRANSLATOR
-    base: type[ProcessTreeTranslator] = import_string(conf.Settings.TRANSLATOR)
+    path, base = conf.current().TRANSLATOR, _standard()
     try:
         found = import_string(path)
     except ImportError as error:
@@ -34,3 +33,13 @@ def translator() -> "ProcessTreeTranslator":
             f'PROCTREE["TRANSLATOR"] must name a subclass of ProcessTreeTranslator, not {path!r}.'
         )
     return found()
+
+
+def is_standard(translator: "ProcessTreeTranslator") -> bool:
+    """Return whether a translator is the package's: the jobs of equal trees are equal then."""
+    return type(translator) is _standard()
+
+
+def _standard() -> "type[ProcessTreeTranslator]":
+    found: type[ProcessTreeTranslator] = import_string(conf.Settings.TRANSLATOR)
+    return found

@@ -37,6 +37,7 @@ from ..models.validation.tree_validation import references
 from ..support.connections import fresh_connections
 from ..support.row_reading import UNREADABLE, readable
 from .automation import outbox_sensor
+from .configured import is_standard
 from .runs import opening, run_taking
 from .serving import due_together
 from .serving.job_snapshots import SnapshotJob, snapshot_job
@@ -168,7 +169,10 @@ class LiveRepositoryData(RepositoryData):
     def get_schedule(self, schedule_name: str) -> ScheduleDefinition:
         """Build one schedule, as it is now; or the one that stands for several."""
         if schedule_name == run_tags.DUE_TOGETHER and self._may_be_evaluated_together:
-            return due_together.definition(lambda row: self._build(_named(row)).job)
+            return due_together.definition(
+                lambda row: self._build(_named(row)).job,
+                same_plan=is_standard(self._translator),
+            )
         schedule = self._find_schedule(schedule_name)
         if schedule is None:
             raise DagsterInvariantViolationError(

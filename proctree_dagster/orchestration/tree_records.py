@@ -84,13 +84,14 @@ def from_row(row: ProcessTree, registry: Mapping[str, Function] | None = None) -
     spec: TreeSpec | None = None
     found: dict[str, Process] = {}
     problem = None
+    content = row.to_dict()
     try:
         _check_context(row)
         if registry is None:
-            spec, by_reference = tree_validation.validated(row.to_dict())
+            spec, by_reference = tree_validation.validated(content)
             found = _processes(spec, {}, row.job_name, by_reference)
         else:
-            spec = parse(row.to_dict())
+            spec = parse(content)
             found = _processes(spec, registry, row.job_name)
     except ProctreeError as error:
         spec, problem = None, str(error)
@@ -101,7 +102,7 @@ def from_row(row: ProcessTree, registry: Mapping[str, Function] | None = None) -
         name=row.name,
         job_name=row.job_name,
         description=row.description,
-        revision=row.revision,
+        revision=revision(content, row.default_context),
         default_context=row.default_context,
         spec=spec,
         processes=found,

@@ -8,9 +8,11 @@ before there is a request.
 import importlib
 import logging
 import os
+import sys
 import threading
 
 from ..domain.texts import explain
+from ..support import garbage
 from ..support.helper_threads import HelperThread
 
 logger = logging.getLogger(__name__)
@@ -32,9 +34,10 @@ NEEDED = (
 TO_EXECUTE = (
     "proctree_dagster.orchestration.coordinator",
     "proctree_dagster.orchestration.launcher",
-    "proctree_dagster.orchestration.local_jobs",
+    "proctree_dagster.orchestration.kept_jobs",
     "proctree_dagster.orchestration.runs.local_runs",
     "proctree_dagster.orchestration.storage",
+    "proctree_dagster.orchestration.translator",
 )
 """Those that a run in the calling process needs besides, and those that ``dagster.yaml`` names."""
 
@@ -59,11 +62,22 @@ def preload() -> None:
     In the calling thread, as a server may fork its workers when it has started: they share it then.
     """
     try:
-        for name in (*NEEDED, *TO_EXECUTE):
-            importlib.import_module(name)
+        _import(*NEEDED, *TO_EXECUTE)
         _loaded.set()
     except Exception:  # the site starts without it; whoever needs Dagster tries again
         logger.exception('PROCTREE["PRELOAD"]: Dagster can\'t be imported.')
+
+
+def load() -> None:
+    """Import Dagster now, in a process that is to execute or submit a run.
+
+    Raises
+    ------
+    ImportError
+        It is not installed.
+    """
+    if "dagster" not in sys.modules:
+        _import("proctree_dagster.orchestration.runs.opening")
 
 
 def wait(seconds: float) -> bool:
@@ -77,11 +91,16 @@ def problem() -> str:
     return _problem
 
 
+def _import(*names: str) -> None:
+    with garbage.not_collected():
+        for name in names:
+            importlib.import_module(name)
+
+
 def _load() -> None:
     global _thread, _problem
     try:
-        for name in NEEDED:
-            importlib.import_module(name)
+        _import(*NEEDED)
         _problem = ""
         _loaded.set()
     except Exception as error:  # the next page tries again; until then they show what Django knows

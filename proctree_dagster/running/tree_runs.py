@@ -23,7 +23,7 @@ from ..domain.submissions import Submission
 from ..domain.tree_spec import TreeSpec
 from ..exceptions import InstanceError, StorageAway, TreeNotFound
 from ..models import ProcessTree, ProcessTreeSchedule, RunStatus
-from ..models.validation.tree_validation import references, validate_tree
+from ..models.validation.tree_validation import references, run_tag_problems, validate_tree
 from ..process import caching, reporting
 from ..process.run import Outcome, Status
 from ..services import declaring, run_outbox, stand_ins, webserver
@@ -33,7 +33,7 @@ from ..support.connections import after_commit
 if TYPE_CHECKING:
     from ..orchestration.tree_records import TreeRecord
 
-from . import submissions
+from . import dagster_loading, submissions
 from .results import Follower, Results, results_of
 from .run_options import RunOptions, processes_in_sync
 from .submitted_run import SubmittedRun
@@ -113,6 +113,7 @@ def execute_row(
     KeyboardInterrupt
         It was interrupted; the run is canceled.
     """
+    dagster_loading.load()
     from ..orchestration import tree_records
     from ..orchestration.runs import schedule_claims
 
@@ -177,6 +178,7 @@ def execute_spec(
     options:
         Which processes run, and what a failure stops.
     """
+    dagster_loading.load()
     from ..orchestration import tree_records
 
     default_context = row.default_context if row is not None else {}
@@ -234,15 +236,18 @@ def submit_row(
     InstanceError
         Dagster has no home, or the instance no queue.
     """
-    from ..orchestration import tree_records
+    dagster_loading.load()
+    from ..orchestration import kept_jobs, tree_records
     from ..orchestration.configured import translator
 
     merged = {**row.default_context, **contexts.encode(context or {})}
     contexts.refuse_kept_keys(merged)
-    validate_tree(row.to_dict())
+    record = tree_records.from_row(row)
+    if record.problem is not None or run_tag_problems(row.own_content):
+        validate_tree(row.to_dict())  # it raises, with all problems
     if triggered_by == "python":
         _warn_of_unknown_keys(row, context)
-    translator().job(tree_records.from_row(row))  # it may refuse the tree
+    kept_jobs.of_tree(translator(), record)  # it may refuse the tree
     all_tags = {
         **(run_tags or {}),
         **{tags.TRIGGERED_BY: triggered_by},
@@ -404,9 +409,9 @@ def _execute(
     run_id: str | None = None,
     on_report: OnReport | None = None,
 ) -> Results:
-    from ..orchestration import local_jobs
+    from ..orchestration import kept_jobs
     from ..orchestration.configured import translator
-    from ..orchestration.execution.tree_run import Local, with_options
+    from ..orchestration.execution.tree_run import ANY_RUN, Local, with_options
     from ..orchestration.runs import create, family_runs, local_runs, opening
     from ..orchestration.runs.in_process import signals_kept
 
@@ -432,7 +437,10 @@ def _execute(
     opened = opening.open_instance(ephemeral=options.ephemeral, to_execute=True)
     with signals_kept(), opened as instance:
         # Recorded as a run of the job that Dagster serves; executed by a local copy of that job.
-        jobs = local_jobs.of_tree(chosen, record, local, in_memory=in_memory)
+        jobs = kept_jobs.of_tree(chosen, record, in_memory=in_memory)
+        # A job that is kept finds the options of each of its runs.
+        given = ANY_RUN if jobs.same_plan else local
+        executed = jobs.executed(lambda: chosen.job(record, local=given))
         run_id = run_id or str(uuid.uuid4())
         all_tags = {**run_tags, **local_runs.executed_here(run_id)}
         run = create.create_run(
@@ -445,6 +453,6 @@ def _execute(
             same_plan=jobs.same_plan,
         )
         with with_options(run_id, local):
-            ended = local_runs.execute_here(instance, jobs.executed, run)
+            ended = local_runs.execute_here(instance, executed, run)
         family_runs.end(instance, run.run_id)
     return results_of(record, outcomes, ended, run.run_id)

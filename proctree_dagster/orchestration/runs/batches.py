@@ -3,14 +3,13 @@
 from dataclasses import dataclass, field
 from typing import Any
 
-from dagster import JobDefinition
-
 from ... import context as contexts
 from ...domain import run_tags
 from ...exceptions import ProctreeError
 from ...models import OutboxRun, ProcessTree
-from .. import tree_records
+from .. import kept_jobs, tree_records
 from ..configured import translator
+from ..kept_jobs import Jobs
 
 
 @dataclass
@@ -21,12 +20,12 @@ class Batch:
     does no harm.
     """
 
-    _jobs: dict[int, tuple[ProcessTree, JobDefinition]] = field(default_factory=dict)
+    _jobs: dict[int, tuple[ProcessTree, Jobs]] = field(default_factory=dict)
     _problems: dict[int, str] = field(default_factory=dict)
     _contexts: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
 
-    def of_tree(self, pk: int) -> tuple[ProcessTree, JobDefinition]:
-        """Return a tree, and its job.
+    def of_tree(self, pk: int) -> tuple[ProcessTree, Jobs]:
+        """Return a tree, and its jobs.
 
         Parameters
         ----------
@@ -46,7 +45,7 @@ class Batch:
             if record.problem is not None:
                 self._problems[pk] = record.problem
                 raise ProctreeError(record.problem)
-            self._jobs[pk] = tree, translator().job(record)
+            self._jobs[pk] = tree, kept_jobs.of_tree(translator(), record)
         return self._jobs[pk]
 
     def context_of(self, tree: ProcessTree, row: OutboxRun) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """The one place where a run is created and queued."""
 
+import uuid
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 from dagster import (
     DagsterInstance,
@@ -15,14 +15,14 @@ from ... import context as contexts
 from ...context import tagging
 from ...domain import run_tags as tags
 from ..dagster_internals import (
-    ResolvedRunConfig,
     create_execution_plan,
     snapshot_from_execution_plan,
 )
+from . import job_records
 from .origins import code_origin, remote_origin
 
 if TYPE_CHECKING:
-    from ..dagster_internals import ExecutionPlan, ExecutionPlanSnapshot
+    from ..dagster_internals import ExecutionPlan, ExecutionPlanSnapshot, SqlRunStorage
 
 
 def create_run(
@@ -61,8 +61,11 @@ def create_run(
     """
     contexts.refuse_kept_keys(context)
     run_config = {"context": dict(context)}
-    plan = _plan(job, run_config, same=same_plan)
     all_tags = {**job.run_tags, **run_tags, **({tags.IN_MEMORY: "true"} if in_memory else {})}
+    all_tags |= tagging.missing(all_tags, context)
+    if same_plan and job_records.can_be_stored(instance):
+        return _record(instance, job, run_config, all_tags, run_id, in_memory=in_memory)
+    plan = create_execution_plan(job, run_config)
     # Not create_run_for_job: it records today's steps, but a run executes the tree as it is
     # when it starts.
     return instance.create_run(
@@ -70,30 +73,43 @@ def create_run(
         run_id=run_id,
         run_config=run_config,
         status=None,
-        tags={**all_tags, **tagging.missing(all_tags, context)},
+        tags=all_tags,
         root_run_id=None,
         parent_run_id=None,
         step_keys_to_execute=None,
-        **_of_snapshot(job, plan, in_memory=in_memory),
+        **_of_snapshot(job, _snapshot(job, plan), in_memory=in_memory),
     )
 
 
-_plans: "WeakKeyDictionary[JobDefinition, ExecutionPlanSnapshot]" = WeakKeyDictionary()
-"""The plans of jobs whose plan is always the same."""
-
-
-def _plan(
-    job: JobDefinition, run_config: Mapping[str, Any], *, same: bool
-) -> "ExecutionPlanSnapshot":
-    """Return the snapshot of a job's plan; the configuration is checked in any case."""
-    known = _plans.get(job) if same else None
-    if known is not None:
-        ResolvedRunConfig.build(job, run_config)
-        return known
-    made = _snapshot(job, create_execution_plan(job, run_config))
-    if same:
-        _plans[job] = made
-    return made
+def _record(
+    instance: DagsterInstance,
+    job: JobDefinition,
+    run_config: Mapping[str, Any],
+    run_tags: Mapping[str, str],
+    run_id: str | None,
+    *,
+    in_memory: bool,
+) -> DagsterRun:
+    """Record a run as Dagster would, but for what it makes of the job each time."""
+    record = job_records.of_job(job, run_config, same_plan=True)
+    run = DagsterRun(
+        job_name=job.name,
+        run_id=run_id or str(uuid.uuid4()),
+        run_config=run_config,
+        tags=run_tags,
+        **record.fields,
+    )
+    if not in_memory:
+        origin = remote_origin(job.name)
+        location = origin.repository_origin.code_location_origin.location_name
+        run = run._replace(
+            tags={**run_tags, tags.CODE_LOCATION: location},
+            remote_job_origin=origin,
+            job_code_origin=code_origin(job.name),
+        )
+    storage: SqlRunStorage = instance.run_storage  # type: ignore[assignment]
+    job_records.store(storage, record.snapshots)
+    return storage.add_run(run)
 
 
 def _snapshot(job: JobDefinition, plan: "ExecutionPlan") -> "ExecutionPlanSnapshot":

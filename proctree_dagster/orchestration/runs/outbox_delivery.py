@@ -325,10 +325,14 @@ def _deliver(
     run_id = str(row.run_id)
     run: DagsterRun | None = None
     if not (row.attempts and instance.has_run(run_id)):  # at the first attempt there is none
-        tree, job = batch.of_tree(row.process_tree_id)
+        tree, jobs = batch.of_tree(row.process_tree_id)
         context = batch.context_of(tree, row)
         try:
-            run = runs.create_run(instance, job, context, run_tags, run_id=run_id)
+            run = runs.create_run(
+                *(instance, jobs.served, context, run_tags),
+                run_id=run_id,
+                same_plan=jobs.same_plan,
+            )
         except DagsterRunAlreadyExists:
             logger.info("Run %s was created by another process meanwhile.", run_id)
     # A run that is queued twice may be launched twice; a delayed deliverer has lost its lease.

@@ -8,12 +8,9 @@ by itself, as Dagster does.
 """
 
 import datetime as dt
-import hashlib
 import logging
 import threading
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,7 +28,6 @@ from dagster import (
     serialize_value,
 )
 from django.utils import timezone
-from sqlalchemy.exc import IntegrityError
 
 from ...context import tagging
 from ...domain import run_tags as tags
@@ -41,9 +37,9 @@ from ...services import due_time_claims, row_runs
 from ...services.due_time_claims import Due, Skip
 from ...support.connections import fresh_connections
 from .. import dagster_internals as internals
-from ..runs import schedule_claims, schedule_ticks
+from ..runs import job_records, schedule_claims, schedule_ticks
+from ..runs.job_records import JobRecord, Snapshot
 from ..tick_messages import Answer, Made, Request, Tick
-from .job_snapshots import snapshot_text
 
 if TYPE_CHECKING:
     from ..dagster_internals import (
@@ -66,13 +62,23 @@ class Wanted(NamedTuple):
     request: RunRequest
 
 
-def definition(build: BuildJob) -> ScheduleDefinition:
-    """Return the schedule whose evaluation is that of many."""
+def definition(build: BuildJob, *, same_plan: bool) -> ScheduleDefinition:
+    """Return the schedule whose evaluation is that of many.
+
+    Parameters
+    ----------
+    build:
+        Builds the jobs of the runs.
+    same_plan:
+        As for ``job_records.of_job``.
+    """
 
     def evaluation(context: ScheduleEvaluationContext) -> SkipReason:
         [text] = context.log_key or [""]
         with fresh_connections():
-            return SkipReason(evaluate(Request.from_text(text), build).as_text())
+            return SkipReason(
+                evaluate(Request.from_text(text), build, same_plan=same_plan).as_text()
+            )
 
     return ScheduleDefinition(
         name=tags.DUE_TOGETHER,
@@ -82,15 +88,15 @@ def definition(build: BuildJob) -> ScheduleDefinition:
     )
 
 
-def evaluate(request: Request, build: BuildJob) -> Answer:
+def evaluate(request: Request, build: BuildJob, *, same_plan: bool = False) -> Answer:
     """Evaluate ticks, and record the runs that they request.
 
     Parameters
     ----------
     request:
         The ticks.
-    build:
-        Builds the jobs of the runs.
+    build, same_plan:
+        As for ``definition``.
     """
     instance, answer = _opened(request.instance), Answer()
     wanted = [
@@ -105,7 +111,7 @@ def evaluate(request: Request, build: BuildJob) -> Answer:
         each.tick.schedule: known[key] for each in wanted if (key := _key(each)) in known
     }
     missing = [each for each in wanted if _key(each) not in known]
-    answer.made |= _create(instance, request, missing, build)
+    answer.made |= _create(instance, request, missing, build, same_plan=same_plan)
     return answer
 
 
@@ -177,20 +183,28 @@ def _known(
 
 
 def _create(
-    instance: DagsterInstance, request: Request, wanted: Sequence[Wanted], build: BuildJob
+    instance: DagsterInstance,
+    request: Request,
+    wanted: Sequence[Wanted],
+    build: BuildJob,
+    *,
+    same_plan: bool,
 ) -> dict[str, Made]:
     """Record runs in one transaction; those whose job can't be built are left out."""
     trees = _trees({each.tree_id for each in wanted})
     runs: dict[str, DagsterRun] = {}
-    snapshots: dict[str, _Snapshot] = {}
+    snapshots: dict[str, Snapshot] = {}
     for each in wanted:
         name = each.tick.schedule
         try:
-            runs[name], needed = _run(request, each, build(trees[each.tree_id]))
+            job = build(trees[each.tree_id])
+            config = each.request.run_config
+            record = job_records.of_job(job, config, same_plan=same_plan)
+            runs[name] = _run(request, each, job, record)
         except Exception:  # of this tree alone: the daemon asks for its schedule by itself
             logger.warning("The run of %r can't be recorded with others.", name, exc_info=True)
         else:
-            snapshots |= needed
+            snapshots |= record.snapshots
     _store(instance, runs.values(), snapshots)
     return {name: Made(run.run_id, run.tags.get(tags.RUN_KEY, "")) for name, run in runs.items()}
 
@@ -202,21 +216,9 @@ def _trees(ids: Iterable[int]) -> Mapping[int, ProcessTree]:
     return {row.pk: row for row in rows}
 
 
-class _Snapshot(NamedTuple):
-    kind: str
-    body: bytes
-
-
-def _run(
-    request: Request, wanted: Wanted, job: JobDefinition
-) -> tuple[DagsterRun, dict[str, _Snapshot]]:
-    """Return a run as Dagster's scheduler makes it, and its snapshots by their ids."""
+def _run(request: Request, wanted: Wanted, job: JobDefinition, record: JobRecord) -> DagsterRun:
+    """Return a run as Dagster's scheduler makes it."""
     config = wanted.request.run_config
-    plan = internals.create_execution_plan(job, config)
-    job_text = snapshot_text(job)
-    job_id = hashlib.sha1(job_text.encode(), usedforsecurity=False).hexdigest()
-    steps = internals.snapshot_from_execution_plan(plan, job_id)
-    steps_id = internals.create_execution_plan_snapshot_id(steps)
     repository, code = _origins(request.repository, request.code)
     all_tags = {
         **job.run_tags,
@@ -227,26 +229,19 @@ def _run(
         tags.CODE_LOCATION: repository.code_location_origin.location_name,
         **({tags.RUN_KEY: wanted.request.run_key} if wanted.request.run_key else {}),
     }
-    run = DagsterRun(
+    return DagsterRun(
         job_name=job.name,
         run_config=config,
         status=DagsterRunStatus.NOT_STARTED,
         tags={**all_tags, **tagging.missing(all_tags, config["context"])},
-        job_snapshot_id=job_id,
-        execution_plan_snapshot_id=steps_id,
         remote_job_origin=internals.RemoteJobOrigin(repository, job.name),
         job_code_origin=internals.JobPythonOrigin(job.name, code),
-        run_op_concurrency=internals.compute_run_op_concurrency_info_for_snapshot(steps),
+        **record.fields,
     )
-    kinds = internals.SnapshotType
-    return run, {
-        job_id: _Snapshot(kinds.PIPELINE.value, job_text.encode()),
-        steps_id: _Snapshot(kinds.EXECUTION_PLAN.value, serialize_value(steps).encode()),
-    }
 
 
 def _store(
-    instance: DagsterInstance, runs: Iterable[DagsterRun], snapshots: Mapping[str, _Snapshot]
+    instance: DagsterInstance, runs: Iterable[DagsterRun], snapshots: Mapping[str, Snapshot]
 ) -> None:
     """Insert runs, their tags and the snapshots that are not there yet.
 
@@ -257,7 +252,7 @@ def _store(
     if not made:
         return
     storage: SqlRunStorage = instance.run_storage  # type: ignore[assignment]
-    _store_snapshots(storage, snapshots)
+    job_records.store(storage, snapshots)
     rows = [
         {
             **{"run_id": run.run_id, "pipeline_name": run.job_name, "status": run.status.value},
@@ -274,31 +269,6 @@ def _store(
     with storage.connect() as connection:
         connection.execute(internals.RunsTable.insert(), rows)
         connection.execute(internals.RunTagsTable.insert(), tagged)
-
-
-def _store_snapshots(storage: "SqlRunStorage", snapshots: Mapping[str, _Snapshot]) -> None:
-    table = internals.SnapshotsTable
-    with storage.connect() as connection:
-        query = table.select().with_only_columns(table.c.snapshot_id)
-        found = connection.execute(query.where(table.c.snapshot_id.in_(list(snapshots))))
-        there = {row[0] for row in found}
-    rows = [
-        {
-            **{"snapshot_id": snapshot_id, "snapshot_type": snapshot.kind},
-            "snapshot_body": zlib.compress(snapshot.body),
-        }
-        for snapshot_id, snapshot in snapshots.items()
-        if snapshot_id not in there
-    ]
-    if not rows:
-        return
-    try:
-        with storage.connect() as connection:
-            connection.execute(table.insert(), rows)
-    except IntegrityError:  # another process has just stored one of them
-        for row in rows:
-            with suppress(IntegrityError), storage.connect() as connection:
-                connection.execute(table.insert(), row)
 
 
 # What is the same for each pass

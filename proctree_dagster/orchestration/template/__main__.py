@@ -1,5 +1,9 @@
 """``python -m proctree_dagster.orchestration.template``: how every launcher starts it."""
 
-from .server import main
+import gc
+
+gc.disable()  # until all is imported: see support/garbage.py
+
+from .server import main  # noqa: E402
 
 main()

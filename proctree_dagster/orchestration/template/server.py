@@ -111,6 +111,7 @@ class Template:
         self._stamps = imports.stamps(files, BEGUN_NS)
         gc.collect()
         gc.freeze()  # or the first collection in each child would copy every page
+        gc.enable()
 
     def _add_to_environment(self) -> None:
         """Set the variables that Dagster reads from ``.env``: before the imports, as it does."""

@@ -27,17 +27,13 @@ from pytest_django import DjangoAssertNumQueries
 from proctree_dagster import functions
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
 from proctree_dagster.models.context_schema import ContextSchema
-from proctree_dagster.orchestration import repository, repository_data
+from proctree_dagster.orchestration import repository, repository_data, snapshot_texts
 from proctree_dagster.orchestration.execution.tree_run import RUN_RESOURCE, WORKERS_RUN_RESOURCE
 from proctree_dagster.orchestration.repository import build_repository
 from proctree_dagster.orchestration.repository_data import LiveRepositoryData
-from proctree_dagster.orchestration.serving import job_snapshots as listing
-from proctree_dagster.orchestration.serving.job_snapshots import (
-    SnapshotJob,
-    snapshot_job,
-    snapshot_text,
-)
+from proctree_dagster.orchestration.serving.job_snapshots import SnapshotJob, snapshot_job
 from proctree_dagster.orchestration.serving.launchpad import context_mapping
+from proctree_dagster.orchestration.snapshot_texts import snapshot_text
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.orchestration.tree_records import TreeRecord, from_row
 from tests.app import processes
@@ -311,7 +307,7 @@ def with_types(context: dg.OpExecutionContext, first: Any) -> list[int]:
     return []
 
 
-GAPS = {"config_schema_snapshot": json.loads(listing._no_config())}
+GAPS = {"config_schema_snapshot": json.loads(snapshot_texts._no_config())}
 
 
 def jobs_of_all_kinds(tree: TreeRecord) -> Iterator[JobDefinition]:
@@ -330,7 +326,9 @@ def jobs_of_all_kinds(tree: TreeRecord) -> Iterator[JobDefinition]:
     yield graph.to_job(config=mapping, metadata={"gaps": dg.MetadataValue.json(GAPS)})
     yield graph.to_job(metadata={"gaps": dg.MetadataValue.json(GAPS)})
     yield dg.GraphDefinition(name="around", node_defs=[graph]).to_job(
-        config=mapping, description=listing._no_config(), tags={"tag": listing._no_types()}
+        config=mapping,
+        description=snapshot_texts._no_config(),
+        tags={"tag": snapshot_texts._no_types()},
     )
 
 

@@ -1,4 +1,4 @@
-"""The jobs of a run in the calling process, kept for the tree's next run there.
+"""The jobs of trees that a process executes or submits, kept for the tree's next run.
 
 A job of Dagster's takes longer to make than a small step to execute, and what it has once found out
 of itself (its configuration, its snapshot) it keeps. One is used again as long as nothing has
@@ -7,30 +7,52 @@ changed of which it was made.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from dagster import JobDefinition
 
 from .. import conf
-from .execution.tree_run import ANY_RUN, Local
-from .translator import ProcessTreeTranslator
+from .configured import is_standard
 from .tree_records import TreeRecord
+
+if TYPE_CHECKING:
+    from .translator import ProcessTreeTranslator
 
 MOST_KEPT = 32
 """Of how many trees the jobs are kept, those that ran last: some 200 KiB each."""
 
 
-@dataclass(frozen=True)
 class Jobs:
-    """The jobs of a run in the calling process."""
+    """The jobs of a run.
 
-    served: JobDefinition
-    """The one that Dagster serves, of which the run is recorded."""
+    Parameters
+    ----------
+    served:
+        The one that Dagster serves.
+    same_plan:
+        Whether every run of it has the same plan.
+    """
 
-    executed: JobDefinition
-    """The one that is executed here."""
+    def __init__(self, served: JobDefinition, *, same_plan: bool) -> None:
+        self.served = served
+        """The one that Dagster serves, of which the run is recorded."""
 
-    same_plan: bool
-    """Whether every run of the job has the same plan (see ``runs.create.create_run``)."""
+        self.same_plan = same_plan
+        """Whether every run of the job has the same plan (see ``runs.create.create_run``)."""
+
+        self._executed: JobDefinition | None = None
+
+    def executed(self, make: Callable[[], JobDefinition]) -> JobDefinition:
+        """Return the one that is executed in the calling process.
+
+        Parameters
+        ----------
+        make:
+            Makes it, if these jobs are not kept, or it was not executed yet.
+        """
+        if self._executed is None:
+            self._executed = make()
+        return self._executed
 
 
 @dataclass(frozen=True)
@@ -48,7 +70,7 @@ _kept: dict[str, _Kept] = {}
 
 
 def of_tree(
-    translator: ProcessTreeTranslator, record: TreeRecord, local: Local, *, in_memory: bool
+    translator: "ProcessTreeTranslator", record: TreeRecord, *, in_memory: bool = False
 ) -> Jobs:
     """Return the jobs of a run.
 
@@ -58,18 +80,15 @@ def of_tree(
         The project's. One of its own may make a job of anything, so each run has jobs of its own.
     record:
         The tree.
-    local:
-        The options of the run.
     in_memory:
         Whether the tree has functions that only the caller has; then nothing is kept.
     """
-    if type(translator) is not ProcessTreeTranslator:
-        return Jobs(translator.job(record), translator.job(record, local=local), same_plan=False)
+    is_kept = is_standard(translator)
 
     def make() -> Jobs:
-        return Jobs(translator.job(record), translator.job(record, local=ANY_RUN), same_plan=True)
+        return Jobs(translator.job(record), same_plan=is_kept)
 
-    return make() if in_memory else _kept_or_made(record, make)
+    return _kept_or_made(record, make) if is_kept and not in_memory else make()
 
 
 def _kept_or_made(record: TreeRecord, make: Callable[[], Jobs]) -> Jobs:

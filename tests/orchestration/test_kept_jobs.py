@@ -1,4 +1,4 @@
-"""The jobs of runs in the calling process: made once, as long as nothing changes."""
+"""The jobs of runs that a process executes or submits: made once, as long as nothing changes."""
 
 import threading
 from collections.abc import Callable, Mapping
@@ -10,7 +10,7 @@ from dagster import DagsterInstance, JobDefinition
 from pytest_django import Settings
 
 from proctree_dagster.models import ProcessTree
-from proctree_dagster.orchestration import local_jobs
+from proctree_dagster.orchestration import kept_jobs
 from proctree_dagster.orchestration.configured import translator
 from proctree_dagster.orchestration.runs import create
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
@@ -36,7 +36,7 @@ def save(name: str = "kept", **more: Any) -> ProcessTreeInstance:
 @pytest.fixture
 def made(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the trees of which a job was made."""
-    local_jobs._kept.clear()
+    kept_jobs._kept.clear()
     found: list[str] = []
     job = ProcessTreeTranslator.job
 
@@ -119,16 +119,16 @@ def test_a_projects_own_translator_makes_those_of_each_run(
 def test_nothing_is_kept_of_functions_that_only_the_caller_has(made: list[str]) -> None:
     save()
     ProcessTreeManager.execute_tree("kept", func_registry={"one": lambda: 1})
-    assert local_jobs._kept == {}
+    assert kept_jobs._kept == {}
 
 
 @pytest.mark.usefixtures("dagster_home")
 def test_no_more_are_kept_than_a_few(made: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local_jobs, "MOST_KEPT", 2)
+    monkeypatch.setattr(kept_jobs, "MOST_KEPT", 2)
     for name in ("first", "second", "first", "third"):
         save(name)
         execute(name)
-    assert list(local_jobs._kept) == ["first", "third"]
+    assert list(kept_jobs._kept) == ["first", "third"]
 
 
 def test_a_run_is_recorded_as_if_its_job_had_been_made_for_it(instance: DagsterInstance) -> None:
