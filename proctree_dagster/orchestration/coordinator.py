@@ -94,6 +94,9 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
             run = self._tagged(self._prepared(run))
             if not self._may_be_limited(run) and self._can_launch(context):
                 return self._instance.launch_run(run.run_id, context.workspace)
+            if queueing.can_together(self._instance):
+                queueing.queue(self._instance, [run])
+                return run.with_status(DagsterRunStatus.QUEUED)
         return super().submit_run(context._replace(dagster_run=run))
 
     def submit_together(

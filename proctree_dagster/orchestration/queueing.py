@@ -1,4 +1,4 @@
-"""Queueing many runs at once: what ``QueuedRunCoordinator`` does for each by itself."""
+"""Queueing runs, many at once: what ``QueuedRunCoordinator`` does for each, with more queries."""
 
 import logging
 import time

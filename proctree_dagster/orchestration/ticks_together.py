@@ -11,7 +11,6 @@ What is not simple is left to Dagster's own function, schedule by schedule: a ti
 interrupted or has failed, and whatever fails here.
 """
 
-import datetime as dt
 import inspect
 import logging
 import sys
@@ -19,8 +18,6 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
@@ -45,17 +42,13 @@ from .dagster_features import (
 from .launcher import is_own_server
 from .launching import releases
 from .tick_messages import Answer, Made, Request, Tick
+from .tick_records import Call, Due, begin, record
 
 if TYPE_CHECKING:
     from .dagster_internals import (
         BaseWorkspaceRequestContext,
         GrpcServerCodeLocation,
-        InstigatorState,
         InstigatorTick,
-        IWorkspaceProcessContext,
-        RemoteSchedule,
-        ScheduleInstigatorData,
-        TickStatus,
     )
 
 logger = logging.getLogger(__name__)
@@ -156,71 +149,6 @@ class TicksExecutor:
             evaluate(calls)
 
 
-class Call:
-    """A call of Dagster's function that evaluates a schedule."""
-
-    def __init__(self, function: Callable[..., Any], bound: inspect.BoundArguments) -> None:
-        self.future: Future[Any] = Future()
-        self._function = function
-        self._bound = bound
-
-    def __getattr__(self, name: str) -> Any:
-        """Return an argument."""
-        try:
-            return self._bound.arguments[name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    if TYPE_CHECKING:
-        logger: logging.Logger
-        workspace_process_context: IWorkspaceProcessContext[Any]
-        remote_schedule: RemoteSchedule
-        schedule_state: InstigatorState
-        end_datetime_utc: dt.datetime
-        tick_retention_settings: Mapping[TickStatus, int]
-        schedule_debug_crash_flags: Any
-        in_memory_last_iteration_timestamp: float | None
-
-    @property
-    def is_ours(self) -> bool:
-        """Whether the schedule is one of a process tree."""
-        repository = self.remote_schedule.get_remote_origin().repository_origin
-        names = repository.code_location_origin.location_name, repository.repository_name
-        return names == (run_tags.LOCATION, run_tags.REPOSITORY) and not (
-            self.remote_schedule.partition_set_name or self.schedule_debug_crash_flags
-        )
-
-    @property
-    def selector_id(self) -> str:
-        """What identifies the schedule in Dagster's storage."""
-        return self.remote_schedule.selector_id
-
-    @cached_property
-    def data(self) -> "ScheduleInstigatorData":
-        """What Dagster has stored of the schedule."""
-        data: ScheduleInstigatorData = self.schedule_state.instigator_data  # type: ignore[assignment]
-        return data
-
-    def make_alone(self) -> None:
-        """Let Dagster's function do it."""
-        try:
-            self.future.set_result(self._function(*self._bound.args, **self._bound.kwargs))
-        except BaseException as error:  # noqa: BLE001  # the scheduler's loop logs it
-            self.future.set_exception(error)
-
-
-@dataclass
-class Due:
-    """A call whose schedule has a tick."""
-
-    call: Call
-    at: dt.datetime
-    following: float
-    """The time of the next tick."""
-
-    tick: "InstigatorTick | None" = None
-
-
 def evaluate(calls: Sequence[Call]) -> None:
     """Evaluate the ticks of schedules, and give each call its result."""
     try:
@@ -247,11 +175,11 @@ def _evaluate_together(calls: Sequence[Call]) -> dict[str, Any]:
     due = [each for each in found if each is not None]
     if not due:
         return {}
-    _begin(instance, due)
+    begin(instance, due)
     answer = _ask(instance, location, due)
     _submit(instance, workspace, answer.made)
     done = [each for each in due if _finish(each, answer)]
-    _record(instance, done)
+    record(instance, done)
     return {each.call.selector_id: _times(instance, each) for each in done}
 
 
@@ -270,41 +198,6 @@ def _due(call: Call, latest: "InstigatorTick | None") -> Due | None:
             return None if last is None else Due(call, last, moment.timestamp())
         last = moment
     return None
-
-
-def _begin(instance: DagsterInstance, due: Sequence[Due]) -> None:
-    """Record ticks as started."""
-    names = {"type": internals.InstigatorType.SCHEDULE.value}
-    with _storage(instance).connect() as connection:
-        for each in due:
-            schedule = each.call.remote_schedule
-            data = internals.TickData(
-                instigator_origin_id=schedule.get_remote_origin_id(),
-                instigator_name=schedule.name,
-                instigator_type=internals.InstigatorType.SCHEDULE,
-                status=internals.TickStatus.STARTED,
-                timestamp=each.at.timestamp(),
-                selector_id=schedule.selector_id,
-            )
-            row = {**names, **_columns(data), "job_origin_id": data.instigator_origin_id}
-            inserted = connection.execute(internals.JobTickTable.insert().values(**row))
-            each.tick = internals.InstigatorTick(inserted.inserted_primary_key[0], data)
-
-
-def _columns(data: Any) -> dict[str, Any]:
-    return {
-        "status": data.status.value,
-        "timestamp": dt.datetime.fromtimestamp(data.timestamp, dt.UTC),
-        "tick_body": serialize_value(data),
-        "selector_id": data.selector_id,
-    }
-
-
-def _storage(instance: DagsterInstance) -> Any:
-    storage = instance.schedule_storage
-    if not hasattr(storage, "connect"):
-        raise TypeError(f"The storage of ticks, {storage!r}, is none of SQL.")
-    return storage
 
 
 def _ask(
@@ -387,29 +280,6 @@ def _finish(due: Due, answer: Answer) -> bool:
     due.tick = tick.with_status(status.SUCCESS, **counts)
     due.call.logger.info("Completed scheduled launch of run %s for %s", made.run_id, name)
     return True
-
-
-def _record(instance: DagsterInstance, done: Sequence[Due]) -> None:
-    """Record the outcomes of ticks, and remove old ticks of the same schedules."""
-    table = internals.JobTickTable
-    now = dt.datetime.now(dt.UTC)
-    if not done:
-        return
-    with _storage(instance).connect() as connection:
-        for each in done:
-            assert each.tick is not None
-            row = _columns(each.tick.tick_data)
-            update = table.update().where(table.c.id == each.tick.tick_id)
-            connection.execute(update.values(**row))
-        for status, days in done[0].call.tick_retention_settings.items():
-            if days > 0:
-                connection.execute(
-                    table.delete().where(
-                        table.c.selector_id.in_([each.call.selector_id for each in done]),
-                        table.c.status == status.value,
-                        table.c.timestamp < now - dt.timedelta(days=days),
-                    )
-                )
 
 
 def _times(instance: DagsterInstance, due: Due) -> Any:

@@ -20,7 +20,7 @@ def look_until(end: Path) -> None:
     while not end.exists():
         with suppress(DatabaseError):  # it is away; any scheduler would call again
             check_and_run_scheduled_tasks()
-        time.sleep(2 - time.time() % 2)  # so that they look at the same moments
+        time.sleep(4 - time.time() % 4)  # so that they look at the same moments
 
 
 def fork_sixteen(work: Callable[[int], None]) -> int:

@@ -119,7 +119,7 @@ def test_a_code_server_killed_amid_ticks_and_launches_neither_loses_nor_doubles_
     tmp_path: Path,
 ) -> None:
     chance = random.Random(0)
-    stack = Accidents(tmp_path, trees=12 if FULL else 6)
+    stack = Accidents(tmp_path, trees=12 if FULL else 4)
     stack.configure_dagster(
         run_monitoring={"start_timeout_seconds": 20},
         # Stock Dagster's, which asks the code server for each worker.

@@ -248,7 +248,7 @@ class Broken(Exception):
     """What a part of the way fails with."""
 
 
-@pytest.mark.parametrize("part", ["_begin", "_ask", "_submit", "_finish", "_record", "_times"])
+@pytest.mark.parametrize("part", ["begin", "_ask", "_submit", "_finish", "record", "_times"])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_what_fails_on_the_way_is_finished_by_dagster_with_one_run_and_one_tick(
     server: Server, part: str, when: str, monkeypatch: pytest.MonkeyPatch
