@@ -95,8 +95,12 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
             if not self._may_be_limited(run) and self._can_launch(context):
                 return self._instance.launch_run(run.run_id, context.workspace)
             if queueing.can_together(self._instance):
-                queueing.queue(self._instance, [run])
-                return run.with_status(DagsterRunStatus.QUEUED)
+                try:
+                    queueing.queue(self._instance, [run])
+                except Exception:  # a database is locked: as Dagster does it, then
+                    logger.exception("Run %s is queued in Dagster's own way.", run.run_id)
+                else:
+                    return run.with_status(DagsterRunStatus.QUEUED)
         return super().submit_run(context._replace(dagster_run=run))
 
     def submit_together(

@@ -11,6 +11,7 @@ says so, once.
 """
 
 import hashlib
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -34,6 +35,9 @@ if TYPE_CHECKING:
 _NAME = HOSTS_FETCH
 _dagsters: Any = None
 """Dagster's own function, once it is replaced."""
+
+_executes_run = False
+"""Whether this process is a run's worker."""
 
 
 class LazyHostScheduler(DagsterDaemonScheduler):
@@ -214,16 +218,25 @@ def install() -> bool:
     Returns
     -------
     bool
-        Whether it does; if not, this Dagster does not allow it, and the log says why.
+        Whether it does; if not, it is no host, or this Dagster does not allow it, and the log says
+        why.
     """
     global _dagsters
-    if not is_on(LAZY_HOSTS):
+    # To examine Dagster imports gRPC: a tenth of a run's start, where nothing is fetched.
+    is_host = internals.NAMES["GrpcServerCodeLocation"] in sys.modules and not _executes_run
+    if not is_host or not is_on(LAZY_HOSTS):
         return False
     found = getattr(internals.snapshot_repository, _NAME)
     if found is not fetch_list:
         _dagsters = found
         setattr(internals.snapshot_repository, _NAME, fetch_list)
     return True
+
+
+def executes_run() -> None:
+    """Note that this process is a run's worker, and so no host."""
+    global _executes_run
+    _executes_run = True
 
 
 def differences() -> list[str]:

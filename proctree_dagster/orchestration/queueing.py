@@ -17,6 +17,7 @@ from dagster import (
 from django.utils import timezone
 
 from . import dagster_internals as internals
+from .dagster_features import RUN_RECORDS, is_on
 
 
 def can_together(instance: DagsterInstance) -> bool:
@@ -24,6 +25,8 @@ def can_together(instance: DagsterInstance) -> bool:
 
     On PostgreSQL Dagster's connections commit each statement, so nothing is gained.
     """
+    if not is_on(RUN_RECORDS):
+        return False
     is_sqlite = isinstance(instance.event_log_storage, internals.SqliteEventLogStorage)
     return is_sqlite and hasattr(instance.run_storage, "connect")
 

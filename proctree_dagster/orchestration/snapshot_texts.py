@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from dagster import DagsterType, JobDefinition, serialize_value
 
 from . import dagster_internals as internals
+from .dagster_features import JOB_SNAPSHOTS, is_on
 
 if TYPE_CHECKING:
     from .dagster_internals import ConfigType
@@ -34,6 +35,8 @@ def snapshot_text(job: JobDefinition) -> str:
     job:
         The full job, which is not changed.
     """
+    if not is_on(JOB_SNAPSHOTS):
+        return serialize_value(job.get_job_snapshot())
     mapping = job.config_mapping
     outer = None if mapping is None else mapping.config_schema.config_type
     if outer is None:  # a translator's own job, whose configuration no mapping hides

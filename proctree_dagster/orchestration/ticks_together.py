@@ -33,6 +33,7 @@ from dagster import (
 from ..domain import run_tags
 from . import dagster_internals as internals
 from .dagster_features import (
+    RUN_RECORDS,
     TICKS_EVALUATE,
     TICKS_EXECUTOR,
     TICKS_TOGETHER,
@@ -78,7 +79,7 @@ def install() -> bool:
         Whether it does; if this Dagster does not allow it, the log says why.
     """
     is_daemon = internals.NAMES["execute_scheduler_iteration_loop"] in sys.modules
-    if not is_daemon or not is_on(TICKS_TOGETHER):
+    if not (is_daemon and is_on(TICKS_TOGETHER) and is_on(RUN_RECORDS)):
         return False
     module = scheduler_module()
     found = getattr(module, TICKS_EXECUTOR)

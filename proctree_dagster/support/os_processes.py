@@ -8,6 +8,7 @@ ids are reused. The state of a process of another boot or namespace is *unknown*
 import enum
 import logging
 import os
+import select
 import signal
 import socket
 import sys
@@ -117,6 +118,16 @@ def handle_of(pid: int) -> int | None:
         return None
 
 
+def _wait_for_end(handle: int | None, seconds: float) -> None:
+    """Wait until the process of a handle ends; without one, a moment."""
+    if handle is None:
+        time.sleep(min(POLL_SECONDS, seconds))
+        return
+    ends = select.poll()
+    ends.register(handle, select.POLLIN)
+    ends.poll(seconds * 1000)
+
+
 @cache
 def boot_id() -> str:
     """Return the id of this boot of this machine; the host's name where there is none."""
@@ -210,10 +221,19 @@ class Identity:
     def wait(self, seconds: float) -> bool:
         """Wait until it has ended; return False if it has not within ``seconds``."""
         deadline = time.monotonic() + seconds
-        while self.state not in (State.GONE, State.UNKNOWN):
-            if time.monotonic() >= deadline:
-                return False
-            time.sleep(POLL_SECONDS)
+        try:
+            handle = handle_of(self.pid)
+        except ProcessLookupError:
+            return True
+        try:
+            while self.state not in (State.GONE, State.UNKNOWN):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                _wait_for_end(handle, left)
+        finally:
+            if handle is not None:
+                os.close(handle)
         return True
 
 

@@ -284,6 +284,14 @@ def test_where_its_parts_differ_dagster_stays_as_it_is_and_the_log_says_so_once(
     assert "differs" in record.getMessage()
 
 
+def test_the_worker_of_a_run_is_no_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(snapshot_repository, hosts._NAME, STOCK)
+    monkeypatch.setattr(hosts, "_executes_run", False)
+    hosts.executes_run()
+    assert not hosts.install()
+    assert snapshot_repository.sync_get_external_repositories_data_grpc is STOCK
+
+
 # Where it is switched on
 
 

@@ -13,6 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from ...support.os_processes import Identity
 from .. import dagster_internals as internals
 from ..dagster_features import OUTPUT_TAIL, is_on
 
@@ -59,6 +60,8 @@ def _tail(path: str, stream: Any) -> Iterator[tuple[int | None, int | None]]:
     finally:
         time.sleep(float(os.environ.get(WAIT_VARIABLE, "0")))
         tail.terminate()
+        # Python's own wait with a timeout looks now and then, with pauses: 0.03 s of each run.
+        Identity.of(tail.pid).wait(TAIL_SECONDS)
         tail.wait(TAIL_SECONDS)
 
 

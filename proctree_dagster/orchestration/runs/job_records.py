@@ -12,6 +12,7 @@ from dagster import DagsterInstance, JobDefinition, serialize_value
 from sqlalchemy.exc import IntegrityError
 
 from .. import dagster_internals as internals
+from ..dagster_features import RUN_RECORDS, is_on
 from ..snapshot_texts import snapshot_text
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def _snapshot(kind: Any, text: str) -> Snapshot:
 
 def can_be_stored(instance: DagsterInstance) -> bool:
     """Return whether an instance's storage of runs is one whose rows are written here."""
-    return hasattr(instance.run_storage, "connect")
+    return is_on(RUN_RECORDS) and hasattr(instance.run_storage, "connect")
 
 
 def store(storage: "SqlRunStorage", snapshots: Mapping[str, Snapshot]) -> None:

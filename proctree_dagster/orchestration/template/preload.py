@@ -1,5 +1,7 @@
 """Work that the template does once, so that no run's process repeats it."""
 
+import importlib
+from contextlib import suppress
 from functools import cache
 
 from alembic.config import Config
@@ -7,7 +9,27 @@ from alembic.script import ScriptDirectory
 
 from .. import dagster_internals as internals
 from .. import homes
-from ..dagster_features import IMPORTED_ONCE, MIGRATIONS_READ_ONCE, is_on
+from ..dagster_features import (
+    EVENT_BATCHING,
+    HOMES,
+    IMPORTED_ONCE,
+    MIGRATIONS_READ_ONCE,
+    OUTPUT_IN_THREADS,
+    OUTPUT_TAIL,
+    QUIET_CONSOLE,
+    RUN_FILES,
+    SQLITE_KEEPALIVE,
+    TEMPLATE,
+    THREADS,
+    is_on,
+)
+from ..launching import sqlite_keepalive
+
+OF_A_RUN = (
+    *(EVENT_BATCHING, HOMES, OUTPUT_IN_THREADS, OUTPUT_TAIL, QUIET_CONSOLE, RUN_FILES),
+    *(SQLITE_KEEPALIVE, TEMPLATE, THREADS),
+)
+"""The features that a run's process asks for."""
 
 
 def import_once() -> None:
@@ -16,9 +38,14 @@ def import_once() -> None:
 
     from .. import coordinator, launcher  # noqa: F401  # what dagster.yaml names
 
+    sqlite_keepalive.keep_engines()  # the coordinator would, which most runs don't open
+    for feature in OF_A_RUN:
+        is_on(feature)  # to examine one imports its names
     if is_on(IMPORTED_ONCE):
         for name in IMPORTED_ONCE.names:
             internals.find(name)
+    with suppress(ImportError):  # it is a library of Dagster's, which may use another
+        importlib.import_module("upath.implementations.local")
 
 
 @cache

@@ -17,6 +17,7 @@ from django.apps import apps
 from ...support import os_processes
 from ...support.os_processes import Identity, State, programs_of
 from .. import dagster_internals as internals
+from .. import hosts
 from ..dagster_internals import ExecuteRunArgs
 from ..launching import sqlite_keepalive, template_client, worker_end
 from ..launching.workers import Worker
@@ -92,6 +93,7 @@ def _work(args: ExecuteRunArgs, *, takes_runs: bool) -> int:
     random.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
+    hosts.executes_run()
     with internals.capture_interrupts():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         with (

@@ -47,4 +47,5 @@ print("loaded:", "dagster" in sys.modules)
 if how == "run":
     before = modules()
     execute_a_tree()
+    print("gRPC:", "grpc" in sys.modules)
     print("more:", sorted(modules() - before))
