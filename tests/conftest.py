@@ -37,7 +37,7 @@ CORNER = (
     *("test_encoding", "test_tree_builder", "test_saved", "test_due_time_claims", "test_tasks"),
     *("test_run_outbox", "test_calling", "test_run", "test_process_options", "test_execution"),
     *("test_translator", "test_repository", "test_launchpad", "test_gate", "test_dagster_access"),
-    *("test_actions", "test_call_context", "test_command_files", "test_versions", "test_imports"),
+    *("test_actions", "test_call_context", "test_command_files", "test_versions"),
     *("test_alerts_sensor", "test_core_tasks"),  # how mail is sent; Django's own tests of tasks
 )
 """Modules that touch most of what differs between releases of Python, Django and Dagster.
