@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from dagster import DagsterInstance, JobDefinition
+from dagster import DagsterInstance, DagsterRunStatus, JobDefinition
 from pytest_django import Settings
 
 from proctree_dagster.models import ProcessTree
@@ -92,6 +92,23 @@ def test_they_are_made_again_when_something_has_changed(
     made.clear()
     execute()
     assert made == ["kept", "kept"]
+
+
+def test_submitted_runs_are_recorded_of_one_job_and_each_with_its_own_context(
+    made: list[str], instance: DagsterInstance
+) -> None:
+    save()
+    ids = [ProcessTreeManager.submit_tree("kept", {"number": n}).run_id for n in range(3)]
+    assert made == ["kept"], "nothing is executed here"
+    runs = [run for each in ids if (run := instance.get_run_by_id(each)) is not None]
+    assert [run.run_config["context"] for run in runs] == [{"number": n} for n in range(3)]
+    assert {run.status for run in runs} == {DagsterRunStatus.QUEUED}
+    [job] = {run.job_snapshot_id for run in runs}
+    assert job is not None
+    assert instance.get_job_snapshot(job).name == "kept"
+    save(retries=1)
+    ProcessTreeManager.submit_tree("kept")
+    assert made == ["kept"] * 2, "the tree has changed"
 
 
 @pytest.mark.usefixtures("dagster_home")
