@@ -22,6 +22,7 @@ from ..domain import run_tags
 from . import dagster_internals as internals
 from .dagster_features import HOSTS_FETCH, LAZY_HOSTS, is_on
 from .dagster_internals import ConfigurableClassData, DagsterDaemonScheduler, RemoteRepositoryOrigin
+from .snapshot_texts import id_of
 
 if TYPE_CHECKING:
     from .dagster_internals import (
@@ -207,9 +208,7 @@ def fetch_job(
     data = internals.extract_serialized_job_snap_from_serialized_job_data_snap(
         answer.serialized_job_data
     )
-    # The value of ``JobSnap.snapshot_id``, without serializing the snapshot again.
-    snapshot_id = hashlib.sha1(data.encode(), usedforsecurity=False).hexdigest()
-    return snapshot_id, deserialize_value(data, internals.JobSnap)
+    return id_of(data), deserialize_value(data, internals.JobSnap)
 
 
 def install() -> bool:

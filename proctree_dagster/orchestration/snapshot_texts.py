@@ -1,6 +1,7 @@
 """The snapshots of jobs as text: what Dagster stores of a job, written in half the time."""
 
 import copy
+import hashlib
 import json
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
@@ -12,6 +13,11 @@ from .dagster_features import JOB_SNAPSHOTS, is_on
 
 if TYPE_CHECKING:
     from .dagster_internals import ConfigType
+
+
+def id_of(text: str) -> str:
+    """Return the id of a snapshot, as ``JobSnap.snapshot_id``, which writes it once more."""
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 @cache

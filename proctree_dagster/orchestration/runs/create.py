@@ -22,7 +22,7 @@ from . import job_records
 from .origins import code_origin, remote_origin
 
 if TYPE_CHECKING:
-    from ..dagster_internals import ExecutionPlan, ExecutionPlanSnapshot, SqlRunStorage
+    from ..dagster_internals import ExecutionPlan, SqlRunStorage
 
 
 def create_run(
@@ -65,7 +65,6 @@ def create_run(
     all_tags |= tagging.missing(all_tags, context)
     if same_plan and job_records.can_be_stored(instance):
         return _record(instance, job, run_config, all_tags, run_id, in_memory=in_memory)
-    plan = create_execution_plan(job, run_config)
     # Not create_run_for_job: it records today's steps, but a run executes the tree as it is
     # when it starts.
     return instance.create_run(
@@ -77,7 +76,7 @@ def create_run(
         root_run_id=None,
         parent_run_id=None,
         step_keys_to_execute=None,
-        **_of_snapshot(job, _snapshot(job, plan), in_memory=in_memory),
+        **of_job(job, create_execution_plan(job, run_config), in_memory=in_memory),
     )
 
 
@@ -112,26 +111,18 @@ def _record(
     return storage.add_run(run)
 
 
-def _snapshot(job: JobDefinition, plan: "ExecutionPlan") -> "ExecutionPlanSnapshot":
-    return snapshot_from_execution_plan(plan, job.get_job_snapshot_id())
-
-
-def of_job(job: JobDefinition, plan: "ExecutionPlan") -> dict[str, Any]:
+def of_job(job: JobDefinition, plan: "ExecutionPlan", *, in_memory: bool = False) -> dict[str, Any]:
     """Return the arguments of ``DagsterInstance.create_run`` that describe a run's job.
 
     Parameters
     ----------
     job, plan:
         The job, and what of it the run executes.
+    in_memory:
+        As for ``create_run``.
     """
-    return _of_snapshot(job, _snapshot(job, plan), in_memory=False)
-
-
-def _of_snapshot(
-    job: JobDefinition, plan: "ExecutionPlanSnapshot", *, in_memory: bool
-) -> dict[str, Any]:
     return {
-        "execution_plan_snapshot": plan,
+        "execution_plan_snapshot": snapshot_from_execution_plan(plan, job.get_job_snapshot_id()),
         "job_snapshot": job.get_job_snapshot(),
         "parent_job_snapshot": None,
         "asset_selection": None,

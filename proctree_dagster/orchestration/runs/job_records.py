@@ -1,6 +1,5 @@
 """What a run records of its job: a snapshot of it, one of its plan, and which pools it uses."""
 
-import hashlib
 import zlib
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,7 +12,7 @@ from sqlalchemy.exc import IntegrityError
 
 from .. import dagster_internals as internals
 from ..dagster_features import RUN_RECORDS, is_on
-from ..snapshot_texts import snapshot_text
+from ..snapshot_texts import id_of, snapshot_text
 
 if TYPE_CHECKING:
     from ..dagster_internals import SqlRunStorage
@@ -71,7 +70,7 @@ def of_job(job: JobDefinition, run_config: Mapping[str, Any], *, same_plan: bool
 def _made(job: JobDefinition, run_config: Mapping[str, Any]) -> JobRecord:
     plan = internals.create_execution_plan(job, run_config)
     job_text = snapshot_text(job)
-    job_id = hashlib.sha1(job_text.encode(), usedforsecurity=False).hexdigest()
+    job_id = id_of(job_text)
     steps = internals.snapshot_from_execution_plan(plan, job_id)
     steps_id = internals.create_execution_plan_snapshot_id(steps)
     kinds = internals.SnapshotType

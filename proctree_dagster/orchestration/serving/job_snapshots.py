@@ -5,7 +5,6 @@ is lazy (see ``hosts``), each snapshot. A full job takes 100 KiB, its snapshot 2
 compressed snapshot 3.
 """
 
-import hashlib
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,7 +13,7 @@ from dagster import GraphDefinition, JobDefinition, deserialize_value
 
 from .. import dagster_internals as internals
 from ..dagster_features import JOB_SNAPSHOTS, is_on
-from ..snapshot_texts import snapshot_text
+from ..snapshot_texts import id_of, snapshot_text
 
 if TYPE_CHECKING:
     from ..dagster_internals import JobSnap
@@ -40,10 +39,9 @@ class SnapshotJob(JobDefinition):
         self._tags_of_job = job.tags
         self._owners = job.owners
         # Not by the job's own method, which makes an index of the snapshot, too.
-        text = snapshot_text(job).encode()
-        # As ``JobSnap.snapshot_id`` does, which would write the snapshot once more.
-        self._snapshot_id = hashlib.sha1(text, usedforsecurity=False).hexdigest()
-        self._packed = zlib.compress(text, 1)
+        text = snapshot_text(job)
+        self._snapshot_id = id_of(text)
+        self._packed = zlib.compress(text.encode(), 1)
         self._build = build
 
     def __getattr__(self, name: str) -> Any:

@@ -1,9 +1,8 @@
 """``python -m proctree_dagster.orchestration.template``: how every launcher starts it."""
 
-import gc
+from ...support import garbage
 
-gc.disable()  # until all is imported: see support/garbage.py
-
-from .server import main  # noqa: E402
+with garbage.not_collected():
+    from .server import main
 
 main()

@@ -23,7 +23,6 @@ from ..dagster_features import (
     THREADS,
     is_on,
 )
-from ..launching import sqlite_keepalive
 
 OF_A_RUN = (
     *(EVENT_BATCHING, HOMES, OUTPUT_IN_THREADS, OUTPUT_TAIL, QUIET_CONSOLE, RUN_FILES),
@@ -38,7 +37,6 @@ def import_once() -> None:
 
     from .. import coordinator, launcher  # noqa: F401  # what dagster.yaml names
 
-    sqlite_keepalive.keep_engines()  # the coordinator would, which most runs don't open
     for feature in OF_A_RUN:
         is_on(feature)  # to examine one imports its names
     if is_on(IMPORTED_ONCE):

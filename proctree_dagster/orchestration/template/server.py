@@ -36,9 +36,9 @@ from dagster import deserialize_value
 from filelock import FileLock
 
 from ...domain import run_tags
-from ...support import os_processes
+from ...support import garbage, os_processes
 from ..dagster_internals import ExecuteRunArgs, InstanceRef, RepositoryPythonOrigin
-from ..launching import imports, plain, template_client, template_log
+from ..launching import imports, plain, sqlite_keepalive, template_client, template_log
 from ..launching.releases import Release
 from ..launching.template_client import IdleTimeouts
 from ..launching.workers import started
@@ -100,6 +100,7 @@ class Template:
         """Import everything once."""
         preload.read_migrations_once()
         preload.import_once()
+        sqlite_keepalive.keep_engines()  # the coordinator would, which few workers open
         before = sockets()
         self._lent = imports.keep_libraries_from_threads()
         with self._reads.noted():
@@ -111,7 +112,6 @@ class Template:
         self._stamps = imports.stamps(files, BEGUN_NS)
         gc.collect()
         gc.freeze()  # or the first collection in each child would copy every page
-        gc.enable()
 
     def _add_to_environment(self) -> None:
         """Set the variables that Dagster reads from ``.env``: before the imports, as it does."""
@@ -475,7 +475,8 @@ def main() -> None:
     template = Template(given.home, given.key, listener, given.origin, idle_timeouts)
     state, process = _read(given.state), os.getpid()
     try:
-        template.warm_up()
+        with garbage.not_collected():
+            template.warm_up()
         if state is not None:
             template.resume(state)
         template.serve()

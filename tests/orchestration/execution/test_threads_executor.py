@@ -581,9 +581,8 @@ def test_what_can_not_be_stopped_is_abandoned_and_said_to_be(
     ran = run(
         memory, job(op("stubborn", stubborn), op("stops", interrupted.until_stopped("stops")))
     )
-    interrupted.is_over = (
-        True  # or it would disturb other tests: its loggers' handlers are still there
-    )
+    # Or it would disturb other tests: its loggers' handlers are still there.
+    interrupted.is_over = True
     for thread in set(threading.enumerate()) - threads:
         thread.join(SECONDS)
     assert ran.status == DagsterRunStatus.CANCELED
