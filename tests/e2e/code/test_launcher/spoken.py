@@ -10,7 +10,7 @@ DATA = (FOLDER / "word").read_text()
 
 def speak(name="scheduled", sleeps=False, **context):
     said = {"pid": os.getpid(), "parent": os.getppid(), "word": WORD, "data": DATA}
-    part = FOLDER / f"{name}.said.part"
+    part = FOLDER / f"{name}.said.{os.getpid()}.part"
     part.write_text(json.dumps(said))
     part.replace(FOLDER / f"{name}.said")
     while sleeps and not (FOLDER / f"{name}.go").exists():

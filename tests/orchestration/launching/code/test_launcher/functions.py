@@ -28,7 +28,7 @@ def work(tags):
         "threads": threading.active_count(),
     }
     path = FOLDER / tags["said"]
-    part = FOLDER / f"{path.name}.part"
+    part = FOLDER / f"{path.name}.{os.getpid()}.part"  # runs may say the same
     part.write_text(json.dumps(said))
     part.replace(path)
     if tags.get("sleeps"):
