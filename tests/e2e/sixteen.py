@@ -10,6 +10,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+from tests.tools.startup.forked_programs import share
+
 
 def look_until(end: Path) -> None:
     """Be one of the sixteen, and look for due times."""
@@ -34,6 +36,7 @@ def fork_sixteen(work: Callable[[int], None]) -> int:
 
     import_once()
     read_migrations_once()  # what sixteen would each read again whenever they ask Dagster
+    share()
 
     children = []
     for number in range(16):

@@ -27,6 +27,7 @@ from django.db import connections
 from proctree_dagster.orchestration import dagster_features, dagster_internals
 from proctree_dagster.orchestration.dagster_features import Feature
 from proctree_dagster.support.project import create_home
+from tests.tools.startup.forked_programs import share
 
 Seen = dict[str, Any]
 
@@ -236,6 +237,7 @@ def main(folder: Path) -> None:
         take_away(off)
         return live(home, off)
 
+    share()
     cases: dict[str, Sequence[Feature]] = {"complete": ()}  # the first: it completes the home
     cases |= {each.key: (each,) for each in dagster_features.FEATURES}
     cases["nothing"] = dagster_features.FEATURES

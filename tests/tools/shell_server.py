@@ -16,6 +16,8 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from tests.tools.startup.forked_programs import run_and_end, share
+
 TIMEOUT_SECONDS = 120
 
 OFTEN = 4
@@ -65,6 +67,7 @@ def serve(descriptor: int) -> None:
     """Fork for each program that comes, until standard input ends. The server calls it."""
     count = 0
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks that wait for programs are reaped
+    share()
     with socket.socket(fileno=descriptor) as listener, selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         selector.register(sys.stdin, selectors.EVENT_READ)
@@ -73,6 +76,7 @@ def serve(descriptor: int) -> None:
             count += 1
             if count == OFTEN:
                 importlib.import_module("proctree_dagster.orchestration.runs.create")
+                share()
             if os.fork() == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 _answer(connection)
@@ -91,8 +95,8 @@ def _answer(connection: socket.socket) -> None:
             os.dup2(output.fileno(), 1)
             os.dup2(errors.fileno(), 2)
             # The functions that it defines belong to the module that they would belong to.
-            exec(program, vars(importlib.import_module("django.core.management.commands.shell")))
-            sys.exit()  # as a program that has come to its end
+            namespace = vars(importlib.import_module("django.core.management.commands.shell"))
+            run_and_end(lambda: exec(program, namespace))
         _, status = os.waitpid(pid, 0)
         printed = [(each.seek(0), each.read().decode())[1] for each in (output, errors)]
     connection.sendall(json.dumps([os.waitstatus_to_exitcode(status), *printed]).encode())

@@ -140,7 +140,9 @@ class Place:
     def failure(self, run_id: str) -> str:
         """Return everything that a run's log says."""
         entries = self.instance.all_logs(run_id)
-        data = [entry.dagster_event and entry.dagster_event.event_specific_data for entry in entries]
+        data = [
+            entry.dagster_event and entry.dagster_event.event_specific_data for entry in entries
+        ]
         errors = [str(error) for each in data if (error := getattr(each, "error", None))]
         return "\n".join([entry.message for entry in entries] + errors)
 

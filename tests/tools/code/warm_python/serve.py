@@ -16,6 +16,8 @@ import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
+from forked_programs import run_and_end, share  # beside what each Python of the tests reads
+
 IMPORTED_ONCE = (
     *("alembic.autogenerate", "dagster", "dagster._cli", "dagster._core.storage.legacy_storage"),
     *("dagster._core.storage.sqlite_storage", "dagster._daemon.controller"),
@@ -34,6 +36,7 @@ def serve(address: str) -> None:
     """Fork for each command line, until standard input ends."""
     for name in IMPORTED_ONCE:
         importlib.import_module(name)
+    share()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks that wait for commands are reaped
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
         listener.bind(f"\0{address}")
@@ -75,7 +78,7 @@ def can_run(request: dict[str, Any]) -> bool:
     return found == ENVIRONMENT and bool(args) and (args[0] == "-m" or args[0].endswith(".py"))
 
 
-def run(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
+def run(request: dict[str, Any], descriptors: list[int]) -> None:
     """Become the command."""
     os.chdir(request["folder"])
     for number, descriptor in enumerate(descriptors):
@@ -84,16 +87,19 @@ def run(request: dict[str, Any], descriptors: list[int]) -> NoReturn:
     sys.stdin = os.fdopen(0, closefd=False)
     sys.stdout = os.fdopen(1, "w", closefd=False)
     sys.stderr = os.fdopen(2, "w", 1, errors="backslashreplace", closefd=False)
-    args = request["args"]
+    run_and_end(lambda: become(request["args"], request["folder"]))
+
+
+def become(args: list[str], folder: str) -> None:
+    """Execute a command line."""
     if args[0] == "-m":
-        sys.path.insert(0, request["folder"])
+        sys.path.insert(0, folder)
         sys.argv = args[1:]
         runpy.run_module(args[1], run_name="__main__", alter_sys=True)
     else:
         sys.path.insert(0, str(Path(args[0]).resolve().parent))
         sys.argv = args
         runpy.run_path(args[0], run_name="__main__")
-    sys.exit()
 
 
 if __name__ == "__main__":
