@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from dagster import DagsterInstance
+from dagster._core.test_utils import create_run_for_test
 from django.core.cache import caches
 from django.utils import timezone
 from pytest_django import Settings
@@ -124,12 +125,20 @@ instance_class:
 
 @pytest.fixture(scope="session")
 def empty_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a Dagster home whose tables are made: a copy of it is faster than a new one."""
+    """Return a Dagster home whose tables are made: a copy of it is faster than a new one.
+
+    It has had a run, so it keeps the empty file of which each run's is a copy.
+    """
     read_migrations_once()
     home = tmp_path_factory.mktemp("empty_home")
     (home / "dagster.yaml").write_text(HOME)
-    with DagsterInstance.from_config(str(home)):
-        return home
+    with DagsterInstance.from_config(str(home)) as instance:
+        run = create_run_for_test(instance)
+        instance.report_engine_event("It had a run.", run)
+        instance.delete_run(run.run_id)
+    for file in (home / "history" / "runs").glob(f"{run.run_id}.db*"):
+        file.unlink()
+    return home
 
 
 @pytest.fixture

@@ -62,10 +62,9 @@ def copy_location(folder: Path) -> None:
 class Place:
     """A Dagster home and a code location."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, empty_home: Path) -> None:
         self.folder = folder
-        self.home = folder / "home"
-        self.home.mkdir()
+        self.home = Path(shutil.copytree(empty_home, folder / "home"))
         (self.home / "dagster.yaml").write_text(CONFIG)
         copy_location(folder)
         self.launched = 0
@@ -191,16 +190,16 @@ def postgres_place(
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    yield from opened(tmp_path, monkeypatch)
+def place(tmp_path: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+    yield from opened(tmp_path, empty_home, monkeypatch)
 
 
-def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def opened(tmp_path: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     monkeypatch.setenv("TEST_FOLDER", str(tmp_path))
     monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
     path = python_path(tmp_path, TOP)
     monkeypatch.setenv("PYTHONPATH", path)
-    place = Place(tmp_path)
+    place = Place(tmp_path, empty_home)
     place.open()
     try:
         yield place

@@ -52,9 +52,9 @@ secrets:
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
+def place(tmp_path: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     """A home whose code is in folders of releases only."""
-    for place in opened(tmp_path, monkeypatch):
+    for place in opened(tmp_path, empty_home, monkeypatch):
         for name in ("location.py", "location_settings.py", "functions.py"):
             (tmp_path / name).unlink()
         monkeypatch.setenv("PYTHONPATH", python_path(TOP))
@@ -363,9 +363,11 @@ def _answers(server: GrpcServerCodeLocationOrigin) -> bool:
 
 
 @pytest.mark.skipif(sys.platform != "linux" or os.getuid() != 0, reason="needs another user")
-def test_a_stranger_is_refused_by_the_template(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stranger_is_refused_by_the_template(
+    empty_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with tempfile.TemporaryDirectory() as short:
-        for place in opened(Path(short), monkeypatch):
+        for place in opened(Path(short), empty_home, monkeypatch):
             assert word(place, place.launch()) == "before"
             [address] = template_client.addresses(str(place.home))
             address.chmod(0o777)  # so that only the check stands in the way

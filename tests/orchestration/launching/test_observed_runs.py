@@ -65,11 +65,14 @@ def is_event(header: Any) -> bool:
 
 
 def test_a_forked_worker_sends_its_spans_and_its_errors_before_it_ends(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reports: tuple[str, list[bytes]]
+    tmp_path: Path,
+    empty_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reports: tuple[str, list[bytes]],
 ) -> None:
     address, received = reports
     monkeypatch.setenv("TEST_SENTRY", address)
-    for place in opened(tmp_path, monkeypatch):
+    for place in opened(tmp_path, empty_home, monkeypatch):
         run_id = _run(place)
     spans = [json.loads(line) for line in (tmp_path / "spans").read_text().splitlines()]
     ids = {span["name"]: span["context"]["span_id"] for span in spans}

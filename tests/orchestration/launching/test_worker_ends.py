@@ -26,11 +26,11 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def place(folder: Path) -> Iterator[Place]:
+def place(folder: Path, empty_home: Path) -> Iterator[Place]:
     """A home and a code location with saved trees, for all tests of this module."""
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setenv("TEST_GRACE", "20")
-        for place in opened(folder, monkeypatch):
+        for place in opened(folder, empty_home, monkeypatch):
             for file in CODE.glob("*.py"):
                 shutil.copy(file, folder)
             subprocess.run([sys.executable, "save_trees.py"], check=True, cwd=folder)
