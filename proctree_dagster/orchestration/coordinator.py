@@ -15,9 +15,9 @@ from dagster import (
 
 from ..domain import run_tags
 from ..domain.limits import MAX_LIMIT_PER_KEY
-from . import queueing, ticks_together
+from . import queue_polls, queueing, ticks_together
 from .launcher import WarmRunLauncher, has_own_server
-from .launching import daemons, releases, sqlite_keepalive
+from .launching import daemons, releases, sqlite_keepalive, wakeups
 
 if TYPE_CHECKING:
     from .dagster_internals import BaseWorkspaceRequestContext, RunQueueConfig
@@ -46,9 +46,9 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
 
     No limit can apply if ``max_concurrent_runs`` is -1, the run has no tag that
     ``tag_concurrency_limits`` name, and no process of its tree has a pool. It takes the
-    configuration of ``QueuedRunCoordinator``; the queue is polled every second, unless
-    ``dequeue_interval_seconds`` is set. It adds the limits of
-    runs with a key, and of trees, to those that are set.
+    configuration of ``QueuedRunCoordinator``; the daemon polls the queue every second, unless
+    ``dequeue_interval_seconds`` is set, and when a run is queued or has ended on its machine. It
+    adds the limits of runs with a key, and of trees, to those that are set.
     """
 
     def __init__(self, dequeue_interval_seconds: int | None = None, **others: Any) -> None:
@@ -77,6 +77,7 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
     @property
     def dequeue_interval_seconds(self) -> float:  # type: ignore[override]
         """Seconds between two polls of the queue; the daemon reads it when it starts."""
+        queue_polls.install()
         self._presence = daemons.Presence()
         return self._poll_seconds
 
@@ -101,7 +102,9 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
                     logger.exception("Run %s is queued in Dagster's own way.", run.run_id)
                 else:
                     return run.with_status(DagsterRunStatus.QUEUED)
-        return super().submit_run(context._replace(dagster_run=run))
+        queued = super().submit_run(context._replace(dagster_run=run))
+        wakeups.wake(self._instance.root_directory)
+        return queued
 
     def submit_together(
         self, runs: Sequence[DagsterRun], workspace: "BaseWorkspaceRequestContext"

@@ -370,6 +370,20 @@ def _of_ticks_together() -> Iterator[str]:
     )
 
 
+def _of_queue_polls() -> Iterator[str]:
+    loop = internals.QueuedRunCoordinatorDaemon.core_loop
+    return _unmet(
+        {
+            "QueuedRunCoordinatorDaemon.core_loop is not what it was": (
+                parameters(loop) == ["self", "workspace_process_context", "shutdown_event"]
+            ),
+            "The daemon does not wait for interval_seconds between two polls of its queue": (
+                {"interval_seconds", "SpanMarker", "END_SPAN"} <= set(names_in(loop))
+            ),
+        }
+    )
+
+
 def _of_run_records() -> Iterator[str]:
     columns = {
         "RunsTable": {
@@ -646,6 +660,16 @@ RUN_RECORDS = Feature(
     differences=_of_run_records,
 )
 
+QUEUE_POLLS = Feature(
+    key="queue_polls",
+    title="Waking the daemon when a run is queued or has ended",
+    names=("QueuedRunCoordinatorDaemon", "SpanMarker"),
+    works_around="Dagster's daemon polls its queue at fixed intervals only.",
+    without="A run that no limit holds back waits for the daemon's next poll.",
+    until="Dagster's daemon can be woken.",
+    differences=_of_queue_polls,
+)
+
 TICKS_TOGETHER = Feature(
     key="ticks_together",
     title="Evaluating schedules that are due together at once",
@@ -733,7 +757,7 @@ RETENTION = Feature(
 FEATURES = (
     *(THREADS, EVENT_BATCHING, JOB_SNAPSHOTS, LAZY_HOSTS, SQLITE_KEEPALIVE),
     *(MIGRATIONS_READ_ONCE, IMPORTED_ONCE, HOMES, TEMPLATE, QUIET_CONSOLE, OUTPUT_IN_THREADS),
-    *(OUTPUT_TAIL, RUN_FILES, RUN_RECORDS, TICKS_TOGETHER),
+    *(OUTPUT_TAIL, QUEUE_POLLS, RUN_FILES, RUN_RECORDS, TICKS_TOGETHER),
     *(RETRY_FROM_FAILURE, SCHEDULE_STATUS, WORKSPACE_CHECK, FAILURES_AT_ONCE, GATED_WEBSERVER),
     RETENTION,
 )

@@ -99,7 +99,8 @@ _BY_MODULE = {
     "dagster._core.workspace.permissions": (
         "LOCATION_SCOPED_PERMISSIONS PermissionResult Permissions"
     ),
-    "dagster._daemon.daemon": "execute_scheduler_iteration_loop",
+    "dagster._daemon.daemon": "SpanMarker execute_scheduler_iteration_loop",
+    "dagster._daemon.run_coordinator": "QueuedRunCoordinatorDaemon",
     "dagster._grpc.client": "DagsterGrpcClient",
     "dagster._grpc.types": "ExecuteRunArgs ExternalScheduleExecutionArgs",
     "dagster._serdes": "ConfigurableClass ConfigurableClassData",
@@ -276,7 +277,11 @@ if TYPE_CHECKING:
         PermissionResult,
         Permissions,
     )
-    from dagster._daemon.daemon import execute_scheduler_iteration_loop  # type: ignore[attr-defined]
+    from dagster._daemon.daemon import (  # type: ignore[attr-defined]
+        SpanMarker,
+        execute_scheduler_iteration_loop,
+    )
+    from dagster._daemon.run_coordinator import QueuedRunCoordinatorDaemon
     from dagster._daemon.types import DaemonHeartbeat
     from dagster._grpc.client import DagsterGrpcClient
     from dagster._grpc.types import ExecuteRunArgs, ExternalScheduleExecutionArgs

@@ -18,6 +18,7 @@ from django.utils import timezone
 
 from . import dagster_internals as internals
 from .dagster_features import RUN_RECORDS, is_on
+from .launching import wakeups
 
 
 def can_together(instance: DagsterInstance) -> bool:
@@ -70,6 +71,7 @@ def queue(instance: DagsterInstance, runs: Sequence[DagsterRun]) -> None:
     ]
     with run_storage.connect() as connection:
         connection.execute(update, rows)
+    wakeups.wake(instance.root_directory)
 
 
 def _event(run: DagsterRun, now: float) -> EventLogEntry:

@@ -27,10 +27,20 @@ LIMITS = """
 """
 
 
+NO_LIMIT_BUT_FOR_ONE = """
+    max_concurrent_runs: -1
+    tag_concurrency_limits:
+      - {key: proctree/tree, value: alone, limit: 1}
+"""
+
+NEVER = 3600
+"""Seconds between two polls of a daemon that polls when it is woken, and no other time."""
+
+
 class Speaking(Stack):
     """A stack whose processes say who they are."""
 
-    def __init__(self, folder: Path, *, limits: str = LIMITS) -> None:
+    def __init__(self, folder: Path, *, limits: str = LIMITS, poll_seconds: int = 1) -> None:
         super().__init__(folder)
         for module in ("spoken.py", "dying.py", "derived.py"):
             shutil.copy(CODE / module, folder)
@@ -46,6 +56,11 @@ class Speaking(Stack):
         for before, after in (
             ("    max_concurrent_runs: 10\n", limits),
             ("WarmRunLauncher\n", "WarmRunLauncher\n  config:\n    linger_seconds: 5\n"),
+            (
+                "StraightRunCoordinator\n  config:\n",
+                "StraightRunCoordinator\n  config:\n"
+                f"    dequeue_interval_seconds: {poll_seconds}\n",
+            ),
         ):
             assert before in text
             text = text.replace(before, after)
@@ -256,8 +271,9 @@ def test_reload_definitions_lets_the_next_run_import_anew(services: Speaking) ->
 
 @pytest.fixture(scope="module")
 def unlimited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Speaking]:
-    """``dagster dev`` without a limit on runs; the last test stops it."""
-    stack = Speaking(tmp_path_factory.mktemp("unlimited"), limits="    max_concurrent_runs: -1\n")
+    """``dagster dev`` without a limit on runs; its daemon must be woken. The last test stops it."""
+    folder = tmp_path_factory.mktemp("unlimited")
+    stack = Speaking(folder, limits=NO_LIMIT_BUT_FOR_ONE, poll_seconds=NEVER)
     try:
         stack.start_dagster()
         yield stack
@@ -273,10 +289,19 @@ def test_where_no_limit_could_apply_a_launch_passes_the_queue(unlimited: Speakin
     assert unlimited.said("straight")["parent"] == unlimited.said("submitted")["parent"]
 
 
-def test_a_tree_with_a_pool_is_queued(unlimited: Speaking) -> None:
+def test_a_tree_with_a_pool_is_queued_and_the_daemon_is_woken(unlimited: Speaking) -> None:
     run_id = unlimited.launch_named("pooled", job="pooled")
     assert unlimited.finished(run_id)["status"] == "SUCCESS"
     assert "RunEnqueuedEvent" in unlimited.events(run_id)
+
+
+def test_of_runs_that_exclude_each_other_the_next_starts_when_one_has_ended(
+    unlimited: Speaking,
+) -> None:
+    names = ["the first", "the second", "the third"]
+    runs = [unlimited.launch_named(name, job="alone") for name in names]
+    assert {unlimited.finished(run_id)["status"] for run_id in runs} == {"SUCCESS"}
+    assert at_once(unlimited.times(runs)) == 1
 
 
 def test_a_due_schedule_passes_the_queue_too(unlimited: Speaking) -> None:

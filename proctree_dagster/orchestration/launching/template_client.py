@@ -6,17 +6,13 @@ socket and passes it on, so that requests queue from the start, and none is lost
 imports. Requests and answers are lines of JSON. Both ends check that the other is the same user.
 """
 
-import hashlib
 import json
 import logging
 import os
 import socket
-import stat
 import struct
 import subprocess
 import sys
-import tempfile
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -26,18 +22,14 @@ import psutil
 from dagster import serialize_value
 from filelock import FileLock
 
-from ...support import os_processes
+from . import sockets
 from .releases import Release
 from .workers import started
 
 logger = logging.getLogger(__name__)
 
 MODULE = "proctree_dagster.orchestration.template"
-LONGEST_ADDRESS = 100
-"""Bytes that the path of a socket may have everywhere (Linux: 107, macOS: 103)."""
-
-ABANDONED_SECONDS = 86_400.0
-"""Seconds after which a socket that no template touches counts as left by a dead machine."""
+KIND = "template"
 
 
 class IdleTimeouts(NamedTuple):
@@ -81,32 +73,12 @@ def address(home: str, key: str) -> Path:
         The home's path is too long for a socket, and the private folder that stands in for it
         belongs to somebody else.
     """
-    folder, stem, mark = _place(home)
-    return folder / f"{stem}{mark}.{key}.sock"
+    return sockets.place(home, KIND).socket(key)
 
 
 def addresses(home: str) -> list[Path]:
     """Return the sockets of all templates of a Dagster home."""
-    folder, stem, mark = _place(home)
-    return sorted(folder.glob(f"{stem}{mark}.*.sock"))
-
-
-def _place(home: str) -> tuple[Path, str, str]:
-    """Return the folder of a home's sockets, the prefix of their names, and this machine's mark.
-
-    Machines and containers that share a home have separate templates.
-    """
-    here = f"{socket.gethostname()} {os_processes.boot_id()} {os_processes.pid_namespace()}"
-    path, mark = Path(home).resolve(), hashlib.sha256(here.encode()).hexdigest()[:6]
-    stem = ".proctree_template."
-    if len(os.fsencode(path / f"{stem}{mark}.0123456789abcdef.sock")) <= LONGEST_ADDRESS:
-        return path, stem, mark
-    folder = Path(tempfile.gettempdir()) / f"proctree-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise PermissionError(f"{folder} must be a folder that only this user can enter.")
-    return folder, f"{hashlib.sha256(os.fsencode(path)).hexdigest()[:16]}.", mark
+    return sockets.place(home, KIND).sockets()
 
 
 def lock(home: str) -> Path:
@@ -297,11 +269,7 @@ def _remove_abandoned(home: str) -> None:
             path.unlink(missing_ok=True)
         else:
             connection.close()
-    folder, stem, _ = _place(home)
-    for path in folder.glob(f"{stem}*.sock"):  # sockets of other machines can't be tested
-        with suppress(FileNotFoundError):
-            if time.time() - path.lstat().st_mtime > ABANDONED_SECONDS:
-                path.unlink()
+    sockets.place(home, KIND).remove_old()
 
 
 def _listen(path: Path) -> socket.socket:

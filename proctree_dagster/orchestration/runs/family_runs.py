@@ -21,6 +21,7 @@ from ...services import run_keys, run_outbox, tree_links
 from ...support import isolation
 from ...support.connections import after_commit, fresh_connections, in_transaction, writing
 from ..dagster_internals import EngineEventData, PlanOrchestrationContext
+from ..launching import wakeups
 from . import opening
 
 logger = logging.getLogger(__name__)
@@ -145,8 +146,13 @@ def _kin(
 
 
 def end(instance: DagsterInstance, run_id: str) -> None:
-    """Deliver the runs that waited for an ended run, its key or its backfill; raises nothing."""
+    """Deliver the runs that waited for an ended run, its key or its backfill; raises nothing.
+
+    The daemon is woken, as a run of its queue may have waited for the place.
+    """
     try:
+        if instance.is_persistent and not isolation.is_active():
+            wakeups.wake(instance.root_directory)
         run = instance.get_run_by_id(run_id)
         if run is None:
             return
