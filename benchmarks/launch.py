@@ -14,7 +14,7 @@ from typing import Any
 
 from tests.tools.stack import wait_for
 
-from .stacks import Ours, Past, Side, Stock, running
+from .stacks import Launches, Ours, Past, Side, Stock, running
 from .table import Row, tell
 
 COST_SECONDS = 9.0
@@ -119,7 +119,7 @@ def queue_rows(folder: Path, rounds: int) -> list[Row]:
     return [Row(f"{QUEUED} queued runs", "a minute", "≥ 8×", full[Stock.name], full[Ours.name])]
 
 
-def latency(side: Side) -> float:
+def latency(side: Launches) -> float:
     """Return the seconds from the launch in the UI's API to the first line of the tree."""
     at, token = side.launch_one()
     begun = wait_for("a run to begin", lambda: side.noted(token, "begins"), 120)
@@ -128,7 +128,7 @@ def latency(side: Side) -> float:
     return begun - at
 
 
-def cost(side: Side, idle: float, seconds: float) -> float:
+def cost(side: Launches, idle: float, seconds: float) -> float:
     """Return the CPU seconds of a run: all of the stack's over a while, less the idle ones."""
     before, at = side.cpu(), time.monotonic()
     _, token = side.launch_one()
@@ -137,7 +137,7 @@ def cost(side: Side, idle: float, seconds: float) -> float:
     return side.cpu() - before - idle * (time.monotonic() - at)
 
 
-def idle_cpu(sides: Sequence[Side], seconds: float) -> list[float]:
+def idle_cpu(sides: Sequence[Launches], seconds: float) -> list[float]:
     """Return the CPU seconds a second that each side takes for nothing, at the same time."""
     before = [side.cpu() for side in sides]
     at = time.monotonic()

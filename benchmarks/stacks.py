@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import psutil
 
@@ -17,7 +17,44 @@ from tests.tools.stack import Stack, wait_for
 CODE = code_of(__file__)
 
 
-class Side(Stack):
+class Launches(Protocol):
+    """What runs are launched through, and measured."""
+
+    name: str
+
+    def launch_one(self) -> tuple[float, str]:
+        """Launch a run; return when, and the run's token."""
+
+    def noted(self, token: str, what: str) -> float | None:
+        """Return when a process of a run noted something."""
+
+    def ended(self, token: str) -> float:
+        """Wait for the last process of a run; return when it ended."""
+
+    def cpu(self) -> float:
+        """Return the CPU seconds of every process that there is, and was."""
+
+
+class Noted:
+    """What runs note in a file."""
+
+    notes: Path
+
+    def noted(self, token: str, what: str) -> float | None:
+        """Return when a process of a run said something."""
+        return self.all_noted(what).get(token)
+
+    def all_noted(self, what: str) -> dict[str, float]:
+        """Return when processes of all runs said something first, by the run's token."""
+        lines = [line.split() for line in self.notes.read_text().splitlines()]
+        return {its: float(at) for its, said, at in reversed(lines) if said == what}
+
+    def ended(self, token: str) -> float:
+        """Wait for the last process of a run."""
+        return wait_for("a run to end", lambda: self.noted(token, "ends"), 120)
+
+
+class Side(Noted, Stack):
     """A stack with the benchmark's tree."""
 
     name: str
@@ -47,18 +84,6 @@ class Side(Stack):
         at = time.time()
         self.launch("bench", self.config(token))
         return at, token
-
-    def noted(self, token: str, what: str) -> float | None:
-        """Return when a process of a run said something."""
-        for line in self.notes.read_text().splitlines():
-            its, said, at = line.split()
-            if (its, said) == (token, what):
-                return float(at)
-        return None
-
-    def ended(self, token: str) -> float:
-        """Wait for the last process of a run."""
-        return wait_for("a run to end", lambda: self.noted(token, "ends"), 120)
 
     def family(self) -> list[psutil.Process]:
         """Return every process of the stack."""

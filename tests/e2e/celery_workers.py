@@ -43,7 +43,7 @@ class Redis:
         self.url = f"redis://127.0.0.1:{self.port}/0"
         self._folder = tempfile.TemporaryDirectory(prefix="proctree-redis-")
         options = {"--port": str(self.port), "--bind": "127.0.0.1", "--save": ""}
-        self._process = subprocess.Popen(
+        self.process = subprocess.Popen(
             [REDIS_SERVER_PATH, *(word for option in options.items() for word in option)],
             cwd=self._folder.name,
             stdout=subprocess.DEVNULL,
@@ -55,8 +55,8 @@ class Redis:
             return client.connect_ex(("127.0.0.1", self.port)) == 0
 
     def stop(self) -> None:
-        self._process.terminate()
-        self._process.wait(30)
+        self.process.terminate()
+        self.process.wait(30)
         self._folder.cleanup()
 
 

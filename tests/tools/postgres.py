@@ -41,9 +41,13 @@ class Postgres:
             "CONN_HEALTH_CHECKS": True,
         }
 
+    def process(self) -> psutil.Process:
+        """Return the server's process; those of its connections are its children."""
+        return psutil.Process(self._server.get_postmaster_info().pid)
+
     def kill(self) -> None:
         """End it at once, as a crash does: connections break, nothing is tidied up."""
-        server = psutil.Process(self._server.get_postmaster_info().pid)
+        server = self.process()
         os.kill(server.pid, signal.SIGQUIT)
         server.wait(60)
 
