@@ -68,7 +68,10 @@ def write_down(
     chosen = run_id or str(uuid.uuid4())
 
     def add() -> None:
-        run_outbox.add(row, context, run_tags, run_id=chosen, submission=submission)
+        is_new = run_id is None
+        run_outbox.add(
+            *(row, context, run_tags), run_id=chosen, is_new=is_new, submission=submission
+        )
 
     elsewhere = bool(open_transactions() - {router.db_for_write(OutboxRun)})
     decides = submission.on_conflict in ("return", "skip")

@@ -28,9 +28,10 @@ from ..process import caching, reporting
 from ..process.run import Outcome, Status
 from ..services import declaring, run_outbox, stand_ins, webserver
 from ..support import isolation
-from ..support.connections import after_commit
+from ..support.connections import after_commit, in_transaction
 
 if TYPE_CHECKING:
+    from ..orchestration.runs.batches import Batch
     from ..orchestration.tree_records import TreeRecord
 
 from . import dagster_loading, submissions
@@ -239,6 +240,7 @@ def submit_row(
     dagster_loading.load()
     from ..orchestration import kept_jobs, tree_records
     from ..orchestration.configured import translator
+    from ..orchestration.runs.batches import Batch
 
     merged = {**row.default_context, **contexts.encode(context or {})}
     contexts.refuse_kept_keys(merged)
@@ -247,7 +249,7 @@ def submit_row(
         validate_tree(row.to_dict())  # it raises, with all problems
     if triggered_by == "python":
         _warn_of_unknown_keys(row, context)
-    kept_jobs.of_tree(translator(), record)  # it may refuse the tree
+    jobs = kept_jobs.of_tree(translator(), record)  # it may refuse the tree
     all_tags = {
         **(run_tags or {}),
         **{tags.TRIGGERED_BY: triggered_by},
@@ -260,7 +262,8 @@ def submit_row(
     if written.outcome == "requested" and isolation.is_active():
         logger.info("A test has submitted %r: run %s is recorded, and not run.", row.name, run_id)
     elif written.outcome == "requested" and submission.is_due(timezone.now()):
-        after_commit(lambda: deliver([run_id]))
+        just_read = Batch() if in_transaction() else Batch.with_tree(row, jobs)
+        after_commit(lambda: deliver([run_id], batch=just_read))
     elif written.outcome == "skipped":
         logger.info("%r is not run: %s with its key is unfinished.", row.name, written.unfinished)
     return SubmittedRun(
@@ -306,7 +309,9 @@ def clear_cache(row: ProcessTree) -> None:
     caching.clear(row.job_name, shared)
 
 
-def deliver(run_ids: Iterable[str] | None = None, *, of_rows: bool = True) -> list[str]:
+def deliver(
+    run_ids: Iterable[str] | None = None, *, of_rows: bool = True, batch: Batch | None = None
+) -> list[str]:
     """Deliver the waiting runs of the outbox to Dagster, as far as possible now.
 
     Call it outside a transaction (see ``connections.after_commit``). It raises nothing: a run that
@@ -319,6 +324,8 @@ def deliver(run_ids: Iterable[str] | None = None, *, of_rows: bool = True) -> li
         Ids of the runs to deliver; all if left out.
     of_rows:
         Whether to deliver those of schedules with a run for each row, too.
+    batch:
+        What the caller has just read of their trees.
 
     Returns
     -------
@@ -326,12 +333,13 @@ def deliver(run_ids: Iterable[str] | None = None, *, of_rows: bool = True) -> li
         Ids of the delivered runs.
     """
     try:
-        if isolation.is_active() or not run_outbox.is_open():
+        if isolation.is_active() or (run_ids is None and not run_outbox.is_open()):
             return []
         from ..orchestration.runs import opening, outbox_delivery
 
         with opening.open_instance(persistent=True) as instance:
-            return outbox_delivery.deliver(instance, run_ids, of_rows=of_rows).delivered
+            done = outbox_delivery.deliver(instance, run_ids, of_rows=of_rows, batch=batch)
+            return done.delivered
     except InstanceError as error:
         logger.warning("Runs wait in the outbox, and can't be handed to Dagster: %s", error)
     except Exception:  # a database can't be reached; the rows stay in the outbox

@@ -87,6 +87,8 @@ def add(
     after: Iterable[str] = (),
     run_id: uuid.UUID | str | None = None,
     submission: Submission = AT_ONCE,
+    *,
+    is_new: bool = False,
 ) -> OutboxRun:
     """Add a run to the outbox, in the caller's transaction.
 
@@ -106,6 +108,8 @@ def add(
         A UUID; left out, a new one is made. An existing row of this id stays as it is.
     submission:
         Not before when it is made, and its key.
+    is_new:
+        Whether there can be no row of this id: the caller has just made it up.
 
     Raises
     ------
@@ -114,21 +118,21 @@ def add(
     """
     span = tracing.current()
     recorded = {"state": OutboxState.DROPPED, "reason": isolation.RECORDED}
-    row, _ = OutboxRun.objects.get_or_create(
-        run_id=uuid.UUID(str(run_id)) if run_id is not None else uuid.uuid4(),
-        defaults={
-            "process_tree": tree,
-            "context": encode(context),
-            "tags": {**tags, **({tag_names.SUBMITTED_IN: span} if span else {})},
-            "family": tags.get(tag_names.FAMILY, ""),
-            "after": [str(each) for each in after],
-            "run_after": submission.run_after,
-            "key": submission.key,
-            "replaces": submission.on_conflict == "replace" and bool(submission.key),
-            **(recorded if isolation.is_active() else {}),
-        },
-    )
-    return row
+    chosen = uuid.UUID(str(run_id)) if run_id is not None else uuid.uuid4()
+    values = {
+        "process_tree": tree,
+        "context": encode(context),
+        "tags": {**tags, **({tag_names.SUBMITTED_IN: span} if span else {})},
+        "family": tags.get(tag_names.FAMILY, ""),
+        "after": [str(each) for each in after],
+        "run_after": submission.run_after,
+        "key": submission.key,
+        "replaces": submission.on_conflict == "replace" and bool(submission.key),
+        **(recorded if isolation.is_active() else {}),
+    }
+    if is_new or run_id is None:
+        return OutboxRun.objects.create(run_id=chosen, **values)
+    return OutboxRun.objects.get_or_create(run_id=chosen, defaults=values)[0]
 
 
 def recorded() -> models.QuerySet[OutboxRun]:

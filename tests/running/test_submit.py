@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus
-from django.db import transaction
+from django.db import connection, transaction
+from django.test.utils import CaptureQueriesContext
 from pytest_django import Settings
 
 from proctree_dagster.exceptions import ContextError, InstanceError
-from proctree_dagster.models import OutboxRun, OutboxState
+from proctree_dagster.models import OutboxRun, OutboxState, ProcessTree
 from proctree_dagster.running import tree_runs
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
@@ -55,6 +56,31 @@ def test_a_run_is_written_down_with_its_id_in_the_callers_transaction(
         ProcessTreeManager.submit_tree("books")
         transaction.set_rollback(True)
     assert OutboxRun.objects.count() == len(instance.get_runs()) == 1
+
+
+@pytest.mark.django_db(transaction=True)
+def test_what_a_transaction_changes_after_a_submit_is_what_the_run_is_made_of(
+    books: None, instance: DagsterInstance
+) -> None:
+    with transaction.atomic():
+        ProcessTreeManager.submit_tree("books")
+        ProcessTreeInstance.load("books").register_schedule(
+            interval_minutes=60, context={"tenant": 7}
+        )
+    [run] = instance.get_runs()
+    assert run.run_config["context"] == {"tenant": 7}
+
+
+@pytest.mark.django_db(transaction=True)
+def test_outside_a_transaction_a_submit_reads_its_tree_once(
+    books: None, instance: DagsterInstance
+) -> None:
+    with CaptureQueriesContext(connection) as captured:
+        ProcessTreeManager.submit_tree("books")
+    reads = [each["sql"] for each in captured if each["sql"].startswith("SELECT")]
+    of_trees = f'FROM "{ProcessTree._meta.db_table}" '
+    assert sum(of_trees in read for read in reads) == 1
+    assert len(instance.get_runs()) == 1
 
 
 @pytest.mark.django_db

@@ -24,6 +24,11 @@ class Batch:
     _problems: dict[int, str] = field(default_factory=dict)
     _contexts: dict[tuple[int, str], dict[str, Any]] = field(default_factory=dict)
 
+    @classmethod
+    def with_tree(cls, tree: ProcessTree, jobs: Jobs) -> "Batch":
+        """Return one for which a tree was just read, and its jobs were made."""
+        return cls({tree.pk: (tree, jobs)})
+
     def of_tree(self, pk: int) -> tuple[ProcessTree, Jobs]:
         """Return a tree, and its jobs.
 

@@ -49,6 +49,7 @@ def deliver(
     *,
     seconds: float = float("inf"),
     of_rows: bool = True,
+    batch: Batch | None = None,
 ) -> Delivery:
     """Deliver ready rows, drop those that can't become ready, and leave the rest.
 
@@ -64,6 +65,8 @@ def deliver(
         Seconds after which no further delivery is started.
     of_rows:
         Whether to deliver runs of schedules with a run for each row, too, that nothing has begun.
+    batch:
+        What the caller has just read of their trees.
 
     Raises
     ------
@@ -94,7 +97,7 @@ def deliver(
             run_keys.release(row)
     verdicts = _verdicts(instance, asked, known)
     succeeded = _succeeded(known)
-    turns, batch = _Turns(instance, waiting), Batch()
+    turns, batch = _Turns(instance, waiting), batch or Batch()
     paused = row_runs.paused(waiting)
     for row in waiting:
         run_id = str(row.run_id)
