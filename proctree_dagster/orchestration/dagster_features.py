@@ -371,7 +371,7 @@ def _of_ticks_together() -> Iterator[str]:
 
 
 def _of_queue_polls() -> Iterator[str]:
-    loop = internals.QueuedRunCoordinatorDaemon.core_loop
+    loop = inspect.unwrap(internals.QueuedRunCoordinatorDaemon.core_loop)
     return _unmet(
         {
             "QueuedRunCoordinatorDaemon.core_loop is not what it was": (

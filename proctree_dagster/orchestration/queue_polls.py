@@ -3,9 +3,11 @@
 Dagster's daemon polls every few seconds, so a run waits for that although nothing holds it back.
 """
 
+import inspect
 import logging
 import time
 from collections.abc import Iterator
+from functools import update_wrapper
 from threading import Event
 from typing import Any
 
@@ -31,17 +33,13 @@ def install() -> None:
         return
     daemon: Any = internals.QueuedRunCoordinatorDaemon
     if daemon.core_loop is not _core_loop:
-        _dagsters.append(daemon.core_loop)
-        daemon.core_loop = _core_loop
-
-
-_dagsters: list[Any] = []
-"""Dagster's own loop, once it is replaced."""
+        daemon.core_loop = update_wrapper(_core_loop, daemon.core_loop)
 
 
 def _core_loop(daemon: Any, workspace_process_context: Any, shutdown_event: Event) -> Iterator[Any]:
     """Yield what Dagster's loop yields, and wait between two polls."""
-    polls = _dagsters[-1](daemon, workspace_process_context, shutdown_event)
+    dagsters: Any = inspect.unwrap(_core_loop)
+    polls = dagsters(daemon, workspace_process_context, shutdown_event)
     try:
         wakeups = Wakeups(workspace_process_context.instance.root_directory)
     except OSError:

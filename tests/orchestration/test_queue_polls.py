@@ -17,6 +17,7 @@ from dagster._core.test_utils import create_run_for_test
 from dagster._daemon.run_coordinator import QueuedRunCoordinatorDaemon
 
 from proctree_dagster.orchestration import queue_polls, queueing
+from proctree_dagster.orchestration.dagster_features import QUEUE_POLLS
 from proctree_dagster.orchestration.launching import wakeups
 from proctree_dagster.orchestration.runs import family_runs
 from proctree_dagster.support import isolation
@@ -124,6 +125,10 @@ def test_a_daemon_that_is_called_all_the_time_polls_for_a_sixth_of_it(
     first, second, third = polls.at[:3]
     least = (1 + queue_polls.SHARE) * polls.lasts
     assert min(second - first, third - second) >= least
+
+
+def test_once_the_daemon_can_be_woken_nothing_is_said_to_be_missing(polls: Polls) -> None:
+    assert QUEUE_POLLS.problems() == []
 
 
 def test_where_there_can_be_no_socket_the_daemon_polls_all_the_same(
