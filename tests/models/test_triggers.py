@@ -526,8 +526,8 @@ class TestTransactions:
     @pytest.mark.parametrize(
         "away",
         [
-            "proctree_dagster.services.run_outbox.is_open",
-            "proctree_dagster.orchestration.runs.outbox_delivery.deliver",
+            "proctree_dagster.services.run_outbox.open_rows",
+            "proctree_dagster.orchestration.runs.opening.check_queue",
         ],
     )
     def test_a_delivery_that_fails_is_logged_and_the_runs_wait(

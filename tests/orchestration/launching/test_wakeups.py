@@ -30,6 +30,11 @@ def wakeups(home: str) -> Iterator[Wakeups]:
         yield wakeups
 
 
+def listening(home: str) -> list[Path]:
+    """Return the sockets of a home's daemons: elsewhere, if its path is long."""
+    return sockets.place(home, KIND).sockets()
+
+
 def test_a_daemon_is_woken_once_by_all_who_have_called(home: str, wakeups: Wakeups) -> None:
     assert not wakeups.wait(SOON)
     for _ in range(3):
@@ -58,16 +63,16 @@ def test_each_of_several_daemons_is_woken(home: str, wakeups: Wakeups) -> None:
         assert other.wait(30)
 
 
-def test_where_no_daemon_is_nothing_happens(home: str, tmp_path: Path) -> None:
+def test_where_no_daemon_is_nothing_happens(home: str) -> None:
     wake(home)
-    assert list(tmp_path.iterdir()) == []
+    assert listening(home) == []
 
 
-def test_nobody_else_can_call_and_an_ended_daemon_leaves_nothing(home: str, tmp_path: Path) -> None:
+def test_nobody_else_can_call_and_an_ended_daemon_leaves_nothing(home: str) -> None:
     with Wakeups(home):
-        [path] = tmp_path.iterdir()
+        [path] = listening(home)
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
-    assert list(tmp_path.iterdir()) == []
+    assert listening(home) == []
 
 
 HANG = """
@@ -80,23 +85,23 @@ time.sleep(600)
 
 
 def test_the_socket_of_a_killed_daemon_is_removed_by_who_calls_next(
-    home: str, tmp_path: Path, wakeups: Wakeups
+    home: str, wakeups: Wakeups
 ) -> None:
-    [own] = tmp_path.iterdir()
+    [own] = listening(home)
     with subprocess.Popen(
         [sys.executable, "-c", HANG, home], cwd=TOP, stdout=subprocess.PIPE
     ) as daemon:
         assert daemon.stdout is not None
         assert daemon.stdout.readline() == b"listens\n"
-        assert len(list(tmp_path.iterdir())) == 2
+        assert len(listening(home)) == 2
         os.kill(daemon.pid, signal.SIGKILL)
     wake(home)
-    assert list(tmp_path.iterdir()) == [own]
+    assert listening(home) == [own]
     assert wakeups.wait(30)
 
 
 def test_sockets_of_machines_that_have_died_do_not_pile_up(
-    home: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    home: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(socket, "gethostname", lambda: "another")

@@ -130,7 +130,8 @@ def test_a_module_that_imports_numpy_is_forked_all_the_same(
     run_id = launch(place, "counts_threads")
     assert place.ended(run_id) == DagsterRunStatus.SUCCESS, place.failure(run_id)
     assert "plain process" not in place.failure(run_id)
-    assert notes(place)[-1] == "None", "what its programs see is the environment as it was"
+    # A template that was replaced may only now note that it ends.
+    assert "None" in notes(place), "what its programs see is the environment as it was"
     # Whoever asks for more threads gets them, and is warned whatever LOGGING says.
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "4")
     run_id = launch(place, "counts_threads")
