@@ -2,7 +2,6 @@
 
 import atexit
 import gc
-import logging
 import os
 import signal
 import sys
@@ -23,27 +22,30 @@ def run_and_end(program: Callable[[], object]) -> NoReturn:
     To take the modules of Django and Dagster down takes half a second, most of it for pages that
     the fork shares until then.
     """
-    status = 0
+    status = 1
+    try:
+        status = _status_of(program)
+        threading._shutdown()  # type: ignore[attr-defined]  # threads are waited for
+        atexit._run_exitfuncs()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    finally:
+        os._exit(status)
+
+
+def _status_of(program: Callable[[], object]) -> int:
+    """Run a program, and return the exit status that the interpreter would have."""
     try:
         program()
     except SystemExit as error:
-        status = _status_of(error)
+        if error.code is None or isinstance(error.code, int):
+            return error.code or 0
+        print(error.code, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         sys.excepthook(*sys.exc_info())
-        status = 128 + signal.SIGINT
+        return 128 + signal.SIGINT
     except BaseException:  # noqa: BLE001  # as the interpreter does
         sys.excepthook(*sys.exc_info())
-        status = 1
-    threading._shutdown()  # type: ignore[attr-defined]  # what the interpreter does: join threads
-    atexit._run_exitfuncs()
-    logging.shutdown()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(status)
-
-
-def _status_of(error: SystemExit) -> int:
-    if error.code is None or isinstance(error.code, int):
-        return error.code or 0
-    print(error.code, file=sys.stderr)
-    return 1
+        return 1
+    return 0
