@@ -6,17 +6,13 @@ Each benchmark starts what it needs in a temporary folder, both sides in the sam
 and stops what it started. The machine is better left alone meanwhile; the load is printed.
 """
 
-import argparse
 import os
-import signal
-import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.tools.interrupts import heed_interrupts
-
 from . import launch, scale, schedules, steps, web
+from .arguments import asked
 from .table import HEADER, Row, tell
 
 BENCHMARKS: dict[str, Callable[[Path, int], list[Row]]] = {
@@ -31,16 +27,7 @@ BENCHMARKS: dict[str, Callable[[Path, int], list[Row]]] = {
 
 def main() -> None:
     """Measure, and print the table."""
-    # What was started is stopped whatever ends this, a time limit included.
-    heed_interrupts()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(BENCHMARKS)}")
-    parser.add_argument("--rounds", type=int, default=10, help="samples of each measure")
-    given = parser.parse_args()
-    unknown = set(given.names) - set(BENCHMARKS)
-    if unknown:
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; choose of {', '.join(BENCHMARKS)}")
+    given = asked("python -m benchmarks", __doc__, BENCHMARKS)
     load = os.getloadavg()
     found = []
     for name in given.names or BENCHMARKS:

@@ -8,10 +8,8 @@ the same time, and take turns. One that can't be installed, started or measured 
 table with the reason. The machine is better left alone meanwhile; the load is printed.
 """
 
-import argparse
 import os
 import shutil
-import signal
 import sys
 import tempfile
 import urllib.error
@@ -22,10 +20,10 @@ from importlib.metadata import version
 from pathlib import Path
 
 from tests.orchestration.opening import address
-from tests.tools.interrupts import heed_interrupts
 from tests.tools.stack import free_port
 
 from . import launch, stacks
+from .arguments import asked
 from .contest import QUEUED, Field, Keeps, Peer, measure, table
 from .programs import CODE, Program
 from .stacks import Side
@@ -339,15 +337,7 @@ PEERS: dict[str, Callable[[Path], Peer]] = {
 
 def main() -> None:
     """Measure, and print it."""
-    heed_interrupts()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=__doc__)
-    parser.add_argument("names", nargs="*", metavar="name", help=f"of {', '.join(PEERS)}")
-    parser.add_argument("--rounds", type=int, default=10, help="samples of each measure")
-    given = parser.parse_args()
-    unknown = set(given.names) - set(PEERS)
-    if unknown:
-        parser.error(f"unknown: {', '.join(sorted(unknown))}; choose of {', '.join(PEERS)}")
+    given = asked("python -m benchmarks.peers", __doc__, PEERS)
     load = os.getloadavg()[0]
     entrants = Field()
     with tempfile.TemporaryDirectory() as folder:

@@ -16,7 +16,7 @@ import psutil
 from tests.tools.stack import wait_for
 
 from .contest import QUEUED, Keeps
-from .stacks import Noted
+from .stacks import Noted, cpu_seconds
 
 CODE = Path(__file__).parent / "code" / "peers"
 """What a client, a worker and settings are made of; all of it is copied beside each."""
@@ -162,12 +162,7 @@ class Program(Noted):
 
     def cpu(self) -> float:
         """Return the CPU seconds of every process that there is, and was."""
-        total = 0.0
-        for top in self.servers:
-            for process in _family(top.pid):
-                with suppress(psutil.NoSuchProcess):
-                    total += sum(process.cpu_times()[:4])
-        return total
+        return cpu_seconds(each for top in self.servers for each in _family(top.pid))
 
     def launch(self, tokens: Sequence[str]) -> float:
         """Launch a run of each token; return when the first was asked for."""

@@ -5,7 +5,7 @@ import json
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -52,6 +52,15 @@ class Noted:
     def ended(self, token: str) -> float:
         """Wait for the last process of a run."""
         return wait_for("a run to end", lambda: self.noted(token, "ends"), 120)
+
+
+def cpu_seconds(processes: Iterable[psutil.Process]) -> float:
+    """Return the CPU seconds of processes, and of the children that each has waited for."""
+    total = 0.0
+    for process in processes:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            total += sum(process.cpu_times()[:4])
+    return total
 
 
 class Side(Noted, Stack):
@@ -104,11 +113,7 @@ class Side(Noted, Stack):
 
     def cpu(self) -> float:
         """Return the CPU seconds of the stack, and of every process that it has had."""
-        total = 0.0
-        for process in self.family():
-            with contextlib.suppress(psutil.NoSuchProcess):
-                total += sum(process.cpu_times()[:4])
-        return total
+        return cpu_seconds(self.family())
 
     def memory(self) -> float:
         """Return the stack's memory in MiB: shared pages are counted once (PSS)."""

@@ -51,26 +51,34 @@ class Polls:
                 break
         self.loop.close()
 
+    def stop(self) -> None:
+        self.end.set()
+        self.thread.join(30)
+
     def count(self, number: int) -> None:
         wait_for(f"poll {number}", lambda: len(self.at) >= number)
 
 
 @pytest.fixture
-def polls(
-    instance: DagsterInstance, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Polls]:
-    seconds, lasts = getattr(request, "param", (SELDOM, 0.0))
+def installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the loop wait to be woken, in this test alone."""
     monkeypatch.setattr(
         QueuedRunCoordinatorDaemon, "core_loop", QueuedRunCoordinatorDaemon.core_loop
     )
     queue_polls.install()
+
+
+@pytest.fixture
+def polls(
+    installed: None, instance: DagsterInstance, request: pytest.FixtureRequest
+) -> Iterator[Polls]:
+    seconds, lasts = getattr(request, "param", (SELDOM, 0.0))
     found = Polls(instance, seconds, lasts)
     try:
         found.count(1)
         yield found
     finally:
-        found.end.set()
-        found.thread.join(30)
+        found.stop()
     assert found.daemon.interval_seconds == seconds
 
 
@@ -132,21 +140,19 @@ def test_once_the_daemon_can_be_woken_nothing_is_said_to_be_missing(polls: Polls
 
 
 def test_where_there_can_be_no_socket_the_daemon_polls_all_the_same(
-    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    installed: None,
+    instance: DagsterInstance,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     def refuse(home: str) -> None:
         raise PermissionError("not here")
 
     monkeypatch.setattr(queue_polls, "Wakeups", refuse)
-    monkeypatch.setattr(
-        QueuedRunCoordinatorDaemon, "core_loop", QueuedRunCoordinatorDaemon.core_loop
-    )
-    queue_polls.install()
     polls = Polls(instance, 0.2, 0.0)
     try:
         polls.count(3)
     finally:
-        polls.end.set()
-        polls.thread.join(30)
+        polls.stop()
     assert "can't be woken" in caplog.text
     assert "not here" in caplog.text
