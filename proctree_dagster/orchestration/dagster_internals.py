@@ -79,8 +79,8 @@ _BY_MODULE = {
     "dagster._core.storage.runs.schema": (
         "RunStorageSqlMetadata RunTagsTable RunsTable SnapshotsTable"
     ),
-    "dagster._core.storage.runs.sql_run_storage": "SnapshotType",
-    "dagster._core.storage.schedules": "SqlScheduleStorage",
+    "dagster._core.storage.runs.sql_run_storage": "SnapshotType SqlRunStorage",
+    "dagster._core.storage.schedules": "SqlScheduleStorage SqliteScheduleStorage",
     "dagster._core.storage.runs.sqlite": "sqlite_run_storage",
     "dagster._core.storage.schedules.migration": "REQUIRED_SCHEDULE_DATA_MIGRATIONS",
     "dagster._core.storage.schedules.schema": "JobTickTable ScheduleStorageSqlMetadata",
@@ -247,7 +247,7 @@ if TYPE_CHECKING:
     )
     from dagster._core.storage.runs.sql_run_storage import SnapshotType, SqlRunStorage
     from dagster._core.storage.runs.sqlite import sqlite_run_storage
-    from dagster._core.storage.schedules import SqlScheduleStorage
+    from dagster._core.storage.schedules import SqliteScheduleStorage, SqlScheduleStorage
     from dagster._core.storage.schedules.base import ScheduleStorage
     from dagster._core.storage.schedules.migration import REQUIRED_SCHEDULE_DATA_MIGRATIONS
     from dagster._core.storage.schedules.schema import JobTickTable, ScheduleStorageSqlMetadata

@@ -227,6 +227,18 @@ def files_of(ref: InstanceRef) -> Sequence[Path]:
     return [each.file for each in databases(ref) if each.file is not None]
 
 
+def mark_of(file: Path) -> object:
+    """Return what differs if there is another file in the place of one; ``None`` if there is none.
+
+    Whoever opens a home creates what has been removed of it again.
+    """
+    try:
+        found = file.stat()
+    except OSError:
+        return None
+    return (found.st_dev, found.st_ino)
+
+
 def has_wrong_driver(ref: InstanceRef) -> bool:
     """Return whether Dagster's own PostgreSQL storage would use a driver with which it fails."""
     data = ref.storage_data

@@ -1,15 +1,19 @@
 """When the daemon polls its queue: whenever it is woken, and in any case as often as configured.
 
 Dagster's daemon polls every few seconds, so a run waits for that although nothing holds it back.
+Here it polls more often, so a poll that finds nothing queued asks for nothing else.
 """
 
 import inspect
 import logging
 import time
 from collections.abc import Iterator
-from functools import update_wrapper
+from functools import cache, update_wrapper
 from threading import Event
 from typing import Any
+
+import sqlalchemy
+from dagster import DagsterInstance, DagsterRunStatus
 
 from . import dagster_internals as internals
 from .dagster_features import QUEUE_POLLS, is_on
@@ -25,7 +29,7 @@ SHARE = 5
 
 
 def install() -> None:
-    """Let the queue's part of Dagster's daemon be woken; only the daemon calls this.
+    """Let the queue's part of the daemon be woken, and ask little; only the daemon calls this.
 
     If this Dagster does not allow it, the log says why, and the daemon polls as Dagster's does.
     """
@@ -34,6 +38,33 @@ def install() -> None:
     daemon: Any = internals.QueuedRunCoordinatorDaemon
     if daemon.core_loop is not _core_loop:
         daemon.core_loop = update_wrapper(_core_loop, daemon.core_loop)
+    if daemon._get_runs_to_dequeue is not _runs_to_launch:
+        daemon._get_runs_to_dequeue = update_wrapper(_runs_to_launch, daemon._get_runs_to_dequeue)
+
+
+def _runs_to_launch(daemon: Any, instance: DagsterInstance, *args: Any, **options: Any) -> Any:
+    """Return what Dagster's method returns, which is not asked while no run is queued.
+
+    It reads the runs under way first: most polls need neither them nor the limits.
+    """
+    if not _is_any_queued(instance):
+        return []
+    return inspect.unwrap(_runs_to_launch)(daemon, instance, *args, **options)
+
+
+def _is_any_queued(instance: DagsterInstance) -> bool:
+    storage = instance.run_storage
+    if not isinstance(storage, internals.SqlRunStorage):  # a project's own
+        return True
+    return storage.fetchone(_any_queued()) is not None
+
+
+@cache
+def _any_queued() -> Any:
+    """Return the query; it is made once, as making it takes longer than its answer."""
+    status = internals.RunsTable.c.status
+    queued = DagsterRunStatus.QUEUED.value
+    return sqlalchemy.select(internals.RunsTable.c.id).where(status == queued).limit(1)
 
 
 def _core_loop(daemon: Any, workspace_process_context: Any, shutdown_event: Event) -> Iterator[Any]:

@@ -12,7 +12,7 @@ import yaml
 from dagster import DagsterInstance, Field
 
 from . import homes
-from .dagster_features import RUN_FILES, is_on
+from .dagster_features import RUN_FILES, SCHEDULE_TABLES, is_on
 from .dagster_internals import (
     ConfigurableClassData,
     DagsterSqliteStorage,
@@ -44,6 +44,15 @@ class SqliteStorage(homes.Guarded, DagsterSqliteStorage):
         is_complete:
             Whether its databases are known to be complete: alembic is not asked then.
         """
+        self._open(base_dir, inst_data, is_complete=is_complete)
+        if is_on(SCHEDULE_TABLES):
+            from .schedule_tables import KnownTables
+
+            self._schedule_storage = KnownTables.like(self._schedule_storage)
+
+    def _open(
+        self, base_dir: str, inst_data: ConfigurableClassData | None, *, is_complete: bool
+    ) -> None:
         found = homes.of_sqlite(base_dir) if is_on(RUN_FILES) else ()
         if not found:
             super().__init__(base_dir, inst_data)

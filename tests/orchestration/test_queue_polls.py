@@ -2,17 +2,24 @@
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from dagster import DagsterInstance, DagsterRunStatus
+from dagster import (
+    DagsterEvent,
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRunStatus,
+    RunsFilter,
+)
 from dagster._core.remote_origin import (
     GrpcServerCodeLocationOrigin,
     RemoteJobOrigin,
     RemoteRepositoryOrigin,
 )
+from dagster._core.storage.runs import SqlRunStorage
 from dagster._core.test_utils import create_run_for_test
 from dagster._daemon.run_coordinator import QueuedRunCoordinatorDaemon
 
@@ -24,6 +31,10 @@ from proctree_dagster.support import isolation
 from tests.tools.stack import wait_for
 
 SELDOM = 600
+
+ORIGIN = RemoteJobOrigin(
+    RemoteRepositoryOrigin(GrpcServerCodeLocationOrigin("localhost", port=1), "trees"), "job"
+)
 
 
 class Polls:
@@ -61,10 +72,11 @@ class Polls:
 
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the loop wait to be woken, in this test alone."""
-    monkeypatch.setattr(
-        QueuedRunCoordinatorDaemon, "core_loop", QueuedRunCoordinatorDaemon.core_loop
-    )
+    """Let the loop wait to be woken, and ask little, in this test alone."""
+    for name in ("core_loop", "_get_runs_to_dequeue"):
+        monkeypatch.setattr(
+            QueuedRunCoordinatorDaemon, name, getattr(QueuedRunCoordinatorDaemon, name)
+        )
     queue_polls.install()
 
 
@@ -85,11 +97,8 @@ def polls(
 def test_a_run_that_is_queued_is_polled_for_at_once(
     polls: Polls, instance: DagsterInstance
 ) -> None:
-    origin = RemoteJobOrigin(
-        RemoteRepositoryOrigin(GrpcServerCodeLocationOrigin("localhost", port=1), "trees"), "job"
-    )
     run = create_run_for_test(
-        instance, status=DagsterRunStatus.NOT_STARTED, remote_job_origin=origin
+        instance, status=DagsterRunStatus.NOT_STARTED, remote_job_origin=ORIGIN
     )
     queueing.queue(instance, [run])
     polls.count(2)
@@ -156,3 +165,86 @@ def test_where_there_can_be_no_socket_the_daemon_polls_all_the_same(
         polls.stop()
     assert "can't be woken" in caplog.text
     assert "not here" in caplog.text
+
+
+# What a poll asks
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[list[DagsterRunStatus]]:
+    """Return of which statuses runs are read."""
+    found: list[list[DagsterRunStatus]] = []
+
+    def noting(read: Callable[..., Any]) -> Callable[..., Any]:
+        def read_noted(storage: object, filters: RunsFilter, *args: Any, **options: Any) -> Any:
+            found.append(list(filters.statuses))
+            return read(storage, filters, *args, **options)
+
+        return read_noted
+
+    for name in ("get_runs", "get_run_records"):
+        monkeypatch.setattr(SqlRunStorage, name, noting(getattr(SqlRunStorage, name)))
+    return found
+
+
+def queued(instance: DagsterInstance) -> str:
+    """Record a run that is queued, and return its id."""
+    status = DagsterRunStatus.QUEUED
+    run = create_run_for_test(instance, status=status, remote_job_origin=ORIGIN)
+    return str(run.run_id)
+
+
+def to_launch(instance: DagsterInstance) -> list[str]:
+    """Return the ids of the runs that a poll launches."""
+    found = QueuedRunCoordinatorDaemon(SELDOM)._get_runs_to_dequeue(
+        instance, instance.get_concurrency_config(), fixed_iteration_time=None
+    )
+    return [run.run_id for run in found]
+
+
+def test_a_poll_that_finds_nothing_queued_reads_no_run(
+    installed: None, instance: DagsterInstance, asked: list[list[DagsterRunStatus]]
+) -> None:
+    for status in DagsterRunStatus:
+        if status is not DagsterRunStatus.QUEUED:
+            create_run_for_test(instance, status=status, remote_job_origin=ORIGIN)
+    assert to_launch(instance) == []
+    assert asked == []
+
+
+def test_a_poll_that_finds_a_run_queued_asks_as_dagster_does(
+    installed: None, instance: DagsterInstance, asked: list[list[DagsterRunStatus]]
+) -> None:
+    run_id = queued(instance)
+    assert to_launch(instance) == [run_id]
+    assert len(asked) == 2
+
+
+def test_a_queued_run_waits_for_the_limit_as_before(
+    installed: None, instance: DagsterInstance
+) -> None:
+    config = instance.get_concurrency_config().run_queue_config
+    assert config is not None
+    run_ids = [queued(instance) for _ in range(config.max_concurrent_runs + 1)]
+    assert to_launch(instance) == run_ids[:-1]
+    starting = DagsterEvent(DagsterEventType.PIPELINE_STARTING.value, "job")
+    instance.run_storage.handle_run_event(run_ids[0], starting)
+    assert to_launch(instance) == run_ids[1:-1]
+
+
+def test_of_a_projects_own_storage_all_is_asked_as_dagster_does(
+    installed: None, instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = queued(instance)
+
+    class Other:
+        """A storage that is none of Dagster's."""
+
+        def __init__(self, real: object) -> None:
+            self._real = real
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._real, name)
+
+    monkeypatch.setattr(instance, "_run_storage", Other(instance.run_storage))
+    assert to_launch(instance) == [run_id]

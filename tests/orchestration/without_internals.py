@@ -175,6 +175,20 @@ def of_run_files(instance: dagster.DagsterInstance, job: dagster.JobDefinition) 
     return type(instance.event_log_storage).__name__ == "SqliteEventLogStorage"
 
 
+def of_schedule_tables(instance: dagster.DagsterInstance, job: dagster.JobDefinition) -> bool:
+    return type(instance.schedule_storage).__name__ == "SqliteScheduleStorage"
+
+
+def of_queue_polls(instance: dagster.DagsterInstance, job: dagster.JobDefinition) -> bool:
+    from dagster._daemon.run_coordinator import QueuedRunCoordinatorDaemon as Daemon
+
+    from proctree_dagster.orchestration import queue_polls
+
+    before = (Daemon.core_loop, Daemon._get_runs_to_dequeue)
+    queue_polls.install()
+    return (Daemon.core_loop, Daemon._get_runs_to_dequeue) == before
+
+
 INSTEAD: dict[str, Callable[[dagster.DagsterInstance, dagster.JobDefinition], bool]] = {
     "threads": of_threads,
     "job_snapshots": of_job_snapshots,
@@ -183,6 +197,8 @@ INSTEAD: dict[str, Callable[[dagster.DagsterInstance, dagster.JobDefinition], bo
     "template": of_template,
     "output_tail": of_output_tail,
     "run_files": of_run_files,
+    "queue_polls": of_queue_polls,
+    "schedule_tables": of_schedule_tables,
     "ticks_together": of_ticks_together,
     "retry_from_failure": of_retry_from_failure,
     "schedule_status": of_schedule_status,
