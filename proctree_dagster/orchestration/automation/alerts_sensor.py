@@ -15,7 +15,7 @@ from ...domain import run_tags
 from ...services import alert_delivery, events, lateness
 from ...support.connections import fresh_connections
 from ..runs import run_events, run_pages
-from .passes import tried
+from .passes import instance_of, tried
 
 INTERVAL = 15
 """Least seconds between two passes."""
@@ -44,8 +44,8 @@ def alerts_sensor() -> SensorDefinition:
 
 
 def _look(context: SensorEvaluationContext) -> SkipReason:
-    with fresh_connections():
-        return SkipReason(look(context.instance) or "Nothing has happened.")
+    with fresh_connections(), instance_of(context) as instance:
+        return SkipReason(look(instance) or "Nothing has happened.")
 
 
 def look(instance: DagsterInstance) -> str:

@@ -16,7 +16,7 @@ from ...support.connections import fresh_connections
 from ..runs import backfill_runs, lost_runs, outbox_delivery
 from ..translator import ProcessTreeTranslator
 from . import alerts_sensor, retention_sensor, trigger_sensors
-from .passes import tried
+from .passes import instance_of, tried
 
 INTERVAL = 10
 """Least seconds between two passes over the outbox."""
@@ -64,8 +64,7 @@ def outbox_sensor() -> SensorDefinition:
 
 
 def _look(context: SensorEvaluationContext) -> SkipReason:
-    instance = context.instance
-    with fresh_connections():
+    with fresh_connections(), instance_of(context) as instance:
         lost = tried(lambda: lost_runs.settle(instance), "Lost runs can't be ended")
         kept = tried(lambda: run_outbox.forget(timezone.now()), "The outbox can't be cleared")
         delivered = outbox_delivery.deliver(instance, seconds=BUDGET_SECONDS)

@@ -19,6 +19,7 @@ from ...exceptions import InstanceError
 from ...models import ProcessTree
 from ...support.connections import fresh_connections
 from ..pruning import passes
+from .passes import instance_of
 
 logger = logging.getLogger(__name__)
 
@@ -89,13 +90,14 @@ def _prune(context: SensorEvaluationContext) -> SkipReason:
         if not is_wanted():
             return SkipReason("Everything is kept: PROCTREE['KEEP'] and the trees name no rule.")
         try:
-            found = passes.prune(
-                context.instance,
-                seconds=BUDGET_SECONDS,
-                spare=SPARE,
-                first_job=cursor.job,
-                thorough=sweeps,
-            )
+            with instance_of(context) as instance:
+                found = passes.prune(
+                    instance,
+                    seconds=BUDGET_SECONDS,
+                    spare=SPARE,
+                    first_job=cursor.job,
+                    thorough=sweeps,
+                )
         except InstanceError as error:
             return SkipReason(str(error))
     if found.counts.total():

@@ -17,6 +17,7 @@ from ...support.connections import fresh_connections
 from ...support.row_reading import readable
 from ..runs import outbox_delivery
 from ..translator import ProcessTreeTranslator
+from .passes import instance_of
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,8 @@ def poll(context: SensorEvaluationContext, trigger_id: int) -> SkipReason:
         ids = [str(run.run_id) for run in polled.runs]
         try:
             if ids:  # most polls have none, and need not open the instance
-                outbox_delivery.deliver(context.instance, ids, seconds=BUDGET_SECONDS)
+                with instance_of(context) as instance:
+                    outbox_delivery.deliver(instance, ids, seconds=BUDGET_SECONDS)
         except Exception:  # the runs are saved: the outbox's own sensor delivers them
             logger.exception("What trigger %s has asked for can't be delivered now.", trigger_id)
     return SkipReason(polled.reason)

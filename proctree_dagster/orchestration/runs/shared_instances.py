@@ -15,16 +15,20 @@ import atexit
 import os
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dagster import DagsterInstance
 
 from .. import homes
 from ..launching import sqlite_keepalive
 from .in_process import in_main_thread
+
+if TYPE_CHECKING:
+    from ..dagster_internals import InstanceRef
 
 IDLE_SECONDS = 300.0
 """Seconds without a user after which an instance is not used again."""
@@ -36,6 +40,9 @@ MOST_USES = 1000
 """How often one is used: a storage may keep something of each run, and never free it."""
 
 _Key = tuple[object, ...]
+"""How an instance is named, whether runs capture their output with it, and which it is."""
+
+_BY_HOME, _BY_REFERENCE = "home", "reference"
 
 
 @dataclass(eq=False)
@@ -71,7 +78,7 @@ class _Shared:
             and self.uses < MOST_USES
             and time.monotonic() - self.unused_since < IDLE_SECONDS
             and self.environment == dict(os.environ)
-            and self.marks == _marks(self.files)
+            and self.marks == [homes.mark_of(each) for each in self.files]
         )
 
 
@@ -97,7 +104,34 @@ def shared(home: str, *, to_execute: bool = False) -> Iterator[DagsterInstance]:
     InstanceError
         See ``homes.open_home``.
     """
-    found = _acquire(home, to_execute=to_execute)
+    yield from _used(_key(home), lambda: homes.open_home(home), to_execute=to_execute)
+
+
+@contextmanager
+def shared_by_reference(ref: "InstanceRef") -> Iterator[DagsterInstance]:
+    """Open the instance that another process refers to, or use the one that is open.
+
+    It is opened as the reference says. The ``dagster.yaml`` of this process's home, if there is
+    one, may be another: a code server's machine needs none.
+
+    Parameters
+    ----------
+    ref:
+        The reference. Nothing is executed with the instance.
+
+    Raises
+    ------
+    InstanceError
+        Its storage can't be opened.
+    """
+    key = (_BY_REFERENCE, False, ref)
+    yield from _used(key, lambda: DagsterInstance.from_ref(ref), to_execute=False)
+
+
+def _used(
+    key: _Key, open_it: Callable[[], DagsterInstance], *, to_execute: bool
+) -> Iterator[DagsterInstance]:
+    found = _acquire(key, open_it, to_execute=to_execute)
     try:
         yield found.instance
     except BaseException:
@@ -107,8 +141,7 @@ def shared(home: str, *, to_execute: bool = False) -> Iterator[DagsterInstance]:
         _release(found, to_execute=to_execute)
 
 
-def _acquire(home: str, *, to_execute: bool) -> _Shared:
-    key = _key(home)
+def _acquire(key: _Key, open_it: Callable[[], DagsterInstance], *, to_execute: bool) -> _Shared:
     with _lock:
         old = [each for each in _open if not each.users and not _is_good(each, key)]
         for each in old:
@@ -121,30 +154,31 @@ def _acquire(home: str, *, to_execute: bool) -> _Shared:
             found.executes = found.executes or to_execute
     _dispose(old)
     if found is None:
-        found = _opened(home, key, to_execute=to_execute)
+        found = _opened(key, open_it, to_execute=to_execute)
     if to_execute:
         found.opened = sqlite_keepalive.keep_open(sqlite_keepalive.of_instance(found.instance))
     return found
 
 
-def _opened(home: str, key: _Key, *, to_execute: bool) -> _Shared:
+def _opened(key: _Key, open_it: Callable[[], DagsterInstance], *, to_execute: bool) -> _Shared:
     sqlite_keepalive.keep_engines()
-    instance = homes.open_home(home)
+    instance = open_it()
     sqlite_keepalive.opened_during_runs.add(instance)
     files = homes.files_of(instance.get_ref())
-    found = _Shared(instance, key, to_execute, files, _marks(files))
+    found = _Shared(instance, key, to_execute, files, [homes.mark_of(each) for each in files])
     with _lock:
         _open.append(found)  # another thread may have opened one: then both are used
     return found
 
 
 def _is_good(unused: _Shared, key: _Key) -> bool:
-    """Return whether an instance stays open while one of a home is opened.
+    """Return whether an instance stays open while another user wants one.
 
     One of another home is not needed any more. Those of the main thread and of others differ only
     in what a run does to them.
     """
-    return unused.key[1:] == key[1:] and unused.may_be_used_again
+    is_of_another = unused.key[0] == key[0] and unused.key[2:] != key[2:]
+    return unused.may_be_used_again and not is_of_another
 
 
 def _release(found: _Shared, *, to_execute: bool) -> None:
@@ -198,20 +232,7 @@ def _key(home: str) -> _Key:
     with suppress(FileNotFoundError):  # Dagster's defaults
         file = Path(home, "dagster.yaml").stat()
         marks += (file.st_ino, file.st_mtime_ns, file.st_size)
-    return (in_main_thread(), home, *marks)
-
-
-def _marks(files: Sequence[Path]) -> Sequence[object]:
-    """Return what a storage's files are now: a file in the place of another is another one."""
-    return [_mark(each) for each in files]
-
-
-def _mark(file: Path) -> object:
-    try:
-        found = file.stat()
-    except OSError:  # removed; whoever opens the home creates it again
-        return None
-    return (found.st_dev, found.st_ino)
+    return (_BY_HOME, in_main_thread(), home, *marks)
 
 
 def _begin_anew() -> None:

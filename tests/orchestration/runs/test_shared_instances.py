@@ -10,12 +10,15 @@ from pathlib import Path
 
 import pytest
 from dagster import DagsterInstance
+from dagster._core.instance.ref import InstanceRef
 from pytest_django import Settings
 
 from proctree_dagster.exceptions import InstanceError
 from proctree_dagster.orchestration import homes
 from proctree_dagster.orchestration.runs import shared_instances
 from proctree_dagster.orchestration.runs.opening import open_instance
+from proctree_dagster.orchestration.runs.shared_instances import shared_by_reference
+from proctree_dagster.orchestration.storage import ProctreeInstance
 from tests.conftest import skip_without
 
 
@@ -257,3 +260,86 @@ def test_a_home_that_can_not_be_opened_is_tried_again(
             pass
     with open_instance() as instance:
         assert instance.get_runs() == []
+
+
+# By a reference of another process
+
+
+def referred(ref: InstanceRef) -> DagsterInstance:
+    """Return the instance that a user of a reference gets; it is unused again."""
+    with shared_by_reference(ref) as instance:
+        assert instance.get_runs() == []
+        return instance
+
+
+@pytest.fixture
+def ref(dagster_home: Path) -> InstanceRef:
+    return InstanceRef.from_dir(str(dagster_home))
+
+
+def test_who_has_a_reference_uses_the_instance_that_is_open(
+    dagster_home: Path, ref: InstanceRef, closed: list[DagsterInstance]
+) -> None:
+    with shared_by_reference(ref) as outer, shared_by_reference(ref) as inner:
+        assert inner is outer
+    assert referred(InstanceRef.from_dir(str(dagster_home))) is outer
+    assert closed == []
+
+
+def test_what_a_reference_says_counts_not_the_settings_of_this_machine(
+    dagster_home: Path, ref: InstanceRef
+) -> None:
+    (dagster_home / "dagster.yaml").unlink()
+    assert type(referred(ref)) is ProctreeInstance
+    assert type(opened()) is DagsterInstance
+
+
+def test_another_reference_is_another_instance(
+    dagster_home: Path, ref: InstanceRef, closed: list[DagsterInstance]
+) -> None:
+    before = referred(ref)
+    change_settings(dagster_home)
+    assert referred(InstanceRef.from_dir(str(dagster_home))) is not before
+    assert closed == [before]
+
+
+def test_one_by_a_reference_and_one_of_a_home_stay_open_side_by_side(
+    ref: InstanceRef, closed: list[DagsterInstance]
+) -> None:
+    by_reference, of_home = referred(ref), opened()
+    assert by_reference is not of_home
+    assert (referred(ref), opened()) == (by_reference, of_home)
+    assert closed == []
+
+
+@pytest.mark.parametrize("change", [replace_folder, replace_database])
+def test_one_by_a_reference_is_opened_anew_when_its_databases_are_others(
+    dagster_home: Path,
+    ref: InstanceRef,
+    change: Callable[[Path], None],
+    closed: list[DagsterInstance],
+) -> None:
+    before = referred(ref)
+    change(dagster_home)
+    assert referred(ref) is not before
+    assert closed == [before]
+
+
+def test_one_by_a_reference_whose_user_has_failed_is_closed(
+    ref: InstanceRef, closed: list[DagsterInstance]
+) -> None:
+    with pytest.raises(ValueError, match="no"), shared_by_reference(ref) as failed:
+        raise ValueError("no")
+    assert closed == [failed]
+
+
+def test_threads_with_one_reference_are_all_served(ref: InstanceRef) -> None:
+    start = threading.Barrier(8)
+
+    def use(_: int) -> DagsterInstance:
+        start.wait(30)
+        return referred(ref)
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(use, range(8)))
+    assert referred(ref) is referred(ref)
