@@ -85,7 +85,7 @@ def build_repository(extra: Definitions | None = None) -> LiveRepository:
     run_console.heed_level()
     _prepare_home()
     if template_client.is_code_server():
-        preload.read_migrations_once()  # each tick of a sensor opens Dagster's instance
+        preload.keep_migrations()  # each tick of a project's own sensor may open the instance
     if template_client.is_daemons_code_server():
         # It may take long, while the daemon waits for this code server.
         threading.Thread(target=webserver.replace_dead_code_server, daemon=True).start()

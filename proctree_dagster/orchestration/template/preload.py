@@ -1,6 +1,7 @@
 """Work that the template does once, so that no run's process repeats it."""
 
 import importlib
+import threading
 from contextlib import suppress
 from functools import cache
 
@@ -46,9 +47,20 @@ def import_once() -> None:
         importlib.import_module("upath.implementations.local")
 
 
-@cache
 def read_migrations_once() -> None:
-    """Make alembic read the migrations of Dagster's storages now, not whenever one is opened.
+    """Make alembic read the migrations of Dagster's storages now, not whenever one is opened."""
+    keep_migrations()
+    if is_on(MIGRATIONS_READ_ONCE):
+        ScriptDirectory.from_config(_config_of_dagster())
+
+
+def _config_of_dagster() -> Config:
+    return internals.get_alembic_config(internals.sqlite_run_storage.__file__)
+
+
+@cache
+def keep_migrations() -> None:
+    """Make alembic read the migrations of Dagster's storages when they are first asked for only.
 
     Opening an instance and a run's file of events asks four times for the newest of some ninety
     scripts, and alembic executes all of them each time: 0.1 s of each launch. They don't change
@@ -58,14 +70,21 @@ def read_migrations_once() -> None:
     if not is_on(MIGRATIONS_READ_ONCE):
         return
     read = ScriptDirectory.from_config.__func__  # type: ignore[attr-defined]
-    config_of_dagster = internals.get_alembic_config(internals.sqlite_run_storage.__file__)
-    dagsters = ScriptDirectory.from_config(config_of_dagster)
-    dagsters.get_current_head()
     locations = (internals.ALEMBIC_SCRIPTS_LOCATION, str(homes.scripts()))
+
+    lock = threading.Lock()  # a code server's ticks ask in threads
+    kept: list[ScriptDirectory] = []
+
+    def dagsters() -> ScriptDirectory:
+        with lock:
+            if not kept:
+                kept.append(read(ScriptDirectory, _config_of_dagster()))
+                kept[0].get_current_head()
+            return kept[0]
 
     def from_config(cls: type[ScriptDirectory], config: Config) -> ScriptDirectory:
         if config.get_main_option("script_location") in locations:
-            return dagsters
+            return dagsters()
         found: ScriptDirectory = read(cls, config)
         return found
 

@@ -1,6 +1,7 @@
 """What the template and code servers do once for all changes nothing for what a run does itself."""
 
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from alembic.script import ScriptDirectory
 from dagster._core.storage.runs.sqlite import sqlite_run_storage
 from dagster._core.storage.sql import get_alembic_config
 
+from proctree_dagster.orchestration import homes
 from proctree_dagster.orchestration.repository import build_repository
 from proctree_dagster.orchestration.template import preload
 from proctree_dagster.orchestration.template.preload import read_migrations_once
@@ -60,12 +62,31 @@ def test_two_projects_with_the_same_relative_folder_are_told_apart(
     assert directories[0] is not directories[1]
 
 
-@pytest.mark.parametrize(("argv", "reads"), [(["dagster", "api", "grpc"], 1), (["pytest"], 0)])
-def test_a_code_server_reads_the_migrations_once_for_all_its_ticks(
-    argv: list[str], reads: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("argv", "keeps"), [(["dagster", "api", "grpc"], 1), (["pytest"], 0)])
+def test_a_code_server_keeps_the_migrations_that_a_tick_has_read(
+    argv: list[str], keeps: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[None] = []
     monkeypatch.setattr(sys, "argv", argv)
-    monkeypatch.setattr(preload, "read_migrations_once", lambda: asked.append(None))
+    monkeypatch.setattr(preload, "keep_migrations", lambda: asked.append(None))
     build_repository()
-    assert len(asked) == reads
+    assert len(asked) == keeps
+
+
+def test_where_they_are_kept_they_are_read_when_they_are_first_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read: list[Config] = []
+
+    def from_config(cls: type[ScriptDirectory], config: Config) -> ScriptDirectory:
+        read.append(config)
+        return ScriptDirectory(str(homes.scripts()))
+
+    monkeypatch.setattr(ScriptDirectory, "from_config", classmethod(from_config))
+    preload.keep_migrations.__wrapped__()
+    assert read == []
+    config = get_alembic_config(sqlite_run_storage.__file__)
+    with ThreadPoolExecutor(4) as pool:
+        found = set(pool.map(lambda _: ScriptDirectory.from_config(config), range(4)))
+    assert (len(found), len(read)) == (1, 1)
+    assert found.pop().get_current_head() == homes.newest_revision()
