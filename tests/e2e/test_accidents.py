@@ -14,6 +14,7 @@ import pytest
 from django.db import connections
 
 from tests.e2e import daemon as daemons
+from tests.e2e import sixteen as sixteen_processes
 from tests.e2e.accidents import Accidents
 from tests.tools.stack import wait_for
 
@@ -52,9 +53,10 @@ def test_of_many_due_times_sixteen_processes_and_a_daemon_run_each_once(
     tmp_path: Path, database: dict[str, Any] | None
 ) -> None:
     stack = Accidents(tmp_path, trees=40 if FULL else 24, database=database)
+    stack.env["DAEMON_LOOKS_EVERY"] = str(sixteen_processes.EVERY)  # at the sixteen's moments
     try:
         stack.prepare()
-        stack.give_due_times()  # what is overdue is ticked every minute
+        stack.give_due_times()
         stack.start_code_server()
         stack.start_a_daemon()
         sixteen = stack.start_sixteen()
@@ -119,7 +121,7 @@ def test_a_code_server_killed_amid_ticks_and_launches_neither_loses_nor_doubles_
     tmp_path: Path,
 ) -> None:
     chance = random.Random(0)
-    stack = Accidents(tmp_path, trees=12 if FULL else 4)
+    stack = Accidents(tmp_path, trees=12 if FULL else 2)
     stack.configure_dagster(
         run_monitoring={"start_timeout_seconds": 20},
         # Stock Dagster's, which asks the code server for each worker.

@@ -25,19 +25,33 @@ INSTALLED_APPS = [*INSTALLED_APPS, "e2e_app"]
 """
 
 
+SAVE_TREES = """
+from e2e_app import processes
+
+ProcessTreeInstance("watched").add_process("watch", func=processes.watch).save()
+ProcessTreeInstance("hen_and_egg").add_process("fetch", func=processes.fetch).save()
+process = {"name": "work", "func": "e2e_app.unlicensed:work"}
+ProcessTree(name="unlicensed", processes=[process]).save()
+"""
+
+
 @pytest.fixture(scope="module")
 def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """The example with one more app, and a tree of it that is due when Dagster starts."""
+    """The example with one more app and its trees, one of which is due when Dagster starts."""
     stack = Stack(tmp_path_factory.mktemp("browser"))
     app = stack.folder / "e2e_app"
     app.mkdir()
     (app / "__init__.py").touch()
     shutil.copy(CODE / "processes.py", app)
+    (app / "unlicensed.py").write_text('raise RuntimeError("the licence has expired")')
     (stack.folder / "e2e_settings.py").write_text(SETTINGS)
     stack.env["DJANGO_SETTINGS_MODULE"] = "e2e_settings"
     try:
         stack.set_up_example()
-        stack.shell(CODE / "save_imports.py", silently=True)
+        # Each tree that is saved later has Dagster load its code again.
+        for program in ("save_imports.py", "save_every_type.py", "save_nulls.py"):
+            stack.shell(CODE / program, silently=True)
+        stack.shell(SAVE_TREES, silently=True)
         stack.start_dagster()
         stack.graphql(browsers.SKIP_THE_WELCOME)
         yield stack
@@ -66,7 +80,7 @@ def tab(browser: BrowserContext, stack: Stack) -> Iterator[Tab]:
 @pytest.fixture(scope="module")
 def commanded_run(stack: Stack) -> str:
     """A run that a management command started, and whose second process failed."""
-    done = stack.manage(
+    done = stack.type(
         "import_by_command", "--context", '{"name": "import_by_command"}', check=False
     )
     assert done.returncode == 1
@@ -178,12 +192,6 @@ def test_the_graph_shows_the_types_that_functions_are_annotated_with(tab: Tab) -
 def test_what_a_function_says_is_seen_while_it_runs_and_what_it_shows_on_its_output(
     tab: Tab, stack: Stack
 ) -> None:
-    save(
-        stack,
-        "from e2e_app import processes\n"
-        "ProcessTreeInstance('watched').add_process('watch', func=processes.watch).save()",
-        "watched",
-    )
     run_id = stack.launch("watched")
 
     tab.open_run(run_id)
@@ -206,17 +214,6 @@ from e2e_app import processes
 ProcessTreeInstance("saved_meanwhile").add_process("fetch", func=processes.fetch).save()
 """
 
-SAVE_UNLICENSED = """
-process = {"name": "work", "func": "e2e_app.unlicensed:work"}
-ProcessTree(name="unlicensed", processes=[process]).save()
-"""
-
-SAVE_HEN_AND_EGG = """
-from e2e_app import processes
-
-ProcessTreeInstance("hen_and_egg").add_process("fetch", func=processes.fetch).save()
-"""
-
 BREAK_HEN_AND_EGG = """
 trees = ProcessTree.objects.filter(name="hen_and_egg")
 [process] = trees.get().processes
@@ -224,12 +221,6 @@ hen = {**process, "name": "hen", "dependencies": ["egg"]}
 egg = {**process, "name": "egg", "dependencies": ["hen"]}
 trees.update(processes=[hen, egg])
 """
-
-
-def save(stack: Stack, code: str | Path, job: str) -> None:
-    """Save a tree, and wait until Dagster serves it."""
-    stack.shell(code)
-    wait_for(f"Dagster to serve {job}", lambda: job in stack.job_names())
 
 
 def written_down(stack: Stack) -> list[str]:
@@ -243,8 +234,7 @@ def written_down(stack: Stack) -> list[str]:
 def test_every_type_comes_through_the_launchpad_as_through_a_command(
     tab: Tab, stack: Stack
 ) -> None:
-    save(stack, CODE / "save_every_type.py", "write_down")
-    stack.manage("write_down")
+    stack.type("write_down")
     from_command = written_down(stack)
 
     prefilled = tab.open_launchpad("write_down")
@@ -260,8 +250,7 @@ def test_a_null_or_an_empty_dictionary_is_not_prefilled_and_comes_through(
     tab: Tab, stack: Stack
 ) -> None:
     """Dagster leaves both out of what it prefills, except in lists; a launch has them again."""
-    save(stack, CODE / "save_nulls.py", "nulls")
-    stack.manage("nulls")
+    stack.type("nulls")
     from_command = written_down(stack)
 
     assert tab.open_launchpad("nulls") == (
@@ -322,11 +311,6 @@ def test_a_tree_saved_meanwhile_appears_where_webserver_and_daemon_run_by_themse
 def test_a_tree_whose_module_fails_says_why_on_its_page_and_its_neighbour_runs(
     tab: Tab, stack: Stack
 ) -> None:
-    (stack.folder / "e2e_app" / "unlicensed.py").write_text(
-        'raise RuntimeError("the licence has expired")'
-    )
-    save(stack, SAVE_UNLICENSED, "unlicensed")
-
     tab.open_job("unlicensed")
     tab.see_process("broken_tree")
     tab.see("the licence has expired")
@@ -338,7 +322,6 @@ def test_a_tree_whose_module_fails_says_why_on_its_page_and_its_neighbour_runs(
 def test_a_run_of_a_tree_that_goes_round_in_a_circle_says_so_and_its_neighbour_runs(
     tab: Tab, stack: Stack
 ) -> None:
-    save(stack, SAVE_HEN_AND_EGG, "hen_and_egg")
     tab.open_launchpad("hen_and_egg")
     stack.shell(BREAK_HEN_AND_EGG, silently=True)
 
@@ -354,7 +337,7 @@ def test_a_run_of_a_tree_that_goes_round_in_a_circle_says_so_and_its_neighbour_r
 
 
 def test_re_execute_all_repeats_a_run_that_a_command_started(tab: Tab, stack: Stack) -> None:
-    stack.manage("monthly_close", "--context", '{"organisation": "Harbour Lane Design"}')
+    stack.type("monthly_close", "--context", '{"organisation": "Harbour Lane Design"}')
     run_id = stack.runs("monthly_close")[0]["runId"]
     tab.open_run(run_id)
 

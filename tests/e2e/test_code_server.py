@@ -29,10 +29,10 @@ def test_a_webserver_whose_code_server_was_killed_launches_again_and_the_doctor_
     (code_server,) = [
         child for child in webserver.children(recursive=True) if "grpc" in child.cmdline()
     ]
-    assert "The webserver reaches its code server." in stack.manage("proctree", "doctor").stdout
+    assert "The webserver reaches its code server." in stack.type("proctree", "doctor").stdout
     code_server.kill()
     code_server.wait(30)
-    examined = stack.manage("proctree", "doctor", check=False)
+    examined = stack.type("proctree", "doctor", check=False)
     assert examined.returncode == 1
     assert "The webserver's code server has ended" in examined.stdout
 
@@ -45,7 +45,7 @@ def test_a_webserver_whose_code_server_was_killed_launches_again_and_the_doctor_
     )
 
     def is_reached() -> bool:
-        output = stack.manage("proctree", "doctor", check=False).stdout
+        output = stack.type("proctree", "doctor", check=False).stdout
         return "The webserver reaches its code server." in output
 
     wait_for("the new one to be reached", is_reached, 120)

@@ -36,15 +36,20 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     stack.env["DJANGO_SETTINGS_MODULE"] = "e2e_settings"
     stack.env["E2E_TOKEN"] = TOKEN
     try:
-        stack.start()
-        prepare_schedules(stack)
+        stack.set_up_example()
+        save_trees(stack)
+        stack.start_dagster()
+        save_what_nobody_tells_dagster_of(stack)
         yield stack
     finally:
         assert stack.stop() == [], "processes outlived Ctrl-C"
 
 
-def prepare_schedules(stack: Stack) -> None:
-    """Set up what the daemon needs a minute or two to come to; the last tests look at it."""
+def save_trees(stack: Stack) -> None:
+    """Save the trees before Dagster starts: each that is saved later has it load its code again.
+
+    The daemon needs a minute or two to come to some of the schedules; the last tests look at them.
+    """
     path = str(stack.folder / "go_on")
     stack.shell(
         "ProcessTreeSchedule.objects.filter(process_tree__name='receivables_reminder')"
@@ -58,9 +63,18 @@ def prepare_schedules(stack: Stack) -> None:
         "tree = ProcessTreeInstance('leads').add_process('quick', func='e2e_functions:quick')\n"
         "tree.add_dependent_tree('follows').add_sibling_tree('beside')\n"
         "tree.set_run_tags(['year', 'missing']).save()\n"
+        "ProcessTree.objects.create(name='broken', processes=["
+        "{'name': 'a', 'func': 'e2e_functions:quick', 'dependencies': ['b']},"
+        "{'name': 'b', 'func': 'os:system', 'dependencies': ['a']}])\n"
+        "ProcessTreeInstance('shrunk').add_process('first', func='e2e_functions:quick')"
+        ".add_process('bad', func='e2e_functions:fails', dependencies=['first']).save()\n",
+        silently=True,
     )
-    stack.shell(code_of(__file__) / "save_requests.py")
-    # Nobody asks Dagster to reload for these.
+    stack.shell(code_of(__file__) / "save_requests.py", silently=True)
+
+
+def save_what_nobody_tells_dagster_of(stack: Stack) -> None:
+    """Save schedules while Dagster is up, and do not ask it to reload."""
     stack.shell(
         "ProcessTreeInstance.load('was_due').register_schedule(interval_minutes=600)\n"
         "for name in ['held_back', 'unannounced']:\n"
@@ -134,7 +148,7 @@ def test_a_launch_is_followed_and_a_person_finds_the_way_there_and_back(stack: S
 
 
 def test_a_command_appears_in_the_same_history_and_is_executed_again(stack: Stack) -> None:
-    done = stack.manage("monthly_close")
+    done = stack.type("monthly_close")
     run_id = done.stdout.split()[-1].rpartition("/")[2]
     run = stack.run(run_id)
     assert run["status"] == "SUCCESS"
@@ -146,7 +160,7 @@ def test_a_command_appears_in_the_same_history_and_is_executed_again(stack: Stac
 
 
 def test_a_command_that_fails_exits_with_1_and_is_tried_again_from_failure(stack: Stack) -> None:
-    done = stack.manage("monthly_close", "--context", BAD_CONTEXT, check=False)
+    done = stack.type("monthly_close", "--context", BAD_CONTEXT, check=False)
     assert done.returncode == 1
     assert "There is no organisation 'Acme'" in done.stderr
     run_id = done.stdout.split()[-1].rpartition("/")[2]
@@ -183,12 +197,7 @@ def test_a_tree_saved_while_dagster_is_up_is_launched_without_a_restart(stack: S
 
 
 def test_a_tree_that_is_broken_shows_its_reason_while_its_neighbours_run(stack: Stack) -> None:
-    stack.shell(
-        "ProcessTree.objects.create(name='broken', processes=["
-        "{'name': 'a', 'func': 'e2e_functions:quick', 'dependencies': ['b']},"
-        "{'name': 'b', 'func': 'os:system', 'dependencies': ['a']}])"
-    )
-    wait_for("the broken job", lambda: "broken" in stack.job_names())
+    assert "broken" in stack.job_names()
     run = stack.finished(stack.launch("broken"))
     assert run["status"] == "FAILURE"
     [failure] = [
@@ -203,12 +212,8 @@ def test_a_tree_that_is_broken_shows_its_reason_while_its_neighbours_run(stack: 
 
 
 def test_a_re_execution_whose_step_is_gone_is_refused_with_its_reason(stack: Stack) -> None:
-    run_id = stack.shell(
-        "ProcessTreeInstance('shrunk').add_process('first', func='e2e_functions:quick')"
-        ".add_process('bad', func='e2e_functions:fails', dependencies=['first']).save()\n"
-        "print(ProcessTreeManager.execute_tree('shrunk')['run_id'])"
-    ).split()[-1]
-    wait_for("the job", lambda: "shrunk" in stack.job_names())
+    executed = stack.shell("print(ProcessTreeManager.execute_tree('shrunk')['run_id'])")
+    run_id = executed.split()[-1]
     stack.shell("ProcessTreeInstance.load('shrunk').remove_process('bad').save()", silently=True)
 
     def refusal() -> str | None:
@@ -269,9 +274,11 @@ def typed(*args):
 """
 
 
-def typed(stack: Stack, *actions: list[str]) -> list[tuple[int, str, str]]:
+def typed(stack: Stack, *actions: list[str], silently: bool = False) -> list[tuple[int, str, str]]:
     """Type actions of ``manage.py proctree``, all of them in one process."""
-    printed = stack.shell(f"{ACTIONS}print(json.dumps([typed(*each) for each in {actions!r}]))")
+    printed = stack.shell(
+        f"{ACTIONS}print(json.dumps([typed(*each) for each in {actions!r}]))", silently=silently
+    )
     return [tuple(each) for each in json.loads(printed.splitlines()[-1])]
 
 
@@ -344,6 +351,7 @@ def test_what_changes_when_trees_run_works_beside_a_running_daemon(stack: Stack)
         ["home"],
         ["clear-cache", "typed"],
         ["fire", "by hand", "--json"],
+        silently=True,
     )
     assert scheduled[0] == 0, scheduled
     assert "Next due time: " in scheduled[1]
@@ -513,7 +521,7 @@ def test_while_a_scheduled_run_is_running_the_next_due_time_is_kept(stack: Stack
 
 def listed(stack: Stack, tree: str) -> str:
     """Return what ``proctree list`` says of a tree, its warnings included."""
-    done = stack.manage("proctree", "list")
+    done = stack.type("proctree", "list")
     lines = [*done.stdout.splitlines(), *done.stderr.splitlines()]
     return "\n".join(line for line in lines if line.startswith(tree))
 

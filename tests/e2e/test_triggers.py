@@ -160,7 +160,7 @@ def test_every_type_is_fired_by_hand_and_a_fire_that_is_rolled_back_is_none(stac
         "    print(name, run.run_id)\n"
     )
     fired = dict(line.split() for line in out.splitlines() if line.count(" ") == 1)
-    told = stack.manage("proctree", "fire", "event", "--context", '{"how": "by hand"}').stdout
+    told = stack.type("proctree", "fire", "event", "--context", '{"how": "by hand"}').stdout
     assert told.startswith("Fired 'event': 1 run\n  of_event: run ")
     fired["event"] = told.split()[-2]
     assert told.split()[-1] == f"{stack.url}/runs/{fired['event']}"

@@ -118,14 +118,31 @@ class Stack:
         ``silently``: without asking Dagster to reload. ``environment``: beside the stack's own.
         """
         program = code.read_text() if isinstance(code, Path) else IMPORTS + code
-        env = {**self.env, **environment}
-        key = (self.top, *sorted(env.items()))
-        if key not in self._shells:
-            self._shells[key] = ShellServer(self.top, env, self.log)
-        done = self._shells[key].run(f"{SILENTLY}{program}" if silently else program)
+        if silently:
+            program = SILENTLY + program
+        done = self._shell_server(environment).run(program)
         if done.returncode:
             raise AssertionError(f"exit status {done.returncode} of {code}\n{done.stderr}")
         return done.stdout.strip()
+
+    def type(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+        """Do as ``manage``, in a fork of a Python that has set Django up: a third of the time."""
+        done = self._shell_server().run(
+            "import runpy, sys\n"
+            f"sys.argv = {['manage.py', *args]!r}\n"
+            "runpy.run_path('manage.py', run_name='__main__')"
+        )
+        if check and done.returncode:
+            raise AssertionError(f"manage.py {args} exited {done.returncode}\n{done.stderr}")
+        return done
+
+    def _shell_server(self, environment: Mapping[str, str] | None = None) -> ShellServer:
+        """Return what forks, with an environment beside the stack's own."""
+        env = {**self.env, **(environment or {})}
+        key = (self.top, *sorted(env.items()))
+        if key not in self._shells:
+            self._shells[key] = ShellServer(self.top, env, self.log)
+        return self._shells[key]
 
     def start(self) -> None:
         """Set the example up, and wait until Dagster serves it."""

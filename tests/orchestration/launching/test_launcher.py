@@ -189,16 +189,37 @@ def postgres_place(
     return place
 
 
+@pytest.fixture(scope="module")
+def place_of_several(tmp_path_factory: pytest.TempPathFactory, empty_home: Path) -> Iterator[Place]:
+    place = Place(tmp_path_factory.mktemp("place"), empty_home)
+    place.open()
+    try:
+        yield place
+    finally:
+        place.close()
+
+
+SHARES = pytest.mark.parametrize("place", ["shared"], indirect=True)
+"""Of a test that leaves the template as it was: its runs are forked from that of its neighbours."""
+
+
 @pytest.fixture
-def place(tmp_path: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    yield from opened(tmp_path, empty_home, monkeypatch)
+def place(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    empty_home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Iterator[Place]:
+    if getattr(request, "param", None) == "shared":
+        shared: Place = request.getfixturevalue("place_of_several")
+        set_environment(shared.folder, monkeypatch)
+        yield shared
+    else:
+        yield from opened(tmp_path, empty_home, monkeypatch)
 
 
 def opened(tmp_path: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
-    monkeypatch.setenv("TEST_FOLDER", str(tmp_path))
-    monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
-    path = python_path(tmp_path, TOP)
-    monkeypatch.setenv("PYTHONPATH", path)
+    set_environment(tmp_path, monkeypatch)
     place = Place(tmp_path, empty_home)
     place.open()
     try:
@@ -207,6 +228,14 @@ def opened(tmp_path: Path, empty_home: Path, monkeypatch: pytest.MonkeyPatch) ->
         place.close()
 
 
+def set_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Set what the code of a folder reads, and what its template is known by."""
+    monkeypatch.setenv("TEST_FOLDER", str(folder))
+    monkeypatch.delenv("DJANGO_SETTINGS_MODULE", raising=False)
+    monkeypatch.setenv("PYTHONPATH", python_path(folder, TOP))
+
+
+@SHARES
 def test_the_log_of_a_run_is_live(place: Place) -> None:
     run_id = place.launch(sleeps="true")
     place.said(run_id)
@@ -219,6 +248,7 @@ def test_the_log_of_a_run_is_live(place: Place) -> None:
     assert place.ended(run_id) == DagsterRunStatus.SUCCESS
 
 
+@SHARES
 def test_a_run_is_forked_into_a_session_of_its_own(place: Place) -> None:
     first, second = place.launch(), place.launch()
     said = [place.said(run_id) for run_id in (first, second)]
@@ -319,6 +349,7 @@ def test_a_template_that_was_killed_is_started_again_and_its_runs_go_on(place: P
     assert place.ended(slow) == DagsterRunStatus.SUCCESS
 
 
+@SHARES
 def test_a_worker_that_dies_fails_its_run(place: Place) -> None:
     run_id = place.launch(sleeps="yes")
     os.kill(place.said(run_id)["pid"], signal.SIGKILL)
@@ -326,6 +357,7 @@ def test_a_worker_that_dies_fails_its_run(place: Place) -> None:
     assert "SIGKILL" in place.failure(run_id)
 
 
+@SHARES
 def test_a_plain_worker_of_an_ordinary_location_that_dies_fails_its_run(place: Place) -> None:
     run_id = place.create(attribute="job", sleeps="yes").run_id
     place.instance.launch_run(run_id, workspace=None)  # type: ignore[arg-type]
@@ -335,16 +367,19 @@ def test_a_plain_worker_of_an_ordinary_location_that_dies_fails_its_run(place: P
     assert "SIGKILL" in place.failure(run_id)
 
 
+@SHARES
 def test_a_worker_that_dies_while_its_run_is_starting_fails_it(place: Place) -> None:
     (place.folder / "hold").touch()
     run_id = place.launch()
     worker = wait_for("the worker", lambda: Worker.of_run(place.run(run_id)))
     assert place.run(run_id).status == DagsterRunStatus.STARTING
     os.kill(worker.pid, signal.SIGKILL)
+    (place.folder / "hold").unlink()
     assert place.ended(run_id) == DagsterRunStatus.FAILURE
     assert "SIGKILL" in place.failure(run_id)
 
 
+@SHARES
 @pytest.mark.parametrize("known", ["by its tag", "by the template"])
 def test_a_run_is_terminated_by_any_process(place: Place, known: str) -> None:
     run_id = place.launch(sleeps="yes")
@@ -376,11 +411,13 @@ def test_a_reused_process_id_is_never_hit(place: Place) -> None:
     assert place.ended(run_id) == DagsterRunStatus.CANCELED, "nobody was left to cancel it"
 
 
+@SHARES
 def test_what_was_copied_from_another_run_is_no_worker(place: Place) -> None:
     worker = Worker.of_process("another run", os.getpid())
     assert Worker.of_run(place.create(**worker.as_tags())) is None  # type: ignore[arg-type]
 
 
+@SHARES
 @pytest.mark.parametrize(
     "elsewhere", [{"host": "another-host"}, {"boot_id": "another"}, {"pid_namespace": "pid:[1]"}]
 )
@@ -554,7 +591,8 @@ def no_more(after: tuple[int, ...], before: tuple[int, ...]) -> bool:
     return all(now <= then for now, then in zip(after, before, strict=True))
 
 
-def test_forty_runs_in_a_row_leave_nothing_behind(place: Place) -> None:
+@SHARES
+def test_twenty_runs_in_a_row_leave_nothing_behind(place: Place) -> None:
     def run_some(count: int) -> None:
         for run_id in [place.launch(said="same") for _ in range(count)]:
             assert place.ended(run_id) == DagsterRunStatus.SUCCESS, place.failure(run_id)
@@ -563,7 +601,7 @@ def test_forty_runs_in_a_row_leave_nothing_behind(place: Place) -> None:
     template, me = place.template(), psutil.Process()
     wait_for("the workers to end", lambda: not template.children(recursive=True))
     before = belongings(template), belongings(me)
-    for _ in range(9):
+    for _ in range(4):
         run_some(4)
     assert place.template() == template
     wait_for("the workers to end", lambda: not template.children(recursive=True))
