@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import hypothesis
 import pytest
 from dagster import DagsterInstance
 from dagster._core.test_utils import create_run_for_test
@@ -25,6 +26,10 @@ from tests.tools.interrupts import heed_interrupts
 if TYPE_CHECKING:
     from tests.tools.postgres import Postgres
 
+
+# Each run draws other examples; a hundred of each test's took a minute of two processors.
+hypothesis.settings.register_profile("fifty", max_examples=50)
+hypothesis.settings.load_profile("fifty")
 
 collect_ignore_glob = ["*/code/*"]
 """What tests give to other processes is no test."""

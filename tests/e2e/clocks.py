@@ -34,7 +34,7 @@ class Clock:
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
             "FAKETIME_NO_CACHE": "1",
-            "DAEMON_LOOKS_EVERY": "1",
+            "DAEMON_IS_WATCHFUL": "1",
         }
 
     def set(self, moment: dt.datetime) -> None:

@@ -2,9 +2,8 @@
 
 Run as a program, it starts one daemon for each line that it reads: forked from a process that has
 imported everything, so it is up at once. The line names the point where the daemon dies, or none.
-``DAEMON_PROGRESS`` names the file of the notes. ``DAEMON_LOOKS_EVERY``: so many seconds pass
-between its looks at the schedules, at whole multiples of them; a stock daemon sleeps until the
-minute is over, and would sleep through a test.
+``DAEMON_PROGRESS`` names the file of the notes. ``DAEMON_IS_WATCHFUL``: it looks at the clock each
+second, where a stock daemon sleeps until the minute is over, and would sleep through a test.
 """
 
 import os
@@ -59,10 +58,9 @@ def noted(
     return call
 
 
-def wait_seconds(start_time: float) -> float:
+def wait_a_second(start_time: float) -> float:
     """Wait, and say that the next look is overdue: no time of the clock is waited for."""
-    seconds = int(os.environ["DAEMON_LOOKS_EVERY"])
-    time.sleep(seconds - time.time() % seconds)
+    time.sleep(1)
     return 0.0
 
 
@@ -103,8 +101,8 @@ def main() -> None:
     ):
         setattr(owner, name, noted(getattr(owner, name), before, after))
     ticks_together._submit = submit_together
-    if "DAEMON_LOOKS_EVERY" in os.environ:
-        scheduler._get_next_scheduler_iteration_time = wait_seconds
+    if os.environ.get("DAEMON_IS_WATCHFUL"):
+        scheduler._get_next_scheduler_iteration_time = wait_a_second
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the dead need no one who waits for them
     for line in sys.stdin:
         child = os.fork()

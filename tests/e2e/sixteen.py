@@ -12,9 +12,6 @@ from pathlib import Path
 
 from tests.tools.startup.forked_programs import share
 
-EVERY = 4
-"""Seconds between two looks of each."""
-
 
 def look_until(end: Path) -> None:
     """Be one of the sixteen, and look for due times."""
@@ -25,7 +22,7 @@ def look_until(end: Path) -> None:
     while not end.exists():
         with suppress(DatabaseError):  # it is away; any scheduler would call again
             check_and_run_scheduled_tasks()
-        time.sleep(EVERY - time.time() % EVERY)  # so that they look at the same moments
+        time.sleep(4 - time.time() % 4)  # so that they look at the same moments
 
 
 def fork_sixteen(work: Callable[[int], None]) -> int:

@@ -14,7 +14,6 @@ import pytest
 from django.db import connections
 
 from tests.e2e import daemon as daemons
-from tests.e2e import sixteen as sixteen_processes
 from tests.e2e.accidents import Accidents
 from tests.tools.stack import wait_for
 
@@ -53,10 +52,9 @@ def test_of_many_due_times_sixteen_processes_and_a_daemon_run_each_once(
     tmp_path: Path, database: dict[str, Any] | None
 ) -> None:
     stack = Accidents(tmp_path, trees=40 if FULL else 24, database=database)
-    stack.env["DAEMON_LOOKS_EVERY"] = str(sixteen_processes.EVERY)  # at the sixteen's moments
     try:
         stack.prepare()
-        stack.give_due_times()
+        stack.give_due_times()  # what is overdue is ticked every minute
         stack.start_code_server()
         stack.start_a_daemon()
         sixteen = stack.start_sixteen()

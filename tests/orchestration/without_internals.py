@@ -27,7 +27,7 @@ from django.db import connections
 from proctree_dagster.orchestration import dagster_features, dagster_internals
 from proctree_dagster.orchestration.dagster_features import Feature
 from proctree_dagster.support.project import create_home
-from tests.tools.startup.forked_programs import share
+from tests.tools.startup.forked_programs import import_once, share
 
 Seen = dict[str, Any]
 
@@ -253,6 +253,7 @@ def main(folder: Path) -> None:
         take_away(off)
         return live(home, off)
 
+    import_once()  # nothing of this package, which looks for the names when it is imported
     share()
     cases: dict[str, Sequence[Feature]] = {"complete": ()}  # the first: it completes the home
     cases |= {each.key: (each,) for each in dagster_features.FEATURES}

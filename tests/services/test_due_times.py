@@ -199,7 +199,7 @@ def due_times(case: Case, first: int, last: int) -> list[int]:
 NEW_YEAR = "2026-01-01 00:00"
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=25)
 @given(cases(), st.integers(0, 364 * DAY))
 @example(case(DAY, "01:30", "Europe/London", NEW_YEAR), 0)  # in the gap, and in what comes twice
 @example(case(15, "00:00", "Europe/London", NEW_YEAR), 0)
@@ -215,7 +215,7 @@ def test_due_times_are_what_the_clocks_say(case: Case, other: int) -> None:
         assert due_times(case, first, last) == case.due_times(first, last)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(deadline=None, max_examples=15)
 @given(cases(), st.integers(1, 50), st.integers(-1, 1))
 @example(case(1, "00:00", "Europe/London", NEW_YEAR), 1001, 0)
 @example(case(1, "00:00", "Europe/London", NEW_YEAR), 1001, 1)
@@ -433,7 +433,7 @@ LONDON = case(60, "00:30", "Europe/London", "2026-10-24 12:00")
 
 
 @pytest.mark.django_db
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(cases(), WEATHERS)
 @example(LONDON, CALM)
 @example(LONDON, DOWN)
@@ -479,7 +479,7 @@ def field(text: str, count: int) -> set[int]:
     return values
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=20)
 @given(cases(), st.integers(0, 364 * DAY))
 @example(case(45, "00:10", "Europe/London", NEW_YEAR), 0)  # exact
 @example(case(50, "00:10", "Europe/London", NEW_YEAR), 0)  # every 10 minutes

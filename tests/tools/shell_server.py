@@ -1,7 +1,7 @@
 """Lines of Python in a project, without a new interpreter for each: they run in forks of one.
 
-That one has set Django up, and imports Dagster once it is used often: each takes half a second or
-more, and a fork takes milliseconds.
+That one has set Django up and imported Dagster: each takes half a second or more, and a fork takes
+milliseconds. It is a fork itself, of one that has imported both for all stacks of these tests.
 """
 
 import importlib
@@ -17,11 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tests.tools.startup.forked_programs import run_and_end, share
+from tests.tools.warm_python import Forks, forks_of_these_tests
 
 TIMEOUT_SECONDS = 120
 
-OFTEN = 4
-"""The program before which Dagster is imported for all that come."""
+LISTENER = 3
+"""The descriptor of the socket to which programs come."""
 
 
 class ShellServer:
@@ -30,20 +31,18 @@ class ShellServer:
     def __init__(self, folder: Path, env: Mapping[str, str], log: Path) -> None:
         """Start it in a project's folder."""
         self._address = f"\0proctree-tests-{os.getpid()}-{id(self)}"
+        program = f"from {__name__} import serve; serve({LISTENER})"
+        args = ["manage.py", "shell", "--no-imports", "-c", program]
+        ours, self._theirs = os.pipe()  # its end tells the server that nobody is left
         with socket.socket(socket.AF_UNIX) as listener, log.open("ab") as output:
             listener.bind(self._address)
             listener.listen(64)
-            program = f"from {__name__} import serve; serve({listener.fileno()})"
-            self._process = subprocess.Popen(
-                [sys.executable, "manage.py", "shell", "--no-imports", "-c", program],
-                cwd=folder,
-                env=env,
-                stdin=subprocess.PIPE,  # its end tells the server that nobody is left
-                stdout=output,
-                stderr=output,
-                pass_fds=[listener.fileno()],
-                start_new_session=True,
-            )
+            files = [ours, output.fileno(), output.fileno(), listener.fileno()]
+            # What is loaded before all else can't be loaded into a fork.
+            self._own = Forks(folder, env) if "LD_PRELOAD" in env else None
+            forks = self._own or forks_of_these_tests()
+            self._ends = forks.start(args, folder, env, files)
+        os.close(ours)
 
     def run(self, program: str) -> "subprocess.CompletedProcess[str]":
         """Run a program as ``manage.py shell`` does, and return what it came to."""
@@ -58,25 +57,24 @@ class ShellServer:
 
     def stop(self) -> None:
         """End it; the programs that it runs go on to their ends."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait(30)
+        os.close(self._theirs)
+        with self._ends:
+            self._ends.settimeout(30)
+            self._ends.recv(1024)
+        if self._own is not None:
+            self._own.stop()
 
 
 def serve(descriptor: int) -> None:
     """Fork for each program that comes, until standard input ends. The server calls it."""
-    count = 0
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks that wait for programs are reaped
+    importlib.import_module("proctree_dagster.orchestration.runs.create")
     share()
     with socket.socket(fileno=descriptor) as listener, selectors.DefaultSelector() as selector:
         selector.register(listener, selectors.EVENT_READ)
         selector.register(sys.stdin, selectors.EVENT_READ)
         while not any(key.fileobj is sys.stdin for key, _ in selector.select()):
             connection, _ = listener.accept()
-            count += 1
-            if count == OFTEN:
-                importlib.import_module("proctree_dagster.orchestration.runs.create")
-                share()
             if os.fork() == 0:
                 signal.signal(signal.SIGCHLD, signal.SIG_DFL)
                 _answer(connection)

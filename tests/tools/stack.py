@@ -128,7 +128,10 @@ class Stack:
     def type(self, *args: str, check: bool = True) -> subprocess.CompletedProcess[str]:
         """Do as ``manage``, in a fork of a Python that has set Django up: a third of the time."""
         done = self._shell_server().run(
-            "import runpy, sys\n"
+            "import importlib, runpy, sys\n"
+            "from django.core.management import get_commands\n"
+            "get_commands.cache_clear()  # a command may have been written since\n"
+            "importlib.invalidate_caches()\n"
             f"sys.argv = {['manage.py', *args]!r}\n"
             "runpy.run_path('manage.py', run_name='__main__')"
         )

@@ -1,13 +1,16 @@
-"""A ``python`` for people who type commands: each runs in a fork of one that has imported Dagster.
+"""Pythons that run in forks of one that has imported Django and Dagster.
 
-To import Django and Dagster takes most commands longer than what they do. Nothing of the project
-is imported before: a command reads its files as they are at that moment.
+To import both takes most programs longer than what they do. Nothing of a project is imported
+before: a program reads its files as they are at that moment.
 """
 
+import json
 import os
+import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 from tests.tools.code_files import code_of
@@ -15,8 +18,64 @@ from tests.tools.code_files import code_of
 CODE = code_of(__file__)
 
 
-class WarmPython:
+class Forks:
     """The process that forks; it ends with the process that has started it."""
+
+    def __init__(self, folder: Path, env: Mapping[str, str], python: str = sys.executable) -> None:
+        """Start it with an environment, which is that of its forks as /proc says it."""
+        self.address = f"proctree-tests-python-{os.getpid()}-{id(self)}"
+        self._server = subprocess.Popen(
+            [python, "-P", str(CODE / "serve.py"), self.address],
+            cwd=folder,
+            env=env,
+            stdin=subprocess.PIPE,  # its end tells the server that nobody is left
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        )
+        assert self._server.stdout is not None
+        assert self._server.stdout.readline() == b"ready\n", "the Python that forks did not start"
+
+    def start(
+        self, args: Sequence[str], folder: Path, env: Mapping[str, str], files: Sequence[int]
+    ) -> socket.socket:
+        """Start a program with an environment of its own, but for what /proc says of it.
+
+        Parameters
+        ----------
+        args:
+            The command line after ``python``.
+        folder:
+            Its working directory.
+        env:
+            Its environment.
+        files:
+            The descriptors that it has as 0, 1, 2 and so on.
+
+        Returns
+        -------
+        Where its exit status can be read when it has ended.
+        """
+        request = {"args": args, "folder": str(folder), "environment": dict(env), "anyhow": True}
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(f"\0{self.address}")
+        socket.send_fds(connection, [json.dumps(request).encode()], list(files))
+        connection.shutdown(socket.SHUT_WR)
+        return connection
+
+    def stop(self) -> None:
+        """End it; programs that still run go on to their ends."""
+        self._server.communicate(timeout=30)
+
+
+@cache
+def forks_of_these_tests() -> Forks:
+    """Return the one that the tests of this process share."""
+    env = {key: value for key, value in os.environ.items() if key != "DJANGO_SETTINGS_MODULE"}
+    return Forks(CODE, env)
+
+
+class WarmPython:
+    """A ``python`` for people who type commands: each runs in a fork."""
 
     def __init__(self, folder: Path, env: Mapping[str, str], python: str = sys.executable) -> None:
         """Start it.
@@ -30,23 +89,14 @@ class WarmPython:
         python:
             The Python that it stands for.
         """
-        address = f"proctree-tests-python-{os.getpid()}-{id(self)}"
+        self._forks = Forks(folder, env, python)
+        address = self._forks.address
         self.executable = folder / "python"
         self.executable.write_text(
             f'#!/bin/sh\nexec {python} -ISP {CODE / "ask.py"} {address} {python} "$@"\n'
         )
         self.executable.chmod(0o755)
-        self._server = subprocess.Popen(
-            [python, "-P", str(CODE / "serve.py"), address],
-            cwd=folder,
-            env=env,
-            stdin=subprocess.PIPE,  # its end tells the server that nobody is left
-            stdout=subprocess.PIPE,
-            start_new_session=True,
-        )
-        assert self._server.stdout is not None
-        assert self._server.stdout.readline() == b"ready\n", "the Python that forks did not start"
 
     def stop(self) -> None:
         """End it; commands that still run go on to their ends."""
-        self._server.communicate(timeout=30)
+        self._forks.stop()

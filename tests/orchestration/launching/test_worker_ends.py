@@ -37,11 +37,10 @@ def place(folder: Path, empty_home: Path) -> Iterator[Place]:
             yield place
 
 
-@pytest.fixture(params=["forked", "plain"])
-def worker(place: Place, request: pytest.FixtureRequest) -> Iterator[str]:
-    """Which kind of worker executes the runs of a test."""
+@pytest.fixture(scope="module", params=["forked", "plain"])
+def kind(place: Place, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The kind of the workers of several tests, one kind after the other."""
     kind: str = request.param
-    (place.folder / "notes").unlink(missing_ok=True)
     with_threads = place.folder / "threads"
     if kind == "plain":
         with_threads.touch()
@@ -49,6 +48,17 @@ def worker(place: Place, request: pytest.FixtureRequest) -> Iterator[str]:
     os.utime(place.folder / "location.py")
     yield kind
     with_threads.unlink(missing_ok=True)
+    os.utime(place.folder / "location.py")
+
+
+FORKED = pytest.mark.parametrize("kind", ["forked"], indirect=True)
+
+
+@pytest.fixture
+def worker(place: Place, kind: str) -> str:
+    """Which kind of worker executes the runs of a test."""
+    (place.folder / "notes").unlink(missing_ok=True)
+    return kind
 
 
 def launch(place: Place, tree: str) -> str:
@@ -112,16 +122,18 @@ def test_a_child_that_a_function_forks_writes_nothing_into_the_run(
         ),
     ],
 )
+@FORKED
 def test_whatever_a_function_does_to_its_process_the_run_ends_and_the_next_one_starts(
-    place: Place, tree: str, status: DagsterRunStatus | None
+    place: Place, kind: str, tree: str, status: DagsterRunStatus | None
 ) -> None:
     ended = place.ended(launch(place, tree))
     assert status in (ended, None)
     assert place.ended(launch(place, "forks")) == DagsterRunStatus.SUCCESS
 
 
+@FORKED
 def test_a_module_that_imports_numpy_is_forked_all_the_same(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: Place, kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("numpy")
     (place.folder / "notes").unlink(missing_ok=True)

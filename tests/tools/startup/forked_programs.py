@@ -2,12 +2,27 @@
 
 import atexit
 import gc
+import importlib
 import os
 import signal
 import sys
 import threading
 from collections.abc import Callable
 from typing import NoReturn
+
+IMPORTED_ONCE = (
+    *("alembic.autogenerate", "dagster", "dagster._cli", "dagster._core.storage.legacy_storage"),
+    *("dagster._core.storage.sqlite_storage", "dagster._daemon.controller"),
+    *("dagster_graphql.schema", "django.contrib.admin", "django.db.models", "django.test"),
+    *("django.core.management.commands.migrate", "django.views.generic", "requests"),
+)
+"""What programs import of other packages, but for what needs settings."""
+
+
+def import_once() -> None:
+    """In the process that forks: import what most programs import of other packages."""
+    for name in IMPORTED_ONCE:
+        importlib.import_module(name)
 
 
 def share() -> None:

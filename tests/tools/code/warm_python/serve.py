@@ -5,7 +5,6 @@
 It imports nothing of a project: each command reads the files as they are.
 """
 
-import importlib
 import json
 import os
 import runpy
@@ -13,18 +12,15 @@ import selectors
 import signal
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from forked_programs import run_and_end, share  # beside what each Python of the tests reads
-
-IMPORTED_ONCE = (
-    *("alembic.autogenerate", "dagster", "dagster._cli", "dagster._core.storage.legacy_storage"),
-    *("dagster._core.storage.sqlite_storage", "dagster._daemon.controller"),
-    *("dagster_graphql.schema", "django.contrib.admin", "django.db.models", "django.test"),
-    *("django.core.management.commands.migrate", "django.views.generic", "requests"),
-)
-"""What commands import of other packages, but for what needs settings."""
+from forked_programs import (
+    import_once,
+    run_and_end,
+    share,
+)  # beside what each Python of the tests reads
 
 OF_A_SHELL = {"_", "OLDPWD", "PWD", "SHLVL"}
 """Variables that each shell sets for itself."""
@@ -34,8 +30,7 @@ ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in 
 
 def serve(address: str) -> None:
     """Fork for each command line, until standard input ends."""
-    for name in IMPORTED_ONCE:
-        importlib.import_module(name)
+    import_once()
     share()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the forks that wait for commands are reaped
     with socket.socket(socket.AF_UNIX) as listener, selectors.DefaultSelector() as selector:
@@ -54,7 +49,7 @@ def serve(address: str) -> None:
 
 def answer(connection: socket.socket) -> NoReturn:
     """Run a command line in one more fork, send its exit status, and end this process."""
-    data, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 3)
+    data, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 4)
     while more := connection.recv(1 << 20):
         data += more
     request = json.loads(data)
@@ -72,7 +67,12 @@ def answer(connection: socket.socket) -> NoReturn:
 
 
 def can_run(request: dict[str, Any]) -> bool:
-    """Return whether a fork can stand for it: its environment is this one's, as /proc says it."""
+    """Return whether a fork can stand for it: its environment is this one's, as /proc says it.
+
+    Who asks for ``anyhow`` does not look there.
+    """
+    if request.get("anyhow"):
+        return True
     found = {k: v for k, v in request["environment"].items() if k not in OF_A_SHELL}
     args = request["args"]
     return found == ENVIRONMENT and bool(args) and (args[0] == "-m" or args[0].endswith(".py"))
@@ -81,6 +81,12 @@ def can_run(request: dict[str, Any]) -> bool:
 def run(request: dict[str, Any], descriptors: list[int]) -> None:
     """Become the command."""
     os.chdir(request["folder"])
+    if request.get("anyhow"):
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        path = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        sys.path[:0] = [each for each in path if each and each not in sys.path]
+        time.tzset()
     for number, descriptor in enumerate(descriptors):
         os.dup2(descriptor, number)
         os.close(descriptor)
