@@ -1,8 +1,8 @@
-"""Trees of which several runs are asked for at once, and one that is given a secret."""
+"""Trees of which several runs are asked for at once, one that is given a secret, a broken one."""
 
 from django.utils import timezone
 
-from proctree_dagster.models import ProcessTreeSchedule
+from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
 from proctree_dagster.tree_builder import ProcessTreeInstance
 
 YEARLY = "0 0 1 1 *"
@@ -29,3 +29,13 @@ told.add_process("fails", func="e2e_functions:fails_with_its_secret", dependenci
 told.save()
 limited = ProcessTreeInstance("limited", one_at_a_time_per="{customer}", limit_per_key=2)
 limited.add_process("naps", func="e2e_functions:naps").save()
+
+shrinks = ProcessTreeInstance("shrunk").add_process("first", func="e2e_functions:quick")
+shrinks.add_process("bad", func="e2e_functions:fails", dependencies=["first"]).save()
+ProcessTree.objects.create(
+    name="broken",
+    processes=[
+        {"name": "a", "func": "e2e_functions:quick", "dependencies": ["b"]},
+        {"name": "b", "func": "os:system", "dependencies": ["a"]},
+    ],
+)
