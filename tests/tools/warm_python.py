@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 
+from tests.tools import python_path
 from tests.tools.code_files import code_of
 
 CODE = code_of(__file__)
@@ -71,7 +72,7 @@ class Forks:
 def forks_of_these_tests() -> Forks:
     """Return the one that the tests of this process share."""
     env = {key: value for key, value in os.environ.items() if key != "DJANGO_SETTINGS_MODULE"}
-    return Forks(CODE, env)
+    return Forks(CODE, {**env, "PYTHONPATH": python_path()})
 
 
 class WarmPython:
