@@ -97,6 +97,12 @@ class Settings:
     EXIT_GRACE: float = 60.0
     """Seconds that a run's process may take to end after its run."""
 
+    RUNS_PER_WORKER: int = 100
+    """How many runs the process of a run executes at most, where trees have ``reuse_worker``."""
+
+    MEMORY_PER_WORKER: int = 512
+    """Memory, in MiB, from which on such a process executes no further run."""
+
     COMMANDS_APP: str | None = None
     """Label of the app that ``create_command()`` writes into. ``None``: the function's app."""
 
@@ -174,6 +180,7 @@ _LISTS = {
 }
 """Keys that hold a list of texts, and of what; ``None`` means a default."""
 _SWITCHES = ("PRELOAD", "SYNC_ON_MIGRATE")
+_NUMBERS = ("MAX_CONCURRENT", "RUNS_PER_WORKER", "MEMORY_PER_WORKER")
 _ADDRESSES = ("DAGSTER_URL", "DAGSTER_PUBLIC_URL", "SITE_URL")
 _SENTRY = ("errors", "crons")
 _PATH = re.compile(r"(/[A-Za-z0-9_-]+)+")
@@ -244,7 +251,7 @@ def _complaint(key: str, value: Any) -> str | None:
     if key == "LOG_LEVEL":
         levels = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
         return None if value in levels else f"one of {', '.join(levels)}"
-    if key == "MAX_CONCURRENT":
+    if key in _NUMBERS:
         return None if is_whole(value, 1) else "a whole number from 1"
     if key == "RELEASE":
         return None if value is None or is_whole(value, 0) else "a whole number from 0, or None"

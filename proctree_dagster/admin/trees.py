@@ -129,7 +129,7 @@ class ProcessTreeAdmin(RunNow, TreeHistory, TreeCode, admin.ModelAdmin):  # type
             {
                 "fields": [
                     *("cache_enabled", "executor", "max_concurrent", "run_tags"),
-                    *("one_at_a_time_per", "limit_per_key", "keep_runs"),
+                    *("one_at_a_time_per", "limit_per_key", "keep_runs", "reuse_worker"),
                 ]
             },
         ),

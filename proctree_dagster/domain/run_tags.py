@@ -56,6 +56,9 @@ WORKER = ".dagster/proctree_worker"
 IN_MEMORY = ".dagster/proctree_in_memory"
 """Whether a run uses functions that only the process that made it has."""
 
+REUSE_WORKER = ".dagster/proctree_reuse_worker"
+"""Whether a run may be executed by a process that has executed others, and leave it to others."""
+
 FOLLOWS = ".dagster/proctree_follows"
 """Ids of the runs that a run comes after or beside."""
 

@@ -169,6 +169,9 @@ class TreeSpec:
     keep_runs: str = ""
     """How long its runs are kept, such as ``90 days`` or ``last 500``; blank: as set for all."""
 
+    reuse_worker: bool = False
+    """Whether the process of a run may execute further runs, of this tree or of others like it."""
+
     alert_on: tuple[str, ...] = ()
     """The kinds of its alerts (see ``tree_alerts``); empty: as set for all."""
 
@@ -198,6 +201,7 @@ class TreeSpec:
             **run_tag_option(self.run_tags),
             **limit_options(self.one_at_a_time_per, self.limit_per_key),
             **retention.tree_option(self.keep_runs),
+            **reuse_option(self.reuse_worker),
             **self.alerts.options(),
             **linked_trees(self.dependent_trees, self.sibling_trees),
         }
@@ -207,6 +211,11 @@ class TreeSpec:
         by_name = {process.name: process for process in self.processes}
         graph = {process.name: process.dependencies for process in self.processes}
         return [by_name[name] for name in graphlib.TopologicalSorter(graph).static_order()]
+
+
+def reuse_option(reuse_worker: Any) -> dict[str, Any]:
+    """Return the JSON of ``reuse_worker``; empty where it is False."""
+    return {} if reuse_worker is False else {"reuse_worker": reuse_worker}
 
 
 def linked_trees(dependents: Iterable[str], siblings: Iterable[str]) -> dict[str, list[str]]:
@@ -288,6 +297,7 @@ def read(data: Mapping[str, Any]) -> TreeSpec:
         one_at_a_time_per=data.get("one_at_a_time_per", ""),
         limit_per_key=data.get("limit_per_key", 1),
         keep_runs=data.get("keep_runs", ""),
+        reuse_worker=data.get("reuse_worker", False),
         **asdict(tree_alerts.of(data)),
     )
 
@@ -321,6 +331,8 @@ def problems(data: Mapping[str, Any]) -> list[str]:
     found += run_tag_problems(data.get("run_tags", ()))
     found += limit_problems(data.get("one_at_a_time_per", ""), data.get("limit_per_key", 1))
     found += retention.tree_problems(data.get("keep_runs", ""))
+    if not isinstance(data.get("reuse_worker", False), bool):
+        found.append("The tree's reuse_worker must be true or false.")
     found += tree_alerts.problems(data)
     found += _link_problems(data)
     processes = data.get("processes")

@@ -80,6 +80,7 @@ class ProcessTreeQuerySet(models.QuerySet["ProcessTree"]):
             row.description, row.cache_enabled, row.executor = "", True, ""
             row.max_concurrent, row.run_tags = None, []
             row.one_at_a_time_per, row.limit_per_key, row.keep_runs = "", 1, ""
+            row.reuse_worker = False
             row.set_alerts(tree_alerts.TreeAlerts())
             row.note_unreadable(error)
         return row
@@ -196,6 +197,15 @@ class ProcessTree(HasSchedules):
         help_text=_(
             "How long its runs stay in the history once they have ended: 90 days, 1 year, last "
             "500, or all. Blank: what the settings say."
+        ),
+    )
+    reuse_worker = models.BooleanField(
+        _("reuse worker"),
+        default=False,
+        db_default=False,
+        help_text=_(
+            "Whether the process of a run may execute further runs, which start sooner. What "
+            "functions leave in it (variables of modules, open files) is there for the next run."
         ),
     )
     alert_on = RowField(
@@ -322,6 +332,7 @@ class ProcessTree(HasSchedules):
             **tree_spec.run_tag_option(self.run_tags),
             **limits.limit_options(self.one_at_a_time_per, self.limit_per_key),
             **retention.tree_option(self.keep_runs),
+            **tree_spec.reuse_option(self.reuse_worker),
             **self.alert_options,
         }
 
@@ -405,6 +416,7 @@ _PROBLEMS_OF = {
     "The tree's one_at_a_time_per": "one_at_a_time_per",
     "The tree's limit_per_key": "limit_per_key",
     "The tree's keep_runs": "keep_runs",
+    "The tree's reuse_worker": "reuse_worker",
     **{f"The tree's {name}": name for name in (*tree_alerts.LISTS, *tree_alerts.MINUTES)},
 }
 """The fields of problems that are not of the processes, by how the sentences begin."""

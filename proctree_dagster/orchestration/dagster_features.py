@@ -394,6 +394,21 @@ def _of_queue_polls() -> Iterator[str]:
     )
 
 
+def _of_reused_workers() -> Iterator[str]:
+    kept = [
+        name
+        for name, each in vars(internals.ReconstructableJob).items()
+        if hasattr(each, "cache_clear")
+    ]
+    return _unmet(
+        {
+            "ReconstructableJob does not keep the last job in get_definition": (
+                sorted(kept) == ["get_definition", "get_repository_definition"]
+            ),
+        }
+    )
+
+
 def _of_run_records() -> Iterator[str]:
     columns = {
         "RunsTable": {
@@ -726,6 +741,19 @@ QUEUE_POLLS = Feature(
     differences=_of_queue_polls,
 )
 
+REUSED_WORKERS = Feature(
+    key="reused_workers",
+    title="Executing further runs in the process of a run",
+    names=("ReconstructableJob",),
+    works_around=(
+        "Dagster executes one run in a process, and keeps its job there, whatever becomes of the "
+        "tree."
+    ),
+    without="Each run has a process of its own, also of trees with reuse_worker.",
+    until="Dagster's launchers execute several runs in one process.",
+    differences=_of_reused_workers,
+)
+
 TICKS_TOGETHER = Feature(
     key="ticks_together",
     title="Evaluating schedules that are due together at once",
@@ -813,7 +841,8 @@ RETENTION = Feature(
 FEATURES = (
     *(THREADS, EVENT_BATCHING, JOB_SNAPSHOTS, LAZY_HOSTS, SQLITE_KEEPALIVE),
     *(MIGRATIONS_READ_ONCE, IMPORTED_ONCE, HOMES, TEMPLATE, QUIET_CONSOLE, OUTPUT_IN_THREADS),
-    *(OUTPUT_TAIL, QUEUE_POLLS, RUN_FILES, SCHEDULE_TABLES, RUN_RECORDS, TICKS_TOGETHER),
+    *(OUTPUT_TAIL, QUEUE_POLLS, REUSED_WORKERS, RUN_FILES, SCHEDULE_TABLES),
+    *(RUN_RECORDS, TICKS_TOGETHER),
     *(RETRY_FROM_FAILURE, SCHEDULE_STATUS, WORKSPACE_CHECK, FAILURES_AT_ONCE, GATED_WEBSERVER),
     RETENTION,
 )

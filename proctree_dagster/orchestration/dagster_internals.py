@@ -22,6 +22,7 @@ _BY_MODULE = {
     ),
     "dagster._core.code_pointer": "ModuleCodePointer",
     "dagster._core.definitions.job_base": "InMemoryJob",
+    "dagster._core.definitions.reconstruct": "ReconstructableJob",
     "dagster._core.definitions.run_config": "construct_config_type_dictionary",
     "dagster._core.definitions.run_config_schema": "RunConfigSchema",
     "dagster._core.definitions.run_request": "InstigatorType",
@@ -145,6 +146,7 @@ if TYPE_CHECKING:
     from dagster._config.config_schema import UserConfigSchema
     from dagster._core.code_pointer import ModuleCodePointer
     from dagster._core.definitions.job_base import InMemoryJob
+    from dagster._core.definitions.reconstruct import ReconstructableJob
     from dagster._core.definitions.run_config import construct_config_type_dictionary
     from dagster._core.definitions.run_config_schema import RunConfigSchema
     from dagster._core.definitions.run_request import InstigatorType

@@ -292,7 +292,7 @@ class TreeExecutor(Executor):
             if claim is not None:
                 _write_down_end(plan_context, failed)
             if worker_end.is_of_one_run():
-                worker_end.within_grace(instance, run.run_id)
+                worker_end.within_grace(instance.get_ref(), run.run_id)
 
     def _execute(self, plan_context: PlanOrchestrationContext) -> Iterator[DagsterEvent]:
         run, instance = plan_context.dagster_run, plan_context.instance

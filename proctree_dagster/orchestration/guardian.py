@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -41,7 +42,7 @@ ENDED_SECONDS = 10.0
 _POLL_SECONDS = 0.5
 """Seconds between two checks of the worker where the system can't report its end."""
 
-_TAKEN, _DONE = b"t", b"d"
+_TAKEN, _DONE, _LET_GO = b"t", b"d", b"l"
 
 CANCEL = signal.SIGTERM
 """The signal that makes a guardian cancel its worker's run, within the grace period."""
@@ -97,6 +98,14 @@ class Guardian:
             with suppress(subprocess.TimeoutExpired):
                 self._child.wait(ENDED_SECONDS)
 
+    def let_go(self) -> bool:
+        """End it, whose worker goes on to another run; return whether it has ended."""
+        itself = Identity.of(self.pid)
+        self._tell(_LET_GO)
+        with suppress(OSError):
+            os.close(self._orders)
+        return itself.wait(ENDED_SECONDS)
+
     def _tell(self, order: bytes) -> None:
         try:
             os.write(self._orders, order)
@@ -130,10 +139,39 @@ def _leave_guardian(charge: Charge, orders: int, write_orders: int, write_answer
         else:
             os.close(write_orders)
             os.close(write_answer)
-            os.setsid()
-            _watch(charge, orders)
+            _be_guardian(charge, orders)
     finally:
         os._exit(0)
+
+
+def fork_for(charge: Callable[[], Charge], orders: int, let_go: Callable[[], None]) -> int:
+    """Fork the guardian of another process from this one, which has one thread; return its id.
+
+    Forked from the worker, it would share the worker's memory, and each page that the worker then
+    writes to would be copied.
+
+    Parameters
+    ----------
+    charge:
+        Returns its data; called in the child.
+    orders:
+        The pipe of the worker's messages.
+    let_go:
+        Closes this process's descriptors in the child.
+    """
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        let_go()
+        _be_guardian(charge(), orders)
+    finally:
+        os._exit(0)
+
+
+def _be_guardian(charge: Charge, orders: int) -> None:
+    os.setsid()
+    _watch(charge, orders)
 
 
 def start(charge: Charge) -> Guardian:
@@ -205,7 +243,7 @@ class _Watch:
         self._charge = charge
         self._worker = charge.worker
         self._orders = orders
-        self._taken = self._done = self._ended = False
+        self._taken = self._done = self._ended = self._let_go = False
         self._cancel_until: float | None = None
         self._stopped_since: float | None = None
         self._beat_at = 0.0
@@ -223,6 +261,7 @@ class _Watch:
         signal.signal(CANCEL, lambda *_: None)
         signal.set_wakeup_fd(wakeup.fileno(), warn_on_full_buffer=False)
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
+        os.set_blocking(self._orders, False)
         self._selector.register(signals, selectors.EVENT_READ, lambda: self._cancel(signals))
         self._selector.register(self._orders, selectors.EVENT_READ, self._read_orders)
         try:
@@ -256,11 +295,17 @@ class _Watch:
 
     def _read_orders(self) -> None:
         """Read the worker's messages; the end of the pipe means that the worker has ended."""
-        received = os.read(self._orders, 4096)
+        try:
+            received = os.read(self._orders, 4096)
+        except BlockingIOError:  # another process still has the worker's end
+            return
         if not received:
-            self._selector.unregister(self._orders)
+            with suppress(KeyError):  # it was read to its end before
+                self._selector.unregister(self._orders)
             self._ended = self._done  # dismissed
         self._done = self._done or _DONE in received
+        if _LET_GO in received:  # it has recorded itself that it has left its run
+            self._ended = self._let_go = True
         if _TAKEN in received:
             self._taken = True
             # It has just given its first sign of life, by taking the run.
@@ -270,14 +315,15 @@ class _Watch:
         """Read what the worker wrote just before it ended, while this process was busy."""
         with suppress(KeyError):  # no longer registered: it was read to its end
             self._selector.get_key(self._orders)
-            os.set_blocking(self._orders, False)
-            with suppress(BlockingIOError):  # another process still has the worker's end
-                self._read_orders()
+            self._read_orders()
 
     def _cancel(self, signals: socket.socket | None = None) -> None:
         """Make the worker cancel its run: as Ctrl-C would, and after the grace period by force."""
         if signals is not None:
             signals.recv(4096)
+        self._read_last_orders()
+        if self._let_go:
+            return
         if self._cancel_until is None:
             self._cancel_until = time.monotonic() + self._charge.grace
         self._worker.send(signal.SIGINT)
@@ -337,6 +383,8 @@ class _Watch:
 
     def _clean_up(self) -> None:
         self._read_last_orders()
+        if self._let_go:
+            return
         if not self._done:
             programs = self._programs()
             os_processes.end_all(programs.in_session, PROGRAMS_SECONDS)
@@ -402,17 +450,24 @@ def _set_django_up(database: dict[str, Any], charge: Charge) -> None:
 
 def charge_of_this_process(run_id: str, report_canceled: tuple[str, ...] = ()) -> Charge:
     """Return the data for the guardian of the calling process; Django is set up."""
+    return charge_of(Identity.of_this_process(), run_id, os.getsid(0), report_canceled)
+
+
+def charge_of(
+    worker: Identity, run_id: str, session: int, report_canceled: tuple[str, ...] = ()
+) -> Charge:
+    """Return the data for the guardian of a worker; Django is set up."""
     from .. import conf
     from ..services import run_workers
 
     current = conf.current()
     return Charge(
-        Identity.of_this_process(),
+        worker,
         run_id,
         current.TERMINATE_GRACE,
         current.LOST_AFTER,
         run_workers.beat_seconds(),
-        os.getsid(0),
+        session,
         report_canceled,
     )
 

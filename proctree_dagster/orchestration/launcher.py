@@ -39,7 +39,7 @@ from .dagster_internals import (
 )
 from .launching import plain, releases, template_client, template_log
 from .launching.releases import Release
-from .launching.workers import Worker
+from .launching.workers import Worker, may_be_shared
 
 if TYPE_CHECKING:
     from .dagster_internals import CodeLocationOrigin, LaunchRunContext, UserConfigSchema
@@ -141,7 +141,7 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         with self._output(in_terminal=context.workspace is not None) as output:
             try:
                 self._check_forkable(origin.repository_origin)
-                answer = self._ask_template(release, args, output)
+                answer = self._ask_template(release, run, args, output)
             except template_client.NoAnswer as error:
                 process = plain.start(args, release, output)
                 plain.report_death(process, args)
@@ -203,11 +203,12 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
             raise template_client.NoAnswer("This platform has no fork.")
 
     def _ask_template(
-        self, release: Release, args: ExecuteRunArgs, output: IO[bytes] | None
+        self, release: Release, run: DagsterRun, args: ExecuteRunArgs, output: IO[bytes] | None
     ) -> template_client.Answer:
         request = {
             "do": "launch",
             "args": serialize_value(args),
+            "shared": may_be_shared(run),
             "owner": template_client.owner(),
         }
 

@@ -132,6 +132,7 @@ class ProcessTreeTranslator:
             run_tags.REVISION: tree.revision,
             **({run_tags.FROM_CONTEXT: run_tags.join(keys)} if keys else {}),
             **_limit(tree),
+            **_reuse(tree),
         }
 
     def job_metadata(self, tree: TreeRecord) -> dict[str, Any]:
@@ -244,6 +245,11 @@ def _limit(tree: TreeRecord) -> dict[str, str]:
     per, number = tree.spec.one_at_a_time_per, tree.spec.limit_per_key
     limit = run_tags.limit(number, tree.job_name, per)
     return {run_tags.LIMIT: limit, **tagging.of_limit(limit, tree.default_context)}
+
+
+def _reuse(tree: TreeRecord) -> dict[str, str]:
+    is_wanted = tree.spec is not None and tree.spec.reuse_worker
+    return {run_tags.REUSE_WORKER: "true"} if is_wanted else {}
 
 
 def _retry_policy(process: ProcessSpec) -> RetryPolicy | None:

@@ -37,6 +37,7 @@ class TreeDraft:
         self.one_at_a_time_per = ""
         self.limit_per_key = 1
         self.keep_runs = ""
+        self.reuse_worker = False
         self.alerts = tree_alerts.TreeAlerts()
         self.func_registry: dict[str, Function] = {}
         self._processes: list[DraftProcess] = []
@@ -311,6 +312,20 @@ class TreeDraft:
         self.keep_runs = keep_runs
         return self
 
+    def set_reuse_worker(self, reuse_worker: bool = True) -> Self:
+        """Set whether the process of a run may execute further runs, and return the tree.
+
+        They start sooner, and cost less. What the functions leave in their process (variables of
+        modules, open files) is there for the next run. See docs/howto/many-runs.md.
+
+        Parameters
+        ----------
+        reuse_worker:
+            False: each run has a fresh process, as without it.
+        """
+        self.reuse_worker = reuse_worker
+        return self
+
     def set_alerts(
         self,
         alert_on: str | Sequence[str] = (),
@@ -388,6 +403,7 @@ class TreeDraft:
         )
         draft.data |= limits.limit_options(self.one_at_a_time_per, self.limit_per_key)
         draft.data |= retention.tree_option(self.keep_runs)
+        draft.data |= tree_spec.reuse_option(self.reuse_worker)
         draft.data |= self.alerts.options()
         draft.data |= tree_spec.linked_trees(self._dependents, self._siblings)
         return draft

@@ -105,6 +105,9 @@ class ProcessTreeInstance(TreeDraft):
     keep_runs:
         How long the tree's runs are kept (see ``set_keep_runs``). Left out: as the settings say, or
         as ``tree_instance`` does.
+    reuse_worker:
+        Whether the process of a run may execute further runs (see ``set_reuse_worker``). Left out:
+        no, or as ``tree_instance`` does.
     alert_on, alert_to, expected_minutes, success_within_minutes:
         Who gets which alerts of the tree (see ``set_alerts``). Left out: as the settings say, or as
         ``tree_instance`` does.
@@ -127,6 +130,7 @@ class ProcessTreeInstance(TreeDraft):
         one_at_a_time_per: str | None = None,
         limit_per_key: int | None = None,
         keep_runs: str | None = None,
+        reuse_worker: bool | None = None,
         alert_on: str | Sequence[str] | None = None,
         alert_to: str | Sequence[str] | None = None,
         expected_minutes: int | None = None,
@@ -148,6 +152,8 @@ class ProcessTreeInstance(TreeDraft):
             self.limit_per_key = limit_per_key
         if keep_runs is not None:
             self.set_keep_runs(keep_runs)
+        if reuse_worker is not None:
+            self.set_reuse_worker(reuse_worker)
         minutes = (expected_minutes, success_within_minutes)
         if any(each is not None for each in (alert_on, alert_to, *minutes)):
             now = self.alerts
@@ -184,6 +190,7 @@ class ProcessTreeInstance(TreeDraft):
         self.executor, self.max_concurrent = row.executor, row.max_concurrent
         self.run_tags = tuple(row.run_tags)
         self.set_limit(row.one_at_a_time_per, row.limit_per_key).set_keep_runs(row.keep_runs)
+        self.set_reuse_worker(row.reuse_worker)
         self.alerts = tree_alerts.of(row.alert_options)
         self._processes = [
             DraftProcess(
@@ -362,6 +369,7 @@ class ProcessTreeInstance(TreeDraft):
             # Options with default values are left out.
             row.executor, row.max_concurrent, row.run_tags = "", None, []
             row.one_at_a_time_per, row.limit_per_key, row.keep_runs = "", 1, ""
+            row.reuse_worker = False
             row.set_alerts(tree_alerts.TreeAlerts())
             for attribute in draft.data.keys() - {"dependent_trees", "sibling_trees"}:
                 setattr(row, attribute, draft.data[attribute])

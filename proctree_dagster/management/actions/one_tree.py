@@ -18,7 +18,7 @@ from ...domain import retention, run_tags
 from ...domain.limits import limit_options
 from ...domain.run_tags import DEFAULT_SCHEDULE
 from ...domain.texts import explain
-from ...domain.tree_spec import ProcessSpec, TreeSpec, parse
+from ...domain.tree_spec import ProcessSpec, TreeSpec, parse, reuse_option
 from ...exceptions import InstanceError, InvalidTree, ProctreeError, ScheduleError
 from ...models import ProcessTree, ProcessTreeSchedule, TreeRevision
 from ...models.context_schema import ContextKey, ContextSchema
@@ -121,6 +121,8 @@ class Show(Action):
             )
         if spec is not None and spec.keep_runs:
             self.out.line(f"\nRuns that are kept: {spec.keep_runs}")
+        if spec is not None and spec.reuse_worker:
+            self.out.line("\nThe process of a run may execute further runs.")
         for name, value in row.alert_options.items():
             shown = ", ".join(value) if isinstance(value, list) else value
             self.out.line(f"\n{name.replace('_', ' ').capitalize()}: {shown}")
@@ -143,6 +145,7 @@ class Show(Action):
                 "run_tags": row.run_tags,
                 **limit_options(row.one_at_a_time_per, row.limit_per_key),
                 **retention.tree_option(row.keep_runs),
+                **reuse_option(row.reuse_worker),
                 **row.alert_options,
                 "context": [_key_as_json(key) for key in schema.keys.values()],
                 "due_times": due_times.get(DEFAULT_SCHEDULE, []),

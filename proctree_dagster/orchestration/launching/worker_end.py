@@ -21,6 +21,7 @@ from dagster import DagsterInstance
 from ... import conf
 from ...process import error_reports, tracing
 from ...support.helper_threads import HelperThread
+from ..dagster_internals import InstanceRef
 
 logger = logging.getLogger(__name__)
 
@@ -71,19 +72,19 @@ def _leave() -> NoReturn:
         os._exit(_code)
 
 
-def within_grace(instance: DagsterInstance, run_id: str) -> None:
+def within_grace(reference: InstanceRef, run_id: str) -> None:
     """Limit the end of this process to the grace period from now on, whatever its run has left.
 
     What OpenTelemetry and Sentry have not sent yet is sent now.
 
     Parameters
     ----------
-    instance:
-        The instance of the run. It may be closed meanwhile.
+    reference:
+        Of the run's instance.
     run_id:
         The run, for whose log this is.
     """
-    reference, grace = instance.get_ref(), conf.current().EXIT_GRACE
+    grace = conf.current().EXIT_GRACE
 
     def report(message: str) -> None:
         with DagsterInstance.from_ref(reference) as opened:

@@ -14,6 +14,12 @@ from ...domain import run_tags
 from ...support.os_processes import Identity, State
 from ...support.os_processes import started as started  # public here
 
+
+def may_be_shared(run: DagsterRun) -> bool:
+    """Return whether a run may be executed by a process that executes others, too."""
+    return run_tags.REUSE_WORKER in run.tags
+
+
 _MAX_PID = 2**31
 """More than the id of any process."""
 
@@ -43,6 +49,10 @@ class Worker:
     dedicated: bool = True
     """Whether it exists for this run only; a caller's process is interrupted, never ended."""
 
+    shared: bool = False
+    """Whether it may have executed other runs, or go on to others: it is never interrupted but by
+    its guardian, which ends with the run."""
+
     guardian: int = 0
     """The process id of its guardian, which lets it cancel its run and ends it if it does not."""
 
@@ -50,9 +60,9 @@ class Worker:
     """When its guardian started: the id may be given to another process."""
 
     @classmethod
-    def of_process(cls, run_id: str, pid: int) -> "Worker":
+    def of_process(cls, run_id: str, pid: int, *, shared: bool = False) -> "Worker":
         """Return a process that can be seen from here as a worker."""
-        return cls.of_identity(run_id, Identity.of(pid))
+        return replace(cls.of_identity(run_id, Identity.of(pid)), shared=shared)
 
     @classmethod
     def of_identity(cls, run_id: str, process: Identity) -> "Worker":
@@ -85,6 +95,7 @@ class Worker:
                 type(each) is int and 0 <= each < _MAX_PID for each in (self.pid, self.guardian)
             )
             and isinstance(self.dedicated, bool)
+            and isinstance(self.shared, bool)
         )
 
     def as_text(self) -> str:
@@ -123,7 +134,7 @@ class Worker:
         guardian = replace(self.process, pid=self.guardian, started=self.guardian_started)
         if self.guardian and guardian.send(signal.SIGTERM):
             return True
-        return self.process.send(signal.SIGINT)
+        return not self.shared and self.process.send(signal.SIGINT)
 
     def guarded_by(self, guardian: int) -> "Worker":
         """Return it with its guardian, a process that can be seen from here; 0: it has none."""

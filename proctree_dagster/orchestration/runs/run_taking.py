@@ -34,7 +34,7 @@ from .. import guardian
 from ..dagster_internals import ExecuteRunArgs
 from ..guardian import Guardian
 from ..launching import template_client
-from ..launching.workers import Worker
+from ..launching.workers import Worker, may_be_shared
 from . import run_status
 
 logger = logging.getLogger(__name__)
@@ -66,6 +66,9 @@ _guardian: Guardian | None = None
 _taken: str | None = None
 """The run that this process has taken as its worker."""
 
+_programs_left = ""
+"""The names of the programs that the run has started, and that still run."""
+
 _refused: str | None = None
 """The run that this process was started for, and that it leaves to another worker."""
 
@@ -91,10 +94,24 @@ def assignment() -> Assignment | None:
 
 def have_guardian(run_id: str) -> int:
     """Fork the guardian of a new worker; return its process id."""
-    global _guardian  # a worker is one process
+    forked = guardian.fork(guardian.charge_of_this_process(run_id))
+    be_watched(run_id, forked)
+    return forked.pid
+
+
+def be_watched(run_id: str, by: Guardian) -> None:
+    """Be the worker of a run, which has a guardian.
+
+    Parameters
+    ----------
+    run_id:
+        The run.
+    by:
+        The guardian.
+    """
+    global _guardian, _programs_left  # a worker executes one run at a time
     os.environ[os_processes.STARTED_BY_RUN] = run_id
-    _guardian = guardian.fork(guardian.charge_of_this_process(run_id))
-    return _guardian.pid
+    _guardian, _programs_left = by, ""
 
 
 def take_if_worker() -> None:
@@ -121,8 +138,40 @@ def take_if_worker() -> None:
         raise Refused(0)
     _taken = run_id
     _guard(given)
-    written = Worker.of_process(run_id, os.getpid()).guarded_by(_guardian.pid if _guardian else 0)
+    worker_of_run = Worker.of_process(run_id, os.getpid(), shared=may_be_shared(given.run))
+    written = worker_of_run.guarded_by(_guardian.pid if _guardian else 0)
     given.instance.add_run_tags(run_id, written.as_tags())
+
+
+def leave() -> bool:
+    """Leave the run that this process has executed, so that it may execute another one.
+
+    Nobody takes this process for the run's worker any more: its row has ended, and its guardian,
+    which would pass on what concerns the run.
+
+    Returns
+    -------
+    bool
+        Whether the guardian has ended.
+
+    Raises
+    ------
+    DatabaseError
+        The end can't be recorded.
+    """
+    global _guardian, _taken
+    if _taken is None or _guardian is None:
+        return False
+    run_workers.end(_taken, Identity.of_this_process())
+    if not _guardian.let_go():
+        return False
+    _guardian = _taken = None
+    return True
+
+
+def programs_left() -> str:
+    """Return the names of the programs that the run has started, and that still run."""
+    return _programs_left
 
 
 def was_refused(run_id: str) -> bool:
@@ -243,6 +292,7 @@ def _settle_programs(run: DagsterRun, instance: DagsterInstance, failed: bool) -
 
     They are ended, too, if an optional process has failed, such as by its timeout.
     """
+    global _programs_left
     spare = _spared()
     try:
         programs = os_processes.programs_of(Identity.of_this_process(), run.run_id, spare)
@@ -260,8 +310,10 @@ def _settle_programs(run: DagsterRun, instance: DagsterInstance, failed: bool) -
         else:
             left = (*programs.in_session, *programs.detached)
         if left:
+            _programs_left = _names(left)
             instance.report_engine_event(
-                f"Programs that it has started still run, and are left alone: {_names(left)}.", run
+                f"Programs that it has started still run, and are left alone: {_programs_left}.",
+                run,
             )
     except Exception:  # the run's outcome stands, whatever its programs do
         logger.exception("The programs that run %s has started can't be ended.", run.run_id)

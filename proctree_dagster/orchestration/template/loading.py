@@ -37,6 +37,12 @@ _FORK_AWARE = "OtelBatch"
 
 def fork_problem() -> str | None:
     """Return why this process must not be forked, or ``None``."""
+    left = threads_left()
+    return f"importing the code location has left {left}" if left else None
+
+
+def threads_left() -> str | None:
+    """Return which threads this process has besides this one, or ``None``."""
     others = [each for each in threading.enumerate() if each is not threading.main_thread()]
     named = [each.name for each in others if not each.name.startswith(_FORK_AWARE)]
     count = threading.active_count()
@@ -46,10 +52,8 @@ def fork_problem() -> str | None:
     count -= len(others) - len(named)
     if count <= 1:
         return None
-    return (
-        f"importing the code location has left {count - 1} threads running "
-        f"({', '.join(named) or f'of a library; {_thread_variables()}'})"
-    )
+    names = ", ".join(named) or f"of a library; {_thread_variables()}"
+    return f"{count - 1} threads running ({names})"
 
 
 def _thread_variables() -> str:

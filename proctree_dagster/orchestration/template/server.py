@@ -37,14 +37,16 @@ from filelock import FileLock
 
 from ...domain import run_tags
 from ...support import garbage, os_processes
+from ..dagster_features import REUSED_WORKERS, is_on
 from ..dagster_internals import ExecuteRunArgs, InstanceRef, RepositoryPythonOrigin
 from ..launching import imports, plain, sqlite_keepalive, template_client, template_log
 from ..launching.releases import Release
 from ..launching.template_client import IdleTimeouts
 from ..launching.workers import started
 from . import preload
+from .further_runs import SIGNALS, Workers
 from .loading import be_heard, connections_left, examine, fork_problem, load, sockets
-from .worker import SIGNALS, UNWANTED, adopt_orphans, be_worker, report_death, send
+from .worker import UNWANTED, adopt_orphans, be_worker, report_death, send
 
 logger = logging.getLogger("proctree_dagster.orchestration.template")
 
@@ -91,6 +93,7 @@ class Template:
         self._ended = False
         self._polls = sys.platform != "linux"
         self._selector = selectors.DefaultSelector()
+        self._workers = Workers(self._selector, self.let_go)
         self._wakeup: socket.socket | None = None
         self._connected: str | None = None
         self._lent: list[str] = []
@@ -191,13 +194,16 @@ class Template:
             self._watch(request["owner"])
             if not fresh and self._is_outdated():
                 self._replace(connection, request)
-            self._launch(connection, request["args"])
+            self._launch(connection, request["args"], shared=request.get("shared", False))
 
-    def _launch(self, connection: socket.socket, serialized: str) -> None:
+    def _launch(self, connection: socket.socket, serialized: str, *, shared: bool) -> None:
         args = deserialize_value(serialized, ExecuteRunArgs)
         problem = fork_problem() or self._connected
         if problem is None:
-            self.children[self._fork(connection, args)] = serialized  # it answers itself
+            shared = shared and self.takes_runs and is_on(REUSED_WORKERS)
+            pid = self._workers.give(connection, args) if shared else None
+            pid = pid or self._fork(connection, args, shared=shared)
+            self.children[pid] = serialized  # it answers itself
             return
         if problem not in self._told:
             self._told.add(problem)
@@ -211,16 +217,34 @@ class Template:
         self._started[process.pid] = process
         return process.pid
 
-    def _fork(self, connection: socket.socket, args: ExecuteRunArgs) -> int:
+    def _fork(self, connection: socket.socket, args: ExecuteRunArgs, *, shared: bool) -> int:
+        ends = socket.socketpair() if shared else None
         # Nothing may interrupt the child before Dagster's own handlers are in place.
         signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         try:
             pid = os.fork()
             if pid == 0:
-                be_worker(connection, args, let_go=self.let_go, takes_runs=self.takes_runs)
+                self._be_worker(connection, args, ends)
         finally:
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        if ends is not None:
+            ends[1].close()
+            self._workers.add(pid, ends[0], args.instance_ref)
         return pid
+
+    def _be_worker(
+        self,
+        connection: socket.socket,
+        args: ExecuteRunArgs,
+        ends: tuple[socket.socket, socket.socket] | None,
+    ) -> NoReturn:
+        template = None
+        if ends is not None:
+            ends[0].close()
+            template = ends[1]
+        be_worker(
+            connection, args, let_go=self.let_go, takes_runs=self.takes_runs, template=template
+        )
 
     def let_go(self) -> None:
         """In a child: close the template's descriptors, and undo its own settings."""
@@ -307,6 +331,7 @@ class Template:
             if not pid:
                 return
             args = self.children.pop(pid, None)
+            self._workers.forget(pid)
             code = os.waitstatus_to_exitcode(status)
             if pid in self._started:
                 self._started.pop(pid).returncode = code

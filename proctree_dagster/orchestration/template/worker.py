@@ -8,7 +8,8 @@ import random
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import NoReturn
 
 from dagster import DagsterInstance, DagsterRun, DagsterRunStatus
@@ -18,10 +19,12 @@ from ...support import os_processes
 from ...support.os_processes import Identity, State, programs_of
 from .. import dagster_internals as internals
 from .. import hosts
-from ..dagster_internals import ExecuteRunArgs
+from ..dagster_internals import ExecuteRunArgs, InstanceRef
+from ..guardian import Guardian
 from ..launching import sqlite_keepalive, template_client, worker_end
 from ..launching.workers import Worker
 from ..runs import run_status
+from .further_runs import SIGNALS, FurtherRuns, Request
 
 logger = logging.getLogger("proctree_dagster.orchestration.template")
 
@@ -36,9 +39,6 @@ UNFINISHED = 76
 
 PR_SET_CHILD_SUBREAPER = 36
 
-SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
-"""The signals that the template handles, and its workers don't."""
-
 
 def send(connection: socket.socket, answer: template_client.Answer) -> None:
     """Answer the client that requested a run."""
@@ -51,6 +51,7 @@ def be_worker(
     *,
     let_go: Callable[[], None],
     takes_runs: bool,
+    template: socket.socket | None,
 ) -> NoReturn:
     """In a fresh child: do what ``dagster api execute_run`` does, and end.
 
@@ -66,61 +67,122 @@ def be_worker(
         Closes the template's descriptors.
     takes_runs:
         Whether the code location records the workers of runs in Django's database.
+    template:
+        The socket to the template, if this process may execute further runs.
     """
     code = 1
     try:
         worker_end.in_forked_worker()
         os.setsid()
         let_go()
-        # The child answers, not the template: if the template is killed, the client still knows.
-        try:
-            send(connection, {"pid": os.getpid()})
-        except OSError:
+        further = None if template is None else FurtherRuns(template)
+        if not _accept(connection):
             os._exit(UNWANTED)
-        connection.close()
-        code = _work(args, takes_runs=takes_runs)
+        guardian = 0
+        if apps.ready:  # it is, if the code location is one of trees
+            from ..runs import run_taking
+
+            guardian = run_taking.have_guardian(args.run_id)
+        hosts.executes_run()
+        with _opened(args) as instance:
+            code = _work(args, instance, guardian, takes_runs=takes_runs, further=further)
     except BaseException:  # any error is the run's, not the template's
         logger.exception("The run %s could not be executed.", args.run_id)
+    with internals.capture_interrupts():  # one that waits has come too late to cancel the run
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     worker_end.leave(code)
 
 
-def _work(args: ExecuteRunArgs, *, takes_runs: bool) -> int:
-    guardian = 0
-    if apps.ready:  # it is, if the code location is one of trees
-        from ..runs import run_taking
+def _accept(connection: socket.socket) -> bool:
+    """Tell a client that this process executes its run; return False if it has gone.
 
-        guardian = run_taking.have_guardian(args.run_id)
+    The child answers, not the template: if the template is killed, the client still knows.
+    """
+    with connection:
+        try:
+            send(connection, {"pid": os.getpid()})
+        except OSError:
+            return False
+    return True
+
+
+def _work(
+    args: ExecuteRunArgs,
+    instance: DagsterInstance,
+    guardian: int,
+    *,
+    takes_runs: bool,
+    further: FurtherRuns | None,
+) -> int:
+    """Execute a run, and those that this process is given afterwards; return the exit code."""
+    while True:
+        code, run = _execute(args, instance, guardian, takes_runs=takes_runs)
+        if further is None or run is None or not further.may_follow(instance, run):
+            break
+        request = further.wait()
+        if request is None or not _begin(request):
+            break
+        args, guardian = request.args, request.guardian
+    if apps.ready and run is not None:
+        worker_end.within_grace(_reference(args), args.run_id)
+    return code
+
+
+def _begin(request: Request) -> bool:
+    """Accept a further run; return False if its client has gone."""
+    from ..runs import run_taking
+
+    its_guardian = Guardian(request.guardian, request.orders, None)
+    if not _accept(request.connection):
+        its_guardian.let_go()
+        return False
+    run_taking.be_watched(request.args.run_id, its_guardian)
+    return True
+
+
+def _execute(
+    args: ExecuteRunArgs, instance: DagsterInstance, guardian: int, *, takes_runs: bool
+) -> tuple[int, DagsterRun | None]:
+    """Execute a run; return the exit code, and the run if it was executed here."""
     random.seed()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()
-    hosts.executes_run()
     with internals.capture_interrupts():
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-        with (
-            _open_instance(args) as instance,
-            sqlite_keepalive.keep_open(sqlite_keepalive.of_worker(instance)),
-        ):
-            if not takes_runs:
-                worker = Worker.of_process(args.run_id, os.getpid()).guarded_by(guardian)
-                instance.add_run_tags(args.run_id, worker.as_tags())
-            code = internals._execute_run_command_body(
-                args.run_id, instance, lambda event: None, set_exit_code_on_failure=False
-            )
-            if apps.ready:  # it is, if the run's trees could be loaded
-                from ..runs import family_runs, run_taking
+        if not takes_runs:
+            worker = Worker.of_process(args.run_id, os.getpid()).guarded_by(guardian)
+            instance.add_run_tags(args.run_id, worker.as_tags())
+        code = internals._execute_run_command_body(
+            args.run_id, instance, lambda event: None, set_exit_code_on_failure=False
+        )
+        if apps.ready:  # it is, if the run's trees could be loaded
+            from ..runs import family_runs, run_taking
 
-                if run_taking.was_refused(args.run_id):
-                    return code  # the other worker records the run's end
-                family_runs.end(instance, args.run_id)
-                worker_end.within_grace(instance, args.run_id)
-            run = instance.get_run_by_id(args.run_id)
-            # The process that waits for this one fails a run whose end could not be recorded.
-            return code if run is None or run.is_finished else UNFINISHED
+            if run_taking.was_refused(args.run_id):
+                return code, None  # the other worker records the run's end
+            family_runs.end(instance, args.run_id)
+        run = instance.get_run_by_id(args.run_id)
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # those of this run may reach no other
+        # The process that waits for this one fails a run whose end could not be recorded.
+        return code if run is None or run.is_finished else UNFINISHED, run
+
+
+@contextmanager
+def _opened(args: ExecuteRunArgs) -> Iterator[DagsterInstance]:
+    with (
+        _open_instance(args) as instance,
+        sqlite_keepalive.keep_open(sqlite_keepalive.of_worker(instance)),
+    ):
+        yield instance
+
+
+def _reference(args: ExecuteRunArgs) -> InstanceRef:
+    assert args.instance_ref is not None, "the launcher always gives one"
+    return args.instance_ref
 
 
 def _open_instance(args: ExecuteRunArgs) -> DagsterInstance:
-    assert args.instance_ref is not None, "the launcher always gives one"
-    return DagsterInstance.from_ref(args.instance_ref)
+    return DagsterInstance.from_ref(_reference(args))
 
 
 def report_death(args: ExecuteRunArgs, message: str) -> None:
