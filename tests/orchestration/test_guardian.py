@@ -2,6 +2,7 @@
 
 import json
 import os
+import selectors
 import signal
 import socket
 import subprocess
@@ -116,6 +117,24 @@ def test_a_worker_that_has_ended_its_run_may_join_what_that_has_left(
     if done:
         child.kill()
     assert child.wait(30) == (-signal.SIGKILL if done else -signal.SIGINT)
+
+
+def test_a_worker_that_has_left_its_run_is_not_canceled_though_that_was_asked_before(
+    child: "subprocess.Popen[bytes]",
+) -> None:
+    orders, write_orders = os.pipe()
+    found = watch(child)
+    found._orders = orders
+    os.set_blocking(orders, False)
+    found._selector.register(orders, selectors.EVENT_READ)
+    os.write(write_orders, b"l")
+    found._cancel()  # SIGTERM and the message have come together
+    assert found._ended
+    assert Identity.of(child.pid).state is State.RUNNING
+    child.kill()
+    assert child.wait(30) == -signal.SIGKILL, "it was not interrupted before"
+    os.close(orders)
+    os.close(write_orders)
 
 
 def test_a_process_that_was_given_the_id_of_a_guardian_is_left_alone(

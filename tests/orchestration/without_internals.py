@@ -171,6 +171,12 @@ def of_ticks_together(instance: dagster.DagsterInstance, job: dagster.JobDefinit
     return not ticks_together.install() and pool.__module__.startswith("dagster.")
 
 
+def of_reused_workers(instance: dagster.DagsterInstance, job: dagster.JobDefinition) -> bool:
+    from proctree_dagster.orchestration.template import further_runs
+
+    return not further_runs.is_shared({"shared": True}, takes_runs=True)
+
+
 def of_run_files(instance: dagster.DagsterInstance, job: dagster.JobDefinition) -> bool:
     return type(instance.event_log_storage).__name__ == "SqliteEventLogStorage"
 
@@ -196,6 +202,7 @@ INSTEAD: dict[str, Callable[[dagster.DagsterInstance, dagster.JobDefinition], bo
     "homes": of_homes,
     "template": of_template,
     "output_tail": of_output_tail,
+    "reused_workers": of_reused_workers,
     "run_files": of_run_files,
     "queue_polls": of_queue_polls,
     "schedule_tables": of_schedule_tables,

@@ -13,10 +13,10 @@ import os
 import selectors
 import signal
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 from dagster import (
@@ -32,6 +32,7 @@ from ...support.connections import fresh_connections
 from ...support.os_processes import Identity
 from .. import dagster_internals as internals
 from .. import guardian
+from ..dagster_features import REUSED_WORKERS, is_on
 from ..dagster_internals import ExecuteRunArgs, InstanceRef
 from .loading import threads_left
 
@@ -53,6 +54,19 @@ _END = b"\n"
 
 _MOST_BYTES = 2**16
 """Bytes of a request that are read at once."""
+
+
+def is_shared(request: Mapping[str, Any], *, takes_runs: bool) -> bool:
+    """Return whether a run is executed by a process that executes others, too.
+
+    Parameters
+    ----------
+    request:
+        A client's.
+    takes_runs:
+        Whether the code location is one of trees.
+    """
+    return bool(request.get("shared")) and takes_runs and is_on(REUSED_WORKERS)
 
 
 class Workers:
@@ -303,6 +317,9 @@ def _left_behind() -> str:
 
     children = [each.name for each in multiprocessing.active_children()]
     if children:
-        return f"it has left the processes {', '.join(children)}"
-    left = run_taking.programs_left() or threads_left()
-    return f"it has left {left}" if left else ""
+        return f"it has left processes running: {', '.join(children)}"
+    programs = run_taking.programs_left()
+    if programs:
+        return f"it has left programs running: {programs}"
+    threads = threads_left()
+    return f"it has left {threads}" if threads else ""

@@ -37,14 +37,13 @@ from filelock import FileLock
 
 from ...domain import run_tags
 from ...support import garbage, os_processes
-from ..dagster_features import REUSED_WORKERS, is_on
 from ..dagster_internals import ExecuteRunArgs, InstanceRef, RepositoryPythonOrigin
 from ..launching import imports, plain, sqlite_keepalive, template_client, template_log
 from ..launching.releases import Release
 from ..launching.template_client import IdleTimeouts
 from ..launching.workers import started
 from . import preload
-from .further_runs import SIGNALS, Workers
+from .further_runs import SIGNALS, Workers, is_shared
 from .loading import be_heard, connections_left, examine, fork_problem, load, sockets
 from .worker import UNWANTED, adopt_orphans, be_worker, report_death, send
 
@@ -194,13 +193,14 @@ class Template:
             self._watch(request["owner"])
             if not fresh and self._is_outdated():
                 self._replace(connection, request)
-            self._launch(connection, request["args"], shared=request.get("shared", False))
+            self._launch(
+                connection, request["args"], shared=is_shared(request, takes_runs=self.takes_runs)
+            )
 
     def _launch(self, connection: socket.socket, serialized: str, *, shared: bool) -> None:
         args = deserialize_value(serialized, ExecuteRunArgs)
         problem = fork_problem() or self._connected
         if problem is None:
-            shared = shared and self.takes_runs and is_on(REUSED_WORKERS)
             pid = self._workers.give(connection, args) if shared else None
             pid = pid or self._fork(connection, args, shared=shared)
             self.children[pid] = serialized  # it answers itself

@@ -179,6 +179,10 @@ def postgres_place(
     place: Place, database: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> Place:
     """The same on PostgreSQL: Django's database, and Dagster's."""
+    return on_postgres(place, database, monkeypatch)
+
+
+def on_postgres(place: Place, database: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setenv("TEST_DATABASE", json.dumps({**database, "CONN_MAX_AGE": 0}))
     place.instance.dispose()
     url = f"postgresql+psycopg2://postgres:@/{database['NAME']}?host={database['HOST']}"
