@@ -9,7 +9,7 @@ import psutil
 
 FOLDER = Path(os.environ["TEST_FOLDER"])
 WORD = "before"
-HELD = []
+HELD: list[bytes] = []
 
 
 def say():
