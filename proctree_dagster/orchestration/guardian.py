@@ -99,7 +99,7 @@ class Guardian:
                 self._child.wait(ENDED_SECONDS)
 
     def let_go(self) -> bool:
-        """End it, whose worker goes on to another run; return whether it has ended."""
+        """End it, because its worker takes another run; return whether it has ended."""
         itself = Identity.of(self.pid)
         self._tell(_LET_GO)
         with suppress(OSError):

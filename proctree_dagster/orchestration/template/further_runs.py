@@ -2,7 +2,7 @@
 
 A tree allows it by ``reuse_worker``. Such a worker ends when it has waited for a while, after so
 many runs or with so much memory (``PROCTREE["RUNS_PER_WORKER"]``, ``["MEMORY_PER_WORKER"]``), after
-a run that did not succeed or that has left something behind, and when its template ends or imports
+a run that did not succeed or that has left threads or processes, and when its template ends or imports
 again.
 """
 
@@ -225,7 +225,7 @@ class FurtherRuns:
         if limit:
             logger.info("Process %s executes no further run: %s.", os.getpid(), limit)
             return False
-        left = _left_behind()
+        left = _left()
         if left:
             instance.report_engine_event(f"Its process executes no further run: {left}.", run)
         return not left
@@ -311,7 +311,7 @@ def restore(environment: dict[str, str], folder: Path) -> None:
     os.chdir(folder)
 
 
-def _left_behind() -> str:
+def _left() -> str:
     """Return what a run has left that its process would not go on well with; blank: nothing."""
     from ..runs import run_taking  # Django is set up
 

@@ -94,7 +94,7 @@ def be_worker(
 
 
 def _accept(connection: socket.socket) -> bool:
-    """Tell a client that this process executes its run; return False if it has gone.
+    """Answer a client that this process executes its run; return False if it has gone.
 
     The child answers, not the template: if the template is killed, the client still knows.
     """
