@@ -2,8 +2,8 @@
 
 A tree allows it by ``reuse_worker``. Such a worker ends when it has waited for a while, after so
 many runs or with so much memory (``PROCTREE["RUNS_PER_WORKER"]``, ``["MEMORY_PER_WORKER"]``), after
-a run that did not succeed or that has left threads or processes, and when its template ends or imports
-again.
+a run that did not succeed or that has left threads or processes, and when its template ends or
+imports again.
 """
 
 import json
