@@ -165,6 +165,8 @@ def fork_for(charge: Callable[[], Charge], orders: int, let_go: Callable[[], Non
     try:
         let_go()
         _be_guardian(charge(), orders)
+    except Exception:  # there is nobody who could handle it
+        logger.exception("A further run has no guardian.")
     finally:
         os._exit(0)
 

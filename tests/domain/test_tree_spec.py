@@ -53,12 +53,14 @@ def test_every_problem_is_reported_at_once() -> None:
             name="",
             description=5,
             cache_enabled="yes",
+            reuse_worker="yes",
         )
     )
     assert found == [
         "The tree must have a name that is not empty, not ''.",
         "The tree's description must be a string.",
         "The tree's cache_enabled must be true or false.",
+        "The tree's reuse_worker must be true or false.",
         "Process 1 must have a name that is not empty, not ''.",
         "Process '' has no function.",
         f"Process '': retries must be from 0 to {MAX_RETRIES}, not -1.",

@@ -112,10 +112,10 @@ class Speaking(Stack):
         )
         assert data["terminateRun"]["__typename"] == "TerminateRunSuccess", data
 
-    def submit(self, name: str) -> str:
-        """Queue the tree from a Django process, and return the run's id."""
+    def submit(self, name: str, tree: str = "speak") -> str:
+        """Queue a tree from a Django process, and return the run's id."""
         return self.shell(
-            f"print(ProcessTreeManager.submit_tree('speak', context={{'name': {name!r}}}).run_id)"
+            f"print(ProcessTreeManager.submit_tree({tree!r}, context={{'name': {name!r}}}).run_id)"
         )
 
 
@@ -137,6 +137,17 @@ def test_every_way_to_launch_leads_to_one_template(services: Speaking) -> None:
     assert services.finished(submitted)["status"] == "SUCCESS"
     assert "RunEnqueuedEvent" in services.events(from_the_ui), "there is a limit"
     assert services.steps(from_the_ui) is None, "it runs the tree as it is when it starts"
+
+
+def test_a_tree_may_have_one_process_execute_runs_from_the_ui_and_from_django(
+    services: Speaking,
+) -> None:
+    def one_process_executes_both() -> bool:  # a process waits some seconds for its next run
+        assert services.finished(services.launch_named("once", job="shared"))["status"] == "SUCCESS"
+        assert services.finished(services.submit("again", "shared"))["status"] == "SUCCESS"
+        return bool(services.said("once")["pid"] == services.said("again")["pid"])
+
+    wait_for("both to be executed by one process", one_process_executes_both, 120)
 
 
 def test_a_run_that_the_daemon_launched_is_terminated_in_the_ui(services: Speaking) -> None:

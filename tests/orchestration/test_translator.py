@@ -92,6 +92,14 @@ def test_tags_and_metadata_name_the_tree_its_revision_and_its_functions(settings
     assert op.tags[run_tags.METADATA] == '{"owner": "books"}'
 
 
+def test_runs_of_a_tree_that_allows_it_say_that_they_may_share_a_process() -> None:
+    tree = diamond()
+    assert run_tags.REUSE_WORKER not in job_of(tree).run_tags
+    assert run_tags.REUSE_WORKER in job_of(tree.set_reuse_worker()).run_tags
+    assert ProcessTreeInstance.load("diamond").reuse_worker
+    assert run_tags.REUSE_WORKER not in job_of(tree.set_reuse_worker(False)).run_tags
+
+
 def test_the_revision_changes_with_the_content_and_with_the_default_context() -> None:
     tree = diamond()
     before = tree.save().revision

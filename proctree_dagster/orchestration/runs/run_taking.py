@@ -162,9 +162,10 @@ def leave() -> bool:
     global _guardian, _taken
     if _taken is None or _guardian is None:
         return False
-    run_workers.end(_taken, Identity.of_this_process())
     if not _guardian.let_go():
         return False
+    # Not before: a guardian that finds the row ended takes its worker for one that was given up.
+    run_workers.end(_taken, Identity.of_this_process())
     _guardian = _taken = None
     return True
 

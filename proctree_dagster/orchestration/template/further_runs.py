@@ -214,9 +214,16 @@ class FurtherRuns:
         self._environment, self._folder = dict(os.environ), Path.cwd()
 
     def may_follow(self, instance: DagsterInstance, run: DagsterRun | None) -> bool:
-        """Return whether a further run may follow one that has ended; the run's log says why not.
+        """Return whether a further run may follow one that has ended.
 
-        If it may, this process is as it was before: it has nothing to do with the run any more.
+        What the run has left, and that prevents it, its log names.
+
+        Parameters
+        ----------
+        instance:
+            Where it is recorded.
+        run:
+            The run.
         """
         self._executed += 1
         if run is None or run.status != DagsterRunStatus.SUCCESS:
@@ -312,7 +319,7 @@ def restore(environment: dict[str, str], folder: Path) -> None:
 
 
 def _left() -> str:
-    """Return what a run has left that its process would not go on well with; blank: nothing."""
+    """Return what a run has left in its process and should not share with the next; blank: none."""
     from ..runs import run_taking  # Django is set up
 
     children = [each.name for each in multiprocessing.active_children()]
