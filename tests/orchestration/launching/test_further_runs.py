@@ -19,9 +19,12 @@ from dagster._core.test_utils import create_run_for_test
 from dagster._grpc.types import ExecuteRunArgs
 
 from proctree_dagster.domain import run_tags
+from proctree_dagster.orchestration.guardian import Guardian
 from proctree_dagster.orchestration.launching import template_client
 from proctree_dagster.orchestration.launching.workers import Worker, started
+from proctree_dagster.orchestration.runs import run_taking
 from proctree_dagster.orchestration.template.further_runs import FurtherRuns
+from proctree_dagster.services import run_workers
 from tests.orchestration.launching.test_launcher import Place, database, on_postgres, opened
 from tests.tools.code_files import code_of
 from tests.tools.stack import wait_for
@@ -311,6 +314,23 @@ def test_a_run_that_is_given_at_the_moment_at_which_a_worker_leaves_is_executed(
             socket.send_fds(ours, [request], given)
         assert FurtherRuns(workers)._last() is None
         workers.close()
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_run_is_left_when_its_guardian_has_ended_and_not_before(
+    monkeypatch: pytest.MonkeyPatch, ends: bool
+) -> None:
+    class Watching(Guardian):
+        def let_go(self) -> bool:
+            done.append("guardian")
+            return ends
+
+    done: list[str] = []
+    monkeypatch.setattr(run_workers, "end", lambda *_: done.append("row"))
+    monkeypatch.setattr(run_taking, "_taken", "a run")
+    monkeypatch.setattr(run_taking, "_guardian", Watching(1, -1, None))
+    assert run_taking.leave() == ends
+    assert done == (["guardian", "row"] if ends else ["guardian"])
 
 
 def test_many_runs_in_one_process_leave_nothing_open(place: Place) -> None:
