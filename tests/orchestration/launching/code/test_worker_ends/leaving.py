@@ -9,13 +9,20 @@ from pathlib import Path
 
 FOLDER = Path(os.environ["TEST_FOLDER"])
 AT_IMPORT = os.getpid()
-atexit.register(lambda: note("atexit of the module") if os.getpid() == AT_IMPORT else note("twice"))
 
 
 def note(word):
     file = os.open(FOLDER / "notes", os.O_WRONLY | os.O_APPEND | os.O_CREAT)
     os.write(file, f"{word}\n".encode())
     os.close(file)
+
+
+@atexit.register
+def at_the_end():
+    if os.getpid() != AT_IMPORT:
+        note("twice")
+    elif "orchestration.template" not in Path("/proc/self/cmdline").read_text():
+        note("atexit of the module")  # not when a template ends, which another test has left
 
 
 def late(word):
