@@ -55,7 +55,8 @@ INTERNALS = (
     *("test_dagster_internals", "test_environments", "test_event_batching", "test_execution"),
     *("test_homes", "test_in_process", "test_hosts", "test_launcher", "test_job_snapshots"),
     *("test_memory", "test_remote_steps", "test_repository", "test_run_console"),
-    *("test_sqlite_keepalive", "test_threads_executor", "test_preload"),
+    *("test_sqlite_keepalive", "test_threads_executor", "test_preload", "test_schedule_tables"),
+    "test_further_runs",
 )
 """Modules whose tests touch Dagster's internals: ``make test-dagster`` runs them."""
 
