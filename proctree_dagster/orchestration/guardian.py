@@ -306,7 +306,7 @@ class _Watch:
                 self._selector.unregister(self._orders)
             self._ended = self._done  # dismissed
         self._done = self._done or _DONE in received
-        if _LET_GO in received:  # it has recorded itself that it has left its run
+        if _LET_GO in received:  # the worker itself records that it has left its run
             self._ended = self._let_go = True
         if _TAKEN in received:
             self._taken = True

@@ -14,12 +14,6 @@ from ...domain import run_tags
 from ...support.os_processes import Identity, State
 from ...support.os_processes import started as started  # public here
 
-
-def may_be_shared(run: DagsterRun) -> bool:
-    """Return whether a run may be executed by a process that executes others, too."""
-    return run_tags.REUSE_WORKER in run.tags
-
-
 _MAX_PID = 2**31
 """More than the id of any process."""
 
@@ -140,3 +134,8 @@ class Worker:
         """Return it with its guardian, a process that can be seen from here; 0: it has none."""
         since = started(guardian) if guardian else None
         return replace(self, guardian=guardian, guardian_started=since or "")
+
+
+def may_be_shared(run: DagsterRun) -> bool:
+    """Return whether a run may be executed by a process that executes others, too."""
+    return run_tags.REUSE_WORKER in run.tags

@@ -103,8 +103,11 @@ class Workers:
         self._selector.register(end, selectors.EVENT_READ, lambda: self._hear(pid))
 
     def _hear(self, pid: int) -> None:
+        end = self._sockets.get(pid)
+        if end is None:  # its death was noticed at the same moment
+            return
         try:
-            said = self._sockets[pid].recv(len(_FREE))
+            said = end.recv(len(_FREE))
         except OSError:  # it was killed
             said = b""
         if said:

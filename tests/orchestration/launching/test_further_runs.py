@@ -2,6 +2,7 @@
 
 import json
 import os
+import selectors
 import shutil
 import signal
 import socket
@@ -23,7 +24,7 @@ from proctree_dagster.orchestration.guardian import Guardian
 from proctree_dagster.orchestration.launching import template_client
 from proctree_dagster.orchestration.launching.workers import Worker, started
 from proctree_dagster.orchestration.runs import run_taking
-from proctree_dagster.orchestration.template.further_runs import FurtherRuns
+from proctree_dagster.orchestration.template.further_runs import FurtherRuns, Workers
 from proctree_dagster.services import run_workers
 from tests.orchestration.launching.test_launcher import Place, database, on_postgres, opened
 from tests.tools.code_files import code_of
@@ -293,6 +294,19 @@ def test_a_run_whose_client_has_gone_is_not_executed(place: Place) -> None:
     psutil.Process(first["pid"]).wait(30)
     assert place.run(run_id).status == DagsterRunStatus.NOT_STARTED
     assert not (place.folder / run_id).exists()
+
+
+def test_a_worker_whose_end_and_whose_death_are_noticed_together_is_forgotten() -> None:
+    with selectors.DefaultSelector() as selector:
+        workers = Workers(selector, lambda: None)
+        ours, its = socket.socketpair()
+        workers.add(1, ours, None)
+        its.sendall(b"f")
+        its.close()
+        [(key, _)] = selector.select(5)
+        workers.forget(1)  # as when its death is reaped
+        key.data()
+        assert not selector.get_map()
 
 
 def test_a_run_that_is_given_at_the_moment_at_which_a_worker_leaves_is_executed(
