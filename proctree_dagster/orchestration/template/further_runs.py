@@ -24,7 +24,6 @@ from dagster import (
     DagsterRun,
     DagsterRunStatus,
     deserialize_value,
-    serialize_value,
 )
 
 from ... import conf
@@ -115,7 +114,7 @@ class Workers:
         else:
             self.forget(pid)
 
-    def give(self, connection: socket.socket, args: ExecuteRunArgs) -> int | None:
+    def give(self, connection: socket.socket, args: ExecuteRunArgs, serialized: str) -> int | None:
         """Give a run to the worker that became free last; return its process id.
 
         Parameters
@@ -124,6 +123,8 @@ class Workers:
             The connection to the client, which the worker answers.
         args:
             The run.
+        serialized:
+            The same, as the client has sent it.
 
         Returns
         -------
@@ -135,21 +136,18 @@ class Workers:
                 continue
             self._free.remove(pid)
             try:
-                self._give_to(pid, connection, args)
+                self._give_to(pid, connection, args.run_id, serialized)
             except OSError:  # it has just ended
                 self.forget(pid)
             else:
                 return pid
         return None
 
-    def _give_to(self, pid: int, connection: socket.socket, args: ExecuteRunArgs) -> None:
+    def _give_to(self, pid: int, connection: socket.socket, run_id: str, serialized: str) -> None:
         watched, worker_end = os.pipe()
         try:
-            its_guardian = self._fork_guardian(pid, args.run_id, watched, (worker_end, connection))
-            request = (
-                json.dumps({"args": serialize_value(args), "guardian": its_guardian}).encode()
-                + _END
-            )
+            its_guardian = self._fork_guardian(pid, run_id, watched, (worker_end, connection))
+            request = json.dumps({"args": serialized, "guardian": its_guardian}).encode() + _END
             passed_on = [connection.fileno(), worker_end]
             socket.send_fds(self._sockets[pid], [request], passed_on)
         finally:
@@ -216,7 +214,7 @@ class FurtherRuns:
         self._executed = 0
         self._environment, self._folder = dict(os.environ), Path.cwd()
 
-    def may_follow(self, instance: DagsterInstance, run: DagsterRun | None) -> bool:
+    def may_follow(self, instance: DagsterInstance, run: DagsterRun) -> bool:
         """Return whether a further run may follow one that has ended.
 
         What the run has left, and that prevents it, its log names.
@@ -229,7 +227,7 @@ class FurtherRuns:
             The run.
         """
         self._executed += 1
-        if run is None or run.status != DagsterRunStatus.SUCCESS:
+        if run.status != DagsterRunStatus.SUCCESS:
             return False
         limit = self._limit()
         if limit:
@@ -278,7 +276,7 @@ class FurtherRuns:
 
         try:
             with fresh_connections():
-                restore(self._environment, self._folder)
+                _restore(self._environment, self._folder)
                 if not run_taking.leave():
                     return False
         except Exception:  # the database or the file system: the next run gets a fresh process
@@ -313,7 +311,7 @@ class FurtherRuns:
         return None
 
 
-def restore(environment: dict[str, str], folder: Path) -> None:
+def _restore(environment: dict[str, str], folder: Path) -> None:
     """Set the environment and the working directory to what they were."""
     if os.environ != environment:
         os.environ.clear()

@@ -201,7 +201,7 @@ class Template:
         args = deserialize_value(serialized, ExecuteRunArgs)
         problem = fork_problem() or self._connected
         if problem is None:
-            pid = self._workers.give(connection, args) if shared else None
+            pid = self._workers.give(connection, args, serialized) if shared else None
             pid = pid or self._fork(connection, args, shared=shared)
             self.children[pid] = serialized  # it answers itself
             return

@@ -123,8 +123,11 @@ def _work(
         if request is None or not _begin(request):
             break
         args, guardian = request.args, request.guardian
-    if apps.ready and run is not None:
-        worker_end.within_grace(_reference(args), args.run_id)
+    if apps.ready:
+        from ..runs import run_taking
+
+        if not run_taking.was_refused(args.run_id):  # else nothing of the run was executed here
+            worker_end.within_grace(_reference(args), args.run_id)
     return code
 
 

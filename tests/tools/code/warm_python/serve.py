@@ -16,11 +16,8 @@ import time
 from pathlib import Path
 from typing import Any, NoReturn
 
-from forked_programs import (
-    import_once,
-    run_and_end,
-    share,
-)  # beside what each Python of the tests reads
+# It is beside what each Python of the tests reads.
+from forked_programs import import_once, run_and_end, share
 
 OF_A_SHELL = {"_", "OLDPWD", "PWD", "SHLVL"}
 """Variables that each shell sets for itself."""
