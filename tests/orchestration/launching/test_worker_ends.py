@@ -152,3 +152,5 @@ def test_a_module_that_imports_numpy_is_forked_all_the_same(
     assert warning in place.failure(run_id)
     assert warning in (place.home / "proctree_template.log").read_text()
     (place.folder / "numpy").unlink()
+    # That worker was a plain one, whose last note would else be among the next test's.
+    wait_for("the plain worker to end", lambda: "atexit of the module" in notes(place))
