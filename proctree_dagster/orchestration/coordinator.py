@@ -15,7 +15,7 @@ from dagster import (
 
 from ..domain import run_tags
 from ..domain.limits import MAX_LIMIT_PER_KEY
-from . import queue_polls, queueing, ticks_together
+from . import kept_servers, queue_polls, queueing, ticks_together
 from .launcher import WarmRunLauncher, has_own_server
 from .launching import daemons, releases, sqlite_keepalive, wakeups
 
@@ -78,6 +78,7 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
     def dequeue_interval_seconds(self) -> float:  # type: ignore[override]
         """Seconds between two polls of the queue; the daemon reads it when it starts."""
         queue_polls.install()
+        kept_servers.keep()
         self._presence = daemons.Presence()
         return self._poll_seconds
 

@@ -57,6 +57,9 @@ _BY_MODULE = {
         "RemoteJobOrigin RemoteRepositoryOrigin"
     ),
     "dagster._core.remote_representation.code_location": "GrpcServerCodeLocation",
+    "dagster._core.remote_representation.grpc_server_registry": (
+        "GrpcServerRegistry ServerRegistryEntry"
+    ),
     "dagster._core.remote_representation.external_data": (
         "RepositoryErrorSnap RepositorySnap "
         "extract_serialized_job_snap_from_serialized_job_data_snap"
@@ -103,6 +106,7 @@ _BY_MODULE = {
     "dagster._daemon.daemon": "SpanMarker execute_scheduler_iteration_loop",
     "dagster._daemon.run_coordinator": "QueuedRunCoordinatorDaemon",
     "dagster._grpc.client": "DagsterGrpcClient",
+    "dagster._grpc.server": "DagsterApiServer LoadedRepositories",
     "dagster._grpc.types": "ExecuteRunArgs ExternalScheduleExecutionArgs",
     "dagster._serdes": "ConfigurableClass ConfigurableClassData",
     "dagster._utils.error": "serializable_error_info_from_exc_info",
@@ -212,6 +216,10 @@ if TYPE_CHECKING:
         RepositorySnap,
         extract_serialized_job_snap_from_serialized_job_data_snap,
     )
+    from dagster._core.remote_representation.grpc_server_registry import (
+        GrpcServerRegistry,
+        ServerRegistryEntry,
+    )
     from dagster._core.run_coordinator.queued_run_coordinator import RunQueueConfig
     from dagster._core.scheduler import DagsterDaemonScheduler
     from dagster._core.scheduler.instigation import (
@@ -286,6 +294,7 @@ if TYPE_CHECKING:
     from dagster._daemon.run_coordinator import QueuedRunCoordinatorDaemon
     from dagster._daemon.types import DaemonHeartbeat
     from dagster._grpc.client import DagsterGrpcClient
+    from dagster._grpc.server import DagsterApiServer, LoadedRepositories
     from dagster._grpc.types import ExecuteRunArgs, ExternalScheduleExecutionArgs
     from dagster._serdes import ConfigurableClass, ConfigurableClassData
     from dagster._utils.error import serializable_error_info_from_exc_info

@@ -20,6 +20,7 @@ from dagster import Field, deserialize_value
 
 from ..domain import run_tags
 from . import dagster_internals as internals
+from . import kept_servers
 from .dagster_features import HOSTS_FETCH, LAZY_HOSTS, is_on
 from .dagster_internals import ConfigurableClassData, DagsterDaemonScheduler, RemoteRepositoryOrigin
 from .snapshot_texts import id_of
@@ -46,7 +47,7 @@ class LazyHostScheduler(DagsterDaemonScheduler):
 
     It takes the configuration of ``DagsterDaemonScheduler``. The scheduler is the hook because of
     all classes that ``dagster.yaml`` names, it is the one that every host loads before it first
-    reads the jobs.
+    reads the jobs, and every code server before it imports the code location.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class LazyHostScheduler(DagsterDaemonScheduler):
         **others: Any,
     ) -> None:
         super().__init__(inst_data=inst_data, **others)
+        kept_servers.watch()
         if fetch_jobs_lazily:
             install()
 

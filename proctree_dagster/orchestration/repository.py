@@ -5,7 +5,6 @@
 
 import logging
 import os
-import threading
 from typing import Any  # as the overridden method says it
 
 from dagster import (
@@ -18,6 +17,7 @@ from .. import conf
 from ..domain import run_tags
 from ..services import webserver
 from ..support import project
+from . import kept_servers
 from .configured import translator
 from .execution import remote_steps, run_console
 from .launching import releases, template_client
@@ -50,6 +50,11 @@ class LiveRepository(RepositoryDefinition):
         )
         self._trees = trees
         self._own = own
+
+    @property
+    def is_live(self) -> bool:
+        """Whether all that it serves is read from the database, and nothing made once."""
+        return self._own is None
 
     @property
     def asset_graph(self) -> Any:
@@ -87,8 +92,8 @@ def build_repository(extra: Definitions | None = None) -> LiveRepository:
     if template_client.is_code_server():
         preload.keep_migrations()  # each tick of a project's own sensor may open the instance
     if template_client.is_daemons_code_server():
-        # It may take long, while the daemon waits for this code server.
-        threading.Thread(target=webserver.replace_dead_code_server, daemon=True).start()
+        # In a thread: it may take long, while the daemon waits for this code server.
+        kept_servers.repeat(webserver.replace_dead_code_server)
     own = None if extra is None else extra.get_repository_def()
     return LiveRepository(LiveRepositoryData(translator()), own)
 
