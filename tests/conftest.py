@@ -56,7 +56,7 @@ INTERNALS = (
     *("test_homes", "test_in_process", "test_hosts", "test_launcher", "test_job_snapshots"),
     *("test_memory", "test_remote_steps", "test_repository", "test_run_console"),
     *("test_sqlite_keepalive", "test_threads_executor", "test_preload", "test_schedule_tables"),
-    "test_further_runs",
+    *("test_further_runs", "test_kept_servers", "test_queue_polls"),
 )
 """Modules whose tests touch Dagster's internals: ``make test-dagster`` runs them."""
 

@@ -16,8 +16,6 @@ from functools import update_wrapper
 from pathlib import Path
 from typing import Any
 
-import psutil
-
 from . import dagster_internals as internals
 from .dagster_features import KEPT_SERVERS, is_on
 from .launching import imports, template_client
@@ -29,7 +27,8 @@ MAX_SECONDS = 900.0
 
 QUESTION = "proctree_dagster: is your code unchanged?"
 UNCHANGED = "proctree_dagster: unchanged"
-CHANGED = "proctree_dagster: changed"
+CHANGED = "proctree_dagster: "
+"""What begins the other answer; after it comes what has changed."""
 
 
 def keep() -> None:
@@ -77,7 +76,11 @@ def may_be_kept(entry: Any) -> bool:
     except internals.DagsterUserCodeUnreachableError as error:
         logger.warning("A code server does not answer, and is replaced: %s", error)
         return False
-    return bool(answer["echo"] == UNCHANGED)
+    if answer["echo"] == UNCHANGED:
+        return True
+    if answer["echo"].startswith(CHANGED):
+        logger.info("A code server is replaced: %s", answer["echo"].removeprefix(CHANGED))
+    return False
 
 
 class Watch:
@@ -86,11 +89,12 @@ class Watch:
     Parameters
     ----------
     since_ns:
-        When the process began, in nanoseconds of the clock that stamps files.
+        When it began to read, in nanoseconds of the clock that stamps files.
     """
 
     def __init__(self, since_ns: int) -> None:
         self._since_ns = since_ns
+        self._variables = Path.cwd() / ".env"  # Dagster opens it only if it is there
         self._reads = imports.Reads()
         self._loading = ExitStack()
         self._loading.enter_context(self._reads.noted())
@@ -106,6 +110,7 @@ class Watch:
         Modules may have been imported since it was last asked.
         """
         files = {*imports.user_modules(), *imports.package_folders(), *self._reads.files()}
+        files.add(self._variables)
         self._stamps |= imports.stamps(files - self._stamps.keys(), self._since_ns)
         return imports.changed(self._stamps)
 
@@ -128,7 +133,7 @@ def watch() -> None:
     _examined = True
     if not template_client.is_daemons_code_server() or not is_on(KEPT_SERVERS):
         return
-    _watched = Watch(int(psutil.Process().create_time() * 1e9))
+    _watched = Watch(time.time_ns())
     server: Any = internals.DagsterApiServer
     server.Ping = update_wrapper(_ping, server.Ping)
 
@@ -141,8 +146,9 @@ def _ping(servicer: Any, request: Any, context: Any) -> Any:
         return answer
     _watched.end_loading()  # nobody is answered before
     if request.echo == QUESTION:
-        answer.echo = UNCHANGED if is_unchanged(servicer, _watched) else CHANGED
-        if answer.echo == UNCHANGED:
+        why = why_replaced(servicer, _watched)
+        answer.echo = UNCHANGED if why is None else CHANGED + why
+        if why is None:
             for call in _repeated:
                 _in_thread(call)
     return answer
@@ -161,20 +167,16 @@ def _in_thread(call: Callable[[], None]) -> None:
     threading.Thread(target=call, daemon=True).start()
 
 
-def is_unchanged(servicer: Any, watch: Watch) -> bool:
-    """Return whether a new code server would serve the same; log why not.
+def why_replaced(servicer: Any, watch: Watch) -> str | None:
+    """Return as a sentence why a new code server would not serve the same; ``None`` if it would.
 
     Only one that serves nothing but trees is known to: what else a project defines may depend on
     more than on files.
     """
     loaded = servicer._loaded_repositories
     if loaded is None:
-        logger.info("The code server is replaced: its code location could not be loaded.")
-        return False
+        return "Its code location could not be loaded."
     if not all(getattr(each, "is_live", False) for each in loaded.definitions_by_name.values()):
-        logger.debug("The code server is replaced: it serves more than process trees.")
-        return False
+        return "It serves more than process trees."
     found = watch.changed()
-    if found:
-        logger.info("The code server is replaced: %s", ", ".join(map(str, found)))
-    return not found
+    return f"Changed: {', '.join(map(str, sorted(found)))}." if found else None

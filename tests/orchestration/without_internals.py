@@ -195,6 +195,16 @@ def of_queue_polls(instance: dagster.DagsterInstance, job: dagster.JobDefinition
     return (Daemon.core_loop, Daemon._get_runs_to_dequeue) == before
 
 
+def of_kept_servers(instance: dagster.DagsterInstance, job: dagster.JobDefinition) -> bool:
+    from dagster._core.remote_representation.grpc_server_registry import GrpcServerRegistry
+
+    from proctree_dagster.orchestration import kept_servers
+
+    before = GrpcServerRegistry.clear_all_grpc_endpoints
+    kept_servers.keep()
+    return GrpcServerRegistry.clear_all_grpc_endpoints is before
+
+
 INSTEAD: dict[str, Callable[[dagster.DagsterInstance, dagster.JobDefinition], bool]] = {
     "threads": of_threads,
     "job_snapshots": of_job_snapshots,
@@ -204,6 +214,7 @@ INSTEAD: dict[str, Callable[[dagster.DagsterInstance, dagster.JobDefinition], bo
     "output_tail": of_output_tail,
     "reused_workers": of_reused_workers,
     "run_files": of_run_files,
+    "kept_servers": of_kept_servers,
     "queue_polls": of_queue_polls,
     "schedule_tables": of_schedule_tables,
     "ticks_together": of_ticks_together,

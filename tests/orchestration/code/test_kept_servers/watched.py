@@ -1,0 +1,2 @@
+def work(amount: int = 1) -> None:
+    pass
