@@ -19,6 +19,7 @@ from django.utils import timezone
 from . import dagster_internals as internals
 from .dagster_features import RUN_RECORDS, is_on
 from .launching import wakeups
+from .run_files import RunFileStorage
 
 
 def can_together(instance: DagsterInstance) -> bool:
@@ -49,13 +50,15 @@ def queue(instance: DagsterInstance, runs: Sequence[DagsterRun]) -> None:
     assert isinstance(storage, internals.SqliteEventLogStorage)
     run_storage: Any = instance.run_storage
     now = time.time()
-    statements = [(run, storage.prepare_insert_event(_event(run, now))) for run in runs]
-    for run, statement in statements:
-        with storage.run_connection(run.run_id) as connection:
-            connection.execute(statement)
+    events = [_event(run, now) for run in runs]
+    for event in events:
+        if isinstance(storage, RunFileStorage) and storage.begin(event):
+            continue
+        with storage.run_connection(event.run_id) as connection:
+            connection.execute(storage.prepare_insert_event(event))
     with storage.index_connection() as connection:
-        for _, statement in statements:
-            connection.execute(statement)
+        for event in events:
+            connection.execute(storage.prepare_insert_event(event))
     table = internals.RunsTable
     update = table.update().where(
         table.c.run_id == sqlalchemy.bindparam("id_of_run"),

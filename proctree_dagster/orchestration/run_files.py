@@ -11,7 +11,7 @@ import logging
 import os
 import sqlite3
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,7 +23,12 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from .dagster_internals import SqliteEventLogStorage, sqlite_event_log
+from .dagster_internals import (
+    SqlEventLogStorageTable,
+    SqliteEventLogStorage,
+    sqlite_event_log,
+)
+from .sqlite_engines import engine_of
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +62,22 @@ class RunFileStorage(SqliteEventLogStorage):
             return
         super()._initdb(engine, for_index_shard)
 
+    def begin(self, event: dagster.EventLogEntry) -> bool:
+        """Create a run's file with its first event in it; the disk is waited for once.
+
+        Parameters
+        ----------
+        event:
+            An event that Dagster stores in the run's file. What else it does with it is left.
+
+        Returns
+        -------
+        bool
+            Whether it did; if not, the event is stored as any other one.
+        """
+        path = Path(self.path_for_shard(event.run_id))
+        return create(path, super()._initdb, [self._event_to_row(event)])
+
     def _connect(self, shard: str) -> Any:
         """Connect to a file; to one that another process has removed meanwhile as to a new one."""
         if not _has_content(Path(self.path_for_shard(shard))):
@@ -81,7 +102,11 @@ def _has_tables(engine: Engine, path: Path) -> bool:
     return False
 
 
-def create(path: Path, create_tables: Callable[[Engine], None]) -> bool:
+Row = Mapping[str, Any]
+"""A row of the event log."""
+
+
+def create(path: Path, create_tables: Callable[[Engine], None], rows: Sequence[Row] = ()) -> bool:
     """Create a run's file, unless another process does so at the same moment.
 
     It appears at once, with all of its tables: a process that is killed leaves none, or all of it.
@@ -92,6 +117,8 @@ def create(path: Path, create_tables: Callable[[Engine], None]) -> bool:
         The file.
     create_tables:
         Dagster's own way to create one.
+    rows:
+        The events in it.
 
     Returns
     -------
@@ -103,7 +130,7 @@ def create(path: Path, create_tables: Callable[[Engine], None]) -> bool:
         return False
     try:
         with _draft(path.parent) as draft:
-            _write(draft, _empty(path.parent, create_tables))
+            _write(draft, _empty(path.parent, create_tables), rows)
             os.link(draft, path)
     except FileExistsError:
         return False
@@ -190,12 +217,25 @@ def _draft(folder: Path) -> Iterator[Path]:
     try:
         yield draft
     finally:
-        with suppress(OSError):  # it was not created, or nothing can be changed in the folder
-            draft.unlink()
+        for each in (draft, Path(f"{draft}-wal"), Path(f"{draft}-shm")):
+            with suppress(OSError):  # it was not created, or nothing can be changed in the folder
+                each.unlink()
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, rows: Sequence[Row] = ()) -> None:
     with path.open("xb") as file:
         file.write(content)
         file.flush()
+        if rows:
+            _insert(path, rows)
         os.fsync(file.fileno())
+
+
+def _insert(path: Path, rows: Sequence[Row]) -> None:
+    """Insert events into a file that nobody else knows of; the disk is not waited for."""
+    with engine_of(f"sqlite:///{path}").connect() as connection:
+        connection.exec_driver_sql("PRAGMA synchronous = OFF")
+        connection.execute(SqlEventLogStorageTable.insert(), list(rows))
+        connection.commit()
+    if Path(f"{path}-wal").exists():
+        raise sqlite3.OperationalError(f"SQLite has not written its log back into {path}.")

@@ -58,7 +58,12 @@ MOST = 100
 """Most ticks in one request to the code server."""
 
 PASSES = 2
-"""Requests at the same time: the runs of one are queued while the code server works on the next."""
+"""Passes at the same time: the runs of one are queued while the code server works on the next.
+
+The code server has one at a time: two would take turns there, and then both be queued here.
+"""
+
+_asking = threading.Lock()
 
 
 class Coordinator(Protocol):
@@ -177,7 +182,8 @@ def _evaluate_together(calls: Sequence[Call]) -> dict[str, Any]:
     if not due:
         return {}
     begin(instance, due)
-    answer = _ask(instance, location, due)
+    with _asking:
+        answer = _ask(instance, location, due)
     _submit(instance, workspace, answer.made)
     done = [each for each in due if _finish(each, answer)]
     record(instance, done)

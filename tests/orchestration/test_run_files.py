@@ -168,6 +168,66 @@ def test_a_file_that_is_there_stays_as_it_is(home: Path, opened: DagsterInstance
     assert said(opened, run_id) == ["of an earlier release", "said"]
 
 
+def begin(instance: DagsterInstance, run_id: str, message: str = "first") -> bool:
+    storage = instance.event_log_storage
+    assert isinstance(storage, RunFileStorage)
+    return storage.begin(EventLogEntry(None, logging.INFO, message, run_id, 1.0))
+
+
+def test_a_run_may_begin_with_its_first_event_in_its_file(opened: DagsterInstance) -> None:
+    run_id = new_id()
+    assert begin(opened, run_id)
+    store(opened, run_id)
+    assert said(opened, run_id) == ["first", "said"]
+    assert query(path_of(opened, run_id), "PRAGMA journal_mode") == [("wal",)]
+
+
+def test_a_run_that_has_a_file_does_not_begin_again(opened: DagsterInstance) -> None:
+    store(opened, run_id := new_id())
+    assert not begin(opened, run_id)
+    assert said(opened, run_id) == ["said"]
+
+
+def test_a_run_whose_first_event_can_not_be_written_does_not_begin_and_no_draft_stays(
+    opened: DagsterInstance, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    store(opened, new_id())  # the kept empty file is there
+    content = run_files._empty(folder := path_of(opened, "any").parent, lambda _: None)
+    before = sorted(folder.iterdir())
+    monkeypatch.setattr(run_files, "_contents", {folder: content[: len(content) // 2]})
+    run_id = new_id()
+    assert not begin(opened, run_id)
+    assert sorted(folder.iterdir()) == before
+    assert "can't be created by a copy" in caplog.text
+
+
+def _begin(home: str, run_id: str, start: Any, begun: Any) -> None:
+    with homes.open_home(home) as instance:
+        start.wait(60)
+        if begin(instance, run_id):
+            begun.put(os.getpid())
+        else:
+            store(instance, run_id, "second")
+
+
+def test_of_processes_that_begin_a_run_at_the_same_moment_one_does_and_no_event_is_lost(
+    home: Path, opened: DagsterInstance
+) -> None:
+    context = multiprocessing.get_context("fork")
+    run_id, start, begun = new_id(), context.Barrier(PROCESSES), context.Queue()
+    found = [
+        context.Process(target=_begin, args=(str(home), run_id, start, begun))
+        for _ in range(PROCESSES)
+    ]
+    for each in found:
+        each.start()
+    for each in found:
+        each.join(60)
+    assert begun.get(timeout=10)
+    assert begun.empty()
+    assert said(opened, run_id) == ["first", *["second"] * (PROCESSES - 1)]
+
+
 def test_an_empty_file_that_was_left_behind_is_completed(opened: DagsterInstance) -> None:
     path_of(opened, run_id := new_id()).touch()
     store(opened, run_id)

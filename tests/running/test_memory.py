@@ -4,11 +4,14 @@ import gc
 import weakref
 from collections import Counter
 from functools import lru_cache
+from pathlib import Path
 from types import BuiltinMethodType
 
 import pytest
+import sqlalchemy
+from sqlalchemy.util import LRUCache
 
-from proctree_dagster.orchestration import homes
+from proctree_dagster.orchestration import homes, sqlite_engines
 from proctree_dagster.orchestration.launching import sqlite_keepalive
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
@@ -35,7 +38,8 @@ def _is_weak(each: object) -> bool:
 @pytest.mark.usefixtures("dagster_home")
 def test_runs_in_one_process_leave_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is kept up to a limit (engines, compiled statements) is limited to very few here."""
-    monkeypatch.setattr(sqlite_keepalive, "_STATEMENTS", 2)
+    dialect, _ = sqlite_engines._shared()
+    monkeypatch.setattr(sqlite_engines, "_shared", lambda: (dialect, LRUCache(2)))
     few = lru_cache(maxsize=4)(sqlite_keepalive._engine.__wrapped__)
     monkeypatch.setattr(sqlite_keepalive, "_engine", few)
     sqlite_keepalive.keep_engines()
@@ -53,8 +57,11 @@ def test_runs_in_one_process_leave_nothing_behind(monkeypatch: pytest.MonkeyPatc
     assert more == {}
 
 
-def test_an_engine_that_is_kept_keeps_few_compiled_statements() -> None:
-    sqlite_keepalive._engine.cache_clear()
-    engine = sqlite_keepalive._engine("sqlite://", None)
-    assert engine._compiled_cache.capacity == sqlite_keepalive._STATEMENTS  # type: ignore[union-attr]
+def test_engines_of_many_files_keep_few_compiled_statements_together(tmp_path: Path) -> None:
+    _, statements = sqlite_engines._shared()
+    for number in range(2 * sqlite_engines._STATEMENTS):
+        with sqlite_engines.engine_of(f"sqlite:///{tmp_path}/{number}").connect() as connection:
+            connection.execute(sqlalchemy.text(f"SELECT {number}"))
+            connection.execute(sqlalchemy.select(sqlalchemy.column(f"'{number}'")))
+    assert 0 < len(statements) < 2 * sqlite_engines._STATEMENTS
     assert homes.scripts().is_dir()

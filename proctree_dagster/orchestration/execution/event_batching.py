@@ -28,6 +28,7 @@ from dagster import DagsterEventType, DagsterInstance, EventLogEntry
 
 from .. import dagster_internals as internals
 from ..dagster_features import EVENT_BATCHING, is_on
+from ..sqlite_engines import engine_of
 
 if TYPE_CHECKING:
     from ..dagster_internals import DagsterEventBatchMetadata, SqlEventLogStorage
@@ -292,10 +293,8 @@ class _Connection:
         if isinstance(storage, internals.SqliteEventLogStorage):
             self._file = storage.path_for_shard(run_id)
             # The storage lets only one of its own connections be open at a time.
-            self._engine = sqlalchemy.create_engine(
-                storage.conn_string_for_shard(run_id),
-                poolclass=sqlalchemy.NullPool,
-                connect_args={"timeout": internals.SQLITE_BUSY_TIMEOUT_SECONDS},
+            self._engine = engine_of(
+                storage.conn_string_for_shard(run_id), internals.SQLITE_BUSY_TIMEOUT_SECONDS
             )
 
     def insert(self, rows: Sequence[Row]) -> None:

@@ -21,15 +21,10 @@ from sqlalchemy.pool import NullPool
 
 from .. import dagster_internals as internals
 from ..dagster_features import SQLITE_KEEPALIVE, is_on
+from ..sqlite_engines import engine_of as engine_of
 
 _ENGINES = 32
 """How many are kept, those that were used last: every run has a file of its own."""
-_STATEMENTS = 100
-"""How many compiled statements an engine keeps, those that were used last.
-
-More than Dagster has in use. SQLAlchemy's 500 fill up: each time an instance is opened, alembic
-compiles a statement that is never used again (10 kB).
-"""
 
 
 opened_during_runs: "weakref.WeakSet[DagsterInstance]" = weakref.WeakSet()
@@ -125,4 +120,4 @@ def _options(timeout: float | None) -> dict[str, Any]:
 
 @lru_cache(maxsize=_ENGINES)
 def _engine(url: str, timeout: float | None) -> Engine:
-    return sqlalchemy.create_engine(url, query_cache_size=_STATEMENTS, **_options(timeout))
+    return engine_of(url, timeout)

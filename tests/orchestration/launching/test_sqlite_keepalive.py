@@ -15,15 +15,15 @@ from proctree_dagster.orchestration.launching import sqlite_keepalive
 def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Return the files for which engines are made."""
     files: list[str] = []
-    make = sqlalchemy.create_engine
+    make = sqlite_keepalive.engine_of
 
-    def counted(url: str, **options: object) -> sqlalchemy.engine.Engine:
+    def counted(url: str, timeout: float | None) -> sqlalchemy.engine.Engine:
         files.append(Path(url).name)
-        return make(url, **options)
+        return make(url, timeout)
 
     sqlite_keepalive.keep_engines()
     sqlite_keepalive._engine.cache_clear()
-    monkeypatch.setattr(sqlalchemy, "create_engine", counted)
+    monkeypatch.setattr(sqlite_keepalive, "engine_of", counted)
     yield files
     sqlite_keepalive._engine.cache_clear()
 
