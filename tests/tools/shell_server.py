@@ -41,7 +41,7 @@ class ShellServer:
             # What is loaded before all else can't be loaded into a fork.
             self._own = Forks(folder, env) if "LD_PRELOAD" in env else None
             forks = self._own or forks_of_these_tests()
-            self._ends = forks.start(args, folder, env, files)
+            self._fork = forks.start(args, folder, env, files)
         os.close(ours)
 
     def run(self, program: str) -> "subprocess.CompletedProcess[str]":
@@ -58,9 +58,8 @@ class ShellServer:
     def stop(self) -> None:
         """End it; the programs that it runs go on to their ends."""
         os.close(self._theirs)
-        with self._ends:
-            self._ends.settimeout(30)
-            self._ends.recv(1024)
+        with self._fork:
+            self._fork.wait(30)
         if self._own is not None:
             self._own.stop()
 

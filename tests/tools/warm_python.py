@@ -12,11 +12,15 @@ import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from typing import Self
 
+from proctree_dagster.orchestration.launching.template_client import MODULE
 from tests.tools import python_path
 from tests.tools.code_files import code_of
 
 CODE = code_of(__file__)
+
+TIMEOUT_SECONDS = 120
 
 
 class Forks:
@@ -37,8 +41,14 @@ class Forks:
         assert self._server.stdout.readline() == b"ready\n", "the Python that forks did not start"
 
     def start(
-        self, args: Sequence[str], folder: Path, env: Mapping[str, str], files: Sequence[int]
-    ) -> socket.socket:
+        self,
+        args: Sequence[str],
+        folder: Path,
+        env: Mapping[str, str],
+        files: Sequence[int],
+        *,
+        session: bool = False,
+    ) -> "Fork":
         """Start a program with an environment of its own, but for what /proc says of it.
 
         Parameters
@@ -51,17 +61,23 @@ class Forks:
             Its environment.
         files:
             The descriptors that it has as 0, 1, 2 and so on.
-
-        Returns
-        -------
-        Where its exit status can be read when it has ended.
+        session:
+            Whether it leads a session of its own.
         """
-        request = {"args": args, "folder": str(folder), "environment": dict(env), "anyhow": True}
+        request = {
+            **{"args": args, "folder": str(folder), "environment": dict(env)},
+            **{"anyhow": True, "session": session},
+        }
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(f"\0{self.address}")
         socket.send_fds(connection, [json.dumps(request).encode()], list(files))
         connection.shutdown(socket.SHUT_WR)
-        return connection
+        return Fork(connection)
+
+    def run(self, args: Sequence[str], folder: Path, env: Mapping[str, str]) -> None:
+        """Run a program to its end; fail if it does."""
+        with self.start(args, folder, env, [0, 1, 2]) as fork:
+            assert fork.wait(TIMEOUT_SECONDS) == 0, f"{args} failed"
 
     def stop(self) -> None:
         """End it; programs that still run go on to their ends."""
@@ -73,6 +89,47 @@ def forks_of_these_tests() -> Forks:
     """Return the one that the tests of this process share."""
     env = {key: value for key, value in os.environ.items() if key != "DJANGO_SETTINGS_MODULE"}
     return Forks(CODE, {**env, "PYTHONPATH": python_path()})
+
+
+class Fork:
+    """A program in a fork."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+        self._lines = connection.makefile("rb")
+        connection.settimeout(TIMEOUT_SECONDS)
+        self.pid = int(self._lines.readline())
+
+    def wait(self, seconds: float) -> int:
+        """Wait until it has ended and return its exit status, as a shell writes it."""
+        self._connection.settimeout(seconds)
+        return int(self._lines.readline())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._lines.close()
+        self._connection.close()
+
+
+def python_of_templates(folder: Path) -> str:
+    """Return a ``python`` in a folder whose templates are forks of the one of these tests.
+
+    A template that takes the place of another (``exec``) and all other programs are new
+    interpreters, and every process has the id with which it was started, but for the templates:
+    those say theirs.
+    """
+    address = forks_of_these_tests().address
+    file = folder / "python"
+    ask = f'exec {sys.executable} -ISP {CODE / "ask_for_template.py"} {address} {file} "$@"'
+    file.write_text(
+        "#!/bin/sh\n"
+        f'case "$2 $*" in {MODULE}*" --state "*) ;; "{MODULE} "*) {ask} ;; esac\n'
+        f'exec {sys.executable} "$@"\n'
+    )
+    file.chmod(0o755)
+    return str(file)
 
 
 class WarmPython:

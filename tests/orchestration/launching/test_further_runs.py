@@ -6,8 +6,6 @@ import selectors
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,6 +33,7 @@ from tests.orchestration.launching.test_launcher import (
 )
 from tests.tools.code_files import code_of
 from tests.tools.stack import wait_for
+from tests.tools.warm_python import forks_of_these_tests
 
 __all__ = ["database"]  # a fixture
 
@@ -48,7 +47,7 @@ SUCCESS = DagsterRunStatus.SUCCESS
 def fill(place: Place) -> Place:
     for file in CODE.glob("*.py"):
         shutil.copy(file, place.folder)
-    subprocess.run([sys.executable, "save_trees.py"], check=True, cwd=place.folder)
+    forks_of_these_tests().run(["save_trees.py"], place.folder, os.environ)
     return place
 
 
@@ -182,7 +181,7 @@ def test_runs_at_the_same_time_have_a_process_each(place: Place) -> None:
 
 def test_the_next_run_executes_the_tree_and_the_functions_as_they_are_then(place: Place) -> None:
     first = execute(place, "works")[0]
-    subprocess.run([sys.executable, "change_tree.py"], check=True, cwd=place.folder)
+    forks_of_these_tests().run(["change_tree.py"], place.folder, os.environ)
     changed = execute(place, "works")[0]
     assert changed["pid"] == first["pid"]
     assert "also" in place.failure(changed["run_id"])

@@ -32,6 +32,7 @@ from tests.tools import TOP, python_path
 from tests.tools.code_files import code_of
 from tests.tools.postgres import Postgres
 from tests.tools.stack import wait_for
+from tests.tools.warm_python import python_of_templates
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -60,10 +61,14 @@ def copy_location(folder: Path) -> None:
 
 
 class Place:
-    """A Dagster home and a code location."""
+    """A Dagster home and a code location.
 
-    def __init__(self, folder: Path, empty_home: Path) -> None:
+    Its templates are forks of a Python that has imported Dagster, unless another is given.
+    """
+
+    def __init__(self, folder: Path, empty_home: Path, python: str | None = None) -> None:
         self.folder = folder
+        self.python = python or python_of_templates(folder)
         self.home = Path(shutil.copytree(empty_home, folder / "home"))
         (self.home / "dagster.yaml").write_text(CONFIG)
         copy_location(folder)
@@ -84,9 +89,9 @@ class Place:
     ) -> JobPythonOrigin:
         pointer = ModuleCodePointer("location", attribute, str(release or self.folder))
         repository = RepositoryPythonOrigin(
-            executable_path=sys.executable,
+            executable_path=self.python,
             code_pointer=pointer,
-            entry_point=[sys.executable, "-m", "dagster"],
+            entry_point=[self.python, "-m", "dagster"],
         )
         return JobPythonOrigin("job", repository)
 
@@ -195,7 +200,7 @@ def on_postgres(place: Place, database: dict[str, Any], monkeypatch: pytest.Monk
 
 @pytest.fixture(scope="module")
 def place_of_several(tmp_path_factory: pytest.TempPathFactory, empty_home: Path) -> Iterator[Place]:
-    place = Place(tmp_path_factory.mktemp("place"), empty_home)
+    place = Place(tmp_path_factory.mktemp("place"), empty_home, sys.executable)
     place.open()
     try:
         yield place

@@ -2,9 +2,8 @@
 
 import gzip
 import json
+import os
 import shutil
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +18,7 @@ from tests.orchestration.launching.test_launcher import Place, opened
 from tests.orchestration.launching.test_worker_ends import launch
 from tests.tools.code_files import code_of
 from tests.tools.stack import wait_for
+from tests.tools.warm_python import forks_of_these_tests
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -91,7 +91,7 @@ def test_a_forked_worker_sends_its_spans_and_its_errors_before_it_ends(
 def _run(place: Place) -> str:
     for file in CODE.glob("*.py"):
         shutil.copy(file, place.folder)
-    subprocess.run([sys.executable, "save_trees.py"], check=True, cwd=place.folder)
+    forks_of_these_tests().run(["save_trees.py"], place.folder, os.environ)
     run_id = launch(place, "observed")
     assert place.ended(run_id) == DagsterRunStatus.FAILURE
     assert "plain process" not in place.failure(run_id), "the exporter's thread allows a fork"

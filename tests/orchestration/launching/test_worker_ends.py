@@ -2,8 +2,6 @@
 
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +12,7 @@ from dagster._core.test_utils import create_run_for_test
 from tests.orchestration.launching.test_launcher import Place, opened
 from tests.tools.code_files import code_of
 from tests.tools.stack import wait_for
+from tests.tools.warm_python import forks_of_these_tests
 
 pytestmark = pytest.mark.timeout(300)
 
@@ -33,7 +32,7 @@ def place(folder: Path, empty_home: Path) -> Iterator[Place]:
         for place in opened(folder, empty_home, monkeypatch):
             for file in CODE.glob("*.py"):
                 shutil.copy(file, folder)
-            subprocess.run([sys.executable, "save_trees.py"], check=True, cwd=folder)
+            forks_of_these_tests().run(["save_trees.py"], folder, os.environ)
             yield place
 
 

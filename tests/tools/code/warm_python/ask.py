@@ -17,7 +17,9 @@ with socket.socket(socket.AF_UNIX) as connection:
     request = {"args": args, "folder": str(Path.cwd()), "environment": dict(os.environ)}
     socket.send_fds(connection, [json.dumps(request).encode()], [0, 1, 2])
     connection.shutdown(socket.SHUT_WR)
-    answer = json.loads(connection.recv(1024) or b"1")
+    with connection.makefile("rb") as lines:
+        answers = [json.loads(line) for line in lines]  # its process id, and its exit status
+answer = answers[-1] if answers else 1
 if answer is None:
     os.execv(python, [python, *args])
 sys.exit(answer)

@@ -13,6 +13,7 @@ import signal
 import socket
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -45,7 +46,10 @@ def serve(address: str) -> None:
 
 
 def answer(connection: socket.socket) -> NoReturn:
-    """Run a command line in one more fork, send its exit status, and end this process."""
+    """Run a command line in one more fork, send its process id and then its exit status, and end.
+
+    Where no fork can stand for it, send ``null``.
+    """
     data, descriptors, _, _ = socket.recv_fds(connection, 1 << 20, 4)
     while more := connection.recv(1 << 20):
         data += more
@@ -56,10 +60,14 @@ def answer(connection: socket.socket) -> NoReturn:
         if pid == 0:
             connection.close()
             run(request, descriptors)
+        for descriptor in descriptors:
+            os.close(descriptor)
+        connection.sendall(f"{pid}\n".encode())
         _, ended = os.waitpid(pid, 0)
         code = os.waitstatus_to_exitcode(ended)
         status = code if code >= 0 else 128 - code
-    connection.sendall(json.dumps(status).encode())
+    with suppress(BrokenPipeError):  # nobody waits for the end
+        connection.sendall(f"{json.dumps(status)}\n".encode())
     os._exit(0)
 
 
@@ -78,6 +86,9 @@ def can_run(request: dict[str, Any]) -> bool:
 def run(request: dict[str, Any], descriptors: list[int]) -> None:
     """Become the command."""
     os.chdir(request["folder"])
+    if request.get("session"):
+        os.setsid()
+    sys.executable = request.get("executable", sys.executable)
     if request.get("anyhow"):
         os.environ.clear()
         os.environ.update(request["environment"])
