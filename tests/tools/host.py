@@ -9,7 +9,10 @@ is killed, everything on it is gone, as when a container dies.
 
 import json
 import os
+import runpy
+import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -17,9 +20,13 @@ import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tests.tools import TOP
+from tests.tools.startup.forked_programs import import_once, run_and_end, share
+from tests.tools.warm_python import Fork, Forks
+
+PROGRAM = ["-m", "tests.tools.host"]
 
 IS_CONTAINER = "TEST_HOST_IS_CONTAINER"
 """Set in the environment of a host that has a PID namespace of its own."""
@@ -27,6 +34,10 @@ IS_CONTAINER = "TEST_HOST_IS_CONTAINER"
 
 def main() -> None:
     """Answer commands until there are no more."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    import_once()
+    share()
+    workers = Workers()
     import django
 
     django.setup()
@@ -35,9 +46,8 @@ def main() -> None:
     # Dagster and its children print; what answers is the pipe of the standard output only.
     answers = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
     with DagsterInstance.from_config(os.environ["DAGSTER_HOME"]) as instance:
-        machine = Machine(instance)
+        machine = Machine(instance, workers)
         for line in sys.stdin:
             name, arguments = json.loads(line)
             try:
@@ -47,11 +57,56 @@ def main() -> None:
             print(json.dumps(answer), file=answers)
 
 
+class Workers:
+    """A process whose forks are Dagster's own workers: it has imported Dagster, and no project."""
+
+    def __init__(self) -> None:
+        """Fork it from this process, which has no thread yet; it ends with this one."""
+        ours, theirs = socket.socketpair()
+        if os.fork() == 0:
+            ours.close()
+            self._serve(theirs)
+        theirs.close()
+        self._lines = ours.makefile("rw")
+
+    def start(self, command: list[str]) -> int:
+        """Start one, given its command line after ``python``; return its process id."""
+        self._lines.write(json.dumps(command) + "\n")
+        self._lines.flush()
+        return int(self._lines.readline())
+
+    @staticmethod
+    def _serve(connection: socket.socket) -> NoReturn:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+        os.dup2(2, 1)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # they are reaped
+        with connection.makefile("rw") as lines:
+            for line in lines:
+                pid = os.fork()
+                if pid == 0:
+                    os.close(connection.detach())
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                    os.setsid()
+                    _become(json.loads(line))
+                lines.write(f"{pid}\n")
+                lines.flush()
+        os._exit(0)
+
+
+def _become(command: list[str]) -> NoReturn:
+    """Execute a command line, ``-m`` with a module and its arguments, to its end."""
+    option, module, *_ = command
+    assert option == "-m"
+    sys.argv = command[1:]
+    run_and_end(lambda: runpy.run_module(module, run_name="__main__", alter_sys=True))
+
+
 class Machine:
     """What can be asked of it."""
 
-    def __init__(self, instance: Any) -> None:
+    def __init__(self, instance: Any, workers: Workers) -> None:
         self.instance = instance
+        self.workers = workers
         self.open = ExitStack()
         """What stays open as long as the machine runs."""
 
@@ -136,8 +191,9 @@ class Machine:
 
         run = self._starting(run_id)
         args = ExecuteRunArgs(run.job_code_origin, run_id, self.instance.get_ref())
-        command = args.get_command_args()
-        return [subprocess.Popen(command, start_new_session=True).pid for _ in range(count)]
+        python, *command = args.get_command_args()
+        assert python == sys.executable
+        return [self.workers.start(command) for _ in range(count)]
 
     def launch_by_server(self, run_id: str) -> None:
         """Launch a run as Dagster's own launcher does: a code server starts its worker."""
@@ -208,43 +264,47 @@ class Host:
         Its host name; ``None``: this machine's.
     environment:
         That of its processes.
-    boot_id:
-        The file with the boot id that it is to have; ``None``: this machine's.
     log:
         Where its processes write.
+    forks:
+        A Python with this environment: what is no machine of its own is a fork of it.
+    boot_id:
+        The file with the boot id that it is to have; ``None``: this machine's.
     """
 
     def __init__(
-        self, name: str | None, environment: dict[str, str], log: Path, boot_id: Path | None = None
+        self,
+        name: str | None,
+        environment: dict[str, str],
+        log: Path,
+        forks: Forks,
+        boot_id: Path | None = None,
     ) -> None:
-        python = [sys.executable, "-m", "tests.tools.host"]
-        command = python
-        if name is not None or boot_id is not None:
-            script = f"hostname {name}; " if name else ""
-            if boot_id is not None:
-                script += f"mount --bind {boot_id} /proc/sys/kernel/random/boot_id; "
-            spaces = ["--uts", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
-            command = ["unshare", *spaces, "sh", "-c", f"{script}exec {' '.join(python)}"]
-            environment = {**environment, IS_CONTAINER: "yes"}
+        its_input, commands = os.pipe()
+        answers, its_output = os.pipe()
+        self._commands, self._answers = os.fdopen(commands, "w", 1), os.fdopen(answers)
+        self._process: Fork | subprocess.Popen[bytes]
         with log.open("ab") as output:
-            self.process = subprocess.Popen(
-                command,
-                cwd=TOP,
-                env=environment,
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                text=True,
-                start_new_session=True,
-            )
+            files = [its_input, its_output, output.fileno()]
+            if name is None and boot_id is None:
+                self._process = forks.start(PROGRAM, TOP, environment, files, session=True)
+            else:
+                self._process = subprocess.Popen(
+                    _in_a_container(name, boot_id),
+                    stdin=its_input,
+                    stdout=its_output,
+                    stderr=output,
+                    cwd=TOP,
+                    env={**environment, IS_CONTAINER: "yes"},
+                    start_new_session=True,
+                )
+        os.close(its_input)
+        os.close(its_output)
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
         def ask(*arguments: object) -> Any:
-            assert self.process.stdin is not None
-            assert self.process.stdout is not None
-            self.process.stdin.write(json.dumps([name, arguments]) + "\n")
-            self.process.stdin.flush()
-            answer = json.loads(self.process.stdout.readline())
+            self._commands.write(json.dumps([name, arguments]) + "\n")
+            answer = json.loads(self._answers.readline())
             assert "error" not in answer, answer["error"]
             return answer["is"]
 
@@ -252,8 +312,24 @@ class Host:
 
     def die(self) -> None:
         """Kill it, with everything on it if it is a machine of its own."""
-        self.process.kill()
-        self.process.wait(30)
+        self._process.kill()
+        self._process.wait(30)
+
+    def close(self) -> None:
+        """Kill it, and close what led to it."""
+        self.die()
+        self._commands.close()
+        self._answers.close()
+
+
+def _in_a_container(name: str | None, boot_id: Path | None) -> list[str]:
+    """Return the command line of a machine of its own."""
+    script = f"hostname {name}; " if name else ""
+    if boot_id is not None:
+        script += f"mount --bind {boot_id} /proc/sys/kernel/random/boot_id; "
+    spaces = ["--uts", "--mount", "--pid", "--fork", "--mount-proc", "--kill-child"]
+    python = shlex.join([sys.executable, *PROGRAM])
+    return ["unshare", *spaces, "sh", "-c", f"{script}exec {python}"]
 
 
 def can_have_namespaces() -> bool:

@@ -13,9 +13,11 @@ from example.settings import DATABASES
 from proctree_dagster.models import RunWorker
 from proctree_dagster.services import run_workers
 from proctree_dagster.support.os_processes import Identity
+from tests.tools import TOP
 from tests.tools.code_files import code_of
 from tests.tools.host import Host
 from tests.tools.stack import Stack, wait_for
+from tests.tools.warm_python import Forks
 
 LOST_AFTER = 6
 GRACE = 2
@@ -39,6 +41,7 @@ class Home(Stack):
             **{"OPTIONS": {}, **database},
         }
         self.hosts: list[Host] = []
+        self._forks = Forks(TOP, self.env)
         self.configure()
         self.migrate()
         names = "note", "hang", "hold_the_lock", "sleep", "start_programs"
@@ -63,13 +66,14 @@ class Home(Stack):
         if boot is not None:
             boot_id = self.folder / f"boot_of_{name}"
             boot_id.write_text(boot)
-        found = Host(name, self.env, self.log, boot_id)
+        found = Host(name, self.env, self.log, self._forks, boot_id)
         self.hosts.append(found)
         return found
 
     def close(self) -> None:
         for host in self.hosts:
-            host.die()
+            host.close()
+        self._forks.stop()
         self.instance.dispose()
         connections["home"].close()
         # Settings that stay would let whoever asks for all connections make this one anew, and the

@@ -6,21 +6,25 @@ before: a program reads its files as they are at that moment.
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Self
 
-from proctree_dagster.orchestration.launching.template_client import MODULE
 from tests.tools import python_path
 from tests.tools.code_files import code_of
 
 CODE = code_of(__file__)
 
 TIMEOUT_SECONDS = 120
+
+TEMPLATE = "proctree_dagster.orchestration.template"
+"""The module that is a template."""
 
 
 class Forks:
@@ -99,11 +103,20 @@ class Fork:
         self._lines = connection.makefile("rb")
         connection.settimeout(TIMEOUT_SECONDS)
         self.pid = int(self._lines.readline())
+        self._status: int | None = None
 
     def wait(self, seconds: float) -> int:
         """Wait until it has ended and return its exit status, as a shell writes it."""
-        self._connection.settimeout(seconds)
-        return int(self._lines.readline())
+        if self._status is None:
+            self._connection.settimeout(seconds)
+            self._status = int(self._lines.readline())
+        return self._status
+
+    def kill(self) -> None:
+        """Kill it, unless it is known to have ended."""
+        if self._status is None:
+            with suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def __enter__(self) -> Self:
         return self
@@ -125,7 +138,7 @@ def python_of_templates(folder: Path) -> str:
     ask = f'exec {sys.executable} -ISP {CODE / "ask_for_template.py"} {address} {file} "$@"'
     file.write_text(
         "#!/bin/sh\n"
-        f'case "$2 $*" in {MODULE}*" --state "*) ;; "{MODULE} "*) {ask} ;; esac\n'
+        f'case "$2 $*" in {TEMPLATE}*" --state "*) ;; "{TEMPLATE} "*) {ask} ;; esac\n'
         f'exec {sys.executable} "$@"\n'
     )
     file.chmod(0o755)
