@@ -51,10 +51,11 @@ def _forget_changed(registry: Any) -> None:
     """
     with registry._lock:
         entries = dict(registry._active_entries)
-    replaced = {key for key, entry in entries.items() if not may_be_kept(entry)}
+    replaced = {key: entry for key, entry in entries.items() if not may_be_kept(entry)}
     with registry._lock:
-        for key in replaced:
-            registry._active_entries.pop(key, None)
+        for key, entry in replaced.items():
+            if registry._active_entries.get(key) is entry:  # it was asked without the lock
+                del registry._active_entries[key]
 
 
 def may_be_kept(entry: Any) -> bool:
@@ -94,7 +95,6 @@ class Watch:
 
     def __init__(self, since_ns: int) -> None:
         self._since_ns = since_ns
-        self._variables = Path.cwd() / ".env"  # Dagster opens it only if it is there
         self._reads = imports.Reads()
         self._loading = ExitStack()
         self._loading.enter_context(self._reads.noted())
@@ -109,9 +109,8 @@ class Watch:
 
         Modules may have been imported since it was last asked.
         """
-        files = {*imports.user_modules(), *imports.package_folders(), *self._reads.files()}
-        files.add(self._variables)
-        self._stamps |= imports.stamps(files - self._stamps.keys(), self._since_ns)
+        files = imports.files_of(self._reads) - self._stamps.keys()
+        self._stamps |= imports.stamps(files, self._since_ns)
         return imports.changed(self._stamps)
 
 

@@ -118,6 +118,14 @@ class Reads:
             self._read.add(file)
 
 
+def files_of(reads: Reads) -> set[Path]:
+    """Return the files whose change makes the imports of this process outdated.
+
+    ``.env`` counts where there is none: Dagster reads it as soon as it is there.
+    """
+    return {*user_modules(), *package_folders(), *reads.files(), Path.cwd() / ".env"}
+
+
 def stamp(file: Path) -> Stamp:
     """Return a stamp that changes with the file."""
     try:

@@ -110,8 +110,7 @@ class Template:
             self.takes_runs = load(self.release.origin)
         be_heard()
         self._connected = connections_left(before)
-        files = {*imports.user_modules(), *imports.package_folders(), *self._reads.files()}
-        self._stamps = imports.stamps(files, BEGUN_NS)
+        self._stamps = imports.stamps(imports.files_of(self._reads), BEGUN_NS)
         gc.collect()
         gc.freeze()  # or the first collection in each child would copy every page
 

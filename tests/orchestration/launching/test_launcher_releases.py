@@ -175,16 +175,17 @@ def test_an_environment_file_counts_as_it_is_when_the_run_starts(place: Place) -
     release = make_release(place, "A", "none")
     text = (release / "functions.py").read_text()
     (release / "functions.py").write_text(
-        text.replace('"none"', 'os.environ["FROM_DAGSTERS"] + os.environ["FROM_OURS"]')
+        text.replace('"none"', 'os.environ.get("FROM_DAGSTERS", "no") + os.environ["FROM_OURS"]')
     )
     with (release / "location_settings.py").open("a") as settings:
         settings.write(
             "for line in open('books.env'):\n"
             "    os.environ.setdefault(*line.strip().split('=', 1))\n"
         )
+    (release / "books.env").write_text("FROM_OURS=1\n")
+    assert word(place, place.launch(release=release)) == "no1"
     for value in ("one", "two"):
         (release / ".env").write_text(f"FROM_DAGSTERS={value}\n")
-        (release / "books.env").write_text("FROM_OURS=1\n")
         assert word(place, place.launch(release=release)) == f"{value}1"
     (release / "books.env").write_text("FROM_OURS=2\n")
     assert word(place, place.launch(release=release)) == "two2"
