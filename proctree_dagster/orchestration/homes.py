@@ -33,6 +33,7 @@ from ..exceptions import InstanceError, StorageAway
 from . import dagster_internals as internals
 from .dagster_features import HOMES, is_on
 from .dagster_internals import ConfigurableClassData, DagsterSqliteStorage, InstanceRef
+from .sqlite_engines import engine_of
 
 if TYPE_CHECKING:
     from .dagster_internals import EventLogStorage, RunStorage, ScheduleStorage
@@ -117,7 +118,11 @@ class Database:
         if to_read and self.file is not None:
             query = {"mode": "ro", "uri": "true"}
             url = url.set(database=f"file:{quote(str(self.file))}", query=query)
-        engine = sqlalchemy.create_engine(url, poolclass=NullPool)
+        engine = (
+            sqlalchemy.create_engine(url, poolclass=NullPool)
+            if self.file is None
+            else engine_of(url)
+        )
         with engine.begin() as connection:
             yield connection
 
@@ -510,7 +515,41 @@ def _name_scripts_by_path() -> None:
         )
 
 
+_complete: dict[Path, tuple[object, int]] = {}
+"""Of files that are known to be complete: their marks and their sizes then."""
+
+
+def remember(ref: InstanceRef) -> None:
+    """Learn which files of an instance are complete, so that no process forked from here asks.
+
+    A file that was complete still is, unless it is another one or has become smaller: then it was
+    replaced in place.
+    """
+    for database in databases(ref):
+        file = database.file
+        if file is not None:
+            now = (mark_of(file), _size_of(file))
+            if _is_complete(database):
+                _complete[file] = now
+
+
+def _is_known(file: Path) -> bool:
+    if file not in _complete:
+        return False
+    mark, size = _complete[file]
+    return mark is not None and mark == mark_of(file) and _size_of(file) >= size
+
+
+def _size_of(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except OSError:
+        return 0
+
+
 def _is_complete(database: Database) -> bool:
+    if database.file is not None and _is_known(database.file):
+        return True
     try:
         return state_of(database).is_complete
     except DBAPIError:  # locked by its creator, or not reachable: opening it reports that

@@ -19,7 +19,6 @@ from django.utils import timezone
 from . import dagster_internals as internals
 from .dagster_features import RUN_RECORDS, is_on
 from .launching import wakeups
-from .run_files import RunFileStorage
 
 
 def can_together(instance: DagsterInstance) -> bool:
@@ -52,7 +51,7 @@ def queue(instance: DagsterInstance, runs: Sequence[DagsterRun]) -> None:
     now = time.time()
     events = [_event(run, now) for run in runs]
     for event in events:
-        if isinstance(storage, RunFileStorage) and storage.begin(event):
+        if _begin(storage, event):
             continue
         with storage.run_connection(event.run_id) as connection:
             connection.execute(storage.prepare_insert_event(event))
@@ -75,6 +74,11 @@ def queue(instance: DagsterInstance, runs: Sequence[DagsterRun]) -> None:
     with run_storage.connect() as connection:
         connection.execute(update, rows)
     wakeups.wake(instance.root_directory)
+
+
+def _begin(storage: Any, event: EventLogEntry) -> bool:
+    """Store the first event of a run with its file, if the storage can (``run_files``)."""
+    return hasattr(storage, "begin") and storage.begin(event)
 
 
 def _event(run: DagsterRun, now: float) -> EventLogEntry:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 import sqlalchemy
-from sqlalchemy.engine import Engine, make_url
+from sqlalchemy.engine import URL, Engine, make_url
 from sqlalchemy.pool import NullPool
 from sqlalchemy.util import LRUCache
 
@@ -20,7 +20,7 @@ compiles a statement that is never used again (10 kB).
 """
 
 
-def engine_of(url: str, timeout: float | None = None) -> Engine:
+def engine_of(url: str | URL, timeout: float | None = None) -> Engine:
     """Return a new engine of a file. It keeps no connection open.
 
     Parameters

@@ -448,3 +448,49 @@ def test_the_packaged_dagster_yaml_for_postgresql_works_and_is_the_examples_but_
     examples = yaml.safe_load((TOP / "example" / "dagster_home" / "dagster.yaml").read_text())
     del ours["storage"], examples["instance_class"]
     assert ours == examples
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the files that were asked whether they are complete."""
+    names: list[str] = []
+    ask = homes.state_of
+
+    def counted(database: homes.Database, *, to_read: bool = True) -> homes.State:
+        names.append(database.name)
+        return ask(database, to_read=to_read)
+
+    monkeypatch.setattr(homes, "state_of", counted)
+    monkeypatch.setattr(homes, "_complete", {})
+    return names
+
+
+def test_a_template_asks_a_file_once_whether_it_is_complete_and_its_forks_do_not(
+    home: Path, asked: list[str]
+) -> None:
+    homes.remember(InstanceRef.from_dir(str(home)))
+    assert len(asked) == 3
+    with DagsterInstance.from_config(str(home)) as instance:
+        use(instance)
+    assert len(asked) == 3
+    pid = os.fork()
+    if pid == 0:
+        with DagsterInstance.from_config(str(home)):
+            os._exit(len(asked))
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 3
+
+
+@pytest.mark.parametrize("in_place", [False, True], ids=["another file", "in place"])
+def test_a_file_that_was_replaced_is_asked_again_and_completed(
+    home: Path, asked: list[str], in_place: bool
+) -> None:
+    homes.remember(InstanceRef.from_dir(str(home)))
+    file = home / "history" / "runs.db"
+    for each in file.parent.glob("runs.db*"):
+        if not in_place:
+            each.unlink()
+        elif each == file:
+            each.write_bytes(b"")
+    with DagsterInstance.from_config(str(home)) as instance:
+        use(instance)
+    assert all(state.is_complete for state in states(home))

@@ -37,6 +37,7 @@ from filelock import FileLock
 
 from ...domain import run_tags
 from ...support import garbage, os_processes
+from .. import homes
 from ..dagster_internals import ExecuteRunArgs, InstanceRef, RepositoryPythonOrigin
 from ..launching import imports, plain, sqlite_keepalive, template_client, template_log
 from ..launching.releases import Release
@@ -108,11 +109,19 @@ class Template:
         with self._reads.noted():
             self._add_to_environment()
             self.takes_runs = load(self.release.origin)
+        self._know_home()
         be_heard()
         self._connected = connections_left(before)
         self._stamps = imports.stamps(imports.files_of(self._reads), BEGUN_NS)
         gc.collect()
         gc.freeze()  # or the first collection in each child would copy every page
+
+    def _know_home(self) -> None:
+        """Learn that the home is complete, as it is for all runs that come."""
+        try:
+            homes.remember(InstanceRef.from_dir(self.home))
+        except Exception:  # any error of a storage's class: each run asks by itself
+            logger.warning("Dagster's home %r can't be examined now.", self.home, exc_info=True)
 
     def _add_to_environment(self) -> None:
         """Set the variables that Dagster reads from ``.env``: before the imports, as it does."""
