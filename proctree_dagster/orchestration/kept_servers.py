@@ -101,17 +101,19 @@ class Watch:
         self._stamps: dict[Path, imports.Stamp] = {}
 
     def end_loading(self) -> None:
-        """Record no further file: the code location is loaded."""
-        self._loading.close()
+        """Stamp what was read, and record no further file: the code location is loaded."""
+        if not self._stamps:
+            self._loading.close()
+            self._stamp()
 
     def changed(self) -> list[Path]:
-        """Return the files that have changed since they were read, if any.
+        """Return the files that have changed since they were read, if any."""
+        self._stamp()  # modules that were imported since
+        return imports.changed(self._stamps)
 
-        Modules may have been imported since it was last asked.
-        """
+    def _stamp(self) -> None:
         files = imports.files_of(self._reads) - self._stamps.keys()
         self._stamps |= imports.stamps(files, self._since_ns)
-        return imports.changed(self._stamps)
 
 
 _watched: Watch | None = None

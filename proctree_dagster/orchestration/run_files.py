@@ -76,6 +76,8 @@ class RunFileStorage(SqliteEventLogStorage):
             Whether it did; if not, the event is stored as any other one.
         """
         path = Path(self.path_for_shard(event.run_id))
+        if path.exists():
+            return False
         return create(path, super()._initdb, [self._event_to_row(event)])
 
     def _connect(self, shard: str) -> Any:
@@ -233,7 +235,8 @@ def _write(path: Path, content: bytes, rows: Sequence[Row] = ()) -> None:
 
 def _insert(path: Path, rows: Sequence[Row]) -> None:
     """Insert events into a file that nobody else knows of; the disk is not waited for."""
-    with engine_of(f"sqlite:///{path}").connect() as connection:
+    engine = engine_of(sqlalchemy.URL.create("sqlite", database=str(path)))
+    with engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA synchronous = OFF")
         connection.execute(SqlEventLogStorageTable.insert(), list(rows))
         connection.commit()

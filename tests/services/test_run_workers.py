@@ -190,8 +190,8 @@ def test_a_run_of_a_container_that_died_fails_on_another_host(home: Home, contai
 
 def test_a_healthy_run_that_cannot_be_seen_is_left_alone(home: Home, container: None) -> None:
     others = [home.host("another"), home.host(os.uname().nodename)]
-    run = Run.start(home, home.here, "hold_the_lock", seconds=LOST_AFTER + 4)
-    deadline = time.monotonic() + LOST_AFTER + 3
+    run = Run.start(home, home.here, "hold_the_lock", seconds=LOST_AFTER + 8)
+    deadline = time.monotonic() + LOST_AFTER + 2
     while time.monotonic() < deadline:
         for other in others:
             other.settle()

@@ -21,7 +21,7 @@ from sqlalchemy.pool import NullPool
 
 from .. import dagster_internals as internals
 from ..dagster_features import SQLITE_KEEPALIVE, is_on
-from ..sqlite_engines import engine_of as engine_of
+from ..sqlite_engines import engine_of
 
 _ENGINES = 32
 """How many are kept, those that were used last: every run has a file of its own."""

@@ -8,6 +8,7 @@ import sqlalchemy
 from dagster import DagsterInstance, DagsterRunStatus, RunsFilter
 from sqlalchemy.pool import NullPool, StaticPool
 
+from proctree_dagster.orchestration import sqlite_engines
 from proctree_dagster.orchestration.launching import sqlite_keepalive
 
 
@@ -15,7 +16,7 @@ from proctree_dagster.orchestration.launching import sqlite_keepalive
 def made(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
     """Return the files for which engines are made."""
     files: list[str] = []
-    make = sqlite_keepalive.engine_of
+    make = sqlite_engines.engine_of
 
     def counted(url: str, timeout: float | None) -> sqlalchemy.engine.Engine:
         files.append(Path(url).name)
