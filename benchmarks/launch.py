@@ -23,12 +23,18 @@ COST_SECONDS = 9.0
 IDLE_SECONDS = 150.0
 """How long to be idle for, in all."""
 
+RELOAD_SECONDS = 60
+"""How often Dagster's daemon replaces a code server of its own."""
+
 QUEUED = 60
 """Runs that are queued at once."""
 
 
 def rows(folder: Path, rounds: int) -> list[Row]:
     """Return the latency and the cost of a launch, and what the stacks take when idle.
+
+    They are started by ``dagster dev``, where the daemon uses the webserver's code server; at the
+    end they are idle as services, too, where it has one of its own.
 
     Parameters
     ----------
@@ -60,6 +66,10 @@ def rows(folder: Path, rounds: int) -> list[Row]:
         tell("idle, until the template has ended")
         wait_for("the template to end", lambda: not ours.template(), 120)
         cold = [[side.memory() for side in sides] for _ in range(rounds)]
+    with running(folder, Stock, Ours, as_services=True) as services:
+        tell("idle, as services")
+        time.sleep(RELOAD_SECONDS)
+        in_services = [idle_cpu(services, RELOAD_SECONDS) for _ in range(rounds)]
     return [
         Row(
             "launch → first line, through the queue",
@@ -82,6 +92,13 @@ def rows(folder: Path, rounds: int) -> list[Row]:
             "≤ 1.1×",
             [100 * each[0] for each in idles],
             [100 * each[1] for each in idles],
+        ),
+        Row(
+            "the same, webserver and daemon each by itself",
+            "%",
+            "≤ 1.1×",
+            [100 * each[0] for each in in_services],
+            [100 * each[1] for each in in_services],
         ),
         Row(
             "memory of the idle stack (PSS)",

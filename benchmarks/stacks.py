@@ -186,15 +186,17 @@ class Stock(Side):
 
 
 @contextlib.contextmanager
-def running(folder: Path, *makes: Callable[[Path], Side]) -> Iterator[list[Side]]:
-    """Start stacks one after another, and stop them."""
+def running(
+    folder: Path, *makes: Callable[[Path], Side], as_services: bool = False
+) -> Iterator[list[Side]]:
+    """Start stacks one after another, and stop them; see ``Stack.start_dagster``."""
     sides: list[Side] = []
     try:
         for make in makes:
             side = make(folder / uuid.uuid4().hex[:6])
             sides.append(side)
             side.prepare()
-            side.start_dagster()
+            side.start_dagster(as_services=as_services)
         yield sides
     finally:
         for side in sides:
