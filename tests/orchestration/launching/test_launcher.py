@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -158,14 +159,17 @@ class Place:
         """Return the templates that answer, of whatever release."""
         request = {"do": "find", "run_id": ""}
         answers = template_client.ask_running(str(self.home), request)
-        found = [psutil.Process(answer["template"]) for answer in answers]
+        found = []
+        for answer in answers:
+            with suppress(psutil.NoSuchProcess):  # it has answered, and ended then
+                found.append(psutil.Process(answer["template"]))
         self.templates.update(found)
         return found
 
     def close(self) -> None:
         self.running()
         for each in self.templates:
-            if each.is_running():
+            with suppress(psutil.NoSuchProcess):  # it has ended, or ends just now
                 family = [each, *each.children(recursive=True)]
                 each.terminate()
                 for process in psutil.wait_procs(family, timeout=20)[1]:
