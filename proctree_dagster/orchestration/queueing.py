@@ -49,15 +49,15 @@ def queue(instance: DagsterInstance, runs: Sequence[DagsterRun]) -> None:
     assert isinstance(storage, internals.SqliteEventLogStorage)
     run_storage: Any = instance.run_storage
     now = time.time()
-    events = [_event(run, now) for run in runs]
-    for event in events:
-        if _begin(storage, event):
+    statements = [(run, storage.prepare_insert_event(_event(run, now))) for run in runs]
+    for run, statement in statements:
+        if _begin(storage, run.run_id, statement):
             continue
-        with storage.run_connection(event.run_id) as connection:
-            connection.execute(storage.prepare_insert_event(event))
+        with storage.run_connection(run.run_id) as connection:
+            connection.execute(statement)
     with storage.index_connection() as connection:
-        for event in events:
-            connection.execute(storage.prepare_insert_event(event))
+        for _, statement in statements:
+            connection.execute(statement)
     table = internals.RunsTable
     update = table.update().where(
         table.c.run_id == sqlalchemy.bindparam("id_of_run"),
@@ -76,9 +76,9 @@ def queue(instance: DagsterInstance, runs: Sequence[DagsterRun]) -> None:
     wakeups.wake(instance.root_directory)
 
 
-def _begin(storage: Any, event: EventLogEntry) -> bool:
+def _begin(storage: Any, run_id: str, statement: Any) -> bool:
     """Store the first event of a run with its file, if the storage can (``run_files``)."""
-    return hasattr(storage, "begin") and storage.begin(event)
+    return hasattr(storage, "begin") and storage.begin(run_id, statement)
 
 
 def _event(run: DagsterRun, now: float) -> EventLogEntry:

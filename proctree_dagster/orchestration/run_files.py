@@ -11,7 +11,7 @@ import logging
 import os
 import sqlite3
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -23,11 +23,7 @@ from sqlalchemy.engine import Engine
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
-from .dagster_internals import (
-    SqlEventLogStorageTable,
-    SqliteEventLogStorage,
-    sqlite_event_log,
-)
+from .dagster_internals import SqliteEventLogStorage, sqlite_event_log
 from .sqlite_engines import engine_of
 
 logger = logging.getLogger(__name__)
@@ -62,23 +58,23 @@ class RunFileStorage(SqliteEventLogStorage):
             return
         super()._initdb(engine, for_index_shard)
 
-    def begin(self, event: dagster.EventLogEntry) -> bool:
+    def begin(self, run_id: str, insert: sqlalchemy.Insert) -> bool:
         """Create a run's file with its first event in it; the disk is waited for once.
 
         Parameters
         ----------
-        event:
-            An event that Dagster stores in the run's file. What else it does with it is left.
+        run_id:
+            The run's id.
+        insert:
+            The statement that inserts the event.
 
         Returns
         -------
         bool
             Whether it did; if not, the event is stored as any other one.
         """
-        path = Path(self.path_for_shard(event.run_id))
-        if path.exists():
-            return False
-        return create(path, super()._initdb, [self._event_to_row(event)])
+        path = Path(self.path_for_shard(run_id))
+        return not path.exists() and create(path, super()._initdb, insert)
 
     def _connect(self, shard: str) -> Any:
         """Connect to a file; to one that another process has removed meanwhile as to a new one."""
@@ -104,11 +100,11 @@ def _has_tables(engine: Engine, path: Path) -> bool:
     return False
 
 
-Row = Mapping[str, Any]
-"""A row of the event log."""
-
-
-def create(path: Path, create_tables: Callable[[Engine], None], rows: Sequence[Row] = ()) -> bool:
+def create(
+    path: Path,
+    create_tables: Callable[[Engine], None],
+    insert: sqlalchemy.Insert | None = None,
+) -> bool:
     """Create a run's file, unless another process does so at the same moment.
 
     It appears at once, with all of its tables: a process that is killed leaves none, or all of it.
@@ -119,8 +115,8 @@ def create(path: Path, create_tables: Callable[[Engine], None], rows: Sequence[R
         The file.
     create_tables:
         Dagster's own way to create one.
-    rows:
-        The events in it.
+    insert:
+        The statement that inserts its first event.
 
     Returns
     -------
@@ -132,7 +128,7 @@ def create(path: Path, create_tables: Callable[[Engine], None], rows: Sequence[R
         return False
     try:
         with _draft(path.parent) as draft:
-            _write(draft, _empty(path.parent, create_tables), rows)
+            _write(draft, _empty(path.parent, create_tables), insert)
             os.link(draft, path)
     except FileExistsError:
         return False
@@ -224,21 +220,21 @@ def _draft(folder: Path) -> Iterator[Path]:
                 each.unlink()
 
 
-def _write(path: Path, content: bytes, rows: Sequence[Row] = ()) -> None:
+def _write(path: Path, content: bytes, insert: sqlalchemy.Insert | None = None) -> None:
     with path.open("xb") as file:
         file.write(content)
         file.flush()
-        if rows:
-            _insert(path, rows)
+        if insert is not None:
+            _execute(path, insert)
         os.fsync(file.fileno())
 
 
-def _insert(path: Path, rows: Sequence[Row]) -> None:
-    """Insert events into a file that nobody else knows of; the disk is not waited for."""
+def _execute(path: Path, insert: sqlalchemy.Insert) -> None:
+    """Insert an event into a file that nobody else knows of; the disk is not waited for."""
     engine = engine_of(sqlalchemy.URL.create("sqlite", database=str(path)))
     with engine.connect() as connection:
         connection.exec_driver_sql("PRAGMA synchronous = OFF")
-        connection.execute(SqlEventLogStorageTable.insert(), list(rows))
+        connection.execute(insert)
         connection.commit()
     if Path(f"{path}-wal").exists():
         raise sqlite3.OperationalError(f"SQLite has not written its log back into {path}.")

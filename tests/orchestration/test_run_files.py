@@ -171,7 +171,8 @@ def test_a_file_that_is_there_stays_as_it_is(home: Path, opened: DagsterInstance
 def begin(instance: DagsterInstance, run_id: str, message: str = "first") -> bool:
     storage = instance.event_log_storage
     assert isinstance(storage, RunFileStorage)
-    return storage.begin(EventLogEntry(None, logging.INFO, message, run_id, 1.0))
+    event = EventLogEntry(None, logging.INFO, message, run_id, 1.0)
+    return storage.begin(run_id, storage.prepare_insert_event(event))
 
 
 def test_a_run_may_begin_with_its_first_event_in_its_file(opened: DagsterInstance) -> None:
