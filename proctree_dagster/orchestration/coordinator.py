@@ -15,7 +15,7 @@ from dagster import (
 
 from ..domain import run_tags
 from ..domain.limits import MAX_LIMIT_PER_KEY
-from . import kept_servers, queue_polls, queueing, ticks_together
+from . import idle_sensors, kept_servers, queue_polls, queueing, ticks_together
 from .launcher import WarmRunLauncher, has_own_server
 from .launching import daemons, releases, sqlite_keepalive, wakeups
 
@@ -79,6 +79,7 @@ class StraightRunCoordinator(QueuedRunCoordinator[DagsterInstance]):
         """Seconds between two polls of the queue; the daemon reads it when it starts."""
         queue_polls.install()
         kept_servers.keep()
+        idle_sensors.install(self._instance)
         self._presence = daemons.Presence()
         return self._poll_seconds
 

@@ -103,7 +103,9 @@ _BY_MODULE = {
     "dagster._core.workspace.permissions": (
         "LOCATION_SCOPED_PERMISSIONS PermissionResult Permissions"
     ),
-    "dagster._daemon.daemon": "SpanMarker execute_scheduler_iteration_loop",
+    "dagster._daemon.daemon": (
+        "SpanMarker execute_scheduler_iteration_loop execute_sensor_iteration_loop"
+    ),
     "dagster._daemon.run_coordinator": "QueuedRunCoordinatorDaemon",
     "dagster._grpc.client": "DagsterGrpcClient",
     "dagster._grpc.server": "DagsterApiServer LoadedRepositories",
@@ -290,6 +292,7 @@ if TYPE_CHECKING:
     from dagster._daemon.daemon import (  # type: ignore[attr-defined]
         SpanMarker,
         execute_scheduler_iteration_loop,
+        execute_sensor_iteration_loop,
     )
     from dagster._daemon.run_coordinator import QueuedRunCoordinatorDaemon
     from dagster._daemon.types import DaemonHeartbeat

@@ -66,6 +66,11 @@ def deliver(now: dt.datetime, seconds: float) -> str:
     return ", ".join(filter(None, [said, f"{failed} could not be delivered" if failed else ""]))
 
 
+def is_any_waiting(until: dt.datetime) -> bool:
+    """Return whether an alert is to be delivered, or tried again, until a moment."""
+    return Alert.objects.filter(state=AlertDelivery.WAITING, not_before__lte=until).exists()
+
+
 def _lease(alert: Alert) -> bool:
     """Begin a delivery. Return False if another process has begun it."""
     waiting = Alert.objects.filter(

@@ -246,6 +246,11 @@ def send(now: dt.datetime) -> int:
     return sum(map(_send, readable(waiting, most=SENT_AT_ONCE)))
 
 
+def is_any_waiting() -> bool:
+    """Return whether an event is still to be sent, by whichever process."""
+    return Event.objects.filter(sent_at=None).exists()
+
+
 def _send(event: Event) -> int:
     now = timezone.now()
     leased = Event.objects.filter(pk=event.pk, sent_at=None, leased_until=event.leased_until)

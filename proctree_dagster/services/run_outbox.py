@@ -179,15 +179,15 @@ def keep_trees(trees: models.QuerySet[ProcessTree]) -> set[int]:
         return {pk for (pk,) in cursor.fetchall()}
 
 
-def is_open() -> bool:
-    """Return True if a pass over the outbox may find something to do."""
-    return _to_look_at().exists()
+def is_open(until: dt.datetime | None = None) -> bool:
+    """Return True if a pass over the outbox may find something to do, until a moment or now."""
+    return _to_look_at(until).exists()
 
 
-def _to_look_at() -> models.QuerySet[OutboxRun]:
+def _to_look_at(until: dt.datetime | None = None) -> models.QuerySet[OutboxRun]:
     """Return the rows that are not in a final state, or hold a key; not those of a later time."""
     rows = OutboxRun.objects.filter(Q(state__in=OPEN) | Q(key_held__isnull=False))
-    return rows.exclude(state=OutboxState.WAITING, run_after__gt=timezone.now())
+    return rows.exclude(state=OutboxState.WAITING, run_after__gt=until or timezone.now())
 
 
 def open_rows(run_ids: Iterable[str] | None = None, *, of_rows: bool = True) -> list[OutboxRun]:

@@ -205,6 +205,20 @@ def of_kept_servers(instance: dagster.DagsterInstance, job: dagster.JobDefinitio
     return GrpcServerRegistry.clear_all_grpc_endpoints is before
 
 
+def of_idle_sensors(instance: dagster.DagsterInstance, job: dagster.JobDefinition) -> bool:
+    from dagster._daemon import (
+        daemon,  # noqa: F401  # sensor can't be imported before it
+        sensor,
+    )
+
+    from proctree_dagster.orchestration import idle_sensors
+
+    before = sensor.is_under_min_interval
+    idle_sensors.install(instance)
+    may_rest = idle_sensors.newest_event(instance) is not None
+    return sensor.is_under_min_interval is before and not may_rest
+
+
 INSTEAD: dict[str, Callable[[dagster.DagsterInstance, dagster.JobDefinition], bool]] = {
     "threads": of_threads,
     "job_snapshots": of_job_snapshots,
@@ -214,6 +228,7 @@ INSTEAD: dict[str, Callable[[dagster.DagsterInstance, dagster.JobDefinition], bo
     "output_tail": of_output_tail,
     "reused_workers": of_reused_workers,
     "run_files": of_run_files,
+    "idle_sensors": of_idle_sensors,
     "kept_servers": of_kept_servers,
     "queue_polls": of_queue_polls,
     "schedule_tables": of_schedule_tables,

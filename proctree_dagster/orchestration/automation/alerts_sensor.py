@@ -1,5 +1,6 @@
 """The sensor that sends signals and delivers alerts."""
 
+import datetime as dt
 import time
 
 from dagster import (
@@ -14,11 +15,15 @@ from django.utils import timezone
 from ...domain import run_tags
 from ...services import alert_delivery, events, lateness
 from ...support.connections import fresh_connections
+from ..idle_sensors import newest_event
 from ..runs import run_events, run_pages
-from .passes import instance_of, tried
+from .passes import instance_of, note_rest, tried
 
 INTERVAL = 15
 """Least seconds between two passes."""
+
+IDLE_SECONDS = 30.0
+"""Seconds until the next pass after one that has found nothing, unless Dagster records an event."""
 
 BUDGET_SECONDS = 30.0
 """Seconds after which a pass begins no further delivery: Dagster's timeout of a tick is 60."""
@@ -30,8 +35,8 @@ READING_SECONDS = 20.0
 def alerts_sensor() -> SensorDefinition:
     """Return the sensor that sends signals, and delivers alerts.
 
-    It has no cursor of Dagster's: that is in Django's database, where it is moved in the same
-    transaction that stores what was found.
+    How far it has read is in Django's database, where that is moved in the same transaction that
+    stores what was found. Dagster's cursor says only how long it may rest.
     """
     return SensorDefinition(
         name=run_tags.ALERTS_SENSOR,
@@ -45,7 +50,16 @@ def alerts_sensor() -> SensorDefinition:
 
 def _look(context: SensorEvaluationContext) -> SkipReason:
     with fresh_connections(), instance_of(context) as instance:
-        return SkipReason(look(instance) or "Nothing has happened.")
+        newest = newest_event(instance)
+        found = look(instance)
+        note_rest(context, IDLE_SECONDS, newest, is_idle=not found and not _is_any_waiting())
+        return SkipReason(found or "Nothing has happened.")
+
+
+def _is_any_waiting() -> bool:
+    """Return whether there is something to send or to deliver before the next pass."""
+    until = timezone.now() + dt.timedelta(seconds=IDLE_SECONDS)
+    return events.is_any_waiting() or alert_delivery.is_any_waiting(until)
 
 
 def look(instance: DagsterInstance) -> str:

@@ -1,8 +1,10 @@
 """The sensors of the repository."""
 
+import datetime as dt
 from collections.abc import Callable, Mapping
 
 from dagster import (
+    DagsterInstance,
     DefaultSensorStatus,
     SensorDefinition,
     SensorEvaluationContext,
@@ -11,15 +13,19 @@ from dagster import (
 from django.utils import timezone
 
 from ...domain import run_tags
-from ...services import run_outbox
+from ...services import backfills, run_outbox
 from ...support.connections import fresh_connections
+from ..idle_sensors import newest_event
 from ..runs import backfill_runs, lost_runs, outbox_delivery
 from ..translator import ProcessTreeTranslator
 from . import alerts_sensor, retention_sensor, trigger_sensors
-from .passes import instance_of, tried
+from .passes import instance_of, note_rest, tried
 
 INTERVAL = 10
 """Least seconds between two passes over the outbox."""
+
+IDLE_SECONDS = 20.0
+"""Seconds until the next pass after one that has found nothing, unless Dagster records an event."""
 
 BUDGET_SECONDS = 40.0
 """Seconds after which a pass starts no further delivery: Dagster's timeout of a tick is 60."""
@@ -49,9 +55,9 @@ def _always() -> Mapping[str, Callable[[], SensorDefinition]]:
 def outbox_sensor() -> SensorDefinition:
     """Return the sensor that delivers the outbox, and ends lost runs.
 
-    It creates the runs itself, because their ids are fixed beforehand, and reports what it did. It
-    has no cursor: each pass reads the present state, so it can miss nothing. It always exists, as
-    any run may be lost.
+    It creates the runs itself, because their ids are fixed beforehand, and reports what it did.
+    Each pass reads the present state, so it can miss nothing: its cursor says only how long it may
+    rest. It always exists, as any run may be lost.
     """
     return SensorDefinition(
         name=run_tags.OUTBOX_SENSOR,
@@ -65,9 +71,20 @@ def outbox_sensor() -> SensorDefinition:
 
 def _look(context: SensorEvaluationContext) -> SkipReason:
     with fresh_connections(), instance_of(context) as instance:
+        newest = newest_event(instance)
         lost = tried(lambda: lost_runs.settle(instance), "Lost runs can't be ended")
         kept = tried(lambda: run_outbox.forget(timezone.now()), "The outbox can't be cleared")
         delivered = outbox_delivery.deliver(instance, seconds=BUDGET_SECONDS)
         # After what has ended was noticed by the delivery.
         begun = tried(lambda: backfill_runs.advance(instance), "Backfills can't go on")
+        is_idle = not (lost or kept or begun or _is_any_open(instance))
+        note_rest(context, IDLE_SECONDS, newest, is_idle=is_idle)
         return SkipReason("; ".join(filter(None, [lost, kept, str(delivered), begun])))
+
+
+def _is_any_open(instance: DagsterInstance) -> bool:
+    """Return whether there may be something to do before the next pass."""
+    until = timezone.now() + dt.timedelta(seconds=IDLE_SECONDS)
+    if run_outbox.is_open(until) or backfills.running():
+        return True
+    return lost_runs.is_any_open(instance)

@@ -4,7 +4,7 @@ import datetime as dt
 import json
 import logging
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from dagster import (
     DefaultSensorStatus,
@@ -32,6 +32,9 @@ BUDGET_SECONDS = 30.0
 RESTS = 600.0
 """Seconds for which it does nothing after a pass that has found all that was to be removed."""
 
+UNWANTED_SECONDS = 300.0
+"""Seconds until it looks again whether a rule has come, if none removes anything."""
+
 SWEEPS = 24 * 3600.0
 """Seconds between two searches for files of runs that are gone."""
 
@@ -46,6 +49,8 @@ class Cursor:
     job: str = ""
     rests_until: float = 0.0
     swept_at: float = 0.0
+    idle_until: float = 0.0
+    """Until when the daemon need not call it (see ``idle_sensors.Rest``)."""
 
     @classmethod
     def read(cls, text: str | None) -> "Cursor":
@@ -88,6 +93,8 @@ def _prune(context: SensorEvaluationContext) -> SkipReason:
     sweeps = not cursor.swept_at <= now < cursor.swept_at + SWEEPS
     with fresh_connections():
         if not is_wanted():
+            idle = replace(cursor, idle_until=now + UNWANTED_SECONDS)
+            context.update_cursor(idle.write())
             return SkipReason("Everything is kept: PROCTREE['KEEP'] and the trees name no rule.")
         try:
             with instance_of(context) as instance:
@@ -102,9 +109,11 @@ def _prune(context: SensorEvaluationContext) -> SkipReason:
             return SkipReason(str(error))
     if found.counts.total():
         logger.info("Retention: %s", found)
+    rests_until = now + RESTS if found.is_complete else 0.0
     following = Cursor(
         job=found.next_job,
-        rests_until=now + RESTS if found.is_complete else 0.0,
+        rests_until=rests_until,
+        idle_until=rests_until,
         swept_at=now if sweeps and found.is_complete else cursor.swept_at,
     )
     context.update_cursor(following.write())

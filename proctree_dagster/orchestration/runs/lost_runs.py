@@ -1,8 +1,9 @@
 """Ends the runs whose worker is lost, so that no run is under way for ever.
 
-This needs Django's database and Dagster's, so it is done by the sensor of the outbox,
-every ten seconds, by the ticks of schedules and by ``check_and_run_scheduled_tasks()``. So it needs
-neither our launcher nor Dagster's run monitoring. Listing runs writes nothing.
+This needs Django's database and Dagster's, so it is done by the sensor of the outbox, every ten
+seconds while a run is under way, by the ticks of schedules and by
+``check_and_run_scheduled_tasks()``. So it needs neither our launcher nor Dagster's run monitoring.
+Listing runs writes nothing.
 
 *Lost* is a worker that is known to have ended, or has been silent for ``PROCTREE["LOST_AFTER"]``
 seconds. A worker whose process is seen to run is not lost. See ``run_workers``.
@@ -94,6 +95,13 @@ def settle(instance: DagsterInstance) -> Findings:
             logger.exception("The worker of run %s can't be looked after.", row.run_id)
     run_workers.prune()
     return found
+
+
+def is_any_open(instance: DagsterInstance) -> bool:
+    """Return whether a run is under way, or has a worker that is not known to have ended."""
+    if run_workers.rows().filter(ended_at=None).exists():
+        return True
+    return bool(instance.get_run_ids(RunsFilter(statuses=ACTIVE), limit=1))
 
 
 def settle_run(instance: DagsterInstance, run_id: str, worker: Worker | None) -> None:
