@@ -334,7 +334,8 @@ def _daemon(dagster: FromDagster, now: dt.datetime) -> Service:
         "or “dagster-daemon run”."
     )
     if seen is None:
-        return _service(name, SILENT, f"{gettext('It has never run here.')} {start}")
+        never = gettext("It has never run here.")  # by itself: xgettext reads no f-strings
+        return _service(name, SILENT, f"{never} {start}")
     if now - seen > conf.DAEMON_SILENT_AFTER:
         last = gettext("It was last seen at")
         return _service(name, SILENT, format_html("{} {}. {}", last, html.moment(seen), start))

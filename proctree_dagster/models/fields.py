@@ -20,6 +20,10 @@ from ..support.connections import open_transactions, writing
 logger = logging.getLogger(__name__)
 
 
+MAX_DEPTH = 100
+"""Deepest JSON that is read, in levels: what shows or checks it needs some frames for each."""
+
+
 class RowField(models.JSONField):
     """A ``JSONField`` whose invalid values, written in SQL, don't make other rows unreadable.
 
@@ -27,18 +31,48 @@ class RowField(models.JSONField):
     """
 
     def from_db_value(self, value: Any, *args: Any) -> Any:
-        """Return the parsed JSON, or the text itself where Python can't parse it."""
+        """Return the parsed JSON, or the text itself where it can't be parsed or is too deep."""
         try:
-            return super().from_db_value(value, *args)
+            found = super().from_db_value(value, *args)
+            if is_deeper(found, value):
+                raise ValueError(f"it is nested more than {MAX_DEPTH} levels deep")
         except (ValueError, RecursionError) as error:  # a number of 5,000 digits, 1,000 brackets
             logger.warning("The JSON of a row (%s) can't be read: %s", self, error)
             return value
+        else:
+            return found
 
     def deconstruct(self) -> Any:
         """Return what migrations record: a plain ``JSONField``."""
         name, path, args, kwargs = super().deconstruct()
         written = "django.db.models.JSONField" if type(self) is RowField else path
         return name, written, args, kwargs
+
+
+def is_deeper(value: Any, text: Any) -> bool:
+    """Return whether JSON is nested deeper than ``MAX_DEPTH``.
+
+    From Python 3.12 on, it is parsed however deep.
+
+    Parameters
+    ----------
+    value:
+        What was parsed.
+    text:
+        What it was parsed from; with few brackets it is not walked through.
+    """
+    if not isinstance(text, str) or text.count("[") + text.count("{") <= MAX_DEPTH:
+        return False
+    level: list[Any] = [value]
+    for _level in range(MAX_DEPTH + 1):
+        level = [inner for each in level for inner in _parts(each)]
+    return bool(level)
+
+
+def _parts(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
 
 
 class ContextField(RowField):

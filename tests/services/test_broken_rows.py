@@ -153,8 +153,12 @@ def test_a_broken_row_keeps_no_command_from_running_but_check() -> None:
     assert "proctree_dagster.E007" in {each.id for each in checks.run_checks()}
 
 
-UNREADABLE = {"digits": f'{{"a": {"9" * 5000}}}', "depth": "[" * 995 + "]" * 995}
-"""What SQLite and PostgreSQL take for JSON, and Python does not."""
+UNREADABLE = {
+    "digits": f'{{"a": {"9" * 5000}}}',
+    "depth": "[" * 995 + "]" * 995,
+    "nesting": '{"a": [' * 200 + "]}" * 200,
+}
+"""What SQLite and PostgreSQL take for JSON, and Python does not parse, or not walk through."""
 
 
 @pytest.mark.parametrize(

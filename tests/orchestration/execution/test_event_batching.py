@@ -137,7 +137,7 @@ def readable(entry: EventLogEntry) -> tuple[Any, ...]:
     """What is to be the same in each run of a tree."""
     event = entry.dagster_event
     kind = None if event is None else event.event_type_value
-    text = re.sub(r"[0-9a-f-]{36}|\d+(\.\d+)?(ms|s)?\b", "…", entry.message)
+    text = re.sub(r"[0-9a-f-]{36}|0x[0-9a-f]+|\d+(\.\d+)?(ms|s)?\b", "…", entry.message)
     metadata = ""
     if event is not None and event.is_successful_output:
         data = event.step_output_data.metadata or {}
