@@ -807,7 +807,7 @@ IDLE_SENSORS = Feature(
     names=("execute_sensor_iteration_loop",),
     works_around="Dagster's daemon calls sensors at their intervals, also if nothing has happened.",
     without="The package's sensors are called eleven times a minute: some 0.5 % of a core.",
-    until="Dagster's daemon can be told when a sensor is to be called next.",
+    until="Dagster's sensors can name the time of their next call.",
     differences=_of_idle_sensors,
 )
 

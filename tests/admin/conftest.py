@@ -7,8 +7,15 @@ from typing import Any
 import pytest
 import sqlalchemy
 from dagster import DagsterInstance
+from django.contrib.contenttypes.models import ContentType
 
 from proctree_dagster.running import dagster_loading
+
+
+@pytest.fixture(autouse=True)
+def _fresh_content_types() -> None:
+    """Forget the keys of content types: a test that has committed was followed by new rows."""
+    ContentType.objects.clear_cache()
 
 
 @pytest.fixture
