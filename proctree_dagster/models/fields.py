@@ -52,7 +52,7 @@ class RowField(models.JSONField):
 def is_deeper(value: Any, text: Any) -> bool:
     """Return whether JSON is nested deeper than ``MAX_DEPTH``.
 
-    From Python 3.12 on, it is parsed however deep.
+    Python 3.14 parses it however deep; 3.11 does not.
 
     Parameters
     ----------
@@ -65,14 +65,15 @@ def is_deeper(value: Any, text: Any) -> bool:
         return False
     level: list[Any] = [value]
     for _level in range(MAX_DEPTH + 1):
-        level = [inner for each in level for inner in _parts(each)]
-    return bool(level)
+        level = [each for each in level if isinstance(each, (dict, list))]
+        if not level:
+            return False
+        level = [part for each in level for part in _parts(each)]
+    return True
 
 
 def _parts(value: Any) -> Iterable[Any]:
-    if isinstance(value, dict):
-        return value.values()
-    return value if isinstance(value, list) else ()
+    return value.values() if isinstance(value, dict) else value
 
 
 class ContextField(RowField):

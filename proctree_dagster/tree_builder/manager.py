@@ -186,8 +186,8 @@ class ProcessTreeManager:
             the tags that Dagster reads from callers: ``dagster/priority``, ``dagster/max_retries``,
             ``dagster/max_runtime`` and the like (``tagging.SETTINGS_OF_DAGSTER``).
         run_after:
-            Aware; the run is not made before this time, and about ten seconds after it. Default:
-            now.
+            Aware; the run is not made before this time, and about ten seconds after it; up to half
+            a minute if the time is nearer than that. Default: now.
         priority:
             A run of a higher one leaves Dagster's queue first; default: 0. From -1,000,000 to
             1,000,000. It is Dagster's tag ``dagster/priority``.

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from dagster import DagsterInstance, DagsterRunStatus, SensorEvaluationContext
+from dagster._core.remote_representation.grpc_server_registry import GrpcServerRegistry
 from dagster._core.scheduler.instigation import InstigatorTick
 from dagster._core.storage.event_log.base import EventLogStorage
 from dagster._core.test_utils import create_run_for_test
@@ -19,6 +20,7 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster._core.workspace.load_target import GrpcServerTarget
 from dagster._daemon import daemon  # noqa: F401  # the sensors' module can't be imported before it
 from dagster._daemon import sensor as dagsters
+from dagster._daemon.run_coordinator import QueuedRunCoordinatorDaemon
 from django.utils import timezone
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,11 +28,15 @@ from hypothesis import strategies as st
 from proctree_dagster.domain import run_tags
 from proctree_dagster.models import Alert, Event, OutboxRun, ProcessTree, RunWorker
 from proctree_dagster.orchestration import idle_sensors
+from proctree_dagster.orchestration.automation import passes
 from proctree_dagster.orchestration.automation.alerts_sensor import alerts_sensor
 from proctree_dagster.orchestration.automation.outbox_sensor import outbox_sensor
 from proctree_dagster.orchestration.automation.retention_sensor import Cursor
-from proctree_dagster.orchestration.idle_sensors import SENSORS, Rest, newest_event
+from proctree_dagster.orchestration.idle_sensors import SECONDS, Rest, newest_event
+from proctree_dagster.services import run_outbox
 from tests.tools.stack import Stack
+
+ALL = set(SECONDS)
 
 # --- The daemon -----------------------------------------------------------------------------------
 
@@ -49,11 +55,15 @@ class Daemon:
         self._workspace = WorkspaceProcessContext(self.instance, target)
         self.look()  # it records each sensor, and calls it
 
-    def look(self) -> set[str]:
-        """Let the loop look at each sensor once, as if its interval was over; return the called."""
+    def look(self, seconds: float | None = None) -> set[str]:
+        """Let the loop look at each sensor, some time after its last tick; return the called.
+
+        If left out, it is just after the sensor's interval.
+        """
         for state in self.instance.all_instigator_state():
             data: Any = state.instigator_data
-            past = data._replace(last_tick_timestamp=1.0, last_tick_start_timestamp=1.0)
+            at = time.time() - (data.min_interval + 1 if seconds is None else seconds)
+            past = data._replace(last_tick_timestamp=at, last_tick_start_timestamp=at)
             self.instance.update_instigator_state(state.with_data(past))
         before = {name: len(ticks) for name, ticks in self.ticks().items()}
         logger = logging.getLogger("sensors")
@@ -62,6 +72,12 @@ class Daemon:
         after = self.ticks()
         assert all(ticks[0].status.value == "SKIPPED" for ticks in after.values())
         return {name for name, ticks in after.items() if len(ticks) > before.get(name, 0)}
+
+    def set_cursors(self, text: str | None) -> None:
+        """Set each cursor, as Dagster's UI does."""
+        for state in self.instance.all_instigator_state():
+            data: Any = state.instigator_data
+            self.instance.update_instigator_state(state.with_data(data._replace(cursor=text)))
 
     def ticks(self) -> dict[str, list[InstigatorTick]]:
         return {
@@ -86,11 +102,15 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 
 @pytest.fixture
 def resting(stock: Daemon, monkeypatch: pytest.MonkeyPatch) -> Daemon:
-    """The daemon, with sensors that rest."""
+    """The daemon, some minutes after its start, with sensors that have found nothing."""
     monkeypatch.setattr(dagsters, "is_under_min_interval", dagsters.is_under_min_interval)
-    idle_sensors.install(stock.instance)
+    clock = SimpleNamespace(monotonic=lambda: time.monotonic() - 600)
+    with monkeypatch.context() as patched:
+        patched.setattr(idle_sensors, "time", clock)
+        idle_sensors.install(stock.instance)
+    stock.instance.report_run_canceled(create_run_for_test(stock.instance))
     stock.look()
-    stock.look()  # two passes without an event
+    stock.look()  # two passes without an event between
     return stock
 
 
@@ -99,32 +119,74 @@ def test_a_sensor_that_has_found_nothing_is_not_called_for_a_while(resting: Daem
 
 
 def test_without_it_each_sensor_is_called_at_its_interval(stock: Daemon) -> None:
-    assert stock.look() == stock.look() == SENSORS
+    assert stock.look() == stock.look() == ALL
+
+
+def test_the_coordinator_installs_it_in_the_daemon(
+    stock: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module, name in (
+        (dagsters, "is_under_min_interval"),
+        (QueuedRunCoordinatorDaemon, "core_loop"),
+        (QueuedRunCoordinatorDaemon, "_get_runs_to_dequeue"),
+        (GrpcServerRegistry, "clear_all_grpc_endpoints"),
+    ):
+        monkeypatch.setattr(module, name, getattr(module, name))
+    assert not hasattr(dagsters.is_under_min_interval, "__wrapped__")
+    coordinator: Any = stock.instance.run_coordinator
+    assert coordinator.dequeue_interval_seconds == 1  # which the daemon reads when it starts
+    assert hasattr(dagsters.is_under_min_interval, "__wrapped__")
 
 
 def test_an_event_of_a_run_ends_the_rest(resting: Daemon) -> None:
-    run = create_run_for_test(resting.instance)
-    resting.instance.report_run_canceled(run)
+    resting.instance.report_run_canceled(create_run_for_test(resting.instance))
     called = {run_tags.OUTBOX_SENSOR, run_tags.ALERTS_SENSOR}
     assert resting.look() == called, "retention waits for no event"
     assert resting.look() == called, "it rests after two passes without an event"
     assert resting.look() == set()
 
 
-def test_a_rest_ends_by_itself(resting: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    later = SimpleNamespace(time=lambda: time.time() + 31)
-    monkeypatch.setattr(idle_sensors, "time", later)
-    assert resting.look() == {run_tags.OUTBOX_SENSOR, run_tags.ALERTS_SENSOR}
-    monkeypatch.setattr(idle_sensors, "time", SimpleNamespace(time=lambda: time.time() + 301))
-    assert resting.look() == SENSORS
+def test_a_rest_ends_by_itself(resting: Daemon) -> None:
+    soon = {run_tags.OUTBOX_SENSOR, run_tags.ALERTS_SENSOR}
+    assert resting.look(seconds=19) == set()
+    assert resting.look(seconds=26) == soon
+    assert resting.look(seconds=301) == ALL
+
+
+def test_what_was_said_before_the_daemon_began_counts_no_longer(resting: Daemon) -> None:
+    idle_sensors.install(resting.instance)
+    assert resting.look() == ALL
 
 
 def test_a_cursor_that_was_reset_in_dagsters_ui_ends_the_rest(resting: Daemon) -> None:
-    for state in resting.instance.all_instigator_state():
-        data: Any = state.instigator_data
-        reset = state.with_data(data._replace(cursor=None))
-        resting.instance.update_instigator_state(reset)
-    assert resting.look() == SENSORS
+    resting.set_cursors(None)
+    assert resting.look() == ALL
+
+
+UNREADABLE = {
+    "brackets": "[" * 100_000,
+    "infinity": '{"is_idle": true, "last_event": Infinity}',
+}
+
+
+@pytest.mark.parametrize("text", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_cursor_that_cant_be_read_keeps_no_sensor_from_being_called(
+    resting: Daemon, text: str
+) -> None:
+    resting.set_cursors(text)
+    assert resting.look() == ALL
+
+
+def test_a_storage_that_cant_be_read_keeps_no_sensor_from_being_called(
+    resting: Daemon, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(instance: DagsterInstance) -> int:
+        raise OSError("The disk is away.")
+
+    monkeypatch.setattr(idle_sensors, "newest_event", away)
+    assert resting.look() == {run_tags.OUTBOX_SENSOR, run_tags.ALERTS_SENSOR}
+    assert "proctree_outbox rests can't be found out" in caplog.text
+    assert "The disk is away." in caplog.text
 
 
 def test_a_sensor_of_the_projects_own_is_called_whatever_its_cursor_says(resting: Daemon) -> None:
@@ -132,38 +194,38 @@ def test_a_sensor_of_the_projects_own_is_called_whatever_its_cursor_says(resting
         ours: Any = SimpleNamespace(name=state.instigator_name, min_interval_seconds=1)
         theirs: Any = SimpleNamespace(name="theirs", min_interval_seconds=1)
         data: Any = state.instigator_data
-        past = data._replace(last_tick_timestamp=1.0, last_tick_start_timestamp=1.0)
-        assert dagsters.is_under_min_interval(state.with_data(past), ours)
-        assert not dagsters.is_under_min_interval(state.with_data(past), theirs)
+        at = time.time() - 5
+        past = state.with_data(data._replace(last_tick_timestamp=at, last_tick_start_timestamp=at))
+        assert dagsters.is_under_min_interval(past, ours)
+        assert not dagsters.is_under_min_interval(past, theirs)
 
 
 # --- What is said ---------------------------------------------------------------------------------
 
+ANYTHING = st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text())
+
 
 @given(
-    st.one_of(st.none(), st.text(), st.floats().map(str), st.lists(st.integers()).map(json.dumps))
+    st.one_of(
+        *(st.none(), st.text(), st.lists(st.integers()).map(json.dumps)),
+        st.fixed_dictionaries({"is_idle": ANYTHING, "last_event": ANYTHING}).map(json.dumps),
+    )
 )
-def test_a_cursor_that_says_something_else_is_no_rest(text: str | None) -> None:
-    with DagsterInstance.ephemeral() as instance:
-        assert not Rest.read(text).lasts(instance)
+def test_any_text_is_read_and_only_what_says_so_is_a_rest(text: str | None) -> None:
+    found = Rest.read(text)
+    assert not found.is_idle or json.loads(text or "")["is_idle"] is True
+    assert found.last_event is None or type(found.last_event) is int
 
 
-@given(st.floats(allow_nan=False, allow_infinity=False), st.one_of(st.none(), st.integers()))
-def test_a_rest_is_read_as_it_was_written(until: float, event: int | None) -> None:
-    assert Rest.read(Rest(until, event).write()) == Rest(until, event)
-
-
-def test_a_rest_that_another_clock_has_made_too_long_is_none() -> None:
-    with DagsterInstance.ephemeral() as instance:
-        assert Rest(time.time() + 500).lasts(instance)
-        assert not Rest(time.time() + 700).lasts(instance)
-        assert not Rest(time.time() - 1).lasts(instance)
+@given(st.booleans(), st.one_of(st.none(), st.integers()))
+def test_a_rest_is_read_as_it_was_written(is_idle: bool, event: int | None) -> None:
+    assert Rest.read(Rest(is_idle, event).write()) == Rest(is_idle, event)
 
 
 def test_retention_keeps_where_it_was_while_it_rests() -> None:
-    cursor = Cursor(job="close", rests_until=5.0, swept_at=7.0, idle_until=9.0)
+    cursor = Cursor(job="close", rests_until=5.0, swept_at=7.0, is_idle=True)
     assert Cursor.read(cursor.write()) == cursor
-    assert Rest.read(cursor.write()) == Rest(9.0, None)
+    assert Rest.read(cursor.write()) == Rest(is_idle=True, last_event=None)
 
 
 # --- What keeps a sensor awake --------------------------------------------------------------------
@@ -187,11 +249,12 @@ class Sensor:
         ) as context:
             self.definition.evaluate_tick(context)
             self.cursor = context.cursor or ""
-        return Rest.read(self.cursor).lasts(self.instance)
+        return Rest.read(self.cursor).is_idle
 
 
 @pytest.fixture
 def outbox(instance: DagsterInstance, migrated_cursor: None) -> Sensor:
+    instance.report_run_canceled(create_run_for_test(instance))
     sensor = Sensor(outbox_sensor(), instance)
     assert not sensor.rests()
     assert sensor.rests()
@@ -200,6 +263,7 @@ def outbox(instance: DagsterInstance, migrated_cursor: None) -> Sensor:
 
 @pytest.fixture
 def alerts(instance: DagsterInstance, migrated_cursor: None) -> Sensor:
+    instance.report_run_canceled(create_run_for_test(instance))
     sensor = Sensor(alerts_sensor(), instance)
     assert not sensor.rests()
     assert sensor.rests()
@@ -242,7 +306,7 @@ def test_a_worker_that_is_not_known_to_have_ended_keeps_the_outbox_awake(outbox:
 
 @pytest.mark.django_db
 def test_an_alert_that_is_to_be_delivered_keeps_the_alerts_awake(
-    alerts: Sensor, tree: ProcessTree, monkeypatch: pytest.MonkeyPatch
+    alerts: Sensor, tree: ProcessTree
 ) -> None:
     now = timezone.now()
     alert = Alert.objects.create(
@@ -267,12 +331,39 @@ def test_an_event_that_is_not_sent_keeps_the_alerts_awake(alerts: Sensor) -> Non
 
 
 @pytest.mark.django_db
-def test_a_storage_that_numbers_no_events_lets_no_sensor_rest(
-    outbox: Sensor, monkeypatch: pytest.MonkeyPatch
+def test_a_storage_that_numbers_no_events_lets_neither_rest(
+    outbox: Sensor, alerts: Sensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    storage = outbox.instance.event_log_storage
-    monkeypatch.setattr(
-        type(storage), "get_maximum_record_id", EventLogStorage.get_maximum_record_id
-    )
+    ask = EventLogStorage.get_maximum_record_id
+    monkeypatch.setattr(type(outbox.instance.event_log_storage), "get_maximum_record_id", ask)
     assert newest_event(outbox.instance) is None
     assert not outbox.rests()
+    assert not alerts.rests()
+
+
+@pytest.mark.django_db
+def test_a_pass_is_made_though_the_newest_event_cant_be_read(
+    outbox: Sensor,
+    alerts: Sensor,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def away(instance: DagsterInstance) -> int:
+        raise OSError("The disk is away.")
+
+    monkeypatch.setattr(passes, "newest_event", away)
+    assert not outbox.rests()
+    assert not alerts.rests()
+    assert caplog.text.count("The newest event can't be read.") == 2
+
+
+@pytest.mark.django_db
+def test_a_pass_that_is_done_is_no_failure_though_what_is_left_cant_be_found_out(
+    outbox: Sensor, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def away(until: object = None) -> bool:
+        raise OSError("The disk is away.")
+
+    monkeypatch.setattr(run_outbox, "is_open", away)
+    assert not outbox.rests()
+    assert "Whether anything is left to do can't be found out." in caplog.text

@@ -205,6 +205,17 @@ def test_a_row_that_python_cant_read_keeps_no_other_from_being_read(
         assert (name in named) is (model not in (OutboxRun, Alert)), named
 
 
+@pytest.mark.parametrize(("levels", "is_read"), [(100, True), (101, False)])
+def test_json_of_a_row_is_read_up_to_a_hundred_levels(levels: int, is_read: bool) -> None:
+    tree = row("books", "tests.app.processes:one")
+    text = "[" * levels + "1" + "]" * levels
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "UPDATE proctree_dagster_processtree SET alert_on = %s WHERE id = %s", [text, tree.pk]
+        )
+    assert isinstance(ProcessTree.objects.get(pk=tree.pk).alert_on, list) is is_read
+
+
 def test_a_broken_row_keeps_no_other_tree_s_command_from_running() -> None:
     class Monthly(TreeCommand):
         tree_name = "monthly"

@@ -1,6 +1,5 @@
 """The sensor that sends signals and delivers alerts."""
 
-import datetime as dt
 import time
 
 from dagster import (
@@ -15,15 +14,12 @@ from django.utils import timezone
 from ...domain import run_tags
 from ...services import alert_delivery, events, lateness
 from ...support.connections import fresh_connections
-from ..idle_sensors import newest_event
+from ..idle_sensors import longest_rest
 from ..runs import run_events, run_pages
-from .passes import instance_of, note_rest, tried
+from .passes import instance_of, newest_of, note_rest, tried
 
 INTERVAL = 15
 """Least seconds between two passes."""
-
-IDLE_SECONDS = 30.0
-"""Seconds until the next pass after one that has found nothing, unless Dagster records an event."""
 
 BUDGET_SECONDS = 30.0
 """Seconds after which a pass begins no further delivery: Dagster's timeout of a tick is 60."""
@@ -50,15 +46,14 @@ def alerts_sensor() -> SensorDefinition:
 
 def _look(context: SensorEvaluationContext) -> SkipReason:
     with fresh_connections(), instance_of(context) as instance:
-        newest = newest_event(instance)
-        found = look(instance)
-        note_rest(context, IDLE_SECONDS, newest, is_idle=not found and not _is_any_waiting())
+        newest, found = newest_of(instance), look(instance)
+        note_rest(context, newest, lambda: not found and not _is_any_waiting())
         return SkipReason(found or "Nothing has happened.")
 
 
 def _is_any_waiting() -> bool:
-    """Return whether there is something to send or to deliver before the next pass."""
-    until = timezone.now() + dt.timedelta(seconds=IDLE_SECONDS)
+    """Return whether there is something to send or to deliver before the end of a rest."""
+    until = timezone.now() + longest_rest(run_tags.ALERTS_SENSOR)
     return events.is_any_waiting() or alert_delivery.is_any_waiting(until)
 
 

@@ -1,6 +1,5 @@
 """The sensors of the repository."""
 
-import datetime as dt
 from collections.abc import Callable, Mapping
 
 from dagster import (
@@ -15,17 +14,14 @@ from django.utils import timezone
 from ...domain import run_tags
 from ...services import backfills, run_outbox
 from ...support.connections import fresh_connections
-from ..idle_sensors import newest_event
+from ..idle_sensors import longest_rest
 from ..runs import backfill_runs, lost_runs, outbox_delivery
 from ..translator import ProcessTreeTranslator
 from . import alerts_sensor, retention_sensor, trigger_sensors
-from .passes import instance_of, note_rest, tried
+from .passes import instance_of, newest_of, note_rest, tried
 
 INTERVAL = 10
 """Least seconds between two passes over the outbox."""
-
-IDLE_SECONDS = 20.0
-"""Seconds until the next pass after one that has found nothing, unless Dagster records an event."""
 
 BUDGET_SECONDS = 40.0
 """Seconds after which a pass starts no further delivery: Dagster's timeout of a tick is 60."""
@@ -71,20 +67,20 @@ def outbox_sensor() -> SensorDefinition:
 
 def _look(context: SensorEvaluationContext) -> SkipReason:
     with fresh_connections(), instance_of(context) as instance:
-        newest = newest_event(instance)
+        newest = newest_of(instance)
         lost = tried(lambda: lost_runs.settle(instance), "Lost runs can't be ended")
         kept = tried(lambda: run_outbox.forget(timezone.now()), "The outbox can't be cleared")
         delivered = outbox_delivery.deliver(instance, seconds=BUDGET_SECONDS)
         # After what has ended was noticed by the delivery.
         begun = tried(lambda: backfill_runs.advance(instance), "Backfills can't go on")
-        is_idle = not (lost or kept or begun or _is_any_open(instance))
-        note_rest(context, IDLE_SECONDS, newest, is_idle=is_idle)
+        found = lost or kept or begun
+        note_rest(context, newest, lambda: not found and not _is_any_open(instance))
         return SkipReason("; ".join(filter(None, [lost, kept, str(delivered), begun])))
 
 
 def _is_any_open(instance: DagsterInstance) -> bool:
-    """Return whether there may be something to do before the next pass."""
-    until = timezone.now() + dt.timedelta(seconds=IDLE_SECONDS)
+    """Return whether there may be something to do before the end of a rest."""
+    until = timezone.now() + longest_rest(run_tags.OUTBOX_SENSOR)
     if run_outbox.is_open(until) or backfills.running():
         return True
     return lost_runs.is_any_open(instance)

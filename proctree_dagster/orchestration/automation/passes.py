@@ -1,14 +1,13 @@
 """What the passes of sensors share."""
 
 import logging
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from dagster import DagsterInstance, SensorEvaluationContext
 
 from ...domain.texts import explain
-from ..idle_sensors import Rest
+from ..idle_sensors import Rest, newest_event
 from ..runs.shared_instances import shared_by_reference
 
 logger = logging.getLogger(__name__)
@@ -33,29 +32,39 @@ def instance_of(context: SensorEvaluationContext) -> Iterator[DagsterInstance]:
         yield instance
 
 
-def note_rest(
-    context: SensorEvaluationContext, seconds: float, last_event: int | None, *, is_idle: bool
-) -> None:
-    """Record in the cursor whether the sensor rests, and until when.
+def newest_of(instance: DagsterInstance) -> int | None:
+    """Return the newest event, before a sensor looks; ``None`` if that can't be read now."""
+    try:
+        return newest_event(instance)
+    except Exception:  # the pass itself may need none, and says what is wrong
+        logger.exception("The newest event can't be read.")
+        return None
 
-    It does after two passes without an event between them: what the first one has seen may be
-    complete only then.
+
+def note_rest(
+    context: SensorEvaluationContext, last_event: int | None, is_idle: Callable[[], bool]
+) -> None:
+    """Record in the cursor whether the sensor rests.
+
+    It does if this pass has found nothing, and no event has come since the pass before: what that
+    one has seen may be complete only now.
 
     Parameters
     ----------
     context:
         That of the tick.
-    seconds:
-        For how long, unless Dagster records an event.
     last_event:
-        The newest event before the sensor looked; ``None`` if the storage can't say.
+        What ``newest_of`` has returned.
     is_idle:
-        Whether it has found nothing to do, and nothing that is to be done meanwhile.
+        Returns whether the pass has found nothing to do, and nothing will be to be done meanwhile.
     """
-    rests = is_idle and last_event is not None
-    rests = rests and last_event == Rest.read(context.cursor).last_event
-    rest = Rest(time.time() + seconds if rests else 0.0, last_event)
-    context.update_cursor(rest.write())
+    rests = last_event is not None and last_event == Rest.read(context.cursor).last_event
+    try:
+        rests = rests and is_idle()
+    except Exception:  # the pass is done, whatever comes next
+        logger.exception("Whether anything is left to do can't be found out.")
+        rests = False
+    context.update_cursor(Rest(rests, last_event).write())
 
 
 def tried(work: Callable[[], object], problem: str) -> str:

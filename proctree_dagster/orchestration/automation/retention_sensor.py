@@ -32,9 +32,6 @@ BUDGET_SECONDS = 30.0
 RESTS = 600.0
 """Seconds for which it does nothing after a pass that has found all that was to be removed."""
 
-UNWANTED_SECONDS = 300.0
-"""Seconds until it looks again whether a rule has come, if none removes anything."""
-
 SWEEPS = 24 * 3600.0
 """Seconds between two searches for files of runs that are gone."""
 
@@ -49,15 +46,15 @@ class Cursor:
     job: str = ""
     rests_until: float = 0.0
     swept_at: float = 0.0
-    idle_until: float = 0.0
-    """Until when the daemon need not call it (see ``idle_sensors.Rest``)."""
+    is_idle: bool = False
+    """Whether the daemon may let it rest (see ``idle_sensors.Rest``)."""
 
     @classmethod
     def read(cls, text: str | None) -> "Cursor":
         """Return what ``write`` has written; the beginning for any other text."""
         try:
             return cls(**json.loads(text or "{}"))
-        except (ValueError, TypeError):  # somebody has set it in Dagster's UI
+        except (ValueError, TypeError, RecursionError):  # somebody has set it in Dagster's UI
             return cls()
 
     def write(self) -> str:
@@ -93,9 +90,11 @@ def _prune(context: SensorEvaluationContext) -> SkipReason:
     sweeps = not cursor.swept_at <= now < cursor.swept_at + SWEEPS
     with fresh_connections():
         if not is_wanted():
-            idle = replace(cursor, idle_until=now + UNWANTED_SECONDS)
-            context.update_cursor(idle.write())
-            return SkipReason("Everything is kept: PROCTREE['KEEP'] and the trees name no rule.")
+            context.update_cursor(replace(cursor, is_idle=True).write())
+            return SkipReason(
+                "Everything is kept: PROCTREE['KEEP'] and the trees name no rule. "
+                "It looks again within some minutes."
+            )
         try:
             with instance_of(context) as instance:
                 found = passes.prune(
@@ -109,11 +108,10 @@ def _prune(context: SensorEvaluationContext) -> SkipReason:
             return SkipReason(str(error))
     if found.counts.total():
         logger.info("Retention: %s", found)
-    rests_until = now + RESTS if found.is_complete else 0.0
     following = Cursor(
         job=found.next_job,
-        rests_until=rests_until,
-        idle_until=rests_until,
+        rests_until=now + RESTS if found.is_complete else 0.0,
+        is_idle=found.is_complete,
         swept_at=now if sweeps and found.is_complete else cursor.swept_at,
     )
     context.update_cursor(following.write())
