@@ -60,6 +60,7 @@ _BY_MODULE = {
     "dagster._core.remote_representation.grpc_server_registry": (
         "GrpcServerRegistry ServerRegistryEntry"
     ),
+    "dagster._core.remote_representation.external": "RemoteExecutionPlan",
     "dagster._core.remote_representation.external_data": (
         "RepositoryErrorSnap RepositorySnap "
         "extract_serialized_job_snap_from_serialized_job_data_snap"
@@ -212,7 +213,7 @@ if TYPE_CHECKING:
         RemoteRepositoryOrigin,
     )
     from dagster._core.remote_representation.code_location import GrpcServerCodeLocation
-    from dagster._core.remote_representation.external import RemoteSchedule
+    from dagster._core.remote_representation.external import RemoteExecutionPlan, RemoteSchedule
     from dagster._core.remote_representation.external_data import (
         RepositoryErrorSnap,
         RepositorySnap,

@@ -20,7 +20,7 @@ from dagster import Field, deserialize_value
 
 from ..domain import run_tags
 from . import dagster_internals as internals
-from . import kept_servers
+from . import kept_plans, kept_servers
 from .dagster_features import HOSTS_FETCH, LAZY_HOSTS, is_on
 from .dagster_internals import ConfigurableClassData, DagsterDaemonScheduler, RemoteRepositoryOrigin
 from .snapshot_texts import id_of
@@ -231,6 +231,7 @@ def install() -> bool:
     if found is not fetch_list:
         _dagsters = found
         setattr(internals.snapshot_repository, _NAME, fetch_list)
+    kept_plans.install()
     return True
 
 

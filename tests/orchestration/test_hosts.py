@@ -1,6 +1,7 @@
 """A host fetches a job's snapshot when it is asked for: with a real code server, started once."""
 
 import contextlib
+import inspect
 import logging
 import sqlite3
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from dagster import DagsterInstance
 from dagster._api import snapshot_repository
+from dagster._core.definitions.selector import JobSubsetSelector
 from dagster._core.errors import DagsterUserCodeProcessError, DagsterUserCodeUnreachableError
 from dagster._core.remote_origin import GrpcServerCodeLocationOrigin, RemoteRepositoryOrigin
 from dagster._core.remote_representation.code_location import GrpcServerCodeLocation
@@ -24,7 +26,7 @@ from dagster._serdes import serialize_value
 from dagster_shared.error import SerializableErrorInfo
 
 from proctree_dagster.domain import run_tags
-from proctree_dagster.orchestration import dagster_features, hosts
+from proctree_dagster.orchestration import dagster_features, hosts, kept_plans
 from tests.tools import TOP
 from tests.tools.stack import Stack, free_port
 
@@ -323,3 +325,110 @@ def test_the_package_by_itself_leaves_dagster_as_it_is() -> None:
         f"assert theirs.{hosts._NAME}.__module__ == theirs.__name__\n"
     )
     subprocess.run([sys.executable, "-c", code], cwd=TOP, check=True)
+
+
+# --- Execution plans ------------------------------------------------------------------------------
+
+
+class Plans:
+    """What a host asks of a code location, and how often the code server was asked."""
+
+    def __init__(self, server: CodeServer, asked: list[str]) -> None:
+        self.asked = asked
+        self._server = server
+        self.look()
+
+    def look(self) -> None:
+        """See the code location anew, as a host does after any change."""
+        self.location: Any = self._server.origin.create_location(self._server._instance)
+
+    def plan(self, name: str, config: Any = None, keys: Any = None, op: Any = None) -> Any:
+        selector = JobSubsetSelector(
+            location_name=self.location.name,
+            repository_name=run_tags.REPOSITORY,
+            job_name=name,
+            op_selection=op,
+        )
+        job = self.location.get_job(selector)
+        return self.location.get_execution_plan(job, config or {}, keys, None, None)
+
+
+@pytest.fixture
+def plans(server: CodeServer, fetched: list[str], monkeypatch: pytest.MonkeyPatch) -> Plans:
+    """Keep plans in this test alone."""
+    asked: list[str] = []
+    original = DagsterGrpcClient.execution_plan_snapshot
+
+    def execution_plan_snapshot(self: Any, execution_plan_snapshot_args: Any) -> Any:
+        asked.append(execution_plan_snapshot_args.job_origin.job_name)
+        return original(self, execution_plan_snapshot_args)
+
+    monkeypatch.setattr(DagsterGrpcClient, "execution_plan_snapshot", execution_plan_snapshot)
+    dagsters = inspect.unwrap(GrpcServerCodeLocation.get_execution_plan)
+    monkeypatch.setattr(GrpcServerCodeLocation, "get_execution_plan", dagsters)
+    kept_plans.install()
+    return Plans(server, asked)
+
+
+def test_a_job_s_plan_is_asked_for_once(plans: Plans) -> None:
+    first = plans.plan("one")
+    assert plans.plan("one") is first
+    assert first.step_keys_in_plan == ["a"]
+    plans.plan("two")
+    assert plans.asked == ["one", "two"]
+
+
+def test_it_is_that_which_dagster_is_given(plans: Plans) -> None:
+    kept, name = plans.plan("one"), "get_execution_plan"
+    job = plans.location.get_repository(run_tags.REPOSITORY).get_full_job("one")
+    dagsters = inspect.unwrap(getattr(GrpcServerCodeLocation, name))
+    asked = dagsters(plans.location, job, {}, None, None, None)
+    assert kept.execution_plan_snapshot == asked.execution_plan_snapshot
+
+
+def test_another_configuration_has_a_plan_of_its_own(plans: Plans) -> None:
+    plans.plan("one")
+    plans.plan("one", {"execution": {"config": {"max_concurrent": 3}}})
+    plans.plan("one", {"execution": {"config": {"max_concurrent": 3}}})
+    assert plans.asked == ["one", "one"]
+
+
+def test_a_configuration_that_is_refused_is_refused_again(plans: Plans) -> None:
+    for _ in range(2):
+        with pytest.raises(DagsterUserCodeProcessError, match="no_such"):
+            plans.plan("one", {"no_such": 1})
+    assert plans.asked == ["one", "one"]
+
+
+def test_a_part_of_a_job_is_asked_for_each_time(plans: Plans) -> None:
+    for _ in range(2):
+        plans.plan("one", keys=["a"])
+        plans.plan("one", op=["a"])
+    assert plans.asked == ["one"] * 4
+
+
+def test_after_a_change_the_plan_is_asked_for_again(plans: Plans) -> None:
+    plans.plan("one")
+    plans.look()
+    plans.plan("one")
+    assert plans.asked == ["one", "one"]
+
+
+def test_only_so_many_steps_are_kept(plans: Plans, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kept_plans, "MOST_STEPS", 2)
+    three = {"execution": {"config": {"max_concurrent": 3}}}
+    for name, config in (("one", {}), ("two", {}), ("one", {}), ("one", three), ("one", {})):
+        plans.plan(name, config)
+    assert plans.asked == ["one", "two", "one"]
+    plans.plan("two")
+    assert plans.asked[3:] == ["two"], "it was used before the others"
+
+
+def test_a_code_server_that_is_gone_is_said_so(plans: Plans) -> None:
+    def gone(**_: Any) -> None:
+        raise DagsterUserCodeUnreachableError("gone")
+
+    plans.plan("one")
+    plans.location.client.execution_plan_snapshot = gone
+    with pytest.raises(DagsterUserCodeUnreachableError):
+        plans.plan("two")

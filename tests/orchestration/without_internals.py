@@ -205,6 +205,16 @@ def of_kept_servers(instance: dagster.DagsterInstance, job: dagster.JobDefinitio
     return GrpcServerRegistry.clear_all_grpc_endpoints is before
 
 
+def of_kept_plans(instance: dagster.DagsterInstance, job: dagster.JobDefinition) -> bool:
+    from dagster._core.remote_representation.code_location import GrpcServerCodeLocation
+
+    from proctree_dagster.orchestration import kept_plans
+
+    before = GrpcServerCodeLocation.get_execution_plan
+    kept_plans.install()
+    return GrpcServerCodeLocation.get_execution_plan is before
+
+
 def of_idle_sensors(instance: dagster.DagsterInstance, job: dagster.JobDefinition) -> bool:
     from dagster._daemon import (
         daemon,  # noqa: F401  # sensor can't be imported before it
@@ -229,6 +239,7 @@ INSTEAD: dict[str, Callable[[dagster.DagsterInstance, dagster.JobDefinition], bo
     "reused_workers": of_reused_workers,
     "run_files": of_run_files,
     "idle_sensors": of_idle_sensors,
+    "kept_plans": of_kept_plans,
     "kept_servers": of_kept_servers,
     "queue_polls": of_queue_polls,
     "schedule_tables": of_schedule_tables,
