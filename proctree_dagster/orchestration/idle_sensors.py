@@ -71,11 +71,11 @@ class Rest:
 def newest_event(instance: DagsterInstance) -> int | None:
     """Return the id of the newest event that Dagster's sensors can see.
 
-    Each change of a run's status is one. ``None`` if there is none yet, if sensors don't rest with
-    this Dagster, or if a storage of the project's own can't say.
+    Each change of a run's status is one. ``None`` if there is none yet, or if a storage of the
+    project's own can't say.
     """
     ask = getattr(instance.event_log_storage, "get_maximum_record_id", None)
-    if ask is None or not is_on(IDLE_SENSORS):
+    if ask is None:
         return None
     try:
         newest: int | None = ask()

@@ -225,8 +225,7 @@ def of_idle_sensors(instance: dagster.DagsterInstance, job: dagster.JobDefinitio
 
     before = sensor.is_under_min_interval
     idle_sensors.install(instance)
-    may_rest = idle_sensors.newest_event(instance) is not None
-    return sensor.is_under_min_interval is before and not may_rest
+    return sensor.is_under_min_interval is before
 
 
 INSTEAD: dict[str, Callable[[dagster.DagsterInstance, dagster.JobDefinition], bool]] = {
