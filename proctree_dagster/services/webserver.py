@@ -181,6 +181,7 @@ query Plan($job: PipelineSelector!) {
   executionPlanOrError(pipeline: $job, mode: "default") {
     __typename
     ... on PythonError { message }
+    ... on InvalidSubsetError { message }
   }
 }
 """
@@ -224,8 +225,9 @@ def code_server_problem(
     """Return why the webserver can't reach its code server, or ``None`` if it does.
 
     The webserver serves cached data and does not notice that its code server has ended. So the
-    query is one that only the code server can answer: a tree's execution plan. Without trees there
-    is nothing to query.
+    query is one that only the code server can answer: the execution plan of a part of a job, which
+    is never kept (``kept_plans``), even if the part is all of it. Without trees there is nothing to
+    query.
 
     Parameters
     ----------
@@ -240,6 +242,7 @@ def code_server_problem(
         "pipelineName": job_name,
         "repositoryName": run_tags.REPOSITORY,
         "repositoryLocationName": run_tags.LOCATION,
+        "solidSelection": ["*"],
     }
     from urllib.error import HTTPError
 

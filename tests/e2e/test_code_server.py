@@ -11,9 +11,18 @@ from tests.tools.stack import Stack, wait_for
 pytestmark = pytest.mark.e2e
 
 
+FIRST = """
+tree = ProcessTreeInstance("a_tree_with_a_required_key")
+tree.add_process("fetch", func="example.ledger.processes:fetch_journals").save()
+"""
+"""The job that the code server is asked for: without the key the webserver answers by itself."""
+
+
 @pytest.fixture
 def stack(tmp_path: Path) -> Iterator[Stack]:
     stack = Stack(tmp_path / "stack")
+    stack.migrate()
+    stack.shell(FIRST, silently=True)
     stack.set_up_example()
     try:
         yield stack

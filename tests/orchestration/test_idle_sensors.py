@@ -1,6 +1,7 @@
 """Sensors that rest: Dagster's own loop over sensors, and a real code server, started once."""
 
 import datetime as dt
+import inspect
 import json
 import logging
 import time
@@ -93,6 +94,13 @@ class Daemon:
         self._stack.stop()
 
 
+@pytest.fixture(autouse=True)
+def _as_stock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Begin as Dagster is, whatever a test before has installed in this process."""
+    dagsters_own = inspect.unwrap(dagsters.is_under_min_interval)
+    monkeypatch.setattr(dagsters, "is_under_min_interval", dagsters_own)
+
+
 @pytest.fixture(scope="module")
 def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     found = Daemon(tmp_path_factory.mktemp("daemon"))
@@ -103,7 +111,6 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
 @pytest.fixture
 def resting(stock: Daemon, monkeypatch: pytest.MonkeyPatch) -> Daemon:
     """The daemon, some minutes after its start, with sensors that have found nothing."""
-    monkeypatch.setattr(dagsters, "is_under_min_interval", dagsters.is_under_min_interval)
     clock = SimpleNamespace(monotonic=lambda: time.monotonic() - 600)
     with monkeypatch.context() as patched:
         patched.setattr(idle_sensors, "time", clock)
@@ -126,7 +133,6 @@ def test_the_coordinator_installs_it_in_the_daemon(
     stock: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module, name in (
-        (dagsters, "is_under_min_interval"),
         (QueuedRunCoordinatorDaemon, "core_loop"),
         (QueuedRunCoordinatorDaemon, "_get_runs_to_dequeue"),
         (GrpcServerRegistry, "clear_all_grpc_endpoints"),
