@@ -18,6 +18,10 @@ from tests.app import processes
 
 RUNS = 12
 
+ROUNDS = 3
+"""What is kept of runs is more after each round; what grows now and then, such as a list's spare
+room, is not."""
+
 
 def objects() -> Counter[str]:
     """Return how many objects there are of each type.
@@ -51,10 +55,13 @@ def test_runs_in_one_process_leave_nothing_behind(monkeypatch: pytest.MonkeyPatc
             assert ProcessTreeManager.execute_tree("memory")["success"]
 
     execute()
-    before = objects()
-    execute()
-    more = {kind: count for kind, count in (objects() - before).items() if count >= RUNS}
-    assert more == {}
+    for _ in range(ROUNDS):
+        before = objects()
+        execute()
+        more = {kind: count for kind, count in (objects() - before).items() if count >= RUNS}
+        if not more:
+            break
+    assert more == {}, "in each round"
 
 
 def test_engines_of_many_files_keep_few_compiled_statements_together(tmp_path: Path) -> None:
