@@ -3,7 +3,7 @@
 Dagster's webserver and daemon ask the code server for the plan at each launch, through its proxy: a
 third of a launch in the UI. A plan follows from the job's snapshot, which has an id, and from the
 run's configuration. So the plan of all steps is asked for once, and kept as long as the host's
-present view of the code location: any tree that is saved, and any edit, gives it a new one.
+present view of the code location, with its list of jobs: each reload gives it a new one.
 """
 
 import inspect
