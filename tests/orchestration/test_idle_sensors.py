@@ -154,7 +154,7 @@ def test_an_event_of_a_run_ends_the_rest(resting: Daemon) -> None:
 
 def test_a_rest_ends_by_itself(resting: Daemon) -> None:
     soon = {run_tags.OUTBOX_SENSOR, run_tags.ALERTS_SENSOR}
-    assert resting.look(seconds=19) == set()
+    assert resting.look(seconds=16) == set()
     assert resting.look(seconds=26) == soon
     assert resting.look(seconds=301) == ALL
 
