@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import time
 import uuid
@@ -11,6 +12,7 @@ from typing import Any, Protocol
 
 import psutil
 
+from tests.tools import TOP
 from tests.tools.code_files import code_of
 from tests.tools.stack import Stack, wait_for
 
@@ -75,6 +77,8 @@ class Side(Noted, Stack):
         self.env["BENCH_NOTES"] = str(self.notes)
         self.env["DJANGO_SETTINGS_MODULE"] = "bench_settings"
         self.env.pop("PYTHONDONTWRITEBYTECODE", None)
+        # Without what tests add: their Pythons search for garbage rarely, and so keep it.
+        self.env["PYTHONPATH"] = os.pathsep.join([str(folder), str(TOP)])
         for name in ("bench_functions.py", "bench_settings.py"):
             shutil.copy(CODE / name, folder)
 
