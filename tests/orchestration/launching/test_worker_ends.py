@@ -127,6 +127,7 @@ def test_whatever_a_function_does_to_its_process_the_run_ends_and_the_next_one_s
 ) -> None:
     ended = place.ended(launch(place, tree))
     assert status in (ended, None)
+    assert tree != "kills_the_template" or "killed" in notes(place)
     assert place.ended(launch(place, "forks")) == DagsterRunStatus.SUCCESS
 
 
