@@ -1,8 +1,8 @@
 """What a launch costs, and a full queue: stock Dagster and ours, side by side.
 
-Three stacks in a temporary folder: stock Dagster (default ``dagster.yaml``, executor and launcher,
-the tree written by hand as a Dagster job), ours (the example's ``dagster.yaml``), and ours without
-a limit on runs, so past the queue. They take turns.
+Stacks in a temporary folder: stock Dagster (default ``dagster.yaml``, executor and launcher,
+the tree written by hand as a Dagster job), ours (the example's ``dagster.yaml``), ours without
+a limit on runs, so past the queue, and that with a tree that has ``reuse_worker``. They take turns.
 """
 
 import statistics
@@ -14,11 +14,14 @@ from typing import Any
 
 from tests.tools.stack import wait_for
 
-from .stacks import Launches, Ours, Past, Side, Stock, running
+from .stacks import Launches, Ours, Past, Reusing, ReusingPast, Side, Stock, running
 from .table import Row, tell
 
 COST_SECONDS = 9.0
 """How long to count the CPU seconds of a run for; the slowest side must have ended by then."""
+
+WORKER_SECONDS = 3.0
+"""The same for ours; a worker waits longer for a further run."""
 
 IDLE_SECONDS = 150.0
 """How long to be idle for, in all."""
@@ -43,8 +46,8 @@ def rows(folder: Path, rounds: int) -> list[Row]:
     rounds:
         Samples of each measure.
     """
-    with running(folder, Stock, Ours, Past) as sides:
-        stock, ours, past = sides
+    with running(folder, Stock, Ours, Past, ReusingPast) as sides:
+        stock, ours, past, reusing = sides
         for side in sides * 2:
             tell(f"warming up: {side.name} {latency(side):.2f} s")
         tell("idle")
@@ -56,13 +59,17 @@ def rows(folder: Path, rounds: int) -> list[Row]:
         for number in range(rounds):
             for side in sides:
                 latencies[side.name].append(latency(side))
+            latencies[reusing.name][-1] = latency(reusing)  # its worker waits, of the run before
             tell(f"round {number + 1}: {[round(each[-1], 2) for each in latencies.values()]}")
         costs: dict[str, list[float]] = {side.name: [] for side in sides}
         for number in range(rounds):
-            for index, side in enumerate(sides[:2]):
+            for index, side in enumerate(sides):
                 rest = statistics.median(each[index] for each in idles)
-                costs[side.name].append(cost(side, rest, COST_SECONDS))
-            tell(f"cost {number + 1}: {[round(each[-1], 2) for each in list(costs.values())[:2]]}")
+                if side is reusing:
+                    latency(side)  # its worker waits
+                seconds = COST_SECONDS if side is stock else WORKER_SECONDS
+                costs[side.name].append(cost(side, rest, seconds))
+            tell(f"cost {number + 1}: {[round(each[-1], 2) for each in costs.values()]}")
         tell("idle, until the template has ended")
         wait_for("the template to end", lambda: not ours.template(), 120)
         cold = [[side.memory() for side in sides] for _ in range(rounds)]
@@ -85,7 +92,22 @@ def rows(folder: Path, rounds: int) -> list[Row]:
             latencies[stock.name],
             latencies[past.name],
         ),
+        Row(
+            "the same in a worker that has executed one before (`reuse_worker`)",
+            "s",
+            "≤ 1/12",
+            latencies[stock.name],
+            latencies[reusing.name],
+        ),
         Row("CPU of a run of four", "s", "≤ 1/8", costs[stock.name], costs[ours.name]),
+        Row("the same past the queue", "s", "≤ 1/8", costs[stock.name], costs[past.name]),
+        Row(
+            "the same in a worker that has executed one before (`reuse_worker`)",
+            "s",
+            "≤ 1/8",
+            costs[stock.name],
+            costs[reusing.name],
+        ),
         Row(
             "idle CPU of the stack, of a core",
             "%",
@@ -127,13 +149,17 @@ def queue_rows(folder: Path, rounds: int) -> list[Row]:
     rounds:
         Queues a side.
     """
-    sides: tuple[type[Side], ...] = (Stock, Ours)
+    sides: tuple[type[Side], ...] = (Stock, Ours, Reusing)
     full: dict[str, list[float]] = {make.name: [] for make in sides}
     for number in range(rounds):
         for make in sides:
             full[make.name].append(throughput(make, folder / f"{make.name}{number}", QUEUED))
             tell(f"queue {number + 1}: {make.name}: {full[make.name][-1]:.1f} runs a minute")
-    return [Row(f"{QUEUED} queued runs", "a minute", "≥ 8×", full[Stock.name], full[Ours.name])]
+    stock = full[Stock.name]
+    return [
+        Row(f"{QUEUED} queued runs", "a minute", "≥ 8×", stock, full[Ours.name]),
+        Row("the same with `reuse_worker`", "a minute", "≥ 8×", stock, full[Reusing.name]),
+    ]
 
 
 def latency(side: Launches) -> float:

@@ -157,6 +157,22 @@ class Past(Ours):
         self.change("max_concurrent_runs: 10", "max_concurrent_runs: -1")
 
 
+class Reusing(Ours):
+    """Ours, with a tree whose workers execute further runs."""
+
+    name = "reusing workers"
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.env["BENCH_REUSE"] = "1"
+
+
+class ReusingPast(Past, Reusing):
+    """The same, without a limit on runs."""
+
+    name = "reusing workers, past the queue"
+
+
 class Stock(Side):
     """Dagster as it comes."""
 

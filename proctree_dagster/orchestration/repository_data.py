@@ -139,8 +139,9 @@ class LiveRepositoryData(RepositoryData):
 
         Called by the worker of a run, it takes the run, before Dagster starts it.
         """
-        run_taking.take_if_worker()
-        row = self._get(job_name)
+        with fresh_connections():  # one for both, in a run's worker
+            run_taking.take_if_worker()
+            row = self._read_one(job_name)
         listed = self._listed.get(job_name)
         if listed is not None and listed.key == _key(row) and listed.problem is None:
             return listed.job.copy() if isinstance(listed.job, SnapshotJob) else listed.job
@@ -279,26 +280,28 @@ class LiveRepositoryData(RepositoryData):
     def _fresh(self, job_name: str) -> ProcessTree | None:
         """Return a tree as its row is now, with its default schedule alone."""
         rows = ProcessTree.objects.filter(job_name=job_name)
-        with fresh_connections():
-            try:
-                return rows.with_default_schedule().first()
-            except UNREADABLE:
-                return next(iter(rows.each()), None)
+        try:
+            return rows.with_default_schedule().first()
+        except UNREADABLE:
+            return next(iter(rows.each()), None)
 
     def _find(self, job_name: str) -> ProcessTree | None:
         return self._fresh(job_name) or self._snapshot().get(job_name)
 
     def _get(self, job_name: str) -> ProcessTree:
         with fresh_connections():
-            row = self._find(job_name)
-            # Needed for a revision, not for a tick.
-            if row is not None and row.known_subscriptions is None:
-                prefetch_related_objects([row], "links_out")
-                row.known_subscriptions = readable(row.subscriptions.with_names_of_triggers())
+            return self._read_one(job_name)
+
+    def _read_one(self, job_name: str) -> ProcessTree:
+        row = self._find(job_name)
         if row is None:
             raise DagsterInvariantViolationError(
                 f"There is no process tree with the job name {job_name!r}: it was deleted."
             )
+        # Needed for a revision, not for a tick.
+        if row.known_subscriptions is None:
+            prefetch_related_objects([row], "links_out")
+            row.known_subscriptions = readable(row.subscriptions.with_names_of_triggers())
         return row
 
     def _find_schedule(self, schedule_name: str) -> ProcessTreeSchedule | None:
