@@ -70,6 +70,22 @@ def _bounded(value: Decimal) -> Decimal:
     return value
 
 
+def _time_text(value: datetime.time) -> str:
+    """Return a time as text.
+
+    Raises
+    ------
+    ValueError
+        Its zone has an offset on a date only, so the text would not have it.
+    """
+    if value.tzinfo is not None and value.utcoffset() is None:
+        raise ValueError(
+            f"the zone {value.tzinfo} has an offset on a date only; use a datetime, a time without "
+            "a zone, or one with a fixed offset"
+        )
+    return value.isoformat()
+
+
 # datetime comes before date: every datetime is a date.
 _SCALARS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
     "$datetime": (
@@ -78,7 +94,7 @@ _SCALARS: dict[str, tuple[type, Callable[[Any], str], Callable[[str], Any]]] = {
         datetime.datetime.fromisoformat,
     ),
     "$date": (datetime.date, datetime.date.isoformat, datetime.date.fromisoformat),
-    "$time": (datetime.time, datetime.time.isoformat, datetime.time.fromisoformat),
+    "$time": (datetime.time, _time_text, datetime.time.fromisoformat),
     "$uuid": (uuid.UUID, str, uuid.UUID),
     "$decimal": (Decimal, _decimal_text, _decimal),
     "$int": (int, str, int),

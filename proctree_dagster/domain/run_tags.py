@@ -95,6 +95,9 @@ SHOWN_REVISION = "proctree/revision"
 ENVIRONMENT = "proctree/environment"
 """Metadata of the repository: on which machine and in which environment it is loaded."""
 
+TICKS_APART = "proctree/ticks_apart"
+"""Metadata of the repository: its schedules are evaluated one by one."""
+
 RUN_LOGGER = "proctree_dagster.runs"
 """The logger that is given what is in the runs' logs."""
 

@@ -164,7 +164,11 @@ class CronRule:
     @property
     def in_words(self) -> str:
         """The rule for a reader: "at 09:00 on Monday through Friday in Europe/London"."""
-        explained = CronSim(self.cron, dt.datetime(2000, 1, 1)).explain()
+        fields = _fields(self.cron)
+        plain = self.cron.split()
+        if not fields.day_and and (_has_every_day(fields) or _has_every_weekday(fields)):
+            plain[2] = plain[4] = "*"  # one of the two matches each date, and either may
+        explained = CronSim(" ".join(plain), dt.datetime(2000, 1, 1)).explain()
         return f"{explained[0].lower()}{explained[1:]} in {self.timezone}"
 
     @property
@@ -201,8 +205,9 @@ class CronRule:
         """
         fields = _fields(self.cron)
         months = field(sorted(fields.months), 12)
-        every_day = len(fields.days) == 31
-        every_weekday = len(fields.weekdays) == 8  # both 0 and 7 are Sunday
+        if not fields.day_and:  # either may match
+            return f"* {months} *"
+        every_day, every_weekday = _has_every_day(fields), _has_every_weekday(fields)
         plain_days = all(isinstance(day, int) and day > 0 for day in fields.days)
         weekdays = {day % 7 for day in fields.weekdays if isinstance(day, int)}
         if every_day and not every_weekday and len(weekdays) == len(fields.weekdays - {7}):
@@ -239,6 +244,14 @@ def _every(number: int, unit: str) -> str:
 @lru_cache(maxsize=1024)
 def _fields(cron: str) -> CronSim:
     return CronSim(cron, dt.datetime(2000, 1, 1))  # only its fields are used
+
+
+def _has_every_day(fields: CronSim) -> bool:
+    return len(fields.days) == 31
+
+
+def _has_every_weekday(fields: CronSim) -> bool:
+    return len({day % 7 for day in fields.weekdays if isinstance(day, int)}) == 7
 
 
 @lru_cache(maxsize=1024)

@@ -13,6 +13,7 @@ from typing import Any
 from .. import functions
 from ..domain.texts import explain
 from ..exceptions import FunctionError, ScheduleError
+from ..support.call_context import isolated
 
 WEEKDAYS = "weekdays"
 """Monday to Friday."""
@@ -75,7 +76,7 @@ def _asked(name: str, function: Callable[..., Any], date: dt.date) -> bool:
         It raises, or returns no bool.
     """
     try:
-        answer = function(date)
+        answer = isolated(function, date)
     except Exception as error:  # a project's function may raise anything: the schedule says so
         raise ScheduleError(f"The calendar {name!r} failed for {date}: {explain(error)}") from error
     if not isinstance(answer, bool):

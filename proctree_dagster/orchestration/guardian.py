@@ -234,7 +234,8 @@ def _wait_briefly(seconds: float) -> None:
             "connect_timeout": max(2, round(seconds)),
             "tcp_user_timeout": max(2000, round(2000 * seconds)),  # in milliseconds
         }
-        options = connection.settings_dict["OPTIONS"]
+        # One connection, at times: a pool would hold several, and wait half a minute for each.
+        options = {k: v for k, v in connection.settings_dict["OPTIONS"].items() if k != "pool"}
         connection.settings_dict["OPTIONS"] = {**limits, **options}
 
 

@@ -45,7 +45,10 @@ class LiveRepository(RepositoryDefinition):
             run_tags.REPOSITORY,
             repository_data=trees if own is None else MergedRepositoryData(trees, own),
             description="The process trees in Django's database, as they are now.",
-            metadata={run_tags.ENVIRONMENT: MetadataValue.text(_environment_key())},
+            metadata={
+                run_tags.ENVIRONMENT: MetadataValue.text(_environment_key()),
+                run_tags.TICKS_APART: MetadataValue.bool(not trees.evaluates_together),
+            },
             repository_load_data=None if own is None else own.repository_load_data,
         )
         self._trees = trees

@@ -24,7 +24,7 @@ from dagster import (
     ScheduleDefinition,
     SensorDefinition,
 )
-from django.db import DatabaseError
+from django.db import DatabaseError, router
 from django.db.models import prefetch_related_objects
 
 from .. import functions
@@ -32,7 +32,13 @@ from ..domain import run_tags
 from ..domain.names import dagster_name
 from ..domain.texts import explain
 from ..exceptions import FunctionError
-from ..models import ProcessTree, ProcessTreeSchedule, TreeLink, TriggerSubscription
+from ..models import (
+    ProcessTree,
+    ProcessTreeQuerySet,
+    ProcessTreeSchedule,
+    TreeLink,
+    TriggerSubscription,
+)
 from ..models.validation.tree_validation import references
 from ..support.connections import fresh_connections
 from ..support.row_reading import UNREADABLE, readable
@@ -131,7 +137,7 @@ class LiveRepositoryData(RepositoryData):
         if job_name.startswith("__ASSET_JOB"):
             return False
         with fresh_connections():
-            is_there = ProcessTree.objects.filter(job_name=job_name).exists()
+            is_there = _rows().filter(job_name=job_name).exists()
         return is_there or job_name in self._snapshot()
 
     def get_job(self, job_name: str) -> JobDefinition:
@@ -169,7 +175,7 @@ class LiveRepositoryData(RepositoryData):
 
     def get_schedule(self, schedule_name: str) -> ScheduleDefinition:
         """Build one schedule, as it is now; or the one that stands for several."""
-        if schedule_name == run_tags.DUE_TOGETHER and self._may_be_evaluated_together:
+        if schedule_name == run_tags.DUE_TOGETHER and self.evaluates_together:
             return due_together.definition(
                 lambda row: self._build(_named(row)).job,
                 same_plan=is_standard(self._translator),
@@ -183,7 +189,7 @@ class LiveRepositoryData(RepositoryData):
         return self._schedule(schedule)
 
     @property
-    def _may_be_evaluated_together(self) -> bool:
+    def evaluates_together(self) -> bool:
         """Whether no translator of the project's changes what a tick does."""
         return type(self._translator).schedule is ProcessTreeTranslator.schedule
 
@@ -227,8 +233,8 @@ class LiveRepositoryData(RepositoryData):
         for reference in {each for row in rows for each in references(row.to_dict())}:
             with suppress(FunctionError):  # its tree's run reports it
                 functions.resolve(reference)
-        if rows:
-            self._build(_named(rows[0]))
+        if rows:  # a translator of the project's own is asked for each run
+            self._build(_named(rows[0]), cache=is_standard(self._translator))
 
     def _snapshot(self) -> dict[str, ProcessTree]:
         """Return every tree by its job name, as the database had it within the last second."""
@@ -279,7 +285,7 @@ class LiveRepositoryData(RepositoryData):
 
     def _fresh(self, job_name: str) -> ProcessTree | None:
         """Return a tree as its row is now, with its default schedule alone."""
-        rows = ProcessTree.objects.filter(job_name=job_name)
+        rows = _rows().filter(job_name=job_name)
         try:
             return rows.with_default_schedule().first()
         except UNREADABLE:
@@ -301,7 +307,8 @@ class LiveRepositoryData(RepositoryData):
         # Needed for a revision, not for a tick.
         if row.known_subscriptions is None:
             prefetch_related_objects([row], "links_out")
-            row.known_subscriptions = readable(row.subscriptions.with_names_of_triggers())
+            subscriptions = row.subscriptions.using(row._state.db)
+            row.known_subscriptions = readable(subscriptions.with_names_of_triggers())
         return row
 
     def _find_schedule(self, schedule_name: str) -> ProcessTreeSchedule | None:
@@ -384,6 +391,11 @@ class LiveRepositoryData(RepositoryData):
             except Exception:  # a translator's error must not make the schedule vanish
                 logger.exception("The schedule of %r can't be translated.", schedule.title)
                 return ProcessTreeTranslator().schedule(schedule)
+
+
+def _rows() -> ProcessTreeQuerySet:
+    """Return the trees from the database that is written, as a replica may be stale."""
+    return ProcessTree.objects.using(router.db_for_write(ProcessTree))
 
 
 def _schedules(rows: Mapping[str, ProcessTree]) -> list[ProcessTreeSchedule]:

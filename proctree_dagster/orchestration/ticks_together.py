@@ -174,7 +174,7 @@ def _evaluate_together(calls: Sequence[Call]) -> dict[str, Any]:
     workspace = calls[0].workspace_process_context.create_request_context()
     instance = calls[0].workspace_process_context.instance
     location = workspace.get_code_location(run_tags.LOCATION)
-    if not isinstance(location, internals.GrpcServerCodeLocation):
+    if not isinstance(location, internals.GrpcServerCodeLocation) or _is_one_by_one(location):
         return {}
     latest = instance.get_batch_ticks([call.selector_id for call in calls], limit=1)
     found = (_due(call, next(iter(latest.get(call.selector_id, [])), None)) for call in calls)
@@ -188,6 +188,13 @@ def _evaluate_together(calls: Sequence[Call]) -> dict[str, Any]:
     done = [each for each in due if _finish(each, answer)]
     record(instance, done)
     return {each.call.selector_id: _times(instance, each) for each in done}
+
+
+def _is_one_by_one(location: "GrpcServerCodeLocation") -> bool:
+    """Return whether a translator of the project's own changes what a tick does."""
+    known = location.get_repository(run_tags.REPOSITORY).repository_snap.metadata or {}
+    apart = known.get(run_tags.TICKS_APART)
+    return apart is not None and bool(apart.value)
 
 
 def _due(call: Call, latest: "InstigatorTick | None") -> Due | None:

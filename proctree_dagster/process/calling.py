@@ -3,12 +3,17 @@
 import inspect
 import itertools
 import re
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping
+from collections import OrderedDict, deque
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import fields, is_dataclass
+from datetime import date, datetime
+from decimal import Decimal
 from functools import partial
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, MethodType
 from typing import Any, NamedTuple
+from uuid import UUID
 
 from asgiref.sync import AsyncToSync, async_to_sync
 
@@ -28,6 +33,9 @@ _LAZY = (GeneratorType, map, filter, zip, enumerate, reversed, type(iter(int, 1)
 
 _ENDLESS = (itertools.count, itertools.cycle, itertools.repeat)
 """Iterators that do no work and may be infinite."""
+
+_VALUES = frozenset({str, int, float, bool, bytes, Decimal, date, datetime, UUID, type(None)})
+"""Types of which no instance holds others."""
 
 _UNFINISHED = (*_LAZY, CoroutineType, AsyncGeneratorType, Future)
 """Unfinished work that a function may return as part of its result."""
@@ -163,13 +171,16 @@ def missing_arguments_named(
     Raises
     ------
     ArgumentError
-        As for ``bind_arguments``.
+        As for ``bind_arguments``; or a decorator supplies an argument that is available, too.
     """
     try:
         yield
     except TypeError as error:
         if isinstance(error, ArgumentError):
             raise
+        twice = re.search(r"got multiple values for (?:keyword )?argument '([^']*)'", str(error))
+        if twice and twice[1] in available and _is_of_decorated(func, twice[1]):
+            raise _given_twice(what, func, twice[1]) from error
         said = re.search(r"missing \d+ required .*arguments?: (.*)", str(error))
         named = re.findall(r"'([^']*)'", said[1]) if said else []
         left = set(takes(func).left_to_decorators) - available.keys()
@@ -177,6 +188,19 @@ def missing_arguments_named(
         if not missing:
             raise
         raise _missing(what, func, missing, available) from error
+
+
+def _is_of_decorated(func: Function, name: str) -> bool:
+    """Return whether a parameter is one of the decorated function's only."""
+    return name in takes(func).names - _parameters_of(_own_signature(func)).names
+
+
+def _given_twice(what: str, func: Function, name: str) -> ArgumentError:
+    return ArgumentError(
+        f"{what}: a decorator of its function {getattr(func, '__qualname__', func)!r} supplies "
+        f"{name!r}, which context or dependencies gave, too. Rename one of the two, or let the "
+        f"decorator supply it only where it is not given."
+    )
 
 
 def _missing(
@@ -203,19 +227,62 @@ def run_to_end(result: Any) -> Any:
     An awaitable is awaited, a ``Future`` of ``concurrent.futures`` waited for. A generator, also an
     async one, and the iterators of ``map``, ``filter``, ``zip``, ``enumerate``, ``reversed``,
     ``iter`` with a function, and ``itertools`` become the list of what they yield. So do those that
-    a list, a tuple or a dictionary holds. Anything else is returned as it is.
+    a list, a tuple, a named tuple or a dictionary holds, at any depth. Anything else is returned as
+    it is.
 
     Raises
     ------
     FunctionError
-        It is a context manager that nobody has entered.
+        It is a context manager that nobody has entered; or a set, a deque, a dataclass or a kind of
+        list or dictionary of one's own holds unfinished work.
     """
     result = _finished(result)
-    if type(result) in (list, tuple) and any(map(_is_unfinished, result)):
-        return type(result)(map(_finished, result))
-    if type(result) is dict and any(map(_is_unfinished, result.values())):
-        return {key: _finished(each) for key, each in result.items()}
-    return result
+    if not _holds_unfinished(result):
+        return result
+    kind = type(result)
+    if kind in (list, tuple):
+        return kind(map(run_to_end, result))
+    if isinstance(result, tuple) and hasattr(kind, "_make"):  # a named tuple
+        return kind._make(map(run_to_end, result))
+    if kind in (dict, OrderedDict):
+        return kind((key, run_to_end(each)) for key, each in result.items())
+    raise FunctionError(
+        f"It returns unfinished work in a {kind.__name__}, such as a generator or a coroutine, and "
+        "nothing of that was run. Return it in a list, a tuple or a dictionary, or run it to its "
+        "end before (list(…), await)."
+    )
+
+
+def _holds_unfinished(result: Any) -> bool:
+    """Return whether a container holds unfinished work, at any depth."""
+    seen, left = set[int](), [result]
+    while left:
+        container = left.pop()
+        parts = _parts(container)
+        # Most hold nothing but values, which their types say.
+        if _VALUES.issuperset(map(type, parts)) or id(container) in seen:
+            continue
+        seen.add(id(container))
+        if any(map(_is_unfinished, parts)):
+            return True
+        left += parts
+    return False
+
+
+def _parts(value: Any) -> Collection[Any]:
+    """Return what a container holds, without running code of its own; of anything else nothing."""
+    kind = type(value)
+    if kind in _VALUES:
+        return ()
+    for base in (dict, list, tuple, set, frozenset, deque):
+        if kind is base or issubclass(kind, base):
+            return dict.values(value) if base is dict else list(base.__iter__(value))
+    found: list[Any] = []
+    if is_dataclass(kind):
+        for each in fields(kind):
+            with suppress(AttributeError):
+                found.append(object.__getattribute__(value, each.name))
+    return found
 
 
 def _finished(result: Any) -> Any:
@@ -268,12 +335,16 @@ async def _collect(generator: AsyncGenerator[Any, None]) -> list[Any]:
 
 
 def _is_unfinished(part: Any) -> bool:
-    return issubclass(type(part), _UNFINISHED)  # reading its __class__ may run its own code
+    kind = type(part)  # reading its __class__ may run its own code
+    return issubclass(kind, (*_UNFINISHED, *_CONTEXT_MANAGERS)) or _is_of_itertools(kind)
 
 
 def _is_lazy(result: Any) -> bool:
-    of_itertools = type(result).__module__ == "itertools" and not isinstance(result, _ENDLESS)
-    return isinstance(result, _LAZY) or of_itertools
+    return isinstance(result, _LAZY) or _is_of_itertools(type(result))
+
+
+def _is_of_itertools(kind: type) -> bool:
+    return kind.__module__ == "itertools" and not issubclass(kind, _ENDLESS)
 
 
 async def _yields_nothing() -> AsyncGenerator[None, None]:

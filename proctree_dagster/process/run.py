@@ -128,7 +128,7 @@ def run_process(
         The outcome of each dependency, by the dependency's name as written.
     use_cache:
         Whether to use a cached result. Otherwise the process runs, and its result replaces the
-        cached one.
+        cached one, which its outdated check is not asked of.
     run_id:
         The run's id; retries of the process have the same.
 
@@ -185,7 +185,9 @@ def _run(
         silent = process.gate.skip_reason(available, context) if process.gate else None
         if silent is not None:
             return _skipped(process, silent)
-        outdated, note = _is_outdated(process, available, context)
+        outdated, note = True, None
+        if hit is None:  # else it is not to be used, and only a run gives what follows another
+            outdated, note = _is_outdated(process, available, context)
         if not outdated:
             return _skipped(process, "Up to date")
         with calling.missing_arguments_named(what, process.func, available):
@@ -218,11 +220,14 @@ def _masked(process: Process, result: Any) -> Any:
         ) from None
 
 
-def in_sync(process: Process, context: Mapping[str, Any], *, use_cache: bool = True) -> Outcome:
-    """Return the outcome of a process that need not run: its cached result, if it has one."""
+def in_sync(process: Process, context: Mapping[str, Any]) -> Outcome:
+    """Return the outcome of a process that need not run: its cached result, if it has one.
+
+    Those that follow need it, whether or not the run uses cached results of those that run.
+    """
     started = time.perf_counter()
     entry = _cache_entry(process, context)
-    hit = entry.get() if entry is not None and use_cache else None
+    hit = entry.get() if entry is not None else None
     if hit is None:
         return _skipped(process, "In sync")
     return _cached(process, hit[0], started, "In sync")

@@ -12,6 +12,7 @@ from ..domain.texts import shown
 from ..domain.tree_spec import with_dependents
 from ..exceptions import SyncCheckError
 from ..process.run import truth
+from ..support.call_context import isolated
 
 if TYPE_CHECKING:
     from ..orchestration.tree_records import TreeRecord
@@ -64,7 +65,8 @@ def _check_signature(check: SyncCheck) -> None:
     if not callable(check):
         raise SyncCheckError(f"{_SYNC_CHECK}, not {shown(check, 100)}.")
     try:
-        inspect.signature(check).bind("a name")
+        # The outermost callable's: a decorator may supply what its function takes besides.
+        inspect.signature(check, follow_wrapped=False).bind("a name")
     except TypeError as error:
         raise SyncCheckError(
             f"{_SYNC_CHECK}; {functions.describe(check)} can't be called with one name: {error}."
@@ -74,7 +76,7 @@ def _check_signature(check: SyncCheck) -> None:
 
 
 def _is_in_sync(check: SyncCheck, name: str) -> bool:
-    answer: Any = check(name)
+    answer: Any = isolated(check, name)
     if inspect.iscoroutine(answer):
         answer.close()
         raise SyncCheckError(f"{_SYNC_CHECK}; {functions.describe(check)} is async.")

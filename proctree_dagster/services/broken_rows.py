@@ -13,8 +13,20 @@ from ..context import tagging
 from ..domain import tree_spec
 from ..domain.texts import explain
 from ..exceptions import ContextError, FunctionError, ScheduleError
-from ..models import ProcessTree, ProcessTreeSchedule, Trigger, TriggerSubscription, TriggerType
-from ..models.validation import executor_names, tree_validation, trigger_validation
+from ..models import (
+    ProcessTree,
+    ProcessTreeSchedule,
+    Trigger,
+    TriggerSubscription,
+    TriggerType,
+    calendars,
+)
+from ..models.validation import (
+    executor_names,
+    for_each_validation,
+    tree_validation,
+    trigger_validation,
+)
 from ..support.row_reading import UNREADABLE, streamed
 
 
@@ -72,7 +84,9 @@ def invalid_trees() -> list[Finding]:
         secrets = tree_validation.run_tag_problems({"run_tags": row.run_tags})
         found += [Finding(problem, [f"tree {row.name!r}"], fails=False) for problem in secrets]
         for schedule in row.all_schedules():
-            found += [Finding(each, [_user(schedule)]) for each in _problems_of(schedule)]
+            known = set(_problems_of_functions(schedule))  # among the ``findings``
+            problems = [each for each in _problems_of(schedule) if each not in known]
+            found += [Finding(each, [_user(schedule)]) for each in problems]
     return [*found, *_of_no_use()]
 
 
@@ -153,10 +167,12 @@ def _of_triggers() -> Iterator[tuple[str, bool, str]]:
 def _of_contexts() -> Iterator[tuple[str, bool, str]]:
     """Return the contexts with forbidden values, such as a row of a model with secrets.
 
-    And the invalid tags: runs are created without them.
+    And the invalid tags: runs are created without them. And the functions that schedules name.
     """
     named = ("process_tree__name", "context", "tags", "process_tree")
-    schedules = ProcessTreeSchedule.objects.select_related("process_tree").only("name", *named)
+    schedules = ProcessTreeSchedule.objects.select_related("process_tree").only(
+        *("name", "for_each", "order_by", "business_days", "calendar"), *named
+    )
     unreadable = _Unreadable(ProcessTreeSchedule, "schedule of tree")
     of_schedules = ((_user(each), each) for each in streamed(schedules, unreadable.note))
     subscriptions = TriggerSubscription.objects.select_related("process_tree", "trigger").only(
@@ -176,7 +192,19 @@ def _of_contexts() -> Iterator[tuple[str, bool, str]]:
             contexts.encode(row.context)
         except ContextError as error:
             yield str(error), True, user
+        if isinstance(row, ProcessTreeSchedule):
+            yield from ((problem, True, user) for problem in _problems_of_functions(row))
     yield from (*unreadable.found, *of_subscription.found)
+
+
+def _problems_of_functions(schedule: ProcessTreeSchedule) -> Iterator[str]:
+    """Yield what is wrong with a schedule's rows, and with its calendar."""
+    yield from for_each_validation.problems(schedule.for_each, schedule.order_by)
+    if schedule.business_days:
+        try:
+            calendars.business_days(schedule.calendar)
+        except ScheduleError as error:
+            yield str(error)
 
 
 class _Unreadable:

@@ -26,6 +26,7 @@ from ..exceptions import ScheduleError
 from ..models import OutboxRun, OutboxState, ProcessTree, ProcessTreeSchedule
 from ..models.pauses import in_words
 from ..models.validation import for_each_validation
+from ..support.call_context import isolated
 from ..support.connections import writing
 from ..support.row_reading import readable
 from . import pauses, run_keys, run_outbox, trigger_evaluation
@@ -78,7 +79,7 @@ def rows(schedule: ProcessTreeSchedule) -> list[EachRow]:
     if "function" not in decoded:
         return list({row.key: row for row in _of_model(schedule, decoded)}.values())
     try:
-        return list(_yielded(schedule, decoded))
+        return isolated(lambda: list(_yielded(schedule, decoded)))
     except SystemExit as error:  # it would end the process that checks all schedules
         raise ScheduleError(f"for_each: {decoded['function']} has raised SystemExit.") from error
 
@@ -91,8 +92,11 @@ def _of_model(schedule: ProcessTreeSchedule, decoded: Mapping[str, Any]) -> Iter
 
 
 def _of_row(name: str, row: Model) -> EachRow:
-    context = contexts.encode({name: row})
-    return EachRow(f"{row._meta.label}:{row.pk}", context)
+    context: dict[str, Any] = contexts.encode({name: row})
+    key = f"{row._meta.label}:{row.pk}"
+    if "using" in context[name]:  # it is of another database than its model is read from
+        key += f"@{context[name]['using']}"
+    return EachRow(key, context)
 
 
 def _yielded(schedule: ProcessTreeSchedule, decoded: Mapping[str, Any]) -> Iterator[EachRow]:

@@ -17,6 +17,17 @@ def fresh_connections() -> Iterator[None]:
         _close_old_connections()
 
 
+def close_all() -> None:
+    """Close the connections of this thread, and this process's pools of connections.
+
+    A pool (``OPTIONS["pool"]``) has threads, and a process that has threads can't be forked.
+    """
+    connections.close_all()
+    for connection in connections.all(initialized_only=True):
+        if connection.alias in getattr(connection, "_connection_pools", ()):
+            connection.close_pool()  # type: ignore[attr-defined]  # only some kinds have one
+
+
 @contextmanager
 def own_connections() -> Iterator[None]:
     """Close the connections of a thread that ends with the block."""

@@ -319,6 +319,13 @@ def test_whatever_can_not_be_stored_is_refused_with_its_path(make: Callable[[], 
 
 
 @pytest.mark.django_db
+def test_a_time_whose_zone_has_no_offset_without_a_date_is_refused() -> None:
+    with pytest.raises(ContextError, match=r"context\['at'\].*Europe/London.* use a datetime"):
+        encode({"at": dt.time(9, tzinfo=ZoneInfo("Europe/London"))})
+    fixed = {"at": dt.time(9, tzinfo=dt.timezone(dt.timedelta(hours=2)))}
+    assert decode(encode(fixed)) == fixed
+
+
 def test_a_queryset_is_refused_with_its_path() -> None:
     with pytest.raises(ContextError, match=r"context\['a'\]\[0\] is QuerySet"):
         encode({"a": [Organisation.objects.all()]})

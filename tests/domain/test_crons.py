@@ -104,9 +104,9 @@ def test_a_cron_that_makes_no_sense_is_refused_with_the_reason(cron: str, becaus
 FIELDS = [
     st.sampled_from(["*", "0", "*/7", "5,35", "10-20", "59"]),
     st.sampled_from(["*", "0", "*/5", "9-17", "1,2,3", "23"]),
-    st.sampled_from(["*", "1", "*/9", "L", "LW", "28-31", "1,15"]),
+    st.sampled_from(["*", "1", "*/9", "L", "LW", "28-31", "1,15", "1-31"]),
     st.sampled_from(["*", "*", "2", "*/4", "jan,oct"]),
-    st.sampled_from(["*", "*", "0", "7", "1-5", "MON#2", "5L", "sat,sun"]),
+    st.sampled_from(["*", "*", "0", "7", "1-5", "MON#2", "5L", "sat,sun", "0-6", "1-7"]),
 ]
 CRONS = st.tuples(*FIELDS).map(" ".join)
 
@@ -134,6 +134,14 @@ def test_dagsters_ticks_hold_every_due_time(cron: str, days: int, zone: str) -> 
         ticks = schedule_execution_time_iterator(due.timestamp(), crons, timezone, True)
         assert next(ticks) == due, (crons, due)
         due = due_after(rule, start, due)
+
+
+@pytest.mark.parametrize("cron", ["0 0 1-31 * 1", "0 0 5 * 0-7", "0 0 5 * 1-7"])
+def test_where_either_day_may_match_and_one_always_does_every_day_is_due(cron: str) -> None:
+    rule = CronRule(cron, "UTC")
+    assert due_after(rule, START, START) - START <= DAY
+    assert cron_cover(rule, START) == (["0 0 * * *"], "UTC")
+    assert rule.in_words == "at 00:00 every day in UTC"
 
 
 def test_the_cover_is_the_cron_itself_where_every_dialect_agrees() -> None:

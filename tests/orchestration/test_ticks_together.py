@@ -284,6 +284,22 @@ def test_a_code_server_that_does_not_know_of_it_is_asked_as_ever(
     assert server.tick("a").status == TickStatus.SUCCESS
 
 
+def test_a_code_server_with_a_translator_of_the_projects_own_is_not_asked(
+    server: Server, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(*args: Any) -> None:
+        raise AssertionError("it is asked for what it can't do")
+
+    monkeypatch.setattr(ticks_together, "_is_one_by_one", lambda location: True)
+    monkeypatch.setattr(ticks_together, "begin", fails)
+    server.make_due("a", "b")
+    server.look(ours)
+    assert "can't be evaluated together" not in caplog.text
+    for name in ("a", "b"):
+        assert len(server.runs(name)) == 1
+        assert server.tick(name).status == TickStatus.SUCCESS
+
+
 def test_runs_that_can_not_be_queued_together_are_queued_one_by_one(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,18 +1,22 @@
 """What a tree looks like in Dagster."""
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import dagster
 import pytest
 import yaml
 from dagster import DagsterInstance, JobDefinition, OpDefinition
+from dagster._core.remote_representation.external_data import RepositorySnap
 from dagster._core.snap.snap_to_yaml import default_values_yaml_from_type_snap
 from django.core.exceptions import ImproperlyConfigured
 
 from proctree_dagster.domain import run_tags
 from proctree_dagster.models import ProcessTree
+from proctree_dagster.orchestration import ticks_together
 from proctree_dagster.orchestration.configured import translator
+from proctree_dagster.orchestration.repository import build_repository
 from proctree_dagster.orchestration.serving.port_types import port_type
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.orchestration.tree_records import TreeRecord, from_row
@@ -241,3 +245,44 @@ def test_types_of_one_name_may_be_in_one_job(instance: DagsterInstance) -> None:
         found[name] = replace(found[name], func=function)
     job = translator().job(replace(record, processes=found))
     assert job.get_job_snapshot_id()
+
+
+class OnItsOwn(ProcessTreeTranslator):
+    """Has a say in what a tick does."""
+
+    made = 0
+
+    def job(self, tree: TreeRecord, **options: Any) -> JobDefinition:
+        type(self).made += 1
+        return super().job(tree, **options)
+
+    def schedule(self, schedule: Any) -> Any:
+        return super().schedule(schedule)
+
+
+def test_a_translator_of_the_projects_own_is_asked_for_each_run_of_a_template(
+    settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(OnItsOwn, "made", 0)
+    settings.PROCTREE = {"TRANSLATOR": "tests.orchestration.test_translator.OnItsOwn"}
+    tree = diamond()
+    tree.save()
+    repository = build_repository()
+    repository.warm_up()  # as the template does
+    repository.get_job(tree.name)
+    assert OnItsOwn.made == 2
+
+
+@pytest.mark.parametrize("name", ["", "Shouting", "OnItsOwn"])
+def test_the_daemon_knows_whether_schedules_are_evaluated_one_by_one(
+    settings: Any, name: str
+) -> None:
+    if name:
+        settings.PROCTREE = {"TRANSLATOR": f"tests.orchestration.test_translator.{name}"}
+    listed: Any = RepositorySnap.from_def(build_repository())
+    location: Any = SimpleNamespace(
+        get_repository=lambda name: SimpleNamespace(repository_snap=listed)
+    )
+    assert ticks_together._is_one_by_one(location) == (name == "OnItsOwn")
+    listed = SimpleNamespace(metadata=None)  # of an earlier release
+    assert not ticks_together._is_one_by_one(location)

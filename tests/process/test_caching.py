@@ -12,10 +12,12 @@ from django.core.cache import caches
 from django.core.management import call_command
 from django.db import connection
 
+from proctree_dagster.domain.tree_spec import ProcessSpec
 from proctree_dagster.exceptions import CacheError, CacheKeyError, InvalidTree
 from proctree_dagster.models import ProcessTree
 from proctree_dagster.process import caching
 from proctree_dagster.process.caching import Entry, Owner, clear, token
+from proctree_dagster.process.run import Process, run_process
 from proctree_dagster.running.run_options import RunOptions
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes
@@ -286,6 +288,23 @@ class TestPastTheCache:
         assert run("t") == ("cached", {"calls": 2})
         tree = ProcessTreeManager.get_tree("t")
         assert tree.execute(options=RunOptions(use_cache=False))["results"]["p"] == {"calls": 3}
+
+    def test_one_that_is_up_to_date_runs_as_what_follows_needs_its_result(self) -> None:
+        stale = True
+        spec = ProcessSpec("p", "f", cache_key="k", outdated_check="g")
+        process = Process(spec, lambda: ["lines"], outdated_check=lambda: stale, job_name="job")
+        assert run_process(process, {}, {}).status == "completed"
+        stale = False
+        assert run_process(process, {}, {}).result == ["lines"]
+        past = run_process(process, {}, {}, use_cache=False)
+        assert (past.status, past.result) == ("completed", ["lines"])
+
+    def test_one_that_is_in_sync_passes_its_result_on(self, instance: DagsterInstance) -> None:
+        save("t", cache_key="k")
+        run("t")
+        options = RunOptions(sync_check_func=lambda name: True, use_cache=False)
+        found = ProcessTreeManager.get_tree("t").execute(options=options)
+        assert found["results"]["p"] == {"calls": 1}
 
     def test_a_command_does_so_too(self, instance: DagsterInstance) -> None:
         from tests.tree_builder.test_command_files import command

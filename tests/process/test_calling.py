@@ -2,11 +2,13 @@
 
 import asyncio
 import itertools
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 from functools import lru_cache, partial, update_wrapper, wraps
-from typing import Any
+from typing import Any, NamedTuple
 from unittest.mock import MagicMock, Mock
 
 import pytest
@@ -237,6 +239,17 @@ def test_what_no_decorator_supplies_is_an_error_that_names_it(style: str) -> Non
     assert "needs 'a', but context and dependencies gave 'other'" in str(raised.value)
 
 
+def test_what_a_decorator_supplies_and_the_context_too_is_an_error_that_names_both() -> None:
+    @wraps(two)
+    def supplies(*args: Any, **kwargs: Any) -> Any:
+        given: Any = two
+        return given(*args, b=3, **kwargs)
+
+    assert result_of(supplies, {"a": 1}) == (1, 3)
+    with pytest.raises(ArgumentError, match="a decorator of its function 'two' supplies 'b'"):
+        outcome_of(supplies, {"a": 1, "b": 2})
+
+
 def test_a_partial_of_a_decorated_function_takes_what_is_left() -> None:
     assert result_of(partial(passes(two), 1), {"a": 9, "b": 5, "c": 1}) == (1, 5)
     assert result_of(partial(passes(two), b=7), {"a": 1, "c": 1}) == (1, 7)
@@ -371,6 +384,72 @@ def test_what_is_left_undone_in_a_result_is_done(left: Function) -> None:
     assert result_of(lambda: {"rows": left(), "others": others}) == {"rows": done, "others": others}
     assert result_of(lambda: [in_a_thread(generator)]) == [done]
     assert len(processes.calls) == 3 * 5
+
+
+class Rows(NamedTuple):
+    rows: Any
+    total: int = 1
+
+
+@dataclass
+class Answer:
+    rows: Any
+
+
+@dataclass(slots=True)
+class SlimAnswer:
+    rows: Any
+
+
+class OwnList(list[Any]):
+    """A kind of list of a project's own."""
+
+
+@pytest.mark.usefixtures("no_calls_yet")
+@pytest.mark.parametrize("left", [generator, async_generator, async_returns_generator])
+def test_what_is_left_undone_deep_in_a_result_is_done(left: Function) -> None:
+    done = [0, 1, 2]
+    assert result_of(lambda: {"acme": {"sent": left()}}) == {"acme": {"sent": done}}
+    assert result_of(lambda: [[(left(), 1)]]) == [[(done, 1)]]
+    assert result_of(lambda: {"a": [left()], "b": [2]}) == {"a": [done], "b": [2]}
+    assert result_of(lambda: Rows(left())) == Rows(done)
+    assert result_of(lambda: OrderedDict(sent=left())) == OrderedDict(sent=done)
+    assert result_of(lambda: (left() for _ in range(2))) == [done, done]
+    assert len(processes.calls) == 3 * 7
+
+
+@pytest.mark.usefixtures("no_calls_yet")
+@pytest.mark.parametrize(
+    "holder",
+    [
+        lambda left: {left},
+        lambda left: frozenset([left]),
+        lambda left: deque([left]),
+        Answer,
+        SlimAnswer,
+        lambda left: OwnList([left]),
+        lambda left: defaultdict(list, sent=left),
+        lambda left: {"deep": [Answer([left])]},
+    ],
+)
+def test_work_that_is_left_undone_where_it_can_t_be_done_fails_the_process(
+    holder: Function,
+) -> None:
+    with pytest.raises(FunctionError, match=r"unfinished work in a .*nothing of that was run"):
+        outcome_of(lambda: holder(generator()))
+    assert processes.calls == []
+
+
+def test_a_context_manager_in_a_result_fails_the_process() -> None:
+    with pytest.raises(FunctionError, match="nothing of it was run"):
+        outcome_of(lambda: {"lock": contextmanager(generator)()})
+
+
+def test_a_result_without_work_is_returned_as_it_is() -> None:
+    circle: list[Any] = [1]
+    circle.append(circle)
+    for result in (Answer([1]), deque([1]), {1}, OwnList(["a"]), {"a": {"b": [None]}}, circle):
+        assert result_of(lambda: result) is result  # noqa: B023
 
 
 def test_the_groups_of_a_result_are_kept() -> None:

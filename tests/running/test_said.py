@@ -4,6 +4,7 @@ import json
 import logging
 import math
 from collections.abc import Iterator
+from functools import wraps
 from io import BytesIO, StringIO, TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from dagster import DagsterEventType, DagsterInstance
 from django.core.management import CommandError, call_command
+from django.utils import translation
 
 from proctree_dagster import triggers
 from proctree_dagster.domain import run_tags
@@ -175,6 +177,25 @@ class TestSyncCheck:
         with pytest.raises(SyncCheckError, match=said) as raised:
             ProcessTreeManager.execute_tree("t", sync_check_func=check, only_run_out_of_sync=True)
         assert "takes a process's name and returns a bool" in str(raised.value)
+
+    def test_a_decorator_may_supply_what_its_function_takes_besides(self) -> None:
+        def of_the_tree(name: str, organisation: str) -> bool:
+            return organisation == "mine"
+
+        @wraps(of_the_tree)
+        def check(name: str, **kwargs: Any) -> bool:
+            return of_the_tree(name, organisation="mine")
+
+        ProcessTreeManager.execute_tree("t", sync_check_func=check, only_run_out_of_sync=True)
+
+    def test_it_leaves_no_language_behind(self) -> None:
+        def check(name: str) -> bool:
+            translation.activate("de")
+            return True
+
+        before = translation.get_language()
+        ProcessTreeManager.execute_tree("t", sync_check_func=check, only_run_out_of_sync=True)
+        assert translation.get_language() == before
 
     def test_one_that_nobody_would_ask_is_refused(self) -> None:
         with pytest.raises(SyncCheckError, match="pass both, or leave it out"):

@@ -396,3 +396,26 @@ def test_the_check_names_what_cant_be_named_and_what_runs_it(runs_by_itself: boo
     assert "can't be named" in str(found)
     assert ("its schedule is on" in str(found)) is runs_by_itself
     assert isinstance(found, checks.Error if runs_by_itself else checks.Warning)
+
+
+@pytest.mark.parametrize(
+    ("field", "says"),
+    [
+        ({"for_each": {"function": "tests.app.processes:gone"}}, "for_each"),
+        ({"for_each": {"model": "app.Gone"}}, "app.Gone"),
+        ({"business_days": "skip", "calendar": "tests.app.processes:gone"}, "The calendar"),
+    ],
+)
+def test_the_check_names_what_a_schedules_rows_and_calendar_lack(
+    field: dict[str, Any], says: str
+) -> None:
+    nameable().save()
+    tree = ProcessTree.objects.get()
+    ProcessTreeSchedule.objects.bulk_create(  # past every validation
+        [ProcessTreeSchedule(process_tree=tree, name="north", interval_minutes=60, **field)]
+    )
+    [found] = check_saved_rows(None)
+    assert "schedule 'north' of tree 't'" in str(found)
+    assert says in str(found)
+    named = [str(each) for each in (*broken_rows.findings(), *broken_rows.invalid_trees())]
+    assert len(named) == 1, "it is named once"

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import pytest
 from django.core.management import call_command
 from django.db import connection, connections
+from pytest_django import Settings
 
 from proctree_dagster.context import decode
 from proctree_dagster.domain.due_times import EVERY_MINUTE
@@ -1027,3 +1028,27 @@ def test_one_that_another_process_claims_between_is_its_own(
     lost = found[theirs.pk]
     assert isinstance(lost, Skip)
     assert "has just been requested" in lost.reason
+
+
+class Replicated:
+    """Reads from a replica, which may be stale, and writes to the primary."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str:
+        return "north"
+
+    def db_for_write(self, model: Any, **hints: Any) -> str:
+        return "default"
+
+
+@pytest.mark.django_db(databases=["default", "north"])
+def test_a_claim_that_a_replica_has_not_seen_yet_is_taken(clock: Clock, settings: Settings) -> None:
+    schedule = register()
+    due = tick(schedule, clock, SEVEN)
+    assert isinstance(due, Due)
+    tree = ProcessTree.objects.get()
+    tree.save(using="north", force_insert=True)  # as it was before
+    settings.DATABASE_ROUTERS = [Replicated()]
+    assert isinstance(take(tree.job_name, SEVEN, "run"), Taken)
+    end("run", RunStatus.SUCCESS)
+    clock.now += HOUR
+    assert isinstance(request(schedule.pk, SEVEN + HOUR, Runs()), Due)

@@ -12,7 +12,7 @@ from dagster import (
     build_schedule_context,
 )
 from django.db import models
-from django.utils import timezone
+from django.utils import timezone, translation
 from pytest_django import Settings
 
 from proctree_dagster.domain import run_tags
@@ -98,6 +98,38 @@ class TestRecording:
             run_tags.SCHEDULE_NAME: "books_schedule",
         }
         assert wanted.items() <= first.tags.items()
+
+    @pytest.mark.django_db(databases=["default", "north"])
+    def test_rows_of_two_databases_with_the_same_key_are_two_runs(
+        self, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for alias in ("default", "north"):
+            Organisation.objects.using(alias).create(pk=1, name=alias)
+
+        def both() -> Any:
+            return [Organisation.objects.using(alias).get(pk=1) for alias in ("default", "north")]
+
+        both.__module__, both.__qualname__ = processes.__name__, "both"
+        monkeypatch.setattr(processes, "both", both, raising=False)
+        schedule({"function": "tests.app.processes:both"}, as_="organisation")
+        assert decide().reason.startswith("Requested 2 runs")
+        rows = [row.context["organisation"] for row in OutboxRun.objects.order_by("pk")]
+        assert [row.get("using") for row in rows] == [None, "north"]
+
+    def test_a_function_of_rows_leaves_no_language_and_no_zone_behind(
+        self, organisations: list[Organisation], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def moves() -> Any:
+            translation.activate("de")
+            timezone.activate("Asia/Tokyo")
+            yield from organisations
+
+        moves.__module__, moves.__qualname__ = processes.__name__, "moves"
+        monkeypatch.setattr(processes, "moves", moves, raising=False)
+        schedule({"function": "tests.app.processes:moves"}, as_="organisation")
+        before = translation.get_language(), timezone.get_current_timezone_name()
+        assert decide().count == 3
+        assert (translation.get_language(), timezone.get_current_timezone_name()) == before
 
     def test_what_is_recorded_twice_is_one_run(self, organisations: list[Organisation]) -> None:
         schedule()

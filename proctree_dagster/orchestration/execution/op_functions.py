@@ -112,7 +112,7 @@ def _run(
 ) -> Outcome:
     use_cache = run_tags.NO_CACHE not in context.run.tags
     if run.local is not None and process.name in run.local.in_sync:
-        return in_sync(process, run.context, use_cache=use_cache)
+        return in_sync(process, run.context)
     return run_process(
         process, run.own_context(), dependencies, use_cache=use_cache, run_id=context.run_id
     )

@@ -6,7 +6,7 @@ import sys
 import sysconfig
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -159,5 +159,6 @@ def changed(before: Mapping[Path, Stamp]) -> list[Path]:
     for file in found:
         if file.suffix == ".py":
             # Python compares bytecode by size and whole seconds, which two edits may share.
-            Path(importlib.util.cache_from_source(str(file))).unlink(missing_ok=True)
+            with suppress(OSError):  # there is none, or others may not remove it
+                Path(importlib.util.cache_from_source(str(file))).unlink()
     return found

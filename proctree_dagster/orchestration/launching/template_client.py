@@ -264,7 +264,10 @@ def _connect(path: Path) -> socket.socket | None:
 def _remove_abandoned(home: str) -> None:
     """Remove the sockets of killed templates. Call it under the starters' lock."""
     for path in addresses(home):
-        connection = _connect(path)
+        try:
+            connection = _connect(path)
+        except PermissionError:  # another user's template
+            continue
         if connection is None:
             path.unlink(missing_ok=True)
         else:

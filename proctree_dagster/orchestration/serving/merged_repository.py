@@ -20,6 +20,7 @@ from dagster import (
 )
 
 from ...domain import run_tags
+from ...support.connections import fresh_connections
 from ..runs import run_taking
 
 logger = logging.getLogger(__name__)
@@ -70,7 +71,8 @@ class MergedRepositoryData(RepositoryData):
         """Return the tree's, or else the project's. For the worker of a run it takes the run."""
         if not self._own.has_job(job_name) or self._trees.has_job(job_name):
             return self._trees.get_job(job_name)
-        run_taking.take_if_worker()
+        with fresh_connections():  # the run's functions may need it in an hour, or never
+            run_taking.take_if_worker()
         return self._own.get_job(job_name)
 
     # --- Schedules and sensors ---

@@ -27,7 +27,7 @@ from dagster import (
 )
 
 from ... import conf
-from ...support.connections import fresh_connections
+from ...support.connections import close_all, fresh_connections
 from ...support.os_processes import Identity
 from .. import dagster_internals as internals
 from .. import guardian
@@ -329,5 +329,6 @@ def _left() -> str:
     programs = run_taking.programs_left()
     if programs:
         return f"it has left programs running: {programs}"
+    close_all()  # the threads of a pool of connections are no function's
     threads = threads_left()
     return f"it has left {threads}" if threads else ""

@@ -98,7 +98,7 @@ def load(origin: RepositoryPythonOrigin) -> bool:
     bool
         Whether it is one of trees, whose workers record themselves when they take a run.
     """
-    from django.db import connections
+    from ...support.connections import close_all  # Django may not be set up before
 
     repository = origin.code_pointer.load_target()
     is_ours = hasattr(repository, "warm_up")
@@ -109,7 +109,7 @@ def load(origin: RepositoryPythonOrigin) -> bool:
     except Exception:  # any error of a tree or the database: its runs report it
         logger.exception("The process trees can't be read now; the first runs will start slower.")
     finally:
-        connections.close_all()
+        close_all()
     return is_ours
 
 

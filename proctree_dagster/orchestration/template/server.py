@@ -263,6 +263,7 @@ class Template:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         if self._wakeup is not None:
             self._wakeup.close()
+        self.listener.close()  # the first child of one that has replaced itself: it serves not yet
         for key in list(self._selector.get_map().values()):
             if isinstance(key.fileobj, int):
                 os.close(key.fileobj)
@@ -319,6 +320,7 @@ class Template:
             self._watch({"pid": pid, "started": since, "dev": dev})
         if state["connection"] is not None:
             with socket.socket(fileno=state["connection"]) as connection:
+                connection.set_inheritable(False)
                 connection.setblocking(True)
                 self.answer(connection, state["request"], fresh=True)
 
@@ -505,6 +507,7 @@ def main() -> None:
         return
     idle_timeouts = IdleTimeouts(given.alone, given.idle)
     listener = socket.socket(fileno=given.listener)
+    listener.set_inheritable(False)
     template = Template(given.home, given.key, listener, given.origin, idle_timeouts)
     state, process = _read(given.state), os.getpid()
     try:

@@ -138,6 +138,16 @@ def test_so_it_is_on_postgresql(
     check_one_process_executes_several(fill(on_postgres(own_place, database, monkeypatch)))
 
 
+def test_so_it_is_where_django_has_a_pool_of_connections(
+    own_place: Place, database: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("psycopg_pool")
+    pooled = {**database, "OPTIONS": {"pool": {"min_size": 1}}}
+    place = fill(on_postgres(own_place, pooled, monkeypatch))
+    check_one_process_executes_several(place)
+    assert {each["parent"] for each in execute(place, "alone")} == {place.template().pid}
+
+
 def check_one_process_executes_several(place: Place) -> None:
     found = execute(place, "works", "works", "several", "works")
     assert len(set(pids(found))) == 1

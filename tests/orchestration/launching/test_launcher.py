@@ -1,5 +1,6 @@
 """The launcher and its template process, real ones, with a small code location of their own."""
 
+import errno
 import json
 import os
 import shutil
@@ -362,6 +363,22 @@ def test_a_template_that_was_killed_is_started_again_and_its_runs_go_on(place: P
     assert place.ended(slow) == DagsterRunStatus.SUCCESS
 
 
+def test_a_template_that_was_killed_after_an_edit_is_started_again(place: Place) -> None:
+    assert place.ended(place.launch()) == DagsterRunStatus.SUCCESS
+    (place.folder / "functions.py").write_text(FUNCTIONS + "\n# edited\n")
+    slow = place.launch(sleeps="yes")  # the first child of a template that has replaced itself
+    worker = place.said(slow)["pid"]
+    first = place.template()
+    assert place.said(slow)["parent"] == first.pid
+    first.kill()
+    first.wait(10)
+    next_one = place.launch()
+    assert place.said(next_one)["parent"] == place.template().pid != first.pid
+    assert started(worker) is not None
+    place.go(slow)
+    assert place.ended(slow) == DagsterRunStatus.SUCCESS
+
+
 @SHARES
 def test_a_worker_that_dies_fails_its_run(place: Place) -> None:
     run_id = place.launch(sleeps="yes")
@@ -578,6 +595,35 @@ def test_installed_modules_are_not_looked_at() -> None:
     files = imports.user_modules()
     assert Path(template.__file__) in files
     assert not any("site-packages" in str(file) for file in files)
+
+
+def test_bytecode_that_nobody_may_remove_hides_no_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, "read-only file system", str(path))
+
+    file = tmp_path / "module.py"
+    file.write_text("pass")
+    before = imports.stamps([file], 0)
+    file.write_text("pass  # edited")
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert imports.changed(before) == [file]
+
+
+def test_another_users_template_keeps_nobody_from_starting_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paths = {name: template_client.address(str(tmp_path), name) for name in ("his", "killed")}
+    listeners = [socket.socket(socket.AF_UNIX) for _ in paths]
+    for listener, path in zip(listeners, paths.values(), strict=True):
+        listener.bind(str(path))
+        listener.listen()
+    listeners[1].close()
+    monkeypatch.setattr(template_client, "peer", lambda connection: 12345)
+    with listeners[0]:
+        template_client._remove_abandoned(str(tmp_path))
+    assert [path.exists() for path in paths.values()] == [True, False]
 
 
 def test_a_file_that_changed_while_it_was_imported_counts_as_changed(tmp_path: Path) -> None:

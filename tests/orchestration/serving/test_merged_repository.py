@@ -1,6 +1,8 @@
 """A project's own Dagster definitions are served beside the trees."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -27,6 +29,8 @@ from dagster._core.remote_representation.external_data import RepositorySnap
 from proctree_dagster.domain import run_tags
 from proctree_dagster.orchestration import repository_data
 from proctree_dagster.orchestration.repository import LiveRepository, build_repository
+from proctree_dagster.orchestration.runs import run_taking
+from proctree_dagster.orchestration.serving import merged_repository
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
 
@@ -182,3 +186,20 @@ def test_a_sensor_of_ours_is_ours(name: str) -> None:
 
     with pytest.raises(DagsterInvalidDefinitionError, match="is proctree-dagster's: rename yours"):
         build_repository(extra=Definitions(sensors=[theirs]))
+
+
+def test_the_worker_of_a_job_of_the_projects_own_keeps_no_connection(
+    repository: LiveRepository, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inside: list[str] = []
+
+    @contextmanager
+    def fresh_connections() -> Iterator[None]:
+        inside.append("begins")
+        yield
+        inside.append("ends")
+
+    monkeypatch.setattr(merged_repository, "fresh_connections", fresh_connections)
+    monkeypatch.setattr(run_taking, "take_if_worker", lambda: inside.append("it"))
+    repository.get_job("tidy")
+    assert inside == ["begins", "it", "ends"]
