@@ -20,7 +20,7 @@ from django.utils.translation import gettext_lazy as _
 from .. import context as contexts
 from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..exceptions import ContextError
-from ..models import ProcessTree, ProcessTreeSchedule, TriggerType
+from ..models import ProcessTree, ProcessTreeSchedule, TriggerType, calendars
 
 MayRun = Callable[[ProcessTree], bool]
 """Returns whether the user of a form may run a tree."""
@@ -243,6 +243,13 @@ class ScheduleForm(Form):
         """Return its name: the default one, if none was given."""
         return self.cleaned_data.get("name") or DEFAULT_SCHEDULE
 
+    def clean_calendar(self) -> str:
+        """Return its calendar; the model calls one that is a function to see its dates."""
+        calendar: str = self.cleaned_data.get("calendar") or ""
+        if calendars.is_function(calendar) and "calendar" in self.changed_data:
+            self._require_naming()
+        return calendar
+
     def clean(self) -> dict[str, Any] | None:
         """Let the chosen rule count, and compare the context with what the functions take."""
         cleaned = super().clean() or {}
@@ -255,9 +262,17 @@ class ScheduleForm(Form):
     def _check_function(self, for_each: Any) -> None:
         """Refuse a function that the user may not name."""
         names_function = isinstance(for_each, Mapping) and "function" in for_each
-        if names_function and "for_each" in self.changed_data and not self.may_name_functions:
-            told = gettext("To name a function needs the permission to name functions.")
-            self.add_error("for_each", told)
+        if names_function and "for_each" in self.changed_data:
+            try:
+                self._require_naming()
+            except ValidationError as error:
+                self.add_error("for_each", error)
+
+    def _require_naming(self) -> None:
+        if not self.may_name_functions:
+            raise ValidationError(
+                gettext("To name a function needs the permission to name functions.")
+            )
 
     def _choose_rule(self, cleaned: dict[str, Any]) -> None:
         chosen = cleaned.get("rule_kind") or _only_given(cleaned)

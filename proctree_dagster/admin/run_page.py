@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from django.contrib.admin.models import LogEntry
 from django.contrib.contenttypes.models import ContentType
 from django.http import HttpRequest
+from django.urls import NoReverseMatch
 from django.utils import timezone
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
@@ -382,7 +383,10 @@ def _changed_url(view: RunView) -> str:
     """Return the address of the form that is prefilled with a run's context; blank if none is."""
     if view.tree is None:
         return ""
-    address = page_address(view.site, ProcessTree, "run", view.tree.pk)
+    try:
+        address = page_address(view.site, ProcessTree, "run", view.tree.pk)
+    except NoReverseMatch:  # the site's page of trees is the project's own, or there is none
+        return ""
     return f"{address}?{urlencode({'run': view.run_id})}"
 
 

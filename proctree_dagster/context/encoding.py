@@ -365,6 +365,14 @@ def shown_in_launchpad(value: Mapping[str, Json]) -> dict[str, Json]:
     return {key: each for key, each in shown.items() if each is not None and each != {}}
 
 
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"the key {next(n for n in names if names.count(n) > 1)!r} is given twice")
+    return found
+
+
 def parse_json(text: str) -> dict[str, Json]:
     """Return the context that a person typed as JSON.
 
@@ -374,7 +382,7 @@ def parse_json(text: str) -> dict[str, Json]:
         It is not JSON, or not an object; the message says where.
     """
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=_without_duplicates)
     except json.JSONDecodeError as error:
         raise ContextError(
             f"The context is not valid JSON: {error.msg} at line {error.lineno}, column "

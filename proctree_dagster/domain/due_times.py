@@ -18,7 +18,16 @@ from zoneinfo import ZoneInfo
 
 from ..exceptions import ScheduleError
 from .business_days import MOVES, BusinessRule
-from .schedule_rules import DAY, HOUR, CronRule, IntervalRule, Minutes, Rule, field
+from .schedule_rules import (
+    DAY,
+    HOUR,
+    CronRule,
+    IntervalRule,
+    Minutes,
+    Rule,
+    field,
+    zone_of,
+)
 
 AnyRule = Rule | BusinessRule
 """When a schedule asks for runs."""
@@ -197,7 +206,7 @@ def _wall_clock(
     before; so they are sorted. Cached, and shared by all schedules of the same times: a minutely
     one has 1,440 of them, and asks every minute.
     """
-    zone = ZoneInfo(timezone)
+    zone = zone_of(timezone)
     found = {
         due
         for date in dates

@@ -168,7 +168,11 @@ TIMES = (dt.datetime, dt.date, dt.time)
 
 
 def _alike(value: Any, expected: Any) -> tuple[Any, Any]:
-    """Read a text as a date or a time where it is compared with one."""
+    """Read a text as a date or a time where it is compared with one, and JSON's 0.1 as written."""
+    if isinstance(value, Decimal) and type(expected) is float:
+        return value, Decimal(str(expected))
+    if isinstance(expected, Decimal) and type(value) is float:
+        return Decimal(str(value)), expected
     for kind in TIMES:
         if type(value) is kind and isinstance(expected, str):
             return value, kind.fromisoformat(expected)

@@ -76,7 +76,7 @@ class IntervalRule:
     @property
     def zone(self) -> ZoneInfo:
         """The zone of ``start_time``."""
-        return _zone(self.timezone)
+        return zone_of(self.timezone)
 
     @property
     def is_elapsed(self) -> bool:
@@ -174,7 +174,7 @@ class CronRule:
     @property
     def zone(self) -> ZoneInfo:
         """The zone of the expression."""
-        return _zone(self.timezone)
+        return zone_of(self.timezone)
 
     @property
     def minutes(self) -> Minutes:
@@ -260,7 +260,14 @@ def _minutes(cron: str) -> tuple[int, ...]:
     return tuple(sorted(hour * HOUR + at for hour in fields.hours for at in fields.minutes))
 
 
-def _zone(timezone: str) -> ZoneInfo:
+def zone_of(timezone: str) -> ZoneInfo:
+    """Return the zone that a key names.
+
+    Raises
+    ------
+    ScheduleError
+        There is none.
+    """
     try:
         return ZoneInfo(timezone)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:

@@ -22,6 +22,11 @@ HOLIDAYS = "holidays:"
 """Before the code of a country, as the library ``holidays`` has it."""
 
 
+def is_function(name: str) -> bool:
+    """Return whether a calendar is a function."""
+    return name not in ("", WEEKDAYS) and not name.startswith(HOLIDAYS)
+
+
 def business_days(name: str) -> Callable[[dt.date], bool]:
     """Return the function by which a date is a business day, or is none.
 

@@ -1,5 +1,6 @@
 """What the models share: fields, and the base of rows that an editor and the clock both write."""
 
+import copy
 import datetime as dt
 import logging
 import zoneinfo
@@ -225,11 +226,11 @@ class ClockFieldsModel(models.Model):
 
     def _remember(self, fields: Iterable[str] | None = None) -> None:
         """Remember the stored values of these fields; of all loaded fields if left out."""
-        self._stored = {**getattr(self, "_stored", {}), **self._values(fields)}
+        self._stored = {**getattr(self, "_stored", {}), **self._copied(fields)}
 
     def _remember_once_committed(self, fields: Iterable[str] | None, alias: str) -> None:
         """Remember the written values once the transaction has committed."""
-        written = self._values(fields)
+        written = self._copied(fields)
 
         def remember() -> None:
             self._stored = {**getattr(self, "_stored", {}), **written}
@@ -245,6 +246,13 @@ class ClockFieldsModel(models.Model):
             names = names & set(fields)
         loaded = self.__dict__
         return {name: loaded[name] for name in names if name in loaded}
+
+    def _copied(self, fields: Iterable[str] | None) -> dict[str, Any]:
+        """Return values to compare with: what is JSON may be changed in its place."""
+        return {
+            name: copy.deepcopy(value) if isinstance(value, (dict, list)) else value
+            for name, value in self._values(fields).items()
+        }
 
     def _changed(self) -> set[str]:
         """Return the fields whose values on this object differ from the stored ones."""

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 from ..domain.names import dagster_name
-from ..domain.tree_spec import TreeSpec
+from ..domain.tree_spec import ProcessSpec, TreeSpec
+from ..exceptions import ResponseVariableError
+from ..process import response_variables
 from ..process.run import Outcome, Status
 
 if TYPE_CHECKING:
@@ -155,8 +157,19 @@ def _never_ran(
         ]
         upstream = [result[name].error for name in process.dependencies if name in result]
         error = f"Dependency failed: {failed[0]}" if failed else next(iter(upstream), fault)
-        result[process.name] = Outcome("skipped" if error else "pending", error=error)
+        variables = _defaults(process) if error else {}
+        result[process.name] = Outcome(
+            "skipped" if error else "pending", error=error, response_variables=variables
+        )
     return result
+
+
+def _defaults(process: ProcessSpec) -> dict[str, Any]:
+    """Return the response variables of a process that was skipped."""
+    try:
+        return response_variables.defaults(process.name, process.response_vars)
+    except ResponseVariableError:  # SQL wrote it: a run of the process says so
+        return {}
 
 
 def __getattr__(name: str) -> Any:

@@ -33,8 +33,9 @@ def execute_waiting(schedule: ProcessTreeSchedule, has_run: Callable[[str], bool
     Returns
     -------
     Results
-        Keyed by row (``ledger.Organisation:7``; the id of the run, where a function gives the
-        contexts) instead of by process. ``results`` has the results of each run.
+        Keyed by row (``ledger.Organisation:7``, with the id of the run where a row has several; the
+        id alone, where a function gives the contexts) instead of by process. ``results`` has the
+        results of each run.
     """
     outcomes: dict[str, Results] = {}
     rows = readable(row_runs.waiting(schedule).select_related("process_tree"))
@@ -42,7 +43,9 @@ def execute_waiting(schedule: ProcessTreeSchedule, has_run: Callable[[str], bool
     for row in rows:
         outcome = None if row.schedule_id in paused else _execute(row, has_run)
         if outcome is not None:
-            outcomes[_label(row, schedule.row_name)] = outcome
+            label = _label(row, schedule.row_name)
+            # Of two due times, or of two contexts with the same row, each has a run of its own.
+            outcomes[f"{label} {row.run_id}" if label in outcomes else label] = outcome
     return _together(outcomes)
 
 

@@ -11,6 +11,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from django.conf import settings
 from django.core import mail
+from django.db import router
 from django.db.models import F
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
@@ -79,7 +80,8 @@ def _lease(alert: Alert) -> bool:
     until = timezone.now() + LEASE
     if not waiting.update(not_before=until, attempts=F("attempts") + 1):
         return False
-    alert.refresh_from_db()  # events may have been counted in it until now
+    # Events may have been counted in it until now, of which a replica may not know.
+    alert.refresh_from_db(using=router.db_for_write(Alert))
     return True
 
 

@@ -8,6 +8,7 @@ import datetime as dt
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from django.db import router
 from django.db.models import F
 from django.utils import timezone
 
@@ -150,7 +151,9 @@ def _add_to(
     at: dt.datetime,
     now: dt.datetime,
 ) -> None:
-    same = Alert.objects.filter(tree=name, kind=kind, cause=cause, recipient=recipient)
+    # From the database that is written: a replica lacks what this transaction has added.
+    rows = Alert.objects.using(router.db_for_write(Alert))
+    same = rows.filter(tree=name, kind=kind, cause=cause, recipient=recipient)
     waiting = same.filter(state=AlertDelivery.WAITING, attempts=0).first()
     if waiting is not None and _count(waiting, facts, at):
         return

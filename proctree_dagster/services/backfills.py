@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Callable, Collection
 from itertools import islice
 
+from django.db import router
 from django.utils import timezone
 
 from ..context import encode, tagging
@@ -125,7 +126,8 @@ def request(pk: int, has_run: HasRun) -> list[str]:
 
 def unfinished(backfill: Backfill) -> int:
     """Return how many requested runs of a backfill have not ended, as far as Django knows."""
-    return OutboxRun.objects.filter(backfill=backfill, key_held__isnull=False).count()
+    rows = OutboxRun.objects.using(router.db_for_write(OutboxRun))  # a replica may be stale
+    return rows.filter(backfill=backfill, key_held__isnull=False).count()
 
 
 def _running(pk: int, lock_on: str | None = None) -> Backfill | None:

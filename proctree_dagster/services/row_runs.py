@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from django.db import router
 from django.db.models import Model, QuerySet
 from django.utils import timezone
 
@@ -218,8 +219,9 @@ def _key(schedule: ProcessTreeSchedule, row: EachRow) -> str:
 def _unfinished(keys: Iterable[str]) -> dict[str, str]:
     """Return which keys have unfinished runs: ``waiting`` if one waits, else ``going``."""
     wanted, found = list(keys), dict[str, str]()
+    rows = OutboxRun.objects.using(router.db_for_write(OutboxRun))  # a replica may be stale
     for start in range(0, len(wanted), BATCH):
-        chunk = OutboxRun.objects.filter(run_keys.UNFINISHED, key__in=wanted[start : start + BATCH])
+        chunk = rows.filter(run_keys.UNFINISHED, key__in=wanted[start : start + BATCH])
         for key, held, state in chunk.values_list("key", "key_held", "state"):
             waits = held is None and state == OutboxState.WAITING
             found[key] = "waiting" if waits else found.get(key, "going")

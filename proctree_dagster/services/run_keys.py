@@ -11,7 +11,8 @@ import hashlib
 from collections.abc import Iterable
 
 from django.db import IntegrityError, connections, router, transaction
-from django.db.models import F, Min, OuterRef, Q, QuerySet, Subquery
+from django.db.models import F, Min, OuterRef, Q, QuerySet, Subquery, Value
+from django.db.models.functions import NullIf
 
 from ..models import OutboxRun, OutboxState
 from ..support import isolation
@@ -37,12 +38,17 @@ def lock(key: str, alias: str) -> None:
             cursor.execute("SELECT pg_advisory_xact_lock(%s)", [number])
 
 
+def _rows() -> "QuerySet[OutboxRun]":
+    """Return the rows from the database that is written, as a replica may be stale."""
+    return OutboxRun.objects.using(router.db_for_write(OutboxRun))
+
+
 def unfinished(key: str) -> "QuerySet[OutboxRun]":
     """Return the rows of a key whose runs are unfinished, as far as Django knows, in their order.
 
     In a test the recorded ones: they never end.
     """
-    rows = OutboxRun.objects.filter(key=key)
+    rows = _rows().filter(key=key)
     if isolation.is_active():
         return rows.filter(reason=isolation.RECORDED).order_by("pk")
     return rows.filter(UNFINISHED).order_by(F("key_held").asc(nulls_last=True), "pk")
@@ -50,7 +56,9 @@ def unfinished(key: str) -> "QuerySet[OutboxRun]":
 
 def with_those_before(rows: "QuerySet[OutboxRun]") -> "QuerySet[OutboxRun]":
     """Return rows with ``before``: the id of the run that they wait for, as it has their key."""
-    others = OutboxRun.objects.filter(UNFINISHED, key=OuterRef("key")).exclude(key="")
+    # An empty key is no key: compared with NULL, it costs no pass over all that have none.
+    key = NullIf(OuterRef("key"), Value(""))
+    others = OutboxRun.objects.filter(UNFINISHED, key=key)
     others = others.exclude(pk=OuterRef("pk"))
     first = others.order_by(F("key_held").asc(nulls_last=True), "pk").values("run_id")[:1]
     return rows.annotate(before=Subquery(first))
@@ -58,7 +66,7 @@ def with_those_before(rows: "QuerySet[OutboxRun]") -> "QuerySet[OutboxRun]":
 
 def in_line(keys: Iterable[str], now: dt.datetime) -> "QuerySet[OutboxRun]":
     """Return the rows that wait for these keys, in their order; not those of a later time."""
-    rows = OutboxRun.objects.filter(key__in=set(keys), state=OutboxState.WAITING)
+    rows = _rows().filter(key__in=set(keys), state=OutboxState.WAITING)
     return due(rows, now).order_by("pk")
 
 
@@ -71,7 +79,7 @@ def firsts(keys: Iterable[str], now: dt.datetime) -> dict[str, int]:
     """Return the primary key of the row whose turn it is, by key: it holds the key, or is first."""
     wanted = set(keys)
     first = in_line(wanted, now).order_by().values_list("key").annotate(Min("pk"))
-    held = OutboxRun.objects.filter(key_held__in=wanted).values_list("key_held", "pk")
+    held = _rows().filter(key_held__in=wanted).values_list("key_held", "pk")
     return {**dict(first), **dict(held)}
 
 

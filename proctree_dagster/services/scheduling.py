@@ -165,6 +165,8 @@ def prepare(
         **_for_each(options),
     }
     given = {field: value for field, value in given.items() if value is not None}
+    if given.get("business_days") == "":  # a calendar alone means "skip"
+        given.setdefault("calendar", "")
     if given.get("not_after_minutes") == 0:
         given["not_after_minutes"] = None
     given |= {field: _date(field, given[field]) for field in _DATES if field in given}

@@ -379,13 +379,14 @@ class TreeDraft:
     def _check(
         self, draft: Export, others: Sequence[str] = (), triggers: Container[str] = ()
     ) -> None:
+        subscribed = [name for name, given in self._subscriptions.items() if given is not None]
         found = [
             *tree_spec.problems(draft.data),
             *validation.executor_problems(draft.data),
             *validation.run_tag_problems(draft.data),
             *draft.problems,
             *others,
-            *Trigger.objects.unknown_problems(draft.data, self._subscriptions, triggers),
+            *Trigger.objects.unknown_problems(draft.data, subscribed, triggers),
         ]
         if found:
             raise InvalidTree(self.name, found)

@@ -7,6 +7,7 @@ import datetime as dt
 import logging
 import warnings
 from collections.abc import Callable, Container, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from ..exceptions import (
     InvalidTree,
     TreeExists,
     TreeNotSaved,
+    TriggerNotFound,
     UnnameableFunctionWarning,
 )
 from ..models import ProcessTree, ProcessTreeSchedule, Trigger, TriggerSubscription
@@ -384,7 +386,8 @@ class ProcessTreeInstance(TreeDraft):
     def _write_subscriptions(self, row: ProcessTree) -> None:
         for name, given in self._subscriptions.items():
             if given is None:
-                triggers.unsubscribe_tree_from_trigger(row, name)
+                with suppress(TriggerNotFound):  # deleted meanwhile, with its subscriptions
+                    triggers.unsubscribe_tree_from_trigger(row, name)
             else:
                 triggers.subscribe_tree_to_trigger(row, name, **given)
 

@@ -7,6 +7,7 @@ from io import BytesIO
 from typing import Any
 
 from asgiref.sync import sync_to_async
+from django.apps import apps
 from django.conf import settings
 from django.contrib import admin, auth
 from django.contrib.auth.models import AnonymousUser
@@ -88,9 +89,20 @@ visitor_async = sync_to_async(visitor)
 
 def _may_run(request: HttpRequest, tree: ProcessTree | None = None) -> bool:
     """Return whether the user may run a tree, as the admin's page of trees says."""
-    if "django.contrib.admin" in settings.INSTALLED_APPS:
-        return has_run_permission(admin.site, request, tree)
-    return may_run(request, tree)
+    sites = _sites_with_trees()
+    if not sites:
+        return may_run(request, tree)
+    return all(has_run_permission(site, request, tree) for site in sites)
+
+
+def _sites_with_trees() -> "list[admin.AdminSite]":
+    """Return the admin's sites that have a page of trees; that of the project says who may run.
+
+    Where there are several, each has to agree.
+    """
+    if not apps.is_installed("django.contrib.admin"):
+        return []
+    return [site for site in admin.sites.all_sites if site.is_registered(ProcessTree)]
 
 
 def _may_run_tree(request: HttpRequest, **named: str) -> bool:

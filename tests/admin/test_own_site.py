@@ -95,3 +95,27 @@ def test_a_page_of_the_project_s_own_is_left_as_it_is() -> None:
     pages.register(own)
     assert isinstance(own.get_model_admin(Trigger), OwnPage)
     assert isinstance(own.get_model_admin(ProcessTree), pages.ProcessTreeAdmin)
+
+
+class OwnPageOfTrees(ModelAdmin):  # type: ignore[type-arg]
+    """Knows nothing of running a tree."""
+
+
+bare_site = AdminSite(name="admin")  # whose pages of trees are the project's own
+bare_site.register(ProcessTree, OwnPageOfTrees)
+pages.register(bare_site)
+
+
+class BareUrls:
+    """The addresses of that site."""
+
+    urlpatterns = (path("admin/", bare_site.urls),)
+
+
+@override_settings(ROOT_URLCONF=BareUrls)
+def test_a_runs_page_opens_where_the_page_of_trees_is_the_project_s_own(
+    rows: Rows, client: Client
+) -> None:
+    answer = client.get(rows.address("proctree_dagster/run/<path:object_id>/change/"))
+    assert answer.status_code == 200
+    assert "Run again with another context" not in answer.content.decode()

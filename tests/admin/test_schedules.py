@@ -15,7 +15,7 @@ from proctree_dagster import testing
 from proctree_dagster.admin import ProcessTreeScheduleAdmin
 from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
 from proctree_dagster.tree_builder import ProcessTreeInstance
-from tests.admin.people import ADMIN, act, press, shown, staff, text_of
+from tests.admin.people import ADMIN, act, browser, press, shown, staff, text_of, user
 from tests.app import processes
 from tests.app.models import Organisation
 
@@ -552,3 +552,28 @@ def test_a_function_that_yields_contexts_needs_the_permission_to_name_functions(
     schedule.save()
     answer = client.post(page, {**shown(client, page), "spread_minutes": 5})
     assert answer.status_code == 302, "what is there may stay"
+
+
+def test_a_calendar_that_is_a_function_needs_it_too_and_is_not_called_without(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[dt.date] = []
+
+    def open_day(date: dt.date) -> bool:
+        asked.append(date)
+        return True
+
+    open_day.__module__, open_day.__qualname__ = processes.__name__, "open_day"
+    monkeypatch.setattr(processes, "open_day", open_day, raising=False)
+    schedule = tree(func=processes.echo).register_schedule(interval_minutes=1440)
+    page = page_of(schedule)
+    typed = {"business_days": "skip", "calendar": "tests.app.processes:open_day"}
+    client = staff(*CHANGES)
+    answer = client.post(page, {**shown(client, page), **typed})
+    assert "permission to name functions" in errors(answer)["calendar"][0]
+    assert asked == []
+    answer = client.post(page, {**shown(client, page), **typed, "calendar": "weekdays"})
+    assert answer.status_code == 302, "that is no function"
+    named = browser(user("owner", (*CHANGES, "name_functions")))
+    assert named.post(page, {**shown(named, page), **typed}).status_code == 302
+    assert asked

@@ -576,6 +576,8 @@ def test_a_context_may_be_typed_as_json() -> None:
         ('"a"', "must be a JSON object like .*, not str"),
         ("null", "must be a JSON object like .*, not NoneType"),
         ("NaN", "must be a JSON object like .*, not float"),
+        ('{"a": 1, "a": 2}', "the key 'a' is given twice"),
+        ('{"a": {"b": 1, "b": 1}}', "the key 'b' is given twice"),
         ('{"a": [NaN]}', r"context\['a'\]\[0\] is nan"),
         ('{"a": Infinity}', r"context\['a'\] is inf"),
         ('{"a": {"$date": "today"}}', r"context\['a'\] uses a reserved key"),

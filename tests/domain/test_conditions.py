@@ -148,6 +148,12 @@ def test_what_is_equal_is_in_a_list_of_it_and_a_list_of_it_contains_it(value: An
         ("eq", 1, 1.0, True),
         ("eq", [True], [1], False),
         ("gt", Decimal("1.5"), 1, True),
+        ("eq", Decimal("0.10"), 0.1, True),  # what JSON says, not what a float holds
+        ("gte", Decimal("0.10"), 0.1, True),
+        ("gt", Decimal("2.30"), 2.3, False),
+        ("lt", 0.1, Decimal("0.11"), True),
+        ("in", Decimal("0.1"), [0.1], True),
+        ("eq", {"total": Decimal("0.1")}, {"total": 0.1}, True),
         ("gt", "10", 9, False),  # a text and a number have no order
         ("gt", True, 0, False),
         ("gt", [2], [1], False),

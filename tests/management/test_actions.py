@@ -432,6 +432,24 @@ def test_what_is_broken_can_be_disabled_and_not_enabled(close: ProcessTree) -> N
 
 
 @pytest.mark.parametrize(
+    "broken",
+    [
+        {"cron": "61 * * * *", "interval_minutes": None},
+        {"timezone": "Nowhere/Land"},
+        {"calendar": "tests.app.processes:gone", "business_days": "skip"},
+        {"calendar": "holidays:XX", "business_days": "skip"},
+    ],
+)
+def test_a_schedule_whose_rule_is_broken_can_be_disabled(
+    close: ProcessTree, broken: dict[str, Any]
+) -> None:
+    typed("schedule", "close", "--every", "60")
+    ProcessTreeSchedule.objects.update(**broken)
+    assert "does not run by itself any more" in typed("disable", "close")
+    assert not ProcessTreeSchedule.objects.get().enabled
+
+
+@pytest.mark.parametrize(
     ("args", "said", "code"),
     [
         (["--at", "25:00"], "--at takes a time such as 09:00", 2),

@@ -394,6 +394,11 @@ class TestTrees:
         again.save()
         assert [each.trigger.name for each in TriggerSubscription.objects.all()] == ["t"]
 
+    def test_to_leave_a_trigger_that_was_deleted_is_no_problem(self) -> None:
+        written = ProcessTreeInstance("tree").add_process("one", func=processes.one)
+        written.unsubscribe_from_trigger("gone").save()
+        assert not TriggerSubscription.objects.exists()
+
     def test_a_trigger_that_does_not_exist_is_a_problem_of_the_tree(self) -> None:
         written = (
             ProcessTreeInstance("tree")

@@ -3,13 +3,14 @@
 import datetime as dt
 import itertools
 import logging
+import uuid
 import zoneinfo
 from typing import Any
 
 import pytest
 from dagster import DagsterEvent, DagsterEventType, DagsterInstance, DagsterRunStatus
 from dagster._core.storage.tags import WILL_RETRY_TAG
-from django.db import transaction
+from django.db import connection, transaction
 from django.utils import timezone
 
 from proctree_dagster.domain import run_tags
@@ -280,3 +281,31 @@ def test_in_a_test_a_recorded_run_with_the_key_is_unfinished() -> None:
     assert submit(on_conflict="skip").skipped
     queued = submit(on_conflict="queue")
     assert [run.run_id for run in submitted()] == [first.run_id, queued.run_id]
+
+
+def test_of_rows_without_a_key_none_is_compared_with_all_the_others() -> None:
+    """SQLite's steps for a page of rows do not grow with the table."""
+    tree = ProcessTree.objects.get()
+
+    def steps_with(rows: int) -> int:
+        OutboxRun.objects.bulk_create(
+            OutboxRun(run_id=uuid.uuid4(), process_tree=tree) for _ in range(rows)
+        )
+        steps = 0
+
+        def count() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        connection.ensure_connection()
+        connection.connection.set_progress_handler(count, 100)
+        try:
+            found = list(run_keys.with_those_before(OutboxRun.objects.order_by("pk"))[:10])
+        finally:
+            connection.connection.set_progress_handler(None, 0)
+        assert [each.before for each in found] == [None] * 10  # type: ignore[attr-defined]
+        return steps
+
+    few = steps_with(100)
+    assert steps_with(3000) <= 2 * few + 10

@@ -143,6 +143,14 @@ class TestReasons:
             "total": "1.50"
         }
 
+    def test_so_does_one_that_a_failure_skips(self, instance: DagsterInstance) -> None:
+        tree = ProcessTreeInstance("t").add_process("p", processes.fail)
+        rules = {"count": {"type": "int", "default": 0}}
+        tree.add_process("q", processes.one, dependencies=["p"], response_vars=rules).save()
+        results = ProcessTreeManager.execute_tree("t")
+        assert results["status"] == {"p": "failed", "q": "skipped"}
+        assert results["response_variables"] == {"q": {"count": 0}}
+
 
 class TestSyncCheck:
     @pytest.fixture(autouse=True)

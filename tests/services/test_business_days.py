@@ -51,6 +51,14 @@ def test_a_holiday_of_the_country_is_skipped_or_moved(tree: ProcessTreeInstance)
     }
 
 
+def test_blank_business_days_take_the_calendar_away(tree: ProcessTreeInstance) -> None:
+    tree.register_schedule(cron="0 9 * * *", business_days="skip", calendar="weekdays")
+    schedule = tree.register_schedule(business_days="")
+    assert (schedule.business_days, schedule.calendar) == ("", "")
+    schedule = tree.register_schedule(calendar="weekdays")
+    assert schedule.business_days == "skip", "a calendar alone is for skipping"
+
+
 def test_the_first_and_the_last_business_day_of_a_month(tree: ProcessTreeInstance) -> None:
     for business_days, due in (("first", "2026-07-01 07:00"), ("last", "2026-06-30 07:00")):
         schedule = tree.register_schedule(

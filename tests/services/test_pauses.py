@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from dagster import DagsterInstance, build_schedule_context
 from django.core.management import CommandError, call_command
+from pytest_django import Settings
 
 from proctree_dagster.exceptions import ScheduleError
 from proctree_dagster.models import Pause, ProcessTree, ProcessTreeSchedule, RunStatus
@@ -318,6 +319,23 @@ def test_what_the_command_does_not_understand_pauses_nothing(args: list[str]) ->
 def test_until_when_may_be_said_in_several_ways(text: str, moment: str) -> None:
     call_command("proctree", "pause", "--all", "--reason", "x", "--until", text)
     assert Pause.objects.get().until == utc(moment)
+
+
+@pytest.mark.parametrize(
+    ("now", "text", "until"),
+    [
+        ("2026-10-25 00:45", "30m", "2026-10-25 01:15"),  # 02:45, the first time
+        ("2026-10-25 01:15", "30m", "2026-10-25 01:45"),  # 02:15, the second time
+        ("2026-03-28 19:00", "12h", "2026-03-29 07:00"),  # 20:00
+    ],
+)
+def test_a_while_is_as_long_where_the_clock_is_changed(
+    now: str, text: str, until: str, clock: Clock, settings: Settings
+) -> None:
+    settings.TIME_ZONE = "Europe/Berlin"
+    clock.now = utc(now)
+    call_command("proctree", "pause", "--all", "--reason", "x", "--until", text)
+    assert Pause.objects.get().until == utc(until)
 
 
 def test_registering_takes_the_minutes_and_zero_takes_them_away() -> None:

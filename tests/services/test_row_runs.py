@@ -55,6 +55,15 @@ def schedule(for_each: Any = "app.Organisation", func: Any = processes.echo, **o
     return tree.register_schedule(cron="0 9 * * *", for_each=for_each, **options)
 
 
+def fails_in_2025(year: int) -> int:
+    if year == 2025:
+        raise ValueError("not for 2025")
+    return year
+
+
+fails_in_2025.__module__ = processes.__name__
+
+
 def make_due(due: dt.datetime = DUE) -> None:
     ProcessTreeSchedule.objects.update(next_run=due)
 
@@ -320,6 +329,24 @@ class TestHere:
         assert "not for brook" in results["errors"][labels[1]]
         assert set(OutboxRun.objects.values_list("state", "key_held")) == {("started", None)}
         assert check_and_run_scheduled_tasks() == {}
+
+    def test_two_runs_of_one_row_are_two_results_and_the_failed_one_counts(
+        self, organisations: list[Organisation], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def years() -> Any:
+            for year in (2025, 2026):
+                yield {"organisation": organisations[0], "year": year}
+
+        years.__module__, years.__qualname__ = processes.__name__, "years"
+        monkeypatch.setattr(processes, "years", years, raising=False)
+        monkeypatch.setattr(processes, "fails_in_2025", fails_in_2025, raising=False)
+        schedule({"function": "tests.app.processes:years"}, fails_in_2025, as_="organisation")
+        make_due(timezone.now())
+        [results] = check_and_run_scheduled_tasks().values()
+        assert list(results["status"].values()) == ["failed", "completed"]
+        assert not results["success"]
+        label = f"app.Organisation:{organisations[0].pk}"
+        assert all(each.startswith(label) for each in results["status"])
 
     def test_those_of_a_later_time_are_executed_by_a_later_call(
         self, organisations: list[Organisation], instance: DagsterInstance

@@ -323,6 +323,15 @@ def test_update_next_run_time_saves_what_was_changed() -> None:
     assert found.next_run == schedule.next_run
 
 
+def test_update_next_run_time_saves_what_was_changed_in_its_place() -> None:
+    schedule = row(register(context={"lines": [1]}))
+    schedule.context["lines"].append(2)
+    schedule.tags["team"] = "books"
+    schedule.update_next_run_time()
+    found = row(schedule)
+    assert (found.context, found.tags) == ({"lines": [1, 2]}, {"team": "books"})
+
+
 def test_update_next_run_time_saves_also_after_a_rollback() -> None:
     schedule = ProcessTreeSchedule(process_tree=tree().save())
     rolled_back(schedule.save)

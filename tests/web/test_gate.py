@@ -12,6 +12,7 @@ from django.contrib.auth.models import Permission, User
 from django.test import Client
 from pytest_django import Settings
 
+from proctree_dagster.admin import ProcessTreeAdmin
 from proctree_dagster.models import DagsterAction, ProcessTree
 from proctree_dagster.services.dagster_access import MUTATIONS, RECORDER, VISITOR, Visitor
 from proctree_dagster.tree_builder import ProcessTreeInstance
@@ -351,6 +352,35 @@ def test_a_tree_is_run_by_whom_the_admin_lets_run_it(
     assert visitor.may_on_job("launch_pipeline_execution", "mine")
     assert not visitor.may_on_job("launch_pipeline_execution", "theirs")
     assert visitor.may_on_job("launch_pipeline_execution", "a job of the project's own")
+
+
+def test_so_it_is_where_the_projects_site_has_taken_the_place_of_djangos(
+    gate: Gate, inner: Inner, monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    ProcessTreeInstance("theirs").add_process("one", func=processes.one).save()
+    settings.INSTALLED_APPS = [
+        "django.contrib.admin.apps.AdminConfig" if app == "django.contrib.admin" else app
+        for app in settings.INSTALLED_APPS
+    ]
+    page = admin.site.get_model_admin(ProcessTree)
+    monkeypatch.setattr(page, "has_run_permission", lambda request, tree=None: tree is None)
+    query(gate, ASK, client=come("operator"))
+    assert not inner.scopes[0][VISITOR].may_on_job("launch_pipeline_execution", "theirs")
+
+
+def test_where_several_sites_have_a_page_of_trees_each_has_to_agree(
+    gate: Gate, inner: Inner
+) -> None:
+    ProcessTreeInstance("theirs").add_process("one", func=processes.one).save()
+
+    class Mine(ProcessTreeAdmin):
+        def has_run_permission(self, request: Any, tree: ProcessTree | None = None) -> bool:
+            return tree is None
+
+    own = admin.AdminSite(name="own")
+    own.register(ProcessTree, Mine)
+    query(gate, ASK, client=come("operator"))
+    assert not inner.scopes[0][VISITOR].may_on_job("launch_pipeline_execution", "theirs")
 
 
 # --- What is recorded -----------------------------------------------------------------------------

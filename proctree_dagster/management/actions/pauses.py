@@ -138,7 +138,9 @@ def _moment(option: str, text: str | None) -> dt.datetime | None:
     now = timezone.localtime()
     try:
         if later := re.fullmatch(r"(\d{1,6})([mhd])", text):
-            return now + dt.timedelta(**{UNITS[later[2]]: int(later[1])})
+            # Through UTC: a time zone's clock may be changed meanwhile.
+            passed = dt.timedelta(**{UNITS[later[2]]: int(later[1])})
+            return timezone.localtime(timezone.now() + passed)
         if re.fullmatch(r"\d\d?:\d\d", text):
             return _next(dt.time.fromisoformat(text.zfill(5)), now)
         found = parse_datetime(text)

@@ -9,6 +9,7 @@ from django.core.management.base import CommandError, CommandParser
 
 from ... import tree_builder
 from ...domain.run_tags import DEFAULT_SCHEDULE
+from ...exceptions import ScheduleError
 from ...models import ProcessTree, ProcessTreeSchedule
 from ...running import tree_runs
 from ...services import scheduling
@@ -174,7 +175,10 @@ class Disable(Action):
         """Switch it off; a broken schedule can be switched off, too."""
         schedule = _require_schedule(options)
         schedule.enabled = False
-        schedule.save()
+        try:
+            schedule.save()
+        except ScheduleError:  # its rule can't be read, and has no next due time to be noted
+            ProcessTreeSchedule.objects.filter(pk=schedule.pk).update(enabled=False)
         self.out.line(f"{schedule.title!r} does not run by itself any more.")
 
 

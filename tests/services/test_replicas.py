@@ -1,0 +1,90 @@
+"""What decides a write is read from the database that is written: a replica may be stale."""
+
+import datetime as dt
+from typing import Any
+
+import pytest
+from django.db import transaction
+from django.utils import timezone
+from pytest_django import Settings
+
+from proctree_dagster.domain.submissions import Submission
+from proctree_dagster.models import (
+    Alert,
+    Backfill,
+    BackfillState,
+    OutboxRun,
+    ProcessTree,
+    ProcessTreeSchedule,
+)
+from proctree_dagster.running import submissions
+from proctree_dagster.services import alert_delivery, alerts, backfills
+from proctree_dagster.tree_builder import ProcessTreeInstance
+from tests.app import processes
+
+pytestmark = pytest.mark.django_db(databases=["default", "north"])
+
+
+class Replicated:
+    """Reads from a replica that has seen nothing of late, and writes to the primary."""
+
+    def db_for_read(self, model: Any, **hints: Any) -> str:
+        return "north"
+
+    def db_for_write(self, model: Any, **hints: Any) -> str:
+        return "default"
+
+    def allow_relation(self, one: Any, other: Any, **hints: Any) -> bool:
+        return True
+
+
+@pytest.fixture
+def books(settings: Settings) -> ProcessTree:
+    """A tree with a schedule, which the replica has, too."""
+    tree = ProcessTreeInstance("books").add_process("only", func=processes.one)
+    tree.save()
+    tree.register_schedule(cron="0 9 * * *", timezone="UTC")
+    row = ProcessTree.objects.get()
+    for each in (row, ProcessTreeSchedule.objects.get()):
+        each.save(using="north", force_insert=True)
+    settings.DATABASE_ROUTERS = [Replicated()]
+    return row
+
+
+def test_of_two_runs_with_a_key_the_second_is_skipped(
+    books: ProcessTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(submissions, "_seen_in_dagster", lambda key: None)
+    submission = Submission(key="close", on_conflict="skip")
+    written = [submissions.write_down(books, {}, {}, submission=submission) for _ in range(2)]
+    outcomes = [each.outcome for each in written]
+    assert outcomes == ["requested", "skipped"]
+    assert OutboxRun.objects.using("default").count() == 1
+
+
+def test_events_of_one_kind_are_one_alert(books: ProcessTree) -> None:
+    now = timezone.now()
+    with transaction.atomic(using="default"):
+        for _ in range(3):
+            alerts._add_to("a@example.org", "failure", books, "books", "", {}, now, now)
+    [alert] = Alert.objects.using("default")
+    assert alert.count == 3
+
+
+def test_a_message_tells_what_was_counted_until_it_is_sent(books: ProcessTree) -> None:
+    now = timezone.now()
+    alerts._add_to("a@example.org", "failure", books, "books", "", {}, now, now)
+    alert = Alert.objects.using("default").get()
+    alert.save(using="north", force_insert=True)
+    Alert.objects.using("default").update(count=3)
+    assert alert_delivery._lease(alert)
+    assert alert.count == 3
+
+
+def test_a_backfill_runs_until_its_runs_have_ended(books: ProcessTree) -> None:
+    first = dt.datetime(2026, 1, 5, tzinfo=dt.UTC)
+    last = first + dt.timedelta(days=2)
+    row = backfills.start(ProcessTreeSchedule.objects.get(), first, last)
+    row.save(using="north", force_insert=True)
+    assert backfills.request(row.pk, lambda *_: [])
+    assert Backfill.objects.using("default").get().state == BackfillState.RUNNING
