@@ -64,6 +64,9 @@ def call(func: Callable[[], Any], seconds: float | None, process: str, run_id: s
         result, error = answers.get(timeout=seconds)
     except queue.Empty:
         raise _given_up(thread, stop, seconds, process, run_id) from None
+    except BaseException:  # this thread was interrupted, as by Ctrl-C: the call is given up, too
+        _given_up(thread, stop, seconds, process, run_id)
+        raise
     if error is not None:
         raise error
     return result

@@ -8,11 +8,17 @@ from typing import Any
 
 from .. import context as contexts
 from ..domain.texts import explain
-from ..exceptions import ProctreeError
+from ..exceptions import ProctreeError, TreeNotFound
+from ..models import ProcessTree
 from ..services import run_outbox, tree_links
 from ..services.tree_links import FamilyPlan, PlannedRun
 from ..support.call_context import carried
-from ..support.connections import in_any_transaction, in_transaction, own_connections
+from ..support.connections import (
+    in_any_transaction,
+    in_transaction,
+    on_primary,
+    own_connections,
+)
 from . import results, tree_runs
 from .results import Results
 
@@ -113,7 +119,10 @@ def _run_after(
         for each, run in before.items():
             if not _has_succeeded(run):
                 return results.not_run(name, f"Not run: {each!r} did not succeed.")
-        row = tree_runs.get_row(name)
+        # By its key: it may have been renamed since, and another have taken its name.
+        row = on_primary(ProcessTree).filter(pk=planned.tree.pk).first()
+        if row is None:
+            raise TreeNotFound(f"There is no process tree called {name!r} any more.")
         return tree_runs.execute_row(
             row, context, triggered_by="tree", run_id=planned.run_id, run_tags=planned.tags
         )

@@ -13,6 +13,7 @@ from ..domain import run_tags as tags
 from ..domain.runs import RunQuery, RunSummary
 from ..models import OutboxRun, OutboxState
 from ..services import run_keys, run_outbox, webserver
+from ..support.connections import on_primary
 from ..support.row_reading import UNREADABLE, readable
 
 REQUESTED = "requested"
@@ -98,7 +99,7 @@ def summaries(run_ids: list[str]) -> list[RunSummary]:
 
 def find(run_id: str) -> OutboxRun | None:
     """Return the row of a run, whatever its state is; ``None`` if it has none or is unreadable."""
-    rows = OutboxRun.objects.filter(run_id__in=_ids([run_id])).select_related("process_tree")
+    rows = on_primary(OutboxRun).filter(run_id__in=_ids([run_id])).select_related("process_tree")
     rows = run_keys.with_those_before(rows)
     try:
         return rows.first()

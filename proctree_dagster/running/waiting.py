@@ -118,7 +118,7 @@ async def changes(run_id: str, every: float = 1.0) -> AsyncIterator[RunState]:
     """
     last: RunState | None = None
     while last is None or not last.has_ended:
-        found = await sync_to_async(state)(run_id)
+        found = await sync_to_async(fresh_connections()(state))(run_id)
         if found != last:
             yield found
         last = found

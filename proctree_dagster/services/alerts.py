@@ -8,7 +8,6 @@ import datetime as dt
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from django.db import router
 from django.db.models import F
 from django.utils import timezone
 
@@ -20,6 +19,7 @@ from ..domain.run_events import RunEvent
 from ..domain.runs import RunSummary
 from ..domain.tree_alerts import TreeAlerts
 from ..models import Alert, AlertDelivery, AlertState, Event, ProcessTree
+from ..support.connections import on_primary
 
 LONGEST_CAUSE = 300
 LONGEST_RECIPIENT = 320
@@ -151,9 +151,7 @@ def _add_to(
     at: dt.datetime,
     now: dt.datetime,
 ) -> None:
-    # From the database that is written: a replica lacks what this transaction has added.
-    rows = Alert.objects.using(router.db_for_write(Alert))
-    same = rows.filter(tree=name, kind=kind, cause=cause, recipient=recipient)
+    same = on_primary(Alert).filter(tree=name, kind=kind, cause=cause, recipient=recipient)
     waiting = same.filter(state=AlertDelivery.WAITING, attempts=0).first()
     if waiting is not None and _count(waiting, facts, at):
         return

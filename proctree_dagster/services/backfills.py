@@ -12,7 +12,6 @@ import uuid
 from collections.abc import Callable, Collection
 from itertools import islice
 
-from django.db import router
 from django.utils import timezone
 
 from ..context import encode, tagging
@@ -21,7 +20,7 @@ from ..domain import run_tags as tags
 from ..exceptions import ScheduleError
 from ..models import Backfill, BackfillState, OutboxRun, ProcessTreeSchedule
 from ..models.context_schema import SCHEDULED_FOR
-from ..support.connections import writing
+from ..support.connections import on_primary, writing
 
 CHUNK = 100
 """How many due times one pass considers at most."""
@@ -126,8 +125,7 @@ def request(pk: int, has_run: HasRun) -> list[str]:
 
 def unfinished(backfill: Backfill) -> int:
     """Return how many requested runs of a backfill have not ended, as far as Django knows."""
-    rows = OutboxRun.objects.using(router.db_for_write(OutboxRun))  # a replica may be stale
-    return rows.filter(backfill=backfill, key_held__isnull=False).count()
+    return on_primary(OutboxRun).filter(backfill=backfill, key_held__isnull=False).count()
 
 
 def _running(pk: int, lock_on: str | None = None) -> Backfill | None:

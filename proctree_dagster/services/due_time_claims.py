@@ -13,7 +13,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from django.db import router
 from django.utils import timezone
 
 from ..context import encode
@@ -22,7 +21,7 @@ from ..domain.texts import in_utc
 from ..models import Pause, ProcessTreeSchedule, RunStatus
 from ..models.context_schema import SCHEDULED_FOR
 from ..models.pauses import in_words
-from ..support.connections import writing
+from ..support.connections import on_primary, writing
 from ..support.row_reading import readable
 from . import due_drops
 
@@ -93,11 +92,8 @@ class Taken:
 
 
 def _rows() -> Any:
-    """Return the schedules' rows from the database that is written, as a replica may be stale.
-
-    What it lacks would look as if a claim were closed: the due time's run would be canceled.
-    """
-    return ProcessTreeSchedule.objects.using(router.db_for_write(ProcessTreeSchedule))
+    """Return the schedules: to a stale replica an open claim may look closed."""
+    return on_primary(ProcessTreeSchedule)
 
 
 def request(schedule_id: int, at: dt.datetime, history: History) -> Due | Skip:

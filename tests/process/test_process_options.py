@@ -333,6 +333,25 @@ class TestResults:
         assert type(results["results"]["lock"]).__name__ == "lock"
         assert "lock object" in metadata(instance, results["run_id"], "lock")[run_tags.RESULT]
 
+    @pytest.mark.parametrize("required", [True, False])
+    def test_nor_is_a_response_variable_that_can_not_and_the_function_is_called_once(
+        self, instance: DagsterInstance, required: bool
+    ) -> None:
+        calls: list[int] = []
+
+        def read() -> dict[str, Any]:
+            calls.append(1)
+            return {"names": {"a": 1}.keys(), "count": 1}
+
+        variables: dict[str, Any] = {"names": {}, "count": {"type": "int"}}
+        tree = ProcessTreeInstance("tree")
+        tree.add_process("read", read, required=required, retries=2, response_vars=variables)
+        results = tree.execute()
+        assert results["success"]
+        assert len(calls) == 1
+        log = " ".join(each.user_message for each in instance.all_logs(results["run_id"]))
+        assert "can't be pickled either, and are not stored: names." in log
+
     def test_it_is_an_error_that_names_the_process_only_if_something_depends_on_it(
         self, instance: DagsterInstance
     ) -> None:

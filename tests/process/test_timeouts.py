@@ -1,10 +1,12 @@
 """Timeouts: what is given up, what is tried again, and when."""
 
 import asyncio
+import queue
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from proctree_dagster.domain.tree_spec import ProcessSpec
 from proctree_dagster.exceptions import ProcessTimeout, StillWorking
 from proctree_dagster.orchestration.execution import remote_steps
 from proctree_dagster.process import timeouts
+from proctree_dagster.process.calling import run_to_end
 from proctree_dagster.process.run import Process, run_process
 from proctree_dagster.tree_builder import ProcessTreeInstance
 
@@ -60,6 +63,49 @@ def test_a_try_waits_for_the_one_before_and_is_not_made_if_that_works_on(busy: B
     with pytest.raises(StillWorking, match="was not tried again: the try before"):
         call(busy, 0.1)
     assert (busy.calls, busy.most) == (1, 1)
+
+
+class Interrupted(queue.SimpleQueue[Any]):
+    """What a thread waits for when Ctrl-C reaches it."""
+
+    def get(self, *args: Any, **kwargs: Any) -> Any:
+        raise KeyboardInterrupt
+
+
+def interrupted_by(monkeypatch: pytest.MonkeyPatch, how: type[Interrupted]) -> None:
+    monkeypatch.setattr(timeouts, "queue", SimpleNamespace(SimpleQueue=how, Empty=queue.Empty))
+
+
+def test_what_works_on_when_its_run_is_interrupted_is_known(
+    busy: Busy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupted_by(monkeypatch, Interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        call(busy, SECONDS, "interrupted")
+    assert timeouts.still_working("interrupted") == ["p"]
+
+
+def test_a_coroutine_whose_run_is_interrupted_is_cancelled(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    begun, ended = threading.Event(), threading.Event()
+
+    class InterruptedThen(Interrupted):
+        def get(self, *args: Any, **kwargs: Any) -> Any:
+            begun.wait(SECONDS)
+            raise KeyboardInterrupt
+
+    async def waits() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(SECONDS)
+        finally:
+            ended.set()
+
+    interrupted_by(monkeypatch, InterruptedThen)
+    with pytest.raises(KeyboardInterrupt):
+        call(lambda: run_to_end(waits()), SECONDS, "interrupted")
+    assert ended.wait(SECONDS)
 
 
 def test_a_try_is_made_when_the_one_before_has_ended(busy: Busy) -> None:

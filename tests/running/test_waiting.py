@@ -5,6 +5,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -17,7 +18,7 @@ from proctree_dagster.exceptions import HistoryUnavailable, RunError, RunNotFini
 from proctree_dagster.models import OutboxRun, OutboxState
 from proctree_dagster.orchestration import tree_records
 from proctree_dagster.orchestration.configured import translator
-from proctree_dagster.running import dagster_loading, results, run_history, tree_runs
+from proctree_dagster.running import dagster_loading, results, run_history, tree_runs, waiting
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes, waited
 from tests.running.delivered import run_now
@@ -289,6 +290,29 @@ def test_changes_are_told_once_each_until_the_end(close: None, instance: Dagster
 
     found = asyncio.run(collect())
     assert found == ["queued", "success"]
+
+
+@THREADS
+def test_changes_keep_no_connection_between_two_looks(
+    close: None, instance: DagsterInstance
+) -> None:
+    run = ProcessTreeManager.submit_tree("close")
+    asked: list[str] = []
+
+    @contextmanager
+    def fresh_connections() -> Iterator[None]:
+        asked.append("begins")
+        yield
+        asked.append("ends")
+
+    async def look() -> None:
+        async for _ in runs.changes(run.run_id):
+            break
+
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(waiting, "fresh_connections", fresh_connections)
+        asyncio.run(look())
+    assert asked == ["begins", "ends"]
 
 
 def test_a_run_that_waits_in_the_outbox_is_told_of_without_dagster(

@@ -327,6 +327,7 @@ def test_until_when_may_be_said_in_several_ways(text: str, moment: str) -> None:
         ("2026-10-25 00:45", "30m", "2026-10-25 01:15"),  # 02:45, the first time
         ("2026-10-25 01:15", "30m", "2026-10-25 01:45"),  # 02:15, the second time
         ("2026-03-28 19:00", "12h", "2026-03-29 07:00"),  # 20:00
+        ("2026-03-28 19:00", "1d", "2026-03-29 18:00"),  # 20:00 again
     ],
 )
 def test_a_while_is_as_long_where_the_clock_is_changed(

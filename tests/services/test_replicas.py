@@ -1,9 +1,11 @@
 """What decides a write is read from the database that is written: a replica may be stale."""
 
 import datetime as dt
+import uuid
 from typing import Any
 
 import pytest
+from dagster import DagsterInstance
 from django.db import transaction
 from django.utils import timezone
 from pytest_django import Settings
@@ -17,8 +19,9 @@ from proctree_dagster.models import (
     ProcessTree,
     ProcessTreeSchedule,
 )
-from proctree_dagster.running import submissions
-from proctree_dagster.services import alert_delivery, alerts, backfills
+from proctree_dagster.orchestration.runs import outbox_delivery
+from proctree_dagster.running import requested_runs, submissions
+from proctree_dagster.services import alert_delivery, alerts, backfills, run_outbox
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
 
@@ -60,6 +63,20 @@ def test_of_two_runs_with_a_key_the_second_is_skipped(
     outcomes = [each.outcome for each in written]
     assert outcomes == ["requested", "skipped"]
     assert OutboxRun.objects.using("default").count() == 1
+
+
+def test_a_run_is_found_and_delivered_as_soon_as_it_is_requested(books: ProcessTree) -> None:
+    run_id = str(OutboxRun.objects.create(run_id=uuid.uuid4(), process_tree=books).run_id)
+    assert [str(each.run_id) for each in run_outbox.open_rows([run_id])] == [run_id]
+    assert requested_runs.find(run_id) is not None
+
+
+def test_a_run_is_not_dropped_as_the_one_before_it_is_not_seen(
+    books: ProcessTree, instance: DagsterInstance
+) -> None:
+    run_id = str(OutboxRun.objects.create(run_id=uuid.uuid4(), process_tree=books).run_id)
+    verdict = outbox_delivery._verdicts(instance, [run_id], {})[run_id]
+    assert not isinstance(verdict, run_outbox.Drop)
 
 
 def test_events_of_one_kind_are_one_alert(books: ProcessTree) -> None:

@@ -138,9 +138,9 @@ def _moment(option: str, text: str | None) -> dt.datetime | None:
     now = timezone.localtime()
     try:
         if later := re.fullmatch(r"(\d{1,6})([mhd])", text):
-            # Through UTC: a time zone's clock may be changed meanwhile.
             passed = dt.timedelta(**{UNITS[later[2]]: int(later[1])})
-            return timezone.localtime(timezone.now() + passed)
+            # A day later is the same time of the clock, an hour later is sixty minutes.
+            return now + passed if later[2] == "d" else timezone.localtime(timezone.now() + passed)
         if re.fullmatch(r"\d\d?:\d\d", text):
             return _next(dt.time.fromisoformat(text.zfill(5)), now)
         found = parse_datetime(text)

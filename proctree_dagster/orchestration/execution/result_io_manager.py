@@ -30,7 +30,14 @@ class ResultIOManager(UPathIOManager):
                 f"The result of process {process!r} can't be pickled, so it is shown but not "
                 f"stored: {explain(error)}"
             )
-            lost = replace(obj, result=NotStored(process, explain(error)))
+            variables = {k: v for k, v in obj.response_variables.items() if _is_stored(v)}
+            if unstored := sorted(obj.response_variables.keys() - variables.keys()):
+                context.log.warning(
+                    f"Response variables of process {process!r} can't be pickled either, and are "
+                    f"not stored: {', '.join(unstored)}."
+                )
+            not_stored = NotStored(process, explain(error))
+            lost = replace(obj, result=not_stored, response_variables=variables)
             data = pickle.dumps(lost, pickle.HIGHEST_PROTOCOL)
         path.write_bytes(data)
 
@@ -44,6 +51,14 @@ class ResultIOManager(UPathIOManager):
                 "are kept; without them a run can only be repeated in full."
             ) from error
         return pickle.loads(data)  # noqa: S301  # written by a run of the instance
+
+
+def _is_stored(value: Any) -> bool:
+    try:
+        pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except Exception:  # noqa: BLE001  # pickling runs the object's own code, and the caller says so
+        return False
+    return True
 
 
 @io_manager(description="Keeps the outcomes of processes in the instance's storage folder.")

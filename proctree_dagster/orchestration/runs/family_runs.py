@@ -19,7 +19,13 @@ from ...domain import families, run_tags
 from ...models import OutboxRun, ProcessTree
 from ...services import run_keys, run_outbox, tree_links
 from ...support import isolation
-from ...support.connections import after_commit, fresh_connections, in_transaction, writing
+from ...support.connections import (
+    after_commit,
+    fresh_connections,
+    in_transaction,
+    on_primary,
+    writing,
+)
 from ..dagster_internals import EngineEventData, PlanOrchestrationContext
 from ..launching import wakeups
 from . import opening
@@ -73,7 +79,7 @@ def _family_of(
     if family is None or not _is_run_id(family):
         return None, [], []
     is_member = run.parent_run_id is not None or run.run_id == family
-    if not is_member and not OutboxRun.objects.filter(run_id=run.run_id).exists():
+    if not is_member and not on_primary(OutboxRun).filter(run_id=run.run_id).exists():
         tree = ProcessTree.objects.filter(job_name=run.job_name).first()
         if tree is None or run.run_id != families.run_id(family, tree.pk):
             return None, [], []

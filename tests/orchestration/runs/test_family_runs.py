@@ -595,3 +595,27 @@ class TestTogether:
         with transaction.atomic(), pytest.raises(ProctreeError, match="inside a transaction"):
             ProcessTreeManager.execute_with_dependents("a")
         assert instance.get_runs() == []
+
+
+called: list[str] = []
+
+
+@process_function("tests.called_in_its_place")
+def called_in_its_place() -> None:
+    """Note a call that should not come."""
+    called.append("another")
+
+
+@process_function("tests.rename_the_follower")
+def rename_the_follower() -> None:
+    """Rename the tree that follows, and let another one take its name."""
+    ProcessTree.objects.filter(name="b").update(name="b2")
+    save("b", called_in_its_place)
+
+
+def test_a_follower_that_is_renamed_meanwhile_runs_and_no_other_that_takes_its_name() -> None:
+    save("b", processes.one)
+    save("a", rename_the_follower, then=("b",))
+    found = ProcessTreeManager.execute_with_dependents("a")
+    assert found["followers"]["b"]["results"] == {"only": 1}
+    assert called == []
