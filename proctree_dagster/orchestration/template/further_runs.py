@@ -13,6 +13,7 @@ import os
 import selectors
 import signal
 import socket
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -39,6 +40,9 @@ logger = logging.getLogger("proctree_dagster.orchestration.template")
 
 WAIT_SECONDS = 5.0
 """Seconds that a worker waits for a further run."""
+
+THREADS_SECONDS = 0.5
+"""Seconds that threads have to end after a run."""
 
 SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
 """The signals that the template handles, and its workers don't."""
@@ -330,5 +334,13 @@ def _left() -> str:
     if programs:
         return f"it has left programs running: {programs}"
     close_all()  # the threads of a pool of connections are no function's
-    threads = threads_left()
+    threads = _threads_left()
     return f"it has left {threads}" if threads else ""
+
+
+def _threads_left() -> str | None:
+    """Return which threads are left; one that has ended in Python ends a moment later."""
+    deadline = time.monotonic() + THREADS_SECONDS
+    while (found := threads_left()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return found
