@@ -3,10 +3,8 @@
 import datetime as dt
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from django.db import router
-from django.db.models import Model, Q, QuerySet
+from django.db.models import Q
 
 from ..models import (
     Backfill,
@@ -15,6 +13,7 @@ from ..models import (
     OutboxState,
     ProcessTreeSchedule,
 )
+from ..support.connections import on_primary
 from .run_outbox import OPEN
 from .run_workers import rows as run_workers
 
@@ -45,28 +44,25 @@ def by_django(runs: Sequence[EndedRun]) -> dict[str, str]:
 
 def _reasons(runs: Sequence[EndedRun]) -> Iterator[tuple[str, str]]:
     ids = [run.run_id for run in runs]
-    rows = _rows(OutboxRun).filter(Q(state__in=OPEN) | Q(key_held__isnull=False), run_id__in=ids)
+    rows = on_primary(OutboxRun).filter(
+        Q(state__in=OPEN) | Q(key_held__isnull=False), run_id__in=ids
+    )
     for row in rows.values_list("run_id", flat=True):
         yield str(row), "its row of the outbox is not closed"
     working = run_workers().filter(run_id__in=ids, ended_at=None)
     for run_id in working.values_list("run_id", flat=True):
         yield run_id, "its process has not ended"
-    last = _rows(ProcessTreeSchedule).filter(last_run_id__in=ids)
+    last = on_primary(ProcessTreeSchedule).filter(last_run_id__in=ids)
     for run_id in last.values_list("last_run_id", flat=True):
         yield run_id, "it is the last run of its schedule"
     yield from _of_families(runs)
     yield from _of_due_times([run for run in runs if run.due is not None])
 
 
-def _rows(model: type[Model]) -> "QuerySet[Any]":
-    """Return the rows from the database that is written, as a replica may be stale."""
-    return model._default_manager.using(router.db_for_write(model))
-
-
 def _of_families(runs: Sequence[EndedRun]) -> Iterator[tuple[str, str]]:
     """Yield the runs of families of which others wait, or were dropped and may be revived."""
     families = {run.family for run in runs if run.family}
-    rows = _rows(OutboxRun).filter(family__in=families, state__in=(*OPEN, OutboxState.DROPPED))
+    rows = on_primary(OutboxRun).filter(family__in=families, state__in=(*OPEN, OutboxState.DROPPED))
     waiting = set(rows.values_list("family", flat=True)) if families else set()
     for run in runs:
         if run.family in waiting:
@@ -89,7 +85,9 @@ def _of_due_times(runs: Sequence[EndedRun]) -> Iterator[tuple[str, str]]:
 
 
 def _claims(jobs: Iterable[str]) -> Iterable[tuple[str, str, dt.datetime | None]]:
-    rows = _rows(ProcessTreeSchedule).filter(process_tree__job_name__in=jobs, claim__isnull=False)
+    rows = on_primary(ProcessTreeSchedule).filter(
+        process_tree__job_name__in=jobs, claim__isnull=False
+    )
     return rows.values_list("process_tree__job_name", "name", "claim")
 
 
@@ -97,7 +95,7 @@ _Range = tuple[dt.datetime, dt.datetime]
 
 
 def _ranges(jobs: Iterable[str]) -> Iterable[tuple[str, str, dt.datetime, dt.datetime]]:
-    rows = _rows(Backfill).filter(schedule__process_tree__job_name__in=jobs)
+    rows = on_primary(Backfill).filter(schedule__process_tree__job_name__in=jobs)
     rows = rows.exclude(state=BackfillState.DONE)
     return rows.values_list("schedule__process_tree__job_name", "schedule__name", "first", "last")
 

@@ -20,6 +20,7 @@ from django.db.models.functions import Now
 
 from .. import conf
 from ..models import RunWorker
+from ..support.connections import on_primary
 from ..support.os_processes import Identity, State
 
 RETENTION = dt.timedelta(days=1)
@@ -60,7 +61,7 @@ def beat_seconds() -> float:
 
 def rows() -> "models.QuerySet[RunWorker]":
     """Return the rows from the database that is written, as a replica may be stale."""
-    return RunWorker.objects.using(database())
+    return on_primary(RunWorker)
 
 
 def database() -> str:

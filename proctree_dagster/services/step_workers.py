@@ -12,6 +12,7 @@ from django.db.models import F
 from django.utils import timezone
 
 from ..models import StepWorker
+from ..support.connections import on_primary
 
 RETENTION = dt.timedelta(days=30)
 """How long the rows of a killed run are retained; every other run deletes its own."""
@@ -62,4 +63,4 @@ def forget(run_id: str) -> None:
 
 def _rows() -> "models.QuerySet[StepWorker]":
     """Return the rows from the database that is written, as a replica may be stale."""
-    return StepWorker.objects.using(router.db_for_write(StepWorker))
+    return on_primary(StepWorker)

@@ -130,19 +130,9 @@ def test_a_database_without_the_table_is_an_error_that_says_so() -> None:
         decode({"a": {"$model": "app.Ticket", "pk": 1, "using": "north"}})
 
 
-class Replicated:
-    """Reads from a replica, writes to the primary, as in Django's documentation."""
-
-    def db_for_read(self, model: Any, **hints: Any) -> str:
-        return "north"
-
-    def db_for_write(self, model: Any, **hints: Any) -> str:
-        return "default"
-
-
 @pytest.fixture
 def replica(settings: Settings) -> None:
-    settings.DATABASE_ROUTERS = ["tests.context.test_context_databases.Replicated"]
+    settings.DATABASE_ROUTERS = ["tests.tools.replicas.Replicated"]
 
 
 def test_a_row_from_a_replica_is_not_tied_to_it(replica: None) -> None:

@@ -5,7 +5,6 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -22,6 +21,7 @@ from proctree_dagster.running import dagster_loading, results, run_history, tree
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes, waited
 from tests.running.delivered import run_now
+from tests.tools.noted_connections import noted_in
 
 pytestmark = pytest.mark.django_db
 THREADS = pytest.mark.django_db(transaction=True)  # other threads see what is saved
@@ -299,18 +299,12 @@ def test_changes_keep_no_connection_between_two_looks(
     run = ProcessTreeManager.submit_tree("close")
     asked: list[str] = []
 
-    @contextmanager
-    def fresh_connections() -> Iterator[None]:
-        asked.append("begins")
-        yield
-        asked.append("ends")
-
     async def look() -> None:
         async for _ in runs.changes(run.run_id):
             break
 
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(waiting, "fresh_connections", fresh_connections)
+        monkeypatch.setattr(waiting, "fresh_connections", noted_in(asked))
         asyncio.run(look())
     assert asked == ["begins", "ends"]
 

@@ -27,6 +27,7 @@ from proctree_dagster.services.due_time_claims import (
     resume,
     take,
 )
+from tests.tools.replicas import Replicated
 from tests.tools.schedules import HOUR, MINUTE, Clock, register, row, update, utc
 
 SECOND = dt.timedelta(seconds=1)
@@ -1028,16 +1029,6 @@ def test_one_that_another_process_claims_between_is_its_own(
     lost = found[theirs.pk]
     assert isinstance(lost, Skip)
     assert "has just been requested" in lost.reason
-
-
-class Replicated:
-    """Reads from a replica, which may be stale, and writes to the primary."""
-
-    def db_for_read(self, model: Any, **hints: Any) -> str:
-        return "north"
-
-    def db_for_write(self, model: Any, **hints: Any) -> str:
-        return "default"
 
 
 @pytest.mark.django_db(databases=["default", "north"])

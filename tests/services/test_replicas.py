@@ -2,7 +2,6 @@
 
 import datetime as dt
 import uuid
-from typing import Any
 
 import pytest
 from dagster import DagsterInstance
@@ -24,21 +23,9 @@ from proctree_dagster.running import requested_runs, submissions
 from proctree_dagster.services import alert_delivery, alerts, backfills, run_outbox
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
+from tests.tools.replicas import Replicated
 
 pytestmark = pytest.mark.django_db(databases=["default", "north"])
-
-
-class Replicated:
-    """Reads from a replica that has seen nothing of late, and writes to the primary."""
-
-    def db_for_read(self, model: Any, **hints: Any) -> str:
-        return "north"
-
-    def db_for_write(self, model: Any, **hints: Any) -> str:
-        return "default"
-
-    def allow_relation(self, one: Any, other: Any, **hints: Any) -> bool:
-        return True
 
 
 @pytest.fixture

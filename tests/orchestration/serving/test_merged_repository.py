@@ -1,8 +1,6 @@
 """A project's own Dagster definitions are served beside the trees."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -33,6 +31,7 @@ from proctree_dagster.orchestration.runs import run_taking
 from proctree_dagster.orchestration.serving import merged_repository
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
+from tests.tools.noted_connections import noted_in
 
 pytestmark = pytest.mark.django_db
 
@@ -193,13 +192,7 @@ def test_the_worker_of_a_job_of_the_projects_own_keeps_no_connection(
 ) -> None:
     inside: list[str] = []
 
-    @contextmanager
-    def fresh_connections() -> Iterator[None]:
-        inside.append("begins")
-        yield
-        inside.append("ends")
-
-    monkeypatch.setattr(merged_repository, "fresh_connections", fresh_connections)
+    monkeypatch.setattr(merged_repository, "fresh_connections", noted_in(inside))
     monkeypatch.setattr(run_taking, "take_if_worker", lambda: inside.append("it"))
     repository.get_job("tidy")
     assert inside == ["begins", "it", "ends"]
