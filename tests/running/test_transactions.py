@@ -173,7 +173,7 @@ def test_a_due_time_of_tables_in_another_database_runs_once(tree: ProcessTree, o
 
 
 def test_links_are_checked_where_they_are_written_not_on_a_replica(settings: Settings) -> None:
-    settings.DATABASE_ROUTERS = ["tests.context.test_context_databases.Replicated"]
+    settings.DATABASE_ROUTERS = ["tests.tools.replicas.Replicated"]
     one, two = (ProcessTree.objects.create(name=name, processes=[]) for name in ("a", "b"))
     TreeLink.objects.bulk_create([TreeLink(source=one, target=two)])
     with pytest.raises(InvalidTree, match="in a circle"):
