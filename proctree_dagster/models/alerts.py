@@ -6,10 +6,11 @@ from django.utils.translation import gettext_lazy as _
 
 from ..domain.names import MAX_NAME_LENGTH
 from .fields import RowField
+from .primary import PrimaryModel
 from .trees import ProcessTree
 
 
-class EventCursor(models.Model):
+class EventCursor(PrimaryModel):
     """How far Dagster's events have been read: one row."""
 
     since = models.DateTimeField(
@@ -40,7 +41,7 @@ class EventCursor(models.Model):
         return str(self.looked_at)
 
 
-class Event(models.Model):
+class Event(PrimaryModel):
     """Something that has happened, once; receivers of the signal of its kind get it."""
 
     kind = models.CharField("kind", max_length=30)
@@ -76,7 +77,7 @@ class Event(models.Model):
         return f"{self.kind}: {self.subject}"
 
 
-class AlertState(models.Model):
+class AlertState(PrimaryModel):
     """How the runs of a tree go, for one customer of those in its runs' tags."""
 
     process_tree = models.ForeignKey(
@@ -113,7 +114,7 @@ class AlertDelivery(models.TextChoices):
     GIVEN_UP = "given up", _("given up")
 
 
-class Alert(models.Model):
+class Alert(PrimaryModel):
     """A message of something that went wrong, or is well again, to one recipient."""
 
     kind = models.CharField(_("kind"), max_length=30)

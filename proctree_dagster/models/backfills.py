@@ -12,6 +12,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from ..exceptions import ScheduleError
+from .primary import PrimaryModel
 from .schedules import ProcessTreeSchedule
 from .trees import ProcessTree
 
@@ -29,7 +30,7 @@ class BackfillState(models.TextChoices):
     DONE = "done", _("done")
 
 
-class Backfill(models.Model):
+class Backfill(PrimaryModel):
     """A run for each due time of a schedule from one moment to another, the oldest first.
 
     Its runs are rows of the outbox, a few at once; see ``services.backfills``.

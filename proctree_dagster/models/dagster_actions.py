@@ -3,8 +3,10 @@
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from .primary import PrimaryModel
 
-class DagsterAction(models.Model):
+
+class DagsterAction(PrimaryModel):
     """Something that a user has changed, or tried to change, through Dagster's UI (see ``web``)."""
 
     # No foreign key: a row outlives its user, and a project may have no model of users.

@@ -17,6 +17,7 @@ from django.utils.translation import gettext_lazy as _
 from .. import context as contexts
 from ..context import tagging
 from ..support.connections import open_transactions, writing
+from .primary import PrimaryModel
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +136,7 @@ def validate_timezone(value: str) -> None:
             ) from error
 
 
-class ClockFieldsModel(models.Model):
+class ClockFieldsModel(PrimaryModel):
     """A row with *clock fields*: ``save()`` writes these only where they were set on this object.
 
     Ticks and polls of other processes write them with ``update()``, such as a claim or a counter.

@@ -9,10 +9,11 @@ from django.utils.translation import gettext_lazy as _
 from ..domain import for_each as for_each_rules
 from ..domain.names import MAX_NAME_LENGTH
 from .fields import RowField
+from .primary import PrimaryModel
 from .validation import for_each_validation
 
 
-class ForEachModel(models.Model):
+class ForEachModel(PrimaryModel):
     """The columns of ``for_each`` and its options."""
 
     for_each = RowField(

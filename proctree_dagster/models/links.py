@@ -1,7 +1,7 @@
 """Links: which trees follow which others."""
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, ClassVar
 
 from django.core.exceptions import ValidationError
 from django.db import connections, models, router, transaction
@@ -12,10 +12,11 @@ from django.utils.translation import gettext_lazy as _
 
 from ..domain import families
 from ..exceptions import InvalidTree
+from .primary import PrimaryModel, PrimaryQuerySet
 from .trees import LinkKind, ProcessTree
 
 
-class TreeLinkQuerySet(models.QuerySet["TreeLink"]):
+class TreeLinkQuerySet(PrimaryQuerySet["TreeLink"]):
     """Links; every method that writes them refuses circles."""
 
     def reachable_from(self, trees: Iterable[int]) -> list[families.Link]:
@@ -87,10 +88,8 @@ class TreeLinkQuerySet(models.QuerySet["TreeLink"]):
         links = list(objs)
         # Compared without their keys, as a conflict may leave the saved links as they are.
         new = [TreeLink(source_id=link.source_id, target_id=link.target_id) for link in links]
-        # The alias of ``using()``, or where links are written: reads may go to a replica.
-        alias = getattr(self, "_db", None) or router.db_for_write(self.model)
-        with transaction.atomic(using=alias):
-            self.using(alias).refuse_circles(new)
+        with transaction.atomic(using=self.db):
+            self.using(self.db).refuse_circles(new)
             return super().bulk_create(links, *args, **kwargs)
 
     def update(self, **kwargs: Any) -> int:
@@ -116,7 +115,7 @@ class TreeLinkManager(models.Manager.from_queryset(TreeLinkQuerySet)):  # type: 
         return named.only("source", "target", "kind", "target__name", "target__job_name")
 
 
-class TreeLink(models.Model):
+class TreeLink(PrimaryModel):
     """One tree follows another."""
 
     source = models.ForeignKey(
@@ -135,7 +134,7 @@ class TreeLink(models.Model):
         _("kind"), max_length=10, choices=LinkKind.choices, default=LinkKind.DEPENDENT
     )
 
-    objects: TreeLinkManager = TreeLinkManager()
+    objects: ClassVar[TreeLinkManager] = TreeLinkManager()
     plain = TreeLinkQuerySet.as_manager()
 
     class Meta:

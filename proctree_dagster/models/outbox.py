@@ -8,6 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from ..domain.names import MAX_NAME_LENGTH
 from .backfills import Backfill
 from .fields import ContextField, RowField
+from .primary import PrimaryModel
 from .schedules import ProcessTreeSchedule
 from .trees import ProcessTree
 
@@ -21,7 +22,7 @@ class OutboxState(models.TextChoices):
     DROPPED = "dropped", _("dropped")
 
 
-class OutboxRun(models.Model):
+class OutboxRun(PrimaryModel):
     """A run that is to be created, with its future id; see ``services.run_outbox``."""
 
     run_id = models.UUIDField(_("run id"), unique=True, default=uuid.uuid4)

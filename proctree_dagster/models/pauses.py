@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.core.exceptions import ValidationError
 from django.db import models
@@ -12,13 +12,14 @@ from django.utils.translation import gettext_lazy as _
 
 from ..domain.pauses import Span
 from ..domain.texts import in_utc
+from .primary import PrimaryModel, PrimaryQuerySet
 from .trees import ProcessTree
 
 if TYPE_CHECKING:
     from .schedules import ProcessTreeSchedule
 
 
-class PauseQuerySet(models.QuerySet["Pause"]):
+class PauseQuerySet(PrimaryQuerySet["Pause"]):
     """Queries of pauses."""
 
     def active(self, now: dt.datetime) -> "PauseQuerySet":
@@ -48,7 +49,7 @@ class PauseQuerySet(models.QuerySet["Pause"]):
         return self.filter(is_on | dropping, since__lte=now)
 
 
-class Pause(models.Model):
+class Pause(PrimaryModel):
     """Holds scheduled runs for a while: of everything, of a tree, or of one schedule."""
 
     process_tree = models.ForeignKey(
@@ -88,7 +89,7 @@ class Pause(models.Model):
     made_by = models.CharField(_("made by"), max_length=150, blank=True, editable=False)
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
 
-    objects = PauseQuerySet.as_manager()
+    objects: ClassVar = PauseQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("pause")

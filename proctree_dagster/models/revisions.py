@@ -1,12 +1,13 @@
 """The content of each revision that a tree has had."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
 from ..domain.names import MAX_NAME_LENGTH
 from .fields import RowField
+from .primary import PrimaryModel, PrimaryQuerySet
 
 
 class Origin(models.TextChoices):
@@ -18,7 +19,7 @@ class Origin(models.TextChoices):
     SEEN = "seen", _("unknown: first seen when it ran, or by a sync")
 
 
-class Unchanging(models.QuerySet[Any]):
+class Unchanging(PrimaryQuerySet[Any]):
     """Queries of rows that never change."""
 
     def update(self, **kwargs: Any) -> int:
@@ -32,7 +33,7 @@ class Unchanging(models.QuerySet[Any]):
         raise TypeError("A revision can't be changed: it is what a tree was.")
 
 
-class TreeRevision(models.Model):
+class TreeRevision(PrimaryModel):
     """What a tree was, by the hash that the tags of its runs name."""
 
     # No foreign key: old runs need it after their tree was deleted, too.
@@ -47,7 +48,7 @@ class TreeRevision(models.Model):
         _("context"), default=dict, help_text=_("The default context that it had, as JSON.")
     )
 
-    objects = Unchanging.as_manager()
+    objects: ClassVar = Unchanging.as_manager()
 
     class Meta:
         default_permissions = ()
@@ -67,7 +68,7 @@ class TreeRevision(models.Model):
         super().save(*args, **kwargs)
 
 
-class TreeChange(models.Model):
+class TreeChange(PrimaryModel):
     """From when on a tree has had a revision, and who saved it. The latest one is the present."""
 
     job_name = models.CharField(_("job name"), max_length=MAX_NAME_LENGTH + 20)
@@ -76,7 +77,7 @@ class TreeChange(models.Model):
     origin = models.CharField(_("saved by"), max_length=10, choices=Origin.choices)
     who = models.CharField(_("user"), max_length=255, blank=True)
 
-    objects = Unchanging.as_manager()
+    objects: ClassVar = Unchanging.as_manager()
 
     class Meta:
         default_permissions = ()

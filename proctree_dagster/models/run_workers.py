@@ -3,8 +3,10 @@
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from .primary import PrimaryModel
 
-class RunWorker(models.Model):
+
+class RunWorker(PrimaryModel):
     """The process that has taken a run and executes it, with its last sign of life.
 
     Every time in it is the database's, so the clocks of several machines are never compared.

@@ -11,6 +11,7 @@ from django.utils.translation import gettext_lazy as _
 
 from ..domain import names
 from ..domain.run_tags import DEFAULT_SCHEDULE
+from .primary import PrimaryQuerySet
 
 if TYPE_CHECKING:
     from .schedules import ProcessTreeSchedule
@@ -35,7 +36,7 @@ class RunStatus(models.TextChoices):
     CANCELED = "canceled", _("canceled")
 
 
-class ProcessTreeScheduleQuerySet(models.QuerySet["ProcessTreeSchedule"]):
+class ProcessTreeScheduleQuerySet(PrimaryQuerySet["ProcessTreeSchedule"]):
     """Queries of schedules."""
 
     def overdue(

@@ -3,8 +3,10 @@
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
+from .primary import PrimaryModel
 
-class StepWorker(models.Model):
+
+class StepWorker(PrimaryModel):
     """An operating system's process that executes a step of a run, outside of the run's own."""
 
     run_id = models.CharField(_("run id"), max_length=36)

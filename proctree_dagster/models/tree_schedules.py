@@ -13,6 +13,7 @@ from django.db import models
 from ..domain import run_tags
 from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..domain.texts import explain
+from .primary import PrimaryModel
 
 if TYPE_CHECKING:
     from .schedules import ProcessTreeSchedule
@@ -93,7 +94,7 @@ def _does_not_exist() -> type[Exception]:
     return type("ScheduleDoesNotExist", kinds, {"__module__": __name__})
 
 
-class HasSchedules(models.Model):
+class HasSchedules(PrimaryModel):
     """A tree, as far as its schedules are concerned."""
 
     if TYPE_CHECKING:

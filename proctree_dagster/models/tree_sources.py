@@ -8,10 +8,11 @@ from django.utils.translation import gettext_lazy as _
 from ..domain.names import MAX_NAME_LENGTH
 from ..domain.tree_descriptions import OPERATORS_OWN, Path, TreeDescription
 from .fields import RowField
+from .primary import PrimaryModel
 from .trees import ProcessTree
 
 
-class TreeSource(models.Model):
+class TreeSource(PrimaryModel):
     """A tree that a function of an app's ``trees`` module declares (see ``tree_builder.sync``)."""
 
     process_tree = models.OneToOneField(
@@ -93,7 +94,7 @@ def place_of(path: Path) -> str:
     return SEPARATOR.join(path)
 
 
-class CodeSync(models.Model):
+class CodeSync(PrimaryModel):
     """The last sync with the code; its only row is the lock on which syncs wait for each other."""
 
     release = models.BigIntegerField(

@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.apps import apps
 from django.core.exceptions import ValidationError
@@ -20,6 +20,7 @@ from ..support.row_reading import readable, streamed
 from . import context_schema
 from .context_schema import ContextSchema
 from .fields import RowField, saved_by_code_field
+from .primary import PrimaryQuerySet
 from .tree_schedules import HasSchedules, with_their_schedules
 from .validation.tree_validation import unnameable, validate_tree
 
@@ -36,7 +37,7 @@ class LinkKind(models.TextChoices):
     SIBLING = "sibling", _("runs at the same time")
 
 
-class ProcessTreeQuerySet(models.QuerySet["ProcessTree"]):
+class ProcessTreeQuerySet(PrimaryQuerySet["ProcessTree"]):
     """Queries of trees."""
 
     def with_schedules(self) -> "ProcessTreeQuerySet":
@@ -252,7 +253,7 @@ class ProcessTree(HasSchedules):
     known_subscriptions: "Sequence[TriggerSubscription] | None" = None
     """Its subscriptions to triggers, if they were prefetched in the same way."""
 
-    objects = ProcessTreeQuerySet.as_manager()
+    objects: ClassVar = ProcessTreeQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("process tree")

@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Container, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -18,6 +18,7 @@ from ..exceptions import ContextError, ScheduleError, TriggerError
 from ..support.connections import writing
 from ..support.row_reading import readable
 from .fields import ClockFieldsModel, ContextField, TagsField
+from .primary import PrimaryModel, PrimaryQuerySet
 from .trees import ProcessTree
 from .validation import trigger_validation
 
@@ -40,7 +41,7 @@ class TriggerState(models.TextChoices):
     RESET = "reset", _("reset")
 
 
-class TriggerQuerySet(models.QuerySet["Trigger"]):
+class TriggerQuerySet(PrimaryQuerySet["Trigger"]):
     """Queries of triggers and subscriptions."""
 
     def subscribed(self) -> "TriggerQuerySet":
@@ -161,7 +162,7 @@ class Trigger(ClockFieldsModel):
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated at"), auto_now=True)
 
-    objects = TriggerQuerySet.as_manager()
+    objects: ClassVar = TriggerQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("trigger")
@@ -280,7 +281,7 @@ class Trigger(ClockFieldsModel):
 _OF_SUBSCRIPTION = ("trigger", "process_tree", "context", "tags", "enabled")
 
 
-class TriggerSubscriptionQuerySet(models.QuerySet["TriggerSubscription"]):
+class TriggerSubscriptionQuerySet(PrimaryQuerySet["TriggerSubscription"]):
     """Queries of triggers and subscriptions."""
 
     def with_names_of_trees(self) -> "TriggerSubscriptionQuerySet":
@@ -293,7 +294,7 @@ class TriggerSubscriptionQuerySet(models.QuerySet["TriggerSubscription"]):
         return self.select_related("trigger").only(*_OF_SUBSCRIPTION, "trigger__name")
 
 
-class TriggerSubscription(models.Model):
+class TriggerSubscription(PrimaryModel):
     """A tree that runs when a trigger fires."""
 
     trigger = models.ForeignKey(
@@ -317,7 +318,7 @@ class TriggerSubscription(models.Model):
     tags = TagsField(_("tags"), help_text=_("Tags of its runs, as JSON: a text by each name."))
     enabled = models.BooleanField(_("enabled"), default=True)
 
-    objects = TriggerSubscriptionQuerySet.as_manager()
+    objects: ClassVar = TriggerSubscriptionQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("trigger subscription")
@@ -380,7 +381,7 @@ class TriggerSubscription(models.Model):
         }
 
 
-class TriggerPassage(models.Model):
+class TriggerPassage(PrimaryModel):
     """When a process that waits for a schedule last completed; see ``process_gate.Gate``."""
 
     trigger = models.ForeignKey(Trigger, on_delete=models.CASCADE, related_name="passages")

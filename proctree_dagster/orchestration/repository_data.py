@@ -24,7 +24,7 @@ from dagster import (
     ScheduleDefinition,
     SensorDefinition,
 )
-from django.db import DatabaseError, router
+from django.db import DatabaseError
 from django.db.models import prefetch_related_objects
 
 from .. import functions
@@ -34,7 +34,6 @@ from ..domain.texts import explain
 from ..exceptions import FunctionError
 from ..models import (
     ProcessTree,
-    ProcessTreeQuerySet,
     ProcessTreeSchedule,
     TreeLink,
     TriggerSubscription,
@@ -137,7 +136,7 @@ class LiveRepositoryData(RepositoryData):
         if job_name.startswith("__ASSET_JOB"):
             return False
         with fresh_connections():
-            is_there = _rows().filter(job_name=job_name).exists()
+            is_there = ProcessTree.objects.filter(job_name=job_name).exists()
         return is_there or job_name in self._snapshot()
 
     def get_job(self, job_name: str) -> JobDefinition:
@@ -285,7 +284,7 @@ class LiveRepositoryData(RepositoryData):
 
     def _fresh(self, job_name: str) -> ProcessTree | None:
         """Return a tree as its row is now, with its default schedule alone."""
-        rows = _rows().filter(job_name=job_name)
+        rows = ProcessTree.objects.filter(job_name=job_name)
         try:
             return rows.with_default_schedule().first()
         except UNREADABLE:
@@ -307,7 +306,7 @@ class LiveRepositoryData(RepositoryData):
         # Needed for a revision, not for a tick.
         if row.known_subscriptions is None:
             prefetch_related_objects([row], "links_out")
-            subscriptions = row.subscriptions.using(row._state.db)
+            subscriptions = row.subscriptions
             row.known_subscriptions = readable(subscriptions.with_names_of_triggers())
         return row
 
@@ -391,11 +390,6 @@ class LiveRepositoryData(RepositoryData):
             except Exception:  # a translator's error must not make the schedule vanish
                 logger.exception("The schedule of %r can't be translated.", schedule.title)
                 return ProcessTreeTranslator().schedule(schedule)
-
-
-def _rows() -> ProcessTreeQuerySet:
-    """Return the trees from the database that is written, as a replica may be stale."""
-    return ProcessTree.objects.using(router.db_for_write(ProcessTree))
 
 
 def _schedules(rows: Mapping[str, ProcessTree]) -> list[ProcessTreeSchedule]:

@@ -16,7 +16,6 @@ from ..support.call_context import carried
 from ..support.connections import (
     in_any_transaction,
     in_transaction,
-    on_primary,
     own_connections,
 )
 from . import results, tree_runs
@@ -120,7 +119,7 @@ def _run_after(
             if not _has_succeeded(run):
                 return results.not_run(name, f"Not run: {each!r} did not succeed.")
         # By its key: it may have been renamed since, and another have taken its name.
-        row = on_primary(ProcessTree).filter(pk=planned.tree.pk).first()
+        row = ProcessTree.objects.filter(pk=planned.tree.pk).first()
         if row is None:
             raise TreeNotFound(f"There is no process tree called {name!r} any more.")
         return tree_runs.execute_row(

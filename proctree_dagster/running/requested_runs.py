@@ -13,7 +13,6 @@ from ..domain import run_tags as tags
 from ..domain.runs import RunQuery, RunSummary
 from ..models import OutboxRun, OutboxState
 from ..services import run_keys, run_outbox, webserver
-from ..support.connections import on_primary
 from ..support.row_reading import UNREADABLE, readable
 
 REQUESTED = "requested"
@@ -43,8 +42,8 @@ def waiting(query: RunQuery, most: int) -> list[RunSummary]:
 
 def _rows(query: RunQuery) -> QuerySet[OutboxRun]:
     """Return what the database compares."""
-    rows = OutboxRun.objects.filter(state=OutboxState.WAITING).select_related("process_tree")
-    rows = run_keys.with_those_before(rows)
+    waiting = OutboxRun.objects.filter(state=OutboxState.WAITING).select_related("process_tree")
+    rows = run_keys.with_those_before(waiting)
     if query.job_name:
         rows = rows.filter(process_tree__job_name=query.job_name)
     if query.since is not None:
@@ -99,10 +98,9 @@ def summaries(run_ids: list[str]) -> list[RunSummary]:
 
 def find(run_id: str) -> OutboxRun | None:
     """Return the row of a run, whatever its state is; ``None`` if it has none or is unreadable."""
-    rows = on_primary(OutboxRun).filter(run_id__in=_ids([run_id])).select_related("process_tree")
-    rows = run_keys.with_those_before(rows)
+    rows = OutboxRun.objects.filter(run_id__in=_ids([run_id])).select_related("process_tree")
     try:
-        return rows.first()
+        return run_keys.with_those_before(rows).first()
     except UNREADABLE:
         return None
 

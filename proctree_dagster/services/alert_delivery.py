@@ -80,8 +80,7 @@ def _lease(alert: Alert) -> bool:
     until = timezone.now() + LEASE
     if not waiting.update(not_before=until, attempts=F("attempts") + 1):
         return False
-    # Events may have been counted in it until now, of which a replica may not know.
-    alert.refresh_from_db(using=router.db_for_write(Alert))
+    alert.refresh_from_db(using=router.db_for_write(Alert))  # events were counted until now
     return True
 
 

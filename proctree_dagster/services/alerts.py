@@ -19,7 +19,6 @@ from ..domain.run_events import RunEvent
 from ..domain.runs import RunSummary
 from ..domain.tree_alerts import TreeAlerts
 from ..models import Alert, AlertDelivery, AlertState, Event, ProcessTree
-from ..support.connections import on_primary
 
 LONGEST_CAUSE = 300
 LONGEST_RECIPIENT = 320
@@ -151,7 +150,7 @@ def _add_to(
     at: dt.datetime,
     now: dt.datetime,
 ) -> None:
-    same = on_primary(Alert).filter(tree=name, kind=kind, cause=cause, recipient=recipient)
+    same = Alert.objects.filter(tree=name, kind=kind, cause=cause, recipient=recipient)
     waiting = same.filter(state=AlertDelivery.WAITING, attempts=0).first()
     if waiting is not None and _count(waiting, facts, at):
         return

@@ -20,7 +20,7 @@ from ..domain import run_tags as tags
 from ..exceptions import ScheduleError
 from ..models import Backfill, BackfillState, OutboxRun, ProcessTreeSchedule
 from ..models.context_schema import SCHEDULED_FOR
-from ..support.connections import on_primary, writing
+from ..support.connections import writing
 
 CHUNK = 100
 """How many due times one pass considers at most."""
@@ -125,7 +125,7 @@ def request(pk: int, has_run: HasRun) -> list[str]:
 
 def unfinished(backfill: Backfill) -> int:
     """Return how many requested runs of a backfill have not ended, as far as Django knows."""
-    return on_primary(OutboxRun).filter(backfill=backfill, key_held__isnull=False).count()
+    return OutboxRun.objects.filter(backfill=backfill, key_held__isnull=False).count()
 
 
 def _running(pk: int, lock_on: str | None = None) -> Backfill | None:

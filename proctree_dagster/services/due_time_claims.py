@@ -21,7 +21,7 @@ from ..domain.texts import in_utc
 from ..models import Pause, ProcessTreeSchedule, RunStatus
 from ..models.context_schema import SCHEDULED_FOR
 from ..models.pauses import in_words
-from ..support.connections import on_primary, writing
+from ..support.connections import writing
 from ..support.row_reading import readable
 from . import due_drops
 
@@ -91,11 +91,6 @@ class Taken:
         )
 
 
-def _rows() -> Any:
-    """Return the schedules: to a stale replica an open claim may look closed."""
-    return on_primary(ProcessTreeSchedule)
-
-
 def request(schedule_id: int, at: dt.datetime, history: History) -> Due | Skip:
     """Decide whether a schedule's tree is to run now, and claim the due time if it is.
 
@@ -109,7 +104,7 @@ def request(schedule_id: int, at: dt.datetime, history: History) -> Due | Skip:
         Queried for an open claim, and for a last run that may still be running.
     """
     now = timezone.now()
-    schedules = _rows().select_related("process_tree").with_pauses(now)
+    schedules = ProcessTreeSchedule.objects.select_related("process_tree").with_pauses(now)
     schedule = schedules.filter(pk=schedule_id).first()
     if schedule is None:
         return Skip("The tree or its schedule was deleted.")
@@ -176,7 +171,7 @@ def _decide_simple_ones(
     ticks: Mapping[int, dt.datetime],
 ) -> dict[int, Due | Skip | Exception]:
     now = timezone.now()
-    found = _rows().select_related("process_tree").with_pauses(now)
+    found = ProcessTreeSchedule.objects.select_related("process_tree").with_pauses(now)
     # In the order of their keys, so that two processes do not wait for each other.
     schedules = readable(found.filter(pk__in=list(ticks)).order_by("pk"))
     simple = [each for each in schedules if _is_simple(each, ticks[each.pk], now)]
@@ -261,7 +256,9 @@ def take(
     Taken or Skip
         ``Skip`` with the reason if the claim is not the run's, so that it must not continue.
     """
-    schedules = _rows().filter(process_tree__job_name=job_name, name=schedule_name)
+    schedules = ProcessTreeSchedule.objects.filter(
+        process_tree__job_name=job_name, name=schedule_name
+    )
     for _ in range(MOST_TRIES):
         schedule = schedules.first()
         if schedule is None:
@@ -277,11 +274,9 @@ def take(
         if schedule.next_run is not None and schedule.next_run <= now:
             # The run covers the due times that passed while its claim was open.
             changes["next_run"] = schedule.due_after(now)
-        taken = (
-            _rows()
-            .filter(pk=schedule.pk, enabled=True, claim=due, next_run=schedule.next_run)
-            .update(**changes)
-        )
+        taken = ProcessTreeSchedule.objects.filter(
+            pk=schedule.pk, enabled=True, claim=due, next_run=schedule.next_run
+        ).update(**changes)
         if taken:
             return Taken(due, schedule.due_times(due, now, MOST_COUNTED + 1))
         _rewrite(schedule)  # or the row was changed meanwhile: try again
@@ -290,13 +285,13 @@ def take(
 
 def resume(due: dt.datetime, run_id: str, worker: str) -> Taken:
     """Record another worker for a run that has taken its claim and is resumed."""
-    _rows().filter(last_run_id=run_id).update(last_run_worker=worker)
+    ProcessTreeSchedule.objects.filter(last_run_id=run_id).update(last_run_worker=worker)
     return Taken(due, 1)
 
 
 def end(run_id: str, status: RunStatus) -> None:
     """Record the outcome of a run that took its claim."""
-    _rows().filter(last_run_id=run_id).update(last_run_status=status)
+    ProcessTreeSchedule.objects.filter(last_run_id=run_id).update(last_run_status=status)
 
 
 def _taken_or_skipped(schedule: ProcessTreeSchedule, due: dt.datetime, run_id: str) -> Taken | Skip:
@@ -317,7 +312,7 @@ def look_at_last_run(schedule: ProcessTreeSchedule, history: History) -> None:
     status = history.of_run(schedule.last_run_id, schedule.last_run_worker)
     if status != RunStatus.STARTED:
         schedule.last_run_status = status
-        mine = _rows().filter(pk=schedule.pk, last_run_id=schedule.last_run_id)
+        mine = ProcessTreeSchedule.objects.filter(pk=schedule.pk, last_run_id=schedule.last_run_id)
         mine.update(last_run_status=status)
 
 
@@ -326,7 +321,7 @@ def _align(schedule: ProcessTreeSchedule) -> None:
     before = schedule.next_run_rule
     changed = schedule.align(timezone.now())
     if changed:
-        _rows().filter(pk=schedule.pk, next_run_rule=before).update(
+        ProcessTreeSchedule.objects.filter(pk=schedule.pk, next_run_rule=before).update(
             **{field: getattr(schedule, field) for field in changed}
         )
 
@@ -335,7 +330,7 @@ def _pass_over(schedule: ProcessTreeSchedule, at: dt.datetime) -> None:
     """Advance a disabled schedule's ``next_run``, and withdraw its open claim."""
     overdue = schedule.next_run is None or schedule.next_run <= at
     if overdue or schedule.claim is not None:
-        _rows().filter(pk=schedule.pk, enabled=False).update(
+        ProcessTreeSchedule.objects.filter(pk=schedule.pk, enabled=False).update(
             next_run=schedule.due_after(at) if overdue else schedule.next_run,
             claim=None,
             claimed_at=None,
@@ -349,7 +344,7 @@ def _look_at_claim(
     claim, claimed_at = schedule.claim, schedule.claimed_at
     assert claim is not None
     progress = history.of_claim(claim)
-    mine = _rows().filter(pk=schedule.pk, claim=claim)
+    mine = ProcessTreeSchedule.objects.filter(pk=schedule.pk, claim=claim)
     if progress == "under way":
         return Skip(f"The run for {_say(claim)} is on its way.")
     if progress == "finished":
@@ -388,21 +383,17 @@ def _claim(schedule: ProcessTreeSchedule, at: dt.datetime) -> Due | Skip:
 def _win(schedule: ProcessTreeSchedule, at: dt.datetime) -> dt.datetime | None:
     """Return the due time that was claimed; ``None`` if the row is not what was read."""
     due = schedule.next_run or at
-    won = (
-        _rows()
-        .filter(
-            pk=schedule.pk,
-            enabled=True,
-            claim=None,
-            next_run=schedule.next_run,
-            next_run_rule=schedule.next_run_rule,
-        )
-        .update(
-            last_run=at,
-            next_run=schedule.due_after(at),
-            claim=due,
-            claimed_at=timezone.now(),
-        )
+    won = ProcessTreeSchedule.objects.filter(
+        pk=schedule.pk,
+        enabled=True,
+        claim=None,
+        next_run=schedule.next_run,
+        next_run_rule=schedule.next_run_rule,
+    ).update(
+        last_run=at,
+        next_run=schedule.due_after(at),
+        claim=due,
+        claimed_at=timezone.now(),
     )
     return due if won else None
 

@@ -58,7 +58,7 @@ def _tried(name: str, check: Callable[[dt.datetime], Check], now: dt.datetime) -
 
 def check_database(now: dt.datetime) -> Check:
     """Check that the database answers, and has the tables."""
-    alias = router.db_for_read(ProcessTree)
+    alias = router.db_for_write(ProcessTree)
     with connections[alias].cursor() as cursor:
         cursor.execute("SELECT 1")
     trees = ProcessTree.objects.count()

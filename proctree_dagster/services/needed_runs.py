@@ -12,10 +12,9 @@ from ..models import (
     OutboxRun,
     OutboxState,
     ProcessTreeSchedule,
+    RunWorker,
 )
-from ..support.connections import on_primary
 from .run_outbox import OPEN
-from .run_workers import rows as run_workers
 
 
 @dataclass(frozen=True)
@@ -44,15 +43,13 @@ def by_django(runs: Sequence[EndedRun]) -> dict[str, str]:
 
 def _reasons(runs: Sequence[EndedRun]) -> Iterator[tuple[str, str]]:
     ids = [run.run_id for run in runs]
-    rows = on_primary(OutboxRun).filter(
-        Q(state__in=OPEN) | Q(key_held__isnull=False), run_id__in=ids
-    )
+    rows = OutboxRun.objects.filter(Q(state__in=OPEN) | Q(key_held__isnull=False), run_id__in=ids)
     for row in rows.values_list("run_id", flat=True):
         yield str(row), "its row of the outbox is not closed"
-    working = run_workers().filter(run_id__in=ids, ended_at=None)
+    working = RunWorker.objects.filter(run_id__in=ids, ended_at=None)
     for run_id in working.values_list("run_id", flat=True):
         yield run_id, "its process has not ended"
-    last = on_primary(ProcessTreeSchedule).filter(last_run_id__in=ids)
+    last = ProcessTreeSchedule.objects.filter(last_run_id__in=ids)
     for run_id in last.values_list("last_run_id", flat=True):
         yield run_id, "it is the last run of its schedule"
     yield from _of_families(runs)
@@ -62,7 +59,7 @@ def _reasons(runs: Sequence[EndedRun]) -> Iterator[tuple[str, str]]:
 def _of_families(runs: Sequence[EndedRun]) -> Iterator[tuple[str, str]]:
     """Yield the runs of families of which others wait, or were dropped and may be revived."""
     families = {run.family for run in runs if run.family}
-    rows = on_primary(OutboxRun).filter(family__in=families, state__in=(*OPEN, OutboxState.DROPPED))
+    rows = OutboxRun.objects.filter(family__in=families, state__in=(*OPEN, OutboxState.DROPPED))
     waiting = set(rows.values_list("family", flat=True)) if families else set()
     for run in runs:
         if run.family in waiting:
@@ -85,9 +82,7 @@ def _of_due_times(runs: Sequence[EndedRun]) -> Iterator[tuple[str, str]]:
 
 
 def _claims(jobs: Iterable[str]) -> Iterable[tuple[str, str, dt.datetime | None]]:
-    rows = on_primary(ProcessTreeSchedule).filter(
-        process_tree__job_name__in=jobs, claim__isnull=False
-    )
+    rows = ProcessTreeSchedule.objects.filter(process_tree__job_name__in=jobs, claim__isnull=False)
     return rows.values_list("process_tree__job_name", "name", "claim")
 
 
@@ -95,7 +90,7 @@ _Range = tuple[dt.datetime, dt.datetime]
 
 
 def _ranges(jobs: Iterable[str]) -> Iterable[tuple[str, str, dt.datetime, dt.datetime]]:
-    rows = on_primary(Backfill).filter(schedule__process_tree__job_name__in=jobs)
+    rows = Backfill.objects.filter(schedule__process_tree__job_name__in=jobs)
     rows = rows.exclude(state=BackfillState.DONE)
     return rows.values_list("schedule__process_tree__job_name", "schedule__name", "first", "last")
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from django.db import models, router
+from django.db import models
 from django.db.models import Exists, Max, OuterRef, Q
 
 from ..domain.pace import Pace
@@ -57,7 +57,7 @@ def find(rules: Rules, now: dt.datetime, named: NamedByRuns) -> Iterator[OldRows
 
 def delete(old: OldRows, pace: Pace) -> int:
     """Delete rows, a few at once; return how many."""
-    rows = old.model._base_manager.using(router.db_for_write(old.model)).filter(old.still)
+    rows = old.model._base_manager.filter(old.still)
     begin, count = 0, 0
     while begin < len(old.keys) and not pace.is_over:
         chunk = list(old.keys[begin : begin + pace.size])
@@ -68,7 +68,7 @@ def delete(old: OldRows, pace: Pace) -> int:
 
 
 def _keys(rows: "models.QuerySet[Any]") -> Sequence[Any]:
-    return list(rows.using(router.db_for_write(rows.model)).values_list("pk", flat=True))
+    return list(rows.values_list("pk", flat=True))
 
 
 def _of_revisions(before: dt.datetime, named: NamedByRuns) -> Iterator[OldRows]:

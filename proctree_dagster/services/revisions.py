@@ -126,7 +126,7 @@ def see(job_name: str, revision: str | None = None) -> None:
         with fresh_connections():
             if (
                 revision is not None
-                and _latest(router.db_for_read(TreeChange), job_name) == revision
+                and _latest(router.db_for_write(TreeChange), job_name) == revision
             ):
                 return
             with writing(TreeChange) as alias:

@@ -27,7 +27,7 @@ from ..models import OutboxRun, OutboxState, ProcessTree, ProcessTreeSchedule
 from ..models.pauses import in_words
 from ..models.validation import for_each_validation
 from ..support.call_context import isolated
-from ..support.connections import on_primary, writing
+from ..support.connections import writing
 from ..support.row_reading import readable
 from . import pauses, run_keys, run_outbox, trigger_evaluation
 from .due_time_claims import Due, Skip
@@ -218,7 +218,7 @@ def _key(schedule: ProcessTreeSchedule, row: EachRow) -> str:
 def _unfinished(keys: Iterable[str]) -> dict[str, str]:
     """Return which keys have unfinished runs: ``waiting`` if one waits, else ``going``."""
     wanted, found = list(keys), dict[str, str]()
-    rows = on_primary(OutboxRun)
+    rows = OutboxRun.objects
     for start in range(0, len(wanted), BATCH):
         chunk = rows.filter(run_keys.UNFINISHED, key__in=wanted[start : start + BATCH])
         for key, held, state in chunk.values_list("key", "key_held", "state"):

@@ -16,7 +16,6 @@ from django.db.models.functions import NullIf
 
 from ..models import OutboxRun, OutboxState
 from ..support import isolation
-from ..support.connections import on_primary
 from .run_outbox import OPEN
 
 UNFINISHED = Q(state__in=OPEN) | Q(key_held__isnull=False)
@@ -44,7 +43,7 @@ def unfinished(key: str) -> "QuerySet[OutboxRun]":
 
     In a test the recorded ones: they never end.
     """
-    rows = on_primary(OutboxRun).filter(key=key)
+    rows = OutboxRun.objects.filter(key=key)
     if isolation.is_active():
         return rows.filter(reason=isolation.RECORDED).order_by("pk")
     return rows.filter(UNFINISHED).order_by(F("key_held").asc(nulls_last=True), "pk")
@@ -62,7 +61,7 @@ def with_those_before(rows: "QuerySet[OutboxRun]") -> "QuerySet[OutboxRun]":
 
 def in_line(keys: Iterable[str], now: dt.datetime) -> "QuerySet[OutboxRun]":
     """Return the rows that wait for these keys, in their order; not those of a later time."""
-    rows = on_primary(OutboxRun).filter(key__in=set(keys), state=OutboxState.WAITING)
+    rows = OutboxRun.objects.filter(key__in=set(keys), state=OutboxState.WAITING)
     return due(rows, now).order_by("pk")
 
 
@@ -75,7 +74,7 @@ def firsts(keys: Iterable[str], now: dt.datetime) -> dict[str, int]:
     """Return the primary key of the row whose turn it is, by key: it holds the key, or is first."""
     wanted = set(keys)
     first = in_line(wanted, now).order_by().values_list("key").annotate(Min("pk"))
-    held = on_primary(OutboxRun).filter(key_held__in=wanted).values_list("key_held", "pk")
+    held = OutboxRun.objects.filter(key_held__in=wanted).values_list("key_held", "pk")
     return {**dict(first), **dict(held)}
 
 
@@ -98,9 +97,7 @@ def release(row: OutboxRun) -> None:
 def drop_replaced(row: OutboxRun, now: dt.datetime) -> None:
     """Drop the rows before one that replaces them, unless another process delivers them now."""
     free = Q(leased_until=None) | Q(leased_until__lte=now)
-    before = on_primary(OutboxRun).filter(
-        free, key=row.key, state=OutboxState.WAITING, pk__lt=row.pk
-    )
+    before = OutboxRun.objects.filter(free, key=row.key, state=OutboxState.WAITING, pk__lt=row.pk)
     if before.exists():  # on SQLite an UPDATE takes the write lock
         before.update(
             state=OutboxState.DROPPED,

@@ -26,7 +26,7 @@ from ..domain.submissions import Submission
 from ..models import OutboxRun, OutboxState, ProcessTree, default_schedules
 from ..process import tracing
 from ..support import isolation
-from ..support.connections import on_primary, writing
+from ..support.connections import writing
 from ..support.row_reading import readable
 
 LEASE = dt.timedelta(seconds=60)
@@ -186,7 +186,7 @@ def is_open(until: dt.datetime | None = None) -> bool:
 
 def _to_look_at(until: dt.datetime | None = None) -> models.QuerySet[OutboxRun]:
     """Return the rows that are not in a final state, or hold a key; not those of a later time."""
-    rows = on_primary(OutboxRun).filter(Q(state__in=OPEN) | Q(key_held__isnull=False))
+    rows = OutboxRun.objects.filter(Q(state__in=OPEN) | Q(key_held__isnull=False))
     return rows.exclude(state=OutboxState.WAITING, run_after__gt=until or timezone.now())
 
 

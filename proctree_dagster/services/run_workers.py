@@ -20,7 +20,6 @@ from django.db.models.functions import Now
 
 from .. import conf
 from ..models import RunWorker
-from ..support.connections import on_primary
 from ..support.os_processes import Identity, State
 
 RETENTION = dt.timedelta(days=1)
@@ -59,11 +58,6 @@ def beat_seconds() -> float:
     return min(5.0, conf.current().LOST_AFTER / BEATS)
 
 
-def rows() -> "models.QuerySet[RunWorker]":
-    """Return the rows from the database that is written, as a replica may be stale."""
-    return on_primary(RunWorker)
-
-
 def database() -> str:
     """Return the alias of the database that holds the rows."""
     return router.db_for_write(RunWorker)
@@ -89,7 +83,7 @@ def take(run_id: str, worker: Identity, *, dedicated: bool, resumed: bool = Fals
         Whether the run is resumed after its worker was lost: it may be taken from that worker.
     """
     fields = {**_fields(worker), "is_dedicated": dedicated}
-    row, created = rows().get_or_create(
+    row, created = RunWorker.objects.get_or_create(
         run_id=run_id, defaults={**fields, "taken_at": Now(), "beat_at": Now()}
     )
     if created or (worker_of(row) == worker and row.ended_at is None):
@@ -97,7 +91,7 @@ def take(run_id: str, worker: Identity, *, dedicated: bool, resumed: bool = Fals
     if not resumed or not _has_lost(now_of(row)):
         return False
     again = {"taken_at": Now(), "beat_at": Now(), "suspected_at": None, "ended_at": None}
-    mine = rows().filter(pk=row.pk, beats=row.beats, **_fields(worker_of(row)))
+    mine = RunWorker.objects.filter(pk=row.pk, beats=row.beats, **_fields(worker_of(row)))
     return bool(mine.update(**fields, **again, beats=F("beats") + 1))
 
 
@@ -112,33 +106,33 @@ def _has_lost(row: RunWorker) -> bool:
 
 def beat(run_id: str, worker: Identity) -> Order:
     """Record a sign of life of a worker, and return what it is to do."""
-    mine = rows().filter(run_id=run_id, **_fields(worker))
+    mine = RunWorker.objects.filter(run_id=run_id, **_fields(worker))
     if mine.filter(ended_at=None).update(beat_at=Now(), beats=F("beats") + 1, suspected_at=None):
         asked = mine.filter(cancel_requested_at__isnull=False).exists()
         return Order.CANCEL if asked else Order.GO_ON
     # Without a row nothing was decided about the run: the table was emptied.
-    return Order.GIVEN_UP if rows().filter(run_id=run_id).exists() else Order.GO_ON
+    return Order.GIVEN_UP if RunWorker.objects.filter(run_id=run_id).exists() else Order.GO_ON
 
 
 def end(run_id: str, worker: Identity) -> None:
     """Record that a worker has ended."""
-    rows().filter(run_id=run_id, ended_at=None, **_fields(worker)).update(ended_at=Now())
+    RunWorker.objects.filter(run_id=run_id, ended_at=None, **_fields(worker)).update(ended_at=Now())
 
 
 def forget(run_id: str, worker: Identity) -> None:
     """Delete the row of an in-process run, which no other process can start."""
-    rows().filter(run_id=run_id, **_fields(worker)).delete()
+    RunWorker.objects.filter(run_id=run_id, **_fields(worker)).delete()
 
 
 def request_cancel(run_id: str) -> bool:
     """Request the end of a run from its worker, on any host; return whether this request is new."""
-    open_rows = rows().filter(run_id=run_id, ended_at=None, cancel_requested_at=None)
+    open_rows = RunWorker.objects.filter(run_id=run_id, ended_at=None, cancel_requested_at=None)
     return bool(open_rows.update(cancel_requested_at=Now()))
 
 
 def suspect(row: RunWorker) -> bool:
     """Mark a worker as silent, unless it has given a sign of life since ``row`` was read."""
-    same = rows().filter(pk=row.pk, beats=row.beats, ended_at=None, suspected_at=None)
+    same = RunWorker.objects.filter(pk=row.pk, beats=row.beats, ended_at=None, suspected_at=None)
     return bool(same.update(suspected_at=Now()))
 
 
@@ -147,7 +141,7 @@ def give_up(row: RunWorker) -> bool:
 
     If it still lives, it learns of this with its next sign of life, and ends.
     """
-    same = rows().filter(pk=row.pk, beats=row.beats, ended_at=None)
+    same = RunWorker.objects.filter(pk=row.pk, beats=row.beats, ended_at=None)
     return bool(same.update(ended_at=Now()))
 
 
@@ -155,13 +149,13 @@ def shut(run_id: str) -> bool:
     """Bar a run that no worker has taken from being taken; return False if one has it."""
     now = {"taken_at": Now(), "beat_at": Now(), "ended_at": Now()}
     with transaction.atomic(using=database()):
-        _, created = rows().get_or_create(run_id=run_id, defaults=now)
+        _, created = RunWorker.objects.get_or_create(run_id=run_id, defaults=now)
     return created
 
 
 def prune() -> int:
     """Delete the rows of ended runs after the retention period; return how many."""
-    old = rows().filter(ended_at__lt=Now() - RETENTION)
+    old = RunWorker.objects.filter(ended_at__lt=Now() - RETENTION)
     if not old.exists():  # a DELETE of nothing takes SQLite's write lock, too
         return 0
     return old.delete()[0]
@@ -174,7 +168,7 @@ def with_now(found: "models.QuerySet[RunWorker]") -> "models.QuerySet[RunWorker]
 
 def now_of(row: RunWorker) -> RunWorker:
     """Read a row again, with the database's time."""
-    return with_now(rows()).get(pk=row.pk)
+    return with_now(RunWorker.objects.all()).get(pk=row.pk)
 
 
 def silence_of(row: RunWorker) -> float:

@@ -12,7 +12,6 @@ from django.db.models import F
 from django.utils import timezone
 
 from ..models import StepWorker
-from ..support.connections import on_primary
 
 RETENTION = dt.timedelta(days=30)
 """How long the rows of a killed run are retained; every other run deletes its own."""
@@ -33,7 +32,7 @@ def take(run_id: str, step_key: str, attempt: int, worker: str) -> StepWorker | 
         The process, as text.
     """
     with transaction.atomic(using=router.db_for_write(StepWorker)):
-        row, created = _rows().get_or_create(
+        row, created = StepWorker.objects.get_or_create(
             run_id=run_id, step_key=step_key, attempt=attempt, defaults={"worker": worker}
         )
     return row if created else None
@@ -41,26 +40,21 @@ def take(run_id: str, step_key: str, attempt: int, worker: str) -> StepWorker | 
 
 def beat(row: StepWorker) -> None:
     """Record a sign of life."""
-    _rows().filter(pk=row.pk).update(beats=F("beats") + 1)
+    StepWorker.objects.filter(pk=row.pk).update(beats=F("beats") + 1)
 
 
 def end(row: StepWorker) -> None:
     """Record that the step has ended, successfully or not."""
-    _rows().filter(pk=row.pk).update(ended_at=timezone.now())
+    StepWorker.objects.filter(pk=row.pk).update(ended_at=timezone.now())
 
 
 def of_run(run_id: str) -> list[StepWorker]:
     """Return the workers that have taken steps of a run, in the order of taking."""
-    return list(_rows().filter(run_id=run_id).order_by("pk"))
+    return list(StepWorker.objects.filter(run_id=run_id).order_by("pk"))
 
 
 def forget(run_id: str) -> None:
     """Delete the rows of an ended run, and all rows older than the retention period."""
-    _rows().filter(
+    StepWorker.objects.filter(
         models.Q(run_id=run_id) | models.Q(started_at__lt=timezone.now() - RETENTION)
     ).delete()
-
-
-def _rows() -> "models.QuerySet[StepWorker]":
-    """Return the rows from the database that is written, as a replica may be stale."""
-    return on_primary(StepWorker)

@@ -3,19 +3,8 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import TypeVar
 
 from django.db import connections, models, router, transaction
-
-Row = TypeVar("Row", bound=models.Model)
-
-
-def on_primary(model: type[Row]) -> "models.QuerySet[Row]":
-    """Return a model's rows in the database that is written: a replica may be stale.
-
-    What a row decides is decided by the row as it is.
-    """
-    return model._default_manager.using(router.db_for_write(model))
 
 
 @contextmanager

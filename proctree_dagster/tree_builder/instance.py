@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from django.db import IntegrityError, router
+from django.db import IntegrityError
 
 from .. import context as contexts
 from .. import functions, triggers
@@ -353,7 +353,7 @@ class ProcessTreeInstance(TreeDraft):
         The row that was saved or loaded may no longer exist, after a deletion or a rollback, and
         another tree may have its key by now.
         """
-        trees = ProcessTree.objects.using(router.db_for_write(ProcessTree))
+        trees = ProcessTree.objects
         found = None
         if declaring.current() is not None:
             return None

@@ -252,7 +252,7 @@ def declaring_apps(labels: Collection[str] | None = None) -> set[str]:
 
 def _plan(declared: DeclaredTree) -> _Plan:
     """Compare a declared tree with its rows."""
-    rows = ProcessTree.objects.using(router.db_for_write(ProcessTree))
+    rows = ProcessTree.objects
     report = TreeSync(declared.name, declared.function)
     row = rows.filter(name=declared.name).first()
     before = declared.renamed_from

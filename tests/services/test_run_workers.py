@@ -467,7 +467,7 @@ class TestRows:
 
     def row(self, **changes: object) -> RunWorker:
         RunWorker.objects.filter(run_id="run").update(**changes)
-        return run_workers.with_now(run_workers.rows()).get(run_id="run")
+        return run_workers.with_now(RunWorker.objects.all()).get(run_id="run")
 
     def test_the_first_one_takes_a_run(self) -> None:
         assert run_workers.take("run", self.here(), dedicated=True)

@@ -5,7 +5,6 @@ from dagster import DagsterInstance, DagsterRun, RunsFilter
 from ...domain import run_tags as tags
 from ...exceptions import RunNotFound
 from ...models import OutboxRun
-from ...support.connections import on_primary
 from ...support.row_reading import readable
 from . import outbox_delivery
 
@@ -55,5 +54,5 @@ def _retry_of(instance: DagsterInstance, run: DagsterRun) -> DagsterRun | None:
 
 def _will_be_made_anew(instance: DagsterInstance, run: DagsterRun) -> bool:
     """Return whether the outbox will make another run, as this one failed before its start."""
-    rows = list(readable(on_primary(OutboxRun).filter(run_id=run.run_id)))
+    rows = list(readable(OutboxRun.objects.filter(run_id=run.run_id)))
     return bool(rows) and run.run_id not in outbox_delivery.ended(instance, rows)

@@ -23,7 +23,6 @@ from ...support.connections import (
     after_commit,
     fresh_connections,
     in_transaction,
-    on_primary,
     writing,
 )
 from ..dagster_internals import EngineEventData, PlanOrchestrationContext
@@ -79,7 +78,7 @@ def _family_of(
     if family is None or not _is_run_id(family):
         return None, [], []
     is_member = run.parent_run_id is not None or run.run_id == family
-    if not is_member and not on_primary(OutboxRun).filter(run_id=run.run_id).exists():
+    if not is_member and not OutboxRun.objects.filter(run_id=run.run_id).exists():
         tree = ProcessTree.objects.filter(job_name=run.job_name).first()
         if tree is None or run.run_id != families.run_id(family, tree.pk):
             return None, [], []

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from dagster import DagsterInstance
 
 from ...models import OutboxRun, OutboxState
-from ...support.connections import on_primary
 from ...support.row_reading import readable
 from . import key_runs, outbox_delivery
 
@@ -23,7 +22,7 @@ class Seen:
 
 def see(instance: DagsterInstance, key: str) -> Seen:
     """Return what Dagster knows of the runs with a key. Writes nothing."""
-    holders = on_primary(OutboxRun).filter(key_held=key).exclude(state=OutboxState.WAITING)
+    holders = OutboxRun.objects.filter(key_held=key).exclude(state=OutboxState.WAITING)
     running = key_runs.unfinished(instance, [key]).get(key, [])
     return Seen(
         outbox_delivery.ended(instance, readable(holders)), tuple(run.run_id for run in running)

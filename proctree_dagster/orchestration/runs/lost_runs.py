@@ -99,7 +99,7 @@ def settle(instance: DagsterInstance) -> Findings:
 
 def is_any_open(instance: DagsterInstance) -> bool:
     """Return whether a run is under way, or has a worker that is not known to have ended."""
-    if run_workers.rows().filter(ended_at=None).exists():
+    if RunWorker.objects.filter(ended_at=None).exists():
         return True
     return bool(instance.get_run_ids(RunsFilter(statuses=ACTIVE), limit=1))
 
@@ -143,12 +143,12 @@ def is_alive(run_id: str, worker: Worker | None, *, known: bool = False) -> bool
 
 
 def _row(run_id: str) -> RunWorker | None:
-    return run_workers.with_now(run_workers.rows()).filter(run_id=run_id).first()
+    return run_workers.with_now(RunWorker.objects.all()).filter(run_id=run_id).first()
 
 
 def _rows(active: list[str]) -> dict[str, RunWorker]:
     """Return the rows of the active runs, and every other one that is open."""
-    every = run_workers.with_now(run_workers.rows())
+    every = run_workers.with_now(RunWorker.objects.all())
     found = {row.run_id: row for row in readable(every.filter(ended_at=None))}
     missing = [run_id for run_id in active if run_id not in found]
     for start in range(0, len(missing), 500):

@@ -13,7 +13,6 @@ from ...domain.texts import explain
 from ...models import OutboxRun, OutboxState
 from ...services import row_runs, run_keys, run_outbox
 from ...services.run_outbox import Drop, Ready, Verdict, Wait
-from ...support.connections import on_primary
 from ..dagster_internals import DagsterRunAlreadyExists
 from . import create as runs
 from . import key_runs, opening
@@ -248,7 +247,7 @@ def _verdicts(
         for run_id, records in known.items()
     }
     missing = set(run_ids) - known.keys()
-    rows = on_primary(OutboxRun).filter(run_id__in=missing).values_list("run_id", "state")
+    rows = OutboxRun.objects.filter(run_id__in=missing).values_list("run_id", "state")
     states = {str(run_id): state for run_id, state in rows}
     for run_id in missing:
         state = states.get(run_id)

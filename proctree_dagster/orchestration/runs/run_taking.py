@@ -25,6 +25,7 @@ from django.db import DatabaseError, connections
 
 from ... import conf
 from ...domain import run_tags
+from ...models import RunWorker
 from ...services import run_workers
 from ...services.run_workers import Order
 from ...support import os_processes
@@ -188,7 +189,7 @@ def _leave_alone(given: Assignment, worker: Identity) -> None:
     given.instance.report_engine_event(f"{other}; {worker} leaves it alone.", given.run)
     current = given.instance.get_run_by_id(given.run.run_id)
     written = Worker.of_run(current) if current is not None else None
-    row = run_workers.rows().filter(run_id=given.run.run_id).first()
+    row = RunWorker.objects.filter(run_id=given.run.run_id).first()
     if row is not None and written is not None and written.process == worker:
         executes = Worker.of_identity(given.run.run_id, run_workers.worker_of(row))
         given.instance.add_run_tags(given.run.run_id, executes.as_tags())
