@@ -73,6 +73,10 @@ class FunctionError(ProctreeError):
     """The function of a process can't be used."""
 
 
+class FunctionExited(ProctreeError, RuntimeError):
+    """The function called ``sys.exit()``, which no part of a run may."""
+
+
 class FunctionNotNameable(FunctionError):
     """The function can't be named, so no other process can find it."""
 

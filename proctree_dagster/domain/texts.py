@@ -2,7 +2,7 @@
 
 import datetime as dt
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ..exceptions import UnstorableError
@@ -64,12 +64,22 @@ def printable(text: str, encoding: str) -> str:
 
 def storable_error(error: BaseException) -> BaseException:
     """Return the error, or a replacement if no database could store its message."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if _is_unstorable(seen):
-            return UnstorableError(explain(error)).with_traceback(error.__traceback__)
-        seen = seen.__cause__ or seen.__context__
+    if any(map(_is_unstorable, error_chain(error))):
+        return UnstorableError(explain(error)).with_traceback(error.__traceback__)
     return error
+
+
+def error_chain(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error, those that it was raised from, and those of a group, each once."""
+    waiting, seen = [error], set[int]()
+    while waiting:
+        each = waiting.pop()
+        if id(each) in seen:  # code that raises an error again from its own effect makes a circle
+            continue
+        seen.add(id(each))
+        yield each
+        waiting += filter(None, (each.__cause__, each.__context__))
+        waiting += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
 
 
 def _is_unstorable(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ from types import FunctionType
 from typing import Any, ClassVar
 from urllib.parse import quote, quote_plus
 
-from ..domain.texts import explain
+from ..domain.texts import error_chain, explain
 from ..exceptions import MaskedError, SecretError
 
 SHORTEST = 4
@@ -107,7 +107,7 @@ def error(raised: BaseException) -> BaseException:
     """
     if not _masks.known:
         return raised
-    chain = list(_chain(raised))
+    chain = list(error_chain(raised))
     for each in chain:
         _mask_error(each)
     if isinstance(raised, Exception) and any(map(_tells, chain)):
@@ -128,19 +128,6 @@ def in_errors() -> Iterator[None]:
 
 
 # Errors
-
-
-def _chain(raised: BaseException) -> Iterator[BaseException]:
-    """Yield an error, those that it was raised from, and those of a group."""
-    waiting, seen = [raised], set[int]()
-    while waiting:
-        each = waiting.pop()
-        if id(each) in seen:
-            continue
-        seen.add(id(each))
-        yield each
-        waiting += filter(None, (each.__cause__, each.__context__))
-        waiting += each.exceptions if isinstance(each, BaseExceptionGroup) else ()
 
 
 def _mask_error(raised: BaseException) -> None:
@@ -249,9 +236,11 @@ class _Masks:
         for value, name in known.items():
             for form in _forms(value):
                 self._names.setdefault(form, name)
-                self._raw[form.encode("utf-8", "surrogatepass")] = b"*" * len(form.encode())
+                raw = form.encode("utf-8", "surrogatepass")
+                self._raw[raw] = b"*" * len(raw)
             for encoding in ("utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"):
-                self._raw[value.encode(encoding)] = ("*" * len(value)).encode(encoding)
+                raw = value.encode(encoding, "surrogatepass")
+                self._raw[raw] = ("*" * len(value)).encode(encoding)
             if len(value) < 40 and re.fullmatch("[1-9][0-9]*", value):
                 self._numbers.append(pickle.encode_long(int(value)))
         self._pattern = re.compile("|".join(map(_in_text, _longest_first(self._names))))

@@ -102,16 +102,29 @@ class Report:
 
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
     _told_at: float = field(default=float("-inf"), repr=False)
+    _completed_at: float = field(default=float("-inf"), repr=False)
+    _held_back: Progress | None = field(default=None, repr=False)
 
     def take(self, progress: Progress) -> None:
-        """Pass progress on, at most once a second, and always when it is complete."""
+        """Pass progress on, at most once a second, and once more when it is complete."""
         now = time.monotonic()
         with self._lock:
-            is_last = progress.total is not None and progress.done >= progress.total
-            if not is_last and now - self._told_at < SECONDS_BETWEEN:
+            is_complete = progress.total is not None and progress.done >= progress.total
+            last = self._completed_at if is_complete else self._told_at
+            if now - last < SECONDS_BETWEEN:
+                self._held_back = progress
                 return
-            self._told_at = now
+            self._held_back, self._told_at = None, now
+            if is_complete:
+                self._completed_at = now
         self.listener.progress(progress)
+
+    def end(self) -> None:
+        """Pass on what came last, if that came too soon after what was passed on."""
+        with self._lock:
+            last, self._held_back = self._held_back, None
+        if last is not None:
+            self.listener.progress(last)
 
 
 _report: ContextVar[Report | None] = ContextVar("proctree_report", default=None)
@@ -137,6 +150,7 @@ def reporting(listener: Listener, attempt: int = 1, run_id: str = "") -> Iterato
         with _capture.installed():
             yield report
     finally:
+        report.end()
         _report.reset(token)
 
 
@@ -249,7 +263,8 @@ class _ProgressReporter:
     def __call__(self, done: int, total: int | None = None, what: str = "") -> None:
         """Report how far the process is; shown in Dagster's UI and in the command's table.
 
-        It makes at most one event a second, so it may be called for every item.
+        It makes at most one event a second, and one more when it is complete or has ended, so it
+        may be called for every item.
 
         Parameters
         ----------

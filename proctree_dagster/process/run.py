@@ -13,7 +13,7 @@ from django.utils import timezone
 from ..context import sensitive
 from ..domain.texts import explain, shown
 from ..domain.tree_spec import ProcessSpec
-from ..exceptions import ResultNotStored, SecretError, ValidationFailed
+from ..exceptions import FunctionExited, ResultNotStored, SecretError, ValidationFailed
 from ..support import forks
 from ..support.call_context import isolated
 from ..support.connections import fresh_connections
@@ -73,6 +73,25 @@ class NotStored:
 
     process: str
     reason: str
+
+    @property
+    def why(self) -> str:
+        """Why a process downstream can't have it, in sentences."""
+        return (
+            f"The result of process {self.process!r} was not stored, because it can't be pickled "
+            f"({self.reason}), so it can't be passed on. Return something that can, such as a "
+            "primary key, a dictionary or a list."
+        )
+
+
+@dataclass(frozen=True)
+class NotRead(NotStored):
+    """Placeholder for a result that was stored and can't be read."""
+
+    @property
+    def why(self) -> str:
+        """Why a process downstream can't have it, in sentences."""
+        return f"The result of process {self.process!r} can't be read: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -236,11 +255,7 @@ def in_sync(process: Process, context: Mapping[str, Any]) -> Outcome:
 def _require_stored(outcomes: Mapping[str, Outcome]) -> None:
     for lost in (outcome.result for outcome in outcomes.values()):
         if isinstance(lost, NotStored):
-            raise ResultNotStored(
-                f"The result of process {lost.process!r} was not stored, because it can't be "
-                f"pickled ({lost.reason}), so it can't be passed on. Return something that can, "
-                "such as a primary key, a dictionary or a list."
-            )
+            raise ResultNotStored(lost.why)
 
 
 def _cached(process: Process, result: Any, started: float, note: str | None = None) -> Outcome:
@@ -367,7 +382,10 @@ def _call(
     finish: Callable[[Any], Any] = calling.run_to_end,
 ) -> Any:
     def call() -> Any:
-        with cancellation.stoppable(), forks.contained():
-            return finish(func(*positional, **arguments))
+        try:
+            with cancellation.stoppable(), forks.contained():
+                return finish(func(*positional, **arguments))
+        except SystemExit as error:  # of a program's main(): no reason to end the worker
+            raise FunctionExited(f"{_name(func)} called sys.exit({error.code!r}).") from error
 
     return isolated(call)

@@ -38,6 +38,12 @@ def take(run_id: str, step_key: str, attempt: int, worker: str) -> StepWorker | 
     return row if created else None
 
 
+def taken(run_id: str, step_key: str, attempt: int) -> StepWorker | None:
+    """Return the row of the process that has taken a step (see ``take``)."""
+    found = StepWorker.objects.filter(run_id=run_id, step_key=step_key, attempt=attempt)
+    return found.first()
+
+
 def beat(row: StepWorker) -> None:
     """Record a sign of life."""
     StepWorker.objects.filter(pk=row.pk).update(beats=F("beats") + 1)

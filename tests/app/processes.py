@@ -174,6 +174,18 @@ def unpicklable() -> Any:
     return threading.Lock()
 
 
+class Shortfall(Exception):
+    """An error as many are written: it is pickled with its message alone, and takes two."""
+
+    def __init__(self, account: str, amount: int) -> None:
+        super().__init__(f"{account}: {amount}")
+
+
+def not_read_again() -> Exception:
+    """Return what can be pickled, and not be read again."""
+    return Shortfall("cash", 3)
+
+
 def large() -> bytes:
     """Return 50 MB."""
     return b"x" * 50_000_000

@@ -2,15 +2,19 @@
 
 import logging
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus
+from dagster._core.execution.retries import RetryMode
 from django.db import transaction
 
 from proctree_dagster.domain import run_tags
+from proctree_dagster.domain.tree_spec import ProcessSpec
 from proctree_dagster.exceptions import InvalidTree, ProctreeError
 from proctree_dagster.models import ProcessTree
+from proctree_dagster.orchestration.execution import op_functions
 from proctree_dagster.running.results import Results
 from proctree_dagster.services.system_checks import check_cache
 from proctree_dagster.testing import run_tree
@@ -101,6 +105,28 @@ class TestRequired:
         assert processes.calls == ["flaky", "flaky"]
         assert results["success"]
         assert results["errors"] == {"first": "ConnectionError: try 2"}
+
+    def test_sys_exit_is_a_failure_like_any_other(self) -> None:
+        results = execute(func=processes.exits, required=False, retries=1, retry_delay=0)
+        assert results["success"]
+        assert results["status"] == {"first": "failed", "behind": "completed"}
+        assert results["errors"] == {"first": "FunctionExited: exits called sys.exit(3)."}
+
+    def test_an_outdated_check_or_a_validation_that_exits_is_one_that_raises(self) -> None:
+        checked = execute(outdated_check=processes.exits)
+        assert checked["status"]["first"] == "completed"
+        validated = execute(func=processes.echo, validation=[processes.exits], required=False)
+        assert "called sys.exit(3)" in validated["errors"]["first"]
+
+    @pytest.mark.parametrize("mode", RetryMode)
+    def test_where_the_launchpad_has_switched_retries_off_the_first_try_is_the_last(
+        self, mode: RetryMode
+    ) -> None:
+        step = SimpleNamespace(retry_mode=mode)
+        context: Any = SimpleNamespace(get_step_execution_context=lambda: step, retry_number=0)
+        process: Any = SimpleNamespace(spec=ProcessSpec("first", "f", retries=1))
+        tried_again = op_functions._is_tried_again(context, process)
+        assert tried_again is (mode != RetryMode.DISABLED)
 
 
 class TestOutdatedCheck:
@@ -351,6 +377,19 @@ class TestResults:
         assert len(calls) == 1
         log = " ".join(each.user_message for each in instance.all_logs(results["run_id"]))
         assert "can't be pickled either, and are not stored: names." in log
+
+    @pytest.mark.parametrize("required", [True, False])
+    def test_one_that_can_be_pickled_and_not_read_fails_what_depends_on_it(
+        self, instance: DagsterInstance, required: bool
+    ) -> None:
+        tree = ProcessTreeInstance("tree").add_process("first", func=processes.not_read_again)
+        tree.add_process("behind", processes.echo, ["first"], required=required).save()
+        results = ProcessTreeManager.execute_tree("tree")
+        assert results["success"] is not required
+        assert results["status"] == {"first": "completed", "behind": "failed"}
+        assert results["errors"]["behind"].startswith(
+            "ResultNotStored: The result of process 'first' can't be read: TypeError: "
+        )
 
     def test_it_is_an_error_that_names_the_process_only_if_something_depends_on_it(
         self, instance: DagsterInstance

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from dagster import DagsterInstance, TableMetadataValue
+from dagster_graphql.schema.logs.log_level import GrapheneLogLevel
 from pytest_django import Settings
 
 from proctree_dagster.exceptions import ReportError
@@ -154,6 +155,29 @@ def test_progress_is_told_at_most_once_a_second_and_at_the_end(
 
 
 @pytest.mark.usefixtures("report")
+@pytest.mark.parametrize("total", [0, 10, None])
+def test_progress_that_is_complete_long_since_is_told_no_more_often(
+    notes: Notes, monkeypatch: pytest.MonkeyPatch, total: int | None
+) -> None:
+    now = 100.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    for done in range(1, 1000):  # of None: of as many as were found until now
+        progress(done, done if total is None else total, "pages")
+        now += 0.01
+    assert len(notes.said) <= 12
+
+
+def test_what_came_too_soon_is_told_when_the_process_ends(
+    notes: Notes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 100.0)
+    with reporting.reporting(notes):
+        for done in range(1, 4):
+            progress(done, 10)
+    assert notes.said == ["1 of 10 (10 %)", "3 of 10 (30 %)"]
+
+
+@pytest.mark.usefixtures("report")
 def test_track_yields_every_item_and_knows_how_many_there_are(notes: Notes) -> None:
     assert list(progress.track(["a", "b"], "letters")) == ["a", "b"]
     assert notes.said == ["1 of 2 letters (50 %)", "2 of 2 letters (100 %)"]
@@ -265,6 +289,21 @@ def test_a_line_whose_arguments_do_not_fit_is_logged_all_the_same() -> None:
     listener.log(logging.LogRecord("a", logging.INFO, "", 1, "%d invoices", ("three",), None))
     said = "'%d invoices' (its arguments can't be shown: TypeError)"
     assert written == [(logging.INFO, "%s", said)]
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(("level", "shown"), [(25, 20), (35, 30), (60, 50)])
+def test_a_line_with_a_level_of_the_projects_own_is_shown_with_the_next_lower_one(
+    instance: DagsterInstance, level: int, shown: int
+) -> None:
+    def says() -> None:
+        reports.logger.log(level, "a notice")
+
+    results = ProcessTreeInstance("t").add_process("says", func=says).execute()
+    entries = instance.all_logs(results["run_id"])
+    assert [each.level for each in entries if each.user_message == "a notice"] == [shown]
+    for each in entries:  # one that it does not know would hide the whole log
+        GrapheneLogLevel.from_level(each.level)
 
 
 @pytest.mark.django_db

@@ -210,6 +210,18 @@ def test_the_value_is_in_no_table_file_log_page_or_output(
     assert [each for each in files if VALUE.encode() in each.read_bytes()] == []
 
 
+def test_a_secret_of_bytes_that_are_no_utf_8_is_masked_like_any_other(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    value = b"the latin-1 token: \xe9\xff, of Fran\xe7ois".decode("utf-8", "surrogateescape")
+    monkeypatch.setenv("XERO_TOKEN", value)
+    results = execute("use")
+    assert results["status"] == {"use": "completed"}, results["errors"]
+    assert secret_functions.seen == [value]
+    told = execute("tell")
+    assert value not in repr(told)
+
+
 def execute(name: str) -> Any:
     """Save a tree with a schedule that has the secret, and run it."""
     tree = ProcessTreeInstance(name)

@@ -217,3 +217,30 @@ def test_a_pools_slot_is_held_while_what_was_abandoned_works(
     busy.seconds = 2
     assert tree.execute()["status"] == {"slow": "failed", "next": "completed"}
     assert running == [0]
+
+
+@pytest.mark.django_db(transaction=True)
+def test_a_pools_slot_is_the_next_trys_once_what_was_abandoned_has_ended(
+    instance: DagsterInstance, settings: Any
+) -> None:
+    settings.PROCTREE = {**settings.PROCTREE, "POOLS": {"narrow": 1}}
+    lock, running, most, calls = threading.Lock(), [0], [0], [0]
+
+    def works(seconds: list[float]) -> None:
+        with lock:
+            calls[0] += 1
+            running[0] += 1
+            most[0] = max(most[0], running[0])
+        time.sleep(seconds.pop(0))
+        with lock:
+            running[0] -= 1
+
+    slow, other = [1.0, 3.0], [0.1]
+    tree = ProcessTreeInstance("tree")
+    tree.add_process(
+        *("slow", lambda: works(slow)), timeout=0.5, retries=1, retry_delay=0, pool="narrow"
+    )
+    tree.add_process("next", lambda: works(other), pool="narrow")
+    tree.execute()
+    assert calls[0] == 3
+    assert most[0] == 1

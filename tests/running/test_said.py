@@ -282,6 +282,14 @@ class TestWhatCanNotBeStored:
             assert replaced is not bad
             assert str(replaced) == storable(str(replaced))
 
+    @pytest.mark.timeout(20)
+    def test_errors_that_were_raised_from_one_another_in_a_circle_are_read_once(self) -> None:
+        first, second = ValueError("a"), LookupError("b\x00")
+        first.__cause__, second.__cause__ = second, first
+        assert "b\\x00" in str(storable_error(second))
+        second.args = ("b",)
+        assert storable_error(first) is first
+
     def test_the_run_goes_on_and_all_that_it_wrote_can_be_read(
         self, stored: DagsterInstance
     ) -> None:

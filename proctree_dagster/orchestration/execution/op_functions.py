@@ -66,7 +66,7 @@ def compute_function(
                 raise
             if isinstance(error, StillWorking):
                 context.log.error(str(error))
-            elif context.retry_number < process.spec.retries:
+            elif _is_tried_again(context, process):
                 _raise(error)
             about = _what_runs(context, process)
             error_reports.report(error, about, handled=not process.required)
@@ -126,12 +126,18 @@ def _unless_it_works_on(
     The next try of a step that is executed elsewhere, as Celery's are, may be another worker's,
     which would not know that the previous try, abandoned after its timeout, still runs.
     """
-    is_last = context.retry_number >= process.spec.retries
+    is_last = not _is_tried_again(context, process)
     if is_last or not isinstance(error, ProcessTimeout) or not remote_steps.is_elsewhere(context):
         return error
     if process.name not in timeouts.still_working(context.run_id):
         return error
     return StillWorking(f"{error} It is not tried again, as it works on in this worker.")
+
+
+def _is_tried_again(context: OpExecutionContext, process: Process) -> bool:
+    """Return whether a try is left; none is where the Launchpad has switched retries off."""
+    are_off = context.get_step_execution_context().retry_mode.disabled
+    return not are_off and context.retry_number < process.spec.retries
 
 
 def _raise(error: Exception) -> NoReturn:

@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -47,6 +47,9 @@ logger = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 """Seconds between two checks of a step on its run, and of a run on its steps."""
+
+ANSWER_SECONDS = 5.0
+"""How long after its end elsewhere a step's answer may take to come."""
 
 GONE_SECONDS = 10.0
 """Grace period in which the executor itself may notice that a step's process has ended."""
@@ -130,6 +133,7 @@ def elsewhere(context: OpExecutionContext) -> Iterator[None]:
     with fresh_connections():
         row = step_workers.take(context.run_id, step_key, context.retry_number, worker.as_text())
     if row is None:
+        _wait_for_other(context, step_key)
         raise Failure(
             "Another process executes this step, or has done so: the executor has handed it out "
             "twice. The function is not called.",
@@ -147,6 +151,26 @@ def elsewhere(context: OpExecutionContext) -> Iterator[None]:
         ) from error
     finally:
         watch.end()
+
+
+def _wait_for_other(context: OpExecutionContext, step_key: str) -> None:
+    """Wait until the process that has taken a step has ended it, or the run has.
+
+    What its own process answers counts. An answer from here would come first, and let the run fail
+    while the function still works.
+    """
+    ended_at: float | None = None
+    while ended_at is None or time.monotonic() - ended_at < ANSWER_SECONDS:
+        try:
+            if _has_ended(context.instance, context.run_id):
+                return
+            with fresh_connections():
+                taken = step_workers.taken(context.run_id, step_key, context.retry_number)
+            if ended_at is None and (taken is None or not _goes_on(taken)):
+                ended_at = time.monotonic()
+        except Exception:  # the database is away, or Dagster's: there is a next time
+            logger.warning("Who executes step %s can't be read.", step_key, exc_info=True)
+        time.sleep(POLL_SECONDS)
 
 
 def is_elsewhere(context: OpExecutionContext) -> bool:
@@ -282,7 +306,8 @@ def watched(
         yield from events
         return
     stop = Stop(_NoAnswer)
-    watch = _RunWatch(plan_context.instance, plan_context.run_id, stop)
+    before = plan_context.execution_plan.known_state.previous_retry_attempts
+    watch = _RunWatch(plan_context.instance, plan_context.run_id, stop, before)
     watch.start()
     try:
         while (event := _next(events, stop)) is not None:
@@ -312,7 +337,9 @@ def _next(events: Iterator[DagsterEvent], stop: Stop) -> DagsterEvent | None:
 class _RunWatch:
     """A thread beside an executor: it checks the signs of life of the run's steps."""
 
-    def __init__(self, instance: DagsterInstance, run_id: str, stop: Stop) -> None:
+    def __init__(
+        self, instance: DagsterInstance, run_id: str, stop: Stop, before: Mapping[str, int]
+    ) -> None:
         self.lost = ""
         """The lost step and the reason, once there is one."""
         self.is_terminated = False
@@ -323,7 +350,8 @@ class _RunWatch:
         self._ended = threading.Event()
         self._terminated_at: float | None = None
         """When it was seen that the run is being terminated, by ``time.monotonic``."""
-        self._answers: Counter[str] = Counter()
+        self._answers = Counter(before)
+        """The tries of each step that have answered; some before the run was resumed."""
         self._changed: dict[int, tuple[tuple[object, ...], float]] = {}
         self._thread = threading.Thread(
             target=self._watch, name=f"watch of the steps of run {run_id[:8]}", daemon=True
@@ -386,10 +414,8 @@ class _RunWatch:
     def _problem(self, rows: list[StepWorker]) -> str | None:
         """Return which step is lost, if one is."""
         lost_after = conf.current().LOST_AFTER
-        answers = Counter(self._answers)
         for row in rows:
-            if answers[row.step_key] > 0:
-                answers[row.step_key] -= 1
+            if row.attempt < self._answers[row.step_key]:
                 continue
             gone = _has_died(row)
             silent = self._silence_of(row, gone)

@@ -4,6 +4,7 @@ Like Dagster's own ``fs_io_manager``, but for a result that can't be pickled: th
 which matters only to a process that depends on it.
 """
 
+import logging
 import pickle
 from dataclasses import replace
 from typing import Any
@@ -13,8 +14,9 @@ from upath import UPath
 
 from ...domain import run_tags
 from ...domain.texts import explain
-from ...exceptions import RunError
-from ...process.run import NotStored, Outcome
+from ...process.run import NotRead, NotStored, Outcome
+
+logger = logging.getLogger(__name__)
 
 
 class ResultIOManager(UPathIOManager):
@@ -42,15 +44,24 @@ class ResultIOManager(UPathIOManager):
         path.write_bytes(data)
 
     def load_from_path(self, context: InputContext, path: UPath) -> Any:
-        """Load an outcome for a process that depends on it."""
+        """Load an outcome for a process that depends on it.
+
+        What can't be read fails that process, and not what need not succeed with it.
+        """
         try:
-            data = path.read_bytes()
-        except FileNotFoundError as error:
-            raise RunError(
-                f"The result at {path} is gone. PROCTREE['KEEP']['results'] says how long results "
-                "are kept; without them a run can only be repeated in full."
-            ) from error
-        return pickle.loads(data)  # noqa: S301  # written by a run of the instance
+            return pickle.loads(path.read_bytes())  # noqa: S301  # written by a run of the instance
+        except FileNotFoundError:
+            why = (
+                f"{path} is gone. PROCTREE['KEEP']['results'] says how long results are kept; "
+                "without them a run can only be repeated in full."
+            )
+        except Exception as error:  # unpickling runs the object's own code
+            logger.warning("The result at %s can't be read.", path, exc_info=True)
+            why = f"{explain(error)} (in {path})"
+        upstream = context.upstream_output
+        tags = {} if upstream is None else upstream.op_def.tags or {}
+        process = tags.get(run_tags.PROCESS, "" if upstream is None else upstream.step_key)
+        return Outcome("completed", NotRead(process, why))
 
 
 def _is_stored(value: Any) -> bool:

@@ -15,6 +15,7 @@ from ...process import masking
 from ...process.reporting import Image, Progress, Report, Table
 
 _TRACES = logging.Formatter()
+_LEVELS = (logging.DEBUG, logging.INFO, logging.WARNING, logging.ERROR, logging.CRITICAL)
 
 
 class StepListener:
@@ -40,12 +41,17 @@ class StepListener:
         text = _message(record)
         if record.exc_info:
             text = f"{text}\n{_TRACES.formatException(record.exc_info)}"
-        self._context.log.log(record.levelno, "%s", masking.text(text))
+        self._context.log.log(_level(record.levelno), "%s", masking.text(text))
 
     def progress(self, progress: Progress) -> None:
         """Write its progress."""
         self._context.log.info("%s", f"{PROGRESS}{progress}")
         self._report(progress)
+
+
+def _level(number: int) -> int:
+    """Return the next lower level that Dagster knows: it shows no event of a run with another."""
+    return max((each for each in _LEVELS if each <= number), default=logging.DEBUG)
 
 
 def _is_written_by_dagster(logger: str, managed: Collection[str]) -> bool:

@@ -23,6 +23,13 @@ class Pools(InstanceConcurrencyContext):
         self._held: set[str] = set()
         """Steps that have ended, but not what was abandoned of them."""
 
+    def claim(self, concurrency_key: str, step_key: str, step_priority: int = 0) -> bool:
+        """Claim a slot. A step that has one of its previous try keeps it with this one."""
+        claimed = super().claim(concurrency_key, step_key, step_priority)
+        if claimed:
+            self._held.discard(step_key)
+        return claimed
+
     def interval_to_next_pending_claim_check(self) -> float:
         """Return the seconds until the next check; claims that are due were just checked."""
         now = time.time()

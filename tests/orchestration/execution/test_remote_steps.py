@@ -4,9 +4,10 @@ import importlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
@@ -56,7 +57,7 @@ def taken(step_key: str = "a", attempt: int = 0, by: str | None = None) -> StepW
 
 @pytest.fixture
 def watch(instance: DagsterInstance) -> remote_steps._RunWatch:
-    return remote_steps._RunWatch(instance, RUN, Stop(Ask))
+    return remote_steps._RunWatch(instance, RUN, Stop(Ask), {})
 
 
 @pytest.fixture
@@ -153,6 +154,65 @@ def test_what_has_answered_is_not_waited_for_but_its_retry_is(
     assert problem(watch) is None
     clock[0] += remote_steps.GONE_SECONDS
     assert "Step 'a' is lost" in str(problem(watch))
+
+
+@pytest.mark.django_db
+def test_a_try_that_failed_before_it_was_taken_hides_no_loss_of_the_next_one(
+    watch: remote_steps._RunWatch, clock: list[float]
+) -> None:
+    watch.see(retry_asked("a"))  # its input could not be loaded, so it has no row
+    taken(attempt=1, by=dead())
+    assert problem(watch) is None
+    clock[0] += remote_steps.GONE_SECONDS
+    assert "Step 'a' is lost" in str(problem(watch))
+
+
+@pytest.mark.django_db
+def test_of_a_resumed_run_the_tries_before_have_answered(
+    instance: DagsterInstance, clock: list[float]
+) -> None:
+    watch = remote_steps._RunWatch(instance, RUN, Stop(Ask), {"a": 1})
+    taken(by=dead())
+    step_workers.end(taken(attempt=1))
+    watch.see(retry_asked("a"))
+    assert problem(watch) is None
+    clock[0] += 2 * conf.current().LOST_AFTER
+    assert problem(watch) is None
+
+
+class Other:
+    """Stands for the module ``time``: the process that has taken the step does something."""
+
+    def __init__(self, *deeds: Callable[[], object]) -> None:
+        self.now, self.deeds = 0.0, list(deeds)
+        self.monotonic = lambda: self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        if self.deeds:
+            self.deeds.pop(0)()
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize("how", ["it ends", "it dies", "its run ends", "nobody knows it"])
+def test_a_second_delivery_answers_only_after_the_first(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    row, has_ended = taken(), list[bool]()
+    monkeypatch.setattr(remote_steps, "_has_ended", lambda *_: bool(has_ended))
+    deeds: dict[str, Callable[[], object]] = {
+        "it ends": lambda: step_workers.end(row),
+        "it dies": lambda: StepWorker.objects.update(worker=dead()),
+        "its run ends": lambda: has_ended.append(True),
+        "nobody knows it": lambda: step_workers.forget(RUN),
+    }
+    nothing = [lambda: None] * 99
+    other = Other(*nothing, deeds[how])
+    monkeypatch.setattr(remote_steps, "time", other)
+    context: Any = SimpleNamespace(instance=instance, run_id=RUN, retry_number=0)
+    remote_steps._wait_for_other(context, "a")
+    grace = 0 if how == "its run ends" else remote_steps.ANSWER_SECONDS
+    assert other.now == 100 * remote_steps.POLL_SECONDS + grace
 
 
 def retry_asked(step_key: str) -> DagsterEvent:
