@@ -170,10 +170,33 @@ def fire_trigger(
     ContextError, TagError
         The context can't be stored, or the tags are not valid; nothing was fired.
     """
-    row, run_tags = get_trigger(trigger), tagging.checked(tags)
+    return fire_row(get_trigger(trigger), context or {}, tagging.checked(tags), wait=wait)
+
+
+def fire_row(
+    row: Trigger,
+    context: Mapping[str, Any],
+    run_tags: dict[str, str],
+    *,
+    wait: bool,
+    run_ids: Mapping[int, uuid.UUID] | None = None,
+) -> list[FiredRun]:
+    """Fire a trigger, as ``fire_trigger`` does.
+
+    Parameters
+    ----------
+    row:
+        The trigger.
+    context, run_tags, wait:
+        As for ``fire_trigger``; the tags are valid.
+    run_ids:
+        The ids of the runs by the keys of the trees; left out, new ones. No second run is made of
+        an id that is there.
+    """
+    ids = dict(run_ids or {})
     if open_transactions() - {router.db_for_write(OutboxRun)}:
-        return _fire_after_commit(row, contexts.encode(context or {}), run_tags, wait)
-    runs = trigger_firing.fire(row, context or {}, timezone.now(), run_tags=run_tags)
+        return _fire_after_commit(row, contexts.encode(context), run_tags, wait, ids)
+    runs = trigger_firing.fire(row, context, timezone.now(), run_ids=ids, run_tags=run_tags)
     if runs is None:
         _log_silence(row)
         return []
@@ -182,7 +205,11 @@ def fire_trigger(
 
 
 def _fire_after_commit(
-    row: Trigger, context: dict[str, Any], run_tags: dict[str, str], wait: bool
+    row: Trigger,
+    context: dict[str, Any],
+    run_tags: dict[str, str],
+    wait: bool,
+    chosen: Mapping[int, uuid.UUID],
 ) -> list[FiredRun]:
     """Fire a trigger once transactions on another database have committed.
 
@@ -193,7 +220,7 @@ def _fire_after_commit(
         return []
     subscribed = TriggerSubscription.objects.filter(trigger=row, enabled=True)
     trees = [each.process_tree for each in readable(subscribed.with_names_of_trees())]
-    run_ids = {tree.pk: uuid.uuid4() for tree in trees}
+    run_ids = {tree.pk: chosen.get(tree.pk) or uuid.uuid4() for tree in trees}
 
     def fire() -> None:
         runs = trigger_firing.fire(row, context, timezone.now(), run_ids=run_ids, run_tags=run_tags)

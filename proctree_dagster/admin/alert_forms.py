@@ -41,5 +41,5 @@ class RecipientsField(forms.CharField):
 
     def to_python(self, value: Any) -> Any:
         """Return the texts of the lines that are not blank."""
-        lines = str(value or "").splitlines()
+        lines = value if isinstance(value, (list, tuple)) else str(value or "").splitlines()
         return [line.strip() for line in lines if line.strip()]

@@ -13,6 +13,7 @@ from django.utils.translation import gettext_lazy as _
 from ..models import Alert, AlertDelivery
 from ..services import alert_delivery
 from .html import badge, labelled, moment, row_link, run_link
+from .permissions import HidesJson
 
 COLOURS: Mapping[str, str] = {
     AlertDelivery.WAITING: "queued",
@@ -23,7 +24,7 @@ COLOURS: Mapping[str, str] = {
 
 
 @admin.register(Alert)
-class AlertAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class AlertAdmin(HidesJson, admin.ModelAdmin):  # type: ignore[type-arg]
     """Alerts: read-only; old ones can be deleted, and one that waits is withdrawn by that."""
 
     list_display = ["said", "about", "recipient", "count", "shown_state", "last_at", "reason"]

@@ -17,7 +17,7 @@ from ..services import backfills
 from .deeds import ButtonsOnPage, Deeds
 from .forms import Form, SplitDateTime, TreeSelect
 from .html import badge, labelled
-from .permissions import NeedsRunPermission
+from .permissions import HidesJson, NeedsRunPermission
 
 BADGES = {
     BackfillState.RUNNING: "started",
@@ -40,7 +40,7 @@ class BackfillForm(Form):
 
 
 @admin.register(Backfill)
-class BackfillAdmin(ButtonsOnPage, NeedsRunPermission, admin.ModelAdmin):  # type: ignore[type-arg]
+class BackfillAdmin(ButtonsOnPage, NeedsRunPermission, HidesJson, admin.ModelAdmin):  # type: ignore[type-arg]
     """Backfills: as by ``proctree backfill``. What one runs is not changed once it has begun."""
 
     form = BackfillForm

@@ -11,10 +11,11 @@ from django.utils.translation import gettext_lazy as _
 
 from ..models import DagsterAction
 from .html import run_link
+from .permissions import HidesJson
 
 
 @admin.register(DagsterAction)
-class DagsterActionAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class DagsterActionAdmin(HidesJson, admin.ModelAdmin):  # type: ignore[type-arg]
     """The record of changes made in Dagster's UI: read-only; old rows can be deleted."""
 
     list_display = ["created_at", "username", "action", "target", "runs", "allowed", "address"]

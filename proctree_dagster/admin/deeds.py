@@ -1,9 +1,12 @@
 """What people do with rows: actions of a list, which are buttons on each row's page, too."""
 
+import uuid
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from django import forms
 from django.contrib import messages
+from django.contrib.admin import helpers
 from django.contrib.admin.utils import unquote
 from django.core.exceptions import PermissionDenied
 from django.db import DatabaseError
@@ -19,6 +22,23 @@ from .html import page_address
 
 NAMED = 10
 """How many rows, and how many reasons, a message names."""
+
+
+class ActionForm(helpers.ActionForm):
+    """The choice of a list's action, with a token: what was done with it is not done twice."""
+
+    token = forms.CharField(label="", required=False, initial=uuid.uuid4, widget=forms.HiddenInput)
+
+
+def token_of(request: HttpRequest) -> uuid.UUID | None:
+    """Return the token of a form that was posted; ``None`` if it has none.
+
+    By it the second click on a button is known.
+    """
+    try:
+        return uuid.UUID(request.POST.get("token", ""))
+    except ValueError:
+        return None
 
 
 class Deeds:
@@ -146,12 +166,12 @@ class ButtonsOnPage:
             )
         if action not in self.buttons or not self.may_do(request, action, row):
             raise PermissionDenied
-        answer = getattr(self, action)(request, self.get_queryset(request).filter(pk=row.pk))
+        rows = self.get_queryset(request).filter(pk=row.pk)
+        answer = getattr(self, action)(request, rows)
         if isinstance(answer, HttpResponse):
             return answer
-        return HttpResponseRedirect(
-            page_address(self.admin_site.name, self.model, "change", row.pk)
-        )
+        page = ("change", row.pk) if rows.exists() else ("changelist",)  # a deed may delete it
+        return HttpResponseRedirect(page_address(self.admin_site.name, self.model, *page))
 
     def render_change_form(
         self, request: HttpRequest, context: dict[str, Any], *args: Any, **kwargs: Any
@@ -164,6 +184,7 @@ class ButtonsOnPage:
                 for action, label in self.buttons.items()
                 if self.offers(action, row) and self.may_do(request, action, row)
             }
+            context["pt_token"] = uuid.uuid4()
             context["pt_action_url"] = page_address(self.admin_site.name, row, "action", row.pk)
         answer: HttpResponse = super().render_change_form(  # type: ignore[misc]
             request, context, *args, **kwargs

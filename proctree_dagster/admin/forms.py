@@ -21,6 +21,10 @@ from .. import context as contexts
 from ..domain.run_tags import DEFAULT_SCHEDULE
 from ..exceptions import ContextError
 from ..models import ProcessTree, ProcessTreeSchedule, TriggerType, calendars
+from .meanwhile import MergingForm
+
+FORMS_OF_SCHEDULES = 20
+"""Up to how many schedules a tree's page has a form for each; their own list has more."""
 
 MayRun = Callable[[ProcessTree], bool]
 """Returns whether the user of a form may run a tree."""
@@ -135,7 +139,7 @@ class TreeSelect(AutocompleteSelect):
         return groups
 
 
-class Form(forms.ModelForm):  # type: ignore[type-arg]
+class Form(MergingForm):
     """Shows the errors of read-only fields, and one error for a field that can't be parsed."""
 
     may_run: MayRun | None = None
@@ -226,6 +230,14 @@ class ScheduleForm(Form):
     """A schedule: an interval or a cron, and a context with which its runs can succeed."""
 
     rule_kind = RuleKind()
+
+    one_thing = (
+        (
+            *("rule_kind", "interval_minutes", "start_time", "cron", "timezone"),
+            *("business_days", "calendar", "start_date", "end_date"),
+        ),
+        ("for_each", "for_each_as", "order_by", "spread_minutes"),
+    )
 
     may_name_functions = False
     """Whether the user may name functions; its page sets it."""
@@ -384,6 +396,8 @@ class FollowerForm(Form):
 
 class TriggerForm(Form):
     """A trigger."""
+
+    one_thing = (("trigger_type", "configuration"),)
 
     may_name_functions = False
     """Whether the user has the permission to name functions."""

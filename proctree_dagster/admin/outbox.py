@@ -17,6 +17,7 @@ from ..domain import run_tags as tags
 from ..models import OutboxRun, OutboxState
 from ..services import run_keys
 from .html import badge, json_text, labelled, moment, row_link, run_link
+from .permissions import HidesJson
 
 COLOURS: Mapping[str, str] = {
     OutboxState.WAITING: "queued",
@@ -33,7 +34,7 @@ def state_badge(row: OutboxRun) -> SafeString | str:
 
 
 @admin.register(OutboxRun)
-class OutboxRunAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
+class OutboxRunAdmin(HidesJson, admin.ModelAdmin):  # type: ignore[type-arg]
     """The outbox: read-only, but a row can be deleted to withdraw its run."""
 
     list_display = ["tree", "run", "shown_state", "asked_by", "since", "why"]

@@ -15,6 +15,7 @@ from django.utils.translation import gettext_lazy as _
 
 from ..models import Pause, ProcessTree
 from ..services import pauses
+from . import meanwhile
 from .deeds import ButtonsOnPage, Deeds
 from .forms import Form, SplitDateTime, TreeSelect
 from .html import badge, labelled, moment
@@ -82,7 +83,6 @@ class PauseAdmin(ButtonsOnPage, NeedsRunPermission, admin.ModelAdmin):  # type: 
     list_filter = [OverFilter, "drop"]
     list_select_related = ["process_tree", "schedule__process_tree"]
     search_fields = ["process_tree__name", "schedule__name", "reason"]
-    fields = ["process_tree", "schedule", "since", "until", "reason", "drop", "made_by"]
     readonly_fields = ["made_by"]
     actions = ["resume"]
     buttons = {"resume": _("Resume")}
@@ -116,6 +116,12 @@ class PauseAdmin(ButtonsOnPage, NeedsRunPermission, admin.ModelAdmin):  # type: 
             kwargs["widget"] = SplitDateTime(db_field.verbose_name)
         return super().formfield_for_dbfield(db_field, request, **kwargs)
 
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Return the fields of a pause."""
+        may_write = obj is not None and self.has_change_permission(request, obj)
+        fields = ["process_tree", "schedule", "since", "until", "reason", "drop", "made_by"]
+        return [*fields, *([meanwhile.SHOWN] if may_write else [])]
+
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Return whether the user may delete it, and run what it holds, as that starts runs."""
         return super().has_delete_permission(request, obj) and self.has_run_permission(request, obj)
@@ -125,6 +131,7 @@ class PauseAdmin(ButtonsOnPage, NeedsRunPermission, admin.ModelAdmin):  # type: 
         if not change:
             obj.made_by = request.user.get_username()[:150]
         super().save_model(request, obj, form, change)
+        meanwhile.tell(request, [form])
 
     def offers(self, action: str, row: Pause) -> bool:
         """Return whether it can be ended."""

@@ -18,7 +18,7 @@ from ..domain import tree_spec
 from ..models import ProcessTree, Trigger
 from ..services import function_listing
 from .alert_forms import KindsField, RecipientsField
-from .forms import Form, JsonField
+from .forms import FORMS_OF_SCHEDULES, Form, JsonField
 from .process_rows import (
     FUNCTIONS,
     POOLS,
@@ -146,18 +146,18 @@ class Shown(str):
     is_ambiguous: bool = False
 
     @classmethod
-    def of(cls, processes: Any) -> "Shown":
-        """Return how saved processes are shown."""
+    def of(cls, processes: Any, other_fields: int = 0) -> "Shown":
+        """Return how saved processes are shown, beside other fields of the page."""
         shown = cls(_as_text(processes))
-        shown.rows, shown.why_no_rows = rows_of(processes)
+        shown.rows, shown.why_no_rows = rows_of(processes, other_fields)
         shown.digest = digest(processes)
         shown.is_json_open = shown.rows is None
         return shown
 
     @classmethod
-    def again(cls, sent: Submitted, current: Any) -> "Shown":
+    def again(cls, sent: Submitted, current: Any, other_fields: int = 0) -> "Shown":
         """Return how a page that was sent is shown again: what was edited, as it was typed."""
-        fresh = cls.of(current)
+        fresh = cls.of(current, other_fields)
         edited = sent.edited(current)
         is_stale = sent.was_saved_meanwhile(current)
         is_typed = sent.text is not None and ("json" in edited or not is_stale)
@@ -231,6 +231,9 @@ class ProcessesField(forms.Field):
     current: Any = ()
     """The processes as they are saved."""
 
+    other_fields = 0
+    """How many fields a browser sends of the rest of the page."""
+
     def clean(self, value: Submitted) -> Any:
         """Return the processes that are to be saved."""
         found = value.decide(self.current)
@@ -240,11 +243,11 @@ class ProcessesField(forms.Field):
 
     def bound_data(self, data: Any, initial: Any) -> Any:
         """Return how they are shown again."""
-        return Shown.again(data, self.current)
+        return Shown.again(data, self.current, self.other_fields)
 
     def prepare_value(self, value: Any) -> Any:
         """Return how they are shown."""
-        return value if isinstance(value, Shown) else Shown.of(value)
+        return value if isinstance(value, Shown) else Shown.of(value, self.other_fields)
 
     def has_changed(self, initial: Any, data: Any) -> bool:
         """Return whether other processes are to be saved."""
@@ -269,6 +272,8 @@ class ProcessTreeForm(Form):
         ),
     )
 
+    merged_by_themselves = ("processes",)
+
     functions_url = ""
     """The address from which a script completes functions; the page sets it."""
 
@@ -281,4 +286,19 @@ class ProcessTreeForm(Form):
         field = self.fields.get("processes")
         if isinstance(field, ProcessesField):
             field.current = self.instance.processes
+            field.other_fields = _other_fields(self.instance)
             field.widget.functions_url = self.functions_url
+
+
+FIELDS_OF_TREE, FIELDS_OF_SCHEDULE, FIELDS_OF_FOLLOWER = 45, 22, 6
+"""About how many fields a browser sends of the tree itself, of a schedule, and of a follower."""
+
+
+def _other_fields(tree: ProcessTree) -> int:
+    """Return about how many fields a browser sends of a tree's page, its processes apart."""
+    schedules = 0 if tree.pk is None else tree.schedules.count()
+    followers = 0 if tree.pk is None else tree.links_out.count()
+    shown = schedules if schedules <= FORMS_OF_SCHEDULES else 0
+    return (  # of each kind a page has one form more, for those that a script adds
+        FIELDS_OF_TREE + FIELDS_OF_SCHEDULE * (shown + 1) + FIELDS_OF_FOLLOWER * (followers + 1)
+    )

@@ -6,6 +6,7 @@ those of a broken row, there are no rows (``rows_of``).
 """
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -35,9 +36,6 @@ FUNCTIONS, TRIGGERS, POOLS = "pt-functions", "pt-triggers", "pt-pools"
 FIELDS_OF_ROW = 19
 """About how many fields of a row a browser sends, its dependencies apart."""
 
-OTHER_FIELDS = 200
-"""How many fields the rest of the page may send: the schedule, and the trees that follow."""
-
 UNKNOWN = "="
 """Prefix of a choice that is the name of a process which is not in the tree."""
 
@@ -48,8 +46,9 @@ class Number(forms.FloatField):
     def to_python(self, value: Any) -> Any:
         """Return an integer, a float, or nothing."""
         number = super().to_python(value)
-        is_whole = number is not None and str(value).strip().lstrip("+-").isdigit()
-        return int(value) if is_whole else number
+        if number is None or not math.isfinite(number):
+            return number
+        return int(value) if str(value).strip().lstrip("+-").isdigit() else number
 
 
 class Lines(forms.CharField):
@@ -319,13 +318,19 @@ class BaseProcessRows(BaseFormSet):  # type: ignore[type-arg]
         What a browser has sent; left out, the rows show ``processes``.
     processes:
         JSON objects that rows can show (see ``rows_of``).
+    other_fields:
+        How many fields the rest of the page sends (see ``most_rows``).
     """
 
     def __init__(
-        self, data: Any = None, processes: Sequence[Mapping[str, Any]] = (), **kwargs: Any
+        self,
+        data: Any = None,
+        processes: Sequence[Mapping[str, Any]] = (),
+        other_fields: int = 0,
+        **kwargs: Any,
     ) -> None:
         self.extra = 1 if processes else 3
-        self.max_num = max(most_rows(), len(processes))
+        self.max_num = max(most_rows(other_fields), len(processes))
         self.absolute_max = 2 * self.max_num
         self.shown = processes
         super().__init__(data, prefix=PREFIX, **{"initial": [{}] * len(processes), **kwargs})
@@ -391,9 +396,11 @@ class BaseProcessRows(BaseFormSet):  # type: ignore[type-arg]
 _Rows: Any = formset_factory(ProcessForm, formset=BaseProcessRows, can_order=True, can_delete=True)
 
 
-def process_rows(data: Any = None, processes: Sequence[Mapping[str, Any]] = ()) -> BaseProcessRows:
+def process_rows(
+    data: Any = None, processes: Sequence[Mapping[str, Any]] = (), other_fields: int = 0
+) -> BaseProcessRows:
     """Return the rows of processes, or those that a browser has sent (see ``BaseProcessRows``)."""
-    rows: BaseProcessRows = _Rows(data, processes=processes)
+    rows: BaseProcessRows = _Rows(data, processes=processes, other_fields=other_fields)
     return rows
 
 
@@ -417,13 +424,19 @@ def _sent(field: forms.BoundField) -> list[str] | None:
     return [text.replace("\r", "").replace("\n", "")]
 
 
-def most_rows() -> int:
-    """Return how many processes a form may hold: Django limits the fields that a browser sends."""
+def most_rows(other_fields: int = 0) -> int:
+    """Return how many processes a form may hold: Django limits the fields that a browser sends.
+
+    Parameters
+    ----------
+    other_fields:
+        How many fields the rest of the page sends.
+    """
     limit = settings.DATA_UPLOAD_MAX_NUMBER_FIELDS
-    return 100 if limit is None else max(0, min(100, (limit - OTHER_FIELDS) // FIELDS_OF_ROW))
+    return 100 if limit is None else max(0, min(100, (limit - other_fields) // FIELDS_OF_ROW))
 
 
-def rows_of(processes: Any) -> tuple[BaseProcessRows | None, str]:
+def rows_of(processes: Any, other_fields: int = 0) -> tuple[BaseProcessRows | None, str]:
     """Return the rows of saved processes, or why they can be edited as JSON only.
 
     There are rows only if they show all of each process: sent back as they are, they must change
@@ -435,12 +448,12 @@ def rows_of(processes: Any) -> tuple[BaseProcessRows | None, str]:
         if not _has_rows_types(process):
             return None, _not_shown(number, process)
     many = sum(len(each.get("dependencies", ())) for each in processes)
-    if len(processes) + many / FIELDS_OF_ROW >= most_rows():
+    if len(processes) + many / FIELDS_OF_ROW >= most_rows(other_fields):
         return None, gettext(
             "Only JSON can be edited: these are more processes than Django takes as rows of a form "
             "(DATA_UPLOAD_MAX_NUMBER_FIELDS)."
         )
-    rows = process_rows(processes=processes)
+    rows = process_rows(processes=processes, other_fields=other_fields)
     sent_back = process_rows(rows.as_sent())
     for number, (process, form) in enumerate(zip(processes, sent_back.forms, strict=False), 1):
         if form.has_changed() or not form.is_valid():

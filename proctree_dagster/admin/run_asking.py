@@ -16,7 +16,7 @@ from ..domain import run_tags
 from ..exceptions import ContextError, InvalidTree, ProctreeError, RunNotFound
 from ..models import OutboxRun, ProcessTree, ProcessTreeSchedule, Run
 from ..models.validation.tree_validation import validate_tree
-from .deeds import Deeds
+from .deeds import Deeds, token_of
 from .html import page_address, run_link
 from .permissions import has_run_permission, may_view_runs
 from .run_deeds import trees_of
@@ -141,12 +141,17 @@ def request_runs(
     rows:
         Schedules, whose trees run, or trees, with their default schedules; fetch them together.
     """
-    result, deeds = Requested(), Deeds(page, request)
+    result, deeds, token = Requested(), Deeds(page, request), token_of(request)
     for row in rows:
         tree, name, tags = _named(row)
         try:
             refusal = _refusal(page.admin_site, request, tree, tags)
-            run_id = "" if refusal else _request(request, tree, {}, tags)
+            again = None if token is None else _run_id(token, request, tree, {}, tags)
+            if again is not None and OutboxRun.objects.filter(run_id=again).exists():
+                deeds.not_done(name, gettext("It was requested already, by the same click."))
+                result.runs.append((tree, again))
+                continue
+            run_id = "" if refusal else _request(request, tree, {}, tags, again)
         except ProctreeError as error:
             refusal, run_id = str(error), ""
         if refusal:
@@ -282,11 +287,3 @@ def shown(page: Any, request: HttpRequest, tree: ProcessTree, run_id: str) -> Ht
         return HttpResponseRedirect(page_address(site.name, Run, "change", run_id))
     page.message_user(request, _log_text(run_id), messages.SUCCESS)
     return HttpResponseRedirect(page_address(site.name, ProcessTree, "change", tree.pk))
-
-
-def token_of(request: HttpRequest) -> uuid.UUID | None:
-    """Return the token of a form that was posted; ``None`` if it has none."""
-    try:
-        return uuid.UUID(request.POST.get("token", ""))
-    except ValueError:
-        return None

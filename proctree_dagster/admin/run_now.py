@@ -28,10 +28,11 @@ from ..exceptions import (
 from ..models import ProcessTree, default_schedules
 from ..models.validation.tree_validation import validate_tree
 from .context_form import MORE, ContextForm
+from .deeds import ActionForm, token_of
 from .html import page_address, run_link
 from .permissions import may_view_runs
 from .row_fields import KeyChoices, RowFields, model_of
-from .run_asking import request_run, request_runs, shown, source_of, token_of
+from .run_asking import request_run, request_runs, shown, source_of
 
 if TYPE_CHECKING:
     from django.contrib.admin import AdminSite
@@ -48,6 +49,7 @@ class RunNow:
     media: Any
 
     actions: Any = ("run_now",)
+    action_form: Any = ActionForm
 
     def get_urls(self: Any) -> list[Any]:
         """Add the addresses of the form, and of the rows that it offers."""

@@ -21,8 +21,9 @@ from django.utils.translation import gettext_lazy as _
 from ..exceptions import ScheduleError
 from ..models import ProcessTree, ProcessTreeSchedule, default_schedules
 from ..models.context_schema import ContextKey
+from . import meanwhile
 from . import pauses as pauses_shown
-from .deeds import ButtonsOnPage, Deeds, switch
+from .deeds import ActionForm, ButtonsOnPage, Deeds, switch
 from .forms import JSON_FIELDS, AddedForm, ScheduleForm, TreeSelect
 from .html import (
     badge,
@@ -36,7 +37,7 @@ from .html import (
     run_link,
     status_badge,
 )
-from .permissions import NAME_FUNCTIONS, NeedsRunPermission
+from .permissions import NAME_FUNCTIONS, HidesJson, NeedsRunPermission
 from .run_asking import request_runs
 from .schedule_list import HeldBackFilter, OverdueFilter, RuleFilter, ScheduleList, add_seconds
 
@@ -79,8 +80,9 @@ class ShowsSchedules(NeedsRunPermission):
         rule: tuple[Any, ...] = RULE if may_write else ("rule",)
         context = ("taken_keys", "context") if may_write else ("readable_context",)
         done = () if is_new else ("due_times", "last", "held_back")
+        shown = (meanwhile.SHOWN,) if may_write and not is_new else ()
         return [
-            (None, {"fields": ("name", "enabled")}),
+            (None, {"fields": ("name", "enabled", *shown)}),
             (_("When it is due"), {"fields": (*rule, *done)}),
             (
                 _("Its runs"),
@@ -208,6 +210,7 @@ class ScheduleFormSet(BaseInlineFormSet):  # type: ignore[type-arg]
     def save(self, commit: bool = True) -> Any:
         """Save them."""
         saved = super().save(commit)
+        meanwhile.tell(self.request, self.forms)
         for form in self.forms:
             tell_ignored(self.request, form)
         return saved
@@ -269,7 +272,7 @@ class ChooseTree(TreeSelect):
 
 
 @admin.register(ProcessTreeSchedule)
-class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, admin.ModelAdmin):  # type: ignore[type-arg]
+class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, HidesJson, admin.ModelAdmin):  # type: ignore[type-arg]
     """Schedules, all in one list."""
 
     list_display = ["tree", "called", "rule", "next", "last", "held_back"]
@@ -279,6 +282,7 @@ class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, admin.ModelAdmin):
     search_fields = ["process_tree__name", "name"]
     form = ScheduleForm
     actions = ["run_now", "enable", "disable"]
+    action_form = ActionForm
     buttons = {"run_now": _("Run now"), "enable": _("Enable"), "disable": _("Disable")}
 
     @admin.display(description=_("process tree"), ordering="process_tree__name")
@@ -360,6 +364,7 @@ class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, admin.ModelAdmin):
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Save a schedule, and show what does not count of what was typed."""
         super().save_model(request, obj, form, change)
+        meanwhile.tell(request, [form])
         tell_ignored(request, form)
 
     # What people do

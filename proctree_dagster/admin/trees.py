@@ -22,12 +22,12 @@ from django.views.decorators.http import require_safe
 from ..models import ProcessTree, ProcessTreeSchedule, TreeLink
 from ..services import function_listing, pauses
 from ..support.row_reading import UNREADABLE
-from . import html, tree_page
-from .forms import JSON_FIELDS, FollowerForm, TreeSelect
-from .permissions import NAME_FUNCTIONS, NeedsRunPermission, may_run
+from . import html, meanwhile, tree_page
+from .forms import FORMS_OF_SCHEDULES, JSON_FIELDS, FollowerForm, TreeSelect
+from .permissions import NAME_FUNCTIONS, HidesJson, NeedsRunPermission, may_run
 from .process_forms import ProcessTreeForm
 from .run_now import RunNow
-from .schedules import ScheduleInline
+from .schedules import ScheduleFormSet, ScheduleInline
 from .tree_code import TreeCode, in_code
 from .tree_history import TreeHistory
 
@@ -50,6 +50,11 @@ class FollowersInline(NeedsRunPermission, admin.TabularInline):  # type: ignore[
     extra = 0
     verbose_name = _("tree that follows")
     verbose_name_plural = _("trees that follow")
+
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
+        """Return the fields of a link."""
+        may_write = self.has_change_permission(request, obj)
+        return ["target", "kind", *([meanwhile.SHOWN] if may_write else [])]
 
     def formfield_for_foreignkey(self, db_field: Any, request: HttpRequest, **kwargs: Any) -> Any:
         """Let a tree be chosen by a part of its name."""
@@ -93,11 +98,11 @@ def of_readable(cell: Callable[[Any, ProcessTree], str]) -> Callable[[Any, Proce
     return shown
 
 
+MOST_DIGITS = 18
+"""How many digits a key may have: each database has numbers as large as these."""
+
 SCHEDULES = 3
 """How many schedules of a tree the list describes."""
-
-FORMS_OF_SCHEDULES = 20
-"""Up to how many schedules a tree's page has a form for each; their own list has more."""
 
 
 def _in_words(schedule: ProcessTreeSchedule) -> SafeString:
@@ -107,8 +112,13 @@ def _in_words(schedule: ProcessTreeSchedule) -> SafeString:
     return format_html("{}{} {}", name, schedule.rule_in_words, held_back)
 
 
+def _hashable(field: Any) -> Any:
+    """Return a field, or the fields of a line, of a fieldset."""
+    return tuple(field) if isinstance(field, list) else field
+
+
 @admin.register(ProcessTree)
-class ProcessTreeAdmin(RunNow, TreeHistory, TreeCode, admin.ModelAdmin):  # type: ignore[type-arg]
+class ProcessTreeAdmin(RunNow, TreeHistory, TreeCode, HidesJson, admin.ModelAdmin):  # type: ignore[type-arg]
     """Trees; what is saved here is validated like everywhere else."""
 
     list_display = ["name", "rule", "next_run", "last_run"]
@@ -120,7 +130,7 @@ class ProcessTreeAdmin(RunNow, TreeHistory, TreeCode, admin.ModelAdmin):  # type
     search_fields = ["name", "description", "job_name"]
     form = ProcessTreeForm
     formfield_overrides = JSON_FIELDS
-    readonly_fields = ["job_name", "created_at", "updated_at"]
+    readonly_fields = ["job_name", "created_at", "updated_at", "readable_processes"]
     fieldsets = [
         (None, {"fields": ["name", "description"]}),
         (_("Processes"), {"fields": ["processes"]}),
@@ -218,9 +228,37 @@ class ProcessTreeAdmin(RunNow, TreeHistory, TreeCode, admin.ModelAdmin):  # type
     def get_inlines(self, request: HttpRequest, obj: ProcessTree | None) -> list[Any]:
         """Return what is edited with the tree: its schedules, unless there are many."""
         inlines = list(super().get_inlines(request, obj))
-        if obj is not None and obj.schedules.count() > FORMS_OF_SCHEDULES:
-            return [each for each in inlines if not issubclass(each, ScheduleInline)]
-        return inlines
+        if obj is None:
+            return inlines
+        has_forms = (  # those of the page that was sent: a schedule may have been added since
+            f"{ScheduleFormSet.get_default_prefix()}-TOTAL_FORMS" in request.POST
+            if request.method == "POST"
+            else obj.schedules.count() <= FORMS_OF_SCHEDULES
+        )
+        return [each for each in inlines if has_forms or not issubclass(each, ScheduleInline)]
+
+    def get_fieldsets(self, request: HttpRequest, obj: ProcessTree | None = None) -> Any:
+        """Return the fields in groups; to those who may not write processes, without secrets."""
+        may_write = obj is None or self.has_change_permission(request, obj)
+        may_name = may_write and request.user.has_perm(NAME_FUNCTIONS)
+        shown = [meanwhile.SHOWN] if may_write and obj is not None else []
+        instead = {} if may_name else {"processes": "readable_processes"}
+        groups = []
+        for title, group in super().get_fieldsets(request, obj):
+            named = [instead.get(each, each) for each in map(_hashable, group["fields"])]
+            groups.append((title, {**group, "fields": [*named, *shown]}))
+            shown = []
+        return groups
+
+    @admin.display(description=_("processes"))
+    def readable_processes(self, tree: ProcessTree) -> SafeString | str:
+        """Return its processes without secrets, for those who may not write them."""
+        return html.json_text(tree.processes)
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """Save a tree, and show what stays as others have saved it."""
+        super().save_model(request, obj, form, change)
+        meanwhile.tell(request, [form])
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         """Return the list that shows unreadable rows, too."""
@@ -249,7 +287,7 @@ class ProcessTreeAdmin(RunNow, TreeHistory, TreeCode, admin.ModelAdmin):  # type
         return HttpResponseRedirect(address)
 
     def _name_of(self, object_id: str) -> str | None:
-        if not object_id.isdigit():
+        if not object_id.isdecimal() or len(object_id) > MOST_DIGITS:
             return None
         return ProcessTree.objects.filter(pk=object_id).values_list("name", flat=True).first()
 

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,12 @@ from django.utils.translation import gettext_lazy as _
 from ..context import tagging
 from ..domain import run_tags as tags
 from ..models import OutboxRun, Trigger, TriggerState, TriggerSubscription, TriggerType
-from . import run_summaries
-from .deeds import ButtonsOnPage, Deeds, switch
+from . import meanwhile, run_summaries
+from .deeds import ActionForm, ButtonsOnPage, Deeds, switch, token_of
 from .forms import JSON_FIELDS, SubscriptionForm, TreeSelect, TriggerForm
 from .html import badge, duration, json_text, labelled, moment, row_link, run_link, status_badge
 from .outbox import state_badge
-from .permissions import FIRE, NAME_FUNCTIONS, NeedsRunPermission
+from .permissions import FIRE, NAME_FUNCTIONS, HidesJson, NeedsRunPermission
 
 if TYPE_CHECKING:
     from ..domain.runs import RunSummary
@@ -108,8 +109,8 @@ class SubscriptionInline(NeedsRunPermission, admin.StackedInline):  # type: igno
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """Return the fields; to those who may only view them, without secrets."""
         may_write = self.has_change_permission(request, obj)
-        context = "context" if may_write else "readable_context"
-        return [("process_tree", "enabled"), context, "tags"]
+        context = ["context", meanwhile.SHOWN] if may_write else ["readable_context"]
+        return [("process_tree", "enabled"), *context, "tags"]
 
     @admin.display(description=_("context"))
     def readable_context(self, subscription: TriggerSubscription) -> SafeString | str:
@@ -126,6 +127,18 @@ class Fire:
     """The user who fired it; blank: it was polled."""
 
     runs: list[OutboxRun] = field(default_factory=list)
+
+
+def _run_ids(request: HttpRequest, trigger: Trigger) -> dict[int, uuid.UUID]:
+    """Return the ids of the runs that a click starts, by the keys of the trees; blank without one.
+
+    A second click on the same button starts no others.
+    """
+    token = token_of(request)
+    if token is None:
+        return {}
+    trees = trigger.subscriptions.values_list("process_tree", flat=True)
+    return {tree: uuid.uuid5(token, f"{trigger.pk} {tree}") for tree in trees}
 
 
 def last_fires(trigger: Trigger) -> list[Fire]:
@@ -212,7 +225,7 @@ def run_in_words(run: OutboxRun, known: "RunSummary | None", site: str) -> SafeS
 
 
 @admin.register(Trigger)
-class TriggerAdmin(ButtonsOnPage, admin.ModelAdmin):  # type: ignore[type-arg]
+class TriggerAdmin(ButtonsOnPage, HidesJson, admin.ModelAdmin):  # type: ignore[type-arg]
     """Triggers; what is saved here is validated like everywhere else."""
 
     list_display = ["name", "kind", "shown_state", "last_fire", "poll", "trees"]
@@ -229,6 +242,7 @@ class TriggerAdmin(ButtonsOnPage, admin.ModelAdmin):  # type: ignore[type-arg]
     ]
     inlines = [SubscriptionInline]
     actions = ["fire", "reset", "enable", "disable"]
+    action_form = ActionForm
     buttons = {
         **{"fire": _("Fire"), "reset": _("Arm again")},
         **{"enable": _("Enable"), "disable": _("Disable")},
@@ -248,8 +262,9 @@ class TriggerAdmin(ButtonsOnPage, admin.ModelAdmin):  # type: ignore[type-arg]
         """Return the fields in groups; to those who may only view them, without secrets."""
         may_write = obj is None or self.has_change_permission(request, obj)
         asks = ["configuration", "examples"] if may_write else ["readable_configuration"]
+        shown = [meanwhile.SHOWN] if may_write and obj is not None else []
         groups: list[tuple[Any, dict[str, Any]]] = [
-            (None, {"fields": ["name", "description", "enabled"]}),
+            (None, {"fields": ["name", "description", "enabled", *shown]}),
             (_("What makes it fire"), {"fields": ["trigger_type", *asks]}),
         ]
         if obj is not None:
@@ -296,6 +311,11 @@ class TriggerAdmin(ButtonsOnPage, admin.ModelAdmin):  # type: ignore[type-arg]
         if not self.has_fire_permission(request, obj):
             readonly += ["name", "trigger_type", "configuration", "enabled"]
         return list(dict.fromkeys(readonly))
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """Save a trigger, and show what stays as others have saved it."""
+        super().save_model(request, obj, form, change)
+        meanwhile.tell(request, [form])
 
     # What is shown
 
@@ -389,8 +409,12 @@ class TriggerAdmin(ButtonsOnPage, admin.ModelAdmin):  # type: ignore[type-arg]
     def _fire(self, request: HttpRequest, trigger: Trigger) -> None:
         from .. import triggers  # it imports all that runs trees, and every command loads the admin
 
-        by = tagging.by_user(request.user.get_username())
-        runs = triggers.fire_trigger(trigger, tags=by, wait=False)
+        by, run_ids = tagging.by_user(request.user.get_username()), _run_ids(request, trigger)
+        if OutboxRun.objects.filter(run_id__in=run_ids.values()).exists():
+            told = gettext("Not fired: {} was fired already, by the same click.")
+            self._tell(request, messages.WARNING, told, trigger)
+            return
+        runs = triggers.fire_row(trigger, {}, by, wait=False, run_ids=run_ids)
         if not runs and not Trigger.objects.filter(pk=trigger.pk, enabled=True).exists():
             told = gettext("Not fired: {} was disabled or deleted meanwhile.")
             self._tell(request, messages.WARNING, told, trigger)

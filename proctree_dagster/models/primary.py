@@ -21,10 +21,13 @@ class PrimaryQuerySet(models.QuerySet[Row]):
         return alias or router.db_for_write(self.model, **self._hints)  # type: ignore[attr-defined]
 
 
+PrimaryManager = models.Manager.from_queryset(PrimaryQuerySet)
+
+
 class PrimaryModel(models.Model):
     """A model whose rows, and the relations that lead to them, are read by ``PrimaryQuerySet``."""
 
-    objects: ClassVar = PrimaryQuerySet.as_manager()
+    objects: ClassVar = PrimaryManager()
 
     class Meta:
         abstract = True

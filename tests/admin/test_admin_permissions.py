@@ -22,7 +22,7 @@ from proctree_dagster.models import (
 )
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from proctree_dagster.triggers import create_trigger
-from tests.admin.people import ADMIN, press, shown, staff, text_of
+from tests.admin.people import ADMIN, VIEWS, browser, press, shown, staff, text_of, user
 from tests.admin.people import act as act_on
 from tests.app import processes
 
@@ -41,6 +41,50 @@ def trigger(tree: ProcessTree) -> Trigger:
     trigger = create_trigger("e", "event")
     ProcessTreeInstance.load("t").subscribe_to_trigger(trigger)
     return trigger
+
+
+# --- Secrets --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("model", "lookup"),
+    [
+        ("processtreeschedule", "context__password__startswith"),
+        ("processtreeschedule", "context__icontains"),
+        ("processtreeschedule", "tags__client"),
+        ("processtree", "processes__0__metadata__key__startswith"),
+        ("outboxrun", "context__password__regex"),
+        ("trigger", "configuration__filter__key"),
+        ("backfill", "schedule__context__password__startswith"),
+    ],
+)
+def test_who_may_not_see_a_secret_does_not_learn_it_by_a_filter(
+    tree: ProcessTree, model: str, lookup: str
+) -> None:
+    client = staff(*VIEWS)
+    assert client.get(f"{ADMIN}/{model}/").status_code == 200
+    assert client.get(f"{ADMIN}/{model}/", {lookup: "s"}).status_code == 400
+
+
+def test_who_may_change_schedules_filters_by_what_they_hold(
+    tree: ProcessTree, admin_client: Client
+) -> None:
+    tree_of_it = ProcessTreeInstance.load("t")
+    tree_of_it.register_schedule(interval_minutes=5, context={"client": "north"})
+    for value, count in (("north", 1), ("south", 0)):
+        listed = admin_client.get(f"{ADMIN}/processtreeschedule/", {"context__client": value})
+        assert listed.context["cl"].result_count == count
+
+
+def test_who_may_not_write_processes_sees_them_without_secrets(tree: ProcessTree) -> None:
+    ProcessTree.objects.update(
+        processes=[{**tree.processes[0], "metadata": {"api_key": "sesame", "unit": "euro"}}]
+    )
+    for name in ("view_processtree", "change_processtree"):
+        client = browser(user(name, [name]))
+        text = text_of(client.get(f"{ADMIN}/processtree/{tree.pk}/change/"))
+        assert "euro" in text
+        assert "sesame" not in text
 
 
 # --- Firing ---------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """Pauses in the admin: made, shown wherever a schedule is, and ended."""
 
+import datetime as dt
 from typing import Any
 
 import pytest
@@ -101,3 +102,16 @@ def test_a_schedule_of_another_tree_is_refused(
         f"{LIST}add/", typed(admin_client, schedule=schedule.pk, process_tree=other)
     )
     assert "It is a schedule of another process tree." in text_of(answer)
+
+
+def test_the_resumption_of_a_pause_to_come_leads_to_the_list(
+    admin_client: Client, schedule: ProcessTreeSchedule
+) -> None:
+    begin = timezone.now() + dt.timedelta(days=1)
+    pause = Pause.objects.create(schedule=schedule, since=begin)
+    url = f"{ADMIN}/pause/{pause.pk}/action/"
+    answer = admin_client.post(url, {"action": "resume"}, follow=True)
+    assert answer.redirect_chain == [(f"{ADMIN}/pause/", 302)]
+    text = text_of(answer)
+    assert "Resumed" in text
+    assert "Perhaps it was deleted" not in text

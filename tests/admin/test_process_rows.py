@@ -4,15 +4,17 @@ import json
 from typing import Any
 
 import pytest
+from django.test import Client
 from django.utils.datastructures import MultiValueDict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from pytest_django import Settings
 
 from example.ledger import trees
 from proctree_dagster.admin import process_rows
 from proctree_dagster.admin.process_forms import ProcessTreeForm, Shown
 from proctree_dagster.domain import tree_spec
-from proctree_dagster.models import ProcessTree
+from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
 from tests.admin.sent import fields
 
 pytestmark = pytest.mark.django_db
@@ -100,6 +102,37 @@ TWO: list[Process] = [
 ]
 NAME, FUNC = "processes-rows-{}-name", "processes-rows-{}-func"
 DEPENDENCIES = "processes-rows-{}-dependencies"
+
+
+@pytest.mark.parametrize("digits", [400, 5000])
+def test_a_number_of_many_digits_is_an_error_at_its_field(digits: int) -> None:
+    row, sent = sent_back(TWO)
+    sent["processes-rows-0-timeout"] = "9" * digits
+    assert any(each.startswith("timeout: ") for each in errors(row, sent))
+
+
+@pytest.mark.parametrize("schedules", [0, 15, 20, 21])
+def test_a_page_offers_no_rows_with_which_it_could_not_be_sent(
+    admin_client: Client, schedules: int, settings: Settings
+) -> None:
+    settings.DATA_UPLOAD_MAX_NUMBER_FIELDS = 1000
+    for length in (20, 30, 35, 50):
+        chain: list[Process] = [{"name": "p0", "func": "tests.app.processes:one"}]
+        chain += [
+            {"name": f"p{n}", "func": "tests.app.processes:noted", "dependencies": [f"p{n - 1}"]}
+            for n in range(1, length)
+        ]
+        row = ProcessTree.objects.create(name=f"t{length}", processes=chain)
+        for number in range(schedules):
+            ProcessTreeSchedule.objects.create(
+                process_tree=row, name=f"s{number}", cron="0 9 * * *", interval_minutes=None
+            )
+        url = f"/admin/proctree_dagster/processtree/{row.pk}/change/"
+        sent = fields(admin_client.get(url).content.decode())
+        count = sum(map(len, dict(sent.lists()).values()))
+        assert count <= 1000
+        # As a form encoded in parts, so that Django counts the fields.
+        assert admin_client.post(url, dict(sent.lists())).status_code == 302
 
 
 # --- Nothing was touched --------------------------------------------------------------------------
@@ -191,7 +224,7 @@ def test_what_rows_can_not_show_is_edited_as_json_only_and_the_page_says_so(save
 def test_a_tree_with_more_processes_than_a_form_may_send_is_edited_as_json(settings: Any) -> None:
     settings.DATA_UPLOAD_MAX_NUMBER_FIELDS = 400
     many = [{"name": f"p{number}", "func": "registered"} for number in range(12)]
-    shown = Shown.of(many)
+    shown = Shown.of(many, other_fields=200)
     assert shown.rows is None
     assert "DATA_UPLOAD_MAX_NUMBER_FIELDS" in shown.why_no_rows
     row, _ = sent_back(many[:9])

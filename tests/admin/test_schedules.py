@@ -13,9 +13,10 @@ from django.utils import timezone
 
 from proctree_dagster import testing
 from proctree_dagster.admin import ProcessTreeScheduleAdmin
-from proctree_dagster.models import ProcessTree, ProcessTreeSchedule
+from proctree_dagster.models import OutboxRun, ProcessTree, ProcessTreeSchedule
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.admin.people import ADMIN, act, browser, press, shown, staff, text_of, user
+from tests.admin.sent import fields
 from tests.app import processes
 from tests.app.models import Organisation
 
@@ -485,6 +486,24 @@ def test_a_page_has_the_buttons_that_are_of_use_and_stays_the_page(
     assert list(answer.context["pt_buttons"]) == ["run_now", "enable"]
     assert client.get(f"{LIST}{schedule.pk}/action/").status_code == 405
     assert press(client, "processtreeschedule", schedule.pk, "delete_selected").status_code == 403
+
+
+def test_the_second_of_two_clicks_requests_no_run(
+    admin_client: Client, schedule: ProcessTreeSchedule
+) -> None:
+    trees, run = f"{ADMIN}/processtree/", {"action": "run_now"}
+    for page, posted in (
+        (page_of(schedule), run),
+        (LIST, {**run, "_selected_action": schedule.pk}),
+        (trees, {**run, "_selected_action": schedule.process_tree_id}),
+    ):
+        before = OutboxRun.objects.count()
+        token = fields(admin_client.get(page).content.decode())["token"]
+        url, sent = page.replace("/change/", "/action/"), {**posted, "token": token}
+        answers = [admin_client.post(url, sent, follow=True) for _ in range(2)]
+        assert OutboxRun.objects.count() == before + 1
+        assert "It was requested already, by the same click." in text_of(answers[1])
+        assert answers[0].redirect_chain == answers[1].redirect_chain
 
 
 def test_trees_are_run_now_with_the_contexts_of_their_schedules_which_stay_as_they_are(

@@ -504,3 +504,10 @@ def test_who_may_run_a_tree_has_a_button_for_it_on_its_page() -> None:
     assert address not in shown(viewer, row)
     viewer.logout()
     assert address in shown(browser(user("runner", ["view_processtree", "run_processtree"])), row)
+
+
+@pytest.mark.parametrize("key", ["²", "9" * 5000, "nothing"])
+def test_an_address_of_no_tree_leads_to_the_index(admin_client: Client, key: str) -> None:
+    answer = admin_client.get(f"{ADMIN}/processtree/{key}/change/", follow=True)
+    assert answer.status_code == 200
+    assert "Perhaps it was deleted" in text_of(answer)

@@ -4,6 +4,7 @@ import datetime as dt
 import itertools
 import json
 import threading
+import uuid
 from typing import Any
 
 import pytest
@@ -21,8 +22,9 @@ from proctree_dagster.models import OutboxRun, ProcessTree, Trigger, TriggerSubs
 from proctree_dagster.running import run_requests, tree_runs
 from proctree_dagster.services import run_outbox
 from proctree_dagster.tree_builder import ProcessTreeInstance
-from proctree_dagster.triggers import create_trigger, fire_trigger
+from proctree_dagster.triggers import create_trigger, fire_row, fire_trigger
 from tests.admin.people import ADMIN, act, press, shown, staff, text_of
+from tests.admin.sent import fields
 from tests.app import processes
 
 pytestmark = pytest.mark.django_db
@@ -58,6 +60,29 @@ def test_a_fire_is_in_the_log_and_its_runs_name_who_fired() -> None:
     [logged] = LogEntry.objects.all()
     assert (logged.user.get_username(), logged.object_repr) == ("clerk", "bell")
     assert logged.get_change_message() == f"Fired. Runs: {listed}"
+
+
+def test_the_second_of_two_clicks_fires_nothing() -> None:
+    trigger, client = subscribed("a", "b"), staff(*FIRES)
+    button = fields(client.get(page_of(trigger)).content.decode())
+    posted = {"action": "fire", "token": button["token"]}
+    for _ in range(2):
+        answer = client.post(f"{LIST}{trigger.pk}/action/", posted, follow=True)
+    assert "Not fired: bell was fired already, by the same click." in text_of(answer)
+    chosen = fields(client.get(LIST).content.decode())
+    listed = {"action": "fire", "_selected_action": trigger.pk, "token": chosen["token"]}
+    for _ in range(2):
+        client.post(LIST, listed)
+    assert len(testing.fired("bell")) == 4
+    assert Trigger.objects.get().fire_count == 2
+
+
+def test_of_two_clicks_at_once_the_second_starts_no_run() -> None:
+    trigger = subscribed("a")
+    run_ids = {TriggerSubscription.objects.get().process_tree_id: uuid.uuid4()}
+    runs = [fire_row(trigger, {}, {}, wait=False, run_ids=run_ids) for _ in range(2)]
+    assert runs[0] == runs[1]
+    assert OutboxRun.objects.count() == 1
 
 
 def test_a_fire_writes_its_runs_in_the_request_and_a_thread_delivers_them(

@@ -303,7 +303,7 @@ def test_a_line_with_a_level_of_the_projects_own_is_shown_with_the_next_lower_on
     entries = instance.all_logs(results["run_id"])
     assert [each.level for each in entries if each.user_message == "a notice"] == [shown]
     for each in entries:  # one that it does not know would hide the whole log
-        GrapheneLogLevel.from_level(each.level)
+        GrapheneLogLevel.from_level(each.level)  # type: ignore[no-untyped-call]
 
 
 @pytest.mark.django_db
