@@ -6,7 +6,7 @@ they showed: by that it is known which were edited here, and which have changed 
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, ClassVar
 
 from django import forms
@@ -136,17 +136,26 @@ def _hash(value: Any) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def tell(request: HttpRequest, forms_saved: Iterable[Any]) -> None:
-    """Say what stays as others have saved it while the page was open."""
-    for form, labels in _kept(forms_saved):
-        told = gettext(
-            "%(row)s: somebody else has changed this since the page was opened, and it stays so: "
-            "%(fields)s."
-        )
-        messages.warning(request, told % {"row": form.instance, "fields": ", ".join(labels)})
+class TellsWhatStays:
+    """A page of the admin that says what stays as others have saved it while it was open."""
+
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
+        """Save the row."""
+        super().save_model(request, obj, form, change)  # type: ignore[misc]
+        _tell(request, [form])
+
+    def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
+        """Save the rows of an inline."""
+        super().save_formset(request, form, formset, change)  # type: ignore[misc]
+        _tell(request, formset.forms)
 
 
-def _kept(forms_saved: Iterable[Any]) -> Iterator[tuple[Any, list[str]]]:
-    for form in forms_saved:
-        if labels := getattr(form, "kept", []):
-            yield form, labels
+def _tell(request: HttpRequest, saved: Iterable[Any]) -> None:
+    for form in saved:
+        if labels := getattr(form, "kept", []):  # a project's own form may lack it
+            told = gettext(
+                "%(row)s: somebody else has changed this since the page was opened, and it stays "
+                "so: %(fields)s."
+            )
+            told %= {"row": form.instance, "fields": ", ".join(labels)}
+            messages.warning(request, told)

@@ -19,6 +19,7 @@ from . import meanwhile
 from .deeds import ButtonsOnPage, Deeds
 from .forms import Form, SplitDateTime, TreeSelect
 from .html import badge, labelled, moment
+from .meanwhile import TellsWhatStays
 from .permissions import NeedsRunPermission
 
 
@@ -75,7 +76,7 @@ class OverFilter(admin.SimpleListFilter):
 
 
 @admin.register(Pause)
-class PauseAdmin(ButtonsOnPage, NeedsRunPermission, admin.ModelAdmin):  # type: ignore[type-arg]
+class PauseAdmin(ButtonsOnPage, NeedsRunPermission, TellsWhatStays, admin.ModelAdmin):  # type: ignore[type-arg]
     """Pauses: made, changed and ended here as by ``proctree pause`` and ``resume``."""
 
     form = PauseForm
@@ -131,7 +132,6 @@ class PauseAdmin(ButtonsOnPage, NeedsRunPermission, admin.ModelAdmin):  # type: 
         if not change:
             obj.made_by = request.user.get_username()[:150]
         super().save_model(request, obj, form, change)
-        meanwhile.tell(request, [form])
 
     def offers(self, action: str, row: Pause) -> bool:
         """Return whether it can be ended."""

@@ -37,6 +37,7 @@ from .html import (
     run_link,
     status_badge,
 )
+from .meanwhile import TellsWhatStays
 from .permissions import NAME_FUNCTIONS, HidesJson, NeedsRunPermission
 from .run_asking import request_runs
 from .schedule_list import HeldBackFilter, OverdueFilter, RuleFilter, ScheduleList, add_seconds
@@ -210,7 +211,6 @@ class ScheduleFormSet(BaseInlineFormSet):  # type: ignore[type-arg]
     def save(self, commit: bool = True) -> Any:
         """Save them."""
         saved = super().save(commit)
-        meanwhile.tell(self.request, self.forms)
         for form in self.forms:
             tell_ignored(self.request, form)
         return saved
@@ -272,7 +272,13 @@ class ChooseTree(TreeSelect):
 
 
 @admin.register(ProcessTreeSchedule)
-class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, HidesJson, admin.ModelAdmin):  # type: ignore[type-arg]
+class ProcessTreeScheduleAdmin(
+    ButtonsOnPage,
+    ShowsSchedules,
+    HidesJson,
+    TellsWhatStays,
+    admin.ModelAdmin,  # type: ignore[type-arg]
+):
     """Schedules, all in one list."""
 
     list_display = ["tree", "called", "rule", "next", "last", "held_back"]
@@ -364,7 +370,6 @@ class ProcessTreeScheduleAdmin(ButtonsOnPage, ShowsSchedules, HidesJson, admin.M
     def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Save a schedule, and show what does not count of what was typed."""
         super().save_model(request, obj, form, change)
-        meanwhile.tell(request, [form])
         tell_ignored(request, form)
 
     # What people do

@@ -24,6 +24,7 @@ from ..services import function_listing, pauses
 from ..support.row_reading import UNREADABLE
 from . import html, meanwhile, tree_page
 from .forms import FORMS_OF_SCHEDULES, JSON_FIELDS, FollowerForm, TreeSelect
+from .meanwhile import TellsWhatStays
 from .permissions import NAME_FUNCTIONS, HidesJson, NeedsRunPermission, may_run
 from .process_forms import ProcessTreeForm
 from .run_now import RunNow
@@ -118,7 +119,7 @@ def _hashable(field: Any) -> Any:
 
 
 @admin.register(ProcessTree)
-class ProcessTreeAdmin(RunNow, TreeHistory, TreeCode, HidesJson, admin.ModelAdmin):  # type: ignore[type-arg]
+class ProcessTreeAdmin(RunNow, TreeHistory, TreeCode, HidesJson, TellsWhatStays, admin.ModelAdmin):  # type: ignore[type-arg]
     """Trees; what is saved here is validated like everywhere else."""
 
     list_display = ["name", "rule", "next_run", "last_run"]
@@ -254,11 +255,6 @@ class ProcessTreeAdmin(RunNow, TreeHistory, TreeCode, HidesJson, admin.ModelAdmi
     def readable_processes(self, tree: ProcessTree) -> SafeString | str:
         """Return its processes without secrets, for those who may not write them."""
         return html.json_text(tree.processes)
-
-    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        """Save a tree, and show what stays as others have saved it."""
-        super().save_model(request, obj, form, change)
-        meanwhile.tell(request, [form])
 
     def get_changelist(self, request: HttpRequest, **kwargs: Any) -> type[ChangeList]:
         """Return the list that shows unreadable rows, too."""

@@ -24,6 +24,7 @@ from . import meanwhile, run_summaries
 from .deeds import ActionForm, ButtonsOnPage, Deeds, switch, token_of
 from .forms import JSON_FIELDS, SubscriptionForm, TreeSelect, TriggerForm
 from .html import badge, duration, json_text, labelled, moment, row_link, run_link, status_badge
+from .meanwhile import TellsWhatStays
 from .outbox import state_badge
 from .permissions import FIRE, NAME_FUNCTIONS, HidesJson, NeedsRunPermission
 
@@ -225,7 +226,7 @@ def run_in_words(run: OutboxRun, known: "RunSummary | None", site: str) -> SafeS
 
 
 @admin.register(Trigger)
-class TriggerAdmin(ButtonsOnPage, HidesJson, admin.ModelAdmin):  # type: ignore[type-arg]
+class TriggerAdmin(ButtonsOnPage, HidesJson, TellsWhatStays, admin.ModelAdmin):  # type: ignore[type-arg]
     """Triggers; what is saved here is validated like everywhere else."""
 
     list_display = ["name", "kind", "shown_state", "last_fire", "poll", "trees"]
@@ -311,11 +312,6 @@ class TriggerAdmin(ButtonsOnPage, HidesJson, admin.ModelAdmin):  # type: ignore[
         if not self.has_fire_permission(request, obj):
             readonly += ["name", "trigger_type", "configuration", "enabled"]
         return list(dict.fromkeys(readonly))
-
-    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
-        """Save a trigger, and show what stays as others have saved it."""
-        super().save_model(request, obj, form, change)
-        meanwhile.tell(request, [form])
 
     # What is shown
 

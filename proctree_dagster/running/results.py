@@ -157,14 +157,14 @@ def _never_ran(
         ]
         upstream = [result[name].error for name in process.dependencies if name in result]
         error = f"Dependency failed: {failed[0]}" if failed else next(iter(upstream), fault)
-        variables = _defaults(process) if error else {}
+        variables = defaults_of(process) if error else {}
         result[process.name] = Outcome(
             "skipped" if error else "pending", error=error, response_variables=variables
         )
     return result
 
 
-def _defaults(process: ProcessSpec) -> dict[str, Any]:
+def defaults_of(process: ProcessSpec) -> dict[str, Any]:
     """Return the response variables of a process that was skipped."""
     try:
         return response_variables.defaults(process.name, process.response_vars)

@@ -5,21 +5,25 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping
+from typing import Any
 
 from asgiref.sync import sync_to_async
 
+from ..domain import tree_spec
 from ..domain.runs import PROGRESS, ProcessRun, ProcessState, RunDetail, RunState
 from ..exceptions import (
     HistoryLoading,
     HistoryUnavailable,
+    InvalidTree,
     RunError,
     RunNotFinished,
 )
-from ..models import OutboxRun, OutboxState
+from ..models import OutboxRun, OutboxState, ProcessTree
 from ..process.run import Outcome
 from ..services import run_outbox
 from ..support import isolation
 from ..support.connections import fresh_connections, in_transaction
+from ..support.row_reading import UNREADABLE
 from . import requested_runs, results, run_history
 from .results import Results
 
@@ -260,7 +264,26 @@ def _results(run_id: str) -> Results | None:
         ran = [each for each in detail.processes if each.status in ("completed", "cached")]
         skipped = [each for each in detail.processes if each.status == "skipped"]
         stored = history.outcomes(attempt, [each.step for each in (*ran, *skipped)])
-    return _results_of(detail, stored)
+    found = _results_of(detail, stored)
+    not_executed = [each for each in skipped if not isinstance(stored.get(each.step), Outcome)]
+    if not_executed:
+        defaults = _defaults(detail.summary.job_name)
+        names = {each.name for each in not_executed} & defaults.keys()
+        found["response_variables"] |= {name: defaults[name] for name in names}
+    return found
+
+
+def _defaults(job_name: str) -> dict[str, dict[str, Any]]:
+    """Return the response variables of a tree's processes without results, as it is now."""
+    row = ProcessTree.objects.filter(job_name=job_name).first()
+    if row is None:
+        return {}
+    try:
+        processes = tree_spec.parse(row.to_dict()).processes
+    except (InvalidTree, *UNREADABLE):  # SQL has written it since
+        return {}
+    found = {each.name: results.defaults_of(each) for each in processes}
+    return {name: variables for name, variables in found.items() if variables}
 
 
 def _results_of(detail: RunDetail, stored: Mapping[str, Outcome | str]) -> Results:

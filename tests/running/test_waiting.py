@@ -81,12 +81,14 @@ def test_what_is_waited_for_is_what_execute_returns(close: None, worker: Any) ->
 def test_a_run_that_failed_says_why_as_execute_does(worker: Any) -> None:
     tree = ProcessTreeInstance("fails").add_process("one", func=processes.one)
     tree.add_process("sum up", func=processes.fail, dependencies=["one"])
-    tree.add_process("after", func=processes.add, dependencies=["sum up"]).save()
+    sums = {"total": {"type": "int", "default": 7}}
+    tree.add_process("after", processes.add, ["sum up"], response_vars=sums).save()
     run = ProcessTreeManager.submit_tree("fails")
     worker(run.run_id)
     waited, executed = run.wait(60), tree.execute()
-    for key in ("success", "results", "status", "errors", "reasons"):
+    for key in ("success", "results", "status", "errors", "reasons", "response_variables"):
         assert waited[key] == executed[key], key
+    assert waited["response_variables"] == {"after": {"total": 7}}
 
 
 @THREADS
