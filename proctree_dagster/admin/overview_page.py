@@ -187,7 +187,7 @@ COLUMNS = (
     *("business_days", "calendar", "start_date", "end_date"),
     *("for_each", "spread_minutes"),
     *("next_run", "anchor", "next_run_rule", "claim", "claimed_at"),
-    *("last_run", "last_run_id", "last_run_status"),
+    *("last_run", "last_run_id", "last_run_status", "last_ended"),
 )
 """The columns of schedules that the page shows."""
 

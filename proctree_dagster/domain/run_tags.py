@@ -23,6 +23,7 @@ NO_CACHE = "proctree/no_cache"
 ADMIN = "proctree/admin"
 FAMILY = "proctree/family"
 INSTEAD_OF = "proctree/instead_of"
+WITHDRAWN = "proctree/withdrawn"
 TRIGGER = "proctree/trigger"
 SCHEDULE = "proctree/schedule"
 

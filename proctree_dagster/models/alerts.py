@@ -1,12 +1,14 @@
 """What has happened, and the alerts of it (see ``services.events`` and ``services.alerts``)."""
 
+from typing import ClassVar
+
 from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from ..domain.names import MAX_NAME_LENGTH
 from .fields import RowField
-from .primary import PrimaryModel
+from .primary import PrimaryManager, PrimaryModel
 from .trees import ProcessTree
 
 
@@ -31,6 +33,8 @@ class EventCursor(PrimaryModel):
     looked_at = models.DateTimeField(
         "looked at", null=True, blank=True, help_text="When a daemon looked last."
     )
+
+    objects: ClassVar = PrimaryManager()
 
     class Meta:
         default_permissions = ()
@@ -63,6 +67,8 @@ class Event(PrimaryModel):
     leased_until = models.DateTimeField("leased until", null=True, blank=True)
     sent_at = models.DateTimeField("sent at", null=True, blank=True)
 
+    objects: ClassVar = PrimaryManager()
+
     class Meta:
         default_permissions = ()
         verbose_name = "event"
@@ -91,6 +97,8 @@ class AlertState(PrimaryModel):
     failing_since = models.DateTimeField("failing since", null=True, blank=True)
     succeeded_at = models.DateTimeField("last success", null=True, blank=True)
     updated_at = models.DateTimeField("updated at", auto_now=True)
+
+    objects: ClassVar = PrimaryManager()
 
     class Meta:
         default_permissions = ()
@@ -159,6 +167,8 @@ class Alert(PrimaryModel):
     )
     delivered_at = models.DateTimeField(_("delivered at"), null=True, blank=True)
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
+
+    objects: ClassVar = PrimaryManager()
 
     class Meta:
         default_permissions = ("view", "delete")

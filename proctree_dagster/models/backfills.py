@@ -3,6 +3,7 @@
 import datetime as dt
 from collections.abc import Iterator
 from itertools import islice
+from typing import ClassVar
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -12,7 +13,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from ..exceptions import ScheduleError
-from .primary import PrimaryModel
+from .primary import PrimaryManager, PrimaryModel
 from .schedules import ProcessTreeSchedule
 from .trees import ProcessTree
 
@@ -75,6 +76,8 @@ class Backfill(PrimaryModel):
     )
     made_by = models.CharField(_("made by"), max_length=150, blank=True, editable=False)
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
+
+    objects: ClassVar = PrimaryManager()
 
     class Meta:
         verbose_name = _("backfill")

@@ -1,9 +1,11 @@
 """What people did in Dagster's UI."""
 
+from typing import ClassVar
+
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .primary import PrimaryModel
+from .primary import PrimaryManager, PrimaryModel
 
 
 class DagsterAction(PrimaryModel):
@@ -24,6 +26,8 @@ class DagsterAction(PrimaryModel):
     allowed = models.BooleanField(_("allowed"))
     address = models.CharField(_("address"), max_length=45, blank=True)
     created_at = models.DateTimeField(_("at"), auto_now_add=True, db_index=True)
+
+    objects: ClassVar = PrimaryManager()
 
     class Meta:
         default_permissions = ("view", "delete")

@@ -1,6 +1,7 @@
 """The outbox: runs that are to be created (see ``proctree_dagster.services.run_outbox``)."""
 
 import uuid
+from typing import ClassVar
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -8,7 +9,7 @@ from django.utils.translation import gettext_lazy as _
 from ..domain.names import MAX_NAME_LENGTH
 from .backfills import Backfill
 from .fields import ContextField, RowField
-from .primary import PrimaryModel
+from .primary import PrimaryManager, PrimaryModel
 from .schedules import ProcessTreeSchedule
 from .trees import ProcessTree
 
@@ -125,6 +126,8 @@ class OutboxRun(PrimaryModel):
     )
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     delivered_at = models.DateTimeField(_("delivered at"), null=True, blank=True)
+
+    objects: ClassVar = PrimaryManager()
 
     class Meta:
         verbose_name = _("run to be made")

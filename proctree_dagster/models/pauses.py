@@ -26,6 +26,10 @@ class PauseQuerySet(PrimaryQuerySet["Pause"]):
         """Those that hold runs now."""
         return self.filter(Q(until__isnull=True) | Q(until__gt=now), since__lte=now)
 
+    def active_since(self, moment: dt.datetime, now: dt.datetime) -> "PauseQuerySet":
+        """Those that hold runs now, or have done so at or after a moment."""
+        return self.filter(Q(until__isnull=True) | Q(until__gt=moment), since__lte=now)
+
     def not_over(self, now: dt.datetime) -> "PauseQuerySet":
         """Those that hold runs now, or are going to."""
         return self.filter(Q(until__isnull=True) | Q(until__gt=now))

@@ -25,7 +25,10 @@ PrimaryManager = models.Manager.from_queryset(PrimaryQuerySet)
 
 
 class PrimaryModel(models.Model):
-    """A model whose rows, and the relations that lead to them, are read by ``PrimaryQuerySet``."""
+    """A model whose rows, and the relations that lead to them, are read by ``PrimaryQuerySet``.
+
+    Each has an ``objects`` of its own, by which a type checker knows its relations.
+    """
 
     objects: ClassVar = PrimaryManager()
 

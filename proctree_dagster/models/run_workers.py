@@ -1,9 +1,11 @@
 """The worker of each run (see ``proctree_dagster.services.run_workers``)."""
 
+from typing import ClassVar
+
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .primary import PrimaryModel
+from .primary import PrimaryManager, PrimaryModel
 
 
 class RunWorker(PrimaryModel):
@@ -49,6 +51,8 @@ class RunWorker(PrimaryModel):
         db_index=True,
         help_text=_("When the process ended, or was given up as lost."),
     )
+
+    objects: ClassVar = PrimaryManager()
 
     class Meta:
         verbose_name = _("run worker")

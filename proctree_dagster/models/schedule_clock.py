@@ -171,6 +171,13 @@ class ScheduleClock(ClockFieldsModel):
         default="",
         editable=False,
     )
+    last_ended = models.DateTimeField(
+        _("last run's end"),
+        null=True,
+        blank=True,
+        editable=False,
+        help_text=_("When the last run was seen to have ended."),
+    )
     last_run_worker = models.CharField(
         _("last run's worker"),
         max_length=300,
@@ -207,7 +214,10 @@ class ScheduleClock(ClockFieldsModel):
     )
 
     pauses_now: "Sequence[Pause] | None" = None
-    """The pauses that hold it now, if they were noted (``services.pauses.note``)."""
+    """The pauses that hold it now, if they were noted (``services.pauses.Active``)."""
+
+    was_paused: bool | None = None
+    """Whether one has held it until a moment ago, if that was noted."""
 
     class Meta:
         abstract = True
@@ -381,11 +391,26 @@ class ScheduleClock(ClockFieldsModel):
         """
         if not self.enabled or self.stopped_in_dagster:
             return False
-        if self.last_run_status == RunStatus.STARTED and not self.allow_overlap:
-            return False  # the due time waits for that run's end
+        if self._waits_for_last_run(now - OVERDUE_AFTER):
+            return False
         waiting = self.claimed_at if self.claim else self.next_run
         is_late = waiting is not None and now - waiting > OVERDUE_AFTER
-        return is_late and not self.active_pauses()
+        return is_late and not self.active_pauses() and not self._was_paused(now)
+
+    def _waits_for_last_run(self, since: dt.datetime) -> bool:
+        """Return whether what is due waits for the last run's end, or did so until a moment ago."""
+        if self.allow_overlap:
+            return False
+        has_just_ended = self.last_ended is not None and self.last_ended > since
+        return self.last_run_status == RunStatus.STARTED or has_just_ended
+
+    def _was_paused(self, now: dt.datetime) -> bool:
+        """Return whether a pause has held it until a moment ago: as noted, or read."""
+        if self.was_paused is None:
+            pauses: Any = apps.get_model("proctree_dagster", "Pause").objects
+            found = pauses.active_since(now - OVERDUE_AFTER, now)
+            self.was_paused = found.of(self.pk, self.process_tree_id).exists()
+        return self.was_paused
 
     def next_due_times(self, count: int, now: dt.datetime) -> list[dt.datetime]:
         """Return the next due times; the first one may have passed, if nothing has run it yet.

@@ -51,18 +51,28 @@ class ProcessTreeScheduleQuerySet(PrimaryQuerySet["ProcessTreeSchedule"]):
         after:
             How long after its due time a schedule is overdue.
         """
-        waits_for_run = models.Q(last_run_status=RunStatus.STARTED, allow_overlap=False)
+        # What a run or a pause has held back until now is made at the next tick.
+        freed = now - OVERDUE_AFTER
+        is_held = models.Q(last_run_status=RunStatus.STARTED) | models.Q(last_ended__gt=freed)
+        waits_for_run = models.Q(is_held, allow_overlap=False)
         limit = now - after
         waits = models.Q(claim__isnull=True, next_run__lt=limit)
         is_claimed = models.Q(claim__isnull=False, claimed_at__lt=limit)
         on = self.filter(enabled=True, stopped_in_dagster=False).exclude(waits_for_run)
-        return on.filter(waits | is_claimed).exclude(self.is_paused(now))
+        late = on.filter(waits | is_claimed)
+        return late.exclude(self._is_paused(freed, now))
 
     @staticmethod
     def is_paused(now: dt.datetime) -> models.Exists:
         """Return the condition that a pause holds a schedule now."""
+        return ProcessTreeScheduleQuerySet._is_paused(now, now)
+
+    @staticmethod
+    def _is_paused(since: dt.datetime, now: dt.datetime) -> models.Exists:
+        """Return the condition that a pause holds a schedule now, or did so since a moment."""
         pauses: Any = apps.get_model("proctree_dagster", "Pause").objects
-        return models.Exists(pauses.active(now).of(models.OuterRef("pk"), TREE).order_by())
+        found = pauses.active_since(since, now).of(models.OuterRef("pk"), TREE)
+        return models.Exists(found.order_by())
 
     def with_pauses(self, now: dt.datetime) -> "ProcessTreeScheduleQuerySet":
         """Those, each with ``has_pauses``: whether pauses concern what is due, or may be."""

@@ -39,7 +39,7 @@ class ProcessTreeSchedule(ForEachModel, ScheduleClock):
     clock_fields = frozenset(
         [
             *("last_run", "next_run", "anchor", "next_run_rule", "claim", "claimed_at"),
-            *("last_due", "last_run_id", "last_run_status", "last_run_worker"),
+            *("last_due", "last_run_id", "last_run_status", "last_ended", "last_run_worker"),
             *("dropped_due", "dropped_why", "stopped_in_dagster"),
         ]
     )

@@ -1,9 +1,11 @@
 """The workers of steps that run outside the run's process (see ``services.step_workers``)."""
 
+from typing import ClassVar
+
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .primary import PrimaryModel
+from .primary import PrimaryManager, PrimaryModel
 
 
 class StepWorker(PrimaryModel):
@@ -20,6 +22,8 @@ class StepWorker(PrimaryModel):
     )
     started_at = models.DateTimeField(_("started at"), auto_now_add=True, db_index=True)
     ended_at = models.DateTimeField(_("ended at"), null=True, blank=True)
+
+    objects: ClassVar = PrimaryManager()
 
     class Meta:
         verbose_name = _("step worker")

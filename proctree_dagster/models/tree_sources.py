@@ -1,6 +1,6 @@
 """Where trees are declared in code, and what the code said of them at the last sync."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from ..domain.names import MAX_NAME_LENGTH
 from ..domain.tree_descriptions import OPERATORS_OWN, Path, TreeDescription
 from .fields import RowField
-from .primary import PrimaryModel
+from .primary import PrimaryManager, PrimaryModel
 from .trees import ProcessTree
 
 
@@ -53,6 +53,8 @@ class TreeSource(PrimaryModel):
         blank=True,
         help_text=_("When it was switched off, as it is not in the code any more."),
     )
+
+    objects: ClassVar = PrimaryManager()
 
     class Meta:
         default_permissions = ()
@@ -104,6 +106,8 @@ class CodeSync(PrimaryModel):
         help_text=_("PROCTREE['RELEASE'] of the newest code that was synced."),
     )
     synced_at = models.DateTimeField(_("synced at"), null=True, blank=True)
+
+    objects: ClassVar = PrimaryManager()
 
     class Meta:
         default_permissions = ()

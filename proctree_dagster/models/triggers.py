@@ -18,7 +18,7 @@ from ..exceptions import ContextError, ScheduleError, TriggerError
 from ..support.connections import writing
 from ..support.row_reading import readable
 from .fields import ClockFieldsModel, ContextField, TagsField
-from .primary import PrimaryModel, PrimaryQuerySet
+from .primary import PrimaryManager, PrimaryModel, PrimaryQuerySet
 from .trees import ProcessTree
 from .validation import trigger_validation
 
@@ -388,6 +388,8 @@ class TriggerPassage(PrimaryModel):
     job_name = models.CharField(max_length=MAX_NAME_LENGTH + 20)
     process = models.CharField(max_length=MAX_NAME_LENGTH)
     passed_at = models.DateTimeField()
+
+    objects: ClassVar = PrimaryManager()
 
     class Meta:
         constraints = [

@@ -291,7 +291,8 @@ def resume(due: dt.datetime, run_id: str, worker: str) -> Taken:
 
 def end(run_id: str, status: RunStatus) -> None:
     """Record the outcome of a run that took its claim."""
-    ProcessTreeSchedule.objects.filter(last_run_id=run_id).update(last_run_status=status)
+    rows = ProcessTreeSchedule.objects.filter(last_run_id=run_id)
+    rows.update(last_run_status=status, last_ended=timezone.now())
 
 
 def _taken_or_skipped(schedule: ProcessTreeSchedule, due: dt.datetime, run_id: str) -> Taken | Skip:
@@ -313,7 +314,7 @@ def look_at_last_run(schedule: ProcessTreeSchedule, history: History) -> None:
     if status != RunStatus.STARTED:
         schedule.last_run_status = status
         mine = ProcessTreeSchedule.objects.filter(pk=schedule.pk, last_run_id=schedule.last_run_id)
-        mine.update(last_run_status=status)
+        mine.update(last_run_status=status, last_ended=timezone.now())
 
 
 def _align(schedule: ProcessTreeSchedule) -> None:

@@ -19,7 +19,7 @@ from ..domain.texts import explain
 from ..models import OutboxRun, OutboxState, ProcessTree, ProcessTreeSchedule
 from ..support import project
 from ..support.row_reading import readable
-from . import alert_delivery, silence
+from . import alert_delivery, pauses, silence
 
 logger = logging.getLogger(__name__)
 
@@ -98,10 +98,11 @@ def check_schedules(now: dt.datetime) -> Check:
 def check_outbox(now: dt.datetime) -> Check:
     """Check that runs are made soon; the value is the age of the oldest that could be, in seconds.
 
-    What waits for a time, for another run or for its key is left out.
+    What waits for a time, for another run or for its key, or is paused, is left out.
     """
     is_due = Q(run_after=None) | Q(run_after__lte=now)
     waiting = OutboxRun.objects.filter(is_due, state=OutboxState.WAITING, after=[], key="")
+    waiting = waiting.exclude(pauses.holds(now))
     since = waiting.annotate(since=Coalesce("run_after", "created_at")).order_by("since")
     first = since.values_list("since", flat=True).first()
     if first is None:

@@ -102,7 +102,8 @@ def _note_recovered_one(event: Event, now: dt.datetime) -> bool:
 def _note_too_long(now: dt.datetime, under_way: UnderWay) -> int:
     limited = ProcessTree.objects.filter(expected_minutes__isnull=False)
     trees = {tree.job_name: tree for tree in readable(limited)}
-    runs = under_way(trees.keys()) if trees else ()
+    runs = list(under_way(trees.keys())) if trees else []
+    _close(TOO_LONG, {run.run_id for run in runs})
     return sum(_note_too_long_one(trees[run.job_name], run, now) for run in runs)
 
 
@@ -113,7 +114,7 @@ def _note_too_long_one(tree: ProcessTree, run: RunSummary, now: dt.datetime) -> 
     if now - run.started_at <= dt.timedelta(minutes=minutes):
         return False
     with writing(Event):
-        if not events.add(TOO_LONG, run.run_id, tree.name, now):
+        if not events.add(TOO_LONG, run.run_id, tree.name, now, is_open=True):
             return False
         facts = {"run_id": run.run_id, "minutes": minutes}
         customer = alerts.customer_of(run)
@@ -123,21 +124,39 @@ def _note_too_long_one(tree: ProcessTree, run: RunSummary, now: dt.datetime) -> 
 
 def _note_no_success(now: dt.datetime) -> int:
     limited = ProcessTree.objects.filter(success_within_minutes__isnull=False)
-    return sum(_note_no_success_one(tree, now) for tree in readable(limited))
+    last = {tree: _last_success(tree) for tree in readable(limited)}
+    _close(NO_SUCCESS, {_no_success_since(tree, at) for tree, at in last.items()})
+    return sum(_note_no_success_one(tree, at, now) for tree, at in last.items())
 
 
-def _note_no_success_one(tree: ProcessTree, now: dt.datetime) -> bool:
-    minutes = tree.success_within_minutes
+def _last_success(tree: ProcessTree) -> dt.datetime:
+    """Return when a tree has succeeded; before the first time, when somebody has saved it."""
     states = AlertState.objects.filter(process_tree=tree)
-    # Before the first success that is known: since somebody has saved the tree.
-    last = states.aggregate(last=Max("succeeded_at"))["last"] or tree.updated_at
+    last: dt.datetime | None = states.aggregate(last=Max("succeeded_at"))["last"]
+    return last or tree.updated_at
+
+
+def _no_success_since(tree: ProcessTree, last: dt.datetime) -> str:
+    return f"tree:{tree.pk}:{last.isoformat()}"
+
+
+def _close(kind: str, lasting: Collection[str]) -> None:
+    """Let the events of a kind be forgotten that do not last any more, by their subjects."""
+    is_open = Event.objects.filter(kind=kind, is_open=True)
+    over = [pk for pk, subject in is_open.values_list("pk", "subject") if subject not in lasting]
+    if over:
+        Event.objects.filter(pk__in=over).update(is_open=False)
+
+
+def _note_no_success_one(tree: ProcessTree, last: dt.datetime, now: dt.datetime) -> bool:
+    minutes = tree.success_within_minutes
     if minutes is None or now - last <= dt.timedelta(minutes=minutes):
         return False
-    subject = f"tree:{tree.pk}:{last.isoformat()}"
+    subject = _no_success_since(tree, last)
     if Event.objects.filter(kind=NO_SUCCESS, subject=subject).exists():
         return False
     with writing(Event):
-        if not events.add(NO_SUCCESS, subject, tree.name, now):
+        if not events.add(NO_SUCCESS, subject, tree.name, now, is_open=True):
             return False
         facts = {"minutes": minutes, "since": alerts.in_words(last)}
         alerts.add(NO_SUCCESS, tree, tree.name, "", facts, last, now)

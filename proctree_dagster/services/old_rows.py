@@ -47,7 +47,7 @@ def find(rules: Rules, now: dt.datetime, named: NamedByRuns) -> Iterator[OldRows
     """
     if rules.outbox.age is not None:
         closed = run_outbox.closed_before(now - rules.outbox.age)
-        yield OldRows("outbox", OutboxRun, _keys(closed))
+        yield OldRows("outbox", OutboxRun, _keys(closed), still=run_outbox.CLOSED)
     if rules.actions.age is not None:
         old = DagsterAction.objects.filter(created_at__lt=now - rules.actions.age)
         yield OldRows("actions", DagsterAction, _keys(old))

@@ -3,16 +3,17 @@
 import datetime as dt
 from collections.abc import Iterable
 
-from django.db.models import Q
+from django.db.models import Exists, OuterRef, Q
 from django.utils import timezone
 
 from ..exceptions import ScheduleError
 from ..models import Pause, ProcessTree, ProcessTreeSchedule
+from ..models.schedule_queries import OVERDUE_AFTER
 from ..support.row_reading import readable
 
 
 class Active:
-    """The pauses that hold something now, read by one query.
+    """The pauses that hold something now, or did a moment ago, read by one query.
 
     Parameters
     ----------
@@ -21,13 +22,23 @@ class Active:
     """
 
     def __init__(self, now: dt.datetime | None = None) -> None:
-        found = Pause.objects.active(now or timezone.now())
-        self.pauses = readable(found.select_related("process_tree", "schedule__process_tree"))
+        now = now or timezone.now()
+        found = Pause.objects.active_since(now - OVERDUE_AFTER, now)
+        read = readable(found.select_related("process_tree", "schedule__process_tree"))
+        self.pauses = [each for each in read if each.is_active(now)]
+        self._ended = [each for each in read if not each.is_active(now)]
 
     def note(self, schedules: Iterable[ProcessTreeSchedule]) -> None:
-        """Set ``pauses_now`` on schedules, so that none of them asks the database."""
+        """Note the pauses on the schedules that they concern, so that none asks the database."""
         for schedule in schedules:
             schedule.pauses_now = [each for each in self.pauses if each.concerns(schedule)]
+            schedule.was_paused = any(each.concerns(schedule) for each in self._ended)
+
+
+def holds(now: dt.datetime) -> Q:
+    """Return the condition that a pause holds a run of the outbox, which is one for a row."""
+    found = Pause.objects.active(now).of(OuterRef("schedule"), OuterRef("process_tree"))
+    return Q(Exists(found.order_by()), schedule__isnull=False)
 
 
 def begin(

@@ -38,6 +38,9 @@ MAX_LAUNCHES = 10
 OPEN = (OutboxState.WAITING, OutboxState.DELIVERED)
 """The states that are not final."""
 
+CLOSED = Q(key_held=None) & ~Q(state__in=OPEN)
+"""The rows of which nothing follows any more."""
+
 
 AT_ONCE = Submission()
 
@@ -351,12 +354,16 @@ def _dropped(reason: str) -> dict[str, Any]:
 
 
 def withdraw_one(row: OutboxRun, reason: str, now: dt.datetime) -> bool:
-    """Drop a waiting row, unless another process is delivering it. Return False if one is."""
+    """Drop a waiting row for good, as somebody has asked for that.
+
+    Return False if another process is delivering it.
+    """
     free = Q(leased_until=None) | Q(leased_until__lte=now)
     waiting = OutboxRun.objects.filter(
         free, pk=row.pk, run_id=row.run_id, state=OutboxState.WAITING
     )
-    return bool(waiting.update(**_dropped(reason)))
+    tags = {**row.tags, tag_names.WITHDRAWN: "true"}
+    return bool(waiting.update(**_dropped(reason), tags=tags))
 
 
 def is_made_anew(run_id: str) -> bool:
@@ -414,6 +421,8 @@ def replace(family: str | None, failed: str, new: str) -> None:
         for row in unsettled:
             if problem_of(row) is not None:
                 continue  # the process that delivers it records the change
+            if tag_names.WITHDRAWN in row.tags:
+                continue
             after = [new if each == failed else each for each in row.after]
             OutboxRun.objects.filter(pk=row.pk, state=row.state).update(
                 after=after, state=OutboxState.WAITING, reason=""
@@ -423,8 +432,8 @@ def replace(family: str | None, failed: str, new: str) -> None:
 def revive(family: str) -> None:
     """Make the dropped rows of a family wait again, as a failed run is re-executed.
 
-    All of them, as the rows downstream of a failed run were dropped one because of the other.
-    Those that wait for another failed run are dropped again.
+    All of them, as the rows downstream of a failed run were dropped one because of the other; but
+    not what somebody has withdrawn. Those that wait for another failed run are dropped again.
 
     Parameters
     ----------
@@ -432,7 +441,7 @@ def revive(family: str) -> None:
         Id of the family's first run.
     """
     dropped = OutboxRun.objects.filter(family=family, state=OutboxState.DROPPED)
-    dropped.update(state=OutboxState.WAITING, reason="")
+    dropped.exclude(tags__has_key=tag_names.WITHDRAWN).update(state=OutboxState.WAITING, reason="")
 
 
 def family(first_run_id: str) -> models.QuerySet[OutboxRun]:
@@ -452,13 +461,12 @@ def forget(now: dt.datetime) -> None:
         return
     old = list(closed_before(now - kept).values_list("pk", flat=True)[:MOST_FORGOTTEN])
     if old:  # called every few seconds, and on SQLite a DELETE takes the write lock
-        OutboxRun.objects.filter(pk__in=old).delete()
+        OutboxRun.objects.filter(CLOSED, pk__in=old).delete()  # some may have been revived
 
 
 def closed_before(moment: dt.datetime) -> models.QuerySet[OutboxRun]:
     """Return the rows in a final state, without a key, that were written before a moment."""
-    old = OutboxRun.objects.filter(key_held=None, created_at__lt=moment)
-    return old.exclude(state__in=OPEN)
+    return OutboxRun.objects.filter(CLOSED, created_at__lt=moment)
 
 
 def _mine(row: OutboxRun) -> models.QuerySet[OutboxRun]:

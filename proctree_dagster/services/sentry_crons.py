@@ -98,6 +98,8 @@ def problem(schedule: ProcessTreeSchedule) -> str | None:
     """Return why Sentry can't follow a schedule; ``None`` if it can."""
     if schedule.for_each:
         return "it has a run for each row"
+    if schedule.end_date is not None:
+        return "Sentry knows no end date"
     return "Sentry knows no business days" if schedule.business_days else None
 
 
@@ -107,8 +109,11 @@ def _warn_once(schedule: str, why: str) -> None:
 
 
 def slug(name: str) -> str:
-    """Return the slug of a monitor: small letters, digits, ``-`` and ``_``, fifty at most."""
+    """Return the slug of a monitor: small letters, digits, ``-`` and ``_``, fifty at most.
+
+    Two names have two: one that is changed ends with a hash of what it was.
+    """
     plain = re.sub(r"[^a-z0-9_-]+", "-", name.lower())
-    if len(plain) <= LONGEST_SLUG:
+    if plain == name and len(plain) <= LONGEST_SLUG:
         return plain
     return f"{plain[: LONGEST_SLUG - 9]}-{short_hash(name)}"

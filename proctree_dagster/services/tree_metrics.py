@@ -10,7 +10,7 @@ from ..domain import run_events
 from ..domain.metrics import Metric, by_tree
 from ..models import AlertState, Event, OutboxRun, OutboxState, ProcessTree, ProcessTreeSchedule
 from ..support.row_reading import readable
-from . import alert_delivery, run_keys
+from . import alert_delivery, pauses, run_keys
 
 DAY = dt.timedelta(days=1)
 
@@ -86,11 +86,13 @@ def _of_outbox(now: dt.datetime) -> Iterator[Metric]:
         "Runs in the outbox whose time has come and that Dagster does not have yet.",
         {"": waiting.count()},
     )
-    oldest = waiting.filter(after=[], key="").aggregate(
-        oldest=Min(Coalesce("run_after", "created_at"))
-    )["oldest"]
+    oldest = (
+        waiting.filter(after=[], key="")
+        .exclude(pauses.holds(now))
+        .aggregate(oldest=Min(Coalesce("run_after", "created_at")))["oldest"]
+    )
     yield Metric(
         "proctree_outbox_age_seconds",
-        "For how long the first of them waits that waits for no other run; 0: none does.",
+        "For how long the first of them waits that waits for no other run or pause; 0: none does.",
         {"": 0.0 if oldest is None else (now - oldest).total_seconds()},
     )

@@ -788,7 +788,7 @@ class TestTwoPollersOfALevel:
         ("event", {}, "It can't be polled: fire it by hand."),
         ("condition", {"field": "a", "operator": "exists"}, "It can't be polled: fire it by hand."),
         ("custom", {"function": "tests.app.processes:cannot_tell"}, "OSError: the clock is away"),
-        ("custom", {"function": "tests.app.processes:exits"}, "SystemExit: 3"),
+        ("custom", {"function": "tests.app.processes:exits"}, "exits called sys.exit(3)"),
         ("custom", {"function": "tests.app.processes:needs"}, "needs 'argument'"),
         ("custom", {}, "TriggerError: A custom trigger needs a function"),
         ("condition", {"model": "app.Gone", "operator": "truthy"}, "LookupError"),
@@ -1001,7 +1001,7 @@ def test_a_check_that_fails_counts_as_no_and_is_logged(caplog: pytest.LogCapture
 
 def test_a_check_that_would_end_the_process_counts_as_no(caplog: pytest.LogCaptureFixture) -> None:
     create_trigger("t", "custom", {"function": "tests.app.processes:exits"})
-    assert "it can't be asked: SystemExit: 3" in reason_of("t")
+    assert "it can't be asked: FunctionExited: exits called sys.exit(3)" in reason_of("t")
     assert "Traceback" in caplog.text
 
 

@@ -1,7 +1,6 @@
 """What a process can say of itself: required, up to date, cached, checked, retried, limited."""
 
 import logging
-import sys
 import time
 from types import SimpleNamespace
 from typing import Any
@@ -116,11 +115,7 @@ class TestRequired:
     def test_an_outdated_check_or_a_validation_that_exits_is_one_that_raises(self) -> None:
         checked = execute(outdated_check=processes.exits)
         assert checked["status"]["first"] == "completed"
-
-        def leaves(result: Any) -> bool:
-            sys.exit(3)
-
-        validated = execute(func=processes.one, validation=leaves, required=False)
+        validated = execute(func=processes.one, validation=processes.leaves, required=False)
         assert "called sys.exit(3)" in validated["errors"]["first"]
 
     @pytest.mark.parametrize("mode", RetryMode)

@@ -24,7 +24,15 @@ from proctree_dagster.models import (
     ProcessTree,
     ProcessTreeSchedule,
 )
-from proctree_dagster.services import alert_delivery, alerts, events, lateness
+from proctree_dagster.models.schedule_queries import RunStatus
+from proctree_dagster.services import (
+    alert_delivery,
+    alerts,
+    due_time_claims,
+    events,
+    lateness,
+    pauses,
+)
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
 
@@ -134,6 +142,36 @@ def test_one_that_is_paused_or_off_is_not_late() -> None:
     assert look(32) == ["late"]
 
 
+def test_what_a_long_run_or_a_pause_has_held_back_until_now_is_not_late() -> None:
+    schedule = scheduled()
+    for held in ({"last_run_status": "started"}, {"last_run_status": "success"}):
+        ProcessTreeSchedule.objects.update(**held, last_ended=NOW + dt.timedelta(minutes=30))
+        assert look(31) == []
+        assert not ProcessTreeSchedule.objects.get().is_overdue(NOW + dt.timedelta(minutes=31))
+    ProcessTreeSchedule.objects.update(last_ended=None)
+    pause = Pause.objects.create(
+        reason="holidays", since=NOW, until=NOW + dt.timedelta(minutes=30), schedule=schedule
+    )
+    for minutes, late in ((29, False), (31, False), (34, True)):
+        now = NOW + dt.timedelta(minutes=minutes)
+        row = ProcessTreeSchedule.objects.get()
+        assert row.is_overdue(now) is late
+        pauses.Active(now).note([row])
+        assert row.is_overdue(now) is late
+        assert ProcessTreeSchedule.objects.overdue(now).exists() is late
+    pause.delete()
+    assert look(34) == ["late"]
+
+
+def test_the_end_of_a_run_is_noted_on_its_schedule() -> None:
+    scheduled()
+    ProcessTreeSchedule.objects.update(last_run_id="1", last_run_status="started")
+    due_time_claims.end("1", RunStatus.SUCCESS)
+    ended = ProcessTreeSchedule.objects.get().last_ended
+    assert ended is not None
+    assert timezone.now() - ended < dt.timedelta(minutes=1)
+
+
 def test_a_daemon_that_has_just_been_started_first_runs_what_was_due() -> None:
     scheduled()
     EventCursor.objects.update(working_since=NOW + dt.timedelta(minutes=59))
@@ -189,6 +227,20 @@ def test_a_tree_without_a_success_for_too_long_has_one_alert_until_it_succeeds()
     assert look(180) == ["no success"]
     look(182)
     assert Alert.objects.get().count == 2
+
+
+def test_what_lasts_for_weeks_has_one_alert_and_is_forgotten_when_it_is_over() -> None:
+    tree = books(success_within_minutes=60, expected_minutes=30)
+    ProcessTree.objects.update(updated_at=NOW)
+    run = replace(RUN, job_name=tree.job_name)
+    for week in (1, 2, 3):
+        assert sorted(look(week * 7 * 24 * 60, run)) == ["no success", "too long"]
+        Event.objects.update(sent_at=NOW - dt.timedelta(days=30))
+        events.forget(NOW)
+    AlertState.objects.create(process_tree=tree, succeeded_at=NOW + dt.timedelta(days=30))
+    look(30 * 24 * 60)
+    events.forget(NOW)
+    assert not Event.objects.exists()
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,13 @@ from pytest_django import Settings
 
 from proctree_dagster.domain import run_tags
 from proctree_dagster.exceptions import ContextError
-from proctree_dagster.models import OutboxRun, OutboxState, ProcessTree, ProcessTreeSchedule
+from proctree_dagster.models import (
+    OutboxRun,
+    OutboxState,
+    Pause,
+    ProcessTree,
+    ProcessTreeSchedule,
+)
 from proctree_dagster.orchestration.configured import translator
 from proctree_dagster.orchestration.repository_data import LiveRepositoryData
 from proctree_dagster.orchestration.runs import create as runs
@@ -33,7 +39,7 @@ from proctree_dagster.orchestration.runs import outbox_delivery
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
 from proctree_dagster.orchestration.tree_records import from_row
 from proctree_dagster.running import tree_runs
-from proctree_dagster.services import run_outbox
+from proctree_dagster.services import health, run_outbox, tree_metrics
 from proctree_dagster.support.connections import after_commit
 from proctree_dagster.tasks import check_and_run_scheduled_tasks
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
@@ -419,6 +425,41 @@ class TestSensor:
         row = run_outbox.add(tree, {}, {})
         check_and_run_scheduled_tasks()
         assert queued(instance) == [str(row.run_id)]
+
+
+def test_what_somebody_has_withdrawn_is_not_made_because_a_run_before_it_is_repeated(
+    tree: ProcessTree,
+) -> None:
+    first, again = uuid.uuid4(), str(uuid.uuid4())
+    rows = {
+        name: OutboxRun.objects.create(
+            process_tree=tree, after=[str(first)], family=str(first), tags={}
+        )
+        for name in ("withdrawn", "dropped")
+    }
+    assert run_outbox.withdraw_one(rows["withdrawn"], "Withdrawn by ada.", timezone.now())
+    run_outbox.drop(rows["dropped"], "The run before it failed.")
+    run_outbox.revive(str(first))
+    assert {name: state(row) for name, row in rows.items()} == {
+        "withdrawn": OutboxState.DROPPED,
+        "dropped": OutboxState.WAITING,
+    }
+    run_outbox.drop(rows["dropped"], "The run before it failed.")
+    run_outbox.replace(str(first), str(first), again)
+    assert [state(row) for row in rows.values()] == [OutboxState.DROPPED, OutboxState.WAITING]
+    assert rows["withdrawn"].reason == "Withdrawn by ada."
+    assert (rows["withdrawn"].after, rows["dropped"].after) == ([str(first)], [again])
+
+
+def test_a_row_that_a_pause_holds_is_no_reason_for_concern(tree: ProcessTree) -> None:
+    schedule, now = ProcessTreeSchedule.objects.get(), timezone.now()
+    OutboxRun.objects.create(process_tree=tree, schedule=schedule)
+    OutboxRun.objects.update(created_at=now - dt.timedelta(hours=1))
+    assert not health.check_outbox(now).ok
+    Pause.objects.create(reason="audit", since=now - dt.timedelta(hours=2))
+    assert health.check_outbox(now).ok
+    [age] = [each for each in tree_metrics._of_outbox(now) if each.name.endswith("age_seconds")]
+    assert age.samples == {"": 0.0}
 
 
 @pytest.mark.usefixtures("real_dagster")

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import logging
+import re
 import uuid
 from collections.abc import Iterator
 from typing import Any
@@ -121,8 +122,23 @@ def test_a_wrong_setting_is_left_to_the_checks(settings: Settings, wrong: Any) -
     assert {name: len(each.receivers) for name, each in signals.SIGNALS.items()} == before
 
 
+def test_names_that_differ_in_their_case_have_monitors_of_their_own() -> None:
+    slugs = {sentry_crons.slug(name) for name in ("Daily_schedule", "daily_schedule")}
+    assert len(slugs) == 2
+    assert "daily_schedule" in slugs
+
+
+def test_a_schedule_with_an_end_has_no_check_in(
+    sentry: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    scheduled(cron="0 9 * * *", end_date=dt.date(2099, 1, 1))
+    send("run_started")
+    assert sentry.check_ins == []
+    assert "Sentry knows no end date" in caplog.text
+
+
 def test_the_slug_of_a_long_name_is_cut_and_stays_unique() -> None:
     long = "a" * 60
-    assert sentry_crons.slug("Close (all)_schedule") == "close-all-_schedule"
+    assert re.fullmatch("close-all-_schedule-[0-9a-f]+", sentry_crons.slug("Close (all)_schedule"))
     assert len(sentry_crons.slug(long)) == 50
     assert sentry_crons.slug(long) != sentry_crons.slug(long + "b")

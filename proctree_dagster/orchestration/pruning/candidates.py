@@ -86,6 +86,16 @@ class RunTable:
         query = self._of(job_name, statuses).where(self._runs.id > number)
         return [self._ended(row) for row in self._all(query.order_by(self._runs.id).limit(PAGE))]
 
+    def numbered(self, job_name: str, numbers: Collection[int]) -> list[Ended]:
+        """Return those of a job's runs with some numbers that have ended."""
+        query = self._of(job_name, ENDED).where(self._runs.id.in_(list(numbers)))
+        return [self._ended(row) for row in self._all(query.order_by(self._runs.id))]
+
+    def unfinished(self, job_name: str) -> set[int]:
+        """Return the numbers of a job's runs that have not ended."""
+        query = sqlalchemy.select(self._runs.id).where(self._runs.pipeline_name == job_name)
+        return {row[0] for row in self._all(query.where(self._runs.status.not_in(ENDED)))}
+
     def present(self, run_ids: Collection[str]) -> set[str]:
         """Return which of some runs there are."""
         query = sqlalchemy.select(self._runs.run_id)

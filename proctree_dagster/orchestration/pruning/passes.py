@@ -8,7 +8,7 @@ not read the runs again whose rows stay for longer.
 import datetime as dt
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -27,8 +27,9 @@ from ...services import old_rows
 from ..dagster_features import RETENTION, is_on, why_off
 from ..launching import sqlite_keepalive
 from ..runs import removed
+from ..runs.removed import Reach
 from . import leftovers, needed, space, ticks
-from .candidates import ENDED, FAILED, SUCCEEDED, Ended, RunTable
+from .candidates import ENDED, FAILED, PAGE, SUCCEEDED, Ended, RunTable
 from .removal import Removal, size_of
 
 logger = logging.getLogger(__name__)
@@ -138,6 +139,10 @@ def prune(
     work.found.longest, work.found.is_complete = work.pace.longest, not work.pace.is_over
     work.found.bytes += work.removal.freed
     return work.found
+
+
+MOST_STAYED = 10_000
+"""How many runs of a job are noted that have their logs, or results, while later ones do not."""
 
 
 class _Pass:
@@ -251,28 +256,56 @@ class _Pass:
             passed = (bound.is_passed(run.number, run.ended) for bound in bounds[run.status])
             return run.ended <= self._spare and all(passed)
 
-        remove: Callable[[list[str]], None] = getattr(self.removal, kind)
-        number = self._notes.get(kind, {}).get(job, 0)
-        has_stayed = False
+        def clear(page: Sequence[Ended]) -> set[int]:
+            """Remove what is old of some runs and not needed; return which."""
+            old = [run for run in page if is_old(run)]
+            chosen = self._unneeded(kind, job, old, is_old) if old else []
+            self._clear(kind, job, chosen)
+            return {run.number for run in page if run.run_id in set(chosen)}
+
+        if kind == "runs":
+            for page in self._pages(job, statuses, 0, is_old):
+                clear(page)
+            return
+        reach = self._notes.setdefault(kind, {}).get(job, Reach())
+        unfinished = self._table.unfinished(job)
+        again = sorted(reach.stayed - unfinished)
+        while again and not self.pace.is_over:
+            numbers, again = again[:PAGE], again[PAGE:]
+            page = self._table.numbered(job, numbers)
+            gone = set(numbers) - {run.number for run in page}
+            reach = Reach(reach.number, reach.stayed - clear(page) - gone)
+            self._notes[kind][job] = reach
+        behind = {number for number in unfinished if number > reach.number}
+        for page in self._pages(job, statuses, reach.number, is_old):
+            done = clear(page)
+            behind |= {run.number for run in page} - done
+            last = max(done, default=0)
+            stayed = reach.stayed | {number for number in behind if number < last}
+            if done and len(stayed) <= MOST_STAYED:
+                self._notes[kind][job] = reach = Reach(last, stayed)
+                behind = {number for number in behind if number > last}
+
+    def _pages(
+        self, job: str, statuses: Sequence[str], number: int, is_old: Callable[[Ended], bool]
+    ) -> Iterator[list[Ended]]:
+        """Yield the runs of a job after a number, while some of them are old and there is time."""
         while not self.pace.is_over:
             page = self._table.after(job, statuses, number)
-            old = [run for run in page if is_old(run)]
-            if not old:
+            if not any(map(is_old, page)):
                 return
-            chosen = self._unneeded(kind, job, old, is_old)
-            self.found.counts[_CALLED[kind]] += len(chosen)
-            if kind == "runs":
-                self.found.trees[job] += len(chosen)
-                self._gone.update(chosen)
-            if not self._dry_run and chosen:
-                remove(chosen)
-                self._write_back()
-            done = set(chosen)
-            for run in page:
-                has_stayed = has_stayed or run.run_id not in done
-                if kind != "runs" and not has_stayed:  # the next pass looks again at what has
-                    self._notes.setdefault(kind, {})[job] = run.number
+            yield page
             number = page[-1].number
+
+    def _clear(self, kind: Kind, job: str, run_ids: list[str]) -> None:
+        """Remove the runs, or their logs or results, and count them."""
+        self.found.counts[_CALLED[kind]] += len(run_ids)
+        if kind == "runs":
+            self.found.trees[job] += len(run_ids)
+            self._gone.update(run_ids)
+        if not self._dry_run and run_ids:
+            getattr(self.removal, kind)(run_ids)
+            self._write_back()
 
     def _unneeded(
         self, kind: Kind, job: str, page: Sequence[Ended], is_old: Callable[[Ended], bool]
@@ -319,11 +352,12 @@ def _ended(record: RunRecord) -> Ended:
 
 
 def _write_notes(
-    instance: DagsterInstance, notes: Mapping[str, Mapping[str, int]], jobs: Collection[str]
+    instance: DagsterInstance, notes: Mapping[str, Mapping[str, Reach]], jobs: Collection[str]
 ) -> None:
     present = {
-        kind: {job: number for job, number in numbers.items() if job in jobs}
-        for kind, numbers in notes.items()
+        kind: {job: reach for job, reach in found.items() if job in jobs}
+        for kind, found in notes.items()
+        if found
     }
-    if notes:
+    if present:
         removed.write_notes(instance, present)

@@ -6,6 +6,7 @@ Without its log a run looks as if it had executed nothing.
 import datetime as dt
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 from dagster import DagsterEventType, DagsterInstance, EventLogEntry, RunRecord
 
@@ -23,7 +24,7 @@ NO_RESULTS = (
     "kept."
 )
 
-NOTES = "proctree/pruned"
+NOTES = "proctree/reach_of_pruning"
 """The entry of Dagster's storage that says how far logs and results were removed."""
 
 MOST_STATUS_EVENTS = 20
@@ -55,19 +56,40 @@ def line(record: RunRecord) -> LogLine:
     return LogLine(at=ended, level="info", process="", message=NO_LOG, trace="")
 
 
+@dataclass(frozen=True)
+class Reach:
+    """How far the logs, or the results, of a job's runs were removed."""
+
+    number: int = 0
+    """The last run, by Dagster's numbers."""
+
+    stayed: frozenset[int] = frozenset()
+    """The runs before it that have theirs: they were needed, or had not ended."""
+
+    def has(self, number: int) -> bool:
+        """Return whether a run has lost its own."""
+        return number <= self.number and number not in self.stayed
+
+
 def has_no_results(instance: DagsterInstance, record: RunRecord) -> bool:
     """Return whether the results of a run were removed."""
-    reached = read_notes(instance).get("results", {}).get(record.dagster_run.job_name, 0)
-    return record.storage_id <= reached
+    reach = read_notes(instance).get("results", {}).get(record.dagster_run.job_name, Reach())
+    return reach.has(record.storage_id)
 
 
-def read_notes(instance: DagsterInstance) -> dict[str, dict[str, int]]:
-    """Return up to which run of each job logs and results were removed, by their kind."""
+def read_notes(instance: DagsterInstance) -> dict[str, dict[str, Reach]]:
+    """Return how far logs and results were removed, by their kind and the job."""
     text = instance.daemon_cursor_storage.get_cursor_values({NOTES}).get(NOTES, "{}")
-    found: dict[str, dict[str, int]] = json.loads(text)
-    return found
+    return {
+        kind: {job: Reach(number, frozenset(stayed)) for job, (number, stayed) in jobs.items()}
+        for kind, jobs in json.loads(text).items()
+    }
 
 
-def write_notes(instance: DagsterInstance, notes: Mapping[str, Mapping[str, int]]) -> None:
+def write_notes(instance: DagsterInstance, notes: Mapping[str, Mapping[str, Reach]]) -> None:
     """Write what ``read_notes`` returns."""
-    instance.daemon_cursor_storage.set_cursor_values({NOTES: json.dumps(notes)})
+    plain = {
+        kind: {job: [reach.number, sorted(reach.stayed)] for job, reach in jobs.items()}
+        for kind, jobs in notes.items()
+    }
+    instance.daemon_cursor_storage.set_cursor_values({NOTES: json.dumps(plain)})

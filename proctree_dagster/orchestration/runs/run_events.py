@@ -108,7 +108,8 @@ def read(
     since = cursor.since_in(storage)
     positions = cursor.start(storage, now) if after is None else after
     found = [_read(instance, kind, positions.get(kind, 0), since) for kind in TYPES]
-    ends = [each.records[-1].timestamp for each in found if each.is_cut]
+    # The latest, not the last: where clocks differ, a kind would else end before it begins.
+    ends = [max(record.timestamp for record in each.records) for each in found if each.is_cut]
     if ends:  # what happened later is read with what is not read yet, in its order
         found = [each.until(min(ends)) for each in found]
     mark = Mark(now, {each.kind: each.last for each in found})

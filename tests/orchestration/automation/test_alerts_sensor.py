@@ -63,14 +63,16 @@ def run(name: str = "takings", **context: Any) -> str:
     return str(tree_runs.execute_row(row, context)["run_id"])
 
 
-def note(instance: DagsterInstance, *, fails: bool = True, **tags: str) -> str:
+def note(
+    instance: DagsterInstance, *, fails: bool = True, at: float | None = None, **tags: str
+) -> str:
     """Record a run that nothing has executed, and return its id."""
     run_id = str(uuid.uuid4())
     tags = {run_tags.TREE: "takings", **tags}
     instance.add_run(DagsterRun("takings", run_id, status=DagsterRunStatus.STARTED, tags=tags))
     kind = DagsterEventType.PIPELINE_FAILURE if fails else DagsterEventType.PIPELINE_SUCCESS
     event = DagsterEvent(kind.value, "takings", message="till-nowhere.csv" if fails else None)
-    instance.report_dagster_event(event, run_id)
+    instance.report_dagster_event(event, run_id, timestamp=at)
     return run_id
 
 
@@ -232,6 +234,21 @@ def test_more_events_than_are_read_at_once_keep_their_order(
         made = [note(instance, fails=shop == "nowhere") for shop in shops]
         alerts_sensor.look(instance)
     assert [given["run"].run_id for _, given in heard] == made
+
+
+@pytest.mark.timeout(60)
+def test_a_clock_that_is_set_back_stops_no_reading(
+    instance: DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save()
+    monkeypatch.setattr("proctree_dagster.orchestration.runs.run_events.MOST", 2)
+    monkeypatch.setattr(alerts_sensor, "READING_SECONDS", 5)
+    now = timezone.now().timestamp()
+    with listening("run_failed", "run_succeeded") as heard:
+        for number, ahead in enumerate([3600, 0, 1, 3600, 2, 3]):
+            note(instance, fails=number % 3 == 0, at=now + ahead)
+        alerts_sensor.look(instance)
+    assert len(heard) == 6
 
 
 def test_another_storage_is_read_from_the_last_look_on(instance: DagsterInstance) -> None:

@@ -57,7 +57,8 @@ class Ran:
         found: dict[str, list[str]] = {}
         for event in self.log:
             # Whether a step has a process of its own is what executors may differ in.
-            own_process = ("STEP_WORKER", "RESOURCE_INIT")
+            # A hook of a try and the next try are not one after the other.
+            own_process = ("STEP_WORKER", "RESOURCE_INIT", "HOOK_SKIPPED")
             if event.step_key is not None and not event.event_type_value.startswith(own_process):
                 found.setdefault(event.step_key, []).append(event.event_type_value)
         return found

@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from dagster import DagsterEventType, DagsterInstance, DagsterRunStatus, job
+from dagster import (
+    DagsterEventType,
+    DagsterInstance,
+    DagsterRunStatus,
+    RunRecord,
+    RunsFilter,
+    job,
+)
 from dagster._core.definitions.run_request import InstigatorType
 from dagster._core.scheduler.instigation import TickData, TickStatus
 from django.db import connection
 from django.utils import timezone
 from pytest_django import Settings
 
-from proctree_dagster.domain import run_tags
+from proctree_dagster.domain import retention, run_tags
+from proctree_dagster.domain.pace import Pace
 from proctree_dagster.exceptions import RunError
 from proctree_dagster.models import (
     Backfill,
@@ -38,7 +46,7 @@ from proctree_dagster.orchestration.runs import details, removed, repeating
 from proctree_dagster.orchestration.runs import history as run_log
 from proctree_dagster.orchestration.runs.schedule_claims import due_tag
 from proctree_dagster.running import tree_runs
-from proctree_dagster.services import run_outbox
+from proctree_dagster.services import old_rows, run_outbox
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
 from tests.orchestration.opening import yaml_of_postgres
@@ -383,6 +391,61 @@ def test_a_run_that_took_long_is_looked_at_again_though_later_ones_are_done(
     history.end(took_long, 31)
     prune(settings, history, keep)
     assert not (history.folder / took_long / "only").exists()
+
+
+@pytest.mark.parametrize("kind", ["results", "events"])
+def test_a_run_that_ends_after_later_ones_were_done_is_looked_at_again(
+    history: History, settings: Settings, kind: str
+) -> None:
+    row, keep = tree(), {kind: "last 1"}
+    slow = history.run(row, 0, STARTED)
+    old = history.run(row, 2)
+    history.run(row, 1)
+    prune(settings, history, keep)
+    lost, kept = (run_record(history, each) for each in (old, slow))
+    if kind == "results":
+        assert removed.has_no_results(history.instance, lost)
+        assert not removed.has_no_results(history.instance, kept)
+    history.instance.report_run_failed(run_of(history.instance, slow), "It was lost.")
+    history.end(slow, 0)
+    called = {"results": "results of runs", "events": "logs"}[kind]
+    assert prune(settings, history, keep).counts[called] == 1
+    assert prune(settings, history, keep).counts[called] == 0
+
+
+def run_record(history: History, run_id: str) -> RunRecord:
+    [found] = history.instance.get_run_records(RunsFilter(run_ids=[run_id]))
+    return found
+
+
+@pytest.mark.parametrize("most", [10_000, 0])
+def test_what_was_removed_once_is_not_removed_again_though_an_earlier_run_stays(
+    history: History, settings: Settings, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(passes, "MOST_STAYED", most)
+    row, now, keep = tree(), timezone.now(), {"results": "30 days"}
+    used, others = history.run(row, 50), [history.run(row, 49 - n) for n in range(5)]
+    history.run(row, 1)
+    RunWorker.objects.create(run_id=used, taken_at=now, beat_at=now)
+    counts = [prune(settings, history, keep).counts["results of runs"] for _ in range(2)]
+    assert counts == ([5, 0] if most else [5, 5])
+    records = {each: run_record(history, each) for each in (used, *others)}
+    lost = {each for each in records if removed.has_no_results(history.instance, records[each])}
+    assert lost == (set(others) if most else set())
+    RunWorker.objects.update(ended_at=now)
+    later = prune(settings, history, keep)
+    assert later.counts["results of runs"] == (1 if most else 6)
+    assert prune(settings, history, keep).counts["results of runs"] == 0
+
+
+def test_a_row_of_the_outbox_that_is_revived_meanwhile_stays(settings: Settings) -> None:
+    row = OutboxRun.objects.create(process_tree=tree(), state=OutboxState.DROPPED, family="1")
+    OutboxRun.objects.update(created_at=timezone.now() - dt.timedelta(days=40))
+    rules = retention.Rules(outbox=retention.Keep(age=dt.timedelta(days=30)))
+    [old] = old_rows.find(rules, timezone.now(), lambda revisions: set())
+    run_outbox.revive("1")
+    assert old_rows.delete(old, Pace(60)) == 0
+    assert OutboxRun.objects.get() == row
 
 
 def failed_run(row: ProcessTree, history: History, days: float) -> str:
