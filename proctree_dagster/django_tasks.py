@@ -221,10 +221,10 @@ def _tree_of(task: Any) -> ProcessTree:
 
 def _saved(name: str, task: Any) -> ProcessTree:
     said = (task.func.__doc__ or "").strip().partition("\n")[0]
-    tree = ProcessTreeInstance(name, said or f"The task {name}.", cache_enabled=False)
-    tree.add_process(task.name, func=run_task)
     try:
         with suppress(TreeExists, IntegrityError):  # another process has saved it meanwhile
+            tree = ProcessTreeInstance(name, said or f"The task {name}.", cache_enabled=False)
+            tree.add_process(task.name, func=run_task)
             tree.save()
     except InvalidTree as error:  # its name is too long, say
         raise InvalidTask(f"The task {name!r} can't be saved as a tree. {error}") from error

@@ -1,5 +1,6 @@
 """The output of ``manage.py proctree``: a table in a terminal, tabs in a pipe, JSON on request."""
 
+import codecs
 import json
 import shutil
 from collections.abc import Sequence
@@ -45,6 +46,12 @@ class Output:
         """Whether the output is a terminal, and not JSON."""
         return not self.as_json and self.stdout.isatty()
 
+    @property
+    def is_unicode(self) -> bool:
+        """Whether the standard output can encode every character."""
+        encoding = getattr(self.stdout, "encoding", None)
+        return encoding is None or codecs.lookup(encoding).name.startswith("utf")
+
     def line(self, text: str = "") -> None:
         """Print a line for a reader; left out of JSON."""
         if not self.as_json:
@@ -70,7 +77,11 @@ class Output:
     def document(self, value: Any) -> None:
         """Print a JSON document, with ``--json`` only."""
         if self.as_json:
-            self._print(json.dumps(value, cls=DjangoJSONEncoder, ensure_ascii=False, indent=2))
+            # What a console escapes that lacks a character is no JSON.
+            text = json.dumps(
+                value, cls=DjangoJSONEncoder, ensure_ascii=not self.is_unicode, indent=2
+            )
+            self._print(text)
 
     def _rich_table(self, headings: Row, rows: Sequence[Row]) -> None:
         from rich import box

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, Self
 
 from django.core.management.base import CommandError, CommandParser
+from django.core.serializers.json import DjangoJSONEncoder
 
 from ..context import sensitive
 from ..domain.submissions import Submission
@@ -91,7 +92,8 @@ class TreeRunner:
             submission, priority = submission_options.read(options)
             run_tags = {**tag_pairs.of_run(options["tag"]), **priority}
             if options["submit"]:
-                self._submit(row, context, use_cache, run_tags, submission)
+                with _said_if_interrupted():
+                    self._submit(row, context, use_cache, run_tags, submission)
                 return
             loud = self.out.verbosity > 1 or options["traceback"]
             with _stoppable(), run_log(show=loud), self._progress(row, loud) as progress:
@@ -279,20 +281,36 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+@contextmanager
+def _said_if_interrupted() -> Iterator[None]:
+    """Say of an interrupted request what may have become of it."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise CommandError(
+            "Interrupted. The run may have been requested, and is made then: 'proctree runs' "
+            "lists it, 'proctree cancel' stops it.",
+            returncode=130,
+        ) from None
+
+
 def _as_json(results: Results) -> dict[str, Any]:
     """Return results as JSON; values that JSON lacks are written as text."""
     values = {name: _json_or_text(value) for name, value in results["results"].items()}
     return {
         **results,
         "results": values,
-        "response_variables": _json_or_text(results["response_variables"]),
+        "response_variables": {
+            process: {name: _json_or_text(value) for name, value in variables.items()}
+            for process, variables in results["response_variables"].items()
+        },
     }
 
 
 def _json_or_text(value: Any) -> Any:
     try:
-        return json.loads(json.dumps(value))
-    except Exception:  # noqa: BLE001  # not JSON, too deep, too many digits
+        return json.loads(json.dumps(value, cls=DjangoJSONEncoder, allow_nan=False))
+    except Exception:  # noqa: BLE001  # not JSON, NaN, too deep, too many digits
         return shown(value, write=sensitive.shown)
 
 

@@ -52,8 +52,9 @@ def begin() -> None:
     global _thread
     with _lock:
         if not _loaded.is_set() and _thread is None:
-            _thread = HelperThread(_load, "proctree-dagster-import")
-            _thread.start()
+            thread = HelperThread(_load, "proctree-dagster-import")
+            thread.start()  # may fail: then the next caller tries again
+            _thread = thread
 
 
 def preload() -> None:

@@ -60,7 +60,8 @@ def _execute(row: OutboxRun, has_run: Callable[[str], bool]) -> Results | None:
     if not is_next or (row.key and not run_keys.take(row)) or not run_outbox.lease(row, now):
         return None
     run_id = str(row.run_id)
-    if row.attempts and has_run(run_id):
+    row.refresh_from_db(fields=["attempts"])  # others may have had it since it was read
+    if row.attempts > 1 and has_run(run_id):
         return None  # whoever began it was killed: the outbox's next pass knows what became of it
     if not tree_runs.has_history():  # which would keep a second process from executing it, too
         run_outbox.mark_started(row)

@@ -164,6 +164,15 @@ def save_links(row: ProcessTree, content: Mapping[str, Any]) -> None:
         tree_links.set_links(row, content["dependent_trees"], content["sibling_trees"])
 
 
+def drop_links(row: ProcessTree, content: Mapping[str, Any]) -> None:
+    """Remove the followers of a tree that it is not to have any more; see ``save_links``.
+
+    Of several trees before any is given another one: between two a link may be turned round.
+    """
+    present = content_of(row)
+    save_links(row, {key: [name for name in present[key] if name in content[key]] for key in LINKS})
+
+
 def save_schedule(
     row: ProcessTree, name: str, options: Mapping[str, Any], *, by_code: bool
 ) -> ProcessTreeSchedule:

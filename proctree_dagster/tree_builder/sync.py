@@ -402,9 +402,7 @@ def _set_links(report: Report, plans: list[_Plan]) -> None:
     changed = [plan for plan in plans if any(each.path[0] in LINKS for each in plan.report.changes)]
     for plan in changed:
         assert plan.row is not None
-        present = tree_descriptions.content_of(plan.row)
-        left = {key: [n for n in present[key] if n in plan.chosen[(key,)]] for key in LINKS}
-        tree_descriptions.save_links(plan.row, left)
+        tree_descriptions.drop_links(plan.row, {key: plan.chosen[(key,)] for key in LINKS})
     for plan in changed:
         assert plan.row is not None
         with _alone(report, plan.row.name):

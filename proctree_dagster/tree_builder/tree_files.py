@@ -12,8 +12,10 @@ import yaml
 from django.db import DatabaseError
 
 from ..domain import tree_descriptions as descriptions
+from ..domain.predicates import are_texts
 from ..domain.texts import explain
 from ..domain.tree_descriptions import (
+    LINKS,
     OF_TREE,
     SCHEDULES,
     SUBSCRIPTIONS,
@@ -43,13 +45,15 @@ HEADER = "# Process trees: 'manage.py proctree apply' makes the rows follow this
 # --- Writing --------------------------------------------------------------------------------------
 
 
-def export(names: Iterable[str]) -> str:
+def export(names: Iterable[str], *, is_unicode: bool = True) -> str:
     """Return trees as YAML.
 
     Parameters
     ----------
     names:
         The trees' names; none: all trees.
+    is_unicode:
+        Whether characters beyond ASCII stay as they are, or are escaped.
 
     Raises
     ------
@@ -67,7 +71,7 @@ def export(names: Iterable[str]) -> str:
             for name, options in sorted(triggers.items())
         }
     document["trees"] = [_tree_as_json(each) for each in found]
-    return HEADER + dump(document)
+    return HEADER + dump(document, is_unicode=is_unicode)
 
 
 def _triggers_of(row: ProcessTree) -> set[str]:
@@ -123,13 +127,16 @@ _FOLDED = frozenset("\r\x85\u2028\u2029")
 _Dumper.add_representer(str, _text)
 
 
-def dump(value: Any) -> str:
-    """Return JSON as YAML."""
-    text: str = yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100)
-    return text
+def dump(value: Any, *, is_unicode: bool = True) -> str:
+    """Return JSON as YAML, with characters beyond ASCII as they are, or escaped."""
+    return yaml.dump(value, Dumper=_Dumper, sort_keys=False, allow_unicode=is_unicode, width=100)
 
 
 # --- Reading --------------------------------------------------------------------------------------
+
+
+_MERGE = "tag:yaml.org,2002:merge"
+"""The tag of the key \"<<\", which merges another mapping."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -137,7 +144,9 @@ class _Loader(yaml.SafeLoader):
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
         """Return a mapping."""
-        keys = [self.construct_object(key, deep=True) for key, _value in node.value]
+        keys = [
+            self.construct_object(key, deep=True) for key, _value in node.value if key.tag != _MERGE
+        ]
         for key in keys:
             if keys.count(key) > 1:
                 raise yaml.constructor.ConstructorError(
@@ -233,6 +242,8 @@ def _tree(
     known = ("name", *OF_TREE, SCHEDULES, SUBSCRIPTIONS)
     problems += [f"{name}: unknown key {key!r}." for key in data if key not in known]
     content = {key: value for key, value in data.items() if key in OF_TREE}
+    followers = {key: content[key] for key in LINKS if are_texts(content.get(key))}
+    content |= {key: sorted(set(names)) for key, names in followers.items()}  # as rows have them
     row = ProcessTree(name=name)
     try:
         tree_validation.validate_tree({**content, "name": name, **_processes(content)})
@@ -313,6 +324,8 @@ def apply(trees: Iterable[TreeDescription], file: str) -> list[TreeSync]:
             except (ProctreeError, DatabaseError) as error:
                 errors.append(f"{tree.name}: {error}")
                 break  # the transaction may be broken
+        for row, tree in [] if errors else saved:
+            tree_descriptions.drop_links(row, tree.content)  # one may be turned round
         for row, tree in [] if errors else saved:
             try:
                 tree_descriptions.save_links(row, tree.content)

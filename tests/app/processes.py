@@ -174,9 +174,27 @@ def flaky(times: int = 1) -> str:
     return f"after {len(calls)}"
 
 
+def flaky_after_success() -> int:
+    """Succeed once."""
+    calls.append("flaky_after_success")
+    if calls.count("flaky_after_success") > 1:
+        raise ConnectionError("the second time")
+    return 1
+
+
 def unpicklable() -> Any:
     """Return what can't be pickled."""
     return threading.Lock()
+
+
+def not_a_number() -> float:
+    """Return what JSON lacks."""
+    return float("nan")
+
+
+def totals() -> dict[str, Any]:
+    """Return what response variables are taken from."""
+    return {"total": "1.50", "count": 2}
 
 
 class Shortfall(Exception):

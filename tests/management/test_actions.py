@@ -105,6 +105,30 @@ def test_run_submits(close: ProcessTree, instance: DagsterInstance) -> None:
     assert only_run(instance).status == DagsterRunStatus.QUEUED
 
 
+def test_values_that_json_lacks_are_text_each_by_itself() -> None:
+    tree = ProcessTreeInstance("sums").add_process("nan", func=processes.not_a_number)
+    variables: dict[str, Any] = {"total": {"type": "decimal"}, "count": {"type": "int"}}
+    tree.add_process("sum", func=processes.totals, response_vars=variables).save()
+    found = as_json("run", "sums")
+    assert found["results"]["nan"] == "nan"
+    assert found["response_variables"] == {"sum": {"total": "1.50", "count": 2}}
+
+
+def test_a_request_that_is_interrupted_does_not_say_that_nothing_runs(
+    close: ProcessTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(tree_runs, "submit_row", interrupted)
+    assert "may have been requested" in typed("run", "close", "--submit", code=130)
+
+
+def test_a_moment_before_all_time_is_refused(close: ProcessTree, instance: DagsterInstance) -> None:
+    assert "before the year 1" in typed("runs", "--since", "999999d", code=2)
+    assert "is saved now" in typed("revisions", "close", "--limit", "-1")
+
+
 def test_run_submits_with_a_key_a_time_and_a_priority(
     close: ProcessTree, instance: DagsterInstance
 ) -> None:

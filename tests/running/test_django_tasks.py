@@ -83,6 +83,19 @@ def test_an_error_is_told_with_its_class_and_its_trace(run: Any) -> None:
         result.return_value  # noqa: B018
 
 
+def test_a_task_that_another_process_saves_meanwhile_is_enqueued(
+    run: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = django_tasks._saved
+
+    def saved_by_both(name: str, task: Any) -> Any:
+        real(name, task)
+        return real(name, task)
+
+    monkeypatch.setattr(django_tasks, "_saved", saved_by_both)
+    assert run(tasks.add.enqueue(2, second=3)).return_value == 5
+
+
 def test_a_task_that_exits_has_failed(run: Any) -> None:
     result = run(tasks.leave.enqueue())
     assert (result.status, result.errors[0].exception_class) == (FAILED, SystemExit)

@@ -17,6 +17,7 @@ from proctree_dagster.exceptions import HistoryUnavailable, RunError, RunNotFini
 from proctree_dagster.models import OutboxRun, OutboxState
 from proctree_dagster.orchestration import tree_records
 from proctree_dagster.orchestration.configured import translator
+from proctree_dagster.orchestration.runs import repeating
 from proctree_dagster.running import dagster_loading, results, run_history, tree_runs, waiting
 from proctree_dagster.tree_builder import ProcessTreeInstance, ProcessTreeManager
 from tests.app import processes, waited
@@ -172,6 +173,26 @@ def test_a_retry_by_dagster_is_waited_for(close: None, instance: DagsterInstance
     assert waited["run_id"] == second.run_id
     assert waited["results"]["sum"] == 3
     assert run.state().attempt == second.run_id
+
+
+@THREADS
+def test_what_a_full_repetition_skips_has_no_result_of_the_try_before(
+    instance: DagsterInstance,
+) -> None:
+    processes.calls.clear()
+    tree = ProcessTreeInstance("t").add_process("a", func=processes.flaky_after_success)
+    tree.add_process("b", processes.two, ["a"])
+    tree.add_process("c", processes.fail, ["b"]).save()
+    run = ProcessTreeManager.submit_tree("t")
+    run_now(instance, run.run_id)
+    failed = instance.get_run_by_id(run.run_id)
+    assert failed is not None
+    second = repeating.again(instance, failed, everything=True)
+    run_now(instance, second.run_id)
+    waited = runs.wait(second.run_id, 0)
+    assert waited["status"] == {"a": "failed", "b": "skipped", "c": "skipped"}
+    assert waited["results"] == {}
+    assert waited["errors"]["b"] == "Dependency failed: a"
 
 
 @THREADS

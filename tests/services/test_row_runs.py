@@ -21,8 +21,8 @@ from proctree_dagster.models import OutboxRun, OutboxState, ProcessTreeSchedule
 from proctree_dagster.orchestration.repository_data import LiveRepositoryData
 from proctree_dagster.orchestration.runs import family_runs
 from proctree_dagster.orchestration.translator import ProcessTreeTranslator
-from proctree_dagster.running import tree_runs
-from proctree_dagster.services import due_time_claims, pauses, row_runs
+from proctree_dagster.running import row_execution, tree_runs
+from proctree_dagster.services import due_time_claims, pauses, row_runs, run_outbox
 from proctree_dagster.tasks import check_and_run_scheduled_tasks
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
@@ -329,6 +329,27 @@ class TestHere:
         assert "not for brook" in results["errors"][labels[1]]
         assert set(OutboxRun.objects.values_list("state", "key_held")) == {("started", None)}
         assert check_and_run_scheduled_tasks() == {}
+
+    def test_one_that_another_process_has_begun_since_is_left_alone(
+        self, organisations: list[Organisation], instance: DagsterInstance
+    ) -> None:
+        schedule(func=processes.fails_for_brook, spread_minutes=0)
+        decide()
+        [row, *_] = OutboxRun.objects.order_by("pk")
+        other = OutboxRun.objects.get(pk=row.pk)
+        long_ago = timezone.now() - dt.timedelta(minutes=5)
+        assert run_outbox.lease(other, long_ago)  # it has it, and its lease has ended
+        asked: list[str] = []
+
+        def has_run(run_id: str) -> bool:
+            asked.append(run_id)
+            return True
+
+        assert row_execution._execute(row, has_run) is None
+        assert asked == [str(row.run_id)]
+        row.refresh_from_db()
+        assert row.state == OutboxState.WAITING
+        assert row.key_held == row.key
 
     def test_two_runs_of_one_row_are_two_results_and_the_failed_one_counts(
         self, organisations: list[Organisation], monkeypatch: pytest.MonkeyPatch

@@ -1,11 +1,14 @@
 """Trees as YAML: what is exported is applied, and changes nothing."""
 
 import datetime as dt
+import json
+from io import BytesIO, TextIOWrapper
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from django.core.management import call_command
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -203,6 +206,56 @@ def test_all_trees_of_a_file_are_applied_or_none(file: Path) -> None:
 def test_a_file_that_is_not_there_or_can_not_be_written_is_said(tmp_path: Path) -> None:
     assert "can't be read" in said("apply", str(tmp_path / "none.yaml"))[1]
     assert "can't be written" in said("export", str(tmp_path / "no" / "folder.yaml"))[1]
+
+
+def linked(**followers: list[str]) -> str:
+    """Return a file of trees with followers."""
+    trees = [
+        f"{GOOD.replace('name: t', f'name: {name}')}, dependent_trees: {names}}}"
+        for name, names in followers.items()
+    ]
+    return f"trees: [{', '.join(trees)}]"
+
+
+def test_a_link_is_turned_round(file: Path) -> None:
+    file.write_text(linked(a=[], b=["a"]))
+    assert said("apply", str(file))[0] == 0
+    file.write_text(linked(a=["b"], b=[]))
+    status, text = said("apply", str(file))
+    assert status == 0, text
+    assert tree("a").linked_trees() == {"dependent_trees": ["b"]}
+    assert tree("b").linked_trees() == {}
+
+
+def test_followers_in_any_order_are_as_the_file_says(file: Path) -> None:
+    file.write_text(linked(a=["z", "c"], c=[], z=[]))
+    assert said("apply", str(file))[0] == 0
+    assert said("apply", "--check", str(file)) == (0, "3 trees as the file says.\n")
+
+
+def test_a_mapping_is_merged_into_another_as_yaml_does() -> None:
+    found = tree_files.load("x: &d {on: 1, cron: a}\ny: {<<: *d, cron: b}")
+    assert found["y"] == {True: 1, "cron": "b"}
+    with pytest.raises(DescriptionError, match="'cron' is written twice"):
+        tree_files.load("x: &d {a: 1}\ny: {<<: *d, cron: b, cron: c}")
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_what_a_console_cannot_encode_is_escaped_as_yaml_and_json_are(encoding: str) -> None:
+    made = ProcessTreeInstance("close", description="Müller, 東京 and 😀")
+    made.add_process("one", func=processes.one).save()
+
+    def printed(*arguments: str) -> str:
+        raw = BytesIO()
+        stream = TextIOWrapper(raw, encoding=encoding)
+        call_command("proctree", *arguments, stdout=stream)
+        stream.flush()
+        return raw.getvalue().decode(encoding)
+
+    exported, shown = printed("export", "-"), printed("show", "close", "--json")
+    assert tree_files.load(exported)["trees"][0]["description"] == made.description
+    assert json.loads(shown)["description"] == made.description
+    assert {"東京" in exported, "東京" in shown} == {encoding == "utf-8"}
 
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)

@@ -47,7 +47,8 @@ class Revisions(Action):
         if options["diff"]:
             self._compare(row, options["diff"])
             return
-        present, found = row.revision, list(revisions.history(row.job_name)[: options["limit"]])
+        most = max(options["limit"], 0)
+        present, found = row.revision, list(revisions.history(row.job_name)[:most])
         self.out.table(
             HEADINGS,
             [

@@ -12,6 +12,7 @@ from django.core.management.base import CommandError, CommandParser
 from django.utils import timezone
 from django.utils.dateparse import parse_date, parse_datetime
 
+from ...domain import run_tags
 from ...domain.runs import RunSummary
 from ...exceptions import RunError
 from ...running import tree_runs
@@ -153,7 +154,8 @@ class Retry(Action):
                 except RunError as error:
                     refused.append(str(error))
                     continue
-                repeated.append({"run": new.run_id, "repeats": run.run_id, "tree": run.job_name})
+                tree = run.tags.get(run_tags.TREE, run.job_name)
+                repeated.append({"run": new.run_id, "repeats": run.run_id, "tree": tree})
                 self.out.line(f"Queued run {new.run_id}, which repeats {run.run_id}")
         self.out.document(repeated)
         if refused:
@@ -222,7 +224,10 @@ def _since(options: Mapping[str, Any]) -> dt.datetime | None:
     if text is None:
         return None
     if ago := re.fullmatch(r"(\d{1,6})([mhdw])", text):
-        return timezone.now() - dt.timedelta(**{UNITS[ago[2]]: int(ago[1])})
+        try:
+            return timezone.now() - dt.timedelta(**{UNITS[ago[2]]: int(ago[1])})
+        except OverflowError:
+            raise CommandError(f"--since {text!r} is before the year 1.", returncode=2) from None
     try:
         found = parse_datetime(text) or _midnight(parse_date(text))
     except ValueError:  # well formed, but not a valid date

@@ -31,7 +31,8 @@ class Export(Action):
 
     def handle(self, options: Mapping[str, Any]) -> None:
         """Write it."""
-        text = tree_files.export(options["trees"])
+        is_unicode = options["file"] != "-" or self.out.is_unicode
+        text = tree_files.export(options["trees"], is_unicode=is_unicode)
         if options["file"] == "-":
             self.out.line(text.rstrip("\n"))
             return

@@ -33,7 +33,12 @@ def of_run(
     """
     folder = UPath(instance.storage_directory())
     runs = list(_with_those_before(instance, run))
-    return {step: _read([folder / run_id / step / _OUTPUT for run_id in runs]) for step in steps}
+    repeated = run.step_keys_to_execute  # nothing: all of them
+    found: dict[str, Outcome | str] = {}
+    for step in steps:
+        where = runs[:1] if repeated is None or step in repeated else runs
+        found[step] = _read([folder / each / step / _OUTPUT for each in where])
+    return found
 
 
 def _with_those_before(instance: DagsterInstance, run: DagsterRun) -> Iterator[str]:
