@@ -20,6 +20,10 @@ SHOWN = "shown"
 """The name of the field; list it with the others on the page of a saved row."""
 
 
+_NO_VALUE = (forms.ValidationError, TypeError, ValueError, AttributeError, OverflowError)
+"""The errors of what was typed wrongly, and of a text that no page of ours has sent."""
+
+
 class ShownField(forms.CharField):
     """What the other fields showed, as JSON."""
 
@@ -99,19 +103,20 @@ class MergingForm(forms.ModelForm):  # type: ignore[type-arg]
         field, bound = self.fields[name], self[name]
         if field.widget.value_omitted_from_data(self.data, self.files, bound.html_name):
             return False
-        if isinstance(field, forms.JSONField):
-            try:
+        try:
+            if isinstance(field, forms.JSONField):
                 return bool(_hash(field.to_python(bound.data)) != noted)
-            except forms.ValidationError:
-                return True
-        return bool(field.has_changed(self._restored(name, noted), bound.data))
+            return bool(field.has_changed(self._restored(name, noted), bound.data))
+        except _NO_VALUE:
+            return True
 
     def _restored(self, name: str, noted: Any) -> Any:
         """Return a value of the type that the field's are of."""
         try:
-            return self.instance._meta.get_field(name).to_python(noted)
-        except (FieldDoesNotExist, forms.ValidationError):
+            column: Any = self.instance._meta.get_field(name)
+        except FieldDoesNotExist:
             return noted
+        return column.to_python(noted)
 
     def _label(self, name: str) -> str:
         return str(self[name].label)
@@ -147,7 +152,7 @@ class TellsWhatStays:
     def save_formset(self, request: HttpRequest, form: Any, formset: Any, change: bool) -> None:
         """Save the rows of an inline."""
         super().save_formset(request, form, formset, change)  # type: ignore[misc]
-        _tell(request, formset.forms)
+        _tell(request, [each for each in formset.forms if each not in formset.deleted_forms])
 
 
 def _tell(request: HttpRequest, saved: Iterable[Any]) -> None:

@@ -1,6 +1,7 @@
 """What somebody else saves while a page is open stays, unless it was edited on the page, too."""
 
 import datetime as dt
+import json
 from typing import Any
 
 import pytest
@@ -167,6 +168,13 @@ def test_a_page_that_says_nothing_of_what_it_showed_is_saved_as_it_was_sent(
         ProcessTreeSchedule.objects.update(enabled=False)
         saved(admin_client, page, shown=shown)
         assert ProcessTreeSchedule.objects.get().enabled
+
+
+def test_what_no_page_of_ours_has_shown_is_asked(books: ProcessTree, admin_client: Client) -> None:
+    odd = {"enabled": [1], "start_date": 5, "context": 5, "name": {}, "not_after_minutes": 1e400}
+    page = opened(admin_client, ProcessTreeSchedule.objects.get())
+    ProcessTreeSchedule.objects.update(enabled=False)
+    assert REPLACES in saved(admin_client, page, shown=json.dumps(odd))
 
 
 def test_forms_of_schedules_are_saved_even_if_there_are_too_many_by_then(
