@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal, InvalidOperation
 from enum import Enum
 from operator import attrgetter
-from typing import Any
+from typing import Any, TypeGuard
 
 from django.apps import apps
 from django.core.exceptions import ValidationError
@@ -351,9 +351,14 @@ def restore_empty(given: Mapping[str, Json], default: Mapping[str, Json]) -> dic
     for key, value in default.items():
         if not isinstance(value, Mapping):
             result.setdefault(key, value)
-        elif isinstance(result.setdefault(key, {}), Mapping):
+        elif _is_plain(value) and _is_plain(result.setdefault(key, {})):
             result[key] = restore_empty(result[key], value)
     return result
+
+
+def _is_plain(value: object) -> TypeGuard[Mapping[str, Json]]:
+    """Return whether a value is a dictionary that stands for nothing else, such as a date."""
+    return isinstance(value, Mapping) and RESERVED.isdisjoint(value)
 
 
 def shown_in_launchpad(value: Mapping[str, Json]) -> dict[str, Json]:

@@ -1,14 +1,12 @@
 """What has happened, and the alerts of it (see ``services.events`` and ``services.alerts``)."""
 
-from typing import ClassVar
-
 from django.db import models
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from ..domain.names import MAX_NAME_LENGTH
 from .fields import RowField
-from .primary import PrimaryManager, PrimaryModel
+from .primary import PrimaryModel, PrimaryQuerySet
 from .trees import ProcessTree
 
 
@@ -34,7 +32,7 @@ class EventCursor(PrimaryModel):
         "looked at", null=True, blank=True, help_text="When a daemon looked last."
     )
 
-    objects: ClassVar = PrimaryManager()
+    objects = PrimaryQuerySet.as_manager()
 
     class Meta:
         default_permissions = ()
@@ -67,7 +65,7 @@ class Event(PrimaryModel):
     leased_until = models.DateTimeField("leased until", null=True, blank=True)
     sent_at = models.DateTimeField("sent at", null=True, blank=True)
 
-    objects: ClassVar = PrimaryManager()
+    objects = PrimaryQuerySet.as_manager()
 
     class Meta:
         default_permissions = ()
@@ -98,7 +96,7 @@ class AlertState(PrimaryModel):
     succeeded_at = models.DateTimeField("last success", null=True, blank=True)
     updated_at = models.DateTimeField("updated at", auto_now=True)
 
-    objects: ClassVar = PrimaryManager()
+    objects = PrimaryQuerySet.as_manager()
 
     class Meta:
         default_permissions = ()
@@ -168,7 +166,7 @@ class Alert(PrimaryModel):
     delivered_at = models.DateTimeField(_("delivered at"), null=True, blank=True)
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
 
-    objects: ClassVar = PrimaryManager()
+    objects = PrimaryQuerySet.as_manager()
 
     class Meta:
         default_permissions = ("view", "delete")

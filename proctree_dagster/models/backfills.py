@@ -3,7 +3,6 @@
 import datetime as dt
 from collections.abc import Iterator
 from itertools import islice
-from typing import ClassVar
 
 from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
@@ -13,7 +12,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from ..exceptions import ScheduleError
-from .primary import PrimaryManager, PrimaryModel
+from .primary import PrimaryModel, PrimaryQuerySet
 from .schedules import ProcessTreeSchedule
 from .trees import ProcessTree
 
@@ -77,7 +76,7 @@ class Backfill(PrimaryModel):
     made_by = models.CharField(_("made by"), max_length=150, blank=True, editable=False)
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
 
-    objects: ClassVar = PrimaryManager()
+    objects = PrimaryQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("backfill")

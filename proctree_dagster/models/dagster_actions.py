@@ -1,11 +1,9 @@
 """What people did in Dagster's UI."""
 
-from typing import ClassVar
-
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .primary import PrimaryManager, PrimaryModel
+from .primary import PrimaryModel, PrimaryQuerySet
 
 
 class DagsterAction(PrimaryModel):
@@ -27,7 +25,7 @@ class DagsterAction(PrimaryModel):
     address = models.CharField(_("address"), max_length=45, blank=True)
     created_at = models.DateTimeField(_("at"), auto_now_add=True, db_index=True)
 
-    objects: ClassVar = PrimaryManager()
+    objects = PrimaryQuerySet.as_manager()
 
     class Meta:
         default_permissions = ("view", "delete")

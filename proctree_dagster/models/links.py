@@ -1,7 +1,7 @@
 """Links: which trees follow which others."""
 
 from collections.abc import Iterable
-from typing import Any, ClassVar
+from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import connections, models, router, transaction
@@ -134,7 +134,7 @@ class TreeLink(PrimaryModel):
         _("kind"), max_length=10, choices=LinkKind.choices, default=LinkKind.DEPENDENT
     )
 
-    objects: ClassVar[TreeLinkManager] = TreeLinkManager()
+    objects: TreeLinkManager = TreeLinkManager()
     plain = TreeLinkQuerySet.as_manager()
 
     class Meta:

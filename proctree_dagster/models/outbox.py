@@ -1,7 +1,6 @@
 """The outbox: runs that are to be created (see ``proctree_dagster.services.run_outbox``)."""
 
 import uuid
-from typing import ClassVar
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -9,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from ..domain.names import MAX_NAME_LENGTH
 from .backfills import Backfill
 from .fields import ContextField, RowField
-from .primary import PrimaryManager, PrimaryModel
+from .primary import PrimaryModel, PrimaryQuerySet
 from .schedules import ProcessTreeSchedule
 from .trees import ProcessTree
 
@@ -127,7 +126,7 @@ class OutboxRun(PrimaryModel):
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     delivered_at = models.DateTimeField(_("delivered at"), null=True, blank=True)
 
-    objects: ClassVar = PrimaryManager()
+    objects = PrimaryQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("run to be made")

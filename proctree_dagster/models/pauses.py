@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from django.core.exceptions import ValidationError
 from django.db import models
@@ -93,7 +93,7 @@ class Pause(PrimaryModel):
     made_by = models.CharField(_("made by"), max_length=150, blank=True, editable=False)
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
 
-    objects: ClassVar = PauseQuerySet.as_manager()
+    objects = PauseQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("pause")

@@ -4,9 +4,11 @@ They decide what is written next: a claim, a state, a tree that is saved again. 
 Django's router reads from may lag, and nothing could be decided by it.
 """
 
-from typing import ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from django.db import models, router
+from django.db.models.signals import class_prepared
+from django.dispatch import receiver
 
 Row = TypeVar("Row", bound=models.Model, covariant=True)
 
@@ -21,17 +23,18 @@ class PrimaryQuerySet(models.QuerySet[Row]):
         return alias or router.db_for_write(self.model, **self._hints)  # type: ignore[attr-defined]
 
 
-PrimaryManager = models.Manager.from_queryset(PrimaryQuerySet)
-
-
 class PrimaryModel(models.Model):
-    """A model whose rows, and the relations that lead to them, are read by ``PrimaryQuerySet``.
-
-    Each has an ``objects`` of its own, by which a type checker knows its relations.
-    """
-
-    objects: ClassVar = PrimaryManager()
+    """A model whose ``objects`` are of a ``PrimaryQuerySet``; relations to it are read so, too."""
 
     class Meta:
         abstract = True
-        base_manager_name = "objects"
+
+
+@receiver(class_prepared, dispatch_uid="proctree_dagster.models.primary")
+def _read_relations_so(sender: type[models.Model], **kwargs: Any) -> None:
+    """Let the manager by which Django follows a relation to the model be ``objects``.
+
+    The model's ``Meta`` could say so: one migration of all of them, and a line in each to forget.
+    """
+    if issubclass(sender, PrimaryModel) and sender._meta.base_manager_name is None:
+        sender._meta.base_manager_name = "objects"

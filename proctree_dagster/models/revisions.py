@@ -1,6 +1,6 @@
 """The content of each revision that a tree has had."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -48,7 +48,7 @@ class TreeRevision(PrimaryModel):
         _("context"), default=dict, help_text=_("The default context that it had, as JSON.")
     )
 
-    objects: ClassVar = Unchanging.as_manager()
+    objects = Unchanging.as_manager()
 
     class Meta:
         default_permissions = ()
@@ -77,7 +77,7 @@ class TreeChange(PrimaryModel):
     origin = models.CharField(_("saved by"), max_length=10, choices=Origin.choices)
     who = models.CharField(_("user"), max_length=255, blank=True)
 
-    objects: ClassVar = Unchanging.as_manager()
+    objects = Unchanging.as_manager()
 
     class Meta:
         default_permissions = ()

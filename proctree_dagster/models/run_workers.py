@@ -1,11 +1,9 @@
 """The worker of each run (see ``proctree_dagster.services.run_workers``)."""
 
-from typing import ClassVar
-
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .primary import PrimaryManager, PrimaryModel
+from .primary import PrimaryModel, PrimaryQuerySet
 
 
 class RunWorker(PrimaryModel):
@@ -52,7 +50,7 @@ class RunWorker(PrimaryModel):
         help_text=_("When the process ended, or was given up as lost."),
     )
 
-    objects: ClassVar = PrimaryManager()
+    objects = PrimaryQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("run worker")

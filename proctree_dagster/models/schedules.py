@@ -1,6 +1,6 @@
 """Schedules of trees."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from django.core.exceptions import ValidationError
 from django.db import models, router
@@ -83,7 +83,7 @@ class ProcessTreeSchedule(ForEachModel, ScheduleClock):
     unreadable: Exception | None = None
     """Why it can't be read, where only its names are loaded (``what_can_be_read``)."""
 
-    objects: ClassVar = ProcessTreeScheduleQuerySet.as_manager()
+    objects = ProcessTreeScheduleQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("process tree schedule")

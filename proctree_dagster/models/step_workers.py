@@ -1,11 +1,9 @@
 """The workers of steps that run outside the run's process (see ``services.step_workers``)."""
 
-from typing import ClassVar
-
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .primary import PrimaryManager, PrimaryModel
+from .primary import PrimaryModel, PrimaryQuerySet
 
 
 class StepWorker(PrimaryModel):
@@ -23,7 +21,7 @@ class StepWorker(PrimaryModel):
     started_at = models.DateTimeField(_("started at"), auto_now_add=True, db_index=True)
     ended_at = models.DateTimeField(_("ended at"), null=True, blank=True)
 
-    objects: ClassVar = PrimaryManager()
+    objects = PrimaryQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("step worker")

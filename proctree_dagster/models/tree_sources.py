@@ -1,6 +1,6 @@
 """Where trees are declared in code, and what the code said of them at the last sync."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from django.db import models
 from django.utils.translation import gettext_lazy as _
@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from ..domain.names import MAX_NAME_LENGTH
 from ..domain.tree_descriptions import OPERATORS_OWN, Path, TreeDescription
 from .fields import RowField
-from .primary import PrimaryManager, PrimaryModel
+from .primary import PrimaryModel, PrimaryQuerySet
 from .trees import ProcessTree
 
 
@@ -54,7 +54,7 @@ class TreeSource(PrimaryModel):
         help_text=_("When it was switched off, as it is not in the code any more."),
     )
 
-    objects: ClassVar = PrimaryManager()
+    objects = PrimaryQuerySet.as_manager()
 
     class Meta:
         default_permissions = ()
@@ -107,7 +107,7 @@ class CodeSync(PrimaryModel):
     )
     synced_at = models.DateTimeField(_("synced at"), null=True, blank=True)
 
-    objects: ClassVar = PrimaryManager()
+    objects = PrimaryQuerySet.as_manager()
 
     class Meta:
         default_permissions = ()

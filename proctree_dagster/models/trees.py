@@ -2,7 +2,7 @@
 
 import operator
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 from django.apps import apps
 from django.core.exceptions import ValidationError
@@ -253,7 +253,7 @@ class ProcessTree(HasSchedules):
     known_subscriptions: "Sequence[TriggerSubscription] | None" = None
     """Its subscriptions to triggers, if they were prefetched in the same way."""
 
-    objects: ClassVar = ProcessTreeQuerySet.as_manager()
+    objects = ProcessTreeQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("process tree")

@@ -2,7 +2,7 @@
 
 import datetime as dt
 from collections.abc import Container, Iterable, Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 from django.conf import settings
 from django.core.exceptions import ValidationError
@@ -18,7 +18,7 @@ from ..exceptions import ContextError, ScheduleError, TriggerError
 from ..support.connections import writing
 from ..support.row_reading import readable
 from .fields import ClockFieldsModel, ContextField, TagsField
-from .primary import PrimaryManager, PrimaryModel, PrimaryQuerySet
+from .primary import PrimaryModel, PrimaryQuerySet
 from .trees import ProcessTree
 from .validation import trigger_validation
 
@@ -162,7 +162,7 @@ class Trigger(ClockFieldsModel):
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
     updated_at = models.DateTimeField(_("updated at"), auto_now=True)
 
-    objects: ClassVar = TriggerQuerySet.as_manager()
+    objects = TriggerQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("trigger")
@@ -318,7 +318,7 @@ class TriggerSubscription(PrimaryModel):
     tags = TagsField(_("tags"), help_text=_("Tags of its runs, as JSON: a text by each name."))
     enabled = models.BooleanField(_("enabled"), default=True)
 
-    objects: ClassVar = TriggerSubscriptionQuerySet.as_manager()
+    objects = TriggerSubscriptionQuerySet.as_manager()
 
     class Meta:
         verbose_name = _("trigger subscription")
@@ -389,7 +389,7 @@ class TriggerPassage(PrimaryModel):
     process = models.CharField(max_length=MAX_NAME_LENGTH)
     passed_at = models.DateTimeField()
 
-    objects: ClassVar = PrimaryManager()
+    objects = PrimaryQuerySet.as_manager()
 
     class Meta:
         constraints = [

@@ -586,7 +586,12 @@ def _file_lock(folder: Path) -> Iterator[None]:
 def _advisory_lock(database: Database) -> Iterator[None]:
     # The transaction's, not the session's: it holds through a connection pooler, too.
     with database.connected() as connection:
-        connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{LOCK_SECONDS:.0f}s'"))
+        for limit in (
+            f"lock_timeout = '{LOCK_SECONDS:.0f}s'",
+            "statement_timeout = 0",  # this role's would end the wait, or the lock, sooner
+            "idle_in_transaction_session_timeout = 0",
+        ):
+            connection.execute(sqlalchemy.text(f"SET LOCAL {limit}"))
         try:
             connection.execute(
                 sqlalchemy.text("SELECT pg_advisory_xact_lock(:key)"), {"key": ADVISORY_LOCK}

@@ -242,7 +242,13 @@ class WarmRunLauncher(RunLauncher[DagsterInstance], ConfigurableClass):
         if in_terminal:  # one of Dagster's own processes: runs write where it does
             yield None
             return
-        with template_log.open_to_append(self._home) as output:
+        try:
+            log = template_log.open_to_append(self._home)
+        except OSError:  # the run is more than its log
+            logger.warning("The log of templates can't be opened.", exc_info=True)
+            yield None
+            return
+        with log as output:
             yield output
 
     @property

@@ -75,7 +75,9 @@ def _status(pid: int) -> tuple[str, str] | None:
             process = psutil.Process(pid)
             return process.status(), str(process.create_time())
         # psutil adds the time of boot, which changes with the clock; ticks since boot don't.
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        # The name before the bracket may be anything, also half a character.
+        fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].decode("ascii")
+        state, *rest = fields.split()
         return state, rest[18]
     except (OSError, psutil.Error):
         return _HIDDEN if _exists(pid) else None
@@ -134,7 +136,16 @@ def boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
-        return socket.gethostname()
+        return host_name()
+
+
+@cache
+def host_name() -> str:
+    """Return the name of this machine, as it was when this process first asked for it.
+
+    It may be changed while runs are under way.
+    """
+    return socket.gethostname()
 
 
 def pid_namespace() -> str:
@@ -167,7 +178,7 @@ class Identity:
     @classmethod
     def of(cls, pid: int) -> "Identity":
         """Return the identity of a process that can be seen from here."""
-        return cls(socket.gethostname(), boot_id(), pid_namespace(), pid, started(pid) or "")
+        return cls(host_name(), boot_id(), pid_namespace(), pid, started(pid) or "")
 
     @classmethod
     def of_this_process(cls) -> "Identity":
@@ -180,7 +191,7 @@ class Identity:
     @property
     def is_visible(self) -> bool:
         """Whether it belongs to this machine and PID namespace, so that its state can be read."""
-        here = (socket.gethostname(), boot_id(), pid_namespace())
+        here = (host_name(), boot_id(), pid_namespace())
         return here == (self.host, self.boot_id, self.pid_namespace)
 
     @property

@@ -271,7 +271,7 @@ def test_a_row_that_can_not_be_read_hides_no_other_and_is_said_to_be_there(
     changes = {ProcessTree: "created_at", ProcessTreeSchedule: "last_run"}
     with connection.cursor() as cursor:
         for model, column in changes.items():
-            pk = model.objects.earliest("pk").pk
+            pk = model.objects.earliest("pk").pk  # type: ignore[attr-defined]
             table, wrong = model._meta.db_table, "2026-13-45 00:00:00"
             cursor.execute(f"UPDATE {table} SET {column} = %s WHERE id = %s", [wrong, pk])
     text = text_of(admin_client.get(f"{ADMIN}/processtree/"))

@@ -527,6 +527,7 @@ def test_a_context_is_stored_and_restored_or_refused_with_a_path(context: dict[s
         ({}, {"a": {"b": None, "c": 1}}, {}),
         ({"a": 5}, {"a": {"b": None}}, {"a": 5}),
         ({"a": None}, {"a": {"b": None}}, {"a": None}),
+        ({"a": {"$date": "2026-03-31"}}, {"a": {"b": None}}, {"a": {"$date": "2026-03-31"}}),
         ({"x": 1}, {}, {"x": 1}),
     ],
 )

@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -325,6 +326,37 @@ def test_a_lock_on_postgresql_that_is_not_given_back_is_an_error_that_names_it(
         pytest.raises(InstanceError, match="advisory lock"),
     ):
         DagsterInstance.from_config(str(folder))
+
+
+def test_the_limits_of_a_role_on_postgresql_end_no_lock(
+    tmp_path: Path, postgres: "Postgres"
+) -> None:
+    folder = make_home(tmp_path / "home", yaml_of_postgres(postgres.new_database()))
+    (database,) = homes.databases(InstanceRef.from_dir(str(folder)))
+    with database.connected() as connection:
+        for name in ("statement_timeout", "idle_in_transaction_session_timeout"):
+            connection.execute(sqlalchemy.text(f"ALTER ROLE CURRENT_USER SET {name} = '200ms'"))
+        connection.commit()
+    try:
+        with homes._advisory_lock(database):
+            waits = threading.Thread(target=_take, args=[database])
+            waits.start()
+            time.sleep(1)  # both do nothing for longer than the role may
+        waits.join(30)
+        assert not waits.is_alive()
+        assert taken == [database]
+    finally:
+        with database.connected() as connection:
+            connection.execute(sqlalchemy.text("ALTER ROLE CURRENT_USER RESET ALL"))
+            connection.commit()
+
+
+taken: list[Any] = []
+
+
+def _take(database: Any) -> None:
+    with homes._advisory_lock(database):
+        taken.append(database)
 
 
 def test_a_complete_home_is_opened_without_the_lock(home: Path) -> None:

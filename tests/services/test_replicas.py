@@ -5,6 +5,7 @@ import uuid
 
 import pytest
 from dagster import DagsterInstance
+from django.apps import apps
 from django.db import transaction
 from django.utils import timezone
 from pytest_django import Settings
@@ -18,6 +19,7 @@ from proctree_dagster.models import (
     ProcessTree,
     ProcessTreeSchedule,
 )
+from proctree_dagster.models.primary import PrimaryQuerySet
 from proctree_dagster.orchestration.runs import outbox_delivery
 from proctree_dagster.running import requested_runs, submissions
 from proctree_dagster.services import alert_delivery, alerts, backfills, run_outbox
@@ -39,6 +41,20 @@ def books(settings: Settings) -> ProcessTree:
         each.save(using="north", force_insert=True)
     settings.DATABASE_ROUTERS = [Replicated()]
     return row
+
+
+def test_every_row_and_each_relation_to_one_is_read_where_it_is_written() -> None:
+    models = apps.get_app_config("proctree_dagster").get_models()
+    managed = [each for each in models if each._meta.managed]
+    assert len(managed) > 15
+    for each in managed:
+        assert isinstance(each._default_manager.all(), PrimaryQuerySet), each
+        assert isinstance(each._base_manager.all(), PrimaryQuerySet), each
+
+
+def test_the_tree_of_a_row_that_the_replica_lacks_is_found(books: ProcessTree) -> None:
+    ProcessTree.objects.using("north").delete()
+    assert ProcessTreeSchedule.objects.get().process_tree == books
 
 
 def test_of_two_runs_with_a_key_the_second_is_skipped(

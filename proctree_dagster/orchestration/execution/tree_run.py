@@ -15,7 +15,7 @@ from dagster import (
 )
 
 from ... import context as contexts
-from ...domain.run_tags import SCHEDULE
+from ...domain.run_tags import SCHEDULE, TRIGGERED_BY
 from ...exceptions import ContextError
 from ...process import reporting
 from ...process.run import Outcome
@@ -113,10 +113,11 @@ def context_of(run: DagsterRun | None, configured: Mapping[str, Any]) -> Mapping
     run:
         The run.
     configured:
-        As the job's config mapping returns it. To the context of a named schedule that adds what
-        the default schedule's has and the Launchpad does not show: such a run has its own alone.
+        As the job's config mapping returns it. That adds what the default schedule's context has
+        and the Launchpad does not show: a run that was not made there has its own alone.
     """
-    own = None if run is None or SCHEDULE not in run.tags else run.run_config.get("context")
+    is_whole = run is not None and not run.tags.keys().isdisjoint((SCHEDULE, TRIGGERED_BY))
+    own = run.run_config.get("context") if run is not None and is_whole else None
     return own if isinstance(own, Mapping) else configured
 
 

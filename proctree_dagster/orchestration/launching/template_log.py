@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
 MAX_BYTES = 5 * 1024 * 1024
 """Size from which the log is truncated, in bytes; its content becomes the one older log."""
@@ -33,7 +33,8 @@ def cut(home: str) -> None:
     """
     log = path(home)
     with (
-        suppress(FileNotFoundError, Timeout),
+        # There is none; another process cuts it; the disk is full, or it is another user's.
+        suppress(OSError),
         FileLock(log.with_name(f".{log.name}.lock"), timeout=0),
     ):
         if log.stat().st_size > MAX_BYTES:

@@ -346,7 +346,10 @@ class Template:
             if pid in self._started:
                 self._started.pop(pid).returncode = code
             if args is not None and code not in (0, UNWANTED):
-                self._report(pid, code, args)
+                try:
+                    self._report(pid, code, args)
+                except OSError:  # no process can be started: a daemon finds out by itself
+                    logger.exception("The end of process %d can't be recorded.", pid)
 
     def _report(self, pid: int, code: int, args: str) -> None:
         """Start a process that records a worker's death, as this one opens no instance."""

@@ -26,7 +26,7 @@ from dagster._core.test_utils import create_test_daemon_workspace_context
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.load_target import GrpcServerTarget, ModuleTarget
 
-from proctree_dagster.orchestration.launcher import has_own_server
+from proctree_dagster.orchestration.launcher import WarmRunLauncher, has_own_server
 from proctree_dagster.orchestration.launching import template_client, template_log
 from proctree_dagster.orchestration.launching.releases import Release
 from proctree_dagster.support import os_processes
@@ -454,6 +454,26 @@ def test_what_keeps_a_release_from_being_forked_is_known_without_a_run(
     (release / "location.py").write_text("raise RuntimeError('broken on purpose')")
     with pytest.raises(template_client.NoAnswer, match="broken on purpose"):
         template_client.examine(Release.of_origin(place.origin(release=release).repository_origin))
+
+
+def test_a_log_that_can_not_be_cut_or_opened_ends_nothing(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = str(place.home)
+    monkeypatch.setattr(template_log, "MAX_BYTES", 10)
+    with template_log.open_to_append(home) as log:
+        log.write(b"a" * 90)
+    Path(f"{template_log.path(home)}.1").mkdir()  # as on a full disk, the copy can't be written
+    template_log.cut(home)
+    with template_log.open_to_append(home) as log:
+        assert log.tell() == 90
+    template_log.path(home).unlink()
+    template_log.path(home).mkdir()
+    launcher = WarmRunLauncher()
+    monkeypatch.setattr(WarmRunLauncher, "_home", home)
+    with launcher._output(in_terminal=False) as output:
+        assert output is None
+    assert "can't be opened" in caplog.text
 
 
 def test_the_log_of_templates_is_bounded(
