@@ -466,7 +466,8 @@ def _errors(detail: RunDetail) -> Iterator[Any]:
 
 def _error(said: str) -> Any:
     """Return an error of a task from what Dagster keeps of it."""
-    found = re.search(rf"\s*{_RAISED}([\w.<>]+)\s*$", said)
+    # The first: of a task that exits, what it is turned into follows.
+    found = re.search(rf"\s*{_RAISED}([\w.<>]+)\s*$", said, re.MULTILINE)
     path = found[1] if found else _NO_ERROR
     return TaskError(
         exception_class_path=path, traceback=f"{said[: found.start()]}\n" if found else said

@@ -386,9 +386,6 @@ def _call(
             with cancellation.stoppable(), forks.contained():
                 return finish(func(*positional, **arguments))
         except SystemExit as error:  # of a program's main(): no reason to end the worker
-            exited = FunctionExited(f"{_name(func)} called sys.exit({error.code!r}).")
-            for note in getattr(error, "__notes__", ()):
-                exited.add_note(note)
-            raise exited from error
+            raise FunctionExited(f"{_name(func)} called sys.exit({error.code!r}).") from error
 
     return isolated(call)
