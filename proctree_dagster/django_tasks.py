@@ -29,6 +29,7 @@ from .domain.runs import ProcessRun, RunDetail
 from .domain.submissions import Submission, priority_tag
 from .exceptions import (
     ContextError,
+    FunctionExited,
     FunctionNotAllowed,
     FunctionNotFound,
     HistoryUnavailable,
@@ -73,6 +74,9 @@ FUNCTION = "django.tasks"
 
 _RAISED = "Raised as "
 """How the note begins by which an error says where its class is."""
+
+_EXITED = "The task exited.\n"
+"""Precedes the traceback of a task that has called ``sys.exit()``."""
 
 _NO_ERROR = "proctree_dagster.exceptions.RunError"
 """The class that stands for what ended a run and was no error of its function."""
@@ -301,7 +305,10 @@ def run_task(
         said = "".join(traceback.format_exception(error))
         result.errors.append(TaskError(exception_class_path=_path(type(error)), traceback=said))
         signals.task_finished.send(sender, task_result=result)
-        error.add_note(f"{_RAISED}{_path(type(error))}")  # Dagster keeps the text of an error only
+        raised = f"{_RAISED}{_path(type(error))}"  # Dagster keeps the text of an error only
+        if isinstance(error, SystemExit):  # which is no reason to end the worker
+            raise FunctionExited(f"{_EXITED}{said}{raised}") from None
+        error.add_note(raised)
         raise
     object.__setattr__(result, "_return_value", value)
     _end(result, SUCCESSFUL)
@@ -466,8 +473,8 @@ def _errors(detail: RunDetail) -> Iterator[Any]:
 
 def _error(said: str) -> Any:
     """Return an error of a task from what Dagster keeps of it."""
-    # The first: of a task that exits, what it is turned into follows.
-    found = re.search(rf"\s*{_RAISED}([\w.<>]+)\s*$", said, re.MULTILINE)
+    said = said.rpartition(_EXITED)[2]
+    found = re.search(rf"\s*{_RAISED}([\w.<>]+)\s*$", said)
     path = found[1] if found else _NO_ERROR
     return TaskError(
         exception_class_path=path, traceback=f"{said[: found.start()]}\n" if found else said
