@@ -75,8 +75,7 @@ FUNCTION = "django.tasks"
 _RAISED = "Raised as "
 """How the note begins by which an error says where its class is."""
 
-_EXITED = "The task exited.\n"
-"""Precedes the traceback of a task that has called ``sys.exit()``."""
+_EXITED = "The task exited.\n"  # before the traceback of one that has called sys.exit()
 
 _NO_ERROR = "proctree_dagster.exceptions.RunError"
 """The class that stands for what ended a run and was no error of its function."""

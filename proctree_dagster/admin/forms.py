@@ -246,10 +246,14 @@ class ScheduleForm(Form):
         super().__init__(*args, **kwargs)
         self.ignored: list[str] = []
         """What was typed, or stored, and does not count: a sentence each."""
-        if "rule_kind" in self.fields and self.instance.cron:
-            self.initial.setdefault("rule_kind", CRON)
         if "name" in self.fields:
             self.fields["name"].required = False
+
+    def get_initial_for_field(self, field: forms.Field, field_name: str) -> Any:
+        """Return what a field shows at first: of a cron's rule, that it is one."""
+        if field_name == "rule_kind" and self.instance.cron:
+            return self.initial.get(field_name, CRON)
+        return super().get_initial_for_field(field, field_name)
 
     def clean_name(self) -> str:
         """Return its name: the default one, if none was given."""

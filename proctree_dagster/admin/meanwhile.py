@@ -14,6 +14,7 @@ from django.contrib import messages
 from django.core.exceptions import FieldDoesNotExist
 from django.core.serializers.json import DjangoJSONEncoder
 from django.http import HttpRequest
+from django.utils.functional import cached_property
 from django.utils.translation import gettext
 
 SHOWN = "shown"
@@ -121,11 +122,14 @@ class MergingForm(forms.ModelForm):  # type: ignore[type-arg]
     def _label(self, name: str) -> str:
         return str(self[name].label)
 
+    @cached_property
+    def changed_data(self) -> list[str]:
+        """Return the names of the fields that the user has edited."""
+        return [name for name in super().changed_data if name not in self._untouched]
+
     def full_clean(self) -> None:
         """Clean it. Fields in which others were meanwhile, and the user too, are errors."""
         super().full_clean()
-        if self.is_bound:
-            _ = self.changed_data  # while those that do not count are disabled
         for name in self._untouched:
             self.fields[name].disabled = False
         for name in self._conflicts:

@@ -84,6 +84,7 @@ class PauseAdmin(ButtonsOnPage, NeedsRunPermission, TellsWhatStays, admin.ModelA
     list_filter = [OverFilter, "drop"]
     list_select_related = ["process_tree", "schedule__process_tree"]
     search_fields = ["process_tree__name", "schedule__name", "reason"]
+    fields = ["process_tree", "schedule", "since", "until", "reason", "drop", "made_by"]
     readonly_fields = ["made_by"]
     actions = ["resume"]
     buttons = {"resume": _("Resume")}
@@ -120,8 +121,8 @@ class PauseAdmin(ButtonsOnPage, NeedsRunPermission, TellsWhatStays, admin.ModelA
     def get_fields(self, request: HttpRequest, obj: Any = None) -> Any:
         """Return the fields of a pause."""
         may_write = obj is not None and self.has_change_permission(request, obj)
-        fields = ["process_tree", "schedule", "since", "until", "reason", "drop", "made_by"]
-        return [*fields, *([meanwhile.SHOWN] if may_write else [])]
+        shown = [meanwhile.SHOWN] if may_write else []
+        return [*super().get_fields(request, obj), *shown]
 
     def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Return whether the user may delete it, and run what it holds, as that starts runs."""

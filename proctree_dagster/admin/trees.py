@@ -131,7 +131,7 @@ class ProcessTreeAdmin(RunNow, TreeHistory, TreeCode, HidesJson, TellsWhatStays,
     search_fields = ["name", "description", "job_name"]
     form = ProcessTreeForm
     formfield_overrides = JSON_FIELDS
-    readonly_fields = ["job_name", "created_at", "updated_at", "readable_processes"]
+    readonly_fields = ["job_name", "created_at", "updated_at"]
     fieldsets = [
         (None, {"fields": ["name", "description"]}),
         (_("Processes"), {"fields": ["processes"]}),
@@ -224,7 +224,8 @@ class ProcessTreeAdmin(RunNow, TreeHistory, TreeCode, HidesJson, TellsWhatStays,
         """
         names_code = ["name", "processes", "executor"]
         may_name = request.user.has_perm(NAME_FUNCTIONS)
-        return [*super().get_readonly_fields(request, obj), *([] if may_name else names_code)]
+        others = ["readable_processes"] if may_name else ["readable_processes", *names_code]
+        return [*super().get_readonly_fields(request, obj), *others]
 
     def get_inlines(self, request: HttpRequest, obj: ProcessTree | None) -> list[Any]:
         """Return what is edited with the tree: its schedules, unless there are many."""

@@ -24,6 +24,7 @@ ADMIN = "proctree/admin"
 FAMILY = "proctree/family"
 INSTEAD_OF = "proctree/instead_of"
 WITHDRAWN = "proctree/withdrawn"
+FROM_LAUNCHPAD = "proctree/from_launchpad"
 TRIGGER = "proctree/trigger"
 SCHEDULE = "proctree/schedule"
 
@@ -183,6 +184,14 @@ CONSOLE_LEVEL = "PROCTREE_CONSOLE_LEVEL"
 
 _OF_THE_RUN_ITSELF = ("dagster/", ".dagster/", "proctree/")
 """Prefixes of tags that concern the run itself."""
+
+
+def is_from_launchpad(tags: Mapping[str, str]) -> bool:
+    """Return whether a run with these tags, or the one that it repeats, was made in the Launchpad.
+
+    Nothing else starts a run without saying so.
+    """
+    return FROM_LAUNCHPAD in tags or tags.keys().isdisjoint((SCHEDULE, TRIGGERED_BY))
 
 
 def shown(tags: Mapping[str, str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from django.utils.translation import gettext_lazy as _
 
 from ..domain.names import MAX_NAME_LENGTH
 from .fields import RowField
-from .primary import PrimaryModel, PrimaryQuerySet
+from .primary import PrimaryManager, PrimaryModel
 from .trees import ProcessTree
 
 
@@ -32,7 +32,7 @@ class EventCursor(PrimaryModel):
         "looked at", null=True, blank=True, help_text="When a daemon looked last."
     )
 
-    objects = PrimaryQuerySet.as_manager()
+    objects = PrimaryManager()
 
     class Meta:
         default_permissions = ()
@@ -65,7 +65,7 @@ class Event(PrimaryModel):
     leased_until = models.DateTimeField("leased until", null=True, blank=True)
     sent_at = models.DateTimeField("sent at", null=True, blank=True)
 
-    objects = PrimaryQuerySet.as_manager()
+    objects = PrimaryManager()
 
     class Meta:
         default_permissions = ()
@@ -96,7 +96,7 @@ class AlertState(PrimaryModel):
     succeeded_at = models.DateTimeField("last success", null=True, blank=True)
     updated_at = models.DateTimeField("updated at", auto_now=True)
 
-    objects = PrimaryQuerySet.as_manager()
+    objects = PrimaryManager()
 
     class Meta:
         default_permissions = ()
@@ -166,7 +166,7 @@ class Alert(PrimaryModel):
     delivered_at = models.DateTimeField(_("delivered at"), null=True, blank=True)
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
 
-    objects = PrimaryQuerySet.as_manager()
+    objects = PrimaryManager()
 
     class Meta:
         default_permissions = ("view", "delete")

@@ -12,7 +12,7 @@ from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
 from ..exceptions import ScheduleError
-from .primary import PrimaryModel, PrimaryQuerySet
+from .primary import PrimaryManager, PrimaryModel
 from .schedules import ProcessTreeSchedule
 from .trees import ProcessTree
 
@@ -76,7 +76,7 @@ class Backfill(PrimaryModel):
     made_by = models.CharField(_("made by"), max_length=150, blank=True, editable=False)
     created_at = models.DateTimeField(_("created at"), auto_now_add=True)
 
-    objects = PrimaryQuerySet.as_manager()
+    objects = PrimaryManager()
 
     class Meta:
         verbose_name = _("backfill")

@@ -3,7 +3,7 @@
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .primary import PrimaryModel, PrimaryQuerySet
+from .primary import PrimaryManager, PrimaryModel
 
 
 class DagsterAction(PrimaryModel):
@@ -25,7 +25,7 @@ class DagsterAction(PrimaryModel):
     address = models.CharField(_("address"), max_length=45, blank=True)
     created_at = models.DateTimeField(_("at"), auto_now_add=True, db_index=True)
 
-    objects = PrimaryQuerySet.as_manager()
+    objects = PrimaryManager()
 
     class Meta:
         default_permissions = ("view", "delete")

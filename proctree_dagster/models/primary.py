@@ -23,6 +23,15 @@ class PrimaryQuerySet(models.QuerySet[Row]):
         return alias or router.db_for_write(self.model, **self._hints)  # type: ignore[attr-defined]
 
 
+class PrimaryManager(models.Manager[Row]):
+    """The manager of a model that needs no queries of its own."""
+
+    def get_queryset(self) -> PrimaryQuerySet[Row]:
+        """Return the rows."""
+        hints = self._hints  # type: ignore[attr-defined]  # the stubs lack it
+        return PrimaryQuerySet(self.model, using=self._db, hints=hints)
+
+
 class PrimaryModel(models.Model):
     """A model whose ``objects`` are of a ``PrimaryQuerySet``; relations to it are read so, too."""
 

@@ -3,7 +3,7 @@
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .primary import PrimaryModel, PrimaryQuerySet
+from .primary import PrimaryManager, PrimaryModel
 
 
 class RunWorker(PrimaryModel):
@@ -50,7 +50,7 @@ class RunWorker(PrimaryModel):
         help_text=_("When the process ended, or was given up as lost."),
     )
 
-    objects = PrimaryQuerySet.as_manager()
+    objects = PrimaryManager()
 
     class Meta:
         verbose_name = _("run worker")

@@ -3,7 +3,7 @@
 from django.db import models
 from django.utils.translation import gettext_lazy as _
 
-from .primary import PrimaryModel, PrimaryQuerySet
+from .primary import PrimaryManager, PrimaryModel
 
 
 class StepWorker(PrimaryModel):
@@ -21,7 +21,7 @@ class StepWorker(PrimaryModel):
     started_at = models.DateTimeField(_("started at"), auto_now_add=True, db_index=True)
     ended_at = models.DateTimeField(_("ended at"), null=True, blank=True)
 
-    objects = PrimaryQuerySet.as_manager()
+    objects = PrimaryManager()
 
     class Meta:
         verbose_name = _("step worker")

@@ -8,7 +8,7 @@ from django.utils.translation import gettext_lazy as _
 from ..domain.names import MAX_NAME_LENGTH
 from ..domain.tree_descriptions import OPERATORS_OWN, Path, TreeDescription
 from .fields import RowField
-from .primary import PrimaryModel, PrimaryQuerySet
+from .primary import PrimaryManager, PrimaryModel
 from .trees import ProcessTree
 
 
@@ -54,7 +54,7 @@ class TreeSource(PrimaryModel):
         help_text=_("When it was switched off, as it is not in the code any more."),
     )
 
-    objects = PrimaryQuerySet.as_manager()
+    objects = PrimaryManager()
 
     class Meta:
         default_permissions = ()
@@ -107,7 +107,7 @@ class CodeSync(PrimaryModel):
     )
     synced_at = models.DateTimeField(_("synced at"), null=True, blank=True)
 
-    objects = PrimaryQuerySet.as_manager()
+    objects = PrimaryManager()
 
     class Meta:
         default_permissions = ()

@@ -18,7 +18,7 @@ from ..exceptions import ContextError, ScheduleError, TriggerError
 from ..support.connections import writing
 from ..support.row_reading import readable
 from .fields import ClockFieldsModel, ContextField, TagsField
-from .primary import PrimaryModel, PrimaryQuerySet
+from .primary import PrimaryManager, PrimaryModel, PrimaryQuerySet
 from .trees import ProcessTree
 from .validation import trigger_validation
 
@@ -389,7 +389,7 @@ class TriggerPassage(PrimaryModel):
     process = models.CharField(max_length=MAX_NAME_LENGTH)
     passed_at = models.DateTimeField()
 
-    objects = PrimaryQuerySet.as_manager()
+    objects = PrimaryManager()
 
     class Meta:
         constraints = [

@@ -362,8 +362,9 @@ def withdraw_one(row: OutboxRun, reason: str, now: dt.datetime) -> bool:
     waiting = OutboxRun.objects.filter(
         free, pk=row.pk, run_id=row.run_id, state=OutboxState.WAITING
     )
-    tags = {**row.tags, tag_names.WITHDRAWN: "true"}
-    return bool(waiting.update(**_dropped(reason), tags=tags))
+    is_broken = not isinstance(row.tags, dict)  # SQL has written it
+    marked = {} if is_broken else {"tags": {**row.tags, tag_names.WITHDRAWN: "true"}}
+    return bool(waiting.update(**_dropped(reason), **marked))
 
 
 def is_made_anew(run_id: str) -> bool:

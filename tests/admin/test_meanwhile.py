@@ -5,6 +5,7 @@ import json
 from typing import Any
 
 import pytest
+from django.contrib.admin.models import LogEntry
 from django.test import Client
 from django.utils import timezone
 from django.utils.datastructures import MultiValueDict
@@ -19,7 +20,7 @@ from proctree_dagster.models import (
     TriggerSubscription,
 )
 from proctree_dagster.tree_builder import ProcessTreeInstance
-from tests.admin.people import ADMIN
+from tests.admin.people import ADMIN, browser, user
 from tests.admin.sent import fields, pairs
 from tests.app import processes
 
@@ -96,6 +97,31 @@ def test_the_same_edit_on_both_sides_is_no_conflict(
     page = opened(admin_client, books)
     ProcessTree.objects.update(description="Monthly.")
     assert REPLACES not in saved(admin_client, page, description="Monthly.")
+
+
+def test_another_cron_stays_if_only_something_else_was_edited(
+    books: ProcessTree, admin_client: Client
+) -> None:
+    page = opened(admin_client, ProcessTreeSchedule.objects.get())
+    assert page[1]["rule_kind"] == "cron"
+    other = opened(admin_client, ProcessTreeSchedule.objects.get())
+    saved(admin_client, other, cron="0 11 * * *")
+    text = saved(admin_client, page, tags='{"team": "north"}')
+    schedule = ProcessTreeSchedule.objects.get()
+    assert (schedule.cron, schedule.tags) == ("0 11 * * *", {"team": "north"})
+    assert STAYS in text
+
+
+def test_json_that_stays_is_not_checked_as_if_the_user_had_edited_it(books: ProcessTree) -> None:
+    client = browser(user("clerk", ["change_processtreeschedule", "run_processtree"]))
+    page = opened(client, ProcessTreeSchedule.objects.get())
+    function = {"function": "tests.app.processes:no_contexts"}
+    ProcessTreeSchedule.objects.update(for_each=function, context={"$date": "never"})
+    saved(client, page, enabled=None)
+    schedule = ProcessTreeSchedule.objects.get()
+    assert (schedule.enabled, schedule.for_each) == (False, function)
+    assert schedule.context == {"$date": "never"}
+    assert LogEntry.objects.get().get_change_message() == "Changed Enabled."
 
 
 def test_a_rule_is_one_thing(books: ProcessTree, admin_client: Client) -> None:

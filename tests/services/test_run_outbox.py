@@ -451,6 +451,15 @@ def test_what_somebody_has_withdrawn_is_not_made_because_a_run_before_it_is_repe
     assert (rows["withdrawn"].after, rows["dropped"].after) == ([str(first)], [again])
 
 
+def test_a_row_whose_tags_sql_has_broken_can_be_withdrawn(tree: ProcessTree) -> None:
+    row = OutboxRun.objects.create(process_tree=tree)
+    with connection.cursor() as cursor:
+        cursor.execute("UPDATE proctree_dagster_outboxrun SET tags = '[5]'")
+    row.refresh_from_db()
+    assert run_outbox.withdraw_one(row, "Withdrawn by ada.", timezone.now())
+    assert OutboxRun.objects.get().state == OutboxState.DROPPED
+
+
 def test_a_row_that_a_pause_holds_is_no_reason_for_concern(tree: ProcessTree) -> None:
     schedule, now = ProcessTreeSchedule.objects.get(), timezone.now()
     OutboxRun.objects.create(process_tree=tree, schedule=schedule)

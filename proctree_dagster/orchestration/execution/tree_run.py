@@ -15,7 +15,7 @@ from dagster import (
 )
 
 from ... import context as contexts
-from ...domain.run_tags import SCHEDULE, TRIGGERED_BY
+from ...domain.run_tags import is_from_launchpad
 from ...exceptions import ContextError
 from ...process import reporting
 from ...process.run import Outcome
@@ -116,7 +116,7 @@ def context_of(run: DagsterRun | None, configured: Mapping[str, Any]) -> Mapping
         As the job's config mapping returns it. That adds what the default schedule's context has
         and the Launchpad does not show: a run that was not made there has its own alone.
     """
-    is_whole = run is not None and not run.tags.keys().isdisjoint((SCHEDULE, TRIGGERED_BY))
+    is_whole = run is not None and not is_from_launchpad(run.tags)
     own = run.run_config.get("context") if run is not None and is_whole else None
     return own if isinstance(own, Mapping) else configured
 

@@ -27,6 +27,9 @@ NO_RESULTS = (
 NOTES = "proctree/reach_of_pruning"
 """The entry of Dagster's storage that says how far logs and results were removed."""
 
+EARLIER_NOTES = "proctree/pruned"
+"""The entry of earlier releases, which knew of none that had stayed."""
+
 MOST_STATUS_EVENTS = 20
 """How many of a run's events are read to find one that is not of its status."""
 
@@ -79,11 +82,15 @@ def has_no_results(instance: DagsterInstance, record: RunRecord) -> bool:
 
 def read_notes(instance: DagsterInstance) -> dict[str, dict[str, Reach]]:
     """Return how far logs and results were removed, by their kind and the job."""
-    text = instance.daemon_cursor_storage.get_cursor_values({NOTES}).get(NOTES, "{}")
-    return {
-        kind: {job: Reach(number, frozenset(stayed)) for job, (number, stayed) in jobs.items()}
-        for kind, jobs in json.loads(text).items()
+    texts = instance.daemon_cursor_storage.get_cursor_values({NOTES, EARLIER_NOTES})
+    found = {
+        kind: {job: Reach(number) for job, number in jobs.items()}
+        for kind, jobs in json.loads(texts.get(EARLIER_NOTES, "{}")).items()
     }
+    for kind, jobs in json.loads(texts.get(NOTES, "{}")).items():
+        known = {job: Reach(number, frozenset(left)) for job, (number, left) in jobs.items()}
+        found[kind] = {**found.get(kind, {}), **known}
+    return found
 
 
 def write_notes(instance: DagsterInstance, notes: Mapping[str, Mapping[str, Reach]]) -> None:

@@ -102,6 +102,7 @@ def again(
             status=DagsterRunStatus.NOT_STARTED,
             tags={
                 **copied,
+                **({tags.FROM_LAUNCHPAD: "true"} if tags.is_from_launchpad(run.tags) else {}),
                 **tagging.by_user(user),
                 **job.run_tags,
                 tags.TRIGGERED_BY: triggered_by,

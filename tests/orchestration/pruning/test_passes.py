@@ -1,6 +1,7 @@
 """What a pass over the history removes, and what it leaves."""
 
 import datetime as dt
+import json
 import os
 import re
 import time
@@ -416,6 +417,14 @@ def test_a_run_that_ends_after_later_ones_were_done_is_looked_at_again(
 def run_record(history: History, run_id: str) -> RunRecord:
     [found] = history.instance.get_run_records(RunsFilter(run_ids=[run_id]))
     return found
+
+
+def test_what_an_earlier_release_has_removed_is_known(history: History) -> None:
+    runs = [run_record(history, history.run(tree(), 3)) for _ in range(2)]
+    first = {"results": {runs[0].dagster_run.job_name: runs[0].storage_id}}
+    storage = history.instance.daemon_cursor_storage
+    storage.set_cursor_values({removed.EARLIER_NOTES: json.dumps(first)})
+    assert [removed.has_no_results(history.instance, each) for each in runs] == [True, False]
 
 
 @pytest.mark.parametrize("most", [10_000, 0])

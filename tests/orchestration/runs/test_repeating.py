@@ -9,10 +9,13 @@ from django.utils import timezone
 from proctree_dagster.domain import run_tags
 from proctree_dagster.exceptions import RunError
 from proctree_dagster.models import ProcessTree
+from proctree_dagster.orchestration import tree_records
+from proctree_dagster.orchestration.configured import translator
 from proctree_dagster.orchestration.runs import create, repeating
-from proctree_dagster.running import tree_runs
+from proctree_dagster.running import tree_runs, waiting
 from proctree_dagster.tree_builder import ProcessTreeInstance
 from tests.app import processes
+from tests.running.delivered import run_now
 
 pytestmark = pytest.mark.django_db
 
@@ -55,6 +58,28 @@ def test_what_has_succeeded_is_repeated_in_full_only(instance: DagsterInstance) 
     with pytest.raises(RunError, match="has not failed, it is success"):
         repeating.again(instance, good)
     assert repeating.again(instance, good, everything=True).parent_run_id == good.run_id
+
+
+@pytest.mark.parametrize("in_launchpad", [True, False])
+def test_what_the_launchpad_has_hidden_is_added_to_what_was_made_there_and_its_repetitions_alone(
+    instance: DagsterInstance, in_launchpad: bool
+) -> None:
+    """The default context has a null: the Launchpad does not show it, others may leave it out."""
+    tree = ProcessTreeInstance("dated").add_process("show", func=processes.echo)
+    tree.save()
+    tree.register_schedule(context={"org": 1, "options": {"limit": None, "fast": True}})
+    given = {"org": 1, "options": {"fast": False}}
+    job = translator().job(tree_records.from_row(ProcessTree.objects.get()))
+    by = {} if in_launchpad else {run_tags.TRIGGERED_BY: "python"}
+    made = create.create_run(instance, job, given, by)
+    for _ in range(3):
+        run_now(instance, made.run_id)
+        shown = waiting.wait(made.run_id, 0)["results"]["show"]
+        expected = {"fast": False, **({"limit": None} if in_launchpad else {})}
+        assert shown["options"] == expected
+        failed = instance.get_run_by_id(made.run_id)
+        assert failed is not None
+        made = repeating.again(instance, failed, everything=True)
 
 
 def test_a_run_that_is_being_repeated_is_not_repeated_again(
