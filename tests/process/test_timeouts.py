@@ -235,12 +235,12 @@ def test_a_pools_slot_is_the_next_trys_once_what_was_abandoned_has_ended(
         with lock:
             running[0] -= 1
 
-    slow, other = [1.0, 3.0], [0.1]
+    slow, other = [3.0, 1.5], [0.1]  # the second try is made when the first has ended
     tree = ProcessTreeInstance("tree")
     tree.add_process(
-        *("slow", lambda: works(slow)), timeout=0.5, retries=1, retry_delay=0, pool="narrow"
+        *("first", lambda: works(slow)), timeout=2.0, retries=1, retry_delay=0, pool="narrow"
     )
-    tree.add_process("next", lambda: works(other), pool="narrow")
+    tree.add_process("second", lambda: works(other), pool="narrow")  # the steps go by their names
     tree.execute()
     assert calls[0] == 3
     assert most[0] == 1

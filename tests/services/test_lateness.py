@@ -235,6 +235,7 @@ def test_what_lasts_for_weeks_has_one_alert_and_is_forgotten_when_it_is_over() -
     run = replace(RUN, job_name=tree.job_name)
     for week in (1, 2, 3):
         assert sorted(look(week * 7 * 24 * 60, run)) == ["no success", "too long"]
+        assert [each.count for each in Alert.objects.all()] == [1, 1]
         Event.objects.update(sent_at=NOW - dt.timedelta(days=30))
         events.forget(NOW)
     AlertState.objects.create(process_tree=tree, succeeded_at=NOW + dt.timedelta(days=30))
