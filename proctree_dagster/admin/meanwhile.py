@@ -88,7 +88,7 @@ class MergingForm(forms.ModelForm):  # type: ignore[type-arg]
             edited = [name for name in names if self._differs(name, then[name])]
             if not edited:
                 self._untouched += names
-                self.kept += [self._label(name) for name in names if now[name] != then[name]]
+                self.kept += [str(self[name].label) for name in names if now[name] != then[name]]
             elif any(self._differs(name, now[name]) for name in names):
                 self._conflicts.append(edited[0])
                 then.update({name: now[name] for name in names})  # next time it is replaced
@@ -118,9 +118,6 @@ class MergingForm(forms.ModelForm):  # type: ignore[type-arg]
         except FieldDoesNotExist:
             return noted
         return column.to_python(noted)
-
-    def _label(self, name: str) -> str:
-        return str(self[name].label)
 
     @cached_property
     def changed_data(self) -> list[str]:

@@ -61,8 +61,8 @@ def request_run(
     ContextError
         The context can't be stored.
     """
-    run_id = None if token is None else _run_id(token, request, tree, context, tags or {})
-    if run_id is not None and OutboxRun.objects.filter(run_id=run_id).exists():
+    run_id = _run_id(token, request, tree, context, tags or {})
+    if run_id is not None and _is_requested(run_id):
         told = gettext("This run was requested already, with the same form.")
         page.message_user(request, told, messages.WARNING)
         return run_id
@@ -94,15 +94,25 @@ def _log_text(run_id: str) -> str:
 
 
 def _run_id(
-    token: uuid.UUID,
+    token: uuid.UUID | None,
     request: HttpRequest,
     tree: ProcessTree,
     context: dict[str, Any],
     tags: dict[str, str],
-) -> str:
-    """Return the id of the run that a form asks for; another one, if it was filled in otherwise."""
+) -> str | None:
+    """Return the id of the run that a form asks for; another one, if it was filled in otherwise.
+
+    ``None`` if the form has no token: each time it is sent is a run.
+    """
+    if token is None:
+        return None
     what = [request.user.pk, tree.pk, context, tags]
     return str(uuid.uuid5(token, json.dumps(what, sort_keys=True, default=str)))
+
+
+def _is_requested(run_id: str) -> bool:
+    """Return whether a form was sent before: the outbox has the run that it asks for."""
+    return OutboxRun.objects.filter(run_id=run_id).exists()
 
 
 @dataclass
@@ -144,14 +154,14 @@ def request_runs(
     result, deeds, token = Requested(), Deeds(page, request), token_of(request)
     for row in rows:
         tree, name, tags = _named(row)
+        chosen = _run_id(token, request, tree, {}, tags)
+        if chosen is not None and _is_requested(chosen):
+            deeds.not_done(name, gettext("It was requested already, by the same click."))
+            result.runs.append((tree, chosen))
+            continue
         try:
             refusal = _refusal(page.admin_site, request, tree, tags)
-            again = None if token is None else _run_id(token, request, tree, {}, tags)
-            if again is not None and OutboxRun.objects.filter(run_id=again).exists():
-                deeds.not_done(name, gettext("It was requested already, by the same click."))
-                result.runs.append((tree, again))
-                continue
-            run_id = "" if refusal else _request(request, tree, {}, tags, again)
+            run_id = "" if refusal else _request(request, tree, {}, tags, chosen)
         except ProctreeError as error:
             refusal, run_id = str(error), ""
         if refusal:

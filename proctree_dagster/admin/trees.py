@@ -113,11 +113,6 @@ def _in_words(schedule: ProcessTreeSchedule) -> SafeString:
     return format_html("{}{} {}", name, schedule.rule_in_words, held_back)
 
 
-def _hashable(field: Any) -> Any:
-    """Return a field, or the fields of a line, of a fieldset."""
-    return tuple(field) if isinstance(field, list) else field
-
-
 @admin.register(ProcessTree)
 class ProcessTreeAdmin(RunNow, TreeHistory, TreeCode, HidesJson, TellsWhatStays, admin.ModelAdmin):  # type: ignore[type-arg]
     """Trees; what is saved here is validated like everywhere else."""
@@ -244,10 +239,10 @@ class ProcessTreeAdmin(RunNow, TreeHistory, TreeCode, HidesJson, TellsWhatStays,
         may_write = obj is None or self.has_change_permission(request, obj)
         may_name = may_write and request.user.has_perm(NAME_FUNCTIONS)
         shown = [meanwhile.SHOWN] if may_write and obj is not None else []
-        instead = {} if may_name else {"processes": "readable_processes"}
+        processes = "processes" if may_name else "readable_processes"
         groups = []
         for title, group in super().get_fieldsets(request, obj):
-            named = [instead.get(each, each) for each in map(_hashable, group["fields"])]
+            named = [processes if each == "processes" else each for each in group["fields"]]
             groups.append((title, {**group, "fields": [*named, *shown]}))
             shown = []
         return groups

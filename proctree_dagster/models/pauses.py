@@ -24,7 +24,7 @@ class PauseQuerySet(PrimaryQuerySet["Pause"]):
 
     def active(self, now: dt.datetime) -> "PauseQuerySet":
         """Those that hold runs now."""
-        return self.filter(Q(until__isnull=True) | Q(until__gt=now), since__lte=now)
+        return self.active_since(now, now)
 
     def active_since(self, moment: dt.datetime, now: dt.datetime) -> "PauseQuerySet":
         """Those that hold runs now, or have done so at or after a moment."""

@@ -60,18 +60,13 @@ class ProcessTreeScheduleQuerySet(PrimaryQuerySet["ProcessTreeSchedule"]):
         is_claimed = models.Q(claim__isnull=False, claimed_at__lt=limit)
         on = self.filter(enabled=True, stopped_in_dagster=False).exclude(waits_for_run)
         late = on.filter(waits | is_claimed)
-        return late.exclude(self._is_paused(freed, now))
+        return late.exclude(self.is_paused(now, freed))
 
     @staticmethod
-    def is_paused(now: dt.datetime) -> models.Exists:
-        """Return the condition that a pause holds a schedule now."""
-        return ProcessTreeScheduleQuerySet._is_paused(now, now)
-
-    @staticmethod
-    def _is_paused(since: dt.datetime, now: dt.datetime) -> models.Exists:
-        """Return the condition that a pause holds a schedule now, or did so since a moment."""
+    def is_paused(now: dt.datetime, since: dt.datetime | None = None) -> models.Exists:
+        """Return the condition that a pause holds a schedule now, or has done so since a moment."""
         pauses: Any = apps.get_model("proctree_dagster", "Pause").objects
-        found = pauses.active_since(since, now).of(models.OuterRef("pk"), TREE)
+        found = pauses.active_since(since or now, now).of(models.OuterRef("pk"), TREE)
         return models.Exists(found.order_by())
 
     def with_pauses(self, now: dt.datetime) -> "ProcessTreeScheduleQuerySet":

@@ -306,8 +306,7 @@ class LiveRepositoryData(RepositoryData):
         # Needed for a revision, not for a tick.
         if row.known_subscriptions is None:
             prefetch_related_objects([row], "links_out")
-            subscriptions = row.subscriptions
-            row.known_subscriptions = readable(subscriptions.with_names_of_triggers())
+            row.known_subscriptions = readable(row.subscriptions.with_names_of_triggers())
         return row
 
     def _find_schedule(self, schedule_name: str) -> ProcessTreeSchedule | None:

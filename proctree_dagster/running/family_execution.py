@@ -13,11 +13,7 @@ from ..models import ProcessTree
 from ..services import run_outbox, tree_links
 from ..services.tree_links import FamilyPlan, PlannedRun
 from ..support.call_context import carried
-from ..support.connections import (
-    in_any_transaction,
-    in_transaction,
-    own_connections,
-)
+from ..support.connections import in_any_transaction, in_transaction, own_connections
 from . import results, tree_runs
 from .results import Results
 

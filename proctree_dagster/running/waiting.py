@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from typing import Any
 
 from asgiref.sync import sync_to_async
@@ -267,14 +267,13 @@ def _results(run_id: str) -> Results | None:
     found = _results_of(detail, stored)
     not_executed = [each for each in skipped if not isinstance(stored.get(each.step), Outcome)]
     if not_executed:
-        defaults = _defaults(detail.summary.job_name)
-        names = {each.name for each in not_executed} & defaults.keys()
-        found["response_variables"] |= {name: defaults[name] for name in names}
+        names = {each.name for each in not_executed}
+        found["response_variables"] |= _defaults(detail.summary.job_name, names)
     return found
 
 
-def _defaults(job_name: str) -> dict[str, dict[str, Any]]:
-    """Return the response variables of a tree's processes without results, as it is now."""
+def _defaults(job_name: str, names: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Return the response variables of some processes without results, as the tree is now."""
     row = ProcessTree.objects.filter(job_name=job_name).first()
     if row is None:
         return {}
@@ -282,7 +281,7 @@ def _defaults(job_name: str) -> dict[str, dict[str, Any]]:
         processes = tree_spec.parse(row.to_dict()).processes
     except (InvalidTree, *UNREADABLE):  # SQL has written it since
         return {}
-    found = {each.name: results.defaults_of(each) for each in processes}
+    found = {each.name: results.defaults_of(each) for each in processes if each.name in names}
     return {name: variables for name, variables in found.items() if variables}
 
 

@@ -11,7 +11,6 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from django.conf import settings
 from django.core import mail
-from django.db import router
 from django.db.models import F
 from django.urls import NoReverseMatch, reverse
 from django.utils import timezone
@@ -80,7 +79,7 @@ def _lease(alert: Alert) -> bool:
     until = timezone.now() + LEASE
     if not waiting.update(not_before=until, attempts=F("attempts") + 1):
         return False
-    alert.refresh_from_db(using=router.db_for_write(Alert))  # events were counted until now
+    alert.refresh_from_db()  # events may have been counted in it until now
     return True
 
 

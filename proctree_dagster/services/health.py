@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from django.db import connections, router
-from django.db.models import Q
+from django.db.models import Min
 from django.db.models.functions import Coalesce
 
 from .. import conf
 from ..domain.texts import explain
-from ..models import OutboxRun, OutboxState, ProcessTree, ProcessTreeSchedule
+from ..models import ProcessTree, ProcessTreeSchedule
 from ..support import project
 from ..support.row_reading import readable
 from . import alert_delivery, pauses, silence
@@ -100,11 +100,8 @@ def check_outbox(now: dt.datetime) -> Check:
 
     What waits for a time, for another run or for its key, or is paused, is left out.
     """
-    is_due = Q(run_after=None) | Q(run_after__lte=now)
-    waiting = OutboxRun.objects.filter(is_due, state=OutboxState.WAITING, after=[], key="")
-    waiting = waiting.exclude(pauses.holds(now))
-    since = waiting.annotate(since=Coalesce("run_after", "created_at")).order_by("since")
-    first = since.values_list("since", flat=True).first()
+    waiting = pauses.held_by_nothing(now)
+    first = waiting.aggregate(first=Min("since"))["first"]
     if first is None:
         return Check("outbox", True, "No run waits.", 0.0)
     age = (now - first).total_seconds()

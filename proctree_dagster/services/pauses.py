@@ -3,13 +3,15 @@
 import datetime as dt
 from collections.abc import Iterable
 
-from django.db.models import Exists, OuterRef, Q
+from django.db.models import Exists, OuterRef, Q, QuerySet
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from ..exceptions import ScheduleError
-from ..models import Pause, ProcessTree, ProcessTreeSchedule
+from ..models import OutboxRun, OutboxState, Pause, ProcessTree, ProcessTreeSchedule
 from ..models.schedule_queries import OVERDUE_AFTER
 from ..support.row_reading import readable
+from . import run_keys
 
 
 class Active:
@@ -35,10 +37,16 @@ class Active:
             schedule.was_paused = any(each.concerns(schedule) for each in self._ended)
 
 
-def holds(now: dt.datetime) -> Q:
-    """Return the condition that a pause holds a run of the outbox, which is one for a row."""
+def held_by_nothing(now: dt.datetime) -> "QuerySet[OutboxRun]":
+    """Return the rows of the outbox that could be made, with ``since``: from when on.
+
+    Their time has come, and they wait for no other run, for no key and for no pause.
+    """
+    waiting = OutboxRun.objects.filter(state=OutboxState.WAITING, after=[], key="")
     found = Pause.objects.active(now).of(OuterRef("schedule"), OuterRef("process_tree"))
-    return Q(Exists(found.order_by()), schedule__isnull=False)
+    is_paused = Q(Exists(found.order_by()), schedule__isnull=False)
+    free = run_keys.due(waiting, now).exclude(is_paused)
+    return free.annotate(since=Coalesce("run_after", "created_at"))
 
 
 def begin(

@@ -218,9 +218,8 @@ def _key(schedule: ProcessTreeSchedule, row: EachRow) -> str:
 def _unfinished(keys: Iterable[str]) -> dict[str, str]:
     """Return which keys have unfinished runs: ``waiting`` if one waits, else ``going``."""
     wanted, found = list(keys), dict[str, str]()
-    rows = OutboxRun.objects
     for start in range(0, len(wanted), BATCH):
-        chunk = rows.filter(run_keys.UNFINISHED, key__in=wanted[start : start + BATCH])
+        chunk = OutboxRun.objects.filter(run_keys.UNFINISHED, key__in=wanted[start : start + BATCH])
         for key, held, state in chunk.values_list("key", "key_held", "state"):
             waits = held is None and state == OutboxState.WAITING
             found[key] = "waiting" if waits else found.get(key, "going")

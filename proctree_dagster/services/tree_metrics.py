@@ -4,7 +4,6 @@ import datetime as dt
 from collections.abc import Iterator, Sequence
 
 from django.db.models import Count, Max, Min
-from django.db.models.functions import Coalesce
 
 from ..domain import run_events
 from ..domain.metrics import Metric, by_tree
@@ -86,11 +85,7 @@ def _of_outbox(now: dt.datetime) -> Iterator[Metric]:
         "Runs in the outbox whose time has come and that Dagster does not have yet.",
         {"": waiting.count()},
     )
-    oldest = (
-        waiting.filter(after=[], key="")
-        .exclude(pauses.holds(now))
-        .aggregate(oldest=Min(Coalesce("run_after", "created_at")))["oldest"]
-    )
+    oldest = pauses.held_by_nothing(now).aggregate(oldest=Min("since"))["oldest"]
     yield Metric(
         "proctree_outbox_age_seconds",
         "For how long the first of them waits that waits for no other run or pause; 0: none does.",

@@ -27,7 +27,7 @@ class ResultIOManager(UPathIOManager):
         try:
             data = pickle.dumps(obj, pickle.HIGHEST_PROTOCOL)
         except Exception as error:  # noqa: BLE001  # pickling runs the object's own code
-            process = (context.op_def.tags or {}).get(run_tags.PROCESS, context.step_key)
+            process = _process(context)
             context.log.warning(
                 f"The result of process {process!r} can't be pickled, so it is shown but not "
                 f"stored: {explain(error)}"
@@ -58,10 +58,13 @@ class ResultIOManager(UPathIOManager):
         except Exception as error:  # unpickling runs the object's own code
             logger.warning("The result at %s can't be read.", path, exc_info=True)
             why = f"{explain(error)} (in {path})"
-        upstream = context.upstream_output
-        tags = {} if upstream is None else upstream.op_def.tags or {}
-        process = tags.get(run_tags.PROCESS, "" if upstream is None else upstream.step_key)
-        return Outcome("completed", NotRead(process, why))
+        assert context.upstream_output is not None  # else there would be no path
+        return Outcome("completed", NotRead(_process(context.upstream_output), why))
+
+
+def _process(context: OutputContext) -> str:
+    """Return the name of the process that an outcome is of."""
+    return str((context.op_def.tags or {}).get(run_tags.PROCESS, context.step_key))
 
 
 def _is_stored(value: Any) -> bool:

@@ -19,12 +19,7 @@ from ...domain import families, run_tags
 from ...models import OutboxRun, ProcessTree
 from ...services import run_keys, run_outbox, tree_links
 from ...support import isolation
-from ...support.connections import (
-    after_commit,
-    fresh_connections,
-    in_transaction,
-    writing,
-)
+from ...support.connections import after_commit, fresh_connections, in_transaction, writing
 from ..dagster_internals import EngineEventData, PlanOrchestrationContext
 from ..launching import wakeups
 from . import opening

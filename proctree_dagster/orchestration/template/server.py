@@ -346,17 +346,17 @@ class Template:
             if pid in self._started:
                 self._started.pop(pid).returncode = code
             if args is not None and code not in (0, UNWANTED):
-                try:
-                    self._report(pid, code, args)
-                except OSError:  # no process can be started: a daemon finds out by itself
-                    logger.exception("The end of process %d can't be recorded.", pid)
+                self._report(pid, code, args)
 
     def _report(self, pid: int, code: int, args: str) -> None:
         """Start a process that records a worker's death, as this one opens no instance."""
         message = plain.crash_explanation(f"The run's worker (process {pid})", code)
         logger.error("%s", message)
         command = [sys.executable, "-m", template_client.MODULE, "--died", message, "--args", args]
-        self._keep(subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True))  # noqa: S603
+        try:
+            self._keep(subprocess.Popen(command, env=ENVIRONMENT, start_new_session=True))  # noqa: S603
+        except OSError:  # no process can be started: a daemon finds out by itself
+            logger.exception("The end of process %d can't be recorded.", pid)
 
     # Its own end
 
